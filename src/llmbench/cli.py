@@ -1,0 +1,169 @@
+"""The command line: a table of commands, each loaded only when it is invoked or completed.
+
+Nothing here imports numpy, scipy, msgspec, ruamel or psutil, so that `--help` answers in a blink.
+"""
+
+import os
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
+
+from llmbench import __version__
+from llmbench.errors import LlmbenchError, did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import TextIO
+
+COMMANDS = {
+    "sweep": "Measure every cell of a sweep and keep each result as it comes.",
+    "table": "Show a run as a table.",
+    "cell": "Print the job of one cell as its worker receives it.",
+}
+"""Each command and its help; `llmbench.commands.<name>` holds it as the function `command`."""
+
+COMPLETION = "_LLMBENCH_COMPLETE"
+"""The variable through which a shell asks for completions."""
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells count
+PIPE_CLOSED = 141  # 128 + SIGPIPE
+
+HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
+
+RED, PLAIN = "\x1b[31m", "\x1b[0m"
+
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+"""What typer raises for arguments that it cannot read; it exports only this descendant."""
+
+
+def main() -> None:
+    """Run llmbench with this process's arguments and exit with the code of its outcome."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: "Sequence[str]") -> int:
+    """Run one command and return its exit code; a user's mistake becomes one line on stderr."""
+    accept_any_text(sys.stdout)
+    try:
+        code = dispatch(list(arguments) or ["--help"])
+        if sys.stdout is not None:
+            sys.stdout.flush()  # here, where a closed pipe can still be met quietly
+    except LlmbenchError as mistake:
+        complain(str(mistake))
+        return mistake.exit_code
+    except UsageError as mistake:
+        complain(usage(mistake))
+        return 2
+    except (KeyboardInterrupt, typer.Abort):
+        return INTERRUPTED
+    except BrokenPipeError:
+        discard_output()
+        return PIPE_CLOSED
+    return code
+
+
+def dispatch(arguments: list[str]) -> int:
+    """Hand the arguments to their command; a command returns its exit code, None meaning 0."""
+    group = command_group()
+    if COMPLETION in os.environ:
+        group.main(arguments, prog_name="llmbench", complete_var=COMPLETION)
+    try:
+        with group.make_context("llmbench", arguments) as context:
+            return group.invoke(context) or 0
+    except typer.Exit as leaving:
+        return leaving.exit_code
+
+
+class Commands(TyperGroup):
+    """The commands by name: stubs for help and completion, the real one once it is asked for."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        """Load the command that the first argument names."""
+        if ctx.resilient_parsing and args[0] not in self.commands:
+            return None, None, []
+        if args[0] not in self.commands and not args[0].startswith("-"):
+            ctx.fail(f"No such command {args[0]!r}.{did_you_mean(args[0], self.commands)}")
+        name, _, rest = super().resolve_command(ctx, args)
+        return name, self.load(str(name)), rest
+
+    def load(self, name: str) -> Any:
+        """Import a command's module and build its parser."""
+        app = typer.Typer(add_completion=False, rich_markup_mode=None)
+        app.command(name)(import_module(f"llmbench.commands.{name}").command)
+        command = get_command(app)
+        command.params += [param for param in self.params if param.name == "version"]
+        return command
+
+
+def command_group() -> Any:
+    """Return the group of all commands, none of them loaded."""
+    app = typer.Typer(cls=Commands, rich_markup_mode=None, context_settings=HELP_OPTIONS)
+    app.callback()(root)
+    group = get_command(app)
+    assert isinstance(group, Commands)
+    for param in group.params:
+        param.expose_value = False  # so that every command can share it without taking a value
+    for name, help_text in COMMANDS.items():
+        group.add_command(TyperCommand(name, help=help_text, rich_markup_mode=None))
+    return group
+
+
+def show_version(asked: bool) -> None:  # noqa: FBT001 - typer passes the flag by position
+    """Print the version and leave, if asked."""
+    if asked:
+        typer.echo(f"llmbench {__version__}")
+        raise typer.Exit
+
+
+def root(
+    version: Annotated[  # noqa: FBT002 - typer reads the flag's default here
+        bool,
+        typer.Option(
+            "--version", help="Show the version and exit.", callback=show_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    """Measure how fast open language models run, and how far each number can be trusted."""
+
+
+def usage(mistake: Any) -> str:
+    """Say in one line what is wrong with the arguments and where to read on."""
+    context = mistake.ctx
+    if near := getattr(mistake, "possibilities", None):
+        text = f"No such option: {mistake.option_name}. Did you mean {near[0]!r}?"
+    else:
+        text = " ".join(mistake.format_message().split())
+    path = context.command_path if context else "llmbench"
+    return f"{text.rstrip('.')}{'' if text.endswith('?') else '.'} See '{path} --help'."
+
+
+def complain(message: str) -> None:
+    """Print one line on stderr, red on a terminal, whatever the message holds."""
+    stream = sys.stderr
+    if stream is None:
+        return  # started with stderr closed: the exit code says it
+    line = printable(f"llmbench: {message}")
+    colour = stream.isatty() and not os.environ.get("NO_COLOR")
+    print(f"{RED}{line}{PLAIN}" if colour else line, file=stream)
+
+
+def printable(text: str) -> str:
+    r"""Escape what could move a cursor or break the line: `\n`, ANSI codes, right-to-left marks."""
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )
+
+
+def accept_any_text(stream: "TextIO | None") -> None:
+    """Escape what the terminal's encoding cannot say, instead of failing on it."""
+    if reconfigure := getattr(stream, "reconfigure", None):
+        reconfigure(errors="backslashreplace")
+
+
+def discard_output() -> None:
+    """Send what is still buffered nowhere: the reader has gone, and Python flushes at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,1 @@
+"""The commands, one module each: it reads arguments, calls one function and prints."""

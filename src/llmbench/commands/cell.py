@@ -1,0 +1,31 @@
+"""The `cell` command: one cell's job, so that it can be read and run by hand."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from llmbench import spec, workload
+from llmbench.errors import SpecError, did_you_mean
+from llmbench.plan import plan, text
+from llmbench.record import Job
+
+
+def command(
+    sweep: Annotated[Path, typer.Argument(metavar="SWEEP.yaml", help="The sweep's file.")],
+    cell_id: Annotated[str, typer.Argument(metavar="CELL_ID", help="As --dry-run prints it; an unambiguous end of it is enough.")],
+) -> None:
+    """Print the job of one cell as its worker receives it."""
+    planned = plan(spec.read_sweep(sweep))
+    found = [cell for cell in planned.cells if cell.id == cell_id] or [cell for cell in planned.cells if cell.id.endswith(cell_id)]
+    if len(found) != 1:
+        ids = [cell.id for cell in planned.cells]
+        raise SpecError(f"{sweep}: {len(found)} cells are called {cell_id!r}.{did_you_mean(cell_id, ids)}")
+    cell = found[0]
+    job = Job(
+        cells=[cell], model=planned.models[cell.model], protocol=planned.sweep.protocol, session=1,
+        prompts_text=None if cell.prompts == workload.SYNTHETIC else text(cell.prompts),
+    )  # fmt: skip
+    sys.stdout.write(msgspec.json.encode(job).decode() + "\n")
