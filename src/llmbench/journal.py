@@ -1,0 +1,176 @@
+"""Lines that can be checked: compact JSON whose last member is the CRC-32 of every byte before it.
+
+The checksum finds a bit that flipped inside a digit, which would still parse. Each line stays plain JSON
+that any reader takes; `jq` sees one more member, `crc32`.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import itertools
+import json
+import os
+import re
+import zlib
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from llmbench import record
+from llmbench.errors import FormatError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+
+BLOCK_BYTES = 2**16
+
+SEAL = b',"crc32":"%08x"}\n'
+SEAL_LENGTH = len(SEAL % 0)
+
+HEAD = re.compile(rb'\{"kind":"(\w+)","format":(\d+),')
+"""How every line of ours begins, so that a reader can pass over a kind without decoding it."""
+
+START = re.compile(rb'\{"kind":"')
+WHOLE = re.compile(rb'\{"kind":".*?,"crc32":"[0-9a-f]{8}"\}', re.DOTALL)
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+"""What is left of bytes that were no UTF-8: JSON can spell it, but strict readers refuse it."""
+
+
+class Head(msgspec.Struct):
+    """What every line of every format says of itself."""
+
+    kind: str = ""
+    format: int = record.FORMAT
+
+
+_head = msgspec.json.Decoder(Head)
+_line: msgspec.json.Decoder[record.Line] = msgspec.json.Decoder(record.Line)
+
+
+def encode(line: record.Line) -> bytes:
+    """Return a line as compact JSON; raise ValueError for NaN or infinity.
+
+    The standard library writes it, because msgspec would turn NaN into null, which means "not measured".
+    """
+    text = json.dumps(
+        msgspec.to_builtins(line), allow_nan=False, ensure_ascii=False, separators=(",", ":")
+    )
+    return LONE_SURROGATE.sub(_spelled, text).encode()
+
+
+def seal(member: bytes) -> bytes:
+    """Return a JSON object with its checksum as the last member and a newline."""
+    body = member[:-1]
+    return body + SEAL % zlib.crc32(body)
+
+
+def _spelled(match: re.Match[str]) -> str:
+    return f"\\\\u{ord(match[0]):04x}"
+
+
+def intact(line: bytes) -> bool:
+    """Return whether a line ends in the checksum of what comes before it."""
+    return line[-SEAL_LENGTH:] == SEAL % zlib.crc32(memoryview(line)[:-SEAL_LENGTH])
+
+
+def scan(path: Path, size: int, bad: Callable[[int], None]) -> Iterator[bytes]:
+    """Yield every intact line in the first `size` bytes of a file; call `bad` with the number of others.
+
+    A record that is whole inside a damaged line (its newline was hit, or a block of NULs precedes it) is
+    yielded all the same. A last line without its newline is being written, or was cut: it is passed over.
+    """
+    if not size:
+        return
+    with path.open("rb") as stream:
+        for number, line in enumerate(_first(stream, size), 1):
+            if intact(line):
+                yield line
+            elif line.endswith(b"\n"):
+                yield from _salvaged(line)
+                bad(number)
+
+
+def _first(stream: Iterable[bytes], size: int) -> Iterator[bytes]:
+    position = 0
+    for line in stream:
+        position += len(line)
+        if position > size:
+            return
+        yield line
+
+
+def _salvaged(line: bytes) -> Iterator[bytes]:
+    refuse_newer(line)
+    for match in WHOLE.finditer(line):
+        pieces = (match[0][start.start() :] + b"\n" for start in START.finditer(match[0]))
+        yield from itertools.islice(filter(intact, pieces), 1)
+
+
+def kind_of(line: bytes) -> str:
+    """Return what a line holds: sweep, begin, end or stop; raise FormatError if it is of a newer format."""
+    if head := HEAD.match(line):
+        kind, version = head[1].decode(), int(head[2])
+    else:
+        words = _head.decode(line)
+        kind, version = words.kind, words.format
+    if version > record.FORMAT:
+        raise FormatError(
+            f"is of format {version}, and this llmbench knows formats up to {record.FORMAT}. "
+            "Read it with the version that wrote it, or a later one."
+        )
+    return kind
+
+
+def refuse_newer(line: bytes) -> None:
+    """Raise FormatError for a line that is no line of ours only because a later version wrote it."""
+    if b'"crc32":"' in line[-SEAL_LENGTH:]:
+        return  # sealed as we seal, so it is damaged, and its format may be the damage
+    try:
+        kind_of(line)
+    except msgspec.DecodeError:
+        return
+
+
+def decode(line: bytes) -> record.Line:
+    """Return the line's value; raise msgspec.ValidationError if it is not as its format says."""
+    return _line.decode(line)
+
+
+def set_torn_tail_aside(records: int, side: Path) -> int:
+    """Move the bytes after the last newline to the end of a side file, cut them off, return how many."""
+    size = os.fstat(records).st_size
+    whole = _end_of_last_line(records, size)
+    if whole == size:
+        return 0
+    tail = os.pread(records, size - whole, whole)
+    at = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+    with side.open("ab") as stream:
+        stream.write(b"# %s, from byte %d:\n%s\n" % (at.encode(), whole, tail))
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.ftruncate(records, whole)
+    os.fsync(records)
+    return size - whole
+
+
+def _end_of_last_line(records: int, size: int) -> int:
+    position = size
+    while position > 0:
+        start = max(0, position - BLOCK_BYTES)
+        newline = os.pread(records, position - start, start).rfind(b"\n")
+        if newline >= 0:
+            return start + newline + 1
+        position = start
+    return 0
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """Return whole numbers in order as words: `3, 7-9`."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)

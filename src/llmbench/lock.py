@@ -1,0 +1,70 @@
+"""A file that one process at a time can hold, with who holds it inside.
+
+The kernel lets go when the process ends, however it ends, so that no lock is ever stale.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import fcntl
+import os
+import socket
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from llmbench.errors import RunLocked
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+LONGEST_HOLDER = 4096
+
+
+def take(path: Path) -> int:
+    """Return the descriptor that holds the lock: `release` it, or end, and it is free.
+
+    A program that this process starts does not inherit it; a fork that does not exec would.
+
+    Raises:
+        RunLocked: another process holds it; the text says which, where and since when.
+        OSError: the file cannot be made, or its file system has no locks.
+
+    """
+    while True:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(lock), path.stat()):
+                break
+        except BlockingIOError:
+            holder = _holder(lock)
+            os.close(lock)
+            raise RunLocked(f"{path.parent}: is held by {holder}.") from None
+        except FileNotFoundError:
+            pass  # its holder let go and unlinked it between our two steps
+        except OSError:
+            os.close(lock)
+            raise
+        os.close(lock)
+    since = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+    who = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, msgspec.json.encode(who), 0)
+    return lock
+
+
+def release(path: Path, lock: int) -> None:
+    """Let go, and leave no file behind; it is unlinked while still held, which `take` allows for."""
+    with contextlib.suppress(OSError):
+        path.unlink()
+    os.close(lock)
+
+
+def _holder(lock: int) -> str:
+    try:
+        who = msgspec.json.decode(os.pread(lock, LONGEST_HOLDER, 0), type=dict[str, str | int])
+        return f"process {who['pid']} on {who['host']} since {who['since']}"
+    except (msgspec.DecodeError, KeyError):
+        return "another process"

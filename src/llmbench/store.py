@@ -1,0 +1,295 @@
+"""Runs on disk: one directory a run, one line a record in `records.jsonl`, appended and never rewritten.
+
+A line is on the disk, whole, before `append` returns. What a crash or a full disk leaves behind is found
+when the run is opened again: a torn tail is set aside, a damaged line is named and passed over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import errno
+import os
+import stat
+import tempfile
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Self, TypeVar
+
+import msgspec
+
+from llmbench import journal, lock, record
+from llmbench.errors import FormatError, RunError, WriteError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+T = TypeVar("T")
+
+RECORDS = "records.jsonl"
+DESCRIPTION = "run.json"
+LOCK = ".lock"
+TORN = "records.jsonl.torn"
+
+LEAST_ROOM_BYTES = 16 * 2**20
+"""A sweep does not start with less room than this: 5,000 records of 3 kB."""
+PROBE_BYTES = 4096
+
+
+def open_run(folder: Path) -> Run:
+    """Open a run directory for appending, making it if need be, and mend what a crash left behind.
+
+    Raises:
+        RunError: the folder or its records cannot be written, or there is no room.
+        RunLocked: another process holds it.
+        FormatError: a newer llmbench wrote it.
+
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _refuse_strange(folder / RECORDS)
+        _probe(folder)
+        held = lock.take(folder / LOCK)
+        try:
+            return Run(folder, held)
+        except BaseException:
+            lock.release(folder / LOCK, held)
+            raise
+    except OSError as error:
+        raise RunError(f"{folder}: cannot be written: {_reason(error)}.") from error
+
+
+def read(folder: Path) -> Log:
+    """Return what a run holds at this moment, without locking or writing; every line is checked once.
+
+    Raises:
+        RunError: the folder is no run, or cannot be read.
+        FormatError: a newer llmbench wrote it.
+
+    """
+    path = folder / RECORDS
+    described = (folder / DESCRIPTION).is_file()
+    if not path.is_file() and not (described and not path.exists()):
+        what = "is no directory" if not folder.is_dir() else f"has no {RECORDS}"
+        raise RunError(f"{folder}: {what}, so it is not a run.")
+    try:
+        log = Log(path, path.stat().st_size if path.exists() else 0)
+        log.check()
+    except FormatError as error:
+        raise FormatError(f"{path}: {error}") from None
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read: {error.strerror}.") from error
+    if described and log.plan is None:
+        log.notices.append(f"{RECORDS} has lost its plan; {DESCRIPTION} still tells it.")
+        log.plan = _described(folder / DESCRIPTION)
+    return log
+
+
+@dataclass
+class Log:
+    """The lines of a run up to a moment, read anew by each iteration, so that memory stays level.
+
+    Attributes:
+        path: the records.
+        size: bytes that belong to this reading; what is appended later does not.
+        plan: the last plan written, if any.
+        notices: what is wrong with the file, in words. Iterating may add to it.
+
+    """
+
+    path: Path
+    size: int
+    plan: record.Plan | None = None
+    notices: list[str] = field(default_factory=list)
+
+    def __iter__(self) -> Iterator[record.Line]:
+        """Yield every line in order, plans too, decoded whole."""
+        return self._decoded(journal.decode, self._intact())
+
+    def records(self, kind: type[T]) -> Iterator[T]:
+        """Yield the records only, each as the struct `kind`, which may know fewer fields than `Record`."""
+        ends = (line for line in self._intact() if journal.kind_of(line) == "end")
+        return self._decoded(msgspec.json.Decoder(kind).decode, ends)
+
+    def check(self) -> None:
+        """Check every line, note the damaged ones, and take the last plan."""
+        bad: list[int] = []
+        plans = [
+            line
+            for line in journal.scan(self.path, self.size, bad.append)
+            if journal.kind_of(line) == "sweep"
+        ]
+        if bad:
+            lines = f"line{'s' if len(bad) > 1 else ''} {journal.ranges(bad)}"
+            self.notices.append(f"{RECORDS}: {lines}: damaged and passed over.")
+        for plan in self._decoded(journal.decode, iter(plans)):
+            assert isinstance(plan, record.Plan)
+            self.plan = plan
+
+    def _intact(self) -> Iterator[bytes]:
+        return journal.scan(self.path, self.size, lambda _: None)
+
+    def _decoded(self, decode: Callable[[bytes], T], lines: Iterator[bytes]) -> Iterator[T]:
+        for line in lines:
+            try:
+                value = decode(line)
+            except msgspec.DecodeError as error:
+                notice = f"{RECORDS}: a line was not understood and passed over: {error}."
+                if notice not in self.notices:
+                    self.notices.append(notice)
+            else:
+                yield value
+
+
+class Run:
+    """A run directory held open for appending.
+
+    Attributes:
+        folder: the directory.
+        log: what it held when it was opened.
+        notices: what was wrong with it then, in words.
+
+    """
+
+    def __init__(self, folder: Path, held: int) -> None:
+        """Open the records under a lock already held; `open_run` is the way in."""
+        self.folder = folder
+        self._path = folder / RECORDS
+        self._held = held
+        self._torn_at: int | None = None
+        self._records = os.open(
+            self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o644
+        )
+        try:
+            read(folder)  # raises FormatError before anything is changed
+            mended = _mended(self._records, folder / TORN)
+            _sync_directory(folder)
+            self.log = read(folder)
+        except BaseException:
+            os.close(self._records)
+            raise
+        self.notices = mended + self.log.notices
+
+    def append(self, line: record.Line) -> None:
+        """Write one line and return when it is on the disk.
+
+        Raises:
+            WriteError: it could not be written; the file ends with its last whole record, and appending
+                works again once there is room.
+            ValueError: a number in it is NaN or infinite.
+
+        """
+        data = journal.seal(journal.encode(line))
+        whole = None
+        try:
+            whole = self._whole()
+            self._write(data)
+        except OSError as error:
+            if whole is not None:
+                self._torn_at = whole
+                with contextlib.suppress(OSError):  # the next append, or the next opening, mends it
+                    self._whole()
+            raise WriteError(
+                f"{self._path}: cannot write {len(data):,} bytes: {_reason(error)}. "
+                "All earlier records are safe; make room and resume."
+            ) from error
+
+    def _write(self, data: bytes) -> None:
+        written = os.write(self._records, data)
+        if written < len(data):
+            raise OSError(errno.ENOSPC, f"only {written:,} of them went in")
+        os.fsync(self._records)
+
+    def _whole(self) -> int:
+        """Return the size in bytes of the whole records, after cutting off what a failed write left."""
+        if self._torn_at is None:
+            return os.fstat(self._records).st_size
+        whole = self._torn_at
+        os.ftruncate(self._records, whole)
+        os.fsync(self._records)
+        self._torn_at = None
+        return whole
+
+    def describe(self, plan: record.Plan) -> None:
+        """Write `run.json`, the plan for people to read, whole or not at all; raise WriteError."""
+        path, new = self.folder / DESCRIPTION, self.folder / (DESCRIPTION + ".new")
+        data = msgspec.json.format(journal.encode(plan), indent=2) + b"\n"
+        try:
+            with new.open("wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            new.replace(path)
+            _sync_directory(self.folder)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                new.unlink()
+            raise WriteError(
+                f"{path}: cannot write {len(data):,} bytes: {_reason(error)}."
+            ) from error
+
+    def close(self) -> None:
+        """Let the run go; what was appended is on the disk already."""
+        os.close(self._records)
+        lock.release(self.folder / LOCK, self._held)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _refuse_strange(path: Path) -> None:
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(mode):
+        kind = "a symbolic link" if stat.S_ISLNK(mode) else "no file"
+        raise RunError(f"{path}: is {kind}; records are kept in a file of their own.")
+
+
+def _probe(folder: Path) -> None:
+    """Raise OSError unless a file can be made here and reach the disk, and there is room for more."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(bytes(PROBE_BYTES))
+        file.flush()
+        os.fsync(file.fileno())
+    disk = os.statvfs(folder)
+    free = disk.f_bavail * disk.f_frsize
+    if free < LEAST_ROOM_BYTES:
+        least = f"a sweep wants {LEAST_ROOM_BYTES / 2**20:.0f}"
+        raise OSError(errno.ENOSPC, f"{free / 2**20:.1f} MiB are free, and {least}")
+
+
+def _mended(records: int, side: Path) -> list[str]:
+    cut = journal.set_torn_tail_aside(records, side)
+    if not cut:
+        return []
+    return [f"{RECORDS}: its last line was cut short; {cut:,} bytes are now in {side.name}."]
+
+
+def _sync_directory(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _described(path: Path) -> record.Plan | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=record.Plan)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def _reason(error: OSError) -> str:
+    if isinstance(error, FileExistsError | NotADirectoryError):
+        return "there is a file where a folder should be"
+    return error.strerror or str(error)
+
+
+def _now() -> str:
+    return dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
