@@ -1,6 +1,6 @@
-"""Records as a sweep would have written them, any number, quickly: for tests and for timing the reading half.
+"""Records as a sweep would have written them, any number, quickly: for tests, and to time the reading half.
 
-    python tests/make_records.py FOLDER [COUNT]
+`python tests/make_records.py FOLDER [COUNT]` writes a run.
 """
 
 from __future__ import annotations
@@ -71,7 +71,14 @@ def make_plan(cells: Sequence[Cell], **changes: Any) -> Plan:
 def make_begin(cell: Cell, session: int) -> Begin:
     """Return the line that says a session was about to begin."""
     return Begin(
-        cell=cell.id, session=session, attempt=1, at=AT, token="t" * 16, pid=4242, pid_start_s=1.5, boot="b" * 36
+        cell=cell.id,
+        session=session,
+        attempt=1,
+        at=AT,
+        token="t" * 16,
+        pid=4242,
+        pid_start_s=1.5,
+        boot="b" * 36,
     )
 
 
