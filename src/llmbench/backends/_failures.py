@@ -1,0 +1,218 @@
+"""Why a model cannot be loaded, as one line that names the reason and what would allow it.
+
+What is not in the table below stays the exception that it is: running out of memory above all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import transformers
+
+from llmbench.errors import LoadFailed, Unsupported
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from llmbench.record import Job
+
+
+class Row(NamedTuple):
+    """A failure by the name of its class and a piece of its text, and the line to say instead."""
+
+    kind: str
+    text: str
+    line: str
+    means: type[LoadFailed | Unsupported] = LoadFailed
+
+
+ELSEWHERE = "download it first, name a local folder, or use --load-format dummy."
+REASONS = (
+    Row("GatedRepoError", "", "{where} is gated: accept its terms on the hub and set HF_TOKEN."),
+    Row(
+        "RevisionNotFoundError",
+        "",
+        "{where}: the hub has no such revision; the option `revision` names one.",
+    ),
+    Row(
+        "RepositoryNotFoundError",
+        "",
+        "{where} is not on the hub, or private: HF_TOKEN opens private ones.",
+    ),
+    Row(
+        "LocalEntryNotFoundError",
+        "",
+        "{where} is not in the local cache and the hub is out of reach: " + ELSEWHERE,
+    ),
+    Row(
+        "OfflineModeIsEnabled",
+        "",
+        "{where} is not in the local cache and the hub is switched off: " + ELSEWHERE,
+    ),
+    Row("ConnectError", "", "{where}: the hub cannot be reached: " + ELSEWHERE),
+    Row("HFValidationError", "", "{where} is neither a folder nor a hub id."),
+    Row(
+        "SafetensorError",
+        "",
+        "{where}: a weight file is truncated or damaged ({detail}); download it again.",
+    ),
+    Row(
+        "UnpicklingError",
+        "",
+        "{where}: the pickled weights hold more than tensors, or are damaged; nothing in them was run"
+        " ({detail}). Convert them to safetensors.",
+    ),
+    Row("JSONDecodeError", "", "{where}: a JSON file beside the weights is damaged ({detail})."),
+    Row("StrictDataclassError", "", "{where}: the configuration cannot be built: {detail}"),
+    Row(
+        "ValueError",
+        "custom code",
+        "{where} needs code of its own, which was not run; --allow-remote-code would run it.",
+    ),
+    Row(
+        "ValueError",
+        "does not recognize this architecture",
+        "transformers {version} does not know the family of {where}; a newer one might.",
+        Unsupported,
+    ),
+    Row(
+        "ValueError",
+        "Unrecognized model",
+        "{where} does not say which family it is of.",
+        Unsupported,
+    ),
+    Row(
+        "ImportError",
+        "FlashAttention",
+        "attn_implementation={attention}: {detail} Without it, sdpa or eager works.",
+        Unsupported,
+    ),
+    Row("ImportError", "", "{where} needs a package that is not installed: {detail}", Unsupported),
+    Row(
+        "RuntimeError",
+        "ignore_mismatched_sizes",
+        "{where}: the weights' shapes are not the configuration's.",
+    ),
+    Row(
+        "FileNotFoundError", "", "{where}: a file that belongs to the weights is missing: {detail}"
+    ),
+    Row(
+        "OSError",
+        "file named",
+        "{where} has no safetensors weights; --allow-pickle would read pickled ones (.bin),"
+        " and --load-format dummy needs none.",
+    ),
+)
+"""In this order, the first that any exception of the chain fits; a class fits by its own or an ancestor's name."""
+LONGEST_DETAIL = 300
+
+ATTENTION = {
+    "sdpa": "_supports_sdpa",
+    "flash_attention_2": "_supports_flash_attn",
+    "flex_attention": "_supports_flex_attn",
+}
+"""How a family's class says which attention implementations it has; eager works for all."""
+
+
+@contextlib.contextmanager
+def as_one_line(job: Job) -> Iterator[None]:
+    """Turn the failures that are known into LoadFailed or Unsupported; let all others pass."""
+    try:
+        yield
+    except (LoadFailed, Unsupported):
+        raise
+    except Exception as error:
+        said = _said(error, job)
+        if said is None:
+            raise
+        raise said from error
+
+
+def _said(error: BaseException, job: Job) -> LoadFailed | Unsupported | None:
+    chain = list(_chain(error))
+    for row in REASONS:
+        for link in chain:
+            if row.text in str(link) and row.kind in (kind.__name__ for kind in type(link).__mro__):
+                return row.means(_line(row, chain[-1], job))
+    return None
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an exception and what caused it, down to the first."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _line(row: Row, first: BaseException, job: Job) -> str:
+    cell, model = job.cells[0], job.model
+    return row.line.format(
+        where=model.location or model.name,
+        detail=re.sub(r"\s+", " ", str(first))[:LONGEST_DETAIL],
+        version=transformers.__version__,
+        attention=cell.options.get("attn_implementation", "default"),
+    )
+
+
+def refuse_unsupported(config: Any, attention: str) -> None:
+    """Refuse families that are not decoders, and an attention that the family does not have.
+
+    Raises:
+        Unsupported: the text says what works.
+
+    """
+    causal = transformers.MODEL_FOR_CAUSAL_LM_MAPPING
+    kind = config.model_type
+    if config.is_encoder_decoder:
+        raise Unsupported(f"{kind} is an encoder-decoder; this backend runs decoder-only models.")
+    remote = "AutoModelForCausalLM" in getattr(config, "auto_map", {})
+    if type(config) not in causal and not remote:
+        raise Unsupported(
+            f"transformers {transformers.__version__} has no language model of the family {kind} that generates."
+        )
+    if _is_encoder(config):
+        raise Unsupported(
+            f"{kind} is an encoder (is_decoder is false); this backend runs decoder-only models."
+        )
+    if type(config) in causal and attention in ATTENTION:
+        _refuse_attention(causal[type(config)], attention)
+
+
+def _is_encoder(config: Any) -> bool:
+    masked = type(config) in transformers.MODEL_FOR_MASKED_LM_MAPPING
+    return masked and getattr(config, "is_decoder", True) is False
+
+
+def _refuse_attention(model_class: Any, attention: str) -> None:
+    if getattr(model_class, ATTENTION[attention], True):
+        return
+    works = [
+        "eager",
+        *(name for name, flag in ATTENTION.items() if getattr(model_class, flag, False)),
+    ]
+    raise Unsupported(
+        f"{model_class.__name__} has no {attention} in transformers {transformers.__version__};"
+        f" attn_implementation={' or '.join(works)} works."
+    )
+
+
+def refuse_unreadable(job: Job) -> None:
+    """Refuse a folder that is gone, or whose weights are pickled, before anything reads it.
+
+    Raises:
+        LoadFailed: the text says which flag would allow it.
+
+    """
+    if job.model.source != "folder":
+        return
+    folder = Path(str(job.model.location))
+    if not folder.is_dir():
+        raise LoadFailed(f"{folder} is gone, or not a folder that this process may read.")
+    pickled = sorted(path.name for path in folder.glob("*.bin"))
+    if pickled and not any(folder.glob("*.safetensors*")) and not job.protocol.allow_pickle:
+        raise LoadFailed(
+            f"{folder} has only pickled weights ({pickled[0]}), which can carry code; --allow-pickle would read them."
+        )

@@ -1,0 +1,182 @@
+"""A model in memory: built from its configuration with random weights, or read from a checkpoint.
+
+Neither way holds a second copy of the weights, in host memory or on the device.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import accelerate
+import torch
+import transformers
+from transformers.initialization import no_init_weights
+
+from llmbench.backends import _failures, _memory, _placement, _vocabulary
+from llmbench.backends._fill import fill
+from llmbench.errors import LoadFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from llmbench.record import Job
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model in evaluation mode on its devices, and what there is to know about it.
+
+    `tokenizer` is a sentence that says why, if there is none.
+    """
+
+    model: Any
+    tokenizer: Any
+    vocab_size: int
+    special_ids: frozenset[int]
+    facts: dict[str, Any]
+
+
+def load(job: Job, options: Mapping[str, Any], device: torch.device) -> Loaded:
+    """Return the job's model on its device, in its dtype; every failure is one line."""
+    parts: dict[str, float] = {}
+    with _failures.as_one_line(job):
+        with _timed(parts, "load_config_s"):
+            config = configuration(job, options["revision"])
+            _failures.refuse_unsupported(config, options["attn_implementation"])
+        with _timed(parts, "load_weights_s"):
+            model = _MAKERS[job.cells[0].load_format](job, config, options, device)
+    model.requires_grad_(requires_grad=False).eval()
+    tokenizer = _vocabulary.tokenizer(job, options["revision"])
+    facts = {**_found(model), **parts}
+    return Loaded(
+        model,
+        tokenizer,
+        _vocabulary.size(model, tokenizer),
+        _vocabulary.special_ids(model, tokenizer),
+        facts,
+    )
+
+
+@contextlib.contextmanager
+def _timed(parts: dict[str, float], name: str) -> Iterator[None]:
+    began = time.monotonic()
+    yield
+    parts[name] = round(time.monotonic() - began, 6)
+
+
+def _random(job: Job, config: Any, options: Mapping[str, Any], device: torch.device) -> Any:
+    """Build on the device and in the dtype, without the library's own initialisation, and fill in place."""
+    placed = options["device_map"] != "none"
+    with torch.device("cpu" if placed else device), no_init_weights():
+        model = transformers.AutoModelForCausalLM.from_config(config, **_common(job, options))
+    model.tie_weights()
+    if not placed:
+        fill(model.named_parameters(), job.protocol.seed)
+        return model
+    return _placement.place(model, options["device_map"], device, job.protocol.seed)
+
+
+def _pretrained(job: Job, config: Any, options: Mapping[str, Any], device: torch.device) -> Any:
+    """Read a checkpoint onto its devices; refuse one that leaves parameters to chance."""
+    if job.model.location is None:
+        raise LoadFailed(
+            f"{job.model.name} has no real weights; --load-format dummy builds it with random ones."
+        )
+    _failures.refuse_unreadable(job)
+    offloaded = options["device_map"] == "cpu_offload"
+    device_map = {"none": {"": device}, "cpu_offload": {"": "cpu"}}.get(
+        options["device_map"], options["device_map"]
+    )
+    model, report = transformers.AutoModelForCausalLM.from_pretrained(
+        job.model.location,
+        config=config,
+        device_map=device_map,
+        use_safetensors=None if job.protocol.allow_pickle else True,
+        output_loading_info=True,
+        **_common(job, options),
+        **_revision(options["revision"]),
+    )
+    if missing := sorted(report["missing_keys"]):
+        raise LoadFailed(
+            f"{job.model.location} lacks {len(missing)} tensors that its configuration needs, such as {missing[0]}."
+        )
+    return accelerate.cpu_offload(model, execution_device=device) if offloaded else model
+
+
+_MAKERS: Mapping[str, Callable[[Job, Any, Mapping[str, Any], torch.device], Any]] = {
+    "dummy": _random,
+    "safetensors": _pretrained,
+}
+
+
+def _common(job: Job, options: Mapping[str, Any]) -> dict[str, Any]:
+    chosen = options["attn_implementation"]
+    return {
+        "dtype": getattr(torch, job.cells[0].dtype),
+        "trust_remote_code": job.protocol.allow_remote_code,
+        **({} if chosen == "default" else {"attn_implementation": chosen}),
+    }
+
+
+def configuration(job: Job, revision: str) -> Any:
+    """Return a fresh configuration: `from_config` writes into the one it is given."""
+    model = job.model
+    own = model.source == "folder" or job.cells[0].load_format == "dummy"
+    if own and model.model_type in transformers.CONFIG_MAPPING:
+        config = transformers.CONFIG_MAPPING[model.model_type].from_dict(_mended(model.config))
+    else:
+        config = transformers.AutoConfig.from_pretrained(
+            model.location, trust_remote_code=job.protocol.allow_remote_code, **_revision(revision)
+        )
+    config.use_cache = (
+        True  # MPT's hub configuration says false: every token would recompute its past
+    )
+    return config
+
+
+def _mended(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a configuration whose `attn_pdrop` is a whole number if it can be: MPT's class refuses 0.0."""
+    attention = config.get("attn_config")
+    if not isinstance(attention, dict) or attention.get("attn_pdrop") != 0:
+        return config
+    return {**config, "attn_config": {**attention, "attn_pdrop": 0}}
+
+
+def _revision(revision: str) -> dict[str, str]:
+    return {"revision": revision} if revision else {}
+
+
+def _found(model: Any) -> dict[str, Any]:
+    """Return what the loaded model really is: the parent judges device and dtype by it."""
+    parameters = list(model.parameters())  # a tied parameter comes once
+    offloaded = [parameter for parameter in parameters if parameter.device.type == "meta"]
+    places = {"cpu" if p.device.type == "meta" else str(p.device) for p in parameters}
+    return {
+        "parameters": sum(parameter.numel() for parameter in parameters),
+        "weights_bytes": _memory.stored_bytes(parameters) + sum(p.nbytes for p in offloaded),
+        "param_devices": ", ".join(sorted(places)),
+        "param_dtypes": ", ".join(
+            sorted({str(p.dtype).removeprefix("torch.") for p in parameters})
+        ),
+        "device_map": _placement.described(model),
+        "offloaded_parameters": sum(parameter.numel() for parameter in offloaded),
+        "model_class": type(model).__name__,
+        "attn_implementation": model.config._attn_implementation,  # noqa: SLF001 - has no public name
+        "generation_config_ignored": _generation_settings(model),
+    }
+
+
+def _generation_settings(model: Any) -> str:
+    """Return the checkpoint's own generation settings, none of which reaches a measurement."""
+    settings = model.generation_config.to_diff_dict() if model.generation_config else {}
+    idle = (
+        "_from_model_config",
+        "output_attentions",
+        "output_hidden_states",
+        "transformers_version",
+    )
+    said = {name: value for name, value in sorted(settings.items()) if name not in idle}
+    return ", ".join(f"{name}={value}" for name, value in said.items())

@@ -1,0 +1,214 @@
+"""Transformers: any decoder-only causal model that the library builds, on one device or several.
+
+It times what users run: the library's own modules and caches, prefill and each decode step apart, with no
+synchronisation added a token. Seen with transformers 5.17 to 5.19 and torch 2.11 to 2.13.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import accelerate
+import torch
+import transformers
+
+from llmbench.backends import _memory, _weights
+from llmbench.backends._clocks import clock_for
+from llmbench.backends._loops import LOOPS
+from llmbench.errors import LoadFailed, Unsupported
+from llmbench.record import Memory
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from llmbench.record import Job
+    from llmbench.spec import Cell
+
+OPTIONS = {
+    # "default" is what transformers chooses; facts say what that was
+    "attn_implementation": ("default", "sdpa", "eager", "flash_attention_2", "flex_attention"),
+    "cache": ("dynamic", "static"),
+    "compile": (False, True),  # decoding only, as generate() does; needs the static cache
+    "loop": ("forward", "generate"),
+    "threads": 0,  # of a CPU's operators; 0 leaves torch's own choice
+    "device_map": ("none", "auto", "balanced", "balanced_low_0", "sequential", "cpu_offload"),
+    "revision": "",  # of a hub repository: branch, tag or commit
+}
+
+
+def load(job: Job) -> TransformersEngine:
+    """Load the job's model and return it ready to generate.
+
+    Raises:
+        LoadFailed: the weights cannot be had; the text says why and which flag would allow it.
+        Unsupported: this model, device or combination of options is not for this backend.
+
+    """
+    return TransformersEngine(job)
+
+
+class TransformersEngine:
+    """One loaded model, its loop and its clock."""
+
+    def __init__(self, job: Job) -> None:
+        self._cell = cell = job.cells[0]
+        options = {**_defaults(), **cell.options}
+        transformers.utils.logging.disable_progress_bar()  # its monitor is a thread that wakes up
+        _refuse_impossible(cell, options)
+        if options["threads"]:
+            torch.set_num_threads(options["threads"])
+        self._used_before = _memory.device_used_by_uuid() if cell.device == "cuda" else {}
+        self._device = _device(cell)
+        peak = _memory.HostPeak()
+        loaded = _weights.load(job, options, self._device)
+        self._load_peak_bytes = peak.of_phase_bytes()
+        self._model, self._tokenizer = loaded.model, loaded.tokenizer
+        self.vocab_size = loaded.vocab_size
+        self.special_ids = loaded.special_ids
+        self._clock = clock_for(self._device)
+        self._loop = LOOPS[options["loop"]](self._model, self._clock, self._device, options)
+        # What is compiled runs under no_grad, as in generate(): CUDA graphs mark tensors that
+        # inference mode forbids to touch from outside.
+        self._without_gradients = torch.no_grad if options["compile"] else torch.inference_mode
+        self._compiled = options["compile"]
+        self.facts = {**loaded.facts, **_surroundings(self._device)}
+
+    def tokenize(self, text: str) -> list[int]:
+        """Return the token ids of a text, without special ids."""
+        if isinstance(self._tokenizer, str):
+            raise LoadFailed(self._tokenizer)
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        return ids
+
+    def prepare(self, cell: Cell) -> None:
+        """Allocate what a call of this shape must not create."""
+        self._clock.reserve(cell.output_len)
+        with self._without_gradients():
+            self._loop.prepare(cell.batch_size, cell.input_len, cell.output_len)
+
+    def generate(self, prompts: Sequence[Sequence[int]], output_len: int) -> list[list[int]]:
+        """Return `output_len` new ids for each prompt, [batch_size][output_len], on the host."""
+        self._clock.start()
+        with self._without_gradients():
+            ids = torch.tensor(prompts, dtype=torch.long, device=self._device)
+            tokens, _ = self._loop.run(ids, output_len)
+            new: list[list[int]] = tokens.tolist()
+        return new
+
+    def token_ns(self) -> list[list[int]]:
+        """Return one row: the batch moves in lock-step."""
+        return [self._clock.offsets_ns()]
+
+    def counters(self) -> Mapping[str, int]:
+        """Return how many graphs were compiled, where compiling was asked: none may be while timing."""
+        if not self._compiled:
+            return {}
+        return {"compiled_graphs": int(torch._dynamo.utils.counters["stats"]["unique_graphs"])}  # noqa: SLF001
+
+    def synchronize(self) -> None:
+        """Wait for every CUDA device; a CPU's work is done when its calls return."""
+        if self._device.type == "cuda":
+            for index in range(torch.cuda.device_count()):
+                torch.cuda.synchronize(index)
+
+    def memory(self, prompts: Sequence[Sequence[int]], output_len: int) -> Memory:
+        """Run one untimed iteration and return what it held, in bytes."""
+        on_cuda = self._device.type == "cuda"
+        if on_cuda:
+            self.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+        peak = _memory.HostPeak()
+        self._clock.start()
+        with self._without_gradients():
+            ids = torch.tensor(prompts, dtype=torch.long, device=self._device)
+            _, cache = self._loop.run(ids, output_len)
+        self.synchronize()
+        held = self._cache_held(cache, len(prompts), len(prompts[0]) + output_len - 1)
+        host = self._host_peaks(peak.of_phase_bytes())
+        return Memory(
+            weights_bytes=self.facts["weights_bytes"],
+            **held,
+            **host,
+            **(self._device_memory() if on_cuda else {}),
+        )
+
+    def _cache_held(self, cache: Any, sequences: int, tokens: int) -> dict[str, int | None]:
+        """Return what the cache holds and what it should: the last new token is never fed, so not cached."""
+        config = self._model.config.get_text_config(decoder=True)
+        itemsize = self._model.dtype.itemsize
+        needed = _memory.theoretical_cache_bytes(config, sequences, tokens, itemsize)
+        return {
+            "kv_cache_bytes": _memory.cache_bytes(cache),
+            "kv_cache_theoretical_bytes": needed,
+        }
+
+    def _host_peaks(self, generate_bytes: int | None) -> dict[str, int | None]:
+        """Return the peaks of both phases; without a mark that can be reset, only the whole life's."""
+        load_bytes = self._load_peak_bytes
+        if load_bytes is None or generate_bytes is None:
+            return {"host_peak_rss_bytes": _memory.whole_life_peak_bytes()}
+        return {
+            "host_peak_rss_bytes": max(load_bytes, generate_bytes),
+            "host_peak_rss_load_bytes": load_bytes,
+            "host_peak_rss_generate_bytes": generate_bytes,
+        }
+
+    def _device_memory(self) -> dict[str, int | None]:
+        """Return the allocator's peaks and the device's own view; sums over devices if there are several."""
+        devices = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+        now = _memory.device_used_by_uuid()
+        uuids = [_memory.uuid_of(device) for device in devices]
+        known = all(uuid in now and uuid in self._used_before for uuid in uuids)
+        return {
+            "peak_allocated_bytes": sum(map(torch.cuda.max_memory_allocated, devices)),
+            "peak_reserved_bytes": sum(map(torch.cuda.max_memory_reserved, devices)),
+            "device_used_bytes": sum(now[uuid] - self._used_before[uuid] for uuid in uuids)
+            if known
+            else None,
+            "process_used_bytes": _memory.process_used_bytes(),
+        }
+
+
+def _defaults() -> dict[str, Any]:
+    return {
+        name: value[0] if isinstance(value, tuple) else value for name, value in OPTIONS.items()
+    }
+
+
+def _device(cell: Cell) -> torch.device:
+    """Return the device that embeds the prompts and yields the tokens."""
+    if cell.device == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise LoadFailed(
+            f"device {cell.device} was asked for, but torch {torch.__version__} sees no CUDA device;"
+            " --device cpu would run."
+        )
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+def _refuse_impossible(cell: Cell, options: Mapping[str, Any]) -> None:
+    """Refuse what could only be ignored in silence."""
+    if options["compile"] and options["cache"] != "static":
+        raise Unsupported(
+            "compile=True needs cache=static: a growing cache is compiled anew at every length."
+        )
+    if options["device_map"] != "none" and cell.device == "cpu":
+        raise Unsupported(
+            f"device_map={options['device_map']} places a model over CUDA devices; on cpu only none works."
+        )
+
+
+def _surroundings(device: torch.device) -> dict[str, Any]:
+    """Return what else decides the speed: versions, threads, the device's name."""
+    on_cuda = device.type == "cuda"
+    return {
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "accelerate": accelerate.__version__,
+        "cuda": torch.version.cuda,
+        "device_name": torch.cuda.get_device_name(device) if on_cuda else "cpu",
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "float32_matmul_precision": torch.get_float32_matmul_precision(),
+    }
