@@ -15,14 +15,23 @@ from llmbench.record import Job
 
 def command(
     sweep: Annotated[Path, typer.Argument(metavar="SWEEP.yaml", help="The sweep's file.")],
-    cell_id: Annotated[str, typer.Argument(metavar="CELL_ID", help="As --dry-run prints it; an unambiguous end of it is enough.")],
+    cell_id: Annotated[
+        str,
+        typer.Argument(
+            metavar="CELL_ID", help="As --dry-run prints it; an unambiguous end of it is enough."
+        ),
+    ],
 ) -> None:
     """Print the job of one cell as its worker receives it."""
     planned = plan(spec.read_sweep(sweep))
-    found = [cell for cell in planned.cells if cell.id == cell_id] or [cell for cell in planned.cells if cell.id.endswith(cell_id)]
+    found = [cell for cell in planned.cells if cell.id == cell_id] or [
+        cell for cell in planned.cells if cell.id.endswith(cell_id)
+    ]
     if len(found) != 1:
         ids = [cell.id for cell in planned.cells]
-        raise SpecError(f"{sweep}: {len(found)} cells are called {cell_id!r}.{did_you_mean(cell_id, ids)}")
+        raise SpecError(
+            f"{sweep}: {len(found)} cells are called {cell_id!r}.{did_you_mean(cell_id, ids)}"
+        )
     cell = found[0]
     job = Job(
         cells=[cell], model=planned.models[cell.model], protocol=planned.sweep.protocol, session=1,

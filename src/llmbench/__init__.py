@@ -1,0 +1,3 @@
+"""llmbench measures how fast open language models run, and says how far each number can be trusted."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,58 @@
+"""A sweep as the command line changes it, or makes it: flags win over the file."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from llmbench import grid, spec
+from llmbench.errors import SpecError
+from llmbench.spec import Axes, Protocol, Sweep
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+LENGTHS = ("batch_size", "input_len", "output_len")
+
+
+def read(path: Path | None, models: list[str] | None) -> Sweep:
+    """Return the file's sweep, or an empty one around the models that a flag names."""
+    if path is not None:
+        return spec.read_sweep(path)
+    if not models:
+        raise SpecError(
+            "sweep: say what to run: a sweep file, or --model NAME. See 'llmbench sweep --help'."
+        )
+    return Sweep(name="adhoc", why="Asked for on the command line.", axes=Axes(model=split(models)))
+
+
+def overridden(
+    sweep: Sweep, lists: Mapping[str, list[str] | None], single: Mapping[str, str]
+) -> Sweep:
+    """Return the sweep with the axes that flags give; `lists` take commas, spaces and ranges."""
+    changes: dict[str, Any] = dict(single)
+    for name, given in lists.items():
+        if given:
+            flag = "--" + name.replace("_", "-")
+            changes[name] = (
+                grid.integers(",".join(given), flag) if name in LENGTHS else split(given)
+            )
+    if isinstance(sweep.axes.backend, dict) and "backend" in changes:
+        changes["backend"] = {name: sweep.axes.backend.get(name) for name in changes["backend"]}
+    return msgspec.structs.replace(sweep, axes=msgspec.structs.replace(sweep.axes, **changes))
+
+
+def with_protocol(sweep: Sweep, changes: Mapping[str, Any]) -> Sweep:
+    """Return the sweep with other settings; raise SpecError if they contradict each other."""
+    try:
+        settings: Protocol = msgspec.structs.replace(sweep.protocol, **changes)
+    except ValueError as error:
+        raise SpecError(f"{sweep.name}: {error}.") from error
+    return msgspec.structs.replace(sweep, protocol=settings)
+
+
+def split(given: list[str]) -> list[str]:
+    """Return the words of a repeatable, comma-separated flag."""
+    return [word for item in given for word in item.split(",") if word]

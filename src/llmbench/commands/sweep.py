@@ -1,0 +1,136 @@
+"""The `sweep` command: read, plan, measure, and show what came of it."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+
+from llmbench import adhoc, invoke
+
+
+def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
+    sweep: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[SWEEP.yaml]", help="The sweep's file; without one, --model says what to run."
+        ),
+    ] = None,
+    output_dir: Annotated[
+        Path | None,
+        typer.Option("--output-dir", "-o", help="The run's folder; one that exists is continued."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the newest run of this sweep under results/.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the grid and stop.")] = False,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help="Catalogue name, NAME@tiny, folder or hub id; comma list, repeatable.",
+        ),
+    ] = None,
+    backend: Annotated[
+        list[str] | None, typer.Option("--backend", help="Engine; comma list, repeatable.")
+    ] = None,
+    dtype: Annotated[
+        list[str] | None, typer.Option("--dtype", help="float32, bfloat16, float16; comma list.")
+    ] = None,
+    batch_size: Annotated[
+        list[str] | None, typer.Option("--batch-size", help="Sequences at once: 1,8,64 or 1-64*2.")
+    ] = None,
+    input_len: Annotated[
+        list[str] | None, typer.Option("--input-len", help="Prompt tokens: 128,1024 or 128-4096*2.")
+    ] = None,
+    output_len: Annotated[
+        list[str] | None, typer.Option("--output-len", help="New tokens a sequence.")
+    ] = None,
+    device: Annotated[
+        Literal["cpu", "cuda", "auto"] | None, typer.Option("--device", help="Where to run.")
+    ] = None,
+    load_format: Annotated[
+        Literal["dummy", "safetensors"] | None,
+        typer.Option(
+            "--load-format",
+            help="Random or real weights. [default: safetensors for a folder or hub id, else dummy]",
+        ),
+    ] = None,
+    prompts: Annotated[
+        str | None,
+        typer.Option(
+            "--prompts", help="A text file to cut prompts from, instead of random tokens."
+        ),
+    ] = None,
+    sessions: Annotated[
+        int | None,
+        typer.Option("--sessions", help="Fresh worker processes for each cell, exactly."),
+    ] = None,
+    num_iters: Annotated[
+        int | None, typer.Option("--num-iters", help="Fewest timed iterations a session.")
+    ] = None,
+    num_iters_warmup: Annotated[
+        int | None, typer.Option("--num-iters-warmup", help="Fewest warm-up iterations a session.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="Of prompts, weights and order.")
+    ] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code that comes with a checkpoint.")
+    ] = False,
+    allow_pickle: Annotated[
+        bool, typer.Option("--allow-pickle", help="Load .bin weights, which can run code.")
+    ] = False,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Use nothing from the network.")
+    ] = False,
+    new_environment: Annotated[
+        bool,
+        typer.Option(
+            "--new-environment",
+            help="Continue a run although the machine or a package has changed.",
+        ),
+    ] = False,
+    allow_shared: Annotated[
+        bool, typer.Option("--allow-shared", help="Measure on a GPU that others are using.")
+    ] = False,
+) -> int:
+    """Measure every cell of a sweep and keep each result as it comes."""
+    axes = {
+        "model": model,
+        "backend": backend,
+        "dtype": dtype,
+        "batch_size": batch_size,
+        "input_len": input_len,
+        "output_len": output_len,
+    }
+    single = {"device": device, "load_format": load_format, "prompts": prompts}
+    wanted = adhoc.overridden(
+        adhoc.read(sweep, model),
+        axes,
+        {key: value for key, value in single.items() if value is not None},
+    )
+    measuring = {
+        "iterations": num_iters,
+        "warmup": num_iters_warmup,
+        "seed": seed,
+        "allow_remote_code": trust_remote_code or None,
+        "allow_pickle": allow_pickle or None,
+    }
+    changes = {key: value for key, value in measuring.items() if value is not None}
+    if sessions is not None:
+        changes |= {"sessions": sessions, "max_sessions": sessions}
+    wanted = adhoc.with_protocol(wanted, changes)
+    console = Console(highlight=False, stderr=False)
+    if dry_run:
+        return invoke.dry_run(wanted, console)
+    asked = invoke.Asked(
+        output_dir,
+        resume=resume,
+        new_environment=new_environment,
+        allow_shared=allow_shared,
+        offline=offline,
+    )
+    return invoke.sweep(wanted, asked, console, " ".join(["llmbench", *sys.argv[1:]]))

@@ -1,0 +1,110 @@
+"""How a session's end becomes a record: an outcome judged, a death explained, secrets taken out."""
+
+from __future__ import annotations
+
+import contextlib
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import psutil
+
+from llmbench.judge import Ceilings, judge
+from llmbench.launch import signal_name
+from llmbench.record import Finding, Outcome, Record, Status
+from llmbench.redact import redact
+from llmbench.spec import PROTOCOL
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from llmbench.launch import Ended
+    from llmbench.spec import Cell
+
+TAIL = 2000
+"""Characters of a dead worker's log that go into its record."""
+
+
+def record_of(
+    cell: Cell, session: int, attempt: int, outcome: Outcome, *,
+    telemetry: dict[str, Any], worker: dict[str, Any], environment: str,
+) -> Record:  # fmt: skip
+    """Return the judged record of one session of one cell."""
+    outcome = cleaned(outcome)
+    status, problems, warnings = judge(cell, outcome, Ceilings())
+    if worker.get("strays"):
+        warnings.append(
+            Finding(
+                "strays", f"processes were left behind and killed: {', '.join(worker['strays'])}"
+            )
+        )
+    if status in (Status.OK, Status.INVALID) and (
+        worker.get("end", "done") != "done" or worker.get("exit")
+    ):
+        how = signal_name(worker["exit"]) if worker["end"] == "signal" else worker["end"]
+        warnings.append(Finding("worker_end", f"after its result, the worker ended badly: {how}"))
+    if telemetry.get("device_samples") == 0:
+        warnings.append(Finding("telemetry", "the device was not sampled"))
+    reason = (
+        outcome.error
+        or "; ".join(f"{problem.code}: {problem.detail}" for problem in problems)
+        or None
+    )
+    return Record(
+        protocol=PROTOCOL, id=cell.id, session=session, attempt=attempt, status=status,
+        phase=outcome.phase if status not in (Status.OK, Status.INVALID) else None,
+        reason=reason, problems=problems, warnings=warnings, cell=cell, outcome=outcome,
+        telemetry=telemetry, worker=worker, environment=environment,
+        ended=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+    )  # fmt: skip
+
+
+def ended_badly(cell: Cell, ended: Ended) -> Outcome:
+    """Return the outcome of a cell whose worker ended without a result."""
+    status, error = _explained(ended)
+    return Outcome(cell=cell.id, status=status, phase=ended.phase or None, error=error)
+
+
+def _explained(ended: Ended) -> tuple[Status, str]:
+    peak = (
+        f"; its peak RSS was {ended.peak_rss_bytes / 2**30:.2f} GiB" if ended.peak_rss_bytes else ""
+    )
+    if ended.why == "stopped":
+        return Status.INTERRUPTED, "the sweep was asked to stop"
+    if ended.why == "timeout":
+        return Status.TIMEOUT, f"{ended.phase}: {ended.detail}"
+    if ended.why == "signal":
+        total = psutil.virtual_memory().total / 2**30
+        hint = (
+            f" (the kernel's OOM killer? This machine has {total:.1f} GiB)"
+            if ended.code == -9
+            else ""
+        )
+        return Status.CRASH, f"killed by {signal_name(ended.code)}{hint}{peak}"
+    if ended.why == "done":
+        how = "no_result: the worker exited" if ended.code == 0 else "the worker exited"
+        return Status.CRASH, f"{how} with code {ended.code} and without a result; see its log{peak}"
+    return Status.CRASH, f"{ended.why}: {ended.detail}"
+
+
+def cleaned(outcome: Outcome) -> Outcome:
+    """Return the outcome with secrets and home folders taken out of every text that an engine wrote."""
+    return msgspec.structs.replace(
+        outcome,
+        error=outcome.error and redact(outcome.error),
+        trace=outcome.trace and redact(outcome.trace),
+        engine={
+            key: redact(value) if isinstance(value, str) else value
+            for key, value in outcome.engine.items()
+        },
+    )
+
+
+def scrub(log: Path) -> None:
+    """Take secrets out of a finished worker's log, in place; an empty log is removed."""
+    with contextlib.suppress(OSError):
+        text = log.read_bytes().decode("utf-8", errors="replace")
+        if not text:
+            log.unlink()
+        elif (clean := redact(text)) != text:
+            log.write_text(clean, encoding="utf-8")

@@ -1,0 +1,49 @@
+"""Signals that ask a sweep to stop: noted by a handler, acted on by the loop that sleeps."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from types import FrameType, TracebackType
+
+ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Interrupt:
+    """While entered, a stop signal is remembered in `signal` and makes `fd` readable; it ends nothing itself."""
+
+    def __init__(self) -> None:
+        """Make the pipe that wakes the loop."""
+        self.fd, self._wake = os.pipe()
+        os.set_blocking(self._wake, False)
+        self.signal: int | None = None
+
+    def __enter__(self) -> Self:
+        """Take over the signals."""
+        self._before = {number: signal.signal(number, self._note) for number in ASKING}
+        self._woken_before = signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Give the signals back."""
+        signal.set_wakeup_fd(self._woken_before)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        os.close(self.fd)
+        os.close(self._wake)
+
+    @property
+    def exit_code(self) -> int:
+        """Return what a shell expects of a process that a signal stopped: 130, 143 or 129."""
+        return 128 + (self.signal or 0)
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        self.signal = self.signal or number

@@ -1,0 +1,213 @@
+"""One invocation of a sweep: where its run is, whether it may go on there, and how it ended."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from collections import Counter
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from llmbench import machine, reap, reports, store, table, telemetry
+from llmbench.errors import RunError
+from llmbench.interrupt import Interrupt
+from llmbench.plan import plan
+from llmbench.progress import Screen
+from llmbench.record import Plan, Status
+from llmbench.redact import redact, shown
+from llmbench.runner import Runner, now
+from llmbench.spec import PROTOCOL, groups, slug
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from llmbench.plan import Planned
+    from llmbench.spec import Sweep
+    from llmbench.store import Run
+
+RESULTS = Path("results")
+COMPLETED_WITH_FAILURES = 3
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """What the command line says about the run, as opposed to the sweep."""
+
+    output_dir: Path | None
+    resume: bool
+    new_environment: bool
+    allow_shared: bool
+    offline: bool
+
+
+def dry_run(sweep: Sweep, console: Console) -> int:
+    """Print the grid: every cell's id, and why it cannot run where that is known."""
+    planned = plan(sweep)
+    for cell in planned.cells:
+        refused = planned.refused.get(cell.id)
+        console.print(
+            shown(cell.id) + (f"  unsupported: {shown(refused)}" if refused else ""),
+            markup=False,
+            soft_wrap=True,
+        )
+    for warning in planned.warnings:
+        console.print(shown(warning), markup=False, style="yellow", soft_wrap=True)
+    shared = len(groups(planned.cells, sweep.protocol.isolation))
+    console.print(
+        f"{len(planned.cells)} cells in {shared} groups, {sweep.protocol.sessions} sessions each.",
+        markup=False,
+    )
+    return 0
+
+
+def sweep(wanted: Sweep, asked: Asked, console: Console, command: str) -> int:
+    """Measure what is pending, show the table, and return the exit code."""
+    if asked.offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    planned = plan(wanted)
+    found = machine.machine()
+    folder = asked.output_dir or _folder(wanted.name, found["name"], resume=asked.resume)
+    with Interrupt() as interrupt, store.open_run(folder) as run:
+        for notice in run.notices:
+            console.print(shown(notice), markup=False, style="yellow", soft_wrap=True)
+        written = _describe(run, planned, found, asked, redact(command))
+        reap.become_subreaper()
+        for stray in reap.kill_run(written.run):
+            console.print(
+                f"Killed {stray}, left over from an earlier invocation.",
+                markup=False,
+                style="yellow",
+            )
+        _refuse_shared(planned, asked)
+        return _measure(run, planned, written, console, interrupt)
+
+
+def _measure(
+    run: Run, planned: Planned, written: Plan, console: Console, interrupt: Interrupt
+) -> int:
+    sessions = planned.sweep.protocol.sessions
+    screen = Screen(console, planned.sweep.name, len(planned.cells) * sessions, 0)
+    runner = Runner(planned, run, written.run, written.environment_digest, screen, interrupt)
+    screen.before = sum(min(len(standing.done), sessions) for standing in runner.standings.values())
+    with screen:
+        for warning in planned.warnings:
+            screen.note(warning)
+        if any(runner.pending(session) for session in range(1, sessions + 1)):
+            screen.note(
+                f"{run.folder}: {screen.planned - screen.before} of {screen.planned} sessions to run."
+            )
+        runner.measure_all()
+    return _conclude(run, runner, console, interrupt)
+
+
+def _conclude(run: Run, runner: Runner, console: Console, interrupt: Interrupt) -> int:
+    """Print the table, the counts and the path; return the exit code."""
+    reports.show(table.build(store.read(run.folder)), "terminal", console)
+    counts = Counter(
+        status for standing in runner.standings.values() for status in standing.done.values()
+    )
+    told = ", ".join(f"{count} {status}" for status, count in sorted(counts.items())) or "nothing"
+    if not runner.screen.ended and interrupt.signal is None:
+        console.print("Nothing left to do.", markup=False)
+    console.print(f"{told}  ->  {shown(str(run.folder))}", markup=False, soft_wrap=True)
+    if runner.dirty:
+        console.print(shown(runner.dirty), markup=False, style="red", soft_wrap=True)
+    if interrupt.signal is not None:
+        return interrupt.exit_code
+    return 0 if not runner.dirty and set(counts) <= {Status.OK} else COMPLETED_WITH_FAILURES
+
+
+def _folder(name: str, machine_name: str, *, resume: bool) -> Path:
+    """Return a new folder under results/, or with `resume` the newest one of this sweep on this machine."""
+    ending = f"-{slug(machine_name)}-{slug(name)}"
+    mine = re.compile(r"\d{4}-\d\d-\d\d" + re.escape(ending) + r"(-\d+)?")
+    if resume:
+        runs = [
+            path
+            for path in RESULTS.glob("*")
+            if mine.fullmatch(path.name) and (path / store.RECORDS).exists()
+        ]
+        if not runs:
+            raise RunError(
+                f"--resume: there is no run of {name!r} on this machine under {RESULTS}/. "
+                "Leave --resume out to begin one."
+            )
+        return max(runs, key=lambda path: (path / store.RECORDS).stat().st_mtime)
+    first = RESULTS / f"{date.today().isoformat()}{ending}"  # noqa: DTZ011 - the user's calendar day
+    number, folder = 1, first
+    while folder.exists():
+        number += 1
+        folder = first.with_name(f"{first.name}-{number}")
+    return folder
+
+
+def _describe(
+    run: Run, planned: Planned, found: dict[str, object], asked: Asked, command: str
+) -> Plan:
+    """Write the plan, unless the run already says the same; refuse to mix environments."""
+    facts, digest = machine.environment(found)
+    earlier = run.log.plan
+    if earlier is not None:
+        _refuse_other_environment(earlier, facts, digest, allowed=asked.new_environment)
+    written = Plan(
+        protocol=PROTOCOL,
+        run=earlier.run if earlier else secrets.token_hex(16),
+        name=planned.sweep.name,
+        why=planned.sweep.why,
+        command=command,
+        at=now(),
+        cells=planned.cells,
+        models=list(planned.models.values()),
+        settings=planned.sweep.protocol,
+        machine=found,
+        environment=facts,
+        environment_digest=digest,
+        warnings=planned.warnings,
+    )
+    if earlier and (earlier.cells, earlier.settings, earlier.environment_digest) == (
+        written.cells,
+        written.settings,
+        digest,
+    ):
+        return earlier
+    run.append(written)
+    run.describe(written)
+    return written
+
+
+def _refuse_other_environment(
+    earlier: Plan, facts: dict[str, object], digest: str, *, allowed: bool
+) -> None:
+    if earlier.environment_digest == digest or allowed:
+        return
+    before = earlier.environment
+    changed = [
+        f"{key}: {_differing(before.get(key), facts.get(key))}"
+        for key in facts
+        if before.get(key) != facts.get(key)
+    ]
+    raise RunError(
+        f"{earlier.name}: the environment has changed since this run began ({'; '.join(changed)}). "
+        "Its sessions would not be replicates; use another --output-dir, or --new-environment to go on."
+    )
+
+
+def _differing(before: object, after: object) -> str:
+    if isinstance(before, dict) and isinstance(after, dict):
+        keys = [key for key in sorted({*before, *after}) if before.get(key) != after.get(key)]
+        return ", ".join(f"{key} {before.get(key)} -> {after.get(key)}" for key in keys)
+    return f"{before} -> {after}"
+
+
+def _refuse_shared(planned: Planned, asked: Asked) -> None:
+    if asked.allow_shared or not any(cell.device.startswith("cuda") for cell in planned.cells):
+        return
+    others = telemetry.Gpu(0).others({os.getpid()})
+    if others:
+        raise RunError(
+            f"the GPU is in use by process {', '.join(map(str, others))}. "
+            "Wait for it, or measure anyway with --allow-shared."
+        )

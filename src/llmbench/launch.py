@@ -1,0 +1,291 @@
+"""One session, one child: hatch it, listen with a deadline for each phase, and leave nothing behind.
+
+The parent sleeps in `select`: beside a measurement it does nothing but note heartbeats.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from llmbench import messages, reap
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterator
+    from pathlib import Path
+
+    from llmbench.interrupt import Interrupt
+    from llmbench.record import Job
+    from llmbench.spec import Deadlines
+
+RUN_VARIABLE = "LLMBENCH_RUN"
+LONGEST_LOG = 16 * 2**20
+"""A worker's log is cut here; an engine that prints more than this is broken, not interesting."""
+TICK_S = 0.2
+"""The longest sleep of the parent: telemetry is sampled, logs are capped, at this pace."""
+
+
+class Ended(msgspec.Struct, frozen=True, kw_only=True):
+    """How a worker came to its end.
+
+    `why`: "done" (it exited by itself), "signal", "timeout", "protocol" (it sent no sense), "stopped" (by us,
+    on request), "nursery" (the process it was forked from died).
+    """
+
+    why: str
+    phase: str
+    code: int = 0
+    detail: str = ""
+    strays: list[str] = []
+    peak_rss_bytes: int | None = None
+
+
+class NurseryDied(Exception):  # noqa: N818 - reads as the sentence it is
+    """The process that forks workers is gone; its log says why."""
+
+
+class Nursery:
+    """A running `llmbench.nursery`, and the channel to it."""
+
+    def __init__(self, backend: str, run_token: str, log: Path) -> None:
+        """Start it; the first `hatch` waits for its imports."""
+        ours, theirs = socket.socketpair()
+        self.channel, self.rest = ours, b""
+        self.log = log
+        environment = os.environ | {RUN_VARIABLE: run_token} | single_threaded()
+        with log.open("ab") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "llmbench.nursery", backend, str(theirs.fileno())],
+                stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                pass_fds=(theirs.fileno(),), env=environment,
+                start_new_session=True,  # so that a Ctrl-C meant for the sweep does not reach it
+            )  # fmt: skip
+        theirs.close()
+
+    def hatch(self, job: Job, log: Path, timeout_s: float) -> Worker:
+        """Fork a worker and hand it its job."""
+        session = secrets.token_hex(16)
+        (control_read, control), (out, out_write) = os.pipe(), os.pipe()
+        log_fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        theirs = (control_read, out_write, log_fd)
+        try:
+            socket.send_fds(self.channel, [json.dumps({"session": session}).encode()], theirs)
+            reply = self.wait_for("hatched", timeout_s)
+        except OSError as error:
+            os.close(control)
+            os.close(out)
+            raise NurseryDied(str(error)) from error
+        finally:
+            for fd in theirs:
+                os.close(fd)
+        os.set_blocking(out, False)
+        return Worker(
+            self,
+            reply["hatched"],
+            reply["start"],
+            session,
+            control,
+            out,
+            log,
+            msgspec.json.encode(job) + b"\n",
+        )
+
+    def wait_for(self, key: str, timeout_s: float) -> dict[str, Any]:
+        """Return the next fact that has `key`."""
+        deadline = time.monotonic() + timeout_s
+        while (left := deadline - time.monotonic()) > 0:
+            if select.select([self.channel], [], [], left)[0]:
+                for fact in self.facts():
+                    if key in fact:
+                        return fact
+        raise NurseryDied(f"no answer within {timeout_s:.0f} s")
+
+    def facts(self) -> list[dict[str, Any]]:
+        """Return what the nursery has said; raise NurseryDied when its channel is closed."""
+        data = self.channel.recv(2**16)
+        if not data:
+            raise NurseryDied(f"it ended with code {self.process.wait()}")
+        *lines, self.rest = (self.rest + data).split(b"\n")
+        return [json.loads(line) for line in lines]
+
+    def close(self) -> None:
+        """End it; a worker still alive dies with it."""
+        self.channel.close()
+        with contextlib.suppress(ProcessLookupError):
+            self.process.kill()
+        self.process.wait()
+
+
+class Worker:
+    """A hatched worker: its pipes, and what is known of its end."""
+
+    def __init__(  # noqa: PLR0913, PLR0917 - what a process is made of
+        self,
+        nursery: Nursery,
+        pid: int,
+        start: str,
+        session: str,
+        control: int,
+        out: int,
+        log: Path,
+        job: bytes,
+    ) -> None:
+        """Keep the parts; `job` is written as soon as somebody listens."""
+        self.nursery, self.pid, self.start, self.session = nursery, pid, start, session
+        self.control, self.out, self.log, self.job = control, out, log, job
+        self.phase = "start"
+        self.why = Ended(why="done", phase="start")
+        self.ended: dict[str, Any] | None = None
+
+    def go(self) -> None:
+        """Tell the worker that its last result is on disk."""
+        with contextlib.suppress(BrokenPipeError):
+            os.write(self.control, messages.GO)
+
+    def listen(
+        self,
+        deadlines: Deadlines,
+        interrupt: Interrupt,
+        spared: set[int],
+        on_tick: Callable[[], None],
+    ) -> Generator[messages.Message | Ended, None, None]:
+        """Yield messages as they come and, last, how it ended; by then nothing of it is alive.
+
+        Args:
+            deadlines: how long each phase may stay silent.
+            interrupt: what makes a sweep stop.
+            spared: process ids of ours that are not this worker's: the nurseries.
+            on_tick: called several times a second, for telemetry.
+
+        """
+        self._send_job()
+        try:
+            yield from self._heard(deadlines, interrupt, on_tick)
+        except ValueError as error:
+            self.why = Ended(why="protocol", phase=self.phase, detail=str(error))
+        except NurseryDied as error:
+            self.why = Ended(why="nursery", phase=self.phase, detail=str(error))
+        finally:  # also when whoever listened goes away
+            ended = self._finish(spared)
+        yield ended
+
+    def _heard(
+        self, deadlines: Deadlines, interrupt: Interrupt, on_tick: Callable[[], None]
+    ) -> Iterator[messages.Message]:
+        """Yield messages until the worker has ended or must be ended; `why` then says which."""
+        reader, deadline = messages.Reader(), time.monotonic() + deadlines.start_s
+        sources: list[Any] = [self.out, self.nursery.channel, interrupt.fd]
+        while self.ended is None:
+            left = max(deadline - time.monotonic(), 0.0)
+            ready, _, _ = select.select(sources, [], [], min(left, TICK_S))
+            if self._must_end(left, deadlines, interrupt):
+                return
+            on_tick()
+            self._cap_log()
+            if self.out in ready:
+                arrived = self._messages(reader)
+                if arrived is None:
+                    sources.remove(self.out)
+                for message in arrived or []:
+                    self.phase = message.phase if isinstance(message, messages.Progress) else "exit"
+                    yield message
+                    deadline = time.monotonic() + limit(deadlines, self.phase)
+            if self.nursery.channel in ready:
+                self._note_end()
+        yield from self._messages(reader) or []
+
+    def _must_end(self, left: float, deadlines: Deadlines, interrupt: Interrupt) -> bool:
+        if interrupt.signal is not None:
+            self.why = Ended(why="stopped", phase=self.phase)
+        elif left <= 0:
+            silence = f"silent for {limit(deadlines, self.phase):g} s"
+            self.why = Ended(why="timeout", phase=self.phase, detail=silence)
+        return self.why.why != "done"
+
+    def _send_job(self) -> None:
+        os.set_blocking(self.control, True)
+        data = memoryview(self.job)
+        with contextlib.suppress(BrokenPipeError):
+            while data:
+                data = data[os.write(self.control, data) :]
+
+    def _messages(self, reader: messages.Reader) -> list[messages.Message] | None:
+        """Return the messages that have arrived, or None at the pipe's end; never wait for more."""
+        found: list[messages.Message] = []
+        try:
+            while data := os.read(self.out, 2**20):
+                found += reader.feed(data)
+        except BlockingIOError:
+            return found
+        return found or None
+
+    def _note_end(self) -> None:
+        for fact in self.nursery.facts():
+            if fact.get("ended") == self.pid:
+                self.ended = fact
+
+    def _finish(self, spared: set[int]) -> Ended:
+        """Kill what is left, collect the worker's status, close the pipes."""
+        strays = reap.kill_session(self.session, self.pid, spared)
+        if self.ended is None and self.why.why != "nursery":
+            self._await_end()
+        os.close(self.control)
+        os.close(self.out)
+        self._cap_log()
+        found = self.ended or {}
+        why, code = self.why.why, os.waitstatus_to_exitcode(found.get("status", 0))
+        if why == "done" and code < 0:
+            why = "signal"
+        return Ended(
+            why=why,
+            phase=self.phase,
+            detail=self.why.detail,
+            code=code,
+            strays=strays,
+            peak_rss_bytes=found.get("peak_rss_bytes"),
+        )
+
+    def _await_end(self) -> None:
+        """Wait until the nursery has seen the worker die of what we did to it."""
+        with contextlib.suppress(NurseryDied):
+            while self.ended is None:
+                fact = self.nursery.wait_for("ended", reap.PATIENCE_S)
+                self.ended = fact if fact["ended"] == self.pid else None
+
+    def _cap_log(self) -> None:
+        with contextlib.suppress(OSError):
+            if self.log.stat().st_size > LONGEST_LOG:
+                os.truncate(self.log, LONGEST_LOG)
+
+
+def limit(deadlines: Deadlines, phase: str) -> float:
+    """Return how long a phase may stay silent, in seconds."""
+    return float(getattr(deadlines, f"{phase}_s"))
+
+
+def single_threaded() -> dict[str, str]:
+    """Return the variables that keep numpy's own BLAS from starting threads before the fork.
+
+    Only on x86-64, where torch multiplies with another library; elsewhere torch may use the same one, and
+    the nursery then starts new interpreters instead of forking.
+    """
+    return {"OPENBLAS_NUM_THREADS": "1"} if os.uname().machine == "x86_64" else {}
+
+
+def signal_name(code: int) -> str:
+    """Return the name of the signal in a negative exit code."""
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return f"signal {-code}"

@@ -1,0 +1,147 @@
+"""A process that has imported an engine's packages once and forks a fresh worker for each session.
+
+Importing torch and transformers takes seconds; forking takes milliseconds. A fork is as clean as a new
+interpreter as long as the nursery has one thread, no device and no pool of threads: it checks the first
+before every fork, and touches no device. Where an import has started threads it does the slow, safe
+thing: the child replaces itself with a new interpreter.
+
+All workers forked from one nursery share its memory layout, which is part of what makes sessions differ.
+So a nursery lives for one round: no two sessions of a cell come from the same one.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import importlib
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import traceback
+from pathlib import Path
+from typing import Any
+
+SESSION_VARIABLE = "LLMBENCH_SESSION"
+"""Names the session in the environment of everything that a worker starts, so that it can be found."""
+PR_SET_PDEATHSIG = 1
+
+
+def main() -> None:
+    """Serve on the socket given by its number, forking workers of the backend given by its name."""
+    backend, fd = sys.argv[1], int(sys.argv[2])
+    die_with_parent()
+    importlib.import_module("llmbench.worker")
+    try:
+        importlib.import_module(f"llmbench.backends.{backend}")
+    except Exception:  # noqa: BLE001 - the worker meets it again and makes a record of it
+        traceback.print_exc()
+    gc.collect()
+    gc.freeze()  # so that no collection in a worker walks, and copies, what was imported here
+    serve(socket.socket(fileno=fd))
+
+
+def serve(channel: socket.socket) -> None:
+    """Answer requests until the launcher goes away; report every worker's end with its status."""
+    woken, wake = os.pipe()
+    os.set_blocking(wake, False)
+    signal.set_wakeup_fd(wake)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    workers: set[int] = set()
+    while True:
+        sources: list[Any] = [channel, woken]
+        ready, _, _ = select.select(sources, [], [])
+        if woken in ready:
+            os.read(woken, 512)
+            report_ends(channel, workers)
+        if channel in ready:
+            request, fds, _, _ = socket.recv_fds(channel, 4096, 3)
+            if not request:
+                for pid in workers:
+                    os.kill(pid, signal.SIGKILL)
+                return
+            workers.add(hatch(channel, json.loads(request), *fds))
+
+
+def report_ends(channel: socket.socket, workers: set[int]) -> None:
+    """Send the wait status and peak memory of every worker that has ended."""
+    for pid in list(workers):
+        ended, status, usage = os.wait4(pid, os.WNOHANG)
+        if ended:
+            workers.discard(pid)
+            say(channel, {"ended": pid, "status": status, "peak_rss_bytes": usage.ru_maxrss * 1024})
+
+
+def hatch(channel: socket.socket, request: dict[str, str], control: int, out: int, log: int) -> int:
+    """Fork one worker; return its process id, and tell it to the launcher."""
+    threads = count_threads()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            become_worker(channel, request["session"], control, out, log, fresh=threads == 1)
+        finally:
+            os._exit(70)  # never reached unless something above failed: its trace is in the log
+    for fd in (control, out, log):
+        os.close(fd)
+    say(channel, {"hatched": pid, "start": "fork" if threads == 1 else "exec"})
+    return pid
+
+
+def become_worker(
+    channel: socket.socket, session: str, control: int, out: int, log: int, *, fresh: bool
+) -> None:
+    """Turn this child into the worker of one session; does not return."""
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    channel.close()
+    os.setsid()  # so that a Ctrl-C meant for the sweep does not reach it
+    die_with_parent()
+    os.environ[SESSION_VARIABLE] = session
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    if not fresh:
+        os.dup2(control, 0)
+        os.set_inheritable(out, True)
+        code = f"from llmbench.nursery import work_afresh; work_afresh({out})"
+        os.execv(sys.executable, [sys.executable, "-c", code])  # noqa: S606 - our own interpreter
+    run(control, out)
+
+
+def work_afresh(out: int) -> None:
+    """Run a worker in a new interpreter, its job on standard input."""
+    os.set_inheritable(out, False)
+    run(0, out)
+
+
+def run(control: int, out: int) -> None:
+    """Work, flush what was printed, and leave without the teardown in which engines hang."""
+    from llmbench import messages, worker  # noqa: PLC0415 - already imported, or not needed by the nursery
+
+    worker.work(messages.read_line(control), control=control, out=out)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def say(channel: socket.socket, fact: dict[str, object]) -> None:
+    """Tell the launcher something."""
+    channel.sendall(json.dumps(fact).encode() + b"\n")
+
+
+def count_threads() -> int:
+    """Return this process's threads, native ones too where the system tells."""
+    tasks = Path("/proc/self/task")
+    return len(list(tasks.iterdir())) if tasks.is_dir() else threading.active_count() + 1
+
+
+def die_with_parent() -> None:
+    """Ask the kernel to kill this process when the one that started it dies (Linux; elsewhere nothing)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""From a sweep to what will run: names resolved, cells expanded, impossible ones refused with a reason.
+
+Planning reads files and the driver's list of GPUs; it imports no engine.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from llmbench import backends, grid, machine, model, spec, workload
+from llmbench.digest import digest_of
+from llmbench.errors import NothingToRun, SpecError
+
+if TYPE_CHECKING:
+    from llmbench.model import Model
+    from llmbench.spec import Cell, Sweep
+
+
+class Planned(msgspec.Struct, frozen=True, kw_only=True):
+    """A sweep, resolved: `refused` maps the ids of cells that cannot run to the reason."""
+
+    sweep: spec.Sweep
+    cells: list[spec.Cell]
+    models: dict[str, model.Model]
+    refused: dict[str, str]
+    warnings: list[str]
+
+
+def plan(sweep: Sweep) -> Planned:
+    """Resolve and expand a sweep; raise SpecError or NothingToRun, in one line, if it cannot be meant."""
+    models = {name: model.resolve(name) for name in grid.words(sweep.axes.model)}
+    choices = grid.Choices(
+        model_digests={name: found.digest for name, found in models.items()},
+        options={name: backends.options(name) for name in backends.known()},
+        device=machine.device() if "auto" in grid.words(sweep.axes.device) else "cpu",
+        prompt_digests={
+            name: digest_of(text(name))
+            for name in grid.words(sweep.axes.prompts)
+            if name != workload.SYNTHETIC
+        },
+    )
+    cells, warnings = grid.expand(sweep, choices)
+    _check_device(cells)
+    cells, doubles = _distinct(cells)
+    refused = {
+        cell.id: reason for cell in cells if (reason := _impossible(cell, models[cell.model]))
+    }
+    if len(refused) == len(cells):
+        raise NothingToRun(f"{sweep.name}: nothing to run; {next(iter(refused.values()))}")
+    return Planned(
+        sweep=sweep, cells=cells, models=models, refused=refused, warnings=warnings + doubles
+    )
+
+
+def text(prompts: str) -> str:
+    """Return the text of a prompts file."""
+    try:
+        return Path(prompts).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
+        raise SpecError(
+            f"prompts: {prompts!r}: {reason}. Give a text file, or {workload.SYNTHETIC!r}."
+        ) from error
+
+
+def _check_device(cells: list[Cell]) -> None:
+    if any(cell.device.startswith("cuda") for cell in cells) and machine.device() != "cuda":
+        raise SpecError(
+            "device: 'cuda' was asked for, but no NVIDIA driver answers here. Use --device cpu."
+        )
+
+
+def _distinct(cells: list[Cell]) -> tuple[list[Cell], list[str]]:
+    """Drop cells that are the same point, such as a default and the same value written out."""
+    unique = {cell.id: cell for cell in reversed(cells)}
+    kept = [cell for cell in cells if unique.get(cell.id) is cell]
+    dropped = len(cells) - len(kept)
+    return kept, [
+        f"{dropped} cells are the same as others (an option given with its default); measured once."
+    ] if dropped else []
+
+
+def _impossible(cell: Cell, found: Model) -> str:
+    """Return why no engine can run this cell, or nothing."""
+    tokens = cell.input_len + cell.output_len
+    if found.max_positions and tokens > found.max_positions:
+        return (
+            f"{cell.where()}: {tokens} tokens exceed the model's {found.max_positions} positions."
+        )
+    if cell.batch_size * tokens >= grid.MOST_TOKENS:
+        return f"{cell.where()}: {cell.batch_size * tokens:,} tokens are more than any engine can index."
+    return ""

@@ -1,0 +1,133 @@
+"""What a person sees while a sweep runs. Drawn between measurements only, never beside one."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from typing import TYPE_CHECKING, Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from llmbench.record import Status
+from llmbench.redact import shown
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from llmbench.record import Record
+    from llmbench.spec import Cell
+
+RECENT = 8
+COLOURS = {
+    Status.OK: "green",
+    Status.INVALID: "yellow",
+    Status.SKIPPED: "dim",
+    Status.UNSUPPORTED: "dim",
+}
+FAILED = "red"
+
+
+class Screen:
+    """A live table on a terminal; one line a session elsewhere."""
+
+    def __init__(self, console: Console, name: str, planned: int, done: int) -> None:
+        """Begin with `done` of `planned` sessions already on disk."""
+        self.console, self.name, self.planned, self.before = console, shown(name), planned, done
+        self.began = time.monotonic()
+        self.ended = 0
+        self.counts: Counter[Status] = Counter()
+        self.recent: deque[Record] = deque(maxlen=RECENT)
+        self.now = "starting"
+        self.live = (
+            Live(console=console, auto_refresh=False, transient=True)
+            if console.is_terminal
+            else None
+        )
+
+    def __enter__(self) -> Self:
+        """Take the terminal."""
+        if self.live:
+            self.live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Give it back."""
+        if self.live:
+            self.live.stop()
+
+    def loading(self, cell: Cell, session: int) -> None:
+        """A worker has been started for a group."""
+        self.now = f"session {session}: loading {shown(cell.model)} on {cell.backend} ({cell.dtype}, {cell.device})"
+        self._draw()
+
+    def measuring(self, cell: Cell, session: int) -> None:
+        """A cell begins; the picture stands still until it ends."""
+        self.now = f"session {session}: measuring {shown(cell.id)}"
+        self._draw()
+
+    def ended_with(self, record: Record) -> None:
+        """A session's record is on disk."""
+        self.ended += 1
+        self.counts[record.status] += 1
+        self.recent.append(record)
+        if not self.live:
+            self.console.print(
+                Text(f"[{self.before + self.ended}/{self.planned}] ").append_text(line(record)),
+                soft_wrap=True,
+            )
+        self._draw()
+
+    def note(self, text: str) -> None:
+        """Say something once, above the table."""
+        self.console.print(Text(shown(text), style="yellow"), soft_wrap=True)
+
+    def more_planned(self, sessions: int) -> None:
+        """Further sessions were added, because an interval is still too wide."""
+        self.planned += sessions
+
+    def _draw(self) -> None:
+        if not self.live:
+            return
+        table = Table.grid(padding=(0, 1))
+        for record in self.recent:
+            table.add_row(line(record))
+        done = self.before + self.ended
+        head = Text(f"{self.name}  {done} of {self.planned} sessions{self._left()}  ", style="bold")
+        for status, count in sorted(self.counts.items()):
+            head.append(f" {count} {status}", style=COLOURS.get(status, FAILED))
+        foot = Text(f"{self.now} (the screen stands still while a cell is timed)", style="dim")
+        self.live.update(Group(head, table, foot), refresh=True)
+
+    def _left(self) -> str:
+        left = self.planned - self.before - self.ended
+        if not self.ended or not left:
+            return ""
+        seconds = (time.monotonic() - self.began) / self.ended * left
+        return (
+            f", about {seconds / 60:.0f} min left"
+            if seconds > 90
+            else f", about {seconds:.0f} s left"
+        )
+
+
+def line(record: Record) -> Text:
+    """Return one record as one line: how it ended, what it was, the time it took or why it has none."""
+    times = sorted(
+        sample.e2e_ns for sample in record.outcome.samples if sample.e2e_ns and not sample.discarded
+    )
+    text = Text(f"{record.status:<12}", style=COLOURS.get(record.status, FAILED))
+    text.append(f"{shown(record.id)}  session {record.session}  ", style="default")
+    if record.status is Status.OK:
+        text.append(f"{times[len(times) // 2] / 1e6:,.2f} ms", style="bold")
+    else:
+        text.append(shown(record.reason or ""), style="default")
+    codes = ", ".join(finding.code for finding in record.warnings)
+    return text.append(f"  ({codes})" if codes else "", style="yellow")

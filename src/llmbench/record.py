@@ -1,0 +1,197 @@
+"""What is measured, as it is written: Job in, Record out, one JSON line each.
+
+History of the format:
+    1  the first.
+
+History of the protocol (`spec.PROTOCOL`):
+    1  the first.
+
+Raw times are whole nanoseconds. `None` means not measured, never zero.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+from llmbench.model import Model  # noqa: TC001 - msgspec reads the annotations
+from llmbench.spec import Cell, Protocol  # noqa: TC001 - msgspec reads the annotations
+
+FORMAT = 1
+
+
+class Status(enum.StrEnum):
+    """How a planned session ended."""
+
+    OK = "ok"
+    INVALID = "invalid"
+    OOM = "oom"
+    CUDA_ERROR = "cuda_error"
+    CRASH = "crash"
+    TIMEOUT = "timeout"
+    LOAD_FAILED = "load_failed"
+    UNSUPPORTED = "unsupported"
+    SKIPPED = "skipped"
+    INTERRUPTED = "interrupted"
+    DEVICE_DIRTY = "device_dirty"
+
+
+NOT_FINAL = (Status.INTERRUPTED, Status.DEVICE_DIRTY)
+"""A session that ended so was cut off, not measured: resuming the run runs it again."""
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """Something a reader must know about a number: a reason code and the figures behind it."""
+
+    code: str
+    detail: str
+
+
+class Sample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One timed iteration, raw.
+
+    Attributes:
+        e2e_ns: from the call to all tokens on the host, monotonic clock; None if the clock gave no number.
+        wall_ns: the same interval by the wall clock, to judge the first clock by.
+        token_ns: from the call to each new token; one row if the batch moves in lock-step, else one a sequence.
+        energy_mj: millijoules of the device over the iteration, from its cumulative counter.
+        discarded: why this iteration does not count (throttled), if it does not.
+
+    """
+
+    e2e_ns: int | None
+    wall_ns: int | None
+    token_ns: list[list[int]]
+    energy_mj: int | None = None
+    discarded: str | None = None
+
+
+class Memory(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Where the bytes are, from an untimed iteration. METHOD section 1 defines each; None = not measured."""
+
+    weights_bytes: int | None = None
+    kv_cache_bytes: int | None = None
+    kv_cache_theoretical_bytes: int | None = None
+    peak_allocated_bytes: int | None = None
+    peak_reserved_bytes: int | None = None
+    device_used_bytes: int | None = None
+    process_used_bytes: int | None = None
+    host_peak_rss_bytes: int | None = None
+    host_peak_rss_load_bytes: int | None = None
+    host_peak_rss_generate_bytes: int | None = None
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """One session of one group: everything a worker needs, and nothing it must look up.
+
+    `attended` says whether a launcher answers each result before the next cell begins; `prompts_text` is the
+    text behind a cell's `prompts`, where that is a file.
+    """
+
+    cells: list[Cell]
+    model: Model
+    protocol: Protocol
+    session: int
+    attempt: int = 1
+    attended: bool = False
+    prompts_text: str | None = None
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a worker says of one cell. A failed cell has an `error` and keeps the samples taken before it."""
+
+    cell: str
+    engine: dict[str, Any] = {}
+    load_s: float | None = None
+    warmup_ns: list[int | None] = []
+    warmup_converged: bool | None = None
+    samples: list[Sample] = []
+    returned: dict[str, int] = {}
+    counters: dict[str, int] = {}
+    telemetry: dict[str, Any] = {}
+    memory: Memory | None = None
+    status: Status = Status.OK
+    phase: str | None = None
+    error: str | None = None
+    trace: str | None = None
+
+
+class Begin(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="begin"):
+    """The intent to measure one session of one cell. A begin without an end died."""
+
+    format: int = FORMAT
+    cell: str
+    session: int
+    attempt: int
+    at: str
+    token: str
+    pid: int
+    pid_start_s: float
+    boot: str
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="end"):
+    """One session of one cell and how it ended. Immutable; one line in `records.jsonl`."""
+
+    format: int = FORMAT
+    protocol: int
+    id: str
+    session: int
+    attempt: int
+    status: Status
+    phase: str | None = None
+    reason: str | None = None
+    problems: list[Finding] = []
+    warnings: list[Finding] = []
+    cell: Cell
+    outcome: Outcome
+    telemetry: dict[str, Any] = {}
+    worker: dict[str, Any] = {}
+    environment: str
+    ended: str
+
+    @property
+    def final(self) -> bool:
+        """Return whether this ends its planned session for good."""
+        return self.status not in NOT_FINAL
+
+    @property
+    def verdict(self) -> Literal["valid", "valid with warnings", "invalid", "failed"]:
+        """Return what a reader may do with the numbers."""
+        if self.status is Status.OK:
+            return "valid with warnings" if self.warnings else "valid"
+        return "invalid" if self.status is Status.INVALID else "failed"
+
+
+class Stop(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="stop"):
+    """Why a cell got no further session: `interval` reached, `maximum`, `budget`, or `failed`."""
+
+    format: int = FORMAT
+    cell: str
+    sessions: int
+    reason: Literal["interval", "maximum", "budget", "failed"]
+    half_width: float | None = None
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="sweep"):
+    """The sweep as resolved: what was planned, how, where. The first line of a run; again when it changes."""
+
+    format: int = FORMAT
+    protocol: int
+    run: str
+    name: str
+    why: str
+    command: str
+    at: str
+    cells: list[Cell]
+    models: list[Model]
+    settings: Protocol
+    machine: dict[str, Any]
+    environment: dict[str, Any]
+    environment_digest: str
+    warnings: list[str] = []
+
+
+Line: TypeAlias = Plan | Begin | Record | Stop

@@ -1,0 +1,257 @@
+"""Rounds of a sweep: what is pending, one fresh worker a group, one record a session, whatever happens.
+
+Round k measures session k of every cell before any cell gets session k+1, in an order shuffled from the
+recorded seed: a machine that drifts then blurs every cell alike, instead of favouring the first.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import psutil
+
+from llmbench import launch, machine, spec, stats, telemetry, workload
+from llmbench.ending import record_of
+from llmbench.plan import text
+from llmbench.record import Begin, Job, Outcome, Status, Stop
+from llmbench.standing import standings, why_stop
+from llmbench.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from llmbench.interrupt import Interrupt
+    from llmbench.plan import Planned
+    from llmbench.progress import Screen
+    from llmbench.spec import Cell
+    from llmbench.store import Run
+
+MEMORY_BACK_S, MEMORY_SLACK = 30.0, 256 * 2**20
+"""How long a device may take to give back a dead worker's memory, and how much may be missing."""
+
+
+class Runner:
+    """One invocation of a sweep on an open run."""
+
+    def __init__(
+        self,
+        planned: Planned,
+        run: Run,
+        token: str,
+        environment: str,
+        screen: Screen,
+        interrupt: Interrupt,
+    ) -> None:
+        """Replay the run; nothing is started yet."""
+        self.planned, self.run, self.token, self.environment = planned, run, token, environment
+        self.screen, self.interrupt = screen, interrupt
+        self.protocol = planned.sweep.protocol
+        self.standings = standings(planned.cells, run.log)
+        self.logs: Path = run.folder / "logs"
+        self.logs.mkdir(exist_ok=True)
+        self.nurseries: dict[str, launch.Nursery] = {}
+        self.texts = {
+            name: text(name)
+            for name in {cell.prompts for cell in planned.cells}
+            if name != workload.SYNTHETIC
+        }
+        self.gpu = (
+            telemetry.Gpu(0)
+            if any(cell.device.startswith("cuda") for cell in planned.cells)
+            else None
+        )
+        self.levels = telemetry.Levels()
+        self.began = time.monotonic()
+        self.dirty = ""
+
+    def pending(self, session: int) -> list[Cell]:
+        """Return the cells that still need session `session`."""
+        spent_s = time.monotonic() - self.began
+        wanted = [
+            cell for cell in self.planned.cells if session not in self.standings[cell.id].done
+        ]
+        return [
+            cell
+            for cell in wanted
+            if why_stop(self.standings[cell.id], self.protocol, spent_s) is None
+        ]
+
+    def measure_all(self) -> None:
+        """Run every round until no cell needs another session, or a signal or a dirty device says stop."""
+        try:
+            for session in range(1, self.protocol.max_sessions + 1):
+                cells = self.pending(session)
+                if session > self.protocol.sessions:
+                    self.screen.more_planned(len(cells))
+                self._round(session, cells)
+                self._close_nurseries()
+                if self._told_to_stop():
+                    return
+            self._note_stops()
+        finally:
+            self._close_nurseries()
+
+    def _told_to_stop(self) -> bool:
+        return self.interrupt.signal is not None or bool(self.dirty)
+
+    def _round(self, session: int, cells: list[Cell]) -> None:
+        """Measure session `session` of these cells, groups and the cells inside them in a seeded order."""
+        order = random.Random(f"{self.protocol.seed}/{session}")  # noqa: S311 - an order, not a secret
+        ready: list[Cell] = []
+        for cell in cells:
+            determined = self.standings[cell.id].determined()
+            if reason := self.planned.refused.get(cell.id):
+                self.put(
+                    cell,
+                    session,
+                    Outcome(cell=cell.id, status=Status.UNSUPPORTED, phase="plan", error=reason),
+                )
+            elif determined:
+                reason = f"session 1 ended with {determined}, and so would this one"
+                self.put(
+                    cell,
+                    session,
+                    Outcome(cell=cell.id, status=Status.SKIPPED, phase="plan", error=reason),
+                )
+            else:
+                ready.append(cell)
+        groups = spec.groups(ready, self.protocol.isolation)
+        order.shuffle(groups)
+        for group in groups:
+            order.shuffle(group)
+            self._group(session, group)
+            if self._told_to_stop():
+                return
+
+    def _group(self, session: int, cells: list[Cell]) -> None:
+        """Measure the cells of one group; whenever a worker ends early, the rest get a new one."""
+        remaining = list(cells)
+        while remaining and not self._told_to_stop():
+            used_before = self.gpu.used_bytes() if self.gpu else None
+            remaining = self._worker(session, remaining)
+            if self.protocol.nursery == "session":
+                self._close_nurseries()
+            self._await_memory(used_before)
+
+    def _worker(self, session: int, cells: list[Cell]) -> list[Cell]:
+        """Run one worker; return the cells that still need one."""
+        first = cells[0]
+        self.screen.loading(first, session)
+        log = self.logs / f"{first.id}-s{session}-a{self._attempt(first, session)}.log"
+        try:
+            worker = self._nursery(first.backend).hatch(
+                self._job(cells, session), log, self.protocol.deadlines.start_s
+            )
+        except launch.NurseryDied as error:
+            self.nurseries.pop(first.backend).close()
+            failed = Outcome(
+                cell=first.id,
+                status=Status.CRASH,
+                phase="start",
+                error=f"the worker could not be started: {error}",
+            )
+            self.put_all(cells, session, failed, {})
+            return []
+        return Supervisor(self, worker, session, cells).follow()
+
+    def _job(self, cells: list[Cell], session: int) -> Job:
+        return Job(
+            cells=cells,
+            model=self.planned.models[cells[0].model],
+            protocol=self.protocol,
+            session=session,
+            attempt=self._attempt(cells[0], session),
+            attended=True,
+            prompts_text=self.texts.get(cells[0].prompts),
+        )
+
+    def _attempt(self, cell: Cell, session: int) -> int:
+        return self.standings[cell.id].attempts.get(session, 0) + 1
+
+    def _nursery(self, backend: str) -> launch.Nursery:
+        if backend not in self.nurseries:
+            self.nurseries[backend] = launch.Nursery(
+                backend, self.token, self.logs / f"nursery-{backend}.log"
+            )
+        return self.nurseries[backend]
+
+    def _close_nurseries(self) -> None:
+        while self.nurseries:
+            self.nurseries.popitem()[1].close()
+
+    def begin(self, cell: Cell, session: int, worker: launch.Worker) -> None:
+        """Write the intent to measure, durably, before the cell begins."""
+        attempt = self.standings[cell.id].attempts[session] = self._attempt(cell, session)
+        self.levels = telemetry.Levels()
+        begin = Begin(
+            cell=cell.id, session=session, attempt=attempt, at=now(), token=worker.session,
+            pid=worker.pid, pid_start_s=started_at(worker.pid), boot=machine.boot_id(),
+        )  # fmt: skip
+        self.run.append(begin)
+
+    def put_all(
+        self, cells: list[Cell], session: int, outcome: Outcome, worker: dict[str, Any]
+    ) -> None:
+        """Record what befell a whole group, such as a model that did not load, on each of its cells."""
+        for cell in cells:
+            self.put(cell, session, msgspec.structs.replace(outcome, cell=cell.id), worker)
+
+    def put(
+        self, cell: Cell, session: int, outcome: Outcome, worker: dict[str, Any] | None = None
+    ) -> None:
+        """Judge, write, remember and show one record."""
+        record = record_of(
+            cell, session, self.standings[cell.id].attempts.get(session, 1), outcome,
+            telemetry=self.levels.summary() if self.gpu else {}, worker=worker or {}, environment=self.environment,
+        )  # fmt: skip
+        self.run.append(record)
+        self.standings[cell.id].note(record)
+        self.screen.ended_with(record)
+
+    def _await_memory(self, used_before: int | None) -> None:
+        """Wait until the device has its memory back; a device that keeps it measures nothing more."""
+        if used_before is None or self.gpu is None:
+            return
+        deadline = time.monotonic() + MEMORY_BACK_S
+        while (used := self.gpu.used_bytes()) is not None and used > used_before + MEMORY_SLACK:
+            if time.monotonic() > deadline:
+                missing = (used - used_before) / 2**30
+                self.dirty = (
+                    f"{missing:.1f} GiB of device memory did not come back. "
+                    "See what holds it with nvidia-smi, then run the same command again to go on."
+                )
+                return
+            time.sleep(0.1)
+
+    def _note_stops(self) -> None:
+        """Write, once a cell, why it got no further session."""
+        for cell in self.planned.cells:
+            standing = self.standings[cell.id]
+            reason = why_stop(standing, self.protocol, time.monotonic() - self.began)
+            if reason and standing.stopped_at != len(standing.done):
+                half_width = stats.half_width(standing.medians_s)
+                self.run.append(
+                    Stop(
+                        cell=cell.id,
+                        sessions=len(standing.done),
+                        reason=reason,
+                        half_width=half_width,
+                    )
+                )
+
+
+def now() -> str:
+    """Return the time of day in UTC, to the millisecond."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def started_at(pid: int) -> float:
+    """Return when a process started, in seconds; 0 if it is gone already."""
+    try:
+        return float(psutil.Process(pid).create_time())
+    except psutil.Error:
+        return 0.0

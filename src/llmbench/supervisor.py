@@ -1,0 +1,91 @@
+"""One worker as its runner follows it: every cell recorded as it ends, whatever ended it."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+from llmbench.ending import ended_badly, scrub
+from llmbench.messages import Progress, Result
+from llmbench.record import Outcome, Status
+
+if TYPE_CHECKING:
+    from llmbench import launch
+    from llmbench.runner import Runner
+    from llmbench.spec import Cell
+
+
+class Supervisor:
+    """One worker as the runner follows it, cell by cell."""
+
+    def __init__(
+        self, runner: Runner, worker: launch.Worker, session: int, cells: list[Cell]
+    ) -> None:
+        """Begin with the first cell."""
+        self.runner, self.worker, self.session = runner, worker, session
+        self.remaining = list(cells)
+        self.held: Outcome | None = None
+
+    def follow(self) -> list[Cell]:
+        """Record every cell as it ends; return the cells that need another worker."""
+        self._begin()
+        spared = {nursery.process.pid for nursery in self.runner.nurseries.values()}
+        deadlines, interrupt = self.runner.protocol.deadlines, self.runner.interrupt
+        with closing(self.worker.listen(deadlines, interrupt, spared, self._tick)) as heard:
+            for message in heard:
+                if isinstance(message, Progress):
+                    self._progress(message)
+                elif isinstance(message, Result):
+                    self._result(message)
+                else:
+                    self._ended(message)
+        return self.remaining
+
+    def _begin(self) -> None:
+        self.runner.begin(self.remaining[0], self.session, self.worker)
+
+    def _tick(self) -> None:
+        if self.runner.gpu:
+            self.runner.levels.add(self.runner.gpu.levels())
+
+    def _progress(self, message: Progress) -> None:
+        if message.phase == "warmup" and message.iteration == 0:
+            self.runner.screen.measuring(self.remaining[0], self.session)
+
+    def _result(self, message: Result) -> None:
+        """Write a result and let the worker go on; the worker's last is held until nothing of it is alive."""
+        if message.outcome.cell != self.remaining[0].id:
+            reason = f"protocol: a result for {message.outcome.cell!r}, which is not being measured"
+            self.held = Outcome(cell=self.remaining[0].id, status=Status.CRASH, error=reason)
+            return  # it gets no answer, and its deadline ends it
+        if message.last:
+            self.held = message.outcome
+            return
+        self.runner.put(self.remaining.pop(0), self.session, message.outcome, self._about({}))
+        self._begin()
+        self.worker.go()
+
+    def _ended(self, ended: launch.Ended) -> None:
+        """Record the last cell, or what the worker's end did to the one that it was measuring."""
+        scrub(self.worker.log)
+        about = self._about(
+            {
+                "strays": ended.strays,
+                "peak_rss_bytes": ended.peak_rss_bytes,
+                "end": ended.why,
+                "exit": ended.code,
+            }
+        )
+        outcome = self.held or ended_badly(self.remaining[0], ended)
+        together = outcome.phase in ("start", "load") and outcome.status is not Status.INTERRUPTED
+        cells = self.remaining if together else self.remaining[:1]
+        self.remaining = self.remaining[len(cells) :]
+        self.runner.put_all(cells, self.session, outcome, about)
+
+    def _about(self, more: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "pid": self.worker.pid,
+            "start": self.worker.start,
+            "log": f"logs/{self.worker.log.name}",
+            **more,
+        }

@@ -1,0 +1,231 @@
+"""What the machine did meanwhile: clocks, power, throttling, other processes.
+
+Two ways of looking. Cumulative counters, read before and after an iteration, cannot miss an event. A slow
+sampler in the parent sees levels (clock, temperature, power). Neither runs while a clock is running.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import pynvml
+
+THROTTLE_REASONS = (
+    "nvmlClocksThrottleReasonHwSlowdown",
+    "nvmlClocksThrottleReasonSwThermalSlowdown",
+    "nvmlClocksThrottleReasonHwThermalSlowdown",
+    "nvmlClocksThrottleReasonHwPowerBrakeSlowdown",
+)
+"""Slowdowns that make an iteration another machine's. A software power cap is normal and not among them."""
+
+
+class Spent(NamedTuple):
+    """What one iteration cost the device."""
+
+    energy_mj: int | None = None
+    throttled: str | None = None
+
+
+class Counters(Protocol):
+    """A device's cumulative counters, read in the worker between iterations."""
+
+    def read(self) -> Any:
+        """Return the counters' values now."""
+
+    def since(self, before: Any) -> Spent:
+        """Return what has passed since `before`."""
+
+    def summary(self) -> dict[str, Any]:
+        """Return what is to be kept with the record."""
+
+
+class NoCounters:
+    """A device without counters, such as a CPU."""
+
+    def read(self) -> None:
+        """Return nothing."""
+
+    def since(self, before: None) -> Spent:  # noqa: ARG002 - the protocol's signature
+        """Return nothing known."""
+        return NOTHING_KNOWN
+
+    def summary(self) -> dict[str, Any]:
+        """Return nothing."""
+        return {}
+
+
+NOTHING_KNOWN = Spent()
+
+
+class NvmlCounters:
+    """One NVIDIA GPU's energy counter and throttle reasons; fields it does not offer stay None."""
+
+    def __init__(self, index: int) -> None:
+        """Open the device; NVML errors leave `partial` true instead of ending a measurement."""
+        self.partial = False
+        self.cap_seen = 0
+        self.reads = 0
+        self.handle = _handle(index)
+
+    def read(self) -> int | None:
+        """Return millijoules since the driver was loaded."""
+        energy: int | None = self._ask(pynvml.nvmlDeviceGetTotalEnergyConsumption)
+        return energy
+
+    def since(self, before: int | None) -> Spent:
+        """Return the energy since `before`, and the slowdown in force now, if any."""
+        reasons = self._ask(pynvml.nvmlDeviceGetCurrentClocksThrottleReasons) or 0
+        now = self.read()
+        self.reads += 1
+        self.cap_seen += bool(reasons & pynvml.nvmlClocksThrottleReasonSwPowerCap)
+        active = [name for name in THROTTLE_REASONS if reasons & getattr(pynvml, name)]
+        energy = now - before if now is not None and before is not None else None
+        return Spent(
+            energy,
+            ", ".join(name.removeprefix("nvmlClocksThrottleReason") for name in active) or None,
+        )
+
+    def summary(self) -> dict[str, Any]:
+        """Return the share of iterations under a software power cap, and whether fields were missing."""
+        share = self.cap_seen / self.reads if self.reads else None
+        return {"power_cap_share": share, "device_counters": "partial" if self.partial else "full"}
+
+    def _ask(self, question: Any) -> Any:
+        if self.handle is None:
+            self.partial = True
+            return None
+        try:
+            return question(self.handle)
+        except pynvml.NVMLError:
+            self.partial = True
+            return None
+
+
+def counters_of(device: str) -> Counters:
+    """Return the counters of a cell's device."""
+    return NvmlCounters(0) if device.startswith("cuda") else NoCounters()
+
+
+class CpuWindow:
+    """How the CPUs were used between now and `read`: by us, by others, by the hypervisor.
+
+    From `/proc/stat`, whose tick is 10 ms; elsewhere nothing is known. In a container the figures are the
+    host's, so another tenant's work shows as `other`.
+    """
+
+    def __init__(self) -> None:
+        """Remember where the counters stand."""
+        self.began = self._now()
+
+    def read(self) -> dict[str, Any]:
+        """Return seconds of CPU time by owner, over the window."""
+        ended = self._now()
+        if self.began is None or ended is None:
+            return {"cpu": "unknown"}
+        wall, own, busy, steal = (
+            late - early for early, late in zip(self.began, ended, strict=True)
+        )
+        return {
+            "cpu_wall_s": round(wall, 3),
+            "cpu_own_s": round(own, 3),
+            "cpu_other_s": round(max(busy - own, 0.0), 3),
+            "cpu_steal_s": round(steal, 3),
+            "cpu_count": os.cpu_count(),
+        }
+
+    @staticmethod
+    def _now() -> tuple[float, float, float, float] | None:
+        try:
+            fields = Path("/proc/stat").read_text(encoding="ascii").split("\n", 1)[0].split()[1:9]
+        except OSError:
+            return None
+        user, nice, system, _idle, _iowait, irq, softirq, steal = (
+            int(field) / _TICKS for field in fields
+        )
+        times = os.times()
+        own = times.user + times.system + times.children_user + times.children_system
+        return time.monotonic(), own, user + nice + system + irq + softirq, steal
+
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+class Gpu:
+    """One NVIDIA GPU as the parent sees it: levels, memory in use, who else is there."""
+
+    def __init__(self, index: int) -> None:
+        """Open the device; a missing driver leaves every answer None."""
+        self.handle = _handle(index)
+
+    def levels(self) -> dict[str, Any]:
+        """Return clock (MHz), temperature (C), power (W) and use (%), as far as the device tells."""
+        asked = {
+            "sm_mhz": lambda h: pynvml.nvmlDeviceGetClockInfo(h, pynvml.NVML_CLOCK_SM),
+            "mem_mhz": lambda h: pynvml.nvmlDeviceGetClockInfo(h, pynvml.NVML_CLOCK_MEM),
+            "temperature_c": lambda h: pynvml.nvmlDeviceGetTemperature(
+                h, pynvml.NVML_TEMPERATURE_GPU
+            ),
+            "power_w": lambda h: pynvml.nvmlDeviceGetPowerUsage(h) / 1000,
+        }
+        return {name: self._ask(question) for name, question in asked.items()}
+
+    def used_bytes(self) -> int | None:
+        """Return the device memory in use by anyone."""
+        info = self._ask(pynvml.nvmlDeviceGetMemoryInfo)
+        return None if info is None else int(info.used)
+
+    def others(self, own: set[int]) -> list[int] | None:
+        """Return the ids of compute processes on the device that are not ours; None = cannot be seen."""
+        found = self._ask(pynvml.nvmlDeviceGetComputeRunningProcesses)
+        return (
+            None if found is None else [process.pid for process in found if process.pid not in own]
+        )
+
+    def _ask(self, question: Any) -> Any:
+        if self.handle is None:
+            return None
+        with contextlib.suppress(pynvml.NVMLError):
+            return question(self.handle)
+        return None
+
+
+class Levels:
+    """A run of samples, kept as minimum, mean and maximum of each level: small, whatever the length."""
+
+    def __init__(self) -> None:
+        """Begin with no sample."""
+        self.count = 0
+        self.kept: dict[str, list[float]] = {}
+
+    def add(self, levels: dict[str, Any]) -> None:
+        """Take one sample; a level that is None is left out."""
+        self.count += 1
+        for name, value in levels.items():
+            if value is None:
+                continue
+            low, total, high, count = self.kept.get(name, [value, 0.0, value, 0])
+            self.kept[name] = [min(low, value), total + value, max(high, value), count + 1]
+
+    def summary(self) -> dict[str, Any]:
+        """Return `name_min`, `name_mean`, `name_max` of each level."""
+        found: dict[str, Any] = {"device_samples": self.count}
+        for name, (low, total, high, count) in self.kept.items():
+            found |= {
+                f"{name}_min": low,
+                f"{name}_mean": round(total / count, 2),
+                f"{name}_max": high,
+            }
+        return found
+
+
+def _handle(index: int) -> Any:
+    """Return NVML's handle, or None where there is no driver or no such device."""
+    try:
+        pynvml.nvmlInit()
+        return pynvml.nvmlDeviceGetHandleByIndex(index)
+    except pynvml.NVMLError:
+        return None

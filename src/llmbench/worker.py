@@ -1,0 +1,128 @@
+"""The child that measures: reads one job, loads one engine, sends one result a cell, and ends.
+
+    llmbench cell SWEEP.yaml CELL_ID | python -m llmbench.worker
+
+An out-of-memory or device error ends the process after its result is sent: what a CUDA context is worth
+after one is unknowable, so no later number comes from it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import traceback
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from llmbench import backends, messages, telemetry, workload
+from llmbench.errors import LoadFailed, Unsupported
+from llmbench.measure import Loop, Measurement
+from llmbench.record import Job, Outcome, Status
+
+if TYPE_CHECKING:
+    from llmbench.backends import Engine
+    from llmbench.spec import Cell
+
+BY_TYPE = {
+    "Unsupported": Status.UNSUPPORTED,
+    "LoadFailed": Status.LOAD_FAILED,
+    "OutOfMemoryError": Status.OOM,
+    "MemoryError": Status.OOM,
+    "AcceleratorError": Status.CUDA_ERROR,
+}
+"""Exceptions by the name of their class or of one it derives from; torch's cannot be imported here."""
+BY_TEXT = (
+    ("out of memory", Status.OOM),
+    ("can't allocate memory", Status.OOM),
+    ("cannot allocate memory", Status.OOM),
+    ("cuda error", Status.CUDA_ERROR),
+    ("cublas_status", Status.CUDA_ERROR),
+)
+"""The last resort, for engines that raise a bare RuntimeError."""
+LONGEST_ERROR = 2000
+
+
+def main() -> None:
+    """Run the job on standard input, by hand: messages go to standard output, prints to standard error."""
+    job = messages.read_line(0)
+    out = os.dup(1)
+    os.dup2(2, 1)
+    work(job, control=0, out=out)
+
+
+def work(job_line: bytes, *, control: int, out: int) -> None:
+    """Do one job. `control` brings the launcher's go-aheads; `out` takes messages."""
+    job = msgspec.json.decode(job_line, type=Job)
+    messages.send(out, messages.Progress(phase="load"))
+    began = time.monotonic()
+    try:
+        engine = backends.load(job)
+    except BaseException as error:  # noqa: BLE001 - whatever it is, it becomes a record
+        failed = Outcome(cell=job.cells[0].id, phase="load", **described(error, Status.LOAD_FAILED))
+        messages.send(out, messages.Result(outcome=failed, last=True))
+        return
+    load_s = time.monotonic() - began
+    for cell in job.cells:
+        outcome = measured(engine, cell, job, out, load_s)
+        last = cell is job.cells[-1] or outcome.status not in (Status.OK, Status.UNSUPPORTED)
+        messages.send(out, messages.Result(outcome=outcome, last=last))
+        if last or (job.attended and not told_to_go_on(control)):
+            break
+    close = getattr(engine, "close", None)
+    if close:
+        close()
+
+
+def measured(engine: Engine, cell: Cell, job: Job, out: int, load_s: float) -> Outcome:
+    """Measure one cell; whatever happens becomes its outcome, with what was taken before it happened."""
+    taken = Measurement(cell)
+
+    def say(phase: workload.Phase, iteration: int) -> None:
+        messages.send(out, messages.Progress(phase=phase, cell=cell.id, iteration=iteration))
+
+    try:
+        prompts = _workload(engine, cell, job)
+        Loop(engine, job.protocol, prompts, taken, telemetry.counters_of(cell.device), say).run()
+    except BaseException as error:  # noqa: BLE001 - whatever it is, it becomes a record
+        return taken.outcome(
+            engine=dict(engine.facts), load_s=load_s, **described(error, Status.CRASH)
+        )
+    return taken.outcome(engine=dict(engine.facts), load_s=load_s)
+
+
+def _workload(engine: Engine, cell: Cell, job: Job) -> workload.Workload:
+    if cell.prompts == workload.SYNTHETIC:
+        return workload.synthetic(cell, engine, job.protocol.seed, job.session)
+    return workload.from_text(cell, engine, job.protocol.seed, job.session, job.prompts_text or "")
+
+
+def described(error: BaseException, otherwise: Status) -> dict[str, Any]:
+    """Return an exception as the fields of an outcome: status, one line, and its trace."""
+    status = classify(error, otherwise)
+    said = isinstance(error, LoadFailed | Unsupported)
+    text = " ".join(str(error).split())[:LONGEST_ERROR]
+    trace = None if said else "".join(traceback.format_exception(error))[-4 * LONGEST_ERROR :]
+    return {
+        "status": status,
+        "error": text if said else f"{type(error).__name__}: {text}",
+        "trace": trace,
+    }
+
+
+def classify(error: BaseException, otherwise: Status) -> Status:
+    """Return the status that an exception means: by its type first, by its text last."""
+    for kind in type(error).__mro__:
+        if kind.__name__ in BY_TYPE:
+            return BY_TYPE[kind.__name__]
+    text = str(error).lower()
+    return next((status for words, status in BY_TEXT if words in text), otherwise)
+
+
+def told_to_go_on(control: int) -> bool:
+    """Wait for the launcher's answer; a closed pipe means that nobody is there to measure for."""
+    return messages.read_line(control) == messages.GO
+
+
+if __name__ == "__main__":
+    main()

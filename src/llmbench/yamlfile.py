@@ -1,0 +1,78 @@
+"""YAML files, read strictly: YAML 1.2 typing, no tags, no duplicate keys, errors that name the line.
+
+YAML 1.1 reads `no` as false and `12:30:00` as 45000; 1.2 leaves both as text, so a typed field refuses
+them instead of silently taking a number that nobody wrote.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+from llmbench.errors import SpecError, did_you_mean
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+T = TypeVar("T")
+
+
+def read(path: Path, kind: type[T]) -> T:
+    """Read one YAML file into the struct `kind`; raise SpecError with the place and what was meant."""
+    return decode(load(path), kind, str(path))
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read one YAML mapping of plain values."""
+    try:
+        value = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SpecError(f"{path}: cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise SpecError(f"{path}: is not UTF-8 text (byte {error.start}).") from error
+    except MarkedYAMLError as error:
+        raise SpecError(f"{path}{_line(error)}: {_problem(error)}.") from error
+    except (YAMLError, ValueError) as error:
+        raise SpecError(f"{path}: {str(error).splitlines()[0]}.") from error
+    if not isinstance(value, dict):
+        raise SpecError(f"{path}: expected a mapping of keys to values, found {_noun(value)}.")
+    return value
+
+
+def decode(value: object, kind: type[T], where: str) -> T:
+    """Convert plain values into the struct `kind`, refusing unknown keys and wrong types."""
+    _refuse_unknown_keys(value, kind, where)
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        text, _, path = str(error).partition(" - at `$")
+        raise SpecError(f"{where}{path.rstrip('`')}: {text[0].lower()}{text[1:]}.") from error
+
+
+def _refuse_unknown_keys(value: object, kind: object, where: str) -> None:
+    if not isinstance(value, dict) or not (
+        isinstance(kind, type) and issubclass(kind, msgspec.Struct)
+    ):
+        return
+    fields = {field.encode_name: field.type for field in msgspec.structs.fields(kind)}
+    for key, inner in value.items():
+        if key not in fields:
+            raise SpecError(f"{where}: unknown key {key!r}.{did_you_mean(str(key), fields)}")
+        _refuse_unknown_keys(inner, fields[key], f"{where}.{key}")
+
+
+def _line(error: MarkedYAMLError) -> str:
+    mark = error.problem_mark or error.context_mark
+    return f":{mark.line + 1}" if mark else ""
+
+
+def _problem(error: MarkedYAMLError) -> str:
+    text = (error.problem or error.context or "is not YAML").strip().splitlines()[0]
+    return text.replace("\\t", "tab").rstrip(".")
+
+
+def _noun(value: object) -> str:
+    return "nothing" if value is None else f"a {type(value).__name__}"
