@@ -15,7 +15,7 @@ import transformers
 from llmbench.errors import LoadFailed, Unsupported
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from llmbench.record import Job
 
@@ -116,6 +116,11 @@ ATTENTION = {
 }
 """How a family's class says which attention implementations it has; eager works for all."""
 
+NO_STATIC_CACHE = {
+    "bloom": "transformers builds its alibi for the tokens so far, not for the cache's length"
+}
+"""Families whose code fails on a static cache, and why; seen in transformers 5.19."""
+
 
 @contextlib.contextmanager
 def as_one_line(job: Job) -> Iterator[None]:
@@ -157,8 +162,8 @@ def _line(row: Row, first: BaseException, job: Job) -> str:
     )
 
 
-def refuse_unsupported(config: Any, attention: str) -> None:
-    """Refuse families that are not decoders, and an attention that the family does not have.
+def refuse_unsupported(config: Any, options: Mapping[str, Any]) -> None:
+    """Refuse families that are not decoders, and an attention or a cache that the family does not have.
 
     Raises:
         Unsupported: the text says what works.
@@ -177,8 +182,12 @@ def refuse_unsupported(config: Any, attention: str) -> None:
         raise Unsupported(
             f"{kind} is an encoder (is_decoder is false); this backend runs decoder-only models."
         )
-    if type(config) in causal and attention in ATTENTION:
-        _refuse_attention(causal[type(config)], attention)
+    if options["cache"] == "static" and kind in NO_STATIC_CACHE:
+        raise Unsupported(
+            f"{kind} cannot use a static cache: {NO_STATIC_CACHE[kind]}; cache=dynamic works."
+        )
+    if type(config) in causal and options["attn_implementation"] in ATTENTION:
+        _refuse_attention(causal[type(config)], options["attn_implementation"])
 
 
 def _is_encoder(config: Any) -> bool:

@@ -18,6 +18,9 @@ from transformers import (
     StoppingCriteriaList,
 )
 
+from llmbench.backends._memory import cache_bytes
+from llmbench.errors import Unsupported
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
 
 COMPILE = {"mode": "reduce-overhead", "fullgraph": False, "dynamic": None}
 """What `generate()` itself compiles decoding with (`CompileConfig`'s defaults): CUDA graphs on a GPU."""
+
+_NO_CACHE = "{} keeps its past in no cache that forward() takes; loop=generate runs it."
 
 
 class Loop(Protocol):
@@ -53,6 +58,8 @@ class ForwardLoop:
         self._step: Callable[..., Any] = model
         self._cache: StaticCache | None = None
         accepted = inspect.signature(model.forward).parameters
+        if "past_key_values" not in accepted:
+            raise Unsupported(_NO_CACHE.format(type(model).__name__))
         self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
 
     def prepare(self, batch_size: int, input_len: int, output_len: int) -> None:
@@ -62,23 +69,29 @@ class ForwardLoop:
             torch.compiler.reset()
             self._step = torch.compile(self._model.__call__, **COMPILE)
         if self._static:
-            cache = StaticCache(config=self._config, max_cache_len=input_len + output_len)
-            # One token per sequence: the layers allocate themselves on the device each one runs on.
-            ids = torch.zeros((batch_size, 1), dtype=torch.long, device=self._device)
-            self._model(input_ids=ids, past_key_values=cache, use_cache=True)
-            self._cache = cache
+            self._cache = StaticCache(config=self._config, max_cache_len=input_len + output_len)
+        self._try(batch_size)
+
+    def _try(self, batch_size: int) -> None:
+        """Feed one token a sequence: static layers allocate themselves where they run; the cache must fill.
+
+        A model that takes a cache and leaves it empty would forget the prompt, and run too fast.
+        """
+        cache = self._empty_cache()
+        ids = torch.zeros((batch_size, 1), dtype=torch.long, device=self._device)
+        self._model(input_ids=ids, past_key_values=cache, use_cache=True)
+        if not cache_bytes(cache):
+            raise Unsupported(_NO_CACHE.format(type(self._model).__name__))
 
     def run(self, ids: torch.Tensor, output_len: int) -> tuple[torch.Tensor, Any]:
         """Return new tokens [batch_size, output_len] and the cache."""
         cache, mark = self._empty_cache(), self._clock.mark
         keep: dict[str, Any] = {"past_key_values": cache, "use_cache": True}
-        logits = self._model(input_ids=ids, **keep, **self._last_only).logits
-        token = logits[:, -1].argmax(dim=-1, keepdim=True)
+        token = _greedy(self._model(input_ids=ids, **keep, **self._last_only))
         mark()
         tokens = [token]
         for _ in range(output_len - 1):
-            logits = self._step(input_ids=token, **keep).logits
-            token = logits[:, -1].argmax(dim=-1, keepdim=True)
+            token = _greedy(self._step(input_ids=token, **keep))
             mark()
             tokens.append(token)
         return torch.cat(tokens, dim=1), cache
@@ -90,6 +103,12 @@ class ForwardLoop:
         assert self._cache is not None, "prepare() allocates the static cache"
         self._cache.reset()
         return self._cache
+
+
+def _greedy(output: Any) -> torch.Tensor:
+    """Return each sequence's next token, [batch_size, 1]; the logits die here, before a CUDA graph reuses them."""
+    token: torch.Tensor = output.logits[:, -1].argmax(dim=-1, keepdim=True)
+    return token
 
 
 class GenerateLoop:

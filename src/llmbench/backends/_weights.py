@@ -45,7 +45,7 @@ def load(job: Job, options: Mapping[str, Any], device: torch.device) -> Loaded:
     with _failures.as_one_line(job):
         with _timed(parts, "load_config_s"):
             config = configuration(job, options["revision"])
-            _failures.refuse_unsupported(config, options["attn_implementation"])
+            _failures.refuse_unsupported(config, options)
         with _timed(parts, "load_weights_s"):
             model = _MAKERS[job.cells[0].load_format](job, config, options, device)
     model.requires_grad_(requires_grad=False).eval()

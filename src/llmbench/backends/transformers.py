@@ -71,6 +71,9 @@ class TransformersEngine:
         # inference mode forbids to touch from outside.
         self._without_gradients = torch.no_grad if options["compile"] else torch.inference_mode
         self._compiled = options["compile"]
+        if self._compiled:
+            # Else a step that is compiled too often would go on uncompiled, in silence.
+            torch._dynamo.config.fail_on_recompile_limit_hit = True  # noqa: SLF001 - has no public name
         self.facts = {**loaded.facts, **_surroundings(self._device)}
 
     def tokenize(self, text: str) -> list[int]:
@@ -105,6 +108,13 @@ class TransformersEngine:
             return {}
         return {"compiled_graphs": int(torch._dynamo.utils.counters["stats"]["unique_graphs"])}  # noqa: SLF001
 
+    def _compilation(self) -> dict[str, int]:
+        """Return into how many pieces compiling cut the step: one graph without a break is whole."""
+        if not self._compiled:
+            return {}
+        breaks = sum(torch._dynamo.utils.counters["graph_break"].values())  # noqa: SLF001
+        return {"compiled_graphs": self.counters()["compiled_graphs"], "graph_breaks": breaks}
+
     def synchronize(self) -> None:
         """Wait for every CUDA device; a CPU's work is done when its calls return."""
         if self._device.type == "cuda":
@@ -123,6 +133,7 @@ class TransformersEngine:
             ids = torch.tensor(prompts, dtype=torch.long, device=self._device)
             _, cache = self._loop.run(ids, output_len)
         self.synchronize()
+        self.facts.update(self._compilation())
         held = self._cache_held(cache, len(prompts), len(prompts[0]) + output_len - 1)
         host = self._host_peaks(peak.of_phase_bytes())
         return Memory(
@@ -193,6 +204,8 @@ def _refuse_impossible(cell: Cell, options: Mapping[str, Any]) -> None:
         raise Unsupported(
             "compile=True needs cache=static: a growing cache is compiled anew at every length."
         )
+    if options["compile"] and options["loop"] == "generate" and cell.device == "cpu":
+        raise Unsupported("generate() compiles on a GPU only; loop=forward compiles on a CPU too.")
     if options["device_map"] != "none" and cell.device == "cpu":
         raise Unsupported(
             f"device_map={options['device_map']} places a model over CUDA devices; on cpu only none works."
