@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
-BLOCK_BYTES = 2**16
+BLOCK_BYTES = 2**20
 
 SEAL = b',"crc32":"%08x"}\n'
 SEAL_LENGTH = len(SEAL % 0)
@@ -71,19 +71,23 @@ def _spelled(match: re.Match[str]) -> str:
 
 def intact(line: bytes) -> bool:
     """Return whether a line ends in the checksum of what comes before it."""
-    return line[-SEAL_LENGTH:] == SEAL % zlib.crc32(memoryview(line)[:-SEAL_LENGTH])
+    return line[-SEAL_LENGTH:] == SEAL % zlib.crc32(line[:-SEAL_LENGTH])
 
 
 def scan(path: Path, size: int, bad: Callable[[int], None]) -> Iterator[bytes]:
-    """Yield every intact line in the first `size` bytes of a file; call `bad` with the number of others.
+    """Yield every intact line in the first `size` bytes of a file; call `bad` with the number of each other.
 
     A record that is whole inside a damaged line (its newline was hit, or a block of NULs precedes it) is
     yielded all the same. A last line without its newline is being written, or was cut: it is passed over.
     """
     if not size:
         return
-    with path.open("rb") as stream:
-        for number, line in enumerate(_first(stream, size), 1):
+    read = 0
+    with path.open("rb", buffering=BLOCK_BYTES) as stream:
+        for number, line in enumerate(stream, 1):
+            read += len(line)
+            if read > size:
+                return
             if intact(line):
                 yield line
             elif line.endswith(b"\n"):
@@ -91,19 +95,10 @@ def scan(path: Path, size: int, bad: Callable[[int], None]) -> Iterator[bytes]:
                 bad(number)
 
 
-def _first(stream: Iterable[bytes], size: int) -> Iterator[bytes]:
-    position = 0
-    for line in stream:
-        position += len(line)
-        if position > size:
-            return
-        yield line
-
-
 def _salvaged(line: bytes) -> Iterator[bytes]:
     refuse_newer(line)
-    for match in WHOLE.finditer(line):
-        pieces = (match[0][start.start() :] + b"\n" for start in START.finditer(match[0]))
+    for whole in WHOLE.finditer(line):
+        pieces = (whole[0][start.start() :] + b"\n" for start in START.finditer(whole[0]))
         yield from itertools.islice(filter(intact, pieces), 1)
 
 

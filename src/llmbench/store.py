@@ -12,7 +12,6 @@ import errno
 import os
 import stat
 import tempfile
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self, TypeVar
 
 import msgspec
@@ -60,85 +59,97 @@ def open_run(folder: Path) -> Run:
 
 
 def read(folder: Path) -> Log:
-    """Return what a run holds at this moment, without locking or writing; every line is checked once.
-
-    Raises:
-        RunError: the folder is no run, or cannot be read.
-        FormatError: a newer llmbench wrote it.
-
-    """
+    """Return what a run holds at this moment, without locking or writing; raise RunError if it is no run."""
     path = folder / RECORDS
-    described = (folder / DESCRIPTION).is_file()
-    if not path.is_file() and not (described and not path.exists()):
-        what = "is no directory" if not folder.is_dir() else f"has no {RECORDS}"
+    lost = (folder / DESCRIPTION).is_file() and not path.exists()
+    if not path.is_file() and not lost:
+        what = f"has no {RECORDS}" if folder.is_dir() else "is no directory"
         raise RunError(f"{folder}: {what}, so it is not a run.")
-    try:
-        log = Log(path, path.stat().st_size if path.exists() else 0)
-        log.check()
-    except FormatError as error:
-        raise FormatError(f"{path}: {error}") from None
-    except OSError as error:
-        raise RunError(f"{path}: cannot be read: {error.strerror}.") from error
-    if described and log.plan is None:
-        log.notices.append(f"{RECORDS} has lost its plan; {DESCRIPTION} still tells it.")
-        log.plan = _described(folder / DESCRIPTION)
-    return log
+    return Log(folder)
 
 
-@dataclass
 class Log:
-    """The lines of a run up to a moment, read anew by each iteration, so that memory stays level.
+    """The intact lines of a run up to a moment, read and checked anew by each iteration.
 
-    Attributes:
-        path: the records.
-        size: bytes that belong to this reading; what is appended later does not.
-        plan: the last plan written, if any.
-        notices: what is wrong with the file, in words. Iterating may add to it.
-
+    So memory stays level. The plan and the notices come out of the first whole iteration, or of one made
+    for them alone.
     """
 
-    path: Path
-    size: int
-    plan: record.Plan | None = None
-    notices: list[str] = field(default_factory=list)
+    def __init__(self, folder: Path) -> None:
+        """Fix the moment; nothing is read yet."""
+        self._folder = folder
+        self._path = folder / RECORDS
+        self._size = self._path.stat().st_size if self._path.exists() else 0
+        self._plan: record.Plan | None = None
+        self._notices: dict[str, None] = {}
+        self._checked = False
+
+    @property
+    def plan(self) -> record.Plan | None:
+        """Return the last plan written; None if the run has lost it."""
+        self.check()
+        return self._plan
+
+    @property
+    def notices(self) -> list[str]:
+        """Return what is wrong with the file, in words."""
+        self.check()
+        return list(self._notices)
 
     def __iter__(self) -> Iterator[record.Line]:
         """Yield every line in order, plans too, decoded whole."""
-        return self._decoded(journal.decode, self._intact())
+        return self._decoded(journal.decode, (line for _, line in self._lines()))
 
     def records(self, kind: type[T]) -> Iterator[T]:
         """Yield the records only, each as the struct `kind`, which may know fewer fields than `Record`."""
-        ends = (line for line in self._intact() if journal.kind_of(line) == "end")
+        ends = (line for held, line in self._lines() if held == "end")
         return self._decoded(msgspec.json.Decoder(kind).decode, ends)
 
     def check(self) -> None:
-        """Check every line, note the damaged ones, and take the last plan."""
-        bad: list[int] = []
-        plans = [
-            line
-            for line in journal.scan(self.path, self.size, bad.append)
-            if journal.kind_of(line) == "sweep"
-        ]
-        if bad:
-            lines = f"line{'s' if len(bad) > 1 else ''} {journal.ranges(bad)}"
-            self.notices.append(f"{RECORDS}: {lines}: damaged and passed over.")
-        for plan in self._decoded(journal.decode, iter(plans)):
-            assert isinstance(plan, record.Plan)
-            self.plan = plan
-
-    def _intact(self) -> Iterator[bytes]:
-        return journal.scan(self.path, self.size, lambda _: None)
+        """Read every line, unless that was done; raise FormatError for a newer format."""
+        if not self._checked:
+            for _ in self._lines():
+                pass
 
     def _decoded(self, decode: Callable[[bytes], T], lines: Iterator[bytes]) -> Iterator[T]:
         for line in lines:
             try:
                 value = decode(line)
             except msgspec.DecodeError as error:
-                notice = f"{RECORDS}: a line was not understood and passed over: {error}."
-                if notice not in self.notices:
-                    self.notices.append(notice)
+                self._notice(f"a line was not understood and passed over: {error}.")
             else:
                 yield value
+
+    def _lines(self) -> Iterator[tuple[str, bytes]]:
+        """Yield every intact line after its kind."""
+        bad: list[int] = []
+        plans: list[bytes] = []
+        try:
+            for line in journal.scan(self._path, self._size, bad.append):
+                kind = journal.kind_of(line)
+                if kind == "sweep":
+                    plans.append(line)
+                yield kind, line
+        except FormatError as error:
+            raise FormatError(f"{self._path}: {error}") from None
+        except OSError as error:
+            raise RunError(f"{self._path}: cannot be read: {_reason(error)}.") from error
+        if not self._checked:
+            self._conclude(bad, plans)
+
+    def _conclude(self, bad: list[int], plans: list[bytes]) -> None:
+        self._checked = True
+        if bad:
+            lines = f"line{'s' if len(bad) > 1 else ''} {journal.ranges(bad)}"
+            self._notice(f"{lines}: damaged and passed over.")
+        for plan in self._decoded(msgspec.json.Decoder(record.Plan).decode, iter(plans)):
+            self._plan = plan
+        if self._plan is None and (self._folder / DESCRIPTION).is_file():
+            self._notice(f"the plan is lost; {DESCRIPTION} still tells it.")
+            self._plan = _described(self._folder / DESCRIPTION)
+
+    def _notice(self, text: str) -> None:
+        self._notices[f"{RECORDS}: {text}"] = None
 
 
 class Run:
@@ -161,14 +172,14 @@ class Run:
             self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o644
         )
         try:
-            read(folder)  # raises FormatError before anything is changed
+            Log(folder).check()  # raises FormatError before anything is changed
             mended = _mended(self._records, folder / TORN)
             _sync_directory(folder)
-            self.log = read(folder)
+            self.log = Log(folder)
+            self.notices = mended + self.log.notices
         except BaseException:
             os.close(self._records)
             raise
-        self.notices = mended + self.log.notices
 
     def append(self, line: record.Line) -> None:
         """Write one line and return when it is on the disk.

@@ -1,0 +1,143 @@
+"""METRICS: every number a report can show, one row each, with its definition and where it comes from.
+
+A session's value comes from its typical iteration: times are medians over the iterations that count, and
+a rate is tokens over such a median time, so a ratio of totals and never a mean of rates. Iterations that
+were discarded do not count. What was not measured is absent (NaN in here), never 0.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from llmbench.errors import SpecError, did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from llmbench.sessions import Column, Sessions
+
+
+class Unit(NamedTuple):
+    """How a table shows a quantity: what it is multiplied by, and the word for the result."""
+
+    word: str
+    factor: float
+
+
+MS, S, RATE, MIB = Unit("ms", 1e3), Unit("s", 1.0), Unit("tok/s", 1.0), Unit("MiB", 2.0**-20)
+
+
+class Metric(NamedTuple):
+    """One row of METRICS.
+
+    Attributes:
+        key: its name in files, unit last.
+        label: its name at the head of a column, without the unit.
+        unit: how a table shows it.
+        better: which way is better; None where neither is.
+        over: over the sessions of a cell, the `mean` (of logs, with an interval) or the `max` (a peak).
+        definition: what it is, in words, for a reader of the table.
+        tokens: where the token counts or times in it come from; empty if there are none in it.
+        clock: what it is timed or counted by.
+        value: the column of session values.
+        spread: the column of spreads within each session's process, if it has samples.
+
+    """
+
+    key: str
+    label: str
+    unit: Unit
+    better: Literal["lower", "higher"] | None
+    over: Literal["mean", "max"]
+    definition: str
+    tokens: str
+    clock: str
+    value: Callable[[Sessions], Column]
+    spread: Callable[[Sessions], Column] | None = None
+
+
+HOST = "host, monotonic, device synchronised before and after"
+ENGINE = "the engine's own token times, from the same start"
+BOTH = f"e2e by {HOST}; ttft by {ENGINE}"
+GIVEN, ASKED = "prompt ids given, no padding", "ids returned, checked against the length asked"
+TIMES = "token times given by the engine"
+COUNTED, ALLOCATOR = "counted over the tensors", "the engine's allocator"
+DRIVER, SYSTEM = "the device's driver", "the operating system"
+
+# fmt: off
+METRICS: tuple[Metric, ...] = (
+    Metric("ttft_s", "TTFT", MS, "lower", "mean",
+           "call to the first new token of every sequence in the batch; in-process, so it holds no queue",
+           TIMES, ENGINE, lambda s: s.ttft_s, lambda s: s.ttft_spread),
+    Metric("tpot_s", "TPOT", MS, "lower", "mean",
+           "(e2e - ttft) / (n - 1) for n new tokens a sequence; absent when n = 1",
+           ASKED, BOTH, lambda s: s.decode_s / (s.output_len - 1), lambda s: s.decode_spread),
+    Metric("itl_s", "ITL", MS, "lower", "mean",
+           "the median of all gaps between successive tokens of a sequence",
+           TIMES, ENGINE, lambda s: s.gap_s, lambda s: s.gap_spread),
+    Metric("e2e_s", "E2E", MS, "lower", "mean",
+           "call to all tokens of the batch on the host",
+           "", HOST, lambda s: s.e2e_s, lambda s: s.e2e_spread),
+    Metric("prefill_tok_s", "prefill", RATE, "higher", "mean",
+           "batch x prompt tokens / ttft",
+           GIVEN, ENGINE, lambda s: s.batch_size * s.input_len / s.ttft_s, lambda s: s.ttft_spread),
+    Metric("decode_tok_s", "decode", RATE, "higher", "mean",
+           "batch x (n - 1) / (e2e - ttft); absent when n = 1",
+           ASKED, BOTH, lambda s: s.batch_size * (s.output_len - 1) / s.decode_s, lambda s: s.decode_spread),
+    Metric("output_tok_s", "output", RATE, "higher", "mean",
+           "batch x n / e2e: new tokens only, time of the prefill included",
+           ASKED, HOST, lambda s: s.batch_size * s.output_len / s.e2e_s, lambda s: s.e2e_spread),
+    Metric("total_tok_s", "in+out", RATE, "higher", "mean",
+           "batch x (prompt tokens + n) / e2e",
+           f"{GIVEN}; {ASKED}", HOST,
+           lambda s: s.batch_size * (s.input_len + s.output_len) / s.e2e_s, lambda s: s.e2e_spread),
+    Metric("load_s", "load", S, "lower", "mean",
+           "from nothing to a loaded engine, imports left out",
+           "", "host, monotonic", lambda s: s.load_s),
+    Metric("first_call_s", "first call", MS, "lower", "mean",
+           "the first warm-up call of this shape, compilation included",
+           "", HOST, lambda s: s.first_call_s),
+    Metric("weights_bytes", "weights", MIB, None, "max",
+           "bytes of the parameters as loaded",
+           "", COUNTED, lambda s: s.weights_bytes),
+    Metric("kv_cache_bytes", "KV cache", MIB, "lower", "max",
+           "bytes of keys and values held at the end of an iteration",
+           "", COUNTED, lambda s: s.kv_cache_bytes),
+    Metric("kv_cache_theoretical_bytes", "KV theory", MIB, None, "max",
+           "bytes of keys and values that the configuration implies",
+           "", "computed", lambda s: s.kv_cache_theoretical_bytes),
+    Metric("peak_allocated_bytes", "peak alloc", MIB, "lower", "max",
+           "most bytes of live tensors on the device during an untimed iteration",
+           "", ALLOCATOR, lambda s: s.peak_allocated_bytes),
+    Metric("peak_reserved_bytes", "peak reserved", MIB, "lower", "max",
+           "most bytes that the allocator took from the device",
+           "", ALLOCATOR, lambda s: s.peak_reserved_bytes),
+    Metric("device_used_bytes", "device used", MIB, "lower", "max",
+           "device memory in use, after minus before, the context included",
+           "", DRIVER, lambda s: s.device_used_bytes),
+    Metric("process_used_bytes", "process used", MIB, "lower", "max",
+           "device memory that the driver ascribes to the process",
+           "", DRIVER, lambda s: s.process_used_bytes),
+    Metric("host_peak_rss_bytes", "peak RSS", MIB, "lower", "max",
+           "most resident host memory of the worker, imports included",
+           "", SYSTEM, lambda s: s.host_peak_rss_bytes),
+    Metric("host_peak_rss_load_bytes", "load RSS", MIB, "lower", "max",
+           "most resident host memory until the engine was loaded",
+           "", SYSTEM, lambda s: s.host_peak_rss_load_bytes),
+    Metric("host_peak_rss_generate_bytes", "run RSS", MIB, "lower", "max",
+           "most resident host memory while generating",
+           "", SYSTEM, lambda s: s.host_peak_rss_generate_bytes),
+)
+# fmt: on
+
+BY_KEY = {metric.key: metric for metric in METRICS}
+
+
+def named(keys: Iterable[str]) -> tuple[Metric, ...]:
+    """Return the metrics with these keys, in that order; raise SpecError for one that does not exist."""
+    chosen = []
+    for key in dict.fromkeys(keys):
+        if key not in BY_KEY:
+            raise SpecError(f"--metrics: unknown metric {key!r}.{did_you_mean(key, BY_KEY)}")
+        chosen.append(BY_KEY[key])
+    return tuple(chosen)

@@ -1,0 +1,58 @@
+"""The formats of a table, one file each: the file's name is the format's, and nothing else registers it.
+
+A report declares `render(table, page) -> str`, the whole text with its last newline. Every foreign string
+in it (model names come from anywhere) is escaped for its format.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from llmbench.table import Table
+
+HERE = Path(__file__).parent
+
+
+class Page(NamedTuple):
+    """Where a report is going.
+
+    Attributes:
+        width: characters in a line; None if lines may be of any length, as in a file.
+        encoding: what the characters must fit into.
+        colour: whether it may be styled.
+
+    """
+
+    width: int | None = None
+    encoding: str = "utf-8"
+    colour: bool = False
+
+
+def known() -> list[str]:
+    """Return the names of all formats: the files in this folder."""
+    return sorted(path.stem for path in HERE.glob("*.py") if not path.stem.startswith("_"))
+
+
+def render(table: Table, format: str, page: Page | None = None) -> str:
+    """Return a table as text in one of the known formats."""
+    report = importlib.import_module(f"llmbench.reports.{format}")
+    text: str = report.render(table, page or Page())
+    return text
+
+
+def show(table: Table, format: str, console: Console) -> None:
+    """Write a table to a console's file; rich itself lays out 30,000 rows in a minute, so it does not."""
+    on_screen = console.is_terminal or "COLUMNS" in os.environ
+    page = Page(
+        width=console.width if on_screen else None,
+        encoding=console.encoding,
+        colour=console.is_terminal and not console.no_color,
+    )
+    text = render(table, format, page)
+    console.file.write(text.encode(page.encoding, "backslashreplace").decode(page.encoding))

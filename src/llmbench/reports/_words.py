@@ -1,0 +1,160 @@
+"""What a table says to people, in words and figures: the same on a terminal and in Markdown."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from llmbench.table import Numbers, Progress, Table
+    from llmbench.tally import Failure
+
+SHORT = {
+    "batch_size": "batch",
+    "input_len": "in",
+    "output_len": "out",
+    "load_format": "weights",
+    "id": "cell",
+}
+"""How an axis is headed where its own name is long."""
+
+ABSENT = "-"
+SPREAD_DIGITS, MOST_DIGITS, PLAIN_DIGITS = 2, 5, 4
+"""Digits shown of a spread, at most of a value with a spread, and of a value without."""
+NAMED_CELLS = 3
+"""Cells of a kind of failure that are named; the rest are counted."""
+
+
+class Figures(NamedTuple):
+    """The numbers of a column as shown: values, and their spreads, empty where there are none."""
+
+    values: list[str]
+    spreads: list[str]
+
+
+def head(name: str) -> str:
+    """Return an axis's name as the head of a column."""
+    return SHORT.get(name, name)
+
+
+def value_of(value: object) -> str:
+    """Return one coordinate as text; what a backend's default left out is not written down."""
+    return "default" if value is None else str(value)
+
+
+def figures(numbers: Numbers, rows: Sequence[int], plus_minus: str) -> Figures:
+    """Return a metric's figures for these rows, in the unit that a table shows."""
+    middle = numbers.middle[rows] * numbers.metric.unit.factor
+    single = numbers.sessions[rows] == 1
+    relative = np.where(single, numbers.spread[rows], numbers.half_width[rows])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        apart = middle * relative
+        digits = MOST_DIGITS - 1 - np.floor(np.log10(middle))
+        wanted = SPREAD_DIGITS - 1 - np.floor(np.log10(apart))
+        plain = PLAIN_DIGITS - 1 - np.floor(np.log10(middle))
+    places = np.where(np.isfinite(wanted), np.minimum(wanted, digits), plain)
+    places = np.where(np.isfinite(places), np.maximum(places, 0), 0).astype(int)
+    decimals = places.tolist()
+    signed = {True: f"({plus_minus}%s)", False: f"{plus_minus}%s"}
+    spreads = map(_fixed, apart.tolist(), decimals)
+    return Figures(
+        [
+            _fixed(value, digits) or ABSENT
+            for value, digits in zip(middle.tolist(), decimals, strict=True)
+        ],
+        [
+            text and signed[alone] % text
+            for text, alone in zip(spreads, single.tolist(), strict=True)
+        ],
+    )
+
+
+def _fixed(value: float, places: int) -> str:
+    return "" if math.isnan(value) else f"{value:,.{places}f}"
+
+
+def progress(progress: Progress) -> str:
+    """Return how many sessions stand where."""
+    parts = (
+        (progress.valid, "valid"),
+        (progress.warned, "valid with warnings"),
+        (progress.invalid, "invalid"),
+        (progress.failed, "failed"),
+    )
+    verdicts = ", ".join(f"{count} {word}" for count, word in parts if count)
+    if not progress.planned:
+        return "no sessions"
+    if not progress.ended:
+        return f"no session has ended yet: {_to_come(progress)}"
+    if not progress.to_come:
+        return f"{plural(progress.planned, 'session')}: {verdicts}"
+    return f"{verdicts}; {_to_come(progress)}"
+
+
+def _to_come(progress: Progress) -> str:
+    text = f"{progress.to_come} of {plural(progress.planned, 'session')} still to come"
+    if progress.interrupted:
+        text += f" ({progress.interrupted} interrupted, to be run again)"
+    return text
+
+
+def plural(count: int, noun: str) -> str:
+    """Return a count and its noun: `1 session`, `2 sessions`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def constants(table: Table) -> dict[str, str]:
+    """Return what is the same in every row, by the head its column would have."""
+    same = {head(name): value_of(value) for name, value in table.constants.items()}
+    counts = {int(table.valid[row]) for row in table.rows}
+    if len(counts) == 1:
+        same["sessions"] = str(counts.pop())
+    return same
+
+
+def session_counts(table: Table) -> list[str]:
+    """Return the valid sessions of each row, or nothing if all have as many."""
+    counts = [str(table.valid[row]) for row in table.rows]
+    return counts if len(set(counts)) > 1 else []
+
+
+def warnings(codes: Mapping[str, int], valid: int) -> str:
+    """Return a row's reason codes, and in how many of its sessions if not in all."""
+    return ", ".join(
+        code if n == valid else f"{code} ({n} of {valid})" for code, n in codes.items()
+    )
+
+
+def how(failure: Failure) -> str:
+    """Return how sessions ended: `oom in warmup`."""
+    return f"{failure.status} in {failure.phase}" if failure.phase else str(failure.status)
+
+
+def cells_of(failure: Failure, table: Table) -> Iterator[str]:
+    """Yield the cells of a failure by the coordinates that vary, and the sessions if there are several."""
+    ids = [cell.id for cell in table.cells]
+    for name, sessions in list(failure.cells.items())[:NAMED_CELLS]:
+        number = ids.index(name)
+        where = ", ".join(
+            f"{head(axis.name)} {value_of(axis.values[number])}" for axis in table.axes
+        )
+        times = f" ({sessions} sessions)" if sessions > 1 else ""
+        yield (where or "the only cell") + times
+    if len(failure.cells) > NAMED_CELLS:
+        yield f"and {plural(len(failure.cells) - NAMED_CELLS, 'more cell')}"
+
+
+def legend(table: Table, plus_minus: str) -> Iterator[str]:
+    """Yield what the signs and the columns mean."""
+    rows = table.rows
+    if any(np.isfinite(numbers.half_width[rows]).any() for numbers in table.headline):
+        yield f"{plus_minus}: 95 % interval between sessions, Student's t on the logarithms of their medians."
+    if any(np.isfinite(numbers.spread[rows]).any() for numbers in table.headline):
+        yield f"({plus_minus}): half the range within the only session's process; not an interval."
+    for numbers in table.headline:
+        peak = "; the largest of the sessions" if numbers.metric.over == "max" else ""
+        yield f"{numbers.metric.label}: {numbers.metric.definition}{peak}."

@@ -1,0 +1,202 @@
+"""What each session measured, as columns: a row a session, a column a quantity, NaN where it is absent.
+
+Medians are taken for all sessions of one shape at once: numpy takes as long to begin as a median of five
+numbers takes, 100,000 times over.
+"""
+
+from __future__ import annotations
+
+from itertools import chain
+from operator import attrgetter
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from llmbench.record import Finding, Memory, Status  # noqa: TC001 - msgspec reads the annotations
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from llmbench.spec import Cell
+
+Column: TypeAlias = NDArray[np.float64]
+Columns: TypeAlias = NDArray[np.float64]
+
+
+class Timed(msgspec.Struct, gc=False):
+    """What is read of a sample; msgspec passes over the rest in a fraction of the time."""
+
+    e2e_ns: int | None
+    token_ns: list[list[int]]
+    discarded: str | None = None
+
+
+class Taken(msgspec.Struct, gc=False):
+    """What is read of an outcome."""
+
+    samples: list[Timed] = []
+    load_s: float | None = None
+    warmup_ns: list[int | None] = []
+    memory: Memory | None = None
+
+
+class Ended(msgspec.Struct, tag_field="kind", tag="end", gc=False):
+    """What is read of a record; the cell waits undecoded, because the plan has it too."""
+
+    id: str
+    session: int
+    status: Status
+    cell: msgspec.Raw
+    outcome: Taken
+    environment: str
+    phase: str | None = None
+    reason: str | None = None
+    problems: list[Finding] = []
+    warnings: list[Finding] = []
+
+
+class Sessions(NamedTuple):
+    """The columns, each of shape [sessions].
+
+    Times are in seconds, each the median over the session's iterations that count: `decode_s` is the median
+    of e2e - ttft, `gap_s` the median of all gaps between successive tokens of a sequence. The `_spread` of
+    each is half the range of its samples over their median; NaN for a single sample.
+    """
+
+    e2e_s: Column
+    e2e_spread: Column
+    ttft_s: Column
+    ttft_spread: Column
+    decode_s: Column
+    decode_spread: Column
+    gap_s: Column
+    gap_spread: Column
+    load_s: Column
+    first_call_s: Column
+    weights_bytes: Column
+    kv_cache_bytes: Column
+    kv_cache_theoretical_bytes: Column
+    peak_allocated_bytes: Column
+    peak_reserved_bytes: Column
+    device_used_bytes: Column
+    process_used_bytes: Column
+    host_peak_rss_bytes: Column
+    host_peak_rss_load_bytes: Column
+    host_peak_rss_generate_bytes: Column
+    batch_size: Column
+    input_len: Column
+    output_len: Column
+
+
+TIMES = Sessions._fields.index("load_s")
+"""So many columns come from the samples; then some are read off the record, and the last off the cell."""
+
+MEMORY = tuple(name for name in Sessions._fields if name.endswith("_bytes"))
+NO_MEMORY = (None,) * len(MEMORY)
+memory_of = attrgetter(*MEMORY)
+
+MOST_WAITING = 2**15
+"""Token times that wait, at most, for sessions of the same shape: 1 MiB, which the processor's cache holds."""
+
+Tokens: TypeAlias = "list[list[list[int]]]"
+
+
+class Gatherer:
+    """Takes in sessions one by one and returns their columns; keeps 23 numbers a session, no samples."""
+
+    def __init__(self) -> None:
+        """Begin with no session."""
+        self._read_off: list[tuple[float | None, ...]] = []
+        self._times: list[tuple[list[int], Columns]] = []
+        self._waiting: dict[tuple[int, int, int], list[tuple[int, list[int], Tokens]]] = {}
+        self._room = MOST_WAITING
+
+    def take(self, taken: Taken) -> None:
+        """Take in one session."""
+        first_call = taken.warmup_ns[0] if taken.warmup_ns else None
+        memory = memory_of(taken.memory) if taken.memory else NO_MEMORY
+        self._read_off.append((taken.load_s, first_call / 1e9 if first_call else None, *memory))
+        kept = [sample for sample in taken.samples if sample.e2e_ns and not sample.discarded]
+        if kept:
+            tokens = [sample.token_ns for sample in kept]
+            self._wait([sample.e2e_ns for sample in kept], tokens)  # type: ignore[misc]
+
+    def _wait(self, e2e: list[int], tokens: Tokens) -> None:
+        rows = tokens[0]
+        shape = (len(e2e), len(rows), len(rows[0]) if rows else 0)
+        self._waiting.setdefault(shape, []).append((len(self._read_off) - 1, e2e, tokens))
+        self._room -= 1 + shape[0] * shape[1] * shape[2]
+        if self._room < 0:
+            self._reduce()
+
+    def _reduce(self) -> None:
+        for alike in self._waiting.values():
+            numbers, e2e, tokens = (list(column) for column in zip(*alike, strict=True))
+            self._times.append((numbers, typical(e2e, tokens)))
+        self._waiting.clear()
+        self._room = MOST_WAITING
+
+    def sessions(self, cells: Sequence[Cell]) -> Sessions:
+        """Return the columns of all sessions taken in so far, in that order, given the cell of each."""
+        self._reduce()
+        count = len(self._read_off)
+        columns = np.full((len(Sessions._fields), count), np.nan)
+        for numbers, times in self._times:
+            columns[:TIMES, numbers] = times
+        if count:
+            columns[TIMES:-3] = np.array(self._read_off, dtype=np.float64).T
+            columns[-3:] = np.array([(c.batch_size, c.input_len, c.output_len) for c in cells]).T
+        return Sessions(*columns)
+
+
+def typical(e2e_ns: Sequence[Sequence[int]], tokens: Sequence[Tokens]) -> Columns:
+    """Return the time columns of sessions with as many samples each; shape [times, sessions].
+
+    Args:
+        e2e_ns: of shape [sessions, samples].
+        tokens: of shape [sessions, samples, rows, tokens], where ragged ones are allowed.
+
+    """
+    whole = np.array(e2e_ns)
+    at = _times_of_tokens(tokens)
+    first = np.fmax.reduce(at[..., 0], axis=2)
+    decode = whole - first if at.shape[3] > 1 else np.full(whole.shape, np.nan)
+    gaps = np.diff(at, axis=3).reshape(len(whole), -1)
+    return np.concatenate([_middle_and_spread(part) for part in (whole, first, decode, gaps)])
+
+
+def _times_of_tokens(tokens: Sequence[Tokens]) -> NDArray[np.float64 | np.int64]:
+    """Return token times, NaN where there is none; shape [sessions, samples, rows, tokens]."""
+    samples = list(chain.from_iterable(tokens))
+    rows = list(chain.from_iterable(samples))
+    shape = (len(tokens), len(tokens[0]), len(samples[0]), len(rows[0]) if rows else 0)
+    if set(map(len, samples)) == {shape[2]} and set(map(len, rows)) == {shape[3]} and shape[3]:
+        return np.fromiter(chain.from_iterable(rows), np.int64).reshape(shape)
+    return _padded(tokens)
+
+
+def _padded(tokens: Sequence[Tokens]) -> Columns:
+    samples = list(chain.from_iterable(tokens))
+    most_rows = max(map(len, samples))
+    longest = max(map(len, chain.from_iterable(samples)), default=0)
+    at = np.full((len(samples), max(1, most_rows), max(1, longest)), np.nan)
+    for number, rows in enumerate(samples):
+        for row, times in enumerate(rows):
+            at[number, row, : len(times)] = times
+    return at.reshape(len(tokens), -1, *at.shape[1:])
+
+
+def _middle_and_spread(samples_ns: NDArray[np.float64 | np.int64]) -> Columns:
+    """Return the median in seconds and half the range over it, of each row; shape [2, sessions]."""
+    if not samples_ns.shape[1]:
+        return np.full((2, len(samples_ns)), np.nan)
+    ordered = np.sort(samples_ns, axis=1)  # what is absent comes last
+    n = np.isfinite(ordered).sum(axis=1)
+    row = np.arange(len(ordered))
+    middle = (ordered[row, (n - 1) // 2] + ordered[row, n // 2]) / 2
+    middle[~(middle > 0)] = np.nan
+    spread = (ordered[row, n - 1] - ordered[:, 0]) / 2 / middle
+    spread[n < 2] = np.nan
+    return np.stack([middle / 1e9, spread])

@@ -1,0 +1,104 @@
+"""One pass over a run's records: which of them count, what they measured, what failed and why."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from llmbench.record import NOT_FINAL, Status
+from llmbench.sessions import Ended, Gatherer
+from llmbench.spec import Cell
+
+if TYPE_CHECKING:
+    from llmbench.store import Log
+
+DIGITS = re.compile(r"\d[\d.,]*")
+
+
+class Failure(NamedTuple):
+    """Sessions that ended alike: how, why (as the first of them said it), and how many of each cell's id."""
+
+    status: Status
+    phase: str | None
+    reason: str
+    cells: Counter[str]
+
+    @property
+    def sessions(self) -> int:
+        """Return how many sessions ended so."""
+        return sum(self.cells.values())
+
+
+class Tally:
+    """What the records of a run add up to, by the ids of the cells.
+
+    Attributes:
+        cells: those of the plan in its order, then any others that have records.
+        gatherer: the measurements of valid sessions.
+        owners: the cell of each valid session, in the gatherer's order.
+        ended: sessions of each cell that ended for good.
+        warnings: reason codes of each cell, and how many of its valid sessions have them.
+        failures: the sessions that ended without a number, alike ones together.
+        verdicts: sessions that are `valid`, `warned` (valid with warnings), `invalid`, `failed`.
+        environments: digests of the environments that valid sessions ran in.
+
+    """
+
+    def __init__(self, log: Log) -> None:
+        """Read the records of a run once."""
+        self.gatherer = Gatherer()
+        self.owners: list[str] = []
+        self.ended: Counter[str] = Counter()
+        self.warnings: dict[str, Counter[str]] = {}
+        self.failures: dict[tuple[object, ...], Failure] = {}
+        self.verdicts = dict.fromkeys(("valid", "warned", "invalid", "failed"), 0)
+        self.environments: set[str] = set()
+        self._written: dict[str, bytes] = {}
+        self._seen: set[tuple[str, int]] = set()
+        self._cut_off: set[tuple[str, int]] = set()
+        for record in log.records(Ended):
+            self._take(record)
+        planned = {cell.id: cell for cell in (log.plan.cells if log.plan else ())}
+        others = (cell for name, cell in self._written.items() if name not in planned)
+        self.cells = [*planned.values(), *(msgspec.json.decode(cell, type=Cell) for cell in others)]
+
+    @property
+    def interrupted(self) -> int:
+        """Return the sessions that were cut off and have not been run again."""
+        return len(self._cut_off - self._seen)
+
+    def _take(self, record: Ended) -> None:
+        """Take in one record; the first final one of a session counts, and only that."""
+        if record.id not in self._written:
+            self._written[record.id] = bytes(record.cell)
+        session = (record.id, record.session)
+        if record.status in NOT_FINAL:
+            self._cut_off.add(session)
+        elif session not in self._seen:
+            self._seen.add(session)
+            self.ended[record.id] += 1
+            if record.status is Status.OK:
+                self._take_valid(record)
+            else:
+                self._take_failed(record)
+
+    def _take_valid(self, record: Ended) -> None:
+        self.owners.append(record.id)
+        self.gatherer.take(record.outcome)
+        self.environments.add(record.environment)
+        self.verdicts["warned" if record.warnings else "valid"] += 1
+        if record.warnings:
+            codes = {finding.code for finding in record.warnings}
+            self.warnings.setdefault(record.id, Counter()).update(codes)
+
+    def _take_failed(self, record: Ended) -> None:
+        self.verdicts["invalid" if record.status is Status.INVALID else "failed"] += 1
+        codes = tuple(sorted({problem.code for problem in record.problems}))
+        key = (record.status, record.phase, codes or DIGITS.sub("#", record.reason or ""))
+        if key not in self.failures:
+            reason = record.reason or ", ".join(codes) or "no reason given"
+            self.failures[key] = Failure(record.status, record.phase, reason, Counter())
+        self.failures[key].cells[record.id] += 1
