@@ -31,6 +31,12 @@ SEAL_LENGTH = len(SEAL % 0)
 HEAD = re.compile(rb'\{"kind":"(\w+)","format":(\d+),')
 """How every line of ours begins, so that a reader can pass over a kind without decoding it."""
 
+QUICK_HEADS = tuple(
+    (b'{"kind":"%s","format":%d,' % (kind, record.FORMAT), kind.decode())
+    for kind in (b"end", b"begin")
+)
+"""The heads of nearly all lines, found in a third of the time."""
+
 START = re.compile(rb'\{"kind":"')
 WHOLE = re.compile(rb'\{"kind":".*?,"crc32":"[0-9a-f]{8}"\}', re.DOTALL)
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
@@ -104,6 +110,9 @@ def _salvaged(line: bytes) -> Iterator[bytes]:
 
 def kind_of(line: bytes) -> str:
     """Return what a line holds: sweep, begin, end or stop; raise FormatError if it is of a newer format."""
+    for quick, kind in QUICK_HEADS:
+        if line.startswith(quick):
+            return kind
     if head := HEAD.match(line):
         kind, version = head[1].decode(), int(head[2])
     else:

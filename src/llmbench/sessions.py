@@ -6,6 +6,7 @@ numbers takes, 100,000 times over.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from itertools import chain
 from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
@@ -103,6 +104,18 @@ MOST_WAITING = 2**15
 Tokens: TypeAlias = "list[list[list[int]]]"
 
 
+class Alike:
+    """Sessions of one shape that wait for their medians, in three lists."""
+
+    __slots__ = ("e2e_ns", "numbers", "tokens")
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self.numbers: list[int] = []
+        self.e2e_ns: list[list[int]] = []
+        self.tokens: list[Tokens] = []
+
+
 class Gatherer:
     """Takes in sessions one by one and returns their columns; keeps 23 numbers a session, no samples."""
 
@@ -110,7 +123,7 @@ class Gatherer:
         """Begin with no session."""
         self._read_off: list[tuple[float | None, ...]] = []
         self._times: list[tuple[list[int], Columns]] = []
-        self._waiting: dict[tuple[int, int, int], list[tuple[int, list[int], Tokens]]] = {}
+        self._waiting: defaultdict[tuple[int, int, int], Alike] = defaultdict(Alike)
         self._room = MOST_WAITING
 
     def take(self, taken: Taken) -> None:
@@ -126,15 +139,17 @@ class Gatherer:
     def _wait(self, e2e: list[int], tokens: Tokens) -> None:
         rows = tokens[0]
         shape = (len(e2e), len(rows), len(rows[0]) if rows else 0)
-        self._waiting.setdefault(shape, []).append((len(self._read_off) - 1, e2e, tokens))
+        alike = self._waiting[shape]
+        alike.numbers.append(len(self._read_off) - 1)
+        alike.e2e_ns.append(e2e)
+        alike.tokens.append(tokens)
         self._room -= 1 + shape[0] * shape[1] * shape[2]
         if self._room < 0:
             self._reduce()
 
     def _reduce(self) -> None:
         for alike in self._waiting.values():
-            numbers, e2e, tokens = (list(column) for column in zip(*alike, strict=True))
-            self._times.append((numbers, typical(e2e, tokens)))
+            self._times.append((alike.numbers, typical(alike.e2e_ns, alike.tokens)))
         self._waiting.clear()
         self._room = MOST_WAITING
 

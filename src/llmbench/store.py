@@ -167,16 +167,21 @@ class Run:
         self.folder = folder
         self._path = folder / RECORDS
         self._held = held
-        self._torn_at: int | None = None
+        self._torn = False
         self._records = os.open(
             self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o644
         )
         try:
             Log(folder).check()  # raises FormatError before anything is changed
-            mended = _mended(self._records, folder / TORN)
+            cut = journal.set_torn_tail_aside(self._records, folder / TORN)
             _sync_directory(folder)
+            self._whole = os.fstat(self._records).st_size
             self.log = Log(folder)
-            self.notices = mended + self.log.notices
+            self.notices = list(self.log.notices)
+            if cut:
+                self.notices.append(
+                    f"{RECORDS}: its last line was cut short; {cut:,} bytes are now in {TORN}."
+                )
         except BaseException:
             os.close(self._records)
             raise
@@ -191,19 +196,18 @@ class Run:
 
         """
         data = journal.seal(journal.encode(line))
-        whole = None
         try:
-            whole = self._whole()
+            self._roll_back()
             self._write(data)
         except OSError as error:
-            if whole is not None:
-                self._torn_at = whole
-                with contextlib.suppress(OSError):  # the next append, or the next opening, mends it
-                    self._whole()
+            self._torn = True
+            with contextlib.suppress(OSError):  # the next append, or the next opening, does it
+                self._roll_back()
             raise WriteError(
                 f"{self._path}: cannot write {len(data):,} bytes: {_reason(error)}. "
                 "All earlier records are safe; make room and resume."
             ) from error
+        self._whole += len(data)
 
     def _write(self, data: bytes) -> None:
         written = os.write(self._records, data)
@@ -211,15 +215,14 @@ class Run:
             raise OSError(errno.ENOSPC, f"only {written:,} of them went in")
         os.fsync(self._records)
 
-    def _whole(self) -> int:
-        """Return the size in bytes of the whole records, after cutting off what a failed write left."""
-        if self._torn_at is None:
-            return os.fstat(self._records).st_size
-        whole = self._torn_at
-        os.ftruncate(self._records, whole)
-        os.fsync(self._records)
-        self._torn_at = None
-        return whole
+    def _roll_back(self) -> None:
+        """Cut off what a failed write left, and never more than that."""
+        if not self._torn:
+            return
+        if os.fstat(self._records).st_size > self._whole:
+            os.ftruncate(self._records, self._whole)
+            os.fsync(self._records)
+        self._torn = False
 
     def describe(self, plan: record.Plan) -> None:
         """Write `run.json`, the plan for people to read, whole or not at all; raise WriteError."""
@@ -272,13 +275,6 @@ def _probe(folder: Path) -> None:
     if free < LEAST_ROOM_BYTES:
         least = f"a sweep wants {LEAST_ROOM_BYTES / 2**20:.0f}"
         raise OSError(errno.ENOSPC, f"{free / 2**20:.1f} MiB are free, and {least}")
-
-
-def _mended(records: int, side: Path) -> list[str]:
-    cut = journal.set_torn_tail_aside(records, side)
-    if not cut:
-        return []
-    return [f"{RECORDS}: its last line was cut short; {cut:,} bytes are now in {side.name}."]
 
 
 def _sync_directory(folder: Path) -> None:
