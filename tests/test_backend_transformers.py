@@ -411,34 +411,37 @@ def by_hand(model: Any, ids: list[list[int]], output_len: int) -> list[int]:
 @pytest.mark.parametrize("batch_size", [1, 8])
 @pytest.mark.parametrize("hidden", [256, 1024])
 def test_times_are_those_of_a_loop_written_by_hand(hidden: int, batch_size: int) -> None:
-    width = {"hidden_size": hidden, "intermediate_size": 3 * hidden, "num_hidden_layers": 4}
+    width = {"hidden_size": hidden, "intermediate_size": 3 * hidden, "max_position_embeddings": 512}
     wanted = job(
-        family("llama", **width, max_position_embeddings=512),
-        batch_size=batch_size,
-        input_len=128,
-        output_len=16,
-        threads=1,
+        family("llama", **width), batch_size=batch_size, input_len=128, output_len=16, threads=1
     )
     engine = loaded(wanted)
     ids = prompts(wanted)
     ours, theirs = [], []
 
-    for _ in range(30):
+    for _ in range(30_000 // hidden):
         engine.generate(ids, 16)
         ours.append(engine.token_ns()[0])
         theirs.append(by_hand(engine._model, ids, 16))
 
-    assert ratio([row[0] for row in ours], [row[0] for row in theirs]) == pytest.approx(1, abs=0.02)
-    steps = [[row[-1] - row[0] for row in rows] for rows in (ours, theirs)]
-    assert ratio(*steps) == pytest.approx(1, abs=0.02)
+    fastest = [undisturbed(rows) for rows in (ours, theirs)]
+    ttft = fastest[0][0] / fastest[1][0]
+    tpot = sum(fastest[0][1:]) / sum(fastest[1][1:])
+    print(
+        f"hidden {hidden}, batch {batch_size}: ttft {ttft:.4f}, tpot {tpot:.4f} of a loop by hand"
+    )
+    assert ttft == pytest.approx(1, abs=0.02)
+    assert tpot == pytest.approx(1, abs=0.02)
 
 
-def ratio(ours: list[int], theirs: list[int]) -> float:
-    """Return the median of the ratios within each pair, which share whatever the machine did."""
-    return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
+def undisturbed(rows: list[list[int]]) -> list[int]:
+    """Return each gap's fastest time over all rounds: what other processes add is not the loop's."""
+    gaps = [[after - before for before, after in zip([0, *row], row, strict=False)] for row in rows]
+    return [min(gap) for gap in zip(*gaps, strict=True)]
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch's own compiler
 @pytest.mark.parametrize("model_type", ["llama", "gpt_neox", "opt"])
 def test_a_compiled_model_says_the_same(model_type: str) -> None:
     wanted = job(family(model_type), cache="static", compile=True)

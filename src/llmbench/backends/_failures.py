@@ -209,15 +209,21 @@ def _refuse_attention(model_class: Any, attention: str) -> None:
 
 
 def refuse_unreadable(job: Job) -> None:
-    """Refuse a folder that is gone, or whose weights are pickled, before anything reads it.
+    """Refuse weights that do not exist, or are pickled, before anything reads them.
 
     Raises:
         LoadFailed: the text says which flag would allow it.
 
     """
+    if job.cells[0].load_format == "dummy":
+        return
+    if job.model.location is None:
+        raise LoadFailed(
+            f"{job.model.name} has no real weights; --load-format dummy builds it with random ones."
+        )
     if job.model.source != "folder":
         return
-    folder = Path(str(job.model.location))
+    folder = Path(job.model.location)
     if not folder.is_dir():
         raise LoadFailed(f"{folder} is gone, or not a folder that this process may read.")
     pickled = sorted(path.name for path in folder.glob("*.bin"))

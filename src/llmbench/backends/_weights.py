@@ -43,6 +43,7 @@ def load(job: Job, options: Mapping[str, Any], device: torch.device) -> Loaded:
     """Return the job's model on its device, in its dtype; every failure is one line."""
     parts: dict[str, float] = {}
     with _failures.as_one_line(job):
+        _failures.refuse_unreadable(job)
         with _timed(parts, "load_config_s"):
             config = configuration(job, options["revision"])
             _failures.refuse_unsupported(config, options)
@@ -81,11 +82,6 @@ def _random(job: Job, config: Any, options: Mapping[str, Any], device: torch.dev
 
 def _pretrained(job: Job, config: Any, options: Mapping[str, Any], device: torch.device) -> Any:
     """Read a checkpoint onto its devices; refuse one that leaves parameters to chance."""
-    if job.model.location is None:
-        raise LoadFailed(
-            f"{job.model.name} has no real weights; --load-format dummy builds it with random ones."
-        )
-    _failures.refuse_unreadable(job)
     offloaded = options["device_map"] == "cpu_offload"
     device_map = {"none": {"": device}, "cpu_offload": {"": "cpu"}}.get(
         options["device_map"], options["device_map"]
@@ -101,7 +97,7 @@ def _pretrained(job: Job, config: Any, options: Mapping[str, Any], device: torch
     )
     if missing := sorted(report["missing_keys"]):
         raise LoadFailed(
-            f"{job.model.location} lacks {len(missing)} tensors that its configuration needs, such as {missing[0]}."
+            f"{job.model.location} lacks {len(missing)} of the tensors that its configuration needs: {missing[0]}"
         )
     return accelerate.cpu_offload(model, execution_device=device) if offloaded else model
 
