@@ -6,11 +6,14 @@ A worker's stdout and stderr go to its log; engines print there, results never d
 from __future__ import annotations
 
 import os
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import msgspec
 
 from llmbench.record import Outcome  # noqa: TC001 - msgspec reads the annotations
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 LONGEST = 64 * 2**20
 """A line longer than this is no message of ours."""
@@ -38,7 +41,7 @@ Message: TypeAlias = Progress | Result
 GO = b"go\n"
 """The launcher's answer to a result: it is on disk, begin the next cell."""
 
-_encoder = msgspec.json.Encoder()
+_encoder = msgspec.json.Encoder(enc_hook=str)  # an engine's facts may hold types of its own
 _decoder = msgspec.json.Decoder(Progress | Result)
 
 
@@ -65,19 +68,22 @@ class Reader:
 
     def __init__(self) -> None:
         """Begin with nothing read."""
-        self.rest = b""
+        self.rest = bytearray()
 
-    def feed(self, data: bytes) -> list[Message]:
-        """Return the messages completed by `data`; raise ValueError for what is no message."""
-        *lines, self.rest = (self.rest + data).split(b"\n")
+    def feed(self, data: bytes) -> Iterator[Message]:
+        """Yield the messages completed by `data`; raise ValueError at what is no message."""
+        self.rest += data  # in place: a long line comes in thousands of pieces
+        if b"\n" in data:
+            *lines, self.rest = self.rest.split(b"\n")
+            for line in lines:
+                yield self._decode(line)
         if len(self.rest) > LONGEST:
             raise ValueError(f"a line of over {LONGEST:,} bytes")
-        return [self._decode(line) for line in lines]
 
     @staticmethod
-    def _decode(line: bytes) -> Message:
+    def _decode(line: bytearray) -> Message:
         try:
             message: Message = _decoder.decode(line)
         except msgspec.DecodeError as error:
-            raise ValueError(f"{error}: {line[:80]!r}") from error
+            raise ValueError(f"{error}: {bytes(line[:80])!r}") from error
         return message
