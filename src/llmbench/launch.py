@@ -15,11 +15,12 @@ import socket
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import msgspec
 
 from llmbench import messages, reap
+from llmbench.errors import WriteError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -62,33 +63,37 @@ class Nursery:
         """Start it; the first `hatch` waits for its imports."""
         ours, theirs = socket.socketpair()
         self.channel, self.rest = ours, b""
-        self.log = log
+        self.told: list[dict[str, Any]] = []
         environment = os.environ | {RUN_VARIABLE: run_token} | single_threaded()
-        with log.open("ab") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "llmbench.nursery", backend, str(theirs.fileno())],
-                stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-                pass_fds=(theirs.fileno(),), env=environment,
-                start_new_session=True,  # so that a Ctrl-C meant for the sweep does not reach it
-            )  # fmt: skip
-        theirs.close()
+        with contextlib.closing(theirs), opened(log) as output:
+            try:
+                self.process = subprocess.Popen(
+                    [sys.executable, "-m", "llmbench.nursery", backend, str(theirs.fileno())],
+                    stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                    pass_fds=(theirs.fileno(),), env=environment,
+                    start_new_session=True,  # so that a Ctrl-C meant for the sweep does not reach it
+                )  # fmt: skip
+            except OSError as error:
+                ours.close()
+                raise NurseryDied(str(error)) from error
 
-    def hatch(self, job: Job, log: Path, timeout_s: float) -> Worker:
-        """Fork a worker and hand it its job."""
+    def hatch(self, job: Job, log: Path, timeout_s: float, interrupt: Interrupt) -> Worker:
+        """Fork a worker and hand it its job; a stop signal ends the wait as NurseryDied."""
         session = secrets.token_hex(16)
-        (control_read, control), (out, out_write) = os.pipe(), os.pipe()
-        log_fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        theirs = (control_read, out_write, log_fd)
-        try:
-            socket.send_fds(self.channel, [json.dumps({"session": session}).encode()], theirs)
-            reply = self.wait_for("hatched", timeout_s)
-        except OSError as error:
-            os.close(control)
-            os.close(out)
-            raise NurseryDied(str(error)) from error
-        finally:
-            for fd in theirs:
-                os.close(fd)
+        with opened(log) as log_file:
+            (control_read, control), (out, out_write) = os.pipe(), os.pipe()
+            theirs = (control_read, out_write, log_file.fileno())
+            try:
+                request = json.dumps({"session": session}).encode()
+                socket.send_fds(self.channel, [request], theirs)
+                reply = self.wait_for("hatched", timeout_s, interrupt)
+            except (OSError, NurseryDied) as error:
+                os.close(control)
+                os.close(out)
+                raise NurseryDied(str(error)) from error
+            finally:
+                os.close(control_read)
+                os.close(out_write)
         os.set_blocking(out, False)
         return Worker(
             self,
@@ -101,23 +106,41 @@ class Nursery:
             msgspec.json.encode(job) + b"\n",
         )
 
-    def wait_for(self, key: str, timeout_s: float) -> dict[str, Any]:
-        """Return the next fact that has `key`."""
+    def wait_for(
+        self, key: str, timeout_s: float, interrupt: Interrupt | None = None
+    ) -> dict[str, Any]:
+        """Return the next fact that has `key`; facts of other kinds are kept for later."""
         deadline = time.monotonic() + timeout_s
-        while (left := deadline - time.monotonic()) > 0:
-            if select.select([self.channel], [], [], left)[0]:
-                for fact in self.facts():
-                    if key in fact:
-                        return fact
-        raise NurseryDied(f"no answer within {timeout_s:.0f} s")
+        sources: list[Any] = [self.channel, *([interrupt.fd] if interrupt else [])]
+        while (fact := self.fact(key)) is None:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise NurseryDied(f"no answer within {timeout_s:.0f} s")
+            ready, _, _ = select.select(sources, [], [], left)
+            if interrupt and interrupt.signal is not None:
+                raise NurseryDied("the sweep was asked to stop")
+            if self.channel in ready:
+                self.hear()
+        return fact
 
-    def facts(self) -> list[dict[str, Any]]:
-        """Return what the nursery has said; raise NurseryDied when its channel is closed."""
-        data = self.channel.recv(2**16)
+    def fact(self, key: str, value: object = None) -> dict[str, Any] | None:
+        """Take the first thing told that has `key`, with this value if one is given."""
+        for fact in self.told:
+            if key in fact and value in (None, fact[key]):
+                self.told.remove(fact)
+                return fact
+        return None
+
+    def hear(self) -> None:
+        """Take in what the nursery says; raise NurseryDied when it is gone."""
+        try:
+            data = self.channel.recv(2**16)
+        except ConnectionError:
+            data = b""
         if not data:
             raise NurseryDied(f"it ended with code {self.process.wait()}")
         *lines, self.rest = (self.rest + data).split(b"\n")
-        return [json.loads(line) for line in lines]
+        self.told += [json.loads(line) for line in lines]
 
     def close(self) -> None:
         """End it; a worker still alive dies with it."""
@@ -172,8 +195,6 @@ class Worker:
         self._send_job()
         try:
             yield from self._heard(deadlines, interrupt, on_tick)
-        except ValueError as error:
-            self.why = Ended(why="protocol", phase=self.phase, detail=str(error))
         except NurseryDied as error:
             self.why = Ended(why="nursery", phase=self.phase, detail=str(error))
         finally:  # also when whoever listened goes away
@@ -186,7 +207,7 @@ class Worker:
         """Yield messages until the worker has ended or must be ended; `why` then says which."""
         reader, deadline = messages.Reader(), time.monotonic() + deadlines.start_s
         sources: list[Any] = [self.out, self.nursery.channel, interrupt.fd]
-        while self.ended is None:
+        while (ended := self.nursery.fact("ended", self.pid)) is None:
             left = max(deadline - time.monotonic(), 0.0)
             ready, _, _ = select.select(sources, [], [], min(left, TICK_S))
             if self._must_end(left, deadlines, interrupt):
@@ -198,11 +219,11 @@ class Worker:
                 if arrived is None:
                     sources.remove(self.out)
                 for message in arrived or []:
-                    self.phase = message.phase if isinstance(message, messages.Progress) else "exit"
                     yield message
                     deadline = time.monotonic() + limit(deadlines, self.phase)
             if self.nursery.channel in ready:
-                self._note_end()
+                self.nursery.hear()
+        self.ended = ended
         yield from self._messages(reader) or []
 
     def _must_end(self, left: float, deadlines: Deadlines, interrupt: Interrupt) -> bool:
@@ -225,15 +246,15 @@ class Worker:
         found: list[messages.Message] = []
         try:
             while data := os.read(self.out, 2**20):
-                found += reader.feed(data)
+                for message in reader.feed(data):
+                    found.append(message)
+                    self.phase = message.phase if isinstance(message, messages.Progress) else "exit"
         except BlockingIOError:
             return found
+        except ValueError as error:
+            self.why = Ended(why="protocol", phase=self.phase, detail=str(error))
+            return found
         return found or None
-
-    def _note_end(self) -> None:
-        for fact in self.nursery.facts():
-            if fact.get("ended") == self.pid:
-                self.ended = fact
 
     def _finish(self, spared: set[int]) -> Ended:
         """Kill what is left, collect the worker's status, close the pipes."""
@@ -267,6 +288,20 @@ class Worker:
         with contextlib.suppress(OSError):
             if self.log.stat().st_size > LONGEST_LOG:
                 os.truncate(self.log, LONGEST_LOG)
+
+
+@contextlib.contextmanager
+def opened(log: Path) -> Iterator[IO[bytes]]:
+    """Open a log for appending; raise WriteError if there is no room for it."""
+    try:
+        stream = log.open("ab")
+    except OSError as error:
+        raise WriteError(
+            f"{log}: cannot be made: {error.strerror}. "
+            "All earlier records are safe; make room and resume."
+        ) from error
+    with stream:
+        yield stream
 
 
 def limit(deadlines: Deadlines, phase: str) -> float:

@@ -23,7 +23,7 @@ import sys
 import threading
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 SESSION_VARIABLE = "LLMBENCH_SESSION"
 """Names the session in the environment of everything that a worker starts, so that it can be found."""
@@ -77,13 +77,17 @@ def report_ends(channel: socket.socket, workers: set[int]) -> None:
 
 def hatch(channel: socket.socket, request: dict[str, str], control: int, out: int, log: int) -> int:
     """Fork one worker; return its process id, and tell it to the launcher."""
-    threads = count_threads()
+    threads, nursery = count_threads(), os.getpid()
     pid = os.fork()
     if pid == 0:
         try:
+            die_with_parent()
+            if os.getppid() != nursery:
+                leave(70)  # it died before the kernel knew that this process is to die with it
             become_worker(channel, request["session"], control, out, log, fresh=threads == 1)
-        finally:
-            os._exit(70)  # never reached unless something above failed: its trace is in the log
+        except BaseException:  # noqa: BLE001 - a child must never return into its parent's loop
+            traceback.print_exc()
+            leave(70)
     for fd in (control, out, log):
         os.close(fd)
     say(channel, {"hatched": pid, "start": "fork" if threads == 1 else "exec"})
@@ -98,7 +102,6 @@ def become_worker(
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     channel.close()
     os.setsid()  # so that a Ctrl-C meant for the sweep does not reach it
-    die_with_parent()
     os.environ[SESSION_VARIABLE] = session
     os.dup2(log, 1)
     os.dup2(log, 2)
@@ -121,9 +124,14 @@ def run(control: int, out: int) -> None:
     from llmbench import messages, worker  # noqa: PLC0415 - already imported, or not needed by the nursery
 
     worker.work(messages.read_line(control), control=control, out=out)
+    leave(0)
+
+
+def leave(code: int) -> NoReturn:
+    """Flush what was printed and end at once."""
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)
+    os._exit(code)
 
 
 def say(channel: socket.socket, fact: dict[str, object]) -> None:

@@ -142,12 +142,15 @@ class Runner:
         first = cells[0]
         self.screen.loading(first, session)
         log = self.logs / f"{first.id}-s{session}-a{self._attempt(first, session)}.log"
+        known = first.backend in self.nurseries
         try:
             worker = self._nursery(first.backend).hatch(
-                self._job(cells, session), log, self.protocol.deadlines.start_s
+                self._job(cells, session), log, self.protocol.deadlines.start_s, self.interrupt
             )
         except launch.NurseryDied as error:
-            self.nurseries.pop(first.backend).close()
+            self.drop_nursery(first.backend)
+            if known or self.interrupt.signal is not None:
+                return cells  # one that died between two workers is replaced
             failed = Outcome(
                 cell=first.id,
                 status=Status.CRASH,
@@ -178,6 +181,11 @@ class Runner:
                 backend, self.token, self.logs / f"nursery-{backend}.log"
             )
         return self.nurseries[backend]
+
+    def drop_nursery(self, backend: str) -> None:
+        """Forget a nursery that died; the next worker gets a new one."""
+        if nursery := self.nurseries.pop(backend, None):
+            nursery.close()
 
     def _close_nurseries(self) -> None:
         while self.nurseries:

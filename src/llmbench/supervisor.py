@@ -58,7 +58,7 @@ class Supervisor:
             reason = f"protocol: a result for {message.outcome.cell!r}, which is not being measured"
             self.held = Outcome(cell=self.remaining[0].id, status=Status.CRASH, error=reason)
             return  # it gets no answer, and its deadline ends it
-        if message.last:
+        if message.last or len(self.remaining) == 1:
             self.held = message.outcome
             return
         self.runner.put(self.remaining.pop(0), self.session, message.outcome, self._about({}))
@@ -68,6 +68,8 @@ class Supervisor:
     def _ended(self, ended: launch.Ended) -> None:
         """Record the last cell, or what the worker's end did to the one that it was measuring."""
         scrub(self.worker.log)
+        if ended.why == "nursery":
+            self.runner.drop_nursery(self.remaining[0].backend)
         about = self._about(
             {
                 "strays": ended.strays,
