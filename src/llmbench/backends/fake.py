@@ -35,7 +35,7 @@ OPTIONS = {
     "clock": ("real", "virtual"),
     "fault": (
         "none", "oom", "cuda_error", "error", "memory_error", "segv", "kill", "exit", "hang",
-        "hang_native", "grandchild", "junk", "flood", "fake_result", "partial", "oversized",
+        "hang_native", "grandchild", "orphan", "junk", "flood", "fake_result", "partial", "oversized",
         "unknown", "tokens_short", "tokens_long", "tokens_ragged", "early", "prefix_hits",
         "placement", "dtype", "clock_zero", "clock_negative", "clock_nan", "clock_infinite",
         "clock_drift", "wall_jump", "trend", "two_modes", "spike", "unsupported",
@@ -240,7 +240,13 @@ def _memory_error(_: FakeEngine) -> None:
     bytearray(HOST_GIB)
 
 
+def _hang(_: FakeEngine) -> None:
+    print("hanging", flush=True)
+    time.sleep(3600)
+
+
 def _hang_native(_: FakeEngine) -> None:
+    print("hanging", flush=True)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     ctypes.PyDLL(None).sleep(
         3600
@@ -251,6 +257,12 @@ def _grandchild(_: FakeEngine) -> None:
     subprocess.Popen(
         [sys.executable, "-c", "import time; time.sleep(3600)"], start_new_session=True
     )
+
+
+def _orphan(_: FakeEngine) -> None:
+    """Leave a process whose parent is gone, in a session of its own."""
+    code = "import os, sys, time; os.fork() and os._exit(0); os.setsid(); time.sleep(3600)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def _junk(_: FakeEngine) -> None:
@@ -300,9 +312,10 @@ FAULTS: dict[str, Callable[[FakeEngine], Any]] = {
     "segv": lambda _: ctypes.string_at(0),
     "kill": lambda _: os.kill(os.getpid(), signal.SIGKILL),
     "exit": lambda _: os._exit(0),
-    "hang": lambda _: time.sleep(3600),
+    "hang": _hang,
     "hang_native": _hang_native,
     "grandchild": _grandchild,
+    "orphan": _orphan,
     "junk": _junk,
     "flood": _flood,
     "fake_result": _fake_result,

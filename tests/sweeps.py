@@ -1,0 +1,165 @@
+"""Sweeps through the real command, on the fake backend: three short cells, two sessions each, unless told."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import psutil
+
+from llmbench import store
+from llmbench.record import Plan, Record, Status
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+LLMBENCH = (sys.executable, "-m", "llmbench")
+BATCH_SIZES = (1, 2, 4)
+MARK = "LLMBENCH_TEST"
+PATIENCE_S = 60.0
+DEADLINES = {"start_s": 20, "load_s": 20, "warmup_s": 20, "iteration_s": 20, "memory_s": 20}
+
+
+class Done(NamedTuple):
+    """How the command ended, and what it left behind."""
+
+    code: int
+    out: str
+    err: str
+    bench: Bench
+
+    @property
+    def records(self) -> list[Record]:
+        return self.bench.records()
+
+    @property
+    def statuses(self) -> dict[tuple[int, int], Status]:
+        """Return how each session ended, by batch size and session; the last record of it counts."""
+        return {(record.cell.batch_size, record.session): record.status for record in self.records}
+
+    def failed(self) -> Record:
+        """Return the only record that is not ok."""
+        (record,) = (record for record in self.records if record.status is not Status.OK)
+        return record
+
+
+class Bench:
+    """One sweep file, one run directory, and every process that the command starts there."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.run = folder, folder / "run"
+        self.file, self.rows = folder / "sweep.yaml", self.run / store.RECORDS
+        self.mark = f"{MARK}-{os.getpid()}-{time.monotonic_ns()}"
+
+    def write(
+        self,
+        *,
+        axes: dict[str, Any] | None = None,
+        protocol: dict[str, Any] | None = None,
+        **fake: Any,
+    ) -> Path:
+        """Write the sweep: `fake` holds the backend's options; deadlines may stand in `protocol`."""
+        settings = {
+            "sessions": 2, "max_sessions": 2, "min_time_s": 0.001, "iterations": 3, **(protocol or {}),
+        }  # fmt: skip
+        settings["deadlines"] = {**DEADLINES, **settings.get("deadlines", {})}
+        sweep = {
+            "name": "example",
+            "why": "Show what survives.",
+            "axes": {
+                "model": "llama-7b@tiny",
+                "backend": {"fake": {"clock": "virtual", **fake}},
+                "device": "cpu",
+                "batch_size": list(BATCH_SIZES),
+                "input_len": 8,
+                "output_len": 4,
+                **(axes or {}),
+            },
+            "protocol": settings,
+        }
+        self.file.write_text(json.dumps(sweep))  # JSON is YAML
+        return self.file
+
+    def start(
+        self, *arguments: str, limit: Callable[[], None] | None = None, **more: str
+    ) -> subprocess.Popen[str]:
+        """Start `llmbench sweep` on the file; `limit` runs in the child before the command."""
+        return subprocess.Popen(
+            (*LLMBENCH, "sweep", str(self.file), "-o", str(self.run), *arguments),
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True,
+            env={**os.environ, MARK: self.mark, **more},
+            preexec_fn=limit,  # noqa: PLW1509 - the tests have one thread
+        )  # fmt: skip
+
+    def ended(self, process: subprocess.Popen[str]) -> Done:
+        """Wait for a started command."""
+        out, err = process.communicate(timeout=PATIENCE_S)
+        return Done(process.returncode, out, err, self)
+
+    def sweep(self, *arguments: str, limit: Callable[[], None] | None = None, **more: str) -> Done:
+        """Run the command to its end, on the file as it stands."""
+        return self.ended(self.start(*arguments, limit=limit, **more))
+
+    def raw(self) -> bytes:
+        return self.rows.read_bytes() if self.rows.exists() else b""
+
+    def records(self) -> list[Record]:
+        return [line for line in store.read(self.run) if isinstance(line, Record)]
+
+    def plan(self) -> Plan:
+        plan = store.read(self.run).plan
+        assert plan is not None
+        return plan
+
+    def wait_for(self, text: str, process: subprocess.Popen[str]) -> None:
+        """Wait until the records hold a text."""
+        deadline = time.monotonic() + PATIENCE_S
+        while text.encode() not in self.raw():
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline, f"no {text!r}"
+            time.sleep(0.005)
+
+    def alive(self) -> list[psutil.Process]:
+        """Return the processes that any command of this bench has left."""
+        return [process for process in psutil.process_iter() if self._is_ours(process)]
+
+    def _is_ours(self, process: psutil.Process) -> bool:
+        with contextlib.suppress(psutil.Error, OSError):
+            return self.mark in process.environ().values() and process.status() != "zombie"
+        return False
+
+    def gone(self, within_s: float = 5.0) -> bool:
+        """Return whether all of them are gone, in a moment at most."""
+        deadline = time.monotonic() + within_s
+        while self.alive():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.02)
+        return True
+
+    def clear(self) -> None:
+        for process in self.alive():
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+
+
+def assert_complete(done: Done) -> None:
+    """Assert that every planned session has one final record, nothing is left, and nothing looks like a bug."""
+    plan = done.bench.plan()
+    wanted = {
+        (cell.id, session)
+        for cell in plan.cells
+        for session in range(1, plan.settings.sessions + 1)
+    }
+    ended = Counter((record.id, record.session) for record in done.records if record.final)
+    assert ended == Counter(wanted)
+    assert done.bench.gone()
+    assert "Traceback" not in done.out + done.err
+    assert store.read(done.bench.run).notices == []

@@ -1,0 +1,229 @@
+"""What befalls a worker becomes one record; the rows before it stay, and the sweep goes on (FAULTS 1 to 9)."""
+
+import time
+
+import pytest
+
+from llmbench.record import Status
+from sweeps import BATCH_SIZES, Bench, assert_complete
+
+ALL = {(batch, session) for batch in BATCH_SIZES for session in (1, 2)}
+HERE = "batch_size=2,session=1"
+
+WORKER_ENDS = {
+    "oom": (
+        Status.OOM,
+        "OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB (batch 2,",
+    ),
+    "memory_error": (Status.OOM, "MemoryError"),
+    "cuda_error": (Status.CUDA_ERROR, "AcceleratorError: CUDA error: an illegal memory access"),
+    "error": (Status.CRASH, "ValueError: something nobody has seen before"),
+    "segv": (Status.CRASH, "killed by SIGSEGV; its peak RSS was 0."),
+    "kill": (Status.CRASH, "killed by SIGKILL (the kernel's OOM killer? This machine has"),
+    "exit": (Status.CRASH, "no_result: the worker exited with code 0"),
+    "partial": (Status.CRASH, "no_result: the worker exited with code 0"),
+    "unknown": (Status.CRASH, "protocol: Invalid value 'surprise'"),
+}
+PLACES = {"prepare": "warmup", "call": "iteration", "memory": "memory"}
+
+
+def test_a_fault_ends_its_own_session_only(bench: Bench) -> None:
+    bench.write(fault=["none", *WORKER_ENDS], at=list(PLACES), when=HERE)
+
+    done = bench.sweep()
+
+    assert_complete(done)
+    assert done.code == 3
+    for record in done.records:
+        fault, at = record.cell.options.get("fault"), str(record.cell.options.get("at", "call"))
+        if fault and (record.cell.batch_size, record.session) == (2, 1):
+            status, reason = WORKER_ENDS[str(fault)]
+            assert (record.status, record.phase) == (status, PLACES[at]), record.id
+            assert (record.reason or "").startswith(reason)
+        else:
+            assert record.status is Status.OK, record.id
+        assert f"{record.status:<12}{record.id}" in done.out
+
+
+def test_a_fault_while_loading_befalls_every_cell_that_shares_the_load(bench: Bench) -> None:
+    bench.write(fault=list(WORKER_ENDS), at="load", when="session=1")
+
+    done = bench.sweep()
+
+    assert_complete(done)
+    assert done.code == 3
+    assert "load_failed" in done.out
+    for record in done.records:
+        fault = str(record.cell.options["fault"])
+        status, _ = (Status.LOAD_FAILED, "") if fault == "error" else WORKER_ENDS[fault]
+        if record.session == 1:
+            assert (record.status, record.phase) == (status, "load"), record.id
+        else:
+            assert record.status is (Status.SKIPPED if fault == "error" else Status.OK), record.id
+
+
+def test_an_oversized_message_is_no_message(bench: Bench) -> None:
+    bench.write(fault="oversized", when=HERE)
+
+    done = bench.sweep()
+
+    assert_complete(done)
+    assert done.failed().status is Status.CRASH
+    assert (done.failed().reason or "").startswith("protocol: a line of over 67,108,864 bytes")
+
+
+@pytest.mark.parametrize("fault", ["oom", "cuda_error"])
+def test_a_process_that_met_a_device_error_measures_nothing_more(bench: Bench, fault: str) -> None:
+    bench.write(fault=fault, when=HERE)
+
+    done = bench.sweep()
+
+    first = [record for record in done.records if record.session == 1]
+    pids = [record.worker["pid"] for record in first]
+    place = next(number for number, record in enumerate(first) if record.status is not Status.OK)
+    assert pids[place] not in pids[place + 1 :]
+    assert "batch 2" in (done.failed().reason or "") or fault == "cuda_error"
+    assert done.failed().outcome.trace
+
+
+def test_a_hang_ends_at_the_deadline_of_its_phase(bench: Bench) -> None:
+    deadlines = dict.fromkeys(("load_s", "warmup_s", "iteration_s", "memory_s"), 1.0)
+    bench.write(fault=["hang", "hang_native"], at=["load", "call", "memory"], when="session=1",
+                axes={"batch_size": 2}, protocol={"deadlines": deadlines})  # fmt: skip
+
+    done = bench.sweep()
+
+    assert_complete(done)
+    assert done.code == 3
+    for record in done.records:
+        if record.session == 2:
+            assert record.status is Status.OK
+            continue
+        phase = {"load": "load", "memory": "memory"}.get(
+            str(record.cell.options.get("at")), "iteration"
+        )
+        assert (record.status, record.phase) == (Status.TIMEOUT, phase)
+        assert record.reason == f"{phase}: silent for 1 s"
+
+
+@pytest.mark.parametrize("fault", ["hang", "hang_native"])
+def test_a_hang_in_the_first_call_is_over_within_15_s_with_everything_it_started(
+    bench: Bench, fault: str
+) -> None:
+    bench.write(fault=fault, call=1, when="session=1", axes={"batch_size": 2},
+                protocol={"deadlines": {"warmup_s": 1.0}})  # fmt: skip
+    began = time.monotonic()
+
+    done = bench.sweep()
+
+    assert time.monotonic() - began < 15
+    assert_complete(done)
+    assert done.statuses == {(2, 1): Status.TIMEOUT, (2, 2): Status.OK}
+    assert done.failed().phase == "warmup"
+
+
+def test_a_worker_that_hangs_after_its_result_keeps_the_result(bench: Bench) -> None:
+    bench.write(fault="hang", at="exit", when="session=1", axes={"batch_size": [2]},
+                protocol={"deadlines": {"exit_s": 1.0}})  # fmt: skip
+
+    done = bench.sweep()
+
+    assert_complete(done)
+    assert done.code == 0
+    (record, _) = done.records
+    assert [finding.code for finding in record.warnings if finding.code == "worker_end"]
+
+
+def test_a_worker_that_dies_after_its_result_keeps_the_result(bench: Bench) -> None:
+    bench.write(fault=["segv", "kill", "exit"], at="exit", when="session=1", axes={"batch_size": 2})
+
+    done = bench.sweep()
+
+    assert_complete(done)
+    assert done.code == 0
+    badly = {(record.cell.options["fault"], record.session)
+             for record in done.records for finding in record.warnings if finding.code == "worker_end"}  # fmt: skip
+    assert badly == {("segv", 1), ("kill", 1)}
+
+
+def test_a_process_that_outlives_its_worker_is_killed_and_noted(bench: Bench) -> None:
+    bench.write(fault=["grandchild", "orphan"], when="session=1", axes={"batch_size": 2})
+
+    done = bench.sweep()
+
+    assert_complete(done)
+    assert done.code == 0
+    for record in done.records:
+        strays = [finding.detail for finding in record.warnings if finding.code == "strays"]
+        assert len(strays) == (1 if record.session == 1 else 0)
+
+
+def test_what_a_worker_prints_is_no_result(bench: Bench) -> None:
+    bench.write(fault=["junk", "fake_result"])
+
+    done = bench.sweep()
+
+    assert_complete(done)
+    assert done.code == 0
+    assert "Loading checkpoint" not in done.out + done.err
+
+
+def test_a_flood_of_prints_is_cut_in_the_log(bench: Bench) -> None:
+    bench.write(fault="flood", axes={"batch_size": [2]}, when="session=1")
+
+    done = bench.sweep()
+
+    assert_complete(done)
+    assert done.code == 0
+    assert max(path.stat().st_size for path in (bench.run / "logs").iterdir()) <= 16 * 2**20
+
+
+PROBLEMS = {
+    "tokens_short": "token_count",
+    "tokens_long": "token_count",
+    "tokens_ragged": "token_count",
+    "early": "implausible",
+    "prefix_hits": "prefix_hit",
+    "placement": "placement",
+    "dtype": "dtype",
+    "clock_zero": "clock",
+    "clock_negative": "clock",
+    "clock_nan": "clock",
+    "clock_infinite": "clock",
+    "clock_drift": "clock",
+}
+
+
+def test_a_number_that_cannot_be_true_is_invalid(bench: Bench) -> None:
+    bench.write(fault=list(PROBLEMS), when="session=1", axes={"batch_size": 2}, ttft_ms=20.0,
+                protocol={"max_iterations": 20, "warmup_budget_s": 0.2})  # fmt: skip
+
+    done = bench.sweep()
+
+    assert_complete(done)
+    assert done.code == 3
+    for record in done.records:
+        problem = PROBLEMS[str(record.cell.options["fault"])]
+        if record.session == 2:
+            assert record.status is Status.OK
+        else:
+            assert record.status is Status.INVALID
+            assert (record.reason or "").startswith(f"{problem}: ")
+
+
+WARNINGS = {"trend": "trend", "two_modes": "two_modes", "spike": "spike", "wall_jump": "clock_jump"}
+
+
+def test_an_odd_shape_is_a_warning_and_nothing_is_dropped(bench: Bench) -> None:
+    bench.write(fault=list(WARNINGS), call=8, axes={"batch_size": 2},
+                protocol={"iterations": 9, "warmup_budget_s": 0.01})  # fmt: skip
+
+    done = bench.sweep()
+
+    assert_complete(done)
+    assert done.code == 0
+    for record in done.records:
+        warning = WARNINGS[str(record.cell.options["fault"])]
+        assert warning in {finding.code for finding in record.warnings}
+        assert len(record.outcome.samples) == 9
+        assert not any(sample.discarded for sample in record.outcome.samples)
