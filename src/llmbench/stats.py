@@ -68,23 +68,6 @@ def half_width(values: Sequence[float], confidence: float = CONFIDENCE) -> float
     return None if np.isnan(width) else width
 
 
-def spread(values: Sequence[float]) -> float | None:
-    """Return half the range of iterations within one process, relative to their median.
-
-    It is no interval: the next process may differ by more. None for fewer than two iterations.
-    """
-    if len(values) < 2:
-        return None
-    ordered = sorted(values)
-    return (ordered[-1] - ordered[0]) / 2 / median(ordered)
-
-
-def median(ordered: Sequence[float]) -> float:
-    """Return the middle of values that are in order already: numpy takes 20 microseconds to begin."""
-    half = len(ordered) // 2
-    return ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2
-
-
 def percentile(values: Sequence[float], share: float) -> float | None:
     """Return the percentile, or None from fewer than 10 / (1 - share) independent samples.
 

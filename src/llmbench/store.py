@@ -7,7 +7,6 @@ when the run is opened again: a torn tail is set aside, a damaged line is named 
 from __future__ import annotations
 
 import contextlib
-import datetime as dt
 import errno
 import os
 import stat
@@ -296,7 +295,3 @@ def _reason(error: OSError) -> str:
     if isinstance(error, FileExistsError | NotADirectoryError):
         return "there is a file where a folder should be"
     return error.strerror or str(error)
-
-
-def _now() -> str:
-    return dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
