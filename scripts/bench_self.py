@@ -1,0 +1,325 @@
+"""The harness held against its own promises, each as a ratio of two figures from this very run.
+
+A ratio at or under its limit keeps the promise. Run it on a quiet machine:
+
+    scripts/bench-self [truth overhead wall start-up table first-worker memory]
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import psutil
+import torch
+from transformers import DynamicCache
+
+from llmbench import grid, messages, spec, telemetry, workload
+from llmbench.backends import fake, load
+from llmbench.measure import Loop, Measurement
+from llmbench.model import Model
+from llmbench.record import Job
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+HERE = Path(__file__).parents[1]
+INPUT_LEN, OUTPUT_LEN = 64, 24
+
+
+class Line(NamedTuple):
+    """One promise: the ratio measured, the most it may be, and the figures behind it."""
+
+    promise: str
+    ratio: float
+    limit: float
+    figures: str
+
+
+def truth() -> Iterator[Line]:
+    """Compare ttft and tpot with a hand-written loop over the same model object, turn by turn."""
+    for hidden in (256, 512, 1024):
+        for batch_size in (1, 8):
+            ours, by_hand = _interleaved(hidden, batch_size)
+            for number, name in enumerate(("ttft", "tpot")):
+                a = statistics.median(times[number] for times in ours)
+                b = statistics.median(times[number] for times in by_hand)
+                figures = f"{a * 1e3:.3f} ms against {b * 1e3:.3f} ms"
+                off = max(a / b, b / a)
+                yield Line(f"{name}, hidden {hidden}, batch {batch_size}", off, 1.02, figures)
+
+
+def _interleaved(hidden: int, batch_size: int) -> tuple[list[Any], list[Any]]:
+    cell, loop = _transformers_loop(hidden, batch_size)
+    ours, by_hand = [], []
+    turns = 12 if hidden * batch_size > 2048 else 40
+    for turn in range(turns + 2):
+        prompts = loop.workload("iteration", turn)
+        pair: list[Callable[[], tuple[float, float]]] = [
+            lambda: _ours(loop, prompts),  # noqa: B023 - called in this turn
+            lambda: _by_hand(loop.engine._model, prompts, cell.output_len),  # type: ignore[attr-defined]  # noqa: B023, SLF001
+        ]
+        times = [pair[turn % 2](), pair[1 - turn % 2]()]
+        if turn >= 2:  # the first turns warm up
+            ours.append(times[turn % 2])
+            by_hand.append(times[1 - turn % 2])
+    return ours, by_hand
+
+
+def _ours(loop: Loop, prompts: list[list[int]]) -> tuple[float, float]:
+    sample, _ = loop._once(prompts)  # noqa: SLF001 - the loop is what is being tested
+    assert sample.e2e_ns
+    first = sample.token_ns[0][0]
+    return first / 1e9, (sample.e2e_ns - first) / (OUTPUT_LEN - 1) / 1e9
+
+
+@torch.inference_mode()
+def _by_hand(model: Any, prompts: list[list[int]], output_len: int) -> tuple[float, float]:
+    """Generate as a person would write it down: one forward for the prompt, one for each further token."""
+    start = time.perf_counter()
+    tokens = torch.tensor(prompts)
+    cache = DynamicCache(config=model.config)
+    logits = model(tokens, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+    token = logits[:, -1].argmax(-1, keepdim=True)
+    first = time.perf_counter() - start
+    out = [token]
+    for _ in range(output_len - 1):
+        logits = model(token, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+        token = logits[:, -1].argmax(-1, keepdim=True)
+        out.append(token)
+    torch.cat(out, 1).tolist()
+    return first, (time.perf_counter() - start - first) / (output_len - 1)
+
+
+def _transformers_loop(hidden: int, batch_size: int) -> tuple[spec.Cell, Loop]:
+    config = {
+        "hidden_size": hidden,
+        "num_hidden_layers": 4,
+        "num_attention_heads": hidden // 64,
+        "num_key_value_heads": hidden // 64,
+        "intermediate_size": 4 * hidden,
+        "vocab_size": 8000,
+    }
+    model = Model(
+        name="llama", source="catalogue", location=None, model_type="llama", config=config,
+        vocab_size=8000, max_positions=2048, digest="",
+    )  # fmt: skip
+    return _loop("transformers", {}, model, batch_size)
+
+
+def _loop(
+    backend: str, options: dict[str, Any], model: Model, batch: int
+) -> tuple[spec.Cell, Loop]:
+    point = {
+        "model": model.name, "device": "cpu", "dtype": "float32", "load_format": "dummy", "prompts": "synthetic",
+        "batch_size": batch, "input_len": INPUT_LEN, "output_len": OUTPUT_LEN,
+    }  # fmt: skip
+    known = {"transformers": {}, "fake": fake.OPTIONS}
+    choices = grid.Choices({model.name: model.digest}, known, "cpu", {})
+    protocol = spec.Protocol()
+    cell = grid.make_cell(protocol, choices, backend=backend, options=options, **point)
+    engine = load(Job(cells=[cell], model=model, protocol=protocol, session=1))
+    engine.prepare(cell)
+    prompts = workload.synthetic(cell, engine, 0, 1)
+    loop = Loop(
+        engine, protocol, prompts, Measurement(cell), telemetry.NoCounters(), lambda *_: None
+    )
+    return cell, loop
+
+
+def overhead() -> Iterator[Line]:
+    """Time an engine that returns at once: what is measured, and what an iteration costs in all."""
+    model = Model(
+        name="none", source="catalogue", location=None, model_type=None, config={},
+        vocab_size=None, max_positions=None, digest="",
+    )  # fmt: skip
+    cell, loop = _loop("fake", {}, model, 1)
+    loop.engine = Instant()  # type: ignore[assignment]
+    loop.protocol = spec.Protocol(iterations=5000, max_iterations=5000, min_time_s=0)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    loop.say = lambda phase, iteration: messages.send(
+        nowhere, messages.Progress(phase=phase, cell=cell.id, iteration=iteration)
+    )
+    start = time.perf_counter()
+    loop._measure()  # noqa: SLF001 - the loop is what is being tested
+    in_all = (time.perf_counter() - start) / 5000 * 1e6
+    measured = statistics.median(sample.e2e_ns or 0 for sample in loop.taken.samples) / 1e3
+    yield Line("added to a measured time", measured / 50, 1, f"{measured:.2f} of 50 microseconds")
+    yield Line("added to an iteration in all", in_all / 50, 1, f"{in_all:.2f} of 50 microseconds")
+
+
+class Instant:
+    """An engine that returns at once."""
+
+    def generate(self, _prompts: Any, output_len: int) -> list[list[int]]:
+        """Return the same list every time."""
+        return _TOKENS if output_len == OUTPUT_LEN else []
+
+    def token_ns(self) -> list[list[int]]:
+        """Return the same times every time."""
+        return _TOKENS
+
+    def counters(self) -> dict[str, int]:
+        """Return nothing."""
+        return {}
+
+    def synchronize(self) -> None:
+        """Wait for nothing."""
+
+
+_TOKENS = [[1] * OUTPUT_LEN]
+
+
+def wall() -> Iterator[Line]:
+    """Compare the wall time of a sweep with what its workers spent loading, warming up and measuring."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder) / "run"
+        command = [
+            "configs/sweeps/quickstart.yaml", "--num-iters-warmup", "2", "--batch-size", "1,2,4,8", "-o", str(run)
+        ]  # fmt: skip
+        start = time.perf_counter()
+        _llmbench("sweep", *command)
+        took = time.perf_counter() - start
+        ends = [record for record in _records(run) if record["kind"] == "end"]
+        inside = sum(record["outcome"]["cell_s"] for record in ends)
+        # load_s is the worker's: counted once for each of them.
+        inside += sum(
+            {record["worker"]["pid"]: record["outcome"]["load_s"] for record in ends}.values()
+        )
+        yield Line(
+            "wall time of a sweep",
+            took / inside,
+            1.15,
+            f"{took:.1f} s for {inside:.1f} s in workers",
+        )
+
+
+def start_up() -> Iterator[Line]:
+    """Compare `--help` with a bare interpreter that imports typer and rich.table, turn by turn."""
+    ours, bare = [], []
+    for _ in range(15):
+        ours.append(_timed([sys.executable, "-m", "llmbench", "--help"]))
+        bare.append(_timed([sys.executable, "-c", "import typer, rich.table"]))
+    figures = f"{min(ours) * 1e3:.0f} ms against {min(bare) * 1e3:.0f} ms"
+    yield Line("llmbench --help", min(ours) / min(bare), 1.5, figures)
+
+
+def table() -> Iterator[Line]:
+    """Read and tabulate 100,000 records, as three formats."""
+    sys.path.insert(0, str(HERE / "tests"))
+    from make_records import write_run  # noqa: PLC0415 - only this check needs it
+
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder) / "run"
+        write_run(run, 100_000)
+        for form in ("terminal", "markdown", "csv"):
+            took = min(
+                _timed([sys.executable, "-m", "llmbench", "table", str(run), "--format", form])
+                for _ in range(2)
+            )
+            yield Line(f"table of 100,000 records, {form}", took / 3, 1, f"{took:.2f} of 3 s")
+
+
+def first_worker() -> Iterator[Line]:
+    """Plan 10,000 cells and wait for the first worker to begin."""
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        with _fake_sweep(Path(folder), "1-100", "1-100") as process:
+            took = (
+                _until(lambda: any(r["kind"] == "begin" for r in _records(Path(folder) / "run")))
+                - start
+            )
+            process.kill()
+        yield Line("first worker of 10,000 cells", took / 2, 1, f"{took:.2f} of 2 s")
+
+
+def memory() -> Iterator[Line]:
+    """Follow the parent's memory over 500 cells: at the end against after the first 50."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        _fake_sweep(Path(folder), "1-25", "1-20") as process,
+    ):
+        parent = psutil.Process(process.pid)
+        seen: dict[int, int] = {}
+        while process.poll() is None and len(seen) < 500:
+            done = sum(record["kind"] == "end" for record in _records(Path(folder) / "run"))
+            with_memory = parent.memory_info().rss if psutil.pid_exists(process.pid) else 0
+            seen[done] = with_memory or seen.get(done, 0)
+            time.sleep(0.2)
+        early = next(rss for done, rss in sorted(seen.items()) if done >= 50)
+        late = [rss for done, rss in sorted(seen.items()) if done <= 500 and rss][-2]
+        figures = f"{late / 2**20:.1f} MiB against {early / 2**20:.1f} MiB"
+        yield Line("the parent's memory over 500 cells", late / early, 1.05, figures)
+
+
+def _fake_sweep(folder: Path, batch_sizes: str, input_lens: str) -> subprocess.Popen[bytes]:
+    sweep = folder / "sweep.yaml"
+    sweep.write_text(
+        "name: bench\nwhy: To hold the harness against its promises.\n"
+        "axes: {model: llama-7b@tiny, device: cpu, output_len: 4,\n"
+        "  backend: {fake: {ttft_ms: 1, tpot_ms: 0, clock: virtual}},\n"
+        f"  batch_size: {batch_sizes}, input_len: {input_lens}}}\n"
+        "protocol: {sessions: 1, max_sessions: 1, min_time_s: 0, iterations: 3}\n"
+    )
+    command = [sys.executable, "-m", "llmbench", "sweep", str(sweep), "-o", str(folder / "run")]
+    return subprocess.Popen(command, cwd=HERE, stdout=subprocess.DEVNULL)
+
+
+def _records(run: Path) -> list[dict[str, Any]]:
+    path = run / "records.jsonl"
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    return [json.loads(line) for line in lines if b'"kind":"sweep"' not in line[:20]]
+
+
+def _until(true: Callable[[], bool]) -> float:
+    while not true():
+        time.sleep(0.01)
+    return time.perf_counter()
+
+
+def _llmbench(*arguments: str) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "llmbench", *arguments],
+        check=True,
+        cwd=HERE,
+        stdout=subprocess.DEVNULL,
+    )
+
+
+def _timed(command: list[str]) -> float:
+    start = time.perf_counter()
+    subprocess.run(command, check=True, cwd=HERE, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - start
+
+
+CHECKS: dict[str, Callable[[], Iterator[Line]]] = {
+    "overhead": overhead, "start-up": start_up, "table": table, "first-worker": first_worker,
+    "memory": memory, "wall": wall, "truth": truth,
+}  # fmt: skip
+
+
+def main() -> int:
+    """Print a line for each promise; exit 1 if one is broken."""
+    broken = 0
+    print(f"{os.cpu_count()} CPUs, load {os.getloadavg()[0]:.2f}, torch {torch.__version__}\n")
+    print(f"{'promise':44} {'ratio':>7} {'limit':>6}  figures")
+    for name in sys.argv[1:] or CHECKS:
+        for line in CHECKS[name]():
+            broken += line.ratio > line.limit
+            verdict = "BROKEN" if line.ratio > line.limit else ""
+            print(
+                f"{line.promise:44} {line.ratio:7.3f} {line.limit:6.2f}  {line.figures}  {verdict}".rstrip(),
+                flush=True,
+            )
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
