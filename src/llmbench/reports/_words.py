@@ -78,28 +78,19 @@ def _fixed(value: float, places: int) -> str:
 
 
 def progress(progress: Progress) -> str:
-    """Return how many sessions stand where."""
+    """Return how many sessions stand where: `16 sessions: 12 valid, 1 failed, 3 still to come`."""
     parts = (
         (progress.valid, "valid"),
         (progress.warned, "valid with warnings"),
         (progress.invalid, "invalid"),
         (progress.failed, "failed"),
+        (progress.to_come, "still to come"),
     )
-    verdicts = ", ".join(f"{count} {word}" for count, word in parts if count)
-    if not progress.planned:
-        return "no sessions"
-    if not progress.ended:
-        return f"no session has ended yet: {_to_come(progress)}"
-    if not progress.to_come:
-        return f"{plural(progress.planned, 'session')}: {verdicts}"
-    return f"{verdicts}; {_to_come(progress)}"
-
-
-def _to_come(progress: Progress) -> str:
-    text = f"{progress.to_come} of {plural(progress.planned, 'session')} still to come"
-    if progress.interrupted:
-        text += f" ({progress.interrupted} interrupted, to be run again)"
-    return text
+    counts = ", ".join(f"{count:,} {word}" for count, word in parts if count)
+    again = (
+        f" ({progress.interrupted} interrupted, to be run again)" if progress.interrupted else ""
+    )
+    return f"{plural(progress.planned, 'session')}: {counts or 'none planned'}{again}"
 
 
 def plural(count: int, noun: str) -> str:

@@ -47,7 +47,7 @@ def plain(text: str) -> str:
 def _caption(table: Table) -> Iterator[str]:
     name = plain(table.plan.name) if table.plan else "run"
     cells = _words.plural(len(table.cells), "cell")
-    yield f"**{name}**: {cells}, {_words.progress(table.progress)}."
+    yield f"**{name}**: {cells}; {_words.progress(table.progress)}."
     same = _words.constants(table)
     if same:
         yield ", ".join(f"{key} {plain(value)}" for key, value in same.items()) + "."

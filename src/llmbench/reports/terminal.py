@@ -70,7 +70,7 @@ def signs_for(encoding: str) -> Signs:
 def _caption(table: Table, page: Page) -> Iterator[str]:
     name = shown(table.plan.name) if table.plan else "run"
     cells = _words.plural(len(table.cells), "cell")
-    yield from _wrapped(f"{name}: {cells}, {_words.progress(table.progress)}", page, BOLD)
+    yield from _wrapped(f"{name}: {cells}; {_words.progress(table.progress)}", page, BOLD)
     if table.plan:
         yield from _wrapped(shown(table.plan.why), page)
     same = _words.constants(table)
