@@ -96,14 +96,15 @@ class Screen:
     def _draw(self) -> None:
         if not self.live:
             return
-        table = Table.grid(padding=(0, 1))
+        table = Table.grid()
+        table.add_column(no_wrap=True, overflow="ellipsis")
         for record in self.recent:
             table.add_row(line(record))
         done = self.before + self.ended
         head = Text(f"{self.name}  {done} of {self.planned} sessions{self._left()}  ", style="bold")
         for status, count in sorted(self.counts.items()):
             head.append(f" {count} {status}", style=COLOURS.get(status, FAILED))
-        foot = Text(f"{self.now} (the screen stands still while a cell is timed)", style="dim")
+        foot = Text(f"{self.now}\nThe screen stands still while a cell is timed.", style="dim")
         self.live.update(Group(head, table, foot), refresh=True)
 
     def _left(self) -> str:
@@ -119,15 +120,14 @@ class Screen:
 
 
 def line(record: Record) -> Text:
-    """Return one record as one line: how it ended, what it was, the time it took or why it has none."""
-    times = sorted(
-        sample.e2e_ns for sample in record.outcome.samples if sample.e2e_ns and not sample.discarded
-    )
+    """Return one record as one line: how it ended, how long it took or why it has no time, what it was."""
+    times = sorted(s.e2e_ns for s in record.outcome.samples if s.e2e_ns and not s.discarded)
     text = Text(f"{record.status:<12}", style=COLOURS.get(record.status, FAILED))
-    text.append(f"{shown(record.id)}  session {record.session}  ", style="default")
+    text.append(f"session {record.session}  ", style="default")
     if record.status is Status.OK:
-        text.append(f"{times[len(times) // 2] / 1e6:,.2f} ms", style="bold")
+        text.append(f"{times[len(times) // 2] / 1e6:>10,.2f} ms  ", style="bold")
     else:
-        text.append(shown(record.reason or ""), style="default")
+        text.append(f"{shown(record.reason or '')}  ", style="default")
+    text.append(shown(record.id), style="dim")
     codes = ", ".join(finding.code for finding in record.warnings)
     return text.append(f"  ({codes})" if codes else "", style="yellow")
