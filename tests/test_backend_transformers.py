@@ -11,9 +11,10 @@ from transformers import DynamicCache
 
 from jobs import FAMILIES, VOCABULARY, family, job, prompts
 from llmbench import backends
+from llmbench.backends import _placement
 from llmbench.backends._clocks import CpuStamps
 from llmbench.backends._failures import NO_STATIC_CACHE
-from llmbench.errors import Unsupported
+from llmbench.errors import LoadFailed, Unsupported
 from llmbench.record import Job
 
 every_family = pytest.mark.parametrize("model_type", FAMILIES)
@@ -453,3 +454,36 @@ def test_a_compiled_model_says_the_same(model_type: str) -> None:
 
     assert tokens == recomputed(engine._model, prompts(wanted), 8)
     assert engine.counters() == before, "nothing is compiled once it is warm"
+
+
+def test_weights_that_are_offloaded_are_said_to_lie_on_the_host(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("llmbench.backends.transformers._refuse_impossible", lambda *_: None)
+    plain, wanted = job(family("llama")), job(family("llama"), device_map="cpu_offload")
+
+    engine = loaded(wanted)
+
+    assert engine.generate(prompts(wanted), 8) == loaded(plain).generate(prompts(plain), 8)
+    assert engine.facts["param_devices"] == "cpu"
+    assert engine.facts["offloaded_parameters"] == engine.facts["parameters"]
+    assert engine.facts["weights_bytes"] == loaded(plain).facts["weights_bytes"]
+
+
+def test_a_model_is_spread_as_its_map_says_and_filled_where_it_lies() -> None:
+    model = loaded(job(family("llama")))._model
+    device_map = {"model.embed_tokens": "cpu", "model.layers": "cpu", "model.norm": "cpu"}
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+
+    spread = _placement.spread(
+        model, {**device_map, "model.rotary_emb": "cpu", "lm_head": "cpu"}, 0
+    )
+
+    assert all(parameter.count_nonzero() for parameter in spread.parameters())
+
+
+def test_weights_on_disk_are_refused() -> None:
+    with pytest.raises(LoadFailed, match="fits neither the devices nor the host's memory"):
+        _placement.refuse_disk({"model.layers.0": 0, "model.layers.1": "disk"})

@@ -59,6 +59,8 @@ class TransformersEngine:
             torch.set_num_threads(options["threads"])
         self._used_before = _memory.device_used_by_uuid() if cell.device == "cuda" else {}
         self._device = _device(cell)
+        # Asking a device anything makes a context on it, so one that is not used is not asked.
+        self._devices = [self._device] if options["device_map"] == "none" else _cuda_devices()
         peak = _memory.HostPeak()
         loaded = _weights.load(job, options, self._device)
         self._load_peak_bytes = peak.of_phase_bytes()
@@ -116,17 +118,19 @@ class TransformersEngine:
         return {"compiled_graphs": self.counters()["compiled_graphs"], "graph_breaks": breaks}
 
     def synchronize(self) -> None:
-        """Wait for every CUDA device; a CPU's work is done when its calls return."""
+        """Wait for the CUDA devices in use; a CPU's work is done when its calls return."""
         if self._device.type == "cuda":
-            for index in range(torch.cuda.device_count()):
-                torch.cuda.synchronize(index)
+            for device in self._devices:
+                torch.cuda.synchronize(device)
 
     def memory(self, prompts: Sequence[Sequence[int]], output_len: int) -> Memory:
         """Run one untimed iteration and return what it held, in bytes."""
         on_cuda = self._device.type == "cuda"
         if on_cuda:
             self.synchronize()
-            torch.cuda.reset_peak_memory_stats()
+            torch.cuda.empty_cache()  # what the cells before reserved is not this one's need
+            for device in self._devices:
+                torch.cuda.reset_peak_memory_stats(device)
         peak = _memory.HostPeak()
         self._clock.start()
         with self._without_gradients():
@@ -166,7 +170,7 @@ class TransformersEngine:
 
     def _device_memory(self) -> dict[str, int | None]:
         """Return the allocator's peaks and the device's own view; sums over devices if there are several."""
-        devices = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+        devices = self._devices
         now = _memory.device_used_by_uuid()
         uuids = [_memory.uuid_of(device) for device in devices]
         known = all(uuid in now and uuid in self._used_before for uuid in uuids)
@@ -196,6 +200,10 @@ def _device(cell: Cell) -> torch.device:
             " --device cpu would run."
         )
     return torch.device("cuda", torch.cuda.current_device())
+
+
+def _cuda_devices() -> list[torch.device]:
+    return [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
 
 
 def _refuse_impossible(cell: Cell, options: Mapping[str, Any]) -> None:
