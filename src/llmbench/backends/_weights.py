@@ -173,6 +173,7 @@ def _generation_settings(model: Any) -> str:
         "output_attentions",
         "output_hidden_states",
         "transformers_version",
+        "use_cache",
     )
     said = {name: value for name, value in sorted(settings.items()) if name not in idle}
     return ", ".join(f"{name}={value}" for name, value in said.items())
