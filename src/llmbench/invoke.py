@@ -167,15 +167,20 @@ def _describe(
         environment_digest=digest,
         warnings=planned.warnings,
     )
-    if earlier and (earlier.cells, earlier.settings, earlier.environment_digest) == (
-        written.cells,
-        written.settings,
-        digest,
-    ):
+    if earlier and _same(earlier, written) and any(isinstance(line, Plan) for line in run.log):
         return earlier
     run.append(written)
     run.describe(written)
     return written
+
+
+def _same(earlier: Plan, written: Plan) -> bool:
+    """Return whether two plans ask for the same measurements in the same environment."""
+    return (earlier.cells, earlier.settings, earlier.environment_digest) == (
+        written.cells,
+        written.settings,
+        written.environment_digest,
+    )
 
 
 def _refuse_other_environment(
