@@ -274,7 +274,7 @@ AUTO_MAP = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel
 def test_a_checkpoints_own_code_is_not_run(remote: Path, tmp_path: Path, load_format: str) -> None:
     line = reason(job(remote, load_format=load_format))
 
-    assert "needs code of its own, which was not run; --allow-remote-code would run it" in line
+    assert "needs code of its own, which was not run; --trust-remote-code would run it" in line
     assert not (tmp_path / "sprung").exists()
 
 

@@ -11,7 +11,16 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = ROOT / "scripts"
-VERBS = ("check", "fix", "llmbench", "test", "test-gpu", "test-slow")
+VERBS = (
+    "bench-self",
+    "check",
+    "fix",
+    "llmbench",
+    "make-checkpoint",
+    "test",
+    "test-gpu",
+    "test-slow",
+)
 SHELL = [*(SCRIPTS / name for name in VERBS), ROOT / ".ci" / "run"]
 
 FAKE_PYTHON = """#!/usr/bin/env bash

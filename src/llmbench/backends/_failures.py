@@ -70,7 +70,7 @@ REASONS = (
     Row(
         "ValueError",
         "custom code",
-        "{where} needs code of its own, which was not run; --allow-remote-code would run it.",
+        "{where} needs code of its own, which was not run; --trust-remote-code would run it.",
     ),
     Row(
         "ValueError",
