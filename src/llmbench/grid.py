@@ -39,6 +39,7 @@ class Choices(msgspec.Struct, frozen=True):
     options: Mapping[str, Mapping[str, object]]
     device: str
     prompt_digests: Mapping[str, str]
+    load_formats: Mapping[str, str] = {}
 
 
 def expand(sweep: Sweep, choices: Choices) -> tuple[list[Cell], list[str]]:
@@ -84,7 +85,7 @@ def _axes(sweep: Sweep, warn: list[str]) -> dict[str, list[Any]]:
         )
     for name, known in (
         ("dtype", DTYPES),
-        ("load_format", LOAD_FORMATS),
+        ("load_format", (*LOAD_FORMATS, "auto")),
         ("device", (*DEVICES, "auto")),
     ):
         for word in axes[name]:
@@ -121,10 +122,12 @@ def _option_values(
     where = f"backend.{backend}.{key}"
     if key not in known:
         raise SpecError(f"backend.{backend}: unknown option {key!r}.{did_you_mean(key, known)}")
-    values = without_repetition(value if isinstance(value, list) else [value], where, warn)
+    values = value if isinstance(value, list) else [value]
     for item in values:
         _check_option(where, item, known[key])
-    return values
+    if isinstance(known[key], float):
+        values = [float(item) for item in values]  # so that 5 and 5.0 are one cell
+    return without_repetition(values, where, warn)
 
 
 def _check_option(where: str, value: object, declared: object) -> None:
@@ -133,7 +136,7 @@ def _check_option(where: str, value: object, declared: object) -> None:
             raise SpecError(
                 f"{where}: unknown value {value!r}.{did_you_mean(str(value), map(str, declared))}"
             )
-    elif not isinstance(value, type(declared)) and not (
+    elif type(value) is not type(declared) and not (
         isinstance(declared, float) and type(value) is int
     ):
         raise SpecError(f"{where}: expected {type(declared).__name__}, got {value!r}.")
@@ -153,6 +156,8 @@ def make_cell(
         key: value[0] if isinstance(value, tuple) else value for key, value in declared.items()
     }
     point["device"] = choices.device if point["device"] == "auto" else point["device"]
+    if point["load_format"] == "auto":
+        point["load_format"] = choices.load_formats.get(str(point["model"]), "dummy")
     facts = {
         **point,
         "backend": backend,

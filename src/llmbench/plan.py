@@ -35,6 +35,7 @@ def plan(sweep: Sweep) -> Planned:
     choices = grid.Choices(
         model_digests={name: found.digest for name, found in models.items()},
         options={name: backends.options(name) for name in backends.known()},
+        load_formats={name: real_or_random(found) for name, found in models.items()},
         device=machine.device() if "auto" in grid.words(sweep.axes.device) else "cpu",
         prompt_digests={
             name: digest_of(text(name))
@@ -53,6 +54,11 @@ def plan(sweep: Sweep) -> Planned:
     return Planned(
         sweep=sweep, cells=cells, models=models, refused=refused, warnings=warnings + doubles
     )
+
+
+def real_or_random(found: Model) -> str:
+    """Return what `load_format: auto` means: real weights where a folder or hub id was named."""
+    return "dummy" if found.source == "catalogue" else "safetensors"
 
 
 def text(prompts: str) -> str:

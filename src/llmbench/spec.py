@@ -21,6 +21,8 @@ PROTOCOL = 1
 """How a number is measured. Comparisons across protocols are refused."""
 
 LONGEST_SLUG = 96
+MOST_SESSIONS = 1000
+"""More fresh processes for one cell than this is a slip of the hand."""
 
 Option: TypeAlias = str | int | float | bool
 
@@ -34,6 +36,12 @@ class Deadlines(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     iteration_s: float = 600.0
     memory_s: float = 900.0
     exit_s: float = 10.0
+
+    def __post_init__(self) -> None:
+        """Refuse deadlines that have passed before they begin."""
+        for name in self.__struct_fields__:
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
 
 
 class Protocol(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -69,8 +77,11 @@ class Protocol(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             raise ValueError(
                 f"max_iterations ({self.max_iterations}) is below iterations ({self.iterations})"
             )
-        if self.warmup < 0 or self.min_time_s < 0:
-            raise ValueError("warmup and min_time_s cannot be negative")
+        for name in ("warmup", "min_time_s", "warmup_within", "warmup_budget_s", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} cannot be negative, got {getattr(self, name)}")
+        if self.max_sessions > MOST_SESSIONS:
+            raise ValueError(f"max_sessions must be at most {MOST_SESSIONS}")
 
     def measuring(self) -> dict[str, object]:
         """Return the settings that change a number, as opposed to how often or how patiently it is taken."""
@@ -133,7 +144,7 @@ class Axes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     backend: str | list[str] | dict[str, dict[str, Option | list[Option]] | None] = "transformers"
     dtype: str | list[str] = "float32"
     device: str | list[str] = "auto"
-    load_format: str | list[str] = "dummy"
+    load_format: str | list[str] = "auto"
     prompts: str | list[str] = "synthetic"
     batch_size: int | str | list[int] = 1
     input_len: int | str | list[int] = 128

@@ -52,7 +52,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
         Literal["cpu", "cuda", "auto"] | None, typer.Option("--device", help="Where to run.")
     ] = None,
     load_format: Annotated[
-        Literal["dummy", "safetensors"] | None,
+        Literal["dummy", "safetensors", "auto"] | None,
         typer.Option(
             "--load-format",
             help="Random or real weights. [default: safetensors for a folder or hub id, else dummy]",
