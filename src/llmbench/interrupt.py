@@ -22,8 +22,9 @@ class Interrupt:
         self.signal: int | None = None
 
     def __enter__(self) -> Self:
-        """Take over the signals."""
-        self._before = {number: signal.signal(number, self._note) for number in ASKING}
+        """Take over the signals, but for those that whoever started us had ignored, as `nohup` does."""
+        heeded = [number for number in ASKING if signal.getsignal(number) is not signal.SIG_IGN]
+        self._before = {number: signal.signal(number, self._note) for number in heeded}
         self._woken_before = signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
         return self
 
