@@ -3,6 +3,7 @@
 Nothing here imports numpy, scipy, msgspec, ruamel or psutil, so that `--help` answers in a blink.
 """
 
+import errno
 import os
 import sys
 from importlib import import_module
@@ -31,6 +32,7 @@ COMPLETION = "_LLMBENCH_COMPLETE"
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 PIPE_CLOSED = 141  # 128 + SIGPIPE
+HUNG_UP = 129  # 128 + SIGHUP
 
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 
@@ -60,9 +62,9 @@ def run(arguments: "Sequence[str]") -> int:
         return 2
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
-    except BrokenPipeError:
+    except (OSError, SystemExit) as error:
+        code = gone(error)
         discard_output()
-        return PIPE_CLOSED
     return code
 
 
@@ -162,6 +164,17 @@ def accept_any_text(stream: "TextIO | None") -> None:
     """Escape what the terminal's encoding cannot say, instead of failing on it."""
     if reconfigure := getattr(stream, "reconfigure", None):
         reconfigure(errors="backslashreplace")
+
+
+def gone(error: OSError | SystemExit) -> int:
+    """Return the exit code that fits where whoever read our output has gone; raise anything else again."""
+    if isinstance(error, SystemExit):  # rich meets a closed pipe itself, and leaves with 1
+        error = error.__context__ if isinstance(error.__context__, OSError) else error
+    if isinstance(error, BrokenPipeError):
+        return PIPE_CLOSED
+    if isinstance(error, OSError) and error.errno == errno.EIO:
+        return HUNG_UP
+    raise error
 
 
 def discard_output() -> None:
