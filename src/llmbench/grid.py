@@ -126,7 +126,7 @@ def _option_values(
     for item in values:
         _check_option(where, item, known[key])
     if isinstance(known[key], float):
-        values = [float(item) for item in values]  # so that 5 and 5.0 are one cell
+        values = [float(str(item)) for item in values]  # so that 5 and 5.0 are one cell
     return without_repetition(values, where, warn)
 
 

@@ -6,6 +6,7 @@ them instead of silently taking a number that nobody wrote.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -35,6 +36,8 @@ def load(path: Path) -> dict[str, Any]:
         raise SpecError(f"{path}: is not UTF-8 text (byte {error.start}).") from error
     except MarkedYAMLError as error:
         raise SpecError(f"{path}{_line(error)}: {_problem(error)}.") from error
+    except RecursionError as error:
+        raise SpecError(f"{path}: is nested too deeply.") from error
     except (YAMLError, ValueError) as error:
         raise SpecError(f"{path}: {str(error).splitlines()[0]}.") from error
     if not isinstance(value, dict):
@@ -43,8 +46,9 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def decode(value: object, kind: type[T], where: str) -> T:
-    """Convert plain values into the struct `kind`, refusing unknown keys and wrong types."""
+    """Convert plain values into the struct `kind`, refusing unknown keys, wrong types, and what is no number."""
     _refuse_unknown_keys(value, kind, where)
+    _refuse_no_numbers(value, where)
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
@@ -62,6 +66,18 @@ def _refuse_unknown_keys(value: object, kind: object, where: str) -> None:
         if key not in fields:
             raise SpecError(f"{where}: unknown key {key!r}.{did_you_mean(str(key), fields)}")
         _refuse_unknown_keys(inner, fields[key], f"{where}.{key}")
+
+
+def _refuse_no_numbers(value: object, where: str) -> None:
+    """Refuse `.nan` and `.inf`: no setting can be meant so, and JSON cannot keep them."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            _refuse_no_numbers(inner, f"{where}.{key}")
+    elif isinstance(value, list):
+        for number, inner in enumerate(value):
+            _refuse_no_numbers(inner, f"{where}[{number}]")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise SpecError(f"{where}: {value} is not a number that can be meant; give a finite one.")
 
 
 def _line(error: MarkedYAMLError) -> str:
