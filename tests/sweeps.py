@@ -56,6 +56,7 @@ class Bench:
     def __init__(self, folder: Path) -> None:
         self.folder, self.run = folder, folder / "run"
         self.file, self.rows = folder / "sweep.yaml", self.run / store.RECORDS
+        self.out, self.err = folder / "out", folder / "err"
         self.mark = f"{MARK}-{os.getpid()}-{time.monotonic_ns()}"
 
     def write(
@@ -88,24 +89,36 @@ class Bench:
         return self.file
 
     def start(
-        self, *arguments: str, limit: Callable[[], None] | None = None, **more: str
+        self,
+        *arguments: str,
+        limit: Callable[[], None] | None = None,
+        environment: dict[str, str] | None = None,
     ) -> subprocess.Popen[str]:
         """Start `llmbench sweep` on the file; `limit` runs in the child before the command."""
-        return subprocess.Popen(
-            (*LLMBENCH, "sweep", str(self.file), "-o", str(self.run), *arguments),
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True,
-            env={**os.environ, MARK: self.mark, **more},
-            preexec_fn=limit,  # noqa: PLW1509 - the tests have one thread
-        )  # fmt: skip
+        with (
+            self.out.open("wb") as out,
+            self.err.open("wb") as err,
+        ):  # a pipe that nobody reads fills up
+            return subprocess.Popen(
+                (*LLMBENCH, "sweep", str(self.file), "-o", str(self.run), *arguments),
+                stdout=out, stderr=err, stdin=subprocess.DEVNULL, text=True,
+                env={**os.environ, MARK: self.mark, **(environment or {})},
+                preexec_fn=limit,  # noqa: PLW1509 - the tests have one thread
+            )  # fmt: skip
 
     def ended(self, process: subprocess.Popen[str]) -> Done:
         """Wait for a started command."""
-        out, err = process.communicate(timeout=PATIENCE_S)
-        return Done(process.returncode, out, err, self)
+        process.wait(timeout=PATIENCE_S)
+        return Done(process.returncode, self.out.read_text(), self.err.read_text(), self)
 
-    def sweep(self, *arguments: str, limit: Callable[[], None] | None = None, **more: str) -> Done:
+    def sweep(
+        self,
+        *arguments: str,
+        limit: Callable[[], None] | None = None,
+        environment: dict[str, str] | None = None,
+    ) -> Done:
         """Run the command to its end, on the file as it stands."""
-        return self.ended(self.start(*arguments, limit=limit, **more))
+        return self.ended(self.start(*arguments, limit=limit, environment=environment))
 
     def raw(self) -> bytes:
         return self.rows.read_bytes() if self.rows.exists() else b""
@@ -122,8 +135,16 @@ class Bench:
         """Wait until the records hold a text."""
         deadline = time.monotonic() + PATIENCE_S
         while text.encode() not in self.raw():
-            assert process.poll() is None, process.communicate()
+            assert process.poll() is None, self.err.read_text()
             assert time.monotonic() < deadline, f"no {text!r}"
+            time.sleep(0.005)
+
+    def wait_for_more(self, before: bytes, process: subprocess.Popen[str]) -> None:
+        """Wait until the records have grown."""
+        deadline = time.monotonic() + PATIENCE_S
+        while len(self.raw()) <= len(before):
+            assert process.poll() is None, self.err.read_text()
+            assert time.monotonic() < deadline
             time.sleep(0.005)
 
     def alive(self) -> list[psutil.Process]:

@@ -1,0 +1,235 @@
+"""Signals, and kills from outside: nothing acknowledged is lost, nothing is left, and resuming finishes."""
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import time
+
+import psutil
+import pytest
+
+from llmbench import journal
+from llmbench.record import Begin, Record, Status
+from sweeps import Bench, Done, assert_complete
+
+PHASES = {
+    "load": ("load", 1),
+    "warmup": ("call", 1),
+    "iteration": ("call", 5),
+    "memory": ("memory", 1),
+}
+ONE = {"batch_size": 2}
+
+
+def hanging(bench: Bench) -> subprocess.Popen[str]:
+    """Start the command and return when its first worker hangs."""
+    process = bench.start()
+    deadline = time.monotonic() + 30
+    while not any("hanging" in path.read_text() for path in bench.run.glob("logs/*-s*.log")):
+        assert process.poll() is None, bench.err.read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return process
+
+
+def assert_resumable(bench: Bench, done: Done) -> None:
+    """Assert that the same command finishes the run, whose rows so far stay as they are."""
+    before = bench.raw()
+
+    again = bench.sweep()
+
+    assert_complete(again)
+    assert bench.raw().startswith(before)
+    assert again.code == 0
+    assert done.bench is bench
+
+
+@pytest.mark.parametrize("fault", ["hang", "hang_native"])
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_stop_keeps_what_was_interrupted_and_leaves_nothing(
+    bench: Bench, fault: str, phase: str
+) -> None:
+    at, call = PHASES[phase]
+    bench.write(fault=fault, at=at, call=call, axes=ONE, when="attempt=1,session=1")
+    process = hanging(bench)
+
+    process.send_signal(signal.SIGINT)
+    done = bench.ended(process)
+
+    assert done.code == 130
+    assert [(record.status, record.phase) for record in done.records] == [
+        (Status.INTERRUPTED, phase)
+    ]
+    assert bench.gone()
+    assert done.err == ""
+    assert_resumable(bench, done)
+
+
+@pytest.mark.parametrize(
+    ("signals", "code"),
+    [
+        ((signal.SIGINT, signal.SIGINT), 130),
+        ((signal.SIGTERM,), 143),
+        ((signal.SIGHUP,), 129),
+        ((signal.SIGINT, signal.SIGTERM), 130),
+    ],
+)
+def test_every_stop_signal_has_its_exit_code(
+    bench: Bench, signals: tuple[signal.Signals, ...], code: int
+) -> None:
+    bench.write(fault="hang_native", axes=ONE, when="attempt=1,session=1")
+    process = hanging(bench)
+
+    for number in signals:
+        process.send_signal(number)
+    done = bench.ended(process)
+
+    assert done.code == code
+    assert [record.status for record in done.records] == [Status.INTERRUPTED]
+    assert bench.gone()
+    assert_resumable(bench, done)
+
+
+def test_a_stop_ends_what_the_worker_started_too(bench: Bench) -> None:
+    bench.write(fault=["orphan", "hang"], axes=ONE, when="attempt=1,session=1")
+    process = hanging(bench)
+
+    process.send_signal(signal.SIGINT)
+
+    assert bench.ended(process).code == 130
+    assert bench.gone()
+
+
+@pytest.mark.parametrize("after_s", [0.0, 0.02, 0.05, 0.08, 0.1, 0.15, 0.2])
+def test_a_stop_while_sessions_come_and_go_is_clean(bench: Bench, after_s: float) -> None:
+    bench.write(axes={"batch_size": list(range(1, 9))}, protocol={"isolation": "cell"})
+    process = bench.start()
+    bench.wait_for('"sweep"', process)
+
+    time.sleep(after_s)
+    process.send_signal(signal.SIGINT)
+    done = bench.ended(process)
+
+    assert (done.code, done.err) == (130, "")
+    assert {record.status for record in done.records} <= {Status.OK, Status.INTERRUPTED}
+    assert bench.gone()
+    assert_resumable(bench, done)
+
+
+@pytest.mark.parametrize("after_s", [0.1, 0.3, 0.5])
+def test_a_stop_before_anything_runs_leaves_nothing(bench: Bench, after_s: float) -> None:
+    bench.write(axes=ONE)
+    process = bench.start()
+
+    time.sleep(after_s)
+    process.send_signal(signal.SIGINT)
+    done = bench.ended(process)
+
+    assert done.code in (130, -signal.SIGINT, 0)
+    assert bench.gone()
+    assert_resumable(bench, done)
+
+
+def ignore_hangups() -> None:
+    """Do as `nohup` does."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
+def test_a_hangup_that_is_ignored_stays_ignored(bench: Bench) -> None:
+    bench.write(load_ms=300.0, clock="real", ttft_ms=0.1, tpot_ms=0.1, axes=ONE)
+    process = bench.start(limit=ignore_hangups)
+    bench.wait_for('"begin"', process)
+
+    process.send_signal(signal.SIGHUP)
+    done = bench.ended(process)
+
+    assert done.code == 0
+    assert_complete(done)
+
+
+def children(process: subprocess.Popen[str], name: str) -> list[psutil.Process]:
+    """Return the command's descendants: its `nursery`, or the workers forked from it."""
+    (nursery,) = psutil.Process(process.pid).children()
+    return [nursery] if name == "nursery" else nursery.children()
+
+
+@pytest.mark.parametrize("name", ["nursery", "worker"])
+def test_a_process_of_ours_killed_from_outside_costs_one_session(bench: Bench, name: str) -> None:
+    bench.write(fault="hang", when="batch_size=2,session=1")
+    process = hanging(bench)
+
+    for child in children(process, name):
+        child.kill()
+    done = bench.ended(process)
+
+    assert_complete(done)
+    assert done.code == 3
+    assert done.failed().status is Status.CRASH
+    assert done.failed().phase == "iteration"
+
+
+def test_a_nursery_killed_while_it_forks_costs_nothing(bench: Bench) -> None:
+    bench.write(protocol={"isolation": "cell"}, axes={"batch_size": list(range(1, 30))})
+    process = bench.start()
+
+    for _ in range(3):
+        time.sleep(0.3)
+        with contextlib.suppress(ValueError, psutil.Error):
+            children(process, "nursery")[0].kill()
+    done = bench.ended(process)
+
+    assert_complete(done)
+    assert {record.status for record in done.records} <= {Status.OK, Status.CRASH}
+    assert sum(record.status is Status.CRASH for record in done.records) <= 3
+
+
+def killed_and_resumed(bench: Bench, kills: int) -> None:
+    """Kill the command at random moments until it has been killed so often, then let it finish."""
+    bench.write(axes={"batch_size": list(range(1, 6 * kills + 1))}, protocol={"isolation": "cell"},
+                fault="grandchild", when="session=2")  # fmt: skip
+    moments = random.Random(10)  # noqa: S311 - moments, not secrets
+    rows: list[bytes] = []
+    for number in range(kills):
+        before = bench.raw()
+        process = bench.start()
+        if number % 4:  # most of them while it measures, some while it starts
+            bench.wait_for_more(before, process)
+        time.sleep(moments.uniform(0.0, 0.5))
+        acknowledged = bench.raw()
+        process.kill()
+        assert bench.ended(process).code == -signal.SIGKILL
+        assert bench.raw().startswith(acknowledged)
+        rows.append(acknowledged[: acknowledged.rfind(b"\n") + 1])
+
+    done = bench.sweep()
+
+    assert done.code == 0
+    assert_complete(done)
+    assert all(bench.raw().startswith(acknowledged) for acknowledged in rows)
+    lines = [journal.decode(line) for line in bench.raw().splitlines()]
+    begun = {(line.cell, line.session) for line in lines if isinstance(line, Begin)}
+    assert begun == {(line.id, line.session) for line in lines if isinstance(line, Record)}
+
+
+def test_killed_and_resumed_it_has_every_session_once(bench: Bench) -> None:
+    killed_and_resumed(bench, 10)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_killed_50_times_it_has_every_session_once(bench: Bench) -> None:
+    killed_and_resumed(bench, 50)
+
+
+def test_the_next_invocation_kills_the_orphans_of_a_killed_one(bench: Bench) -> None:
+    bench.write(fault=["orphan", "hang"], axes=ONE, when="attempt=1,session=1")
+    process = hanging(bench)
+    os.kill(process.pid, signal.SIGKILL)
+    bench.ended(process)
+
+    done = bench.sweep()
+
+    assert done.code == 0
+    assert_complete(done)

@@ -1,0 +1,283 @@
+"""A disk that is full, a folder that is taken, a poor terminal, a long sweep: FAULTS 13, 15, 16, 33, 35 and 36."""
+
+import fcntl
+import os
+import pty
+import resource
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from llmbench import store
+from llmbench.record import Status
+from sweeps import LLMBENCH, MARK, Bench, assert_complete
+
+ONE = {"batch_size": 2}
+
+
+def files_up_to(size: int) -> Callable[[], None]:
+    """Return what keeps a command from writing files longer than this."""
+    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+@pytest.mark.parametrize("more", [0, 900, 1800, 2700])
+def test_a_record_that_cannot_be_written_stops_the_sweep_and_costs_nothing(
+    bench: Bench, more: int
+) -> None:
+    bench.write(axes={"batch_size": [1]})
+    bench.sweep()
+    bench.write()
+    size = len(bench.raw()) + 3500 + more
+    before = bench.raw()
+
+    done = bench.sweep(limit=files_up_to(size))
+
+    assert done.code == 4
+    assert done.err.startswith(f"llmbench: {bench.rows}: cannot write ")
+    assert done.err.endswith("All earlier records are safe; make room and resume.\n")
+    assert done.err.count("\n") == 1
+    assert bench.gone()
+    assert bench.raw().startswith(before)
+    assert bench.raw().endswith(b"\n")
+    kept = bench.raw()
+    again = bench.sweep()
+    assert again.code == 0
+    assert_complete(again)
+    assert bench.raw().startswith(kept)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """Return a file system of 20 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ("mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", folder),
+        capture_output=True,
+        check=False,
+    )
+    if mounted.returncode:
+        pytest.skip("no right to mount")
+    yield folder
+    subprocess.run(("umount", "-l", folder), check=True)
+
+
+def test_a_disk_that_fills_up_stops_the_sweep_and_costs_nothing(
+    bench: Bench, small_disk: Path
+) -> None:
+    bench.run, bench.rows = small_disk / "run", small_disk / "run" / store.RECORDS
+    bench.write(axes={"batch_size": list(range(1, 40))}, protocol={"isolation": "cell"})
+    process = bench.start()
+    bench.wait_for('"end"', process)
+    fill(small_disk / "filler")
+    kept = bench.raw()
+
+    done = bench.ended(process)
+
+    assert done.code == 4
+    assert done.err.count("\n") == 1
+    assert "make room and resume" in done.err
+    assert bench.gone()
+    assert bench.raw().startswith(kept[: kept.rfind(b"\n") + 1])
+    refused = bench.sweep()
+    assert refused.code == 2
+    assert "MiB are free" in refused.err
+    (small_disk / "filler").unlink()
+    again = bench.sweep()
+    assert again.code == 0
+    assert_complete(again)
+
+
+def fill(path: Path) -> None:
+    """Take all room there is."""
+    with path.open("wb", buffering=0) as stream:
+        for block in (2**20, 4096):
+            try:
+                while True:
+                    stream.write(bytes(block))
+            except OSError:
+                continue
+
+
+def test_a_second_sweep_on_the_same_run_is_refused(bench: Bench) -> None:
+    bench.write(fault="hang", when="session=1,attempt=1")
+    first = bench.start()
+    bench.wait_for('"begin"', first)
+    before = bench.raw()
+
+    second = bench.sweep()
+
+    assert second.code == 2
+    assert second.err.startswith(f"llmbench: {bench.run}: is held by process {first.pid} on ")
+    assert second.err.count("\n") == 1
+    assert bench.raw() == before
+    first.send_signal(signal.SIGTERM)
+    assert bench.ended(first).code == 143
+
+
+def test_a_parent_that_is_a_file_is_said_before_anything_runs(bench: Bench) -> None:
+    bench.write()
+    (bench.folder / "run").write_text("not a folder")
+
+    for place in (bench.run, bench.run / "deeper"):
+        bench.run = place
+        done = bench.sweep()
+        assert (done.code, done.out) == (2, "")
+        assert done.err == (
+            f"llmbench: {place}: cannot be written: there is a file where a folder should be.\n"
+        )
+
+
+def levels(process: subprocess.Popen[str]) -> tuple[int, int] | None:
+    """Return the open files and the resident bytes of a process, or None when it is gone."""
+    try:
+        seen = psutil.Process(process.pid)
+        return seen.num_fds(), seen.memory_info().rss
+    except psutil.Error:
+        return None
+
+
+def test_500_cells_leave_the_parent_as_it_was(bench: Bench) -> None:
+    bench.write(axes={"batch_size": list(range(1, 501))}, protocol={"sessions": 1, "max_sessions": 1},
+                fault="oom", at="exit")  # fmt: skip
+    process = bench.start()
+    bench.wait_for('"begin"', process)
+    seen: list[tuple[int, int]] = []
+
+    while process.poll() is None:
+        if (level := levels(process)) and level[1]:
+            seen.append(level)
+        time.sleep(0.05)
+    done = bench.ended(process)
+
+    assert_complete(done)
+    files, bytes_held = zip(*seen[: -max(4, len(seen) // 10)], strict=True)  # the table comes last
+    assert max(files) <= files[len(files) // 4] + 3
+    assert max(bytes_held) <= bytes_held[len(files) // 4] + 8 * 2**20
+    assert {path.name for path in bench.run.iterdir()} == {"logs", "records.jsonl", "run.json"}
+
+
+def test_workers_by_the_hundred_leave_the_parent_as_it_was(bench: Bench) -> None:
+    bench.write(axes={"batch_size": list(range(1, 101))}, fault="oom", when="session=1",
+                protocol={"isolation": "cell"})  # fmt: skip
+    process = bench.start()
+    bench.wait_for('"end"', process)
+    seen: list[int] = []
+
+    while process.poll() is None:
+        if level := levels(process):
+            seen.append(level[0])
+        time.sleep(0.05)
+    done = bench.ended(process)
+
+    assert_complete(done)
+    assert done.code == 3
+    assert max(seen) <= seen[len(seen) // 4] + 6
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"NO_COLOR": "1", "COLUMNS": "40"},
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        {"TERM": "dumb", "PYTHONIOENCODING": "ascii"},
+    ],
+)
+def test_a_poor_terminal_is_enough(bench: Bench, environment: dict[str, str]) -> None:
+    bench.write()
+
+    done = bench.sweep(environment=environment)
+
+    assert_complete(done)
+    assert (done.code, done.err) == (0, "")
+    assert "\x1b" not in done.out
+    assert "6 ok  ->" in done.out
+
+
+def test_a_deleted_working_directory_is_no_obstacle(bench: Bench) -> None:
+    bench.write()
+    gone = bench.folder / "gone"
+    gone.mkdir()
+    script = f'cd "{gone}" && rmdir "{gone}" && exec "$@"'
+
+    done = subprocess.run(
+        ("bash", "-c", script, "bash", *LLMBENCH, "sweep", bench.file, "-o", bench.run),
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert_complete(bench.sweep())
+
+
+def on_terminal(bench: Bench) -> tuple[subprocess.Popen[str], int]:
+    """Start the command as the leader of a terminal; return it and our end of the terminal."""
+    ours, theirs = pty.openpty()
+
+    def own_terminal() -> None:
+        os.setsid()
+        fcntl.ioctl(theirs, 0x540E, 0)  # TIOCSCTTY
+
+    process = subprocess.Popen(
+        (*LLMBENCH, "sweep", str(bench.file), "-o", str(bench.run)),
+        stdin=theirs, stdout=theirs, stderr=theirs, text=True,
+        env={**os.environ, MARK: bench.mark, "TERM": "xterm"},
+        preexec_fn=own_terminal,  # noqa: PLW1509 - the tests have one thread
+    )  # fmt: skip
+    os.close(theirs)
+    return process, ours
+
+
+def test_a_terminal_shows_a_live_table(bench: Bench) -> None:
+    bench.write()
+    process, terminal = on_terminal(bench)
+
+    shown = b""
+    while True:
+        try:
+            shown += os.read(terminal, 4096)
+        except OSError:
+            break
+    os.close(terminal)
+
+    assert process.wait() == 0
+    assert b"sessions" in shown
+    assert b"6 ok  ->" in shown
+
+
+def test_a_terminal_that_goes_away_interrupts_and_keeps(bench: Bench) -> None:
+    bench.write(fault="hang", when="session=1,attempt=1", axes=ONE)
+    process, terminal = on_terminal(bench)
+    bench.wait_for('"begin"', process)
+    time.sleep(0.2)
+
+    os.close(terminal)
+
+    assert process.wait(timeout=20) == 129
+    assert [record.status for record in bench.records()] == [Status.INTERRUPTED]
+    assert bench.gone()
+
+
+def test_a_reader_that_goes_away_ends_the_sweep_in_silence(bench: Bench) -> None:
+    bench.write(protocol={"isolation": "cell"}, axes={"batch_size": list(range(1, 20))})
+    process = subprocess.Popen(
+        (*LLMBENCH, "sweep", str(bench.file), "-o", str(bench.run)),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, MARK: bench.mark},
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.readline()
+
+    process.stdout.close()
+    err = process.stderr.read()
+    process.stderr.close()
+
+    assert (process.wait(timeout=20), err) == (141, "")
+    assert bench.gone()
+    again = bench.sweep()
+    assert again.code == 0
+    assert_complete(again)
