@@ -6,6 +6,7 @@ recorded seed: a machine that drifts then blurs every cell alike, instead of fav
 
 from __future__ import annotations
 
+import itertools
 import random
 import time
 from datetime import UTC, datetime
@@ -121,14 +122,18 @@ class Runner:
                 ready.append(cell)
         groups = spec.groups(ready, self.protocol.isolation)
         order.shuffle(groups)
-        for group in groups:
+        left: list[Cell] = []
+        while groups and not self._told_to_stop():
+            group = groups.pop(0)
             order.shuffle(group)
-            self._group(session, group)
-            if self._told_to_stop():
-                return
+            left = self._group(session, group)
+        if self.dirty:
+            for cell in itertools.chain(left, *groups):
+                dirty = Outcome(cell=cell.id, status=Status.DEVICE_DIRTY, error=self.dirty)
+                self.put(cell, session, dirty)
 
-    def _group(self, session: int, cells: list[Cell]) -> None:
-        """Measure the cells of one group; whenever a worker ends early, the rest get a new one."""
+    def _group(self, session: int, cells: list[Cell]) -> list[Cell]:
+        """Measure one group, with a new worker whenever one ends early; return what a stop left out."""
         remaining = list(cells)
         while remaining and not self._told_to_stop():
             used_before = self.gpu.used_bytes() if self.gpu else None
@@ -136,6 +141,7 @@ class Runner:
             if self.protocol.nursery == "session":
                 self._close_nurseries()
             self._await_memory(used_before)
+        return remaining
 
     def _worker(self, session: int, cells: list[Cell]) -> list[Cell]:
         """Run one worker; return the cells that still need one."""
