@@ -18,9 +18,11 @@ import pytest
 from llmbench import metrics, reports, store, table
 from llmbench.record import Finding, Line, Record, Status
 from llmbench.reports import Page
+from llmbench.reports._words import figures
 from llmbench.reports.csv import safe
 from llmbench.reports.markdown import plain
 from llmbench.spec import Protocol
+from llmbench.table import Numbers
 from make_records import make_cell, make_plan, make_record, make_samples, write
 
 if TYPE_CHECKING:
@@ -504,3 +506,18 @@ def time_to_show(folder: Path) -> float:
     for format in ("terminal", "markdown", "csv"):
         reports.render(table.build(store.read(folder)), format)
     return time.process_time() - start
+
+
+def test_an_interval_wider_than_its_value_is_told_as_such() -> None:
+    metric = metrics.BY_KEY["ttft_s"]
+    numbers = Numbers(
+        metric,
+        np.array([0.014, 0.014]),
+        np.array([1200.0, 0.1]),
+        np.array([np.nan, np.nan]),
+        np.array([2, 2]),
+    )
+
+    shown = figures(numbers, [0, 1], "±")
+
+    assert shown.spreads == ["±>100%", "±1.4"]

@@ -23,6 +23,8 @@ SHORT = {
 """How an axis is headed where its own name is long."""
 
 ABSENT = "-"
+WIDEST = 1.0
+"""A relative half-width above this is told as being above it."""
 SPREAD_DIGITS, MOST_DIGITS, PLAIN_DIGITS = 2, 5, 4
 """Digits shown of a spread, at most of a value with a spread, and of a value without."""
 NAMED_CELLS = 3
@@ -51,8 +53,9 @@ def figures(numbers: Numbers, rows: Sequence[int], plus_minus: str) -> Figures:
     middle = numbers.middle[rows] * numbers.metric.unit.factor
     single = numbers.sessions[rows] == 1
     relative = np.where(single, numbers.spread[rows], numbers.half_width[rows])
+    wide = relative > WIDEST  # of two sessions far apart, the interval is no figure to read
     with np.errstate(divide="ignore", invalid="ignore"):
-        apart = middle * relative
+        apart = np.where(wide, np.nan, middle * relative)
         digits = MOST_DIGITS - 1 - np.floor(np.log10(middle))
         wanted = SPREAD_DIGITS - 1 - np.floor(np.log10(apart))
         plain = PLAIN_DIGITS - 1 - np.floor(np.log10(middle))
@@ -67,8 +70,8 @@ def figures(numbers: Numbers, rows: Sequence[int], plus_minus: str) -> Figures:
             for value, digits in zip(middle.tolist(), decimals, strict=True)
         ],
         [
-            text and signed[alone] % text
-            for text, alone in zip(spreads, single.tolist(), strict=True)
+            signed[alone] % ">100%" if unreadable else text and signed[alone] % text
+            for text, alone, unreadable in zip(spreads, single.tolist(), wide.tolist(), strict=True)
         ],
     )
 
