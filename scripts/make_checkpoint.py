@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     GenerationConfig,
@@ -37,6 +38,7 @@ LONGEST = 1024
 def main() -> int:
     """Train, save, and say by how much the loss fell; 1 if it did not."""
     asked = arguments()
+    transformers.utils.logging.disable_progress_bar()
     torch.manual_seed(0)
     text = corpus()
     words = trained_tokenizer(text, asked.vocabulary)

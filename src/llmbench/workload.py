@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 import numpy as np
 
+from llmbench.errors import LoadFailed
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -44,14 +46,14 @@ def from_text(cell: Cell, engine: Engine, seed: int, session: int, text: str) ->
     """Return a function from phase and iteration to B windows of L ids at random places of a real text.
 
     Raises:
-        ValueError: the text is too short for windows that differ.
+        LoadFailed: the text is too short for windows that differ.
 
     """
     ids = np.asarray(engine.tokenize(text), dtype=np.int64)
     places = len(ids) - cell.input_len
     if places < cell.batch_size:
-        raise ValueError(
-            f"the text has {len(ids)} tokens; {cell.batch_size} prompts of {cell.input_len} "
+        raise LoadFailed(
+            f"prompts: the text has {len(ids)} tokens; {cell.batch_size} prompts of {cell.input_len} "
             f"need at least {cell.input_len + cell.batch_size}"
         )
     generator = _seeded(cell, seed, session)
