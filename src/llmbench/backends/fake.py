@@ -22,7 +22,7 @@ from llmbench.errors import Unsupported
 from llmbench.record import Memory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from llmbench.record import Job
     from llmbench.spec import Cell
@@ -80,7 +80,7 @@ class FakeEngine:
         self._pass(self.script["load_ms"])
         self._fail_at("load")
         fault = self.script["fault"] if self._applies() else "none"
-        self.facts: dict[str, Any] = {
+        self.facts: Mapping[str, Any] = {
             "engine": "fake",
             "param_devices": "meta" if fault == "placement" else first.device,
             "param_dtypes": "float64" if fault == "dtype" else first.dtype,
