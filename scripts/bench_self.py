@@ -2,7 +2,7 @@
 
 A ratio at or under its limit keeps the promise. Run it on a quiet machine:
 
-    scripts/bench-self [truth overhead wall start-up table first-worker memory]
+    scripts/bench-self [truth fork overhead wall start-up table first-worker memory]
 """
 
 from __future__ import annotations
@@ -201,6 +201,39 @@ def wall() -> Iterator[Line]:
         )
 
 
+def fork() -> Iterator[Line]:
+    """Compare workers forked from a nursery with new interpreters, session by session in turn."""
+    with tempfile.TemporaryDirectory() as folder:
+        sessions = 8
+        runs = {nursery: Path(folder) / nursery for nursery in ("round", "session")}
+        for session in range(1, sessions + 1):
+            for nursery in runs if session % 2 else reversed(runs):
+                _tiny_sweep(Path(folder), nursery, session)
+        forked, fresh = (_medians(run) for run in runs.values())
+        middle = [statistics.geometric_mean(times) for times in (forked, fresh)]
+        spread = [statistics.stdev(times) / statistics.mean(times) for times in (forked, fresh)]
+        figures = f"{middle[0]:.3f} ms against {middle[1]:.3f} ms, spreads {spread[0]:.1%} and {spread[1]:.1%}"
+        off = max(middle[0] / middle[1], middle[1] / middle[0])
+        yield Line(f"forked against new workers, {sessions} sessions", off, 1.02, figures)
+
+
+def _tiny_sweep(folder: Path, nursery: str, sessions: int) -> None:
+    sweep = folder / f"{nursery}.yaml"
+    sweep.write_text(
+        "name: fork\nwhy: To compare two ways of starting a worker.\n"
+        "axes: {model: llama-7b@tiny, device: cpu, batch_size: 4, input_len: 128, output_len: 16}\n"
+        f"protocol: {{nursery: {nursery}, max_sessions: 99}}\n"
+    )
+    _llmbench("sweep", str(sweep), "--sessions", str(sessions), "-o", str(folder / nursery))
+
+
+def _medians(run: Path) -> list[float]:
+    """Return each session's median end-to-end time in milliseconds."""
+    ends = [record for record in _records(run) if record["kind"] == "end"]
+    samples = [[sample["e2e_ns"] for sample in record["outcome"]["samples"]] for record in ends]
+    return [statistics.median(times) / 1e6 for times in samples]
+
+
 def start_up() -> Iterator[Line]:
     """Compare `--help` with a bare interpreter that imports typer and rich.table, turn by turn."""
     ours, bare = [], []
@@ -301,7 +334,7 @@ def _timed(command: list[str]) -> float:
 
 CHECKS: dict[str, Callable[[], Iterator[Line]]] = {
     "overhead": overhead, "start-up": start_up, "table": table, "first-worker": first_worker,
-    "memory": memory, "wall": wall, "truth": truth,
+    "memory": memory, "wall": wall, "fork": fork, "truth": truth,
 }  # fmt: skip
 
 
