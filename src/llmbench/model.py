@@ -1,49 +1,29 @@
 """Facts about one set of weights: where it comes from, its configuration, what it can hold.
 
 A model is named by a catalogue entry (`configs/models/NAME.yaml`), by `NAME@tiny` (the same structure,
-scaled down by rule), by a local folder, or by a hub id. Nothing here imports an engine.
+scaled down by rule), by a local folder, or by a hub id. Folders of entries of one's own, named by the
+environment variable LLMBENCH_MODELS, add to the catalogue. Nothing here imports an engine.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
-from llmbench import configs, yamlfile
+from llmbench import configs, tiny, yamlfile
 from llmbench.digest import digest_of
 from llmbench.errors import SpecError, did_you_mean
+from llmbench.shape import FAMILIES
 
 TINY = "@tiny"
 
-TINY_RULES: dict[str, dict[str, Any]] = {
-    "llama": {
-        "hidden_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 4,
-        "intermediate_size": 176,
-    },
-    "mpt": {"d_model": 64, "n_layers": 2, "n_heads": 4},
-    "gpt_neox": {
-        "hidden_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "intermediate_size": 256,
-    },
-    "opt": {
-        "hidden_size": 64,
-        "word_embed_proj_dim": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "ffn_dim": 256,
-    },
-}
-"""What `@tiny` changes, by `model_type`; everything else, structure above all, stays the model's own."""
-TINY_VOCABULARY = 2048
+OWN_MODELS = "LLMBENCH_MODELS"
+"""The environment variable that names folders of entries of one's own, separated as in PATH."""
 
 POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
 """The names under which configurations keep their longest sequence."""
@@ -73,28 +53,63 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     digest: str
 
 
+class Transformers(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How transformers runs a model: its class, and the attention implementations it has, the default first."""
+
+    model_class: str
+    attention: list[str]
+
+
+class Engines(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Which engines run a model; `vllm` maps a version that was looked into to how it does, or that it does not."""
+
+    transformers: Transformers | None = None
+    vllm: dict[str, str] = {}
+
+
+class ZeroShot(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Published zero-shot accuracies by task, from 0 to 1, and where they are printed."""
+
+    source: str
+    accuracy: dict[str, float]
+
+
 class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One file of the catalogue."""
+    """One file of the catalogue. One's own may leave out all but the first three; None = not known.
+
+    Attributes:
+        context: tokens that it was trained on; what it can hold at most is in its configuration, if anywhere.
+        published_difference: why the built model has other parameters than are published.
+        doubts: what of the above was not looked up, or not at first hand.
+
+    """
 
     name: str
-    hub_id: str
     model_type: str
     config: dict[str, Any]
-    license: str
-    release_date: str
-    published_parameters: int | str
-    sources: list[str]
+    family: str | None = None
+    aliases: list[str] = []
+    hub_id: str | None = None
+    release_date: str | None = None
+    license: str | None = None
+    context: int | None = None
+    published_parameters: int | str | None = None
+    published_difference: str | None = None
+    engines: Engines = Engines()
+    zero_shot: ZeroShot | None = None
+    sources: list[str] = []
     notes: list[str] = []
+    doubts: list[str] = []
 
 
 def resolve(name: str) -> Model:
     """Return the model that a sweep means by `name`; raise SpecError with the nearest name if there is none."""
     if (Path(name) / "config.json").is_file():
         return _from_folder(name)
-    base, tiny, _ = name.partition(TINY)
-    entry = configs.folder("models") / f"{base}.yaml"
-    if re.fullmatch(r"[\w.-]+", base) and entry.is_file():
-        return _from_catalogue(name, yamlfile.read(entry, Entry), tiny=bool(tiny))
+    base, at_tiny, _ = name.partition(TINY)
+    known = _files()
+    if base in known:
+        return _from_catalogue(name, yamlfile.read(known[base], Entry), small=bool(at_tiny))
     if Path(name).is_dir():
         raise SpecError(
             f"model: {name!r} is a folder without config.json, so it holds no checkpoint."
@@ -102,24 +117,48 @@ def resolve(name: str) -> Model:
     if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
         return _model(name, "hub", name, None, {})
     raise SpecError(
-        f"model: {name!r} is no catalogue entry, folder or hub id.{did_you_mean(base, catalogue())}"
+        f"model: {name!r} is no catalogue entry, folder or hub id.{did_you_mean(base, known)}"
     )
 
 
 def catalogue() -> list[str]:
     """Return the names of the catalogue's entries."""
-    return sorted(path.stem for path in configs.folder("models").glob("*.yaml"))
+    return sorted(_files())
 
 
-def _from_catalogue(name: str, entry: Entry, *, tiny: bool) -> Model:
-    if not tiny:
-        return _model(name, "catalogue", entry.hub_id, entry.model_type, entry.config)
-    if entry.model_type not in TINY_RULES:
+def entry(name: str) -> Entry:
+    """Return one entry of the catalogue; raise SpecError with the nearest name if there is none."""
+    known = _files()
+    if name not in known:
+        raise SpecError(f"model: {name!r} is no catalogue entry.{did_you_mean(name, known)}")
+    return yamlfile.read(known[name], Entry)
+
+
+def _files() -> dict[str, Path]:
+    """Return the file of every entry, by the entry's name; one's own may not hide one that is there."""
+    found = {path.stem: path for path in configs.folder("models").glob("*.yaml")}
+    for folder in filter(None, os.environ.get(OWN_MODELS, "").split(os.pathsep)):
+        if not Path(folder).is_dir():
+            raise SpecError(f"{OWN_MODELS}: {folder!r} is not a folder.")
+        for path in sorted(Path(folder).glob("*.yaml")):
+            if path.stem in found:
+                raise SpecError(
+                    f"{path}: there is a model {path.stem!r} already, {found[path.stem]}; rename this file."
+                )
+            found[path.stem] = path
+    return found
+
+
+def _from_catalogue(name: str, found: Entry, *, small: bool) -> Model:
+    if not small:
+        return _model(name, "catalogue", found.hub_id, found.model_type, found.config)
+    config = tiny.scaled_down(found.model_type, found.config)
+    if config is None:
         raise SpecError(
-            f"model: {name!r}: there is no rule yet that scales {entry.model_type} down."
+            f"model: {name!r}: there is no rule that scales {found.model_type} down; "
+            f"known are {', '.join(FAMILIES)}."
         )
-    config = {**entry.config, **TINY_RULES[entry.model_type], "vocab_size": TINY_VOCABULARY}
-    return _model(name, "catalogue", None, entry.model_type, config)
+    return _model(name, "catalogue", None, found.model_type, config)
 
 
 def _from_folder(name: str) -> Model:

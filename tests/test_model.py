@@ -1,0 +1,184 @@
+"""Models: the catalogue is whole and honest, names resolve, and small copies keep their structure."""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmbench import configs, formulas, model
+from llmbench.errors import SpecError
+from llmbench.shape import Shape, shape_of
+
+CATALOGUE = model.catalogue()
+ELEVEN = {
+    "cerebras-gpt-13b", "cerebras-gpt-6.7b", "gpt-j-6b", "gpt-neox-20b", "llama-7b", "mpt-7b", "opt-13b",
+    "opt-6.7b", "pythia-12b", "pythia-6.9b", "stablelm-base-alpha-7b",
+}  # fmt: skip
+TASKS = {
+    "LAMBADA", "HellaSwag", "PIQA", "ARC-Easy", "ARC-Challenge", "BoolQ", "COPA", "Winograd", "Winogrande",
+    "TriviaQA", "Jeopardy", "MMLU",
+}  # fmt: skip
+
+every_entry = pytest.mark.parametrize("name", CATALOGUE)
+
+
+def shaped(name: str) -> Shape:
+    found = model.resolve(name)
+    shape = shape_of(found.model_type, found.config)
+    assert shape is not None
+    return shape
+
+
+def own(folder: Path, name: str, **changes: Any) -> None:
+    """Write an entry of one's own: a tiny LLaMA."""
+    config = {**model.resolve("llama-7b@tiny").config, **changes}
+    settings = "".join(f"  {key}: {str(value).lower()}\n" for key, value in config.items())
+    (folder / f"{name}.yaml").write_text(f"name: Mine\nmodel_type: llama\nconfig:\n{settings}")
+
+
+def test_every_model_that_the_reports_name_is_there() -> None:
+    assert len(CATALOGUE) == 45
+    assert set(CATALOGUE) >= ELEVEN
+
+
+@every_entry
+def test_an_entry_leaves_nothing_out(name: str) -> None:
+    found = model.entry(name)
+
+    assert found.family
+    assert re.fullmatch(r"[\w-]+/[\w.-]+", found.hub_id or "")
+    assert re.match(r"20\d\d-\d\d", found.release_date or "")
+    assert found.license
+    assert found.context
+    assert found.published_parameters
+    assert found.engines.transformers
+    assert set(found.engines.vllm) == {"0.26.0", "0.32.0"}
+    assert found.sources
+
+
+@every_entry
+def test_an_entry_explains_how_far_the_published_count_is_off(name: str) -> None:
+    found = model.entry(name)
+
+    counted = formulas.parameters(shaped(name))
+
+    assert f"{counted:,}" in (found.published_difference or "")
+    assert (found.published_difference or "").startswith("None") == (
+        found.published_parameters == counted
+    )
+
+
+@every_entry
+def test_a_published_count_is_near_the_real_one(name: str) -> None:
+    published = str(model.entry(name).published_parameters)
+
+    number, unit = re.match(r"([\d.]+)([MB]?)", published).groups()  # type: ignore[union-attr]
+    claimed = float(number) * {"": 1, "M": 1e6, "B": 1e9}[unit]
+
+    assert formulas.parameters(shaped(name)) == pytest.approx(claimed, rel=0.12)  # T5's own head
+
+
+def test_the_printed_accuracies_stand_with_the_eleven_models_that_have_them() -> None:
+    found = {name: model.entry(name).zero_shot for name in CATALOGUE}
+
+    assert {name for name, figures in found.items() if figures} == ELEVEN
+    for figures in filter(None, found.values()):
+        assert set(figures.accuracy) == TASKS
+        assert all(0 <= value <= 1 for value in figures.accuracy.values())
+        assert "State of LLM" in figures.source
+
+
+@every_entry
+def test_an_entry_names_no_place_outside_the_public(name: str) -> None:
+    text = (configs.folder("models") / f"{name}.yaml").read_text()
+
+    assert not re.search(r"https?:|localhost|/work|/home|/root|/tmp|\s$(?<!\n)", text)
+
+
+@every_entry
+def test_a_small_copy_keeps_the_structure(name: str) -> None:
+    full, small = shaped(name), shaped(f"{name}@tiny")
+
+    assert small.layers == 2
+    assert small.hidden <= 512
+    assert small.vocabulary == 2048
+    assert (small.kv_heads == 1) == (full.kv_heads == 1)
+    if full.kv_heads > 1:
+        assert small.heads / small.kv_heads == full.heads / full.kv_heads
+    for structure in (
+        "gated", "experts", "experts_per_token", "norm_vectors", "layer_norms", "embedding_norms",
+        "final_norms", "qk_norm", "qkv_bias", "out_bias", "mlp_bias", "head_bias", "tied", "positions",
+        "relative_buckets",
+    ):  # fmt: skip
+        assert getattr(small, structure) == getattr(full, structure), structure
+    assert bool(small.encoder_layers) == bool(full.encoder_layers)
+    assert bool(small.window) == bool(full.window)
+    assert small.inner / small.hidden == pytest.approx(full.inner / full.hidden, rel=0.05)
+
+
+def test_a_small_copy_is_another_model() -> None:
+    assert model.resolve("llama-7b").digest != model.resolve("llama-7b@tiny").digest
+    assert model.resolve("llama-7b@tiny").location is None
+
+
+def test_an_encoder_decoder_sets_no_limit_to_its_positions() -> None:
+    assert model.resolve("flan-t5-xl").max_positions is None
+    assert model.entry("flan-t5-xl").context == 512
+
+
+def test_a_folder_of_ones_own_adds_to_the_catalogue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "other").mkdir()
+    own(tmp_path, "mine")
+    own(tmp_path / "other", "theirs", hidden_size=128)
+    monkeypatch.setenv("LLMBENCH_MODELS", f"{tmp_path}{os.pathsep}{tmp_path / 'other'}")
+
+    names = model.catalogue()
+
+    assert set(names) == {*CATALOGUE, "mine", "theirs"}
+    assert model.resolve("mine").source == "catalogue"
+    assert model.resolve("theirs@tiny").config["hidden_size"] == 64
+    assert model.entry("mine").license is None
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("llama-7b", "", "there is a model 'llama-7b' already"),
+        ("mine", "name: Mine\nmodel_typ: llama\nconfig: {}\n", "Did you mean 'model_type'?"),
+        ("mine", "name: Mine\nconfig: {}\n", "missing required field `model_type`"),
+    ],
+)
+def test_a_wrong_file_of_ones_own_says_what_is_wrong(
+    name: str, text: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / f"{name}.yaml").write_text(text)
+    monkeypatch.setenv("LLMBENCH_MODELS", str(tmp_path))
+
+    with pytest.raises(SpecError, match=re.escape(says)):
+        model.resolve("mine")
+
+
+def test_a_folder_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLMBENCH_MODELS", "/nowhere")
+
+    with pytest.raises(SpecError, match="LLMBENCH_MODELS: '/nowhere' is not a folder"):
+        model.catalogue()
+
+
+def test_a_family_without_a_rule_has_no_small_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.yaml").write_text("name: Mine\nmodel_type: mamba\nconfig: {hidden_size: 8}\n")
+    monkeypatch.setenv("LLMBENCH_MODELS", str(tmp_path))
+
+    with pytest.raises(SpecError, match="no rule that scales mamba down"):
+        model.resolve("mine@tiny")
+
+
+def test_a_name_that_is_nearly_right_is_understood() -> None:
+    with pytest.raises(SpecError, match=re.escape("Did you mean 'mpt-7b'?")):
+        model.entry("mpt7b")
