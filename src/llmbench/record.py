@@ -100,11 +100,15 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a worker says of one cell. A failed cell has an `error` and keeps the samples taken before it."""
+    """What a worker says of one cell. A failed cell has an `error` and keeps the samples taken before it.
+
+    `load_s` is the whole group's load; `cell_s` this cell's stay in the worker, all phases together.
+    """
 
     cell: str
     engine: dict[str, Any] = {}
     load_s: float | None = None
+    cell_s: float | None = None
     warmup_ns: list[int | None] = []
     warmup_converged: bool | None = None
     samples: list[Sample] = []

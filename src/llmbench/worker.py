@@ -81,14 +81,14 @@ def measured(engine: Engine, cell: Cell, job: Job, out: int, load_s: float) -> O
     def say(phase: workload.Phase, iteration: int) -> None:
         messages.send(out, messages.Progress(phase=phase, cell=cell.id, iteration=iteration))
 
+    began, failed = time.monotonic(), {}
     try:
         prompts = _workload(engine, cell, job)
         Loop(engine, job.protocol, prompts, taken, telemetry.counters_of(cell.device), say).run()
     except BaseException as error:  # noqa: BLE001 - whatever it is, it becomes a record
-        return taken.outcome(
-            engine=dict(engine.facts), load_s=load_s, **described(error, Status.CRASH)
-        )
-    return taken.outcome(engine=dict(engine.facts), load_s=load_s)
+        failed = described(error, Status.CRASH)
+    cell_s = time.monotonic() - began
+    return taken.outcome(engine=dict(engine.facts), load_s=load_s, cell_s=cell_s, **failed)
 
 
 def _workload(engine: Engine, cell: Cell, job: Job) -> workload.Workload:
