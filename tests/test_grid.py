@@ -1,0 +1,208 @@
+"""From a sweep to its cells: ids that stay, ranges, repetitions, options."""
+
+import contextlib
+import itertools
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmbench import grid, spec
+from llmbench.errors import SpecError
+from llmbench.grid import Choices
+from llmbench.spec import Axes, Cell, Deadlines, Protocol, Sweep
+
+CHOICES = Choices(
+    model_digests={"org/small": "1111111111", "org/large": "2222222222"},
+    options={"fake": {"clock": ("real", "virtual"), "ttft_ms": 5.0, "call": 5, "when": ""}},
+    device="cpu",
+    prompt_digests={"text.txt": "3333333333"},
+)
+
+
+def a_sweep(protocol: Protocol | None = None, **axes: Any) -> Sweep:
+    given_axes = {"model": "org/small", "backend": "fake", "input_len": 8, "output_len": 4, **axes}
+    return Sweep(name="x", why="y", axes=Axes(**given_axes), protocol=protocol or Protocol())
+
+
+def cells(sweep: Sweep, choices: Choices = CHOICES) -> list[Cell]:
+    return grid.expand(sweep, choices)[0]
+
+
+def the_id(protocol: Protocol | None = None, choices: Choices = CHOICES, **axes: Any) -> str:
+    (cell,) = cells(a_sweep(protocol, **axes), choices)
+    return cell.id
+
+
+def test_an_id_is_what_it_has_always_been() -> None:
+    assert the_id() == "small-fake-float32-b1-i8-o4-9f6c173410"
+
+
+@pytest.mark.parametrize(
+    "axes",
+    [
+        {"model": "org/large"},
+        {"dtype": "bfloat16"},
+        {"device": "cuda"},
+        {"load_format": "safetensors"},
+        {"prompts": "text.txt"},
+        {"batch_size": 2},
+        {"input_len": 9},
+        {"output_len": 5},
+        {"backend": {"fake": {"clock": "virtual"}}},
+        {"backend": {"fake": {"ttft_ms": 6.0}}},
+    ],
+)
+def test_an_id_changes_with_what_changes_the_number(axes: dict[str, Any]) -> None:
+    assert the_id(**axes) != the_id()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"iterations": 6},
+        {"max_iterations": 500},
+        {"min_time_s": 1.0},
+        {"warmup": 3},
+        {"warmup_within": 0.05},
+        {"warmup_budget_s": 5.0},
+        {"isolation": "cell"},
+    ],
+)
+def test_an_id_changes_with_how_it_is_measured(settings: dict[str, Any]) -> None:
+    assert the_id(Protocol(**settings)) != the_id()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"sessions": 5},
+        {"max_sessions": 20},
+        {"interval_within": 0.1},
+        {"seed": 7},
+        {"budget_s": 60.0},
+        {"nursery": "session"},
+        {"deadlines": Deadlines(load_s=5.0)},
+    ],
+)
+def test_an_id_stays_with_what_only_says_how_often_or_how_patiently(
+    settings: dict[str, Any],
+) -> None:
+    assert the_id(Protocol(**settings)) == the_id()
+
+
+def test_an_id_changes_with_the_weights_and_the_text_behind_a_name() -> None:
+    weights = msgspec.structs.replace(CHOICES, model_digests={"org/small": "9999999999"})
+    text = msgspec.structs.replace(CHOICES, prompt_digests={"text.txt": "9999999999"})
+
+    assert the_id(choices=weights) != the_id()
+    assert the_id(choices=text, prompts="text.txt") != the_id(prompts="text.txt")
+
+
+def test_the_id_of_a_default_is_the_same_written_out() -> None:
+    written = {"fake": {"clock": "real", "ttft_ms": 5}}
+
+    assert the_id(backend=written) == the_id(backend="fake") == the_id(backend=["fake"])
+    assert the_id(device="auto") == the_id(device="cpu")
+
+
+def test_ids_do_not_depend_on_the_order_of_values_or_options() -> None:
+    one = a_sweep(batch_size=[1, 2, 4], backend={"fake": {"call": 7, "ttft_ms": 1.0}})
+    two = a_sweep(batch_size=[4, 1, 2], backend={"fake": {"ttft_ms": 1.0, "call": 7}})
+
+    assert {cell.id for cell in cells(one)} == {cell.id for cell in cells(two)}
+
+
+def test_the_grid_is_the_product_of_its_axes() -> None:
+    sweep = a_sweep(
+        model=["org/small", "org/large"],
+        batch_size="1-4*2",
+        input_len=[8, 16],
+        backend={"fake": {"clock": ["real", "virtual"]}},
+    )
+
+    found = cells(sweep)
+
+    assert len(found) == len({cell.id for cell in found}) == 2 * 3 * 2 * 2
+    assert [cell.model for cell in found] == ["org/small"] * 12 + ["org/large"] * 12
+
+
+def test_a_repeated_value_is_dropped_with_a_warning() -> None:
+    found, warnings = grid.expand(a_sweep(batch_size=[1, 2, 1]), CHOICES)
+
+    assert [cell.batch_size for cell in found] == [1, 2]
+    assert warnings == ["x.axes.batch_size: 1 given more than once; measured once."]
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("7", [7]),
+        ("1,8,64", [1, 8, 64]),
+        ("1 8  64", [1, 8, 64]),
+        ("1-4", [1, 2, 3, 4]),
+        ("1-64*2", [1, 2, 4, 8, 16, 32, 64]),
+        ("3-50*4", [3, 12, 48]),
+        ("128-512+128", [128, 256, 384, 512]),
+        ("1,4-8+2,64", [1, 4, 6, 8, 64]),
+        ("5-5", [5]),
+    ],
+)
+def test_a_range_is_its_values(text: str, values: list[int]) -> None:
+    assert grid.integers(text, "here") == values
+
+
+@pytest.mark.parametrize(
+    "text", ["", ",", "x", "1.5", "-1", "1-", "8-1", "0-8*2", "1-8*1", "1-8+0", "1-8-2", "1e3", "²"]
+)
+def test_what_is_no_range_is_refused_by_name(text: str) -> None:
+    with pytest.raises(SpecError, match=r"^here: "):
+        grid.integers(text, "here")
+
+
+@given(st.text(max_size=20))
+def test_any_text_is_whole_numbers_or_a_mistake(text: str) -> None:
+    with contextlib.suppress(SpecError):
+        assert all(number >= 0 for number in grid.integers(text, "here"))
+
+
+@given(st.integers(1, 50), st.integers(0, 500), st.integers(2, 5))
+def test_a_range_by_factors_multiplies_up_to_its_end(first: int, more: int, factor: int) -> None:
+    values = grid.integers(f"{first}-{first + more}*{factor}", "here")
+
+    assert values[0] == first
+    assert all(late == early * factor for early, late in itertools.pairwise(values))
+    assert values[-1] <= first + more < values[-1] * factor
+
+
+def test_cells_that_one_engine_can_serve_form_a_group() -> None:
+    found = cells(a_sweep(batch_size=[1, 2], dtype=["float32", "bfloat16"]))
+
+    assert [len(group) for group in spec.groups(found, "group")] == [2, 2]
+    assert [len(group) for group in spec.groups(found, "cell")] == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../../etc/passwd",
+        "[/bold]",
+        "</script>",
+        "=cmd()",
+        "a\nb",
+        "\x1b[31m",
+        "é" * 300,
+        "😀",
+        "\u202eevil",
+    ],
+)
+def test_a_slug_is_a_safe_file_name(name: str) -> None:
+    safe = spec.slug(name)
+
+    assert safe
+    assert len(safe) <= spec.LONGEST_SLUG
+    assert safe.isascii()
+    assert not set(safe) & set("/\\<>[]()'\"\n\x1b ")
+    assert not safe.startswith((".", "-"))

@@ -1,0 +1,218 @@
+"""Every check on a record's numbers, shown green on a good record and red on one that it must catch."""
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+
+from llmbench import judge
+from llmbench.judge import Ceilings
+from llmbench.record import Outcome, Sample, Status
+from make_records import make_cell, make_record, make_samples
+
+CELL = make_cell(0, batch_size=2, input_len=8, output_len=4, dtype="float32", device="cpu")
+MS = 1_000_000
+SAMPLES = make_samples([0.008] * 6, 0.005, 4)
+GOOD = msgspec.structs.replace(
+    make_record(CELL, 1, SAMPLES).outcome,
+    returned={"4": 12},
+    counters={"prefix_cache_hits": 0},
+    telemetry={"cpu_wall_s": 10.0, "cpu_other_s": 0.1, "cpu_steal_s": 0.0, "cpu_count": 2},
+    engine={
+        "param_devices": "cpu",
+        "param_dtypes": "float32",
+        "bytes_per_step": 1_000_000,
+        "active_parameters": 1_000_000,
+    },
+)
+ROOMY = Ceilings(bandwidth=1e9, flops=1e10)
+"""A decode step of 1 ms moves 1 MB: 1e9 B/s. Prefill: 2 x 1e6 x 2 x 8 = 3.2e7 FLOP in 5 ms: 6.4e9 FLOP/s."""
+
+Change = Callable[[Outcome], Outcome]
+
+
+def with_(**changes: Any) -> Change:
+    return lambda outcome: msgspec.structs.replace(outcome, **changes)
+
+
+def with_engine(**facts: Any) -> Change:
+    return lambda outcome: msgspec.structs.replace(outcome, engine={**outcome.engine, **facts})
+
+
+def each(**changes: Any) -> Change:
+    """Return a change of every sample."""
+    return with_(samples=[msgspec.structs.replace(sample, **changes) for sample in SAMPLES])
+
+
+ONE_JUMP = with_(
+    samples=[msgspec.structs.replace(SAMPLES[0], wall_ns=3_600_000 * MS), *SAMPLES[1:]]
+)
+
+
+def lasting(*milliseconds: float) -> Change:
+    """Return samples that took so long."""
+    return with_(
+        samples=make_samples([time / 1000 for time in milliseconds], 0.001, 4),
+        returned={"4": 2 * len(milliseconds)},
+    )
+
+
+PROBLEMS: dict[str, list[tuple[Change, str]]] = {
+    "token_count": [
+        (with_(returned={"3": 12}), "asked 4 x 12, got 3 x 12 (tokens x sequences)"),
+        (with_(returned={"5": 12}), "got 5 x 12"),
+        (with_(returned={"3": 6, "4": 6}), "got 3 x 6, 4 x 6"),
+        (with_(returned={"4": 11, "missing": 1}), "got 4 x 11, missing x 1"),
+        (with_(returned={}), "got nothing"),
+    ],
+    "clock": [
+        (each(e2e_ns=0), "6 of 6 durations are not positive numbers, such as 0"),
+        (each(e2e_ns=-5), "such as -5"),
+        (each(e2e_ns=None), "such as None"),
+        (lambda outcome: slow_wall(outcome, 1.05), "differ by +5.00% in the median iteration"),
+        (lambda outcome: slow_wall(outcome, 0.95), "differ by -5.00%"),
+    ],
+    "implausible": [
+        (each(token_ns=[[1 * MS, 2 * MS, 3 * MS]]), "3 token times for 4 tokens"),
+        (each(token_ns=[[5 * MS, 4 * MS, 7 * MS, 8 * MS]]), "token times do not increase"),
+        (each(token_ns=[[0, 1 * MS, 7 * MS, 8 * MS]]), "token times do not increase"),
+        (each(token_ns=[[9 * MS, 10 * MS, 11 * MS, 12 * MS]]), "came after the end"),
+        (each(token_ns=[[1 * MS, 2 * MS, 3 * MS, 9 * MS]]), "1.000 ms after the end of 8.000 ms"),
+        (each(token_ns=[[1 * MS, 2 * MS, 3 * MS, 4 * MS]]), "lie after the last token"),
+        (with_engine(bytes_per_step=1_100_000), "over the bandwidth"),
+        (with_engine(active_parameters=2_000_000), "over the peak"),
+    ],
+    "prefix_hit": [(with_(counters={"prefix_cache_hits": 3}), "prefix_cache_hits rose by 3")],
+    "recompiled": [(with_(counters={"compiled_graphs": 2}), "2 graphs were compiled")],
+    "placement": [
+        (with_engine(param_devices="meta"), "parameters on meta instead of cpu"),
+        (with_engine(param_devices="cpu, cuda:0"), "parameters on cuda:0 instead of cpu"),
+    ],
+    "dtype": [
+        (with_engine(param_dtypes="float16"), "parameters in float16 instead of float32"),
+        (with_engine(param_dtypes="float32, float64"), "parameters in float64"),
+    ],
+    "throttled": [
+        (
+            lambda outcome: msgspec.structs.replace(
+                outcome,
+                samples=[*SAMPLES, *[discarded(sample) for sample in SAMPLES]],
+                returned={"4": 24},
+            ),
+            "6 iterations discarded: HwSlowdown",
+        )
+    ],
+}
+
+WARNINGS: dict[str, list[tuple[Change, str]]] = {
+    "clock_drift": [(lambda outcome: slow_wall(outcome, 1.005), "differ by +0.50%")],
+    "clock_jump": [(ONE_JUMP, "the wall clock jumped in 1 of 6 iterations")],
+    "warmup_not_converged": [
+        (with_(warmup_converged=False), "3 warm-up calls did not settle within the budget")
+    ],
+    "busy_machine": [(lambda outcome: seen(outcome, cpu_other_s=2.0), "used 10% of the CPUs")],
+    "cpu_steal": [(lambda outcome: seen(outcome, cpu_steal_s=1.0), "took 5% of the CPUs")],
+    "spike": [(lasting(8, 8, 80, 8, 8, 8), "the slowest iteration took 10.0x the median")],
+    "trend": [
+        (lasting(8, 8.2, 8.4, 8.6, 8.8, 9.0), "took +10% of the first"),
+        (lasting(9.0, 8.8, 8.6, 8.4, 8.2, 8), "took -9% of the first"),
+    ],
+    "two_modes": [(lasting(8, 10, 8, 10, 8, 10), "two groups 22% apart")],
+}
+
+
+def slow_wall(outcome: Outcome, factor: float) -> Outcome:
+    """Stretch to 80 ms, where a share of it is more than the cost of reading two clocks."""
+    return msgspec.structs.replace(
+        outcome,
+        samples=[
+            Sample(e2e_ns=80 * MS, wall_ns=round(80 * MS * factor), token_ns=stretched(sample))
+            for sample in outcome.samples
+        ],
+    )
+
+
+def stretched(sample: Sample) -> list[list[int]]:
+    return [[10 * time_ns for time_ns in row] for row in sample.token_ns]
+
+
+def discarded(sample: Sample) -> Sample:
+    return msgspec.structs.replace(sample, discarded="HwSlowdown")
+
+
+def seen(outcome: Outcome, **seconds: float) -> Outcome:
+    return msgspec.structs.replace(outcome, telemetry={**outcome.telemetry, **seconds})
+
+
+def rows(table: dict[str, list[tuple[Change, str]]]) -> list[Any]:
+    return [
+        pytest.param(code, change, detail, id=f"{code}-{number}")
+        for code, changes in table.items()
+        for number, (change, detail) in enumerate(changes)
+    ]
+
+
+def test_a_good_record_has_nothing_against_it() -> None:
+    assert judge.judge(CELL, GOOD, ROOMY) == (Status.OK, [], [])
+
+
+@pytest.mark.parametrize(("code", "change", "detail"), rows(PROBLEMS))
+def test_a_problem_is_caught(code: str, change: Change, detail: str) -> None:
+    status, problems, _ = judge.judge(CELL, change(GOOD), ROOMY)
+
+    assert status is Status.INVALID
+    assert [problem.code for problem in problems if detail in problem.detail] == [code]
+
+
+@pytest.mark.parametrize(("code", "change", "detail"), rows(WARNINGS))
+def test_a_warning_is_given_and_the_number_stays(code: str, change: Change, detail: str) -> None:
+    status, problems, warnings = judge.judge(CELL, change(GOOD), Ceilings())
+
+    assert (status, problems) == (Status.OK, [])
+    assert [warning.code for warning in warnings if detail in warning.detail] == [code]
+
+
+def test_every_check_is_shown_red() -> None:
+    changed = [
+        change(GOOD)
+        for table in (PROBLEMS, WARNINGS)
+        for changes in table.values()
+        for change, _ in changes
+    ]
+
+    for check in (*judge.PROBLEMS, *judge.WARNINGS):
+        assert any(list(check(CELL, outcome, ROOMY)) for outcome in changed), check.__name__
+
+
+def test_a_violation_of_physics_needs_a_known_ceiling() -> None:
+    fast = with_engine(bytes_per_step=10**15, active_parameters=10**15)(GOOD)
+
+    assert judge.judge(CELL, fast, Ceilings())[0] is Status.OK
+    assert judge.judge(CELL, fast, Ceilings(bandwidth=1e9))[0] is Status.INVALID
+    assert judge.judge(CELL, fast, Ceilings(flops=1e9))[0] is Status.INVALID
+
+
+def test_five_percent_over_a_ceiling_are_forgiven() -> None:
+    assert judge.judge(CELL, with_engine(bytes_per_step=1_049_000)(GOOD), ROOMY)[0] is Status.OK
+
+
+def test_parameters_elsewhere_are_no_problem_where_offload_was_asked_for() -> None:
+    asked = msgspec.structs.replace(CELL, options={"device_map": "auto"})
+
+    moved = with_engine(param_devices="cpu, disk")(GOOD)
+
+    assert judge.judge(asked, moved, ROOMY)[0] is Status.OK
+
+
+def test_a_failure_stays_what_it_is() -> None:
+    failed = with_(status=Status.OOM, error="out of memory", returned={}, samples=[])(GOOD)
+
+    status, problems, _ = judge.judge(CELL, failed, ROOMY)
+
+    assert (status, problems) == (Status.OOM, [])
+
+
+def test_constant_durations_are_no_problem() -> None:
+    assert len({sample.e2e_ns for sample in GOOD.samples}) == 1
+    assert judge.judge(CELL, GOOD, ROOMY)[0] is Status.OK

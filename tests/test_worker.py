@@ -1,0 +1,206 @@
+"""The worker by hand, and what an exception means."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from fakes import a_cell, a_job, quick
+from llmbench import messages, worker
+from llmbench.backends import fake
+from llmbench.errors import LoadFailed, Unsupported
+from llmbench.messages import Message, Progress, Reader, Result
+from llmbench.record import Job, Status
+from sweeps import LLMBENCH, Bench
+
+
+def cell_ids(bench: Bench) -> list[str]:
+    done = bench.sweep("--dry-run")
+    assert done.code == 0
+    return [line.split()[0] for line in done.out.splitlines()[:-1]]
+
+
+def test_any_cell_can_be_run_by_hand(bench: Bench) -> None:
+    bench.write()
+    (name, *_) = cell_ids(bench)
+
+    printed = subprocess.run(
+        (*LLMBENCH, "cell", bench.file, name), capture_output=True, check=True
+    ).stdout
+    done = subprocess.run(
+        (sys.executable, "-m", "llmbench.worker"), input=printed, capture_output=True, check=True
+    )
+
+    heard = list(Reader().feed(done.stdout))
+    phases = [message.phase for message in heard if isinstance(message, Progress)]
+    assert list(dict.fromkeys(phases)) == ["load", "warmup", "iteration", "memory"]
+    assert isinstance(heard[-1], Result)
+    assert heard[-1].last
+    assert (heard[-1].outcome.cell, heard[-1].outcome.status) == (name, Status.OK)
+    assert len(heard[-1].outcome.samples) == 3
+    assert not bench.run.exists()
+
+
+def test_a_cell_is_found_by_the_end_of_its_id(bench: Bench) -> None:
+    bench.write()
+    (name, *_) = cell_ids(bench)
+
+    done = subprocess.run(
+        (*LLMBENCH, "cell", bench.file, name[-6:]), capture_output=True, text=True, check=False
+    )
+    missing = subprocess.run(
+        (*LLMBENCH, "cell", bench.file, name[:-1] + "x"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 0
+    assert f'"id":"{name}"' in done.stdout
+    assert missing.returncode == 2
+    assert f"Did you mean {name!r}?" in missing.stderr
+
+
+def said(job: Job) -> list[Message]:
+    """Run a job in this process and return what it sends."""
+    read, write = os.pipe()
+    try:
+        worker.work(msgspec.json.encode(job), control=-1, out=write)
+        return list(Reader().feed(os.read(read, 2**20)))
+    finally:
+        os.close(read)
+        os.close(write)
+
+
+@pytest.mark.parametrize(
+    ("fault", "at", "status", "phase"),
+    [
+        ("oom", "load", Status.OOM, "load"),
+        ("error", "load", Status.LOAD_FAILED, "load"),
+        ("unsupported", "load", Status.UNSUPPORTED, "load"),
+        ("oom", "prepare", Status.OOM, "warmup"),
+        ("error", "call", Status.CRASH, "iteration"),
+        ("cuda_error", "call", Status.CUDA_ERROR, "iteration"),
+        ("unsupported", "prepare", Status.UNSUPPORTED, "warmup"),
+    ],
+)
+def test_an_exception_is_a_result(fault: str, at: str, status: Status, phase: str) -> None:
+    heard = said(a_job(a_cell(fault=fault, at=at)))
+
+    assert isinstance(heard[-1], Result)
+    outcome = heard[-1].outcome
+    assert (outcome.status, outcome.phase) == (status, phase)
+    assert heard[-1].last
+    assert (outcome.trace is None) is (fault == "unsupported")
+
+
+@pytest.mark.parametrize("fault", ["oom", "cuda_error", "error"])
+def test_after_a_failure_the_worker_ends(fault: str) -> None:
+    cells = [a_cell("one", fault=fault), a_cell("two", fault=fault)]
+    job = msgspec.structs.replace(a_job(cells[0]), cells=cells)
+
+    results = [message for message in said(job) if isinstance(message, Result)]
+
+    assert [(result.outcome.cell, result.last) for result in results] == [("one", True)]
+
+
+def test_without_a_launcher_the_cells_follow_each_other() -> None:
+    cells = [a_cell("one"), a_cell("two", batch_size=4)]
+    job = msgspec.structs.replace(a_job(cells[0]), cells=cells)
+
+    results = [message for message in said(job) if isinstance(message, Result)]
+
+    assert [(result.outcome.cell, result.last) for result in results] == [
+        ("one", False),
+        ("two", True),
+    ]
+
+
+def test_a_launcher_that_has_gone_ends_the_worker() -> None:
+    cells = [a_cell("one"), a_cell("two")]
+    job = msgspec.structs.replace(a_job(cells[0]), cells=cells, attended=True)
+    control, ours = os.pipe()
+    read, write = os.pipe()
+    os.close(ours)
+
+    worker.work(msgspec.json.encode(job), control=control, out=write)
+
+    heard = list(Reader().feed(os.read(read, 2**20)))
+    for descriptor in (control, read, write):
+        os.close(descriptor)
+    assert [message.outcome.cell for message in heard if isinstance(message, Result)] == ["one"]
+
+
+class Renamed(fake.OutOfMemoryError):
+    """As an engine would derive its own."""
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (fake.OutOfMemoryError("anything"), Status.OOM),
+        (Renamed("reworded"), Status.OOM),
+        (MemoryError(), Status.OOM),
+        (fake.AcceleratorError("anything"), Status.CUDA_ERROR),
+        (fake.AcceleratorError("CUDA error: out of memory"), Status.CUDA_ERROR),
+        (RuntimeError("CUDA out of memory. Tried to allocate"), Status.OOM),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), Status.OOM),
+        (OSError(12, "Cannot allocate memory"), Status.OOM),
+        (RuntimeError("CUDA error: device-side assert triggered"), Status.CUDA_ERROR),
+        (RuntimeError("CUBLAS_STATUS_ALLOC_FAILED"), Status.CUDA_ERROR),
+        (LoadFailed("no weights"), Status.LOAD_FAILED),
+        (Unsupported("no such thing"), Status.UNSUPPORTED),
+        (ValueError("something else"), Status.CRASH),
+        (KeyboardInterrupt(), Status.CRASH),
+        (SystemExit(1), Status.CRASH),
+    ],
+)
+def test_an_exception_means_a_status_by_its_type_first(
+    error: BaseException, status: Status
+) -> None:
+    assert worker.classify(error, Status.CRASH) is status
+
+
+def test_a_long_error_is_one_short_line() -> None:
+    told = worker.described(ValueError("a\nb\n" + "x" * 10_000), Status.CRASH)
+
+    assert told["error"].startswith("ValueError: a b xxx")
+    assert len(told["error"]) <= worker.LONGEST_ERROR + 20
+
+
+def test_messages_are_cut_out_of_a_stream_wherever_it_breaks() -> None:
+    read, write = os.pipe()
+    messages.send(write, Progress(phase="load"))
+    messages.send(write, Progress(phase="warmup", cell="é", iteration=3))
+    os.close(write)
+    data = os.read(read, 2**16)
+    os.close(read)
+
+    for place in range(len(data) + 1):
+        reader = Reader()
+        heard = [*reader.feed(data[:place]), *reader.feed(data[place:])]
+        assert heard == [Progress(phase="load"), Progress(phase="warmup", cell="é", iteration=3)]
+
+
+def test_what_came_before_a_line_that_is_no_message_is_kept() -> None:
+    heard = Reader().feed(b'{"kind":"progress","phase":"load"}\n{"kind":"surprise"}\n')
+
+    assert next(heard) == Progress(phase="load")
+    with pytest.raises(ValueError, match="surprise"):
+        next(heard)
+
+
+def test_a_worker_prints_to_its_log_and_not_among_its_messages(tmp_path: Path) -> None:
+    job = a_job(a_cell(fault="junk"), quick())
+    (tmp_path / "job").write_bytes(msgspec.json.encode(job) + b"\n")
+
+    with (tmp_path / "job").open("rb") as stdin:
+        done = subprocess.run(
+            (sys.executable, "-m", "llmbench.worker"), stdin=stdin, capture_output=True, check=True
+        )
+
+    assert b"not utf-8" in done.stderr
+    assert isinstance(list(Reader().feed(done.stdout))[-1], Result)
