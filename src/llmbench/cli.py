@@ -24,6 +24,7 @@ COMMANDS = {
     "sweep": "Measure every cell of a sweep and keep each result as it comes.",
     "table": "Show a run as a table.",
     "cell": "Print the job of one cell as its worker receives it.",
+    "models": "List the models of the catalogue, or show one.",
 }
 """Each command and its help; `llmbench.commands.<name>` holds it as the function `command`."""
 

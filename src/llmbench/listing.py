@@ -1,0 +1,155 @@
+"""Plain facts as text: rows aligned for a terminal, as Markdown, as CSV, as JSON; or one thing with all it has.
+
+Figures are rounded for people only: CSV and JSON carry the numbers themselves.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from llmbench.redact import shown
+from llmbench.reports.csv import safe
+from llmbench.reports.markdown import plain
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+ABSENT = "-"
+GAP = "  "
+LARGE = ((1e12, "T"), (1e9, "B"), (1e6, "M"))
+BINARY = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
+
+
+class Column(NamedTuple):
+    """One fact of every row: its key, its head for people, and how a number is shown to them."""
+
+    key: str
+    head: str
+    figure: Callable[[Any], str] | None = None
+
+
+def count(value: float) -> str:
+    """Return a large count with three digits: 6.74B."""
+    return _scaled(value, LARGE, "")
+
+
+def binary(value: float) -> str:
+    """Return bytes with three digits, a space before the unit: 512 KiB."""
+    return _scaled(value, BINARY, " ") + ("" if value >= BINARY[-1][0] else " B")
+
+
+def whole(value: float) -> str:
+    """Return a number with its thousands apart."""
+    return f"{value:,}"
+
+
+def rows(columns: Sequence[Column], facts: Sequence[Mapping[str, Any]], format: str) -> str:
+    """Return rows as text in one of the formats, with its last newline."""
+    return _FORMATS[format](columns, facts)
+
+
+def one(facts: Mapping[str, Any]) -> str:
+    """Return everything about one thing, a line or more a fact; what is not known is left out."""
+    return "".join(f"{line}\n" for line in _lines(facts, 0))
+
+
+def json(value: object) -> str:
+    """Return a value as indented JSON."""
+    return msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n"
+
+
+def _scaled(value: float, units: Sequence[tuple[float, str]], space: str) -> str:
+    for size, unit in units:
+        if value >= size:
+            return f"{_three_digits(value / size)}{space}{unit}"
+    return f"{value:,}"
+
+
+def _three_digits(value: float) -> str:
+    places = 2 if value < 10 else 1 if value < 100 else 0
+    text = f"{value:,.{places}f}"
+    return text.rstrip("0").rstrip(".") if places else text
+
+
+def _text(column: Column, value: Any) -> str:
+    if value is None:
+        return ABSENT
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return column.figure(value) if column.figure else str(value)
+
+
+def _terminal(columns: Sequence[Column], facts: Sequence[Mapping[str, Any]]) -> str:
+    texts = [[shown(_text(column, row[column.key])) for row in facts] for column in columns]
+    widths = [
+        max(map(len, (column.head, *cells))) for column, cells in zip(columns, texts, strict=True)
+    ]
+    lines = [[column.head for column in columns], ["─" * width for width in widths]]
+    lines += [list(line) for line in zip(*texts, strict=True)]
+    return "".join(f"{GAP.join(_padded(columns, line, widths)).rstrip()}\n" for line in lines)
+
+
+def _padded(columns: Sequence[Column], line: Sequence[str], widths: Sequence[int]) -> Iterator[str]:
+    for column, text, width in zip(columns, line, widths, strict=True):
+        yield text.rjust(width) if column.figure else text.ljust(width)
+
+
+def _markdown(columns: Sequence[Column], facts: Sequence[Mapping[str, Any]]) -> str:
+    lines = [
+        [column.head for column in columns],
+        ["--:" if column.figure else ":--" for column in columns],
+        *([plain(_text(column, row[column.key])) for column in columns] for row in facts),
+    ]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _csv(columns: Sequence[Column], facts: Sequence[Mapping[str, Any]]) -> str:
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(column.key for column in columns)
+    writer.writerows([_csv_cell(row[column.key]) for column in columns] for row in facts)
+    return stream.getvalue()
+
+
+def _csv_cell(value: Any) -> object:
+    if value is None or isinstance(value, int | float):
+        return value
+    return safe("; ".join(value) if isinstance(value, list) else str(value))
+
+
+def _json(_columns: Sequence[Column], facts: Sequence[Mapping[str, Any]]) -> str:
+    return json(facts)
+
+
+_FORMATS: Mapping[str, Callable[[Sequence[Column], Sequence[Mapping[str, Any]]], str]] = {
+    "terminal": _terminal,
+    "markdown": _markdown,
+    "csv": _csv,
+    "json": _json,
+}
+
+
+def _lines(facts: Mapping[str, Any], depth: int) -> Iterator[str]:
+    indent = GAP * depth
+    for key, value in facts.items():
+        name = f"{indent}{shown(str(key)).replace('_', ' ') if depth == 0 else shown(str(key))}"
+        if value is None or value in ({}, []):
+            continue
+        if isinstance(value, dict):
+            yield f"{name}:"
+            yield from _lines(value, depth + 1)
+        elif isinstance(value, list) and any(len(str(item)) > 40 for item in value):
+            yield f"{name}:"
+            yield from (f"{indent}{GAP}- {shown(str(item))}" for item in value)
+        else:
+            yield f"{name}: {shown(_plain(value))}"
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
