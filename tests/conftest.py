@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from sweeps import Bench
 
 MAKE_CHECKPOINT = Path(__file__).parents[1] / "scripts" / "make_checkpoint.py"

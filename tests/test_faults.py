@@ -23,6 +23,7 @@ WORKER_ENDS = {
     "exit": (Status.CRASH, "no_result: the worker exited with code 0"),
     "partial": (Status.CRASH, "no_result: the worker exited with code 0"),
     "unknown": (Status.CRASH, "protocol: Invalid value 'surprise'"),
+    "nested": (Status.CRASH, "protocol: "),
 }
 PLACES = {"prepare": "warmup", "call": "iteration", "memory": "memory"}
 
@@ -59,6 +60,16 @@ def test_a_fault_while_loading_befalls_every_cell_that_shares_the_load(bench: Be
             assert (record.status, record.phase) == (status, "load"), record.id
         else:
             assert record.status is (Status.SKIPPED if fault == "error" else Status.OK), record.id
+
+
+def test_a_result_for_another_cell_is_no_result(bench: Bench) -> None:
+    bench.write(fault="stranger", when=HERE, protocol={"deadlines": {"exit_s": 1.0}})
+
+    done = bench.sweep()
+
+    assert_complete(done)
+    assert done.failed().status is Status.CRASH
+    assert (done.failed().reason or "").startswith("protocol: a result for 'another'")
 
 
 def test_an_oversized_message_is_no_message(bench: Bench) -> None:

@@ -84,6 +84,6 @@ class Reader:
     def _decode(line: bytearray) -> Message:
         try:
             message: Message = _decoder.decode(line)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, RecursionError) as error:
             raise ValueError(f"{error}: {bytes(line[:80])!r}") from error
         return message

@@ -232,6 +232,8 @@ class Runner:
             return
         deadline = time.monotonic() + MEMORY_BACK_S
         while (used := self.gpu.used_bytes()) is not None and used > used_before + MEMORY_SLACK:
+            if self.interrupt.signal is not None:
+                return
             if time.monotonic() > deadline:
                 missing = (used - used_before) / 2**30
                 self.dirty = (

@@ -54,6 +54,8 @@ class Supervisor:
 
     def _result(self, message: Result) -> None:
         """Write a result and let the worker go on; the worker's last is held until nothing of it is alive."""
+        if self.held is not None:
+            return  # after its last, or after one that made no sense, a worker has nothing to say
         if message.outcome.cell != self.remaining[0].id:
             reason = f"protocol: a result for {message.outcome.cell!r}, which is not being measured"
             self.held = Outcome(cell=self.remaining[0].id, status=Status.CRASH, error=reason)

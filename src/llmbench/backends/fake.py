@@ -36,7 +36,7 @@ OPTIONS = {
     "fault": (
         "none", "oom", "cuda_error", "error", "memory_error", "segv", "kill", "exit", "hang",
         "hang_native", "grandchild", "orphan", "junk", "flood", "fake_result", "partial", "oversized",
-        "unknown", "tokens_short", "tokens_long", "tokens_ragged", "early", "prefix_hits",
+        "unknown", "stranger", "nested", "tokens_short", "tokens_long", "tokens_ragged", "early", "prefix_hits",
         "placement", "dtype", "clock_zero", "clock_negative", "clock_nan", "clock_infinite",
         "clock_drift", "wall_jump", "trend", "two_modes", "spike", "unsupported",
     ),
@@ -322,6 +322,8 @@ FAULTS: dict[str, Callable[[FakeEngine], Any]] = {
     "partial": _partial,
     "oversized": _on_pipe(b"x" * (65 * 2**20)),
     "unknown": _on_pipe(b'{"kind":"surprise"}\n'),
+    "stranger": _on_pipe(b'{"kind":"result","outcome":{"cell":"another"},"last":true}\n'),
+    "nested": _on_pipe(b'{"kind":"result","outcome":{"engine":' + b'{"a":' * 100_000 + b"\n"),
     "unsupported": _unsupported,
     "prefix_hits": lambda engine: setattr(engine, "hits", engine.hits + 1),
 }
