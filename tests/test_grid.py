@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmbench import grid, spec
+from llmbench import grid
 from llmbench.errors import SpecError
 from llmbench.grid import Choices
 from llmbench.spec import Axes, Cell, Deadlines, Protocol, Sweep
@@ -175,34 +175,3 @@ def test_a_range_by_factors_multiplies_up_to_its_end(first: int, more: int, fact
     assert values[0] == first
     assert all(late == early * factor for early, late in itertools.pairwise(values))
     assert values[-1] <= first + more < values[-1] * factor
-
-
-def test_cells_that_one_engine_can_serve_form_a_group() -> None:
-    found = cells(a_sweep(batch_size=[1, 2], dtype=["float32", "bfloat16"]))
-
-    assert [len(group) for group in spec.groups(found, "group")] == [2, 2]
-    assert [len(group) for group in spec.groups(found, "cell")] == [1, 1, 1, 1]
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "../../etc/passwd",
-        "[/bold]",
-        "</script>",
-        "=cmd()",
-        "a\nb",
-        "\x1b[31m",
-        "é" * 300,
-        "😀",
-        "\u202eevil",
-    ],
-)
-def test_a_slug_is_a_safe_file_name(name: str) -> None:
-    safe = spec.slug(name)
-
-    assert safe
-    assert len(safe) <= spec.LONGEST_SLUG
-    assert safe.isascii()
-    assert not set(safe) & set("/\\<>[]()'\"\n\x1b ")
-    assert not safe.startswith((".", "-"))
