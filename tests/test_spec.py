@@ -1,5 +1,6 @@
 """What a sweep says: settings that contradict each other, groups, names that are safe."""
 
+import re
 from typing import Any
 
 import msgspec
@@ -75,10 +76,8 @@ def test_a_cell_says_where_it_is() -> None:
 def test_settings_that_contradict_each_other_are_refused(
     settings: dict[str, Any], text: str
 ) -> None:
-    with pytest.raises(ValueError, match="") as refused:
+    with pytest.raises(ValueError, match=re.escape(text)):
         Protocol(**settings)
-
-    assert text in str(refused.value)
 
 
 @pytest.mark.parametrize("phase", Deadlines.__struct_fields__)
