@@ -37,7 +37,7 @@ LAYERS = (
     ("shared", ("machine",)),
     ("shared", ("grid",)),
     ("shared", ("spec",)),
-    ("shared", ("catalogue",)),
+    ("shared", ("catalogue", "chips")),
     ("shared", ("model",)),
     ("shared", ("formulas", "tiny")),
     ("shared", ("shape", "yamlfile")),

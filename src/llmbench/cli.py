@@ -25,6 +25,7 @@ COMMANDS = {
     "table": "Show a run as a table.",
     "cell": "Print the job of one cell as its worker receives it.",
     "models": "List the models of the catalogue, or show one.",
+    "machine": "Say what this machine is, and what its chip can do at most.",
 }
 """Each command and its help; `llmbench.commands.<name>` holds it as the function `command`."""
 

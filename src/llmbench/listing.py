@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 ABSENT = "-"
 GAP = "  "
+SHORT = 40
+"""Characters of a list's item that still leave the list on one line."""
 LARGE = ((1e12, "T"), (1e9, "B"), (1e6, "M"))
 BINARY = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 
@@ -136,20 +138,38 @@ _FORMATS: Mapping[str, Callable[[Sequence[Column], Sequence[Mapping[str, Any]]],
 def _lines(facts: Mapping[str, Any], depth: int) -> Iterator[str]:
     indent = GAP * depth
     for key, value in facts.items():
-        name = f"{indent}{shown(str(key)).replace('_', ' ') if depth == 0 else shown(str(key))}"
+        name = f"{indent}{shown(key.replace('_', ' ') if depth == 0 else key)}:"
         if value is None or value in ({}, []):
             continue
         if isinstance(value, dict):
-            yield f"{name}:"
+            yield name
             yield from _lines(value, depth + 1)
-        elif isinstance(value, list) and any(len(str(item)) > 40 for item in value):
-            yield f"{name}:"
-            yield from (f"{indent}{GAP}- {shown(str(item))}" for item in value)
+        elif isinstance(value, list) and not _short(value):
+            yield name
+            for item in value:
+                yield from _item(item, depth + 1)
         else:
-            yield f"{name}: {shown(_plain(value))}"
+            yield f"{name} {shown(_plain(value))}"
+
+
+def _short(items: Sequence[object]) -> bool:
+    """Return whether a list reads well in one line."""
+    return all(isinstance(item, int | float | str) and len(str(item)) <= SHORT for item in items)
+
+
+def _item(item: object, depth: int) -> Iterator[str]:
+    """Yield one item of a list, marked as such in its first line."""
+    indent = GAP * depth
+    if not isinstance(item, dict):
+        yield f"{indent}- {shown(str(item))}"
+        return
+    for number, line in enumerate(_lines(item, depth + 1)):
+        yield line if number else f"{indent}- {line.removeprefix(indent + GAP)}"
 
 
 def _plain(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(str, value))
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return f"{value:,.0f}" if abs(value) >= 1 and value == int(value) else str(value)
+    return str(value)
