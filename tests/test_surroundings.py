@@ -1,5 +1,6 @@
 """A disk that is full, a folder that is taken, a poor terminal, a long sweep: FAULTS 13, 15, 16, 33, 35 and 36."""
 
+import contextlib
 import fcntl
 import os
 import pty
@@ -247,6 +248,22 @@ def test_a_terminal_shows_a_live_table(bench: Bench) -> None:
     assert process.wait() == 0
     assert b"sessions" in shown
     assert b"6 ok  ->" in shown
+
+
+def test_a_ctrl_c_at_the_terminal_interrupts_and_keeps(bench: Bench) -> None:
+    bench.write(fault="hang", when="session=1,attempt=1", axes=ONE)
+    process, terminal = on_terminal(bench)
+    bench.wait_for('"begin"', process)
+
+    os.write(terminal, b"\x03")
+    with contextlib.suppress(OSError):  # the end of what a terminal shows
+        while os.read(terminal, 4096):
+            pass
+    os.close(terminal)
+
+    assert process.wait(timeout=20) == 130
+    assert [record.status for record in bench.records()] == [Status.INTERRUPTED]
+    assert bench.gone()
 
 
 def test_a_terminal_that_goes_away_interrupts_and_keeps(bench: Bench) -> None:
