@@ -23,7 +23,7 @@ GOOD = msgspec.structs.replace(
         "param_devices": "cpu",
         "param_dtypes": "float32",
         "bytes_per_step": 1_000_000,
-        "active_parameters": 1_000_000,
+        "flops_per_prompt_token": 2_000_000,
     },
 )
 ROOMY = Ceilings(bandwidth=1e9, flops=1e10)
@@ -81,7 +81,7 @@ PROBLEMS: dict[str, list[tuple[Change, str]]] = {
         (each(token_ns=[[1 * MS, 2 * MS, 3 * MS, 9 * MS]]), "1.000 ms after the end of 8.000 ms"),
         (each(token_ns=[[1 * MS, 2 * MS, 3 * MS, 4 * MS]]), "lie after the last token"),
         (with_engine(bytes_per_step=1_100_000), "over the bandwidth"),
-        (with_engine(active_parameters=2_000_000), "over the peak"),
+        (with_engine(flops_per_prompt_token=4_000_000), "over the peak"),
     ],
     "prefix_hit": [(with_(counters={"prefix_cache_hits": 3}), "prefix_cache_hits rose by 3")],
     "recompiled": [(with_(counters={"compiled_graphs": 2}), "2 graphs were compiled")],
@@ -186,7 +186,7 @@ def test_every_check_is_shown_red() -> None:
 
 
 def test_a_violation_of_physics_needs_a_known_ceiling() -> None:
-    fast = with_engine(bytes_per_step=10**15, active_parameters=10**15)(GOOD)
+    fast = with_engine(bytes_per_step=10**15, flops_per_prompt_token=10**15)(GOOD)
 
     assert judge.judge(CELL, fast, Ceilings())[0] is Status.OK
     assert judge.judge(CELL, fast, Ceilings(bandwidth=1e9))[0] is Status.INVALID

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import psutil
 
-from llmbench.judge import Ceilings, judge
+from llmbench.judge import judge
 from llmbench.launch import signal_name
 from llmbench.record import Finding, Outcome, Record, Status
 from llmbench.redact import redact
@@ -18,6 +18,7 @@ from llmbench.spec import PROTOCOL
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from llmbench.judge import Ceilings
     from llmbench.launch import Ended
     from llmbench.spec import Cell
 
@@ -25,13 +26,13 @@ TAIL = 2000
 """Characters of a dead worker's log that go into its record."""
 
 
-def record_of(
+def record_of(  # noqa: PLR0913 - one argument a field of the record
     cell: Cell, session: int, attempt: int, outcome: Outcome, *,
-    telemetry: dict[str, Any], worker: dict[str, Any], environment: str,
+    telemetry: dict[str, Any], worker: dict[str, Any], environment: str, ceilings: Ceilings,
 ) -> Record:  # fmt: skip
     """Return the judged record of one session of one cell."""
     outcome = cleaned(outcome)
-    status, problems, warnings = judge(cell, outcome, Ceilings())
+    status, problems, warnings = judge(cell, outcome, ceilings)
     if worker.get("strays"):
         warnings.append(
             Finding(

@@ -69,23 +69,30 @@ def held_kv_bytes(shape: Shape, dtype: str, tokens: int, encoder_tokens: int = 0
     return _kv_numbers(shape, shape.cached_heads, tokens, encoder_tokens) * ITEMSIZE[dtype]
 
 
+def prompt_token_flops(shape: Shape) -> int:
+    """Return the operations of one prompt token but for attention and head: the least that any prompt costs.
+
+    With an encoder, that is its layers, and each decoder layer's keys and values of what they yield.
+    """
+    if not shape.encoder_layers:
+        return 2 * _multiplied(shape)
+    encoder = shape.encoder_layers * (_attention(shape) + _mlp(shape))
+    return 2 * (encoder + shape.layers * _cross_keys_values(shape))
+
+
 def prefill_flops(shape: Shape, input_len: int, *, square: bool = False) -> int:
     """Return the operations from a prompt to its first new token, of one sequence.
 
     Every prompt token passes through all layers, the last one through the output head. Causal attention
     needs half a square; `square` counts the whole, as kernels that mask compute it, and torch's counter.
-    With an encoder: the prompt through it, each layer's keys and values of it, and one decoder step.
+    With an encoder: the prompt through it, each way, and one decoder step.
     """
+    linear = input_len * prompt_token_flops(shape)
     if shape.encoder_layers:
-        return (
-            shape.encoder_layers * input_len * 2 * (_attention(shape) + _mlp(shape))
-            + shape.encoder_layers * _pairs_flops(shape) * input_len**2
-            + shape.layers * input_len * 2 * _cross_keys_values(shape)
-            + decode_flops(shape, 0, input_len)
-        )
-    attended = shape.layers * input_len**2 if square else _causal_pairs(shape, input_len)
-    linear = input_len * 2 * _multiplied(shape)
-    return linear + _pairs_flops(shape) * attended + _head_flops(shape)
+        pairs = shape.encoder_layers * input_len**2
+        return linear + _pairs_flops(shape) * pairs + decode_flops(shape, 0, input_len)
+    pairs = shape.layers * input_len**2 if square else _causal_pairs(shape, input_len)
+    return linear + _pairs_flops(shape) * pairs + _head_flops(shape)
 
 
 def decode_flops(shape: Shape, past_len: int, encoder_len: int = 0) -> int:

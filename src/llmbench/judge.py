@@ -149,10 +149,8 @@ def _wrong_sum(rows: list[tuple[list[int], int]]) -> str:
 
 def _physics(cell: Cell, outcome: Outcome, ceilings: Ceilings) -> Iterator[Finding]:
     """No faster than the device can move the weights, or multiply: a lower bound that needs no tuning."""
-    weights, parameters = (
-        outcome.engine.get("bytes_per_step"),
-        outcome.engine.get("active_parameters"),
-    )
+    weights = outcome.engine.get("bytes_per_step")
+    per_token = outcome.engine.get("flops_per_prompt_token")
     rows = [row for sample in counted(outcome) for row in sample.token_ns if len(row) > 1]
     if weights and ceilings.bandwidth and rows:
         step_s = min((row[-1] - row[0]) / (len(row) - 1) for row in rows) / 1e9
@@ -166,8 +164,8 @@ def _physics(cell: Cell, outcome: Outcome, ceilings: Ceilings) -> Iterator[Findi
         for sample in counted(outcome)
         if sample.token_ns and all(sample.token_ns)
     ]
-    if parameters and ceilings.flops and firsts:
-        flops, first_s = 2 * parameters * cell.batch_size * cell.input_len, min(firsts) / 1e9
+    if per_token and ceilings.flops and firsts:
+        flops, first_s = per_token * cell.batch_size * cell.input_len, min(firsts) / 1e9
         if first_s <= 0 or flops / first_s > CEILING_SLACK * ceilings.flops:
             yield Finding(
                 "implausible",

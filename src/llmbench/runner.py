@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import psutil
 
-from llmbench import launch, machine, spec, stats, telemetry, workload
+from llmbench import launch, machine, predict, spec, stats, telemetry, workload
 from llmbench.ending import record_of
 from llmbench.plan import text
 from llmbench.record import Begin, Job, Outcome, Status, Stop
@@ -65,6 +65,7 @@ class Runner:
             if any(cell.device.startswith("cuda") for cell in planned.cells)
             else None
         )
+        self.devices = predict.devices(machine.machine()["gpus"]) if self.gpu else []
         self.levels = telemetry.Levels()
         self.began = time.monotonic()
         self.dirty = ""
@@ -218,9 +219,13 @@ class Runner:
         self, cell: Cell, session: int, outcome: Outcome, worker: dict[str, Any] | None = None
     ) -> None:
         """Judge, write, remember and show one record."""
+        work = predict.least_work(cell, self.planned.models[cell.model])
+        if outcome.engine:
+            outcome = msgspec.structs.replace(outcome, engine={**work, **outcome.engine})
         record = record_of(
             cell, session, self.standings[cell.id].attempts.get(session, 1), outcome,
             telemetry=self.levels.summary() if self.gpu else {}, worker=worker or {}, environment=self.environment,
+            ceilings=predict.ceilings(cell, outcome.engine, self.devices),
         )  # fmt: skip
         self.run.append(record)
         self.standings[cell.id].note(record)
