@@ -16,7 +16,7 @@ import msgspec
 import psutil
 
 from llmbench import launch, machine, predict, spec, stats, telemetry, workload
-from llmbench.ending import record_of
+from llmbench.ending import record_of, scrub
 from llmbench.plan import text
 from llmbench.record import Begin, Job, Outcome, Status, Stop
 from llmbench.standing import standings, why_stop
@@ -103,24 +103,11 @@ class Runner:
     def _round(self, session: int, cells: list[Cell]) -> None:
         """Measure session `session` of these cells, groups and the cells inside them in a seeded order."""
         order = random.Random(f"{self.protocol.seed}/{session}")  # noqa: S311 - an order, not a secret
-        ready: list[Cell] = []
+        foregone = {cell.id: known for cell in cells if (known := self._foregone(cell))}
         for cell in cells:
-            determined = self.standings[cell.id].determined()
-            if reason := self.planned.refused.get(cell.id):
-                self.put(
-                    cell,
-                    session,
-                    Outcome(cell=cell.id, status=Status.UNSUPPORTED, phase="plan", error=reason),
-                )
-            elif determined:
-                reason = f"session 1 ended with {determined}, and so would this one"
-                self.put(
-                    cell,
-                    session,
-                    Outcome(cell=cell.id, status=Status.SKIPPED, phase="plan", error=reason),
-                )
-            else:
-                ready.append(cell)
+            if cell.id in foregone:
+                self.put(cell, session, foregone[cell.id])
+        ready = [cell for cell in cells if cell.id not in foregone]
         groups = spec.groups(ready, self.protocol.isolation)
         order.shuffle(groups)
         left: list[Cell] = []
@@ -132,6 +119,15 @@ class Runner:
             for cell in itertools.chain(left, *groups):
                 dirty = Outcome(cell=cell.id, status=Status.DEVICE_DIRTY, error=self.dirty)
                 self.put(cell, session, dirty)
+
+    def _foregone(self, cell: Cell) -> Outcome | None:
+        """Return the outcome of a session that need not be run to be known."""
+        if reason := self.planned.refused.get(cell.id):
+            return Outcome(cell=cell.id, status=Status.UNSUPPORTED, phase="plan", error=reason)
+        if determined := self.standings[cell.id].determined():
+            reason = f"an earlier session ended with {determined}, and so would this one"
+            return Outcome(cell=cell.id, status=Status.SKIPPED, phase="plan", error=reason)
+        return None
 
     def _group(self, session: int, cells: list[Cell]) -> list[Cell]:
         """Measure one group, with a new worker whenever one ends early; return what a stop left out."""
@@ -184,19 +180,21 @@ class Runner:
 
     def _nursery(self, backend: str) -> launch.Nursery:
         if backend not in self.nurseries:
-            self.nurseries[backend] = launch.Nursery(
-                backend, self.token, self.logs / f"nursery-{backend}.log"
-            )
+            self.nurseries[backend] = launch.Nursery(backend, self.token, self._log_of(backend))
         return self.nurseries[backend]
 
     def drop_nursery(self, backend: str) -> None:
         """Forget a nursery that died; the next worker gets a new one."""
         if nursery := self.nurseries.pop(backend, None):
             nursery.close()
+            scrub(self._log_of(backend))
+
+    def _log_of(self, backend: str) -> Path:
+        return self.logs / f"nursery-{backend}.log"
 
     def _close_nurseries(self) -> None:
-        while self.nurseries:
-            self.nurseries.popitem()[1].close()
+        for backend in list(self.nurseries):
+            self.drop_nursery(backend)
 
     def begin(self, cell: Cell, session: int, worker: launch.Worker) -> None:
         """Write the intent to measure, durably, before the cell begins."""
