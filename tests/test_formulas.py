@@ -266,3 +266,18 @@ def test_a_step_of_an_encoder_decoder_reads_the_decoder() -> None:
 )
 def test_what_is_not_known_has_no_shape(model_type: str | None, config: dict[str, Any]) -> None:
     assert shape_of(model_type, config) is None
+
+
+def test_t5s_head_is_tied_whatever_its_configuration_says() -> None:
+    made = built("flan-t5-base@tiny", "meta")
+
+    assert model.resolve("flan-t5-base@tiny").config["tie_word_embeddings"] is False
+    assert made.lm_head.weight is made.shared.weight
+
+
+def test_falcons_old_names_are_passed_over_in_silence() -> None:
+    old = {"n_layer": 3, "n_head": 5, "hidden_size": 80}
+
+    config = transformers.CONFIG_MAPPING["falcon"].from_dict(old)
+
+    assert (config.num_hidden_layers, config.num_attention_heads) == (32, 71)

@@ -182,3 +182,18 @@ def test_a_family_without_a_rule_has_no_small_copy(
 def test_a_name_that_is_nearly_right_is_understood() -> None:
     with pytest.raises(SpecError, match=re.escape("Did you mean 'mpt-7b'?")):
         model.entry("mpt7b")
+
+
+def test_a_folder_with_a_name_that_is_passed_over_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "falcon", "n_layer": 2}')
+
+    with pytest.raises(SpecError, match="'n_layer' and would build another size"):
+        model.resolve(str(tmp_path))
+
+
+def test_an_old_name_beside_the_new_one_does_no_harm(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(
+        '{"model_type": "falcon", "n_layer": 2, "num_hidden_layers": 2}'
+    )
+
+    assert model.resolve(str(tmp_path)).model_type == "falcon"

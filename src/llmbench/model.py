@@ -29,6 +29,16 @@ POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_lengt
 """The names under which configurations keep their longest sequence."""
 
 
+RENAMED = {
+    "falcon": {
+        "n_layer": "num_hidden_layers",
+        "n_head": "num_attention_heads",
+        "n_head_kv": "num_kv_heads",
+    }
+}
+"""Old names of settings, by `model_type`, that transformers passes over in silence: it would build another size."""
+
+
 class Model(msgspec.Struct, frozen=True, kw_only=True):
     """One set of weights, resolved.
 
@@ -170,6 +180,12 @@ def _from_folder(name: str) -> Model:
         raise SpecError(
             f"model: {name}/config.json is not a model's configuration ({error!r})."
         ) from error
+    for old, new in RENAMED.get(model_type, {}).items():
+        if old in config and new not in config:
+            raise SpecError(
+                f"model: {name}/config.json: transformers passes over {old!r} and would build another size; "
+                f"it is called {new!r} now."
+            )
     weights = sorted([path.name, path.stat().st_size] for path in folder.glob("*.safetensors"))
     return _model(name, "folder", str(folder.resolve()), model_type, config, weights)
 
