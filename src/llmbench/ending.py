@@ -16,6 +16,7 @@ from llmbench.redact import redact
 from llmbench.spec import PROTOCOL
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from llmbench.judge import Ceilings
@@ -33,19 +34,7 @@ def record_of(  # noqa: PLR0913 - one argument a field of the record
     """Return the judged record of one session of one cell."""
     outcome = cleaned(outcome)
     status, problems, warnings = judge(cell, outcome, ceilings)
-    if worker.get("strays"):
-        warnings.append(
-            Finding(
-                "strays", f"processes were left behind and killed: {', '.join(worker['strays'])}"
-            )
-        )
-    if status in (Status.OK, Status.INVALID) and (
-        worker.get("end", "done") != "done" or worker.get("exit")
-    ):
-        how = signal_name(worker["exit"]) if worker["end"] == "signal" else worker["end"]
-        warnings.append(Finding("worker_end", f"after its result, the worker ended badly: {how}"))
-    if telemetry.get("device_samples") == 0:
-        warnings.append(Finding("telemetry", "the device was not sampled"))
+    warnings += _surroundings(status, telemetry, worker)
     reason = (
         outcome.error
         or "; ".join(f"{problem.code}: {problem.detail}" for problem in problems)
@@ -58,6 +47,23 @@ def record_of(  # noqa: PLR0913 - one argument a field of the record
         telemetry=telemetry, worker=worker, environment=environment,
         ended=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
     )  # fmt: skip
+
+
+def _surroundings(
+    status: Status, telemetry: dict[str, Any], worker: dict[str, Any]
+) -> Iterator[Finding]:
+    """Yield what a reader must know of the worker's end and of the device meanwhile."""
+    if worker.get("strays"):
+        left = ", ".join(worker["strays"])
+        yield Finding("strays", f"processes were left behind and killed: {left}")
+    measured = status in (Status.OK, Status.INVALID)
+    if measured and (worker.get("end", "done") != "done" or worker.get("exit")):
+        how = signal_name(worker["exit"]) if worker["end"] == "signal" else worker["end"]
+        yield Finding("worker_end", f"after its result, the worker ended badly: {how}")
+    if telemetry.get("device_samples") == 0:
+        yield Finding("telemetry", "the device was not sampled")
+    if telemetry.get("isolation") == "shared":
+        yield Finding("shared_device", "other processes were using the device")
 
 
 def ended_badly(cell: Cell, ended: Ended) -> Outcome:

@@ -66,6 +66,7 @@ class Runner:
             else None
         )
         self.devices = predict.devices(machine.machine()["gpus"]) if self.gpu else []
+        self.isolation = telemetry.isolation(self.gpu) if self.gpu else "alone"
         self.levels = telemetry.Levels()
         self.began = time.monotonic()
         self.dirty = ""
@@ -222,12 +223,16 @@ class Runner:
             outcome = msgspec.structs.replace(outcome, engine={**work, **outcome.engine})
         record = record_of(
             cell, session, self.standings[cell.id].attempts.get(session, 1), outcome,
-            telemetry=self.levels.summary() if self.gpu else {}, worker=worker or {}, environment=self.environment,
+            telemetry=self._seen(), worker=worker or {}, environment=self.environment,
             ceilings=predict.ceilings(cell, outcome.engine, self.devices),
         )  # fmt: skip
         self.run.append(record)
         self.standings[cell.id].note(record)
         self.screen.ended_with(record)
+
+    def _seen(self) -> dict[str, Any]:
+        """Return what was seen of the device since the cell began."""
+        return {**self.levels.summary(), "isolation": self.isolation} if self.gpu else {}
 
     def _await_memory(self, used_before: int | None) -> None:
         """Wait until the device has its memory back; a device that keeps it measures nothing more."""

@@ -193,6 +193,21 @@ class Gpu:
         return None
 
 
+def isolation(gpu: Gpu) -> str:
+    """Return whether we are `alone` on a device, `shared` it is, or neither can be told.
+
+    In a container other processes may be invisible; memory in use by nobody then betrays them.
+    """
+    others, used = gpu.others({os.getpid()}), gpu.used_bytes()
+    if others:
+        return "shared"
+    return "unverifiable" if others is None or used is None or used > IDLE_BYTES else "alone"
+
+
+IDLE_BYTES = 2**30
+"""More memory than this is in use on no idle device: drivers keep some hundred MiB for themselves."""
+
+
 class Levels:
     """A run of samples, kept as minimum, mean and maximum of each level: small, whatever the length."""
 
