@@ -1,0 +1,95 @@
+"""What is read of a device, from readers that answer as devices do."""
+
+from __future__ import annotations
+
+import pynvml
+import pytest
+
+from llmbench import telemetry
+from llmbench.telemetry import Gpu, Levels, NvmlCounters, isolation
+
+
+class Device(Gpu):
+    """A GPU that says what a test wants."""
+
+    def __init__(self, others: list[int] | None, used_bytes: int | None) -> None:
+        self.answer, self.used = others, used_bytes
+
+    def others(self, own: set[int]) -> list[int] | None:  # noqa: ARG002 - the signature of the real one
+        return self.answer
+
+    def used_bytes(self) -> int | None:
+        return self.used
+
+
+@pytest.mark.parametrize(
+    ("others", "used_bytes", "told"),
+    [
+        ([], 600 * 2**20, "alone"),
+        ([4711], 600 * 2**20, "shared"),
+        ([], 40 * 2**30, "unverifiable"),
+        (None, 0, "unverifiable"),
+        ([], None, "unverifiable"),
+    ],
+)
+def test_isolation_is_claimed_only_where_it_can_be_seen(
+    others: list[int] | None, used_bytes: int | None, told: str
+) -> None:
+    assert isolation(Device(others, used_bytes)) == told
+
+
+def test_levels_keep_the_extremes_and_the_mean_and_leave_out_what_is_unknown() -> None:
+    levels = Levels()
+    for mhz in (1000, 1500, 2000):
+        levels.add({"sm_mhz": mhz, "power_w": None})
+
+    seen = levels.summary()
+
+    assert seen == {
+        "device_samples": 3,
+        "sm_mhz_min": 1000,
+        "sm_mhz_mean": 1500.0,
+        "sm_mhz_max": 2000,
+    }
+
+
+def test_a_driver_that_raises_leaves_fields_empty_and_says_partial(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: object) -> None:
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+
+    monkeypatch.setattr(telemetry, "_handle", lambda _: object())
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetTotalEnergyConsumption", refuse)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetCurrentClocksThrottleReasons", refuse)
+    counters = NvmlCounters(0)
+
+    spent = counters.since(counters.read())
+
+    assert (spent.energy_mj, spent.throttled) == (None, None)
+    assert counters.summary()["device_counters"] == "partial"
+
+
+def test_a_thermal_slowdown_is_named_and_a_power_cap_is_only_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reasons = iter(
+        [
+            pynvml.nvmlClocksThrottleReasonSwPowerCap,
+            pynvml.nvmlClocksThrottleReasonHwThermalSlowdown,
+        ]
+    )
+    energy = iter([1000, 1500, 1500, 2500])
+    monkeypatch.setattr(telemetry, "_handle", lambda _: object())
+    monkeypatch.setattr(
+        pynvml, "nvmlDeviceGetCurrentClocksThrottleReasons", lambda _: next(reasons)
+    )
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetTotalEnergyConsumption", lambda _: next(energy))
+    counters = NvmlCounters(0)
+
+    capped = counters.since(counters.read())
+    slowed = counters.since(counters.read())
+
+    assert (capped.energy_mj, capped.throttled) == (500, None)
+    assert (slowed.energy_mj, slowed.throttled) == (1000, "HwThermalSlowdown")
+    assert counters.summary()["power_cap_share"] == 0.5
