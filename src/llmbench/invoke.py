@@ -210,8 +210,7 @@ def _differing(before: object, after: object) -> str:
 def _refuse_shared(planned: Planned, asked: Asked) -> None:
     if asked.allow_shared or not any(cell.device.startswith("cuda") for cell in planned.cells):
         return
-    others = telemetry.Gpu(0).others({os.getpid()})
-    if others:
+    if others := telemetry.Gpu(0).others({os.getpid()}):
         raise RunError(
             f"the GPU is in use by process {', '.join(map(str, others))}. "
             "Wait for it, or measure anyway with --allow-shared."

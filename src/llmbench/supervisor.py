@@ -3,16 +3,45 @@
 from __future__ import annotations
 
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from llmbench.ending import ended_badly, scrub
 from llmbench.messages import Progress, Result
 from llmbench.record import Outcome, Status
 
 if TYPE_CHECKING:
-    from llmbench import launch
-    from llmbench.runner import Runner
+    from llmbench import launch, spec
+    from llmbench.interrupt import Interrupt
+    from llmbench.progress import Screen
     from llmbench.spec import Cell
+    from llmbench.telemetry import Gpu, Levels
+
+
+class Runner(Protocol):
+    """What a supervisor needs of the runner that it works for."""
+
+    nurseries: dict[str, launch.Nursery]
+    protocol: spec.Protocol
+    interrupt: Interrupt
+    screen: Screen
+    gpu: Gpu | None
+    levels: Levels
+
+    def begin(self, cell: Cell, session: int, worker: launch.Worker) -> None:
+        """Write the intent to measure a cell."""
+
+    def put(
+        self, cell: Cell, session: int, outcome: Outcome, worker: dict[str, Any] | None = None
+    ) -> None:
+        """Write one record."""
+
+    def put_all(
+        self, cells: list[Cell], session: int, outcome: Outcome, worker: dict[str, Any]
+    ) -> None:
+        """Write one record for each cell that shared what happened."""
+
+    def drop_nursery(self, backend: str) -> None:
+        """Forget a nursery that died."""
 
 
 class Supervisor:
