@@ -247,11 +247,11 @@ def start_up() -> Iterator[Line]:
 def table() -> Iterator[Line]:
     """Read and tabulate 100,000 records, as three formats."""
     sys.path.insert(0, str(HERE / "tests"))
-    from make_records import write_run  # noqa: PLC0415 - only this check needs it
+    from make_records import write  # noqa: PLC0415 - only this check needs it
 
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
-        write_run(run, 100_000)
+        write(run, 100_000)
         for form in ("terminal", "markdown", "csv"):
             took = min(
                 _timed([sys.executable, "-m", "llmbench", "table", str(run), "--format", form])
