@@ -7,6 +7,7 @@ A ratio at or under its limit keeps the promise. Run it on a quiet machine:
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import statistics
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import psutil
 import torch
-from transformers import DynamicCache
+from transformers import AutoModelForCausalLM, DynamicCache
 
 from llmbench import grid, messages, spec, telemetry, workload
 from llmbench.backends import fake, load
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 HERE = Path(__file__).parents[1]
-INPUT_LEN, OUTPUT_LEN = 64, 24
+INPUT_LEN, OUTPUT_LEN, VOCABULARY = 64, 24, 32_000
 
 
 class Line(NamedTuple):
@@ -44,33 +45,42 @@ class Line(NamedTuple):
 
 
 def truth() -> Iterator[Line]:
-    """Compare ttft and tpot with a hand-written loop over the same model object, turn by turn."""
-    for hidden in (256, 512, 1024):
-        for batch_size in (1, 8):
-            ours, by_hand = _interleaved(hidden, batch_size)
-            for number, name in enumerate(("ttft", "tpot")):
-                a = statistics.median(times[number] for times in ours)
-                b = statistics.median(times[number] for times in by_hand)
-                figures = f"{a * 1e3:.3f} ms against {b * 1e3:.3f} ms"
-                off = max(a / b, b / a)
-                yield Line(f"{name}, hidden {hidden}, batch {batch_size}", off, 1.02, figures)
+    """Compare ttft and tpot with a hand-written loop over a model of its own making, turn by turn."""
+    shapes = itertools.product(("float32", "bfloat16"), (256, 512, 1024), (1, 8))
+    for dtype, hidden, batch_size in shapes:
+        ours, by_hand = _interleaved(dtype, hidden, batch_size)
+        for number, name in enumerate(("ttft", "tpot")):
+            a = statistics.median(times[number] for times in ours)
+            b = statistics.median(times[number] for times in by_hand)
+            figures = f"{a * 1e3:.3f} ms against {b * 1e3:.3f} ms"
+            promise = f"{name}, {dtype}, hidden {hidden}, batch {batch_size}"
+            yield Line(promise, max(a / b, b / a), 1.02, figures)
 
 
-def _interleaved(hidden: int, batch_size: int) -> tuple[list[Any], list[Any]]:
-    cell, loop = _transformers_loop(hidden, batch_size)
+def _interleaved(dtype: str, hidden: int, batch_size: int) -> tuple[list[Any], list[Any]]:
+    cell, loop = _transformers_loop(dtype, hidden, batch_size)
+    model = _as_users_load(loop.engine._model, dtype)  # type: ignore[attr-defined]  # noqa: SLF001
     ours, by_hand = [], []
     turns = 12 if hidden * batch_size > 2048 else 40
     for turn in range(turns + 2):
         prompts = loop.workload("iteration", turn)
         pair: list[Callable[[], tuple[float, float]]] = [
             lambda: _ours(loop, prompts),  # noqa: B023 - called in this turn
-            lambda: _by_hand(loop.engine._model, prompts, cell.output_len),  # type: ignore[attr-defined]  # noqa: B023, SLF001
+            lambda: _by_hand(model, prompts, cell.output_len),  # noqa: B023
         ]
         times = [pair[turn % 2](), pair[1 - turn % 2]()]
         if turn >= 2:  # the first turns warm up
             ours.append(times[turn % 2])
             by_hand.append(times[1 - turn % 2])
     return ours, by_hand
+
+
+def _as_users_load(theirs: Any, dtype: str) -> Any:
+    """Return a model of our own making with the same weights: what the engine did to its own stays there."""
+    config = type(theirs.config).from_dict(theirs.config.to_dict())
+    model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
+    model.load_state_dict(theirs.state_dict())
+    return model.eval()
 
 
 def _ours(loop: Loop, prompts: list[list[int]]) -> tuple[float, float]:
@@ -98,33 +108,31 @@ def _by_hand(model: Any, prompts: list[list[int]], output_len: int) -> tuple[flo
     return first, (time.perf_counter() - start - first) / (output_len - 1)
 
 
-def _transformers_loop(hidden: int, batch_size: int) -> tuple[spec.Cell, Loop]:
+def _transformers_loop(dtype: str, hidden: int, batch_size: int) -> tuple[spec.Cell, Loop]:
     config = {
         "hidden_size": hidden,
         "num_hidden_layers": 4,
         "num_attention_heads": hidden // 64,
         "num_key_value_heads": hidden // 64,
         "intermediate_size": 4 * hidden,
-        "vocab_size": 8000,
+        "vocab_size": VOCABULARY,
     }
     model = Model(
         name="llama", source="catalogue", location=None, model_type="llama", config=config,
-        vocab_size=8000, max_positions=2048, digest="",
+        vocab_size=VOCABULARY, max_positions=2048, digest="",
     )  # fmt: skip
-    return _loop("transformers", {}, model, batch_size)
+    return _loop("transformers", model, batch_size, dtype)
 
 
-def _loop(
-    backend: str, options: dict[str, Any], model: Model, batch: int
-) -> tuple[spec.Cell, Loop]:
+def _loop(backend: str, model: Model, batch: int, dtype: str) -> tuple[spec.Cell, Loop]:
     point = {
-        "model": model.name, "device": "cpu", "dtype": "float32", "load_format": "dummy", "prompts": "synthetic",
+        "model": model.name, "device": "cpu", "dtype": dtype, "load_format": "dummy", "prompts": "synthetic",
         "batch_size": batch, "input_len": INPUT_LEN, "output_len": OUTPUT_LEN,
     }  # fmt: skip
     known = {"transformers": {}, "fake": fake.OPTIONS}
     choices = grid.Choices({model.name: model.digest}, known, "cpu", {})
     protocol = spec.Protocol()
-    cell = grid.make_cell(protocol, choices, backend=backend, options=options, **point)
+    cell = grid.make_cell(protocol, choices, backend=backend, options={}, **point)
     engine = load(Job(cells=[cell], model=model, protocol=protocol, session=1))
     engine.prepare(cell)
     prompts = workload.synthetic(cell, engine, 0, 1)
@@ -140,7 +148,7 @@ def overhead() -> Iterator[Line]:
         name="none", source="catalogue", location=None, model_type=None, config={},
         vocab_size=None, max_positions=None, digest="",
     )  # fmt: skip
-    cell, loop = _loop("fake", {}, model, 1)
+    cell, loop = _loop("fake", model, 1, "float32")
     loop.engine = Instant()  # type: ignore[assignment]
     loop.protocol = spec.Protocol(iterations=5000, max_iterations=5000, min_time_s=0)
     nowhere = os.open(os.devnull, os.O_WRONLY)
