@@ -39,6 +39,17 @@ def test_a_line_says_what_there_is_to_choose_by(capsys: Output) -> None:
     )
 
 
+def test_a_list_is_plain_text_that_a_narrow_screen_cuts(capsys: Output) -> None:
+    text = said(capsys)
+
+    lines = listing.cut(text, 80).splitlines()
+
+    assert text.isascii()
+    assert max(map(len, lines)) == 80
+    assert [line[:77] for line in lines] == [line[:77] for line in text.splitlines()]
+    assert listing.cut(text, 1000) == text
+
+
 def test_numbers_for_other_programs_are_exact(capsys: Output) -> None:
     rows = {row["name"]: row for row in from_json(capsys)}
     cells = {

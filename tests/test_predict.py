@@ -49,7 +49,7 @@ def on_gpu(name: str = "llama-7b", **changes: Any) -> Cell:
 def measured(cell: Cell, first_ms: float, step_ms: float) -> Record:
     """Return the record of one iteration with these times on the made-up chip."""
     times = [int((first_ms + step_ms * number) * 1e6) for number in range(cell.output_len)]
-    engine = {**predict.least_work(cell, model.resolve(cell.model)), **ENGINE}
+    engine = {**predict.least_work(cell, model.resolve(cell.model), {}), **ENGINE}
     outcome = Outcome(
         cell=cell.id,
         engine=engine,
@@ -117,7 +117,7 @@ def test_the_least_work_is_that_of_the_formulas() -> None:
     shape = shape_of(found.model_type, found.config)
     assert shape is not None
 
-    work = predict.least_work(on_gpu(), found)
+    work = predict.least_work(on_gpu(), found, {})
 
     assert work == {
         "bytes_per_step": formulas.step_weight_bytes(shape, "bfloat16"),
@@ -126,13 +126,21 @@ def test_the_least_work_is_that_of_the_formulas() -> None:
 
 
 def test_weights_that_fit_a_chips_caches_bound_no_step() -> None:
-    assert "bytes_per_step" not in predict.least_work(on_gpu(), model.resolve("pythia-70m"))
+    assert "bytes_per_step" not in predict.least_work(on_gpu(), model.resolve("pythia-70m"), {})
+
+
+def test_an_engine_that_holds_fewer_bytes_is_believed() -> None:
+    quarters = {"weights_bytes": 4_000_000_000}
+
+    work = predict.least_work(on_gpu(), model.resolve("llama-7b"), quarters)
+
+    assert work["bytes_per_step"] == 4_000_000_000
 
 
 def test_a_model_without_a_shape_has_no_least_work() -> None:
     unknown = msgspec.structs.replace(model.resolve("llama-7b"), model_type="mamba")
 
-    assert predict.least_work(on_gpu(), unknown) == {}
+    assert predict.least_work(on_gpu(), unknown, {}) == {}
 
 
 def test_the_real_chips_are_found_once_a_sweep() -> None:

@@ -54,6 +54,14 @@ def rows(columns: Sequence[Column], facts: Sequence[Mapping[str, Any]], format: 
     return _FORMATS[format](columns, facts)
 
 
+def cut(text: str, width: int) -> str:
+    """Return lines none of which is wider than a screen; what is cut off ends in dots."""
+    lines = (
+        line if len(line) <= width else f"{line[: width - 3]}..." for line in text.splitlines()
+    )
+    return "".join(f"{line}\n" for line in lines)
+
+
 def one(facts: Mapping[str, Any]) -> str:
     """Return everything about one thing, a line or more a fact; what is not known is left out."""
     return "".join(f"{line}\n" for line in _lines(facts, 0))
@@ -90,7 +98,7 @@ def _terminal(columns: Sequence[Column], facts: Sequence[Mapping[str, Any]]) -> 
     widths = [
         max(map(len, (column.head, *cells))) for column, cells in zip(columns, texts, strict=True)
     ]
-    lines = [[column.head for column in columns], ["─" * width for width in widths]]
+    lines = [[column.head for column in columns], ["-" * width for width in widths]]
     lines += [list(line) for line in zip(*texts, strict=True)]
     return "".join(f"{GAP.join(_padded(columns, line, widths)).rstrip()}\n" for line in lines)
 

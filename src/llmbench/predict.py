@@ -30,12 +30,17 @@ class Device(NamedTuple):
     chip: Chip | None
 
 
-def least_work(cell: Cell, model: Model) -> dict[str, int]:
-    """Return what a decode step must at least read, and a prompt token at least compute; nothing if unknown."""
+def least_work(cell: Cell, model: Model, engine: Mapping[str, Any]) -> dict[str, int]:
+    """Return what a decode step must at least read, and a prompt token at least compute; nothing if unknown.
+
+    An engine that says it holds fewer bytes than the shape has, in quarters of a number say, is believed.
+    """
     shape = shape_of(model.model_type, model.config)
     if shape is None:
         return {}
+    held = engine.get("weights_bytes")
     read = formulas.step_weight_bytes(shape, cell.dtype)
+    read = min(read, held) if isinstance(held, int) else read
     return {
         **({"bytes_per_step": read} if read >= ON_CHIP_BYTES else {}),
         "flops_per_prompt_token": formulas.prompt_token_flops(shape),

@@ -218,8 +218,8 @@ class Runner:
         self, cell: Cell, session: int, outcome: Outcome, worker: dict[str, Any] | None = None
     ) -> None:
         """Judge, write, remember and show one record."""
-        work = predict.least_work(cell, self.planned.models[cell.model])
         if outcome.engine:
+            work = predict.least_work(cell, self.planned.models[cell.model], outcome.engine)
             outcome = msgspec.structs.replace(outcome, engine={**work, **outcome.engine})
         record = record_of(
             cell, session, self.standings[cell.id].attempts.get(session, 1), outcome,

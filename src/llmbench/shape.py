@@ -23,8 +23,7 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         layers: of the decoder.
         encoder_layers: 0 in a decoder-only model; with an encoder, every decoder layer attends to it, too.
-        cached_heads: heads whose keys and values transformers keeps; Falcon's newer decoder spreads its
-            8 over all 128 before it caches them.
+        cached_heads: heads that transformers caches; Falcon's newer decoder spreads its 8 over all 128 first.
         experts: feed-forward blocks a layer; each token passes through `experts_per_token` of them.
         norm_vectors: 1 for a scale, 2 for a scale and a shift.
         positions: rows of learned position embeddings; 0 where positions are computed.
@@ -102,6 +101,7 @@ class Family(NamedTuple):
     encoder_layers: str | None = None
     relative_buckets: Setting | int = 0
     window: Setting | None = None
+    window_switch: str | None = None
 
 
 def _grouped(config: Mapping[str, Any], heads: int) -> int:
@@ -135,6 +135,11 @@ _LLAMA: Any = {
     "gated": True,
     "norm_vectors": 1,
 }
+_QWEN: Any = {
+    **_LLAMA,
+    "window": Setting("sliding_window", 4096),
+    "window_switch": "use_sliding_window",
+}
 _ATTENTION_BIAS = Setting("attention_bias", default=False)
 
 FAMILIES: Mapping[str, Family] = {
@@ -151,13 +156,12 @@ FAMILIES: Mapping[str, Family] = {
         experts_per_token=Setting("num_experts_per_tok", 2),
         window=Setting("sliding_window", None),
     ),
-    "qwen2": Family(**_LLAMA, qkv_bias=True, window=Setting("sliding_window", None)),
+    "qwen2": Family(**_QWEN, qkv_bias=True),
     "qwen3": Family(
-        **{**_LLAMA, "head_dim": Setting("head_dim", 128)},
+        **{**_QWEN, "head_dim": Setting("head_dim", 128)},
         qk_norm=True,
         qkv_bias=_ATTENTION_BIAS,
         out_bias=_ATTENTION_BIAS,
-        window=Setting("sliding_window", None),
     ),
     "gpt_neox": Family(
         tied=Setting("tie_word_embeddings", default=False),
@@ -234,16 +238,15 @@ def shape_of(model_type: str | None, config: Mapping[str, Any]) -> Shape | None:
     if family is None or not _plain(model_type, config):
         return None
     try:
-        return _read(family, config)
-    except (KeyError, TypeError):
-        return None
+        return msgspec.convert(msgspec.structs.asdict(_read(family, config)), Shape)
+    except (ArithmeticError, AttributeError, KeyError, TypeError, msgspec.ValidationError):
+        return None  # a configuration from anywhere may hold anything
 
 
 def _plain(model_type: str | None, config: Mapping[str, Any]) -> bool:
     """Return whether the configuration says nothing that its family's row leaves out."""
-    if model_type == "t5":
-        return str(config.get("feed_forward_proj", "relu")).startswith("gated")
-    return not config.get("quantization_config")
+    gated = model_type != "t5" or str(config.get("feed_forward_proj")).startswith("gated")
+    return gated and not config.get("quantization_config")
 
 
 def _read(family: Family, config: Mapping[str, Any]) -> Shape:
@@ -282,12 +285,12 @@ def _read(family: Family, config: Mapping[str, Any]) -> Shape:
 
 
 def _window(family: Family, config: Mapping[str, Any], layers: int) -> tuple[int | None, int]:
-    """Return the window and how many layers have it; Qwen's configurations name one and switch it off."""
-    window = _value(family.window, config)
-    if not window or config.get("use_sliding_window", True) is False:
+    """Return the window and how many layers have it; Qwen names one and switches it on apart, layer by layer."""
+    window, switch = _value(family.window, config), family.window_switch
+    if not window or (switch and not config.get(switch)):
         return None, 0
-    kinds = config.get("layer_types") or ["sliding_attention"] * layers
-    return window, kinds.count("sliding_attention")
+    kinds = config["layer_types"] if switch else config.get("layer_types")
+    return window, layers if kinds is None else kinds.count("sliding_attention")
 
 
 def _value(wanted: Setting | str | float | None, config: Mapping[str, Any]) -> Any:
