@@ -185,7 +185,6 @@ def test_a_broken_checkpoint_says_why(
     ("changes", "says"),
     [
         ({"model_type": "nosuch"}, "does not know the family of"),
-        ({"model_type": "t5"}, "t5 is an encoder-decoder"),
         ({"model_type": "vit"}, "no language model of the family vit that generates"),
         ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "needs a package"),
     ],

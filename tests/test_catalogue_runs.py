@@ -4,18 +4,18 @@ import pytest
 
 from jobs import job, prompts
 from llmbench import backends, formulas, model
+from llmbench.backends import _failures, _weights
 from llmbench.shape import shape_of
 from test_formulas import ONE_OF_EACH_KIND
 
-DECODERS = [
-    pytest.param(name, marks=() if name in ONE_OF_EACH_KIND else pytest.mark.slow)
-    for name in model.catalogue()
-    if model.entry(name).model_type != "t5"
+SOON = {*ONE_OF_EACH_KIND, "flan-t5-xl"}
+MODELS = [
+    pytest.param(name, marks=() if name in SOON else pytest.mark.slow) for name in model.catalogue()
 ]
 """One of each kind always; the others take half a minute."""
 
 
-@pytest.mark.parametrize("name", DECODERS)
+@pytest.mark.parametrize("name", MODELS)
 def test_a_small_copy_runs_and_holds_what_was_predicted(name: str) -> None:
     wanted = job(f"{name}@tiny", input_len=20, output_len=4)
     found = wanted.model
@@ -27,9 +27,29 @@ def test_a_small_copy_runs_and_holds_what_was_predicted(name: str) -> None:
     tokens = engine.generate(prompts(wanted), 4)
     memory = engine.memory(prompts(wanted), 4)
 
-    cached = 20 + 4 - 1  # the last token is never fed
+    # The last token is never fed. An encoder keeps the prompt apart, and the decoder begins with one token.
+    cached = (4, 20) if shape.encoder_layers else (20 + 4 - 1, 0)
     assert [len(row) for row in tokens] == [4, 4]
     assert engine.facts["parameters"] == formulas.parameters(shape)
     assert memory.weights_bytes == formulas.weight_bytes(shape, "float32")
-    assert memory.kv_cache_bytes == 2 * formulas.held_kv_bytes(shape, "float32", cached)
-    assert memory.kv_cache_theoretical_bytes == 2 * formulas.kv_bytes(shape, "float32", cached)
+    assert memory.kv_cache_bytes == 2 * formulas.held_kv_bytes(shape, "float32", *cached)
+    assert memory.kv_cache_theoretical_bytes == 2 * formulas.kv_bytes(shape, "float32", *cached)
+    assert engine.facts["attn_implementation"] == attention(name)[0]
+
+
+def attention(name: str) -> list[str]:
+    """Return the attention implementations that the catalogue knows of a model, the default first."""
+    known = model.entry(name).engines.transformers
+    assert known is not None
+    return known.attention
+
+
+@pytest.mark.parametrize("name", model.catalogue())
+def test_the_catalogue_knows_which_attention_a_model_has(name: str) -> None:
+    config = _weights.configuration(job(name), "")
+    built_as = _weights.builder(config)._model_mapping[type(config)]
+
+    flags = _failures.ATTENTION.items()
+    found = [choice for choice, flag in flags if getattr(built_as, flag, False)]
+
+    assert set(attention(name)) == {"eager", *found}

@@ -28,6 +28,8 @@ OWN_MODELS = "LLMBENCH_MODELS"
 POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
 """The names under which configurations keep their longest sequence."""
 
+RELATIVE = frozenset({"t5", "mt5", "umt5", "longt5", "switch_transformers"})
+"""Families that know distances, not places: what their configurations call positions limits nothing."""
 
 RENAMED = {
     "falcon": {
@@ -48,7 +50,8 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
         location: the folder or hub id that holds real weights, if any is known.
         model_type: transformers' name of the family; None for a hub id, whose worker reads it.
         config: keyword arguments of the configuration class, or a folder's `config.json`.
-        max_positions: most tokens in a sequence, prompt and output together; None = not known.
+        max_positions: most tokens in a sequence, prompt and output together unless an encoder reads the
+            prompt; None = no limit, or not known.
         digest: changes when any of the above or the weight files change.
 
     """
@@ -198,7 +201,8 @@ def _model(
     config: dict[str, Any],
     weights: list[Any] | None = None,
 ) -> Model:
-    positions = next((config[key] for key in POSITIONS if isinstance(config.get(key), int)), None)
+    named = () if model_type in RELATIVE else POSITIONS
+    positions = next((config[key] for key in named if isinstance(config.get(key), int)), None)
     vocabulary = config.get("vocab_size")
     return Model(
         name=name,

@@ -92,9 +92,12 @@ def _distinct(cells: list[Cell]) -> tuple[list[Cell], list[str]]:
 def _impossible(cell: Cell, found: Model) -> str:
     """Return why no engine can run this cell, or nothing."""
     tokens = cell.input_len + cell.output_len
-    if found.max_positions and tokens > found.max_positions:
+    # An encoder and its decoder each count their positions from nought.
+    apart = found.config.get("is_encoder_decoder")
+    longest = max(cell.input_len, cell.output_len) if apart else tokens
+    if found.max_positions and longest > found.max_positions:
         return (
-            f"{cell.where()}: {tokens} tokens exceed the model's {found.max_positions} positions."
+            f"{cell.where()}: {longest} tokens exceed the model's {found.max_positions} positions."
         )
     if cell.batch_size * tokens >= grid.MOST_TOKENS:
         return f"{cell.where()}: {cell.batch_size * tokens:,} tokens are more than any engine can index."

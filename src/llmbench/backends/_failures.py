@@ -120,6 +120,7 @@ NO_STATIC_CACHE = {
     "bloom": "transformers builds its alibi for the tokens so far, not for the cache's length"
 }
 """Families whose code fails on a static cache, and why; seen in transformers 5.19."""
+ENCODER_DECODER = "it is an encoder-decoder, whose two caches grow here"
 
 
 @contextlib.contextmanager
@@ -162,37 +163,35 @@ def _line(row: Row, first: BaseException, job: Job) -> str:
     )
 
 
-def refuse_unsupported(config: Any, options: Mapping[str, Any]) -> None:
-    """Refuse families that are not decoders, and an attention or a cache that the family does not have.
+def refuse_unsupported(config: Any, auto: Any, options: Mapping[str, Any]) -> None:
+    """Refuse families that `auto` does not build, and an attention or a cache that the family does not have.
 
     Raises:
         Unsupported: the text says what works.
 
     """
-    causal = transformers.MODEL_FOR_CAUSAL_LM_MAPPING
     kind = config.model_type
-    if config.is_encoder_decoder:
-        raise Unsupported(f"{kind} is an encoder-decoder; this backend runs decoder-only models.")
-    remote = "AutoModelForCausalLM" in getattr(config, "auto_map", {})
-    if type(config) not in causal and not remote:
+    known = auto._model_mapping  # noqa: SLF001 - has no public name
+    remote = auto.__name__ in getattr(config, "auto_map", {})
+    if type(config) not in known and not remote:
         raise Unsupported(
             f"transformers {transformers.__version__} has no language model of the family {kind} that generates."
         )
     if _is_encoder(config):
         raise Unsupported(
-            f"{kind} is an encoder (is_decoder is false); this backend runs decoder-only models."
+            f"{kind} is an encoder (is_decoder is false); this backend runs models that decode."
         )
-    if options["cache"] == "static" and kind in NO_STATIC_CACHE:
-        raise Unsupported(
-            f"{kind} cannot use a static cache: {NO_STATIC_CACHE[kind]}; cache=dynamic works."
-        )
-    if type(config) in causal and options["attn_implementation"] in ATTENTION:
-        _refuse_attention(causal[type(config)], options["attn_implementation"])
+    reason = ENCODER_DECODER if config.is_encoder_decoder else NO_STATIC_CACHE.get(kind)
+    if options["cache"] == "static" and reason:
+        raise Unsupported(f"{kind} cannot use a static cache: {reason}; cache=dynamic works.")
+    if type(config) in known and options["attn_implementation"] in ATTENTION:
+        _refuse_attention(known[type(config)], options["attn_implementation"])
 
 
 def _is_encoder(config: Any) -> bool:
     masked = type(config) in transformers.MODEL_FOR_MASKED_LM_MAPPING
-    return masked and getattr(config, "is_decoder", True) is False
+    alone = masked and not config.is_encoder_decoder
+    return alone and getattr(config, "is_decoder", True) is False
 
 
 def _refuse_attention(model_class: Any, attention: str) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pynvml
 import torch
+from transformers import EncoderDecoderCache
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -58,8 +59,13 @@ def stored_bytes(tensors: Iterable[torch.Tensor]) -> int:
 
 
 def cache_bytes(cache: Any) -> int | None:
-    """Return the bytes that a cache's tensors really hold; None if it has no layers to look into."""
+    """Return the bytes that a cache's tensors really hold; None if it has no layers to look into.
+
+    Where there is an encoder, the keys and values of its tokens are held beside the decoder's own.
+    """
     layers = getattr(cache, "layers", None)
+    if isinstance(cache, EncoderDecoderCache):
+        layers = [*cache.self_attention_cache.layers, *cache.cross_attention_cache.layers]
     if layers is None:
         return None
     return stored_bytes(tensor for layer in layers for tensor in _tensors(vars(layer)))
@@ -78,11 +84,14 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
             yield from _tensors(item)
 
 
-def theoretical_cache_bytes(config: Any, sequences: int, tokens: int, itemsize: int) -> int | None:
-    """Return what keys and values of this many tokens need by the configuration's arithmetic.
+def theoretical_cache_bytes(
+    config: Any, sequences: int, tokens: int, itemsize: int, encoder_tokens: int = 0
+) -> int | None:
+    """Return what keys and values of this many tokens need by the decoder's configuration's arithmetic.
 
     2 × layers × key-value heads × head size × sequences × tokens × bytes of a number; a sliding layer
-    needs no more tokens than its window. None for a family whose cache is not made of heads.
+    needs no more tokens than its window, and each layer all of an encoder's. None for a family whose
+    cache is not made of heads.
     """
     layers = _first(config, "num_hidden_layers", "n_layers", "n_layer")
     heads = _first(config, "num_attention_heads", "n_heads", "n_head")
@@ -91,7 +100,8 @@ def theoretical_cache_bytes(config: Any, sequences: int, tokens: int, itemsize: 
         return None
     head = _first(config, "head_dim") or hidden // heads
     per_token = 2 * _key_value_heads(config, heads) * head * itemsize
-    return sum(sequences * held * per_token for held in _tokens_of_layers(config, layers, tokens))
+    held = sum(_tokens_of_layers(config, layers, tokens)) + layers * encoder_tokens
+    return sequences * held * per_token
 
 
 def _key_value_heads(config: Any, heads: int) -> int:

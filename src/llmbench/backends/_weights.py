@@ -46,7 +46,7 @@ def load(job: Job, options: Mapping[str, Any], device: torch.device) -> Loaded:
         _failures.refuse_unreadable(job)
         with _timed(parts, "load_config_s"):
             config = configuration(job, options["revision"])
-            _failures.refuse_unsupported(config, options)
+            _failures.refuse_unsupported(config, builder(config), options)
         with _timed(parts, "load_weights_s"):
             model = _MAKERS[job.cells[0].load_format](job, config, options, device)
     # Gradients stay switched on, as users leave them: without, torch multiplies the last hidden states of
@@ -74,7 +74,7 @@ def _random(job: Job, config: Any, options: Mapping[str, Any], device: torch.dev
     """Build on the device and in the dtype, without the library's own initialisation, and fill in place."""
     placed = options["device_map"] != "none"
     with torch.device("cpu" if placed else device), no_init_weights():
-        model = transformers.AutoModelForCausalLM.from_config(config, **_common(job, options))
+        model = builder(config).from_config(config, **_common(job, options))
     model.tie_weights()
     if not placed:
         fill(model.named_parameters(), job.protocol.seed)
@@ -88,7 +88,7 @@ def _pretrained(job: Job, config: Any, options: Mapping[str, Any], device: torch
     device_map = {"none": {"": device}, "cpu_offload": {"": "cpu"}}.get(
         options["device_map"], options["device_map"]
     )
-    model, report = transformers.AutoModelForCausalLM.from_pretrained(
+    model, report = builder(config).from_pretrained(
         job.model.location,
         config=config,
         device_map=device_map,
@@ -108,6 +108,13 @@ _MAKERS: Mapping[str, Callable[[Job, Any, Mapping[str, Any], torch.device], Any]
     "dummy": _random,
     "safetensors": _pretrained,
 }
+
+
+def builder(config: Any) -> Any:
+    """Return the class of transformers that builds a model of this family which generates text."""
+    if config.is_encoder_decoder:
+        return transformers.AutoModelForSeq2SeqLM
+    return transformers.AutoModelForCausalLM
 
 
 def _common(job: Job, options: Mapping[str, Any]) -> dict[str, Any]:

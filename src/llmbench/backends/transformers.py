@@ -1,4 +1,4 @@
-"""Transformers: any decoder-only causal model that the library builds, on one device or several.
+"""Transformers: any language model that the library builds, with an encoder or without, on one device or several.
 
 It times what users run: the library's own modules and caches, prefill and each decode step apart, with no
 synchronisation added a token. Seen with transformers 5.17 to 5.19 and torch 2.11 to 2.13.
@@ -14,7 +14,7 @@ import transformers
 
 from llmbench.backends import _memory, _weights
 from llmbench.backends._clocks import clock_for
-from llmbench.backends._loops import LOOPS
+from llmbench.backends._loops import LOOPS, decoder_config
 from llmbench.errors import LoadFailed, Unsupported
 from llmbench.record import Memory
 
@@ -68,7 +68,9 @@ class TransformersEngine:
         self.vocab_size = loaded.vocab_size
         self.special_ids = loaded.special_ids
         self._clock = clock_for(self._device)
-        self._loop = LOOPS[options["loop"]](self._model, self._clock, self._device, options)
+        self._encodes = bool(self._model.config.is_encoder_decoder)
+        loop = LOOPS[options["loop"], self._encodes]
+        self._loop = loop(self._model, self._clock, self._device, options)
         # What is compiled runs under no_grad, as in generate(): CUDA graphs mark tensors that
         # inference mode forbids to touch from outside.
         self._without_gradients = torch.no_grad if options["compile"] else torch.inference_mode
@@ -138,7 +140,7 @@ class TransformersEngine:
             _, cache = self._loop.run(ids, output_len)
         self.synchronize()
         self.facts.update(self._compilation())
-        held = self._cache_held(cache, len(prompts), len(prompts[0]) + output_len - 1)
+        held = self._cache_held(cache, prompts, output_len)
         host = self._host_peaks(peak.of_phase_bytes())
         return Memory(
             weights_bytes=self.facts["weights_bytes"],
@@ -147,11 +149,22 @@ class TransformersEngine:
             **(self._device_memory() if on_cuda else {}),
         )
 
-    def _cache_held(self, cache: Any, sequences: int, tokens: int) -> dict[str, int | None]:
-        """Return what the cache holds and what it should: the last new token is never fed, so not cached."""
-        config = self._model.config.get_text_config(decoder=True)
-        itemsize = self._model.dtype.itemsize
-        needed = _memory.theoretical_cache_bytes(config, sequences, tokens, itemsize)
+    def _cache_held(
+        self, cache: Any, prompts: Sequence[Sequence[int]], output_len: int
+    ) -> dict[str, int | None]:
+        """Return what the cache holds and what it should: the last new token is never fed, so not cached.
+
+        Beside an encoder's tokens, a decoder holds the start token and the new ones.
+        """
+        sequences, input_len = len(prompts), len(prompts[0])
+        own, encoded = (1, input_len) if self._encodes else (input_len, 0)
+        needed = _memory.theoretical_cache_bytes(
+            decoder_config(self._model),
+            sequences,
+            own + output_len - 1,
+            self._model.dtype.itemsize,
+            encoder_tokens=encoded,
+        )
         return {
             "kv_cache_bytes": _memory.cache_bytes(cache),
             "kv_cache_theoretical_bytes": needed,
