@@ -1,0 +1,146 @@
+"""Spends the hours of a GPU on what is most wanted first, and stops in time to carry the results home.
+
+    python3 scripts/gpu.py --budget 540 [--only NAME,...] [--list] [-o gpu.tar.gz]
+
+Everything it makes lies in .gpu/: runs, logs, the probe, and which steps are done. A step that was cut off
+goes on with the next call where .gpu/ came along, because a sweep resumes. It needs no .venv: any Python
+that imports llmbench and the engines will do, so a bare machine needs no network.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+PLACE = ROOT / ".gpu"
+DONE = PLACE / "done"
+
+TO_STOP_S = 20
+"""After Ctrl-C a sweep ends its worker, waits for the device's memory and writes its table."""
+TO_PACK_S = 15
+SHORTEST_S = 30
+"""With less than this left no step is begun: loading a model would take it all."""
+
+
+class Step(NamedTuple):
+    """Something to run: its name, and what follows `python -m`. `{runs}` stands for the folder of runs."""
+
+    name: str
+    words: tuple[str, ...]
+    why: str
+
+
+def sweep(name: str, why: str) -> Step:
+    """Return the step that measures a sweep file, or goes on with it."""
+    file = f"configs/sweeps/{name}.yaml"
+    return Step(name, ("llmbench", "sweep", file, "-o", f"{{runs}}/{name}"), why)
+
+
+STEPS = (
+    Step("tests", ("pytest", "-m", "gpu", "-q", "--timeout", "300"), "the CUDA path works at all"),
+    Step("probe", ("llmbench", "machine", "--probe"), "the ceilings that shares are taken of"),
+    sweep("gpu-7b", "LLaMA-7B and MPT-7B as users run them"),
+    sweep("gpu-7b-compiled", "the same with a static cache and a compiled step"),
+    sweep("gpu-families", "the other families at 6 to 8 billion parameters"),
+    sweep("gpu-frontier", "where memory ends"),
+    sweep("gpu-large", "13 to 65 billion parameters"),
+    sweep("gpu-spread", "how far sessions differ"),
+)
+
+
+def main() -> int:
+    """Run the steps that are not done, in order, within the budget."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--budget", type=float, default=540, help="seconds for all [540]")
+    parser.add_argument("--only", default="", help="these steps, by name, done or not")
+    parser.add_argument("--list", action="store_true", help="say what would run and stop")
+    parser.add_argument("-o", "--output", type=Path, help="pack .gpu/ into this .tar.gz at the end")
+    asked = parser.parse_args()
+    ends = time.monotonic() + asked.budget - (TO_PACK_S if asked.output else 0)
+    chosen = chosen_steps(asked.only)
+    if asked.list:
+        print(*(f"{step.name:14} {step.why}" for step in chosen), sep="\n")
+        return 0
+    PLACE.mkdir(exist_ok=True)
+    codes = {}
+    for step in chosen:
+        left_s = ends - time.monotonic() - TO_STOP_S
+        if left_s < SHORTEST_S:
+            print(f"gpu: {step.name}: no time left", flush=True)
+            continue
+        codes[step.name] = run(step, left_s)
+    if asked.output:
+        pack(asked.output)
+    return max(codes.values(), default=0)
+
+
+def chosen_steps(only: str) -> list[Step]:
+    """Return the steps named, or all that are not done."""
+    wanted = [word for word in only.split(",") if word]
+    names = [step.name for step in STEPS]
+    if unknown := [word for word in wanted if word not in names]:
+        raise SystemExit(f"--only: no step {unknown[0]!r}; there are {', '.join(names)}.")
+    if wanted:
+        return [step for step in STEPS if step.name in wanted]
+    done = set(DONE.read_text().split()) if DONE.exists() else set()
+    return [step for step in STEPS if step.name not in done]
+
+
+def run(step: Step, left_s: float) -> int:
+    """Run a step for so long at most, its output on the screen and in its log; note it if it came to its end."""
+    words = [word.format(runs=PLACE / "runs") for word in step.words]
+    path = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
+    environment = {
+        **os.environ,
+        "PYTHONPATH": path.rstrip(os.pathsep),
+        "LLMBENCH_STATE": str(PLACE / "state"),
+        "HF_HUB_OFFLINE": "1",
+    }
+    began = time.monotonic()
+    print(f"gpu: {step.name}: {step.why} ({left_s:.0f} s left)", flush=True)
+    with (PLACE / f"{step.name}.log").open("ab") as log:
+        child = subprocess.Popen(
+            [sys.executable, "-m", *words],
+            cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        code = ended(child, left_s)
+    tail = (PLACE / f"{step.name}.log").read_text(errors="replace").splitlines()[-25:]
+    print(*tail, sep="\n")
+    print(f"gpu: {step.name}: exit {code} after {time.monotonic() - began:.0f} s", flush=True)
+    if code != 128 + signal.SIGINT:
+        with DONE.open("a") as done:
+            done.write(f"{step.name}\n")
+    return code
+
+
+def ended(child: subprocess.Popen[bytes], left_s: float) -> int:
+    """Return a child's exit code; one that takes too long is asked to stop, and then made to."""
+    try:
+        return child.wait(left_s)
+    except subprocess.TimeoutExpired:
+        child.send_signal(signal.SIGINT)
+    try:
+        child.wait(TO_STOP_S)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
+    return 128 + signal.SIGINT
+
+
+def pack(archive: Path) -> None:
+    """Put all of .gpu/ into one file."""
+    with tarfile.open(archive, "w:gz") as packed:
+        packed.add(PLACE, arcname=PLACE.name)
+    print(f"gpu: {archive}: {archive.stat().st_size / 2**20:.1f} MiB", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
