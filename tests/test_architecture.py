@@ -33,7 +33,7 @@ LAYERS = (
     ("reading", ("metrics", "tally")),
     ("reading", ("sessions",)),
     ("shared", ("stats", "store")),
-    ("shared", ("journal", "lock")),
+    ("shared", ("journal", "kept", "lock")),
     ("shared", ("record",)),
     ("shared", ("machine",)),
     ("shared", ("grid",)),

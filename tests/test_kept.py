@@ -1,0 +1,193 @@
+"""Probes kept between runs: found again on the same machine only, and never in the way of a sweep."""
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from llmbench import kept, machine
+from llmbench.errors import RunError
+from llmbench.record import Probe, Rate
+
+CPU = Probe(
+    device="cpu",
+    name="a CPU",
+    at="2026-01-01T00:00:00Z",
+    torch="2.13.0",
+    threads=2,
+    copy_bytes_s=2e10,
+    read_bytes_s={"float32": 1.5e10},
+    flops_s={"float32": 1e11},
+    rates=[Rate(dtype="float32", rows=1, inner=768, columns=3072, flops_s=5e9)],
+    step_s=3e-6,
+)
+GPU = msgspec.structs.replace(CPU, device="cuda", name="a GPU", threads=None)
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Keep the probes of a test in a folder of its own."""
+    monkeypatch.setenv(kept.STATE, str(tmp_path / "state"))
+    return tmp_path / "state"
+
+
+@pytest.fixture(scope="module")
+def here() -> dict[str, Any]:
+    return machine.machine()
+
+
+def test_there_is_no_probe_before_one_was_made(here: dict[str, Any]) -> None:
+    assert kept.kept(here) == ([], None)
+
+
+def test_what_was_kept_is_found_again(here: dict[str, Any]) -> None:
+    kept.keep(here, [CPU])
+
+    assert kept.probes_of(here) == [CPU]
+    assert kept.probes_of(machine.machine()) == [CPU]  # an hour later, with another load
+
+
+def test_a_device_measured_again_replaces_itself_only(here: dict[str, Any]) -> None:
+    newer = msgspec.structs.replace(CPU, copy_bytes_s=3e10)
+    kept.keep(here, [CPU, GPU])
+
+    kept.keep(here, [newer])
+
+    assert kept.probes_of(here) == [GPU, newer]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"cpu": "another CPU"},
+        {"cpu_count": 4096},
+        {"memory_bytes": 1},
+        {"gpus": [{"name": "NVIDIA H200", "driver": "1"}]},
+    ],
+)
+def test_a_probe_of_another_machine_is_not_used(
+    here: dict[str, Any], change: dict[str, Any]
+) -> None:
+    kept.keep({**here, **change}, [CPU])
+
+    assert kept.probes_of(here) == []
+
+
+def test_neither_is_one_of_another_torch(
+    here: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept.keep(here, [CPU])
+
+    monkeypatch.setattr(machine, "_version", lambda package: f"{package} 0.0")
+
+    assert kept.probes_of(here) == []
+
+
+def test_nor_one_of_other_threads(here: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    kept.keep(here, [CPU])
+
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+    assert kept.probes_of(here) == []
+
+
+def test_a_file_brought_from_another_machine_is_not_used(here: dict[str, Any]) -> None:
+    theirs = kept.keep({**here, "cpu": "another CPU"}, [CPU])
+    theirs.rename(theirs.with_name(f"{kept.key_of(here)}.json"))
+
+    probes, notice = kept.kept(here)
+
+    assert probes == []
+    assert notice
+    assert "measured on another machine" in notice
+
+
+def spoil_with(text: str) -> Any:
+    return lambda path: path.write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (spoil_with(""), "truncated"),
+        (spoil_with('{"format": 1, "key": "x", "pro'), "truncated"),
+        (spoil_with('{"format": 1}'), "missing required field"),
+        (lambda path: path.write_bytes(b"\x00\xff" * 99), "malformed"),
+        (lambda path: path.write_text(path.read_text().replace("3e-6", "0.0")), "0.0 is no rate"),
+        (lambda path: path.write_text(path.read_text().replace("100000000000.0", "-1.0")), "is no rate"),
+        (lambda path: path.write_text(path.read_text().replace('"format": 1', '"format": 2')), "newer"),
+        (lambda path: (path.unlink(), path.mkdir()), "s a directory"),
+    ],
+)  # fmt: skip
+def test_a_spoiled_file_costs_one_sentence(here: dict[str, Any], spoil: Any, reason: str) -> None:
+    path = kept.keep(here, [CPU])
+    spoil(path)
+
+    probes, notice = kept.kept(here)
+
+    assert probes == []
+    assert notice
+    assert notice.startswith(f"{path}: the kept probe is not used: ")
+    assert reason in notice
+    assert notice.endswith("measure again with llmbench machine --probe.")
+    assert "\n" not in notice
+
+
+def test_a_write_that_fails_leaves_the_old_one_whole(
+    here: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = kept.keep(here, [CPU])
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(RunError, match="the probe cannot be kept: No space left on device"):
+        kept.keep(here, [msgspec.structs.replace(CPU, torch="9")])
+    monkeypatch.undo()
+    os.environ[kept.STATE] = str(path.parents[1])
+
+    assert msgspec.json.decode(path.read_bytes(), type=kept.File).probes == [CPU]
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(here: dict[str, Any], state: Path) -> None:
+    state.write_text("a file where the folder should be")
+
+    with pytest.raises(RunError, match=f"Name a folder that can be written with {kept.STATE}."):
+        kept.keep(here, [CPU])
+    assert kept.probes_of(here) == []
+
+
+@pytest.mark.parametrize(
+    ("variables", "folder"),
+    [
+        ({kept.STATE: "/a", "XDG_STATE_HOME": "/b"}, "/a"),
+        ({"XDG_STATE_HOME": "/b"}, "/b/llmbench"),
+        ({"XDG_STATE_HOME": "b", "HOME": "/home/me"}, "/home/me/.local/state/llmbench"),
+        ({"HOME": "/home/me"}, "/home/me/.local/state/llmbench"),
+    ],
+)
+def test_the_folder_is_the_users(
+    variables: dict[str, str], folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (kept.STATE, "XDG_STATE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+    assert kept.folder() == Path(folder)
+
+
+def test_nothing_secret_is_kept(here: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_TOKEN", "sesame-open")
+
+    path = kept.keep(here, [msgspec.structs.replace(CPU, name="a CPU called sesame-open")])
+
+    assert "sesame" not in path.read_text()
+    assert json.loads(path.read_text())["probes"][0]["name"] == "a CPU called <redacted>"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
