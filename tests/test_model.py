@@ -98,13 +98,30 @@ def test_an_entry_names_no_place_outside_the_public(name: str) -> None:
 
 
 @every_entry
-def test_a_small_copy_keeps_the_structure(name: str) -> None:
-    full, small = shaped(name), shaped(f"{name}@tiny")
+def test_a_tiny_copy_is_tiny(name: str) -> None:
+    tiny = shaped(f"{name}@tiny")
 
-    assert small.layers == 2
-    assert small.hidden <= 512
-    assert small.vocabulary == 2048
-    assert (small.kv_heads == 1) == (full.kv_heads == 1)
+    assert tiny.layers == 2
+    assert tiny.hidden <= 512
+    assert tiny.vocabulary == 2048
+
+
+@every_entry
+def test_a_small_copy_has_a_64th_of_the_parameters(name: str) -> None:
+    full, small = shaped(name), shaped(f"{name}@small")
+
+    # Learned positions are not scaled; of the smallest models they are a tenth.
+    shrunk = formulas.parameters(full) / formulas.parameters(small)
+    assert shrunk == pytest.approx(64, rel=0.04 if full.hidden > 4096 else 0.2)
+    assert small.head_dim == full.head_dim
+
+
+@every_entry
+@pytest.mark.parametrize("size", ["tiny", "small"])
+def test_a_copy_keeps_the_structure(name: str, size: str) -> None:
+    full, small = shaped(name), shaped(f"{name}@{size}")
+
+    assert small.kv_heads == 1 or full.kv_heads > 1
     if full.kv_heads > 1:
         assert small.heads / small.kv_heads == full.heads / full.kv_heads
     for structure in (
@@ -116,6 +133,11 @@ def test_a_small_copy_keeps_the_structure(name: str) -> None:
     assert bool(small.encoder_layers) == bool(full.encoder_layers)
     assert bool(small.window) == bool(full.window)
     assert small.inner / small.hidden == pytest.approx(full.inner / full.hidden, rel=0.05)
+
+
+def test_a_size_that_no_rule_knows_is_refused_with_the_nearest() -> None:
+    with pytest.raises(SpecError, match=r"'llama-7b@smal': no such size\. Did you mean 'small'\?"):
+        model.resolve("llama-7b@smal")
 
 
 def test_a_small_copy_is_another_model() -> None:

@@ -1,7 +1,7 @@
 """Facts about one set of weights: where it comes from, its configuration, what it can hold.
 
-A model is named by a catalogue entry (`configs/models/NAME.yaml`), by `NAME@tiny` (the same structure,
-scaled down by rule), by a local folder, or by a hub id. Folders of entries of one's own, named by the
+A model is named by a catalogue entry (`configs/models/NAME.yaml`), by `NAME@tiny` or `NAME@small` (the same
+structure, scaled down by rule), by a local folder, or by a hub id. Folders of entries of one's own, named by the
 environment variable LLMBENCH_MODELS, add to the catalogue. Nothing here imports an engine.
 """
 
@@ -20,7 +20,8 @@ from llmbench.digest import digest_of
 from llmbench.errors import SpecError, did_you_mean
 from llmbench.shape import FAMILIES
 
-TINY = "@tiny"
+AT = "@"
+"""What parts the name of a catalogue entry from the size of its copy."""
 
 OWN_MODELS = "LLMBENCH_MODELS"
 """The environment variable that names folders of entries of one's own, separated as in PATH."""
@@ -119,10 +120,12 @@ def resolve(name: str) -> Model:
     """Return the model that a sweep means by `name`; raise SpecError with the nearest name if there is none."""
     if (Path(name) / "config.json").is_file():
         return _from_folder(name)
-    base, at_tiny, _ = name.partition(TINY)
+    base, scaled, size = name.partition(AT)
     known = _files()
     if base in known:
-        return _from_catalogue(name, yamlfile.read(known[base], Entry), small=bool(at_tiny))
+        if scaled and size not in tiny.SIZES:
+            raise SpecError(f"model: {name!r}: no such size.{did_you_mean(size, tiny.SIZES)}")
+        return _from_catalogue(name, yamlfile.read(known[base], Entry), size)
     if Path(name).is_dir():
         raise SpecError(
             f"model: {name!r} is a folder without config.json, so it holds no checkpoint."
@@ -162,10 +165,10 @@ def _files() -> dict[str, Path]:
     return found
 
 
-def _from_catalogue(name: str, found: Entry, *, small: bool) -> Model:
-    if not small:
+def _from_catalogue(name: str, found: Entry, size: str) -> Model:
+    if not size:
         return _model(name, "catalogue", found.hub_id, found.model_type, found.config)
-    config = tiny.scaled_down(found.model_type, found.config)
+    config = tiny.scaled_down(found.model_type, found.config, size)
     if config is None:
         raise SpecError(
             f"model: {name!r}: there is no rule that scales {found.model_type} down; "
