@@ -2,7 +2,9 @@
 
 import gc
 import statistics
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -301,7 +303,7 @@ def test_a_family_without_sdpa_says_so(model_type: str) -> None:
     [
         ({"compile": True}, "compile=True needs cache=static"),
         ({"compile": True, "cache": "static", "loop": "generate"}, "loop=forward compiles"),
-        ({"device_map": "auto"}, "on cpu only none works"),
+        ({"device_map": "auto"}, "on cpu only none and disk_offload work"),
     ],
 )
 def test_options_that_would_be_ignored_are_refused(options: dict[str, Any], says: str) -> None:
@@ -468,6 +470,23 @@ def test_weights_that_are_offloaded_are_said_to_lie_on_the_host(
     assert engine.facts["param_devices"] == "cpu"
     assert engine.facts["offloaded_parameters"] == engine.facts["parameters"]
     assert engine.facts["weights_bytes"] == loaded(plain).facts["weights_bytes"]
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gpt2", "mixtral"])
+def test_weights_on_disk_give_the_same_tokens_and_say_how_fast_they_are_read(
+    model_type: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    plain, wanted = job(family(model_type)), job(family(model_type), device_map="disk_offload")
+
+    engine = loaded(wanted)
+
+    assert engine.generate(prompts(wanted), 8) == loaded(plain).generate(prompts(plain), 8)
+    assert all(parameter.device.type == "meta" for parameter in engine._model.parameters())
+    assert engine.facts["offloaded_parameters"] == engine.facts["parameters"]
+    assert engine.facts["weights_bytes"] == loaded(plain).facts["weights_bytes"]
+    assert engine.facts["offload_read_bytes_s"] > 1e6
+    assert not list(tmp_path.iterdir()), "the file has no name"
 
 
 def test_a_model_is_spread_as_its_map_says_and_filled_where_it_lies() -> None:

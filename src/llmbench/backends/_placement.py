@@ -11,21 +11,33 @@ from typing import TYPE_CHECKING, Any
 import accelerate
 from accelerate.utils import get_balanced_memory, get_max_memory
 
+from llmbench.backends import _disk
 from llmbench.backends._fill import fill
 from llmbench.errors import LoadFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     import torch
 
 
 def place(model: Any, choice: str, device: torch.device, seed: int) -> Any:
     """Spread an empty model, built on the host but not yet touched, as `choice` says, and fill it."""
-    if choice == "cpu_offload":
+    if choice in OFFLOADS:
         fill(model.named_parameters(), seed)
-        return accelerate.cpu_offload(model, execution_device=device)
+        return OFFLOADS[choice](model, device)
     return spread(model, planned(model, choice), seed)
+
+
+def _to_host(model: Any, device: torch.device) -> Any:
+    return accelerate.cpu_offload(model, execution_device=device)
+
+
+OFFLOADS: Mapping[str, Callable[[Any, torch.device], Any]] = {
+    "cpu_offload": _to_host,
+    "disk_offload": _disk.offload,
+}
+"""The choices that keep every weight one level down and bring each layer's up to run it."""
 
 
 def planned(model: Any, choice: str) -> dict[str, Any]:

@@ -10,7 +10,6 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import accelerate
 import torch
 import transformers
 from transformers.initialization import no_init_weights
@@ -84,10 +83,9 @@ def _random(job: Job, config: Any, options: Mapping[str, Any], device: torch.dev
 
 def _pretrained(job: Job, config: Any, options: Mapping[str, Any], device: torch.device) -> Any:
     """Read a checkpoint onto its devices; refuse one that leaves parameters to chance."""
-    offloaded = options["device_map"] == "cpu_offload"
-    device_map = {"none": {"": device}, "cpu_offload": {"": "cpu"}}.get(
-        options["device_map"], options["device_map"]
-    )
+    offload = _placement.OFFLOADS.get(options["device_map"])
+    whole = {"": "cpu"} if offload else {"": device}
+    device_map = whole if offload or options["device_map"] == "none" else options["device_map"]
     model, report = builder(config).from_pretrained(
         job.model.location,
         config=config,
@@ -101,7 +99,7 @@ def _pretrained(job: Job, config: Any, options: Mapping[str, Any], device: torch
         raise LoadFailed(
             f"{job.model.location} lacks {len(missing)} of the tensors that its configuration needs: {missing[0]}"
         )
-    return accelerate.cpu_offload(model, execution_device=device) if offloaded else model
+    return offload(model, device) if offload else model
 
 
 _MAKERS: Mapping[str, Callable[[Job, Any, Mapping[str, Any], torch.device], Any]] = {
@@ -168,10 +166,17 @@ def _found(model: Any) -> dict[str, Any]:
         ),
         "device_map": _placement.described(model),
         "offloaded_parameters": sum(parameter.numel() for parameter in offloaded),
+        **_level(model),
         "model_class": type(model).__name__,
         "attn_implementation": model.config._attn_implementation,  # noqa: SLF001 - has no public name
         "generation_config_ignored": _generation_settings(model),
     }
+
+
+def _level(model: Any) -> dict[str, float]:
+    """Return how fast the level is read that weights were moved down to, if one knows."""
+    below = getattr(model, "offloaded_to", None)
+    return {} if below is None else {"offload_read_bytes_s": round(below.read_bytes_s)}
 
 
 def _generation_settings(model: Any) -> str:

@@ -31,7 +31,15 @@ OPTIONS = {
     "compile": (False, True),  # decoding only, as generate() does; needs the static cache
     "loop": ("forward", "generate"),
     "threads": 0,  # of a CPU's operators; 0 leaves torch's own choice
-    "device_map": ("none", "auto", "balanced", "balanced_low_0", "sequential", "cpu_offload"),
+    "device_map": (
+        "none",
+        "auto",
+        "balanced",
+        "balanced_low_0",
+        "sequential",
+        "cpu_offload",
+        "disk_offload",
+    ),
     "revision": "",  # of a hub repository: branch, tag or commit
 }
 
@@ -227,9 +235,10 @@ def _refuse_impossible(cell: Cell, options: Mapping[str, Any]) -> None:
         )
     if options["compile"] and options["loop"] == "generate" and cell.device == "cpu":
         raise Unsupported("generate() compiles on a GPU only; loop=forward compiles on a CPU too.")
-    if options["device_map"] != "none" and cell.device == "cpu":
+    if options["device_map"] not in {"none", "disk_offload"} and cell.device == "cpu":
         raise Unsupported(
-            f"device_map={options['device_map']} places a model over CUDA devices; on cpu only none works."
+            f"device_map={options['device_map']} places a model over CUDA devices; "
+            "on cpu only none and disk_offload work."
         )
 
 
