@@ -24,7 +24,7 @@ LAYERS = (
     ("measuring", ("nursery",)),
     ("measuring", ("worker",)),
     ("measuring", ("measure",)),
-    ("measuring", ("workload", "predict")),
+    ("measuring", ("workload", "predict", "probe")),
     ("measuring", ("backends",)),
     ("measuring", ("clock", "interrupt", "judge", "messages", "reap", "telemetry")),
     ("reading", ("listing",)),

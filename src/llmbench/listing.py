@@ -22,6 +22,7 @@ ABSENT = "-"
 GAP = "  "
 SHORT = 40
 """Characters of a list's item that still leave the list on one line."""
+RATES = ((1e12, "T"), (1e9, "G"), (1e6, "M"))
 LARGE = ((1e12, "T"), (1e9, "B"), (1e6, "M"))
 BINARY = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 
@@ -37,6 +38,11 @@ class Column(NamedTuple):
 def count(value: float) -> str:
     """Return a large count with three digits: 6.74B."""
     return _scaled(value, LARGE, "")
+
+
+def rate(value: float, unit: str) -> str:
+    """Return a rate with three digits and a decimal prefix: 12.3 GB/s."""
+    return f"{_scaled(value, RATES, ' ')}{unit}"
 
 
 def binary(value: float) -> str:

@@ -180,7 +180,10 @@ class Stop(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="sto
 
 
 class Rate(msgspec.Struct, frozen=True, kw_only=True):
-    """A measured matrix product, [rows, inner] times [inner, columns], in operations a second."""
+    """A measured matrix product, [rows, inner] times [inner, columns], in operations a second.
+
+    The typical of several, each with other weights, which came from memory and not out of a cache.
+    """
 
     dtype: str
     rows: int

@@ -1,4 +1,4 @@
-"""The `machine` command: what this machine is and which known chip it has, or what is known of a chip."""
+"""The `machine` command: what this machine is and what it can do at most, or what is known of a chip."""
 
 import sys
 from typing import Annotated, Any, Literal
@@ -6,11 +6,16 @@ from typing import Annotated, Any, Literal
 import msgspec
 import typer
 
-from llmbench import chips, listing, machine
+from llmbench import chips, kept, listing, machine, probe
+from llmbench.errors import SpecError
+from llmbench.record import Probe
 
-NO_GPU = "No NVIDIA driver shows a GPU, and no processor has verified ceilings: shares of a peak are not given."
-UNKNOWN = "No known chip has this name and memory: shares of a peak are not given."
+NO_GPU = "No NVIDIA driver shows a GPU, and no processor has verified ceilings: no shares of a datasheet are given."
+UNKNOWN = "No known chip has this name and memory: no shares of a datasheet are given."
 UNVERIFIED = "Not all of this chip's ceilings are verified: shares of the others are not given."
+NO_PROBE = "No measured ceilings are kept of this machine; llmbench machine --probe measures them."
+TYPICAL_ROWS = (1, 16, 256, 4096)
+"""Of the measured curve, those that people are shown; JSON has all."""
 
 
 def command(
@@ -18,20 +23,84 @@ def command(
         str | None,
         typer.Argument(metavar="[CHIP]", help="Show what is known of this chip instead."),
     ] = None,
+    measured: Annotated[
+        bool,
+        typer.Option("--probe", help="Measure this machine's ceilings first, in about a minute."),
+    ] = False,
     format: Annotated[
         Literal["terminal", "json"], typer.Option("--format", help="How to write it.")
     ] = "terminal",
 ) -> None:
     """Say what this machine is, and what its chip can do at most."""
-    facts = here() if name is None else msgspec.to_builtins(chips.chip(name))
+    if name is not None and measured:
+        raise SpecError(
+            f"--probe: measures this machine, not a {name!r}. Leave the chip's name out."
+        )
+    if measured:
+        found = machine.machine()
+        probe.measure_and_keep(found, probe.kinds(found), tell)
+    facts = msgspec.to_builtins(chips.chip(name)) if name else here(whole=format == "json")
     sys.stdout.write(listing.json(facts) if format == "json" else listing.one(facts))
 
 
-def here() -> dict[str, Any]:
-    """Return this machine's facts, with the ceilings of every GPU whose chip is known."""
+def tell(text: str) -> None:
+    """Say on stderr what is going on: stdout is for the facts."""
+    print(text, file=sys.stderr)
+
+
+def here(*, whole: bool) -> dict[str, Any]:
+    """Return this machine's facts, with the ceilings of every GPU whose chip is known, and those measured.
+
+    `whole` keeps a probe as it is; else it is put in the units that people use.
+    """
     found = machine.machine()
     gpus = [{**gpu, **ceilings(chips.match(gpu))} for gpu in found["gpus"]]
-    return {**found, "gpus": gpus, "remark": None if gpus else NO_GPU}
+    probes, notice = kept.kept(found)
+    shown = [
+        {**msgspec.to_builtins(each), "share_of_datasheet": probe.shares(each, found)}
+        if whole
+        else figures(each, probe.shares(each, found))
+        for each in probes
+    ]
+    return {
+        **found,
+        "gpus": gpus,
+        "remark": None if gpus else NO_GPU,
+        "measured_ceilings": shown or notice or NO_PROBE,
+    }
+
+
+def figures(each: Probe, shares: dict[str, float]) -> dict[str, Any]:
+    """Return a probe for people: the best that was reached, and how much of a datasheet that is."""
+    curve: dict[str, dict[str, str]] = {}
+    for rate in each.rates:
+        if rate.rows in TYPICAL_ROWS:
+            shape = curve.setdefault(f"{rate.dtype} {rate.inner}x{rate.columns}, by rows", {})
+            shape[str(rate.rows)] = listing.rate(rate.flops_s, "FLOP/s")
+
+    def told(key: str, value: float | None, unit: str) -> str | None:
+        share = f" ({shares[key]:.0%} of the datasheet's)" if key in shares else ""
+        return None if value is None else listing.rate(value, unit) + share
+
+    return {
+        "device": f"{each.device}, {each.name}",
+        "measured": f"{each.at} with torch {each.torch}"
+        + (f", {each.threads} threads" if each.threads else ""),
+        "copy, read and written": told("copy", each.copy_bytes_s, "B/s"),
+        **{
+            f"weights read, {dtype}": told(f"read {dtype}", value, "B/s")
+            for dtype, value in each.read_bytes_s.items()
+        },
+        **{
+            f"matrix product, {dtype}": told(dtype, value, "FLOP/s")
+            for dtype, value in each.flops_s.items()
+        },
+        "one operation": each.step_s and f"{each.step_s * 1e6:.3g} us",
+        "matrix products with weights from memory": {
+            name: ", ".join(f"{rows}: {rate}" for rows, rate in points.items())
+            for name, points in curve.items()
+        },
+    }
 
 
 def ceilings(short: str | None) -> dict[str, Any]:

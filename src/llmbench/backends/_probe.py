@@ -1,0 +1,300 @@
+"""What a device reaches at most: copies, matrix-vector products, matrix products over their rows, dispatch.
+
+Run as a program, it measures one kind of device in this process and writes its probes as one line of JSON:
+`python -m llmbench.backends._probe cpu`. Weights are random, and so many that they come from memory each
+time, as in a model: of a matrix used twice running, a cache would hold half.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import statistics
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import msgspec
+import psutil
+import torch
+from torch.nn.functional import linear
+
+from llmbench import machine
+from llmbench.backends import _fill
+from llmbench.record import Probe, Rate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+ROWS = (1, 4, 16, 64, 256, 1024, 4096, 16384)
+SHAPES = ((768, 3072), (2048, 8192), (4096, 11008), (8192, 8192))
+"""Inner size and columns, as in models of 100 million, a billion, and 7 billion parameters; and the square
+that a large chip needs to reach its peak."""
+
+BEYOND_CACHE = 4
+"""Weights are this many times the last cache, so that at most a quarter of them can be found in it."""
+SHARE_OF_MEMORY = 1 / 8
+"""Of the memory available, for weights, and again for the copy's target."""
+PASSES = 5
+FEWEST, MOST = 3, 50
+"""Timed calls of one point."""
+
+
+class Watch(Protocol):
+    """Times calls on a device from their start until the device has done them."""
+
+    def seconds(self, call: Callable[[], object], times: int) -> float:
+        """Return the seconds that so many calls took, one after the other."""
+
+
+class CpuWatch:
+    """A CPU has done its work when the call returns."""
+
+    def seconds(self, call: Callable[[], object], times: int) -> float:
+        """Return the seconds that the calls took."""
+        start = time.perf_counter()
+        for _ in range(times):
+            call()
+        return time.perf_counter() - start
+
+
+class CudaWatch:
+    """Events in the stream; the last is waited for, without which only the queueing would be timed."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def seconds(self, call: Callable[[], object], times: int) -> float:
+        """Return the seconds between two events, the calls between them."""
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize(self._device)
+        start.record(torch.cuda.current_stream(self._device))
+        for _ in range(times):
+            call()
+        end.record(torch.cuda.current_stream(self._device))
+        end.synchronize()
+        return float(start.elapsed_time(end)) / 1e3  # milliseconds
+
+
+class Place(NamedTuple):
+    """A device and how it is measured.
+
+    Attributes:
+        cache_bytes: of all that weights could stay in.
+        free_bytes: of its memory.
+        least_bytes: of the weights, however small the cache: a copy must last longer than its launch.
+        point_s: that a point of the curve may take; one call that would take longer is left out.
+        burst: calls timed together, so that a queue stays full.
+
+    """
+
+    device: torch.device
+    name: str
+    threads: int | None
+    watch: Watch
+    cache_bytes: int
+    free_bytes: int
+    least_bytes: int
+    point_s: float
+    burst: int
+
+
+class Timed(NamedTuple):
+    """Seconds of one call: the typical, and the best."""
+
+    middle_s: float
+    best_s: float
+
+
+def cpu() -> list[Place]:
+    """Return this host's processors as one place."""
+    return [
+        Place(
+            device=torch.device("cpu"),
+            name=machine.machine()["cpu"],
+            threads=torch.get_num_threads(),
+            watch=CpuWatch(),
+            cache_bytes=_last_caches_bytes(),
+            free_bytes=psutil.virtual_memory().available,
+            least_bytes=2**28,
+            point_s=0.3,
+            burst=1,
+        )
+    ]
+
+
+def cuda() -> list[Place]:
+    """Return every GPU that torch can use."""
+    torch.set_float32_matmul_precision("highest")  # no TF32: what transformers leaves it at
+    places = []
+    for index in range(torch.cuda.device_count()):
+        facts = torch.cuda.get_device_properties(index)
+        place = Place(
+            device=torch.device("cuda", index),
+            name=facts.name,
+            threads=None,
+            watch=CudaWatch(torch.device("cuda", index)),
+            cache_bytes=facts.L2_cache_size,
+            free_bytes=torch.cuda.mem_get_info(index)[0],
+            least_bytes=2**32,
+            point_s=0.1,
+            burst=10,
+        )
+        places.append(place)
+    return places
+
+
+PLACES = {"cpu": cpu, "cuda": cuda}
+
+
+def probe(place: Place) -> Probe:
+    """Measure one device. Some 40 s on a CPU of two cores, some 20 s on a GPU."""
+    wanted = max(BEYOND_CACHE * place.cache_bytes, place.least_bytes)
+    size = min(wanted, int(place.free_bytes * SHARE_OF_MEMORY))
+    pool = random_numbers(size // torch.float32.itemsize, place.device)
+    copied = _copy(place, pool)
+    read, rates, best = {}, [], {}
+    for dtype in DTYPES:
+        weights = pool if dtype is torch.float32 else pool.to(dtype)
+        name = str(dtype).removeprefix("torch.")
+        read[name] = read_bytes_s(place, weights)
+        points = list(curve(place, weights))
+        rates += [rate for rate, _ in points]
+        best[name] = max(flops_s for _, flops_s in points)
+    beyond = size >= 2 * place.cache_bytes  # else it is a cache that would be measured
+    return Probe(
+        device=place.device.type,
+        name=place.name,
+        at=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        torch=str(torch.__version__),
+        threads=place.threads,
+        copy_bytes_s=copied if beyond else None,
+        read_bytes_s=read if beyond else {},
+        flops_s=best,
+        rates=rates,
+        step_s=step_s(place),
+    )
+
+
+def random_numbers(count: int, device: torch.device) -> torch.Tensor:
+    """Return random float32 numbers, none of them zero: a chip at its power limit is faster on zeros."""
+    pool = torch.empty(count, device=device)
+    block = _fill.without_zeros(torch.randn(_fill.BLOCK).to(device))
+    _fill.tile(pool, block, 0)
+    return pool
+
+
+def _copy(place: Place, pool: torch.Tensor) -> float:
+    """Return bytes a second of a copy, read and written together; the best of several."""
+    target = torch.empty_like(pool)
+    target.copy_(pool)  # touches every page once, untimed
+    times = [place.watch.seconds(lambda: target.copy_(pool), 1) for _ in range(PASSES)]
+    return 2 * int(pool.nbytes) / min(times)
+
+
+def read_bytes_s(place: Place, weights: torch.Tensor) -> float:
+    """Return bytes a second of matrix-vector products over all weights; of the best shape, the best pass."""
+    return max(_pass_bytes_s(place, weights, *shape) for shape in fitting(weights))
+
+
+def _pass_bytes_s(place: Place, weights: torch.Tensor, inner: int, columns: int) -> float:
+    matrices = as_matrices(weights, inner, columns)
+    vector = _inputs(1, inner, weights)
+
+    def whole_pass() -> None:
+        for matrix in matrices:
+            linear(vector, matrix)
+
+    whole_pass()
+    times = [place.watch.seconds(whole_pass, 1) for _ in range(PASSES)]
+    return len(matrices) * int(matrices[0].nbytes) / min(times)
+
+
+def curve(place: Place, weights: torch.Tensor) -> Iterator[tuple[Rate, float]]:
+    """Yield the typical rate of matrix products over their rows, shape by shape, and the best rate with each.
+
+    A shape ends where a single call would take longer than a point may.
+    """
+    name = str(weights.dtype).removeprefix("torch.")
+    for inner, columns in fitting(weights):
+        matrices, rate = as_matrices(weights, inner, columns), 0.0
+        for rows in ROWS:
+            work = 2 * rows * inner * columns
+            if rate and work / rate > place.point_s:
+                break
+            times = timed(place, matrices, _inputs(rows, inner, weights))
+            rate = work / times.middle_s
+            found = Rate(dtype=name, rows=rows, inner=inner, columns=columns, flops_s=rate)
+            yield found, work / times.best_s
+
+
+def timed(place: Place, matrices: list[torch.Tensor], inputs: torch.Tensor) -> Timed:
+    """Return how long one product takes, each with another matrix than the one before."""
+    turn = 0
+
+    def call() -> None:
+        nonlocal turn
+        linear(inputs, matrices[turn % len(matrices)])
+        turn += 1
+
+    place.watch.seconds(call, 2)  # kernels are chosen at the first call
+    times: list[float] = []
+    while len(times) < FEWEST or (sum(times) * place.burst < place.point_s and len(times) < MOST):
+        times.append(place.watch.seconds(call, place.burst) / place.burst)
+    return Timed(statistics.median(times), min(times))
+
+
+def step_s(place: Place) -> float:
+    """Return the seconds of one trivial operation among a thousand: what it takes to dispatch any."""
+    number = torch.ones(1, device=place.device)
+    times = [place.watch.seconds(lambda: number.add_(1), 1000) / 1000 for _ in range(PASSES + 1)]
+    return statistics.median(times[1:])
+
+
+def fitting(weights: torch.Tensor) -> list[tuple[int, int]]:
+    """Return the shapes of which the weights hold a matrix; memory may be too little for the largest."""
+    return [(inner, columns) for inner, columns in SHAPES if inner * columns <= weights.numel()]
+
+
+def as_matrices(weights: torch.Tensor, inner: int, columns: int) -> list[torch.Tensor]:
+    """Return the weights cut into matrices [columns, inner] that overlap nowhere."""
+    count = weights.numel() // (inner * columns)
+    return list(weights[: count * inner * columns].view(count, columns, inner))
+
+
+def _inputs(rows: int, inner: int, weights: torch.Tensor) -> torch.Tensor:
+    return random_numbers(rows * inner, weights.device).view(rows, inner).to(weights.dtype)
+
+
+def _last_caches_bytes() -> int:
+    """Return the bytes of all last-level caches; the largest of each set of processors that share one."""
+    shared: dict[str, int] = {}
+    for index in Path("/sys/devices/system/cpu").glob("cpu[0-9]*/cache/index*"):
+        match = re.fullmatch(r"(\d+)K", _read(index / "size"))
+        if match and _read(index / "level") == "3":
+            shared[_read(index / "shared_cpu_list")] = int(match[1]) * 1024
+    return sum(shared.values()) or 2**25  # 32 MiB where the system does not tell
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""
+
+
+def main() -> None:
+    """Measure the kind of device that the argument names; stdout is ours alone, what others print is not."""
+    answer = os.dup(1)
+    os.dup2(2, 1)
+    with torch.inference_mode():
+        probes = [probe(place) for place in PLACES[sys.argv[1]]()]
+    with os.fdopen(answer, "wb") as stream:
+        stream.write(msgspec.json.encode(probes) + b"\n")
+
+
+if __name__ == "__main__":
+    main()
