@@ -30,6 +30,7 @@ LAYERS = (
     ("reading", ("listing",)),
     ("reading", ("reports",)),
     ("reading", ("table",)),
+    ("reading", ("shares",)),
     ("reading", ("metrics", "tally")),
     ("reading", ("sessions",)),
     ("shared", ("stats", "store")),

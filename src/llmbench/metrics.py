@@ -25,6 +25,8 @@ class Unit(NamedTuple):
 
 
 MS, S, RATE, MIB = Unit("ms", 1e3), Unit("s", 1.0), Unit("tok/s", 1.0), Unit("MiB", 2.0**-20)
+PERCENT = Unit("% of ceiling", 100.0)
+"""Of a share, which files carry as it is: 0.5 is 50 %."""
 
 
 class Metric(NamedTuple):
@@ -91,6 +93,17 @@ METRICS: tuple[Metric, ...] = (
            "batch x (prompt tokens + n) / e2e",
            f"{GIVEN}; {ASKED}", HOST,
            lambda s: s.batch_size * (s.input_len + s.output_len) / s.e2e_s, lambda s: s.e2e_spread),
+    Metric("mfu_prefill", "prefill MFU", PERCENT, "higher", "mean",
+           "operations of the batch's prompts, each pair of tokens that attend once, / ttft, as a share of"
+           " the ceiling of operations",
+           GIVEN, ENGINE, lambda s: s.prefill_work / s.ttft_s / s.compute_ceiling, lambda s: s.ttft_spread),
+    Metric("mfu_decode", "decode MFU", PERCENT, "higher", "mean",
+           "operations of the batch's n - 1 further tokens / (e2e - ttft), as a share of the ceiling of operations",
+           ASKED, BOTH, lambda s: s.decode_work / s.decode_s / s.compute_ceiling, lambda s: s.decode_spread),
+    Metric("mbu_decode", "decode MBU", PERCENT, "higher", "mean",
+           "bytes of weights, keys and values that the n - 1 steps must read / (e2e - ttft), as a share of"
+           " the ceiling of memory",
+           ASKED, BOTH, lambda s: s.decode_moved / s.decode_s / s.memory_ceiling, lambda s: s.decode_spread),
     Metric("load_s", "load", S, "lower", "mean",
            "from nothing to a loaded engine, imports left out",
            "", "host, monotonic", lambda s: s.load_s),
@@ -131,6 +144,7 @@ METRICS: tuple[Metric, ...] = (
 # fmt: on
 
 BY_KEY = {metric.key: metric for metric in METRICS}
+SHARES = tuple(metric.key for metric in METRICS if metric.unit is PERCENT)
 
 
 def named(keys: Iterable[str]) -> tuple[Metric, ...]:

@@ -63,7 +63,8 @@ class Sessions(NamedTuple):
 
     Times are in seconds, each the median over the session's iterations that count: `decode_s` is the median
     of e2e - ttft, `gap_s` the median of all gaps between successive tokens of a sequence. The `_spread` of
-    each is half the range of its samples over their median; NaN for a single sample.
+    each is half the range of its samples over their median; NaN for a single sample. The last five are of the
+    whole batch, as predicted: operations, bytes, and ceilings of both a second.
     """
 
     e2e_s: Column
@@ -89,10 +90,17 @@ class Sessions(NamedTuple):
     batch_size: Column
     input_len: Column
     output_len: Column
+    prefill_work: Column
+    decode_work: Column
+    decode_moved: Column
+    compute_ceiling: Column
+    memory_ceiling: Column
 
 
+PREDICTED = Sessions._fields.index("prefill_work")
 TIMES = Sessions._fields.index("load_s")
-"""So many columns come from the samples; then some are read off the record, and the last off the cell."""
+"""So many columns come from the samples; then some are read off the record, three off the cell, and the
+last off its prediction."""
 
 MEMORY = tuple(name for name in Sessions._fields if name.endswith("_bytes"))
 NO_MEMORY = (None,) * len(MEMORY)
@@ -153,16 +161,22 @@ class Gatherer:
         self._waiting.clear()
         self._room = MOST_WAITING
 
-    def sessions(self, cells: Sequence[Cell]) -> Sessions:
-        """Return the columns of all sessions taken in so far, in that order, given the cell of each."""
+    def sessions(self, cells: Sequence[Cell], work: Columns | None = None) -> Sessions:
+        """Return the columns of all sessions taken in so far, in that order, given the cell of each.
+
+        `work` holds the predicted columns, of shape [5, sessions]; without it they are absent.
+        """
         self._reduce()
         count = len(self._read_off)
         columns = np.full((len(Sessions._fields), count), np.nan)
         for numbers, times in self._times:
             columns[:TIMES, numbers] = times
         if count:
-            columns[TIMES:-3] = np.array(self._read_off, dtype=np.float64).T
-            columns[-3:] = np.array([(c.batch_size, c.input_len, c.output_len) for c in cells]).T
+            columns[TIMES : PREDICTED - 3] = np.array(self._read_off, dtype=np.float64).T
+            shapes = [(c.batch_size, c.input_len, c.output_len) for c in cells]
+            columns[PREDICTED - 3 : PREDICTED] = np.array(shapes).T
+        if work is not None:
+            columns[PREDICTED:] = work
         return Sessions(*columns)
 
 

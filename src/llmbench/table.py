@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from llmbench import metrics
+from llmbench import metrics, shares
 from llmbench.stats import Estimates, estimates
 from llmbench.tally import Tally
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from llmbench.metrics import Metric
     from llmbench.record import Plan
     from llmbench.sessions import Sessions
+    from llmbench.shares import Words, Work
     from llmbench.spec import Cell
     from llmbench.store import Log
     from llmbench.tally import Failure
@@ -100,6 +101,7 @@ class Table:
         constants: those that do not, with their value.
         numbers: the metrics asked for that were measured anywhere.
         headline: those of them that people are shown.
+        sides: what held each cell back, and where its ceilings come from; none without predictions.
         valid: valid sessions of each cell.
         to_come: sessions of each cell still to come.
         warnings: reason codes of each cell, with how many of its valid sessions have them.
@@ -116,6 +118,7 @@ class Table:
     constants: dict[str, object]
     numbers: tuple[Numbers, ...]
     headline: tuple[Numbers, ...]
+    sides: tuple[Words, ...]
     valid: Integers
     to_come: Integers
     warnings: tuple[Mapping[str, int], ...]
@@ -137,8 +140,10 @@ def build(log: Log, chosen: Sequence[Metric] | None = None) -> Table:
     cells = tally.cells
     number = {cell.id: number for number, cell in enumerate(cells)}
     owners = np.array([number[name] for name in tally.owners], dtype=np.int64)
-    sessions = tally.gatherer.sessions([cells[owner] for owner in owners])
-    numbers = _numbers(sessions, owners, len(cells), chosen or metrics.METRICS)
+    work = shares.work_of(cells, log.plan.predictions if log.plan else {})
+    sessions = tally.gatherer.sessions([cells[owner] for owner in owners], work.of_sessions(owners))
+    known = [shares.worded(metric, work.sources) for metric in chosen or metrics.METRICS]
+    numbers = _numbers(sessions, owners, len(cells), known)
     to_come = _to_come(log.plan, tally)
     axes, constants = _axes(cells)
     warnings, everywhere = _warnings(tally)
@@ -149,6 +154,7 @@ def build(log: Log, chosen: Sequence[Metric] | None = None) -> Table:
         constants=constants,
         numbers=numbers,
         headline=tuple(n for n in numbers if chosen or n.metric.key in HEADLINE),
+        sides=_sides(work, sessions, owners),
         valid=np.bincount(owners, minlength=len(cells)),
         to_come=to_come,
         warnings=warnings,
@@ -159,7 +165,7 @@ def build(log: Log, chosen: Sequence[Metric] | None = None) -> Table:
             interrupted=tally.interrupted,
             **tally.verdicts,
         ),
-        notices=tuple(_notices(log, tally)),
+        notices=(*_notices(log, tally), *_over_unity(numbers, work)),
     )
 
 
@@ -180,6 +186,18 @@ def _numbers(
             spread[owners] = metric.spread(sessions)
         numbers.append(Numbers(metric, middle, half_width, np.where(n == 1, spread, np.nan), n))
     return tuple(numbers)
+
+
+def _sides(work: Work, sessions: Sessions, owners: Integers) -> tuple[Words, ...]:
+    """Return the roofline's side of every cell, by its sessions' typical times."""
+    count = len(work.sources)
+    times = (estimates(column, owners, count) for column in (sessions.ttft_s, sessions.decode_s))
+    return shares.sides(work, *(middle for middle, _, _ in times))
+
+
+def _over_unity(numbers: Sequence[Numbers], work: Work) -> Iterator[str]:
+    for each in numbers:
+        yield from shares.over_unity(each.metric.key, each.middle, work.sources)
 
 
 def _highest(values: Reals, owners: Integers, count: int) -> Estimates:

@@ -7,9 +7,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from llmbench.metrics import SHARES
+from llmbench.shares import OVERHEAD_OVER
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from llmbench.shares import Words
     from llmbench.table import Numbers, Progress, Table
     from llmbench.tally import Failure
 
@@ -27,6 +31,10 @@ WIDEST = 1.0
 """A relative half-width above this is told as being above it."""
 SPREAD_DIGITS, MOST_DIGITS, PLAIN_DIGITS = 2, 5, 4
 """Digits shown of a spread, at most of a value with a spread, and of a value without."""
+BOUND_BY = (
+    "bound by: what takes longer at its ceiling, operations (compute) or bytes (bandwidth); overhead where the"
+    f" measured time is over {OVERHEAD_OVER:g} times that."
+)
 NAMED_CELLS = 3
 """Cells of a kind of failure that are named; the rest are counted."""
 
@@ -116,6 +124,14 @@ def session_counts(table: Table) -> list[str]:
     return counts if len(set(counts)) > 1 else []
 
 
+def sides(table: Table) -> list[Words]:
+    """Return the columns of words that belong beside shares: what held a cell back; mixed ceilings, too."""
+    if not any(numbers.metric.key in SHARES for numbers in table.headline):
+        return []
+    same = len({*table.sides[-1].values} - {""}) == 1  # then the head of every share says it
+    return list(table.sides[:-1] if same else table.sides)
+
+
 def warnings(codes: Mapping[str, int], valid: int) -> str:
     """Return a row's reason codes, and in how many of its sessions if not in all."""
     return ", ".join(
@@ -152,3 +168,5 @@ def legend(table: Table, plus_minus: str) -> Iterator[str]:
     for numbers in table.headline:
         peak = "; the largest of the sessions" if numbers.metric.over == "max" else ""
         yield f"{numbers.metric.label}: {numbers.metric.definition}{peak}."
+    if sides(table):
+        yield BOUND_BY

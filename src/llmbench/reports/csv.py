@@ -28,7 +28,13 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r", "|", "%")
 def render(table: Table, page: Page) -> str:
     """Return the table as CSV; the page does not matter."""
     del page
-    columns = [*_coordinates(table), *_sessions(table), *_metrics(table), *_codes(table)]
+    columns = [
+        *_coordinates(table),
+        *_sessions(table),
+        *_metrics(table),
+        *_sides(table),
+        *_codes(table),
+    ]
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(head for head, _ in columns)
@@ -68,6 +74,11 @@ def _metrics(table: Table) -> Iterator[tuple[str, Sequence[object]]]:
         yield key, _texts(numbers.middle)
         if numbers.metric.over == "mean":
             yield from _around(key, numbers)
+
+
+def _sides(table: Table) -> Iterator[tuple[str, Sequence[object]]]:
+    for words in table.sides:
+        yield words.key, words.values
 
 
 def _around(key: str, numbers: Numbers) -> Iterator[tuple[str, Sequence[object]]]:

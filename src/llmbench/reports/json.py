@@ -72,6 +72,7 @@ def _cells(table: Table) -> list[dict[str, Any]]:
             **msgspec.structs.asdict(cell),
             "sessions": {"valid": int(table.valid[number]), "to_come": int(table.to_come[number])},
             "values": {key: values[number] for key, values in columns if values[number]},
+            **{words.key: words.values[number] or None for words in table.sides},
             "warnings": dict(table.warnings[number]),
         }
         for number, cell in enumerate(table.cells)

@@ -59,7 +59,12 @@ def _rows(table: Table) -> Iterator[str]:
     rows = table.rows
     if not rows:
         return
-    columns = [*_axes(table, rows), *_numbers(table, rows), *_warnings(table, rows)]
+    columns = [
+        *_axes(table, rows),
+        *_numbers(table, rows),
+        *_sides(table, rows),
+        *_warnings(table, rows),
+    ]
     yield from _aligned(columns)
 
 
@@ -79,6 +84,12 @@ def _numbers(table: Table, rows: Sequence[int]) -> Iterator[list[str]]:
         figures = _words.figures(numbers, rows, PLUS_MINUS)
         head = f"{numbers.metric.label} ({numbers.metric.unit.word})"
         yield [head, "--:", *(" ".join(pair).rstrip() for pair in zip(*figures, strict=True))]
+
+
+def _sides(table: Table, rows: Sequence[int]) -> Iterator[list[str]]:
+    for words in _words.sides(table):
+        texts = [words.values[row] or _words.ABSENT for row in rows]
+        yield [" ".join(words.head).strip(), ":--", *texts]
 
 
 def _warnings(table: Table, rows: Sequence[int]) -> Iterator[list[str]]:

@@ -85,7 +85,7 @@ def _blocks(table: Table, page: Page, signs: Signs) -> Iterator[str]:
             yield "No cell has a valid session."
         return
     left = list(_axes(table, rows, signs))
-    right = [*_metrics(table, rows, signs), *_warnings(table, rows)]
+    right = [*_metrics(table, rows, signs), *_sides(table, rows), *_warnings(table, rows)]
     while right:
         count = _fitting(left, right, page.width)
         yield _block(left + right[:count], page, signs)
@@ -137,6 +137,12 @@ def _metrics(table: Table, rows: Sequence[int], signs: Signs) -> Iterator[Column
             spreads = _figures(("", ""), figures.spreads, str.ljust).texts
             texts = list(map(" ".join, zip(texts, spreads, strict=True)))
         yield _figures((numbers.metric.label, numbers.metric.unit.word), texts)
+
+
+def _sides(table: Table, rows: Sequence[int]) -> Iterator[Column]:
+    for words in _words.sides(table):
+        texts = [words.values[row] or _words.ABSENT for row in rows]
+        yield _figures(words.head, texts, str.ljust)
 
 
 def _warnings(table: Table, rows: Sequence[int]) -> Iterator[Column]:
