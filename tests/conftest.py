@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from llmbench import kept
 from sweeps import Bench
 
 MAKE_CHECKPOINT = Path(__file__).parents[1] / "scripts" / "make_checkpoint.py"
@@ -25,6 +26,13 @@ QUICK = (
     "64",
 )
 """Seven seconds, most of them imports; the loss still falls from 6.95 to 4.95."""
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the folder in which a test finds what was kept: nothing of this machine's user."""
+    monkeypatch.setenv(kept.STATE, str(tmp_path / "state"))
+    return tmp_path / "state"
 
 
 @pytest.fixture(scope="session")

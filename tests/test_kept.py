@@ -28,13 +28,6 @@ CPU = Probe(
 GPU = msgspec.structs.replace(CPU, device="cuda", name="a GPU", threads=None)
 
 
-@pytest.fixture(autouse=True)
-def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Keep the probes of a test in a folder of its own."""
-    monkeypatch.setenv(kept.STATE, str(tmp_path / "state"))
-    return tmp_path / "state"
-
-
 @pytest.fixture(scope="module")
 def here() -> dict[str, Any]:
     return machine.machine()

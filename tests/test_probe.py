@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from llmbench import chips, cli, kept, machine, probe
+from llmbench import chips, cli, kept, machine, probe, telemetry
 from llmbench.errors import RunError
 from llmbench.record import Probe
 from test_kept import CPU
@@ -31,11 +31,6 @@ ON_H200 = Probe(
     step_s=4e-6,
 )
 HERE: dict[str, Any] = {"gpus": []}
-
-
-@pytest.fixture(autouse=True)
-def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(kept.STATE, str(tmp_path / "state"))
 
 
 @pytest.fixture
@@ -276,6 +271,40 @@ def test_a_busy_machine_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "The load is 7.0 on 8 processors" in (probe.busy() or "")
     monkeypatch.setattr(os, "getloadavg", lambda: (1.0, 0, 0))
     assert probe.busy() is None
+
+
+def test_a_sweep_measures_first_what_is_not_kept(
+    monkeypatch: pytest.MonkeyPatch, capsys: Output
+) -> None:
+    sweep = ["sweep", "--model", "llama-7b@tiny", "--device", "cpu", "--dry-run", "--probe"]
+    monkeypatch.setattr(probe, "PROGRAM", answering(CPU))
+
+    assert cli.run(sweep) == 0
+    assert "Measuring the ceilings of cpu" in capsys.readouterr().out
+    assert kept.probes_of(machine.machine()) == [CPU]
+
+    assert cli.run(sweep) == 0
+    assert "Measuring" not in capsys.readouterr().out
+
+
+def test_a_probe_that_fails_ends_the_sweep_before_it_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output
+) -> None:
+    monkeypatch.setattr(probe, "PROGRAM", program("raise SystemExit(3)"))
+    run = tmp_path / "run"
+
+    code = cli.run(["sweep", "--model", "llama-7b@tiny", "--probe", "-o", str(run)])
+
+    assert code == 2
+    assert "--probe: measuring cpu failed with exit 3." in capsys.readouterr().err
+    assert not run.exists()
+
+
+def test_a_gpu_in_use_is_not_probed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(telemetry.Gpu, "others", lambda *_: [4242])
+
+    with pytest.raises(RunError, match="in use by process 4242"):
+        probe.measure_and_keep({"gpus": [H200]}, ["cuda"], print)
 
 
 @pytest.mark.gpu

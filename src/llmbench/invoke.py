@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from llmbench import machine, reap, reports, store, table, telemetry
+from llmbench import kept, machine, probe, reap, reports, store, table, telemetry
 from llmbench.errors import RunError
 from llmbench.interrupt import Interrupt
 from llmbench.plan import plan
@@ -41,6 +41,16 @@ class Asked(msgspec.Struct, frozen=True):
     new_environment: bool
     allow_shared: bool
     offline: bool
+
+
+def probe_first(sweep: Sweep, console: Console) -> None:
+    """Measure the ceilings of the devices that a sweep runs on, unless they are kept from before."""
+    found = machine.machine()
+    have = {each.device for each in kept.probes_of(found)}
+    wanted = {cell.device.partition(":")[0] for cell in plan(sweep).cells} - have
+    probe.measure_and_keep(
+        found, sorted(wanted), lambda text: console.print(text, markup=False, soft_wrap=True)
+    )
 
 
 def dry_run(sweep: Sweep, console: Console) -> int:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from llmbench import chips, kept
+from llmbench import chips, kept, telemetry
 from llmbench.errors import RunError
 from llmbench.judge import CEILING_SLACK
 from llmbench.record import Probe
@@ -69,6 +69,8 @@ def measure_and_keep(
         tell(warning)
     probes = []
     for kind in kinds:
+        if kind == "cuda":
+            _refuse_shared(len(found["gpus"]))
         tell(f"Measuring the ceilings of {kind}: about a minute.")
         measured = measure(kind, found)
         kept.keep(found, measured)
@@ -87,6 +89,13 @@ def busy() -> str | None:
     if load <= BUSY * cores:
         return None
     return f"The load is {load:.1f} on {cores} processors: what others use, the ceilings will lack."
+
+
+def _refuse_shared(gpus: int) -> None:
+    others = {pid for index in range(gpus) for pid in telemetry.Gpu(index).others(set()) or ()}
+    if others:
+        who = ", ".join(map(str, sorted(others)))
+        raise RunError(f"--probe: the GPU is in use by process {who}. Wait for it.")
 
 
 def _believed(kind: str, answer: bytes, found: Mapping[str, Any]) -> list[Probe]:

@@ -25,6 +25,10 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
         bool, typer.Option("--resume", help="Continue the newest run of this sweep under results/.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the grid and stop.")] = False,
+    probe: Annotated[
+        bool,
+        typer.Option("--probe", help="Measure the machine's ceilings first, if none are kept."),
+    ] = False,
     model: Annotated[
         list[str] | None,
         typer.Option(
@@ -124,6 +128,8 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
         changes |= {"sessions": sessions, "max_sessions": sessions}
     wanted = adhoc.with_protocol(wanted, changes)
     console = Console(highlight=False, stderr=False)
+    if probe:
+        invoke.probe_first(wanted, console)
     if dry_run:
         return invoke.dry_run(wanted, console)
     asked = invoke.Asked(
