@@ -159,6 +159,10 @@ def _describe(
 ) -> Plan:
     """Write the plan, unless the run already says the same; refuse to mix environments."""
     facts, digest = machine.environment(found)
+    if run.log.imported:
+        raise RunError(
+            f"{run.folder}: was imported from other tools' files; a sweep needs a folder of its own."
+        )
     earlier = run.log.plan
     if earlier is not None:
         _refuse_other_environment(earlier, facts, digest, allowed=asked.new_environment)

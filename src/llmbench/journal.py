@@ -54,7 +54,7 @@ _head = msgspec.json.Decoder(Head)
 _line: msgspec.json.Decoder[record.Line] = msgspec.json.Decoder(record.Line)
 
 
-def encode(line: record.Line) -> bytes:
+def encode(line: record.Line | record.Result) -> bytes:
     """Return a line as compact JSON; raise ValueError for NaN or infinity.
 
     The standard library writes it, because msgspec would turn NaN into null, which means "not measured".

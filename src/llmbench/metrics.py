@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+import numpy as np
+
 from llmbench.errors import SpecError, did_you_mean
 
 if TYPE_CHECKING:
@@ -63,11 +65,21 @@ ENGINE = "the engine's own token times, from the same start"
 BOTH = f"e2e by {HOST}; ttft by {ENGINE}"
 GIVEN, ASKED = "prompt ids given, no padding", "ids returned, checked against the length asked"
 TIMES = "token times given by the engine"
+CLIENT = "a client of the server, whose own cost is in it; the record says which"
+SAID = "as the tool counted them; the record says how"
 COUNTED, ALLOCATOR = "counted over the tensors", "the engine's allocator"
+ASKED_FOR = "the lengths asked for; nothing was counted"
+FORWARD = "host, monotonic, device synchronised; the forward passes alone"
 DRIVER, SYSTEM = "the device's driver", "the operating system"
 
+
+def not_ours(sessions: Sessions) -> Column:
+    """Return NaN for every session: llmbench does not measure this, other tools give it."""
+    return np.full(len(sessions.batch_size), np.nan)
+
+
 # fmt: off
-METRICS: tuple[Metric, ...] = (
+OURS: tuple[Metric, ...] = (
     Metric("ttft_s", "TTFT", MS, "lower", "mean",
            "call to the first new token of every sequence in the batch; in-process, so it holds no queue",
            TIMES, ENGINE, lambda s: s.ttft_s, lambda s: s.ttft_spread),
@@ -141,7 +153,62 @@ METRICS: tuple[Metric, ...] = (
            "most resident host memory while generating",
            "", SYSTEM, lambda s: s.host_peak_rss_generate_bytes),
 )
+
+THEIRS: tuple[Metric, ...] = (
+    Metric("request_ttft_s", "request TTFT", MS, "lower", "mean",
+           "request sent to first piece of text at a client, median over requests; holds the queue and the network",
+           SAID, CLIENT, not_ours),
+    Metric("request_tpot_s", "request TPOT", MS, "lower", "mean",
+           "(request latency - request TTFT) / (n - 1) of each request with n > 1, median over requests",
+           SAID, CLIENT, not_ours),
+    Metric("request_itl_s", "request ITL", MS, "lower", "mean",
+           "the median of all gaps between successive pieces of text at a client; a piece may hold several tokens",
+           "", CLIENT, not_ours),
+    Metric("request_e2e_s", "request E2E", MS, "lower", "mean",
+           "request sent to last piece of text at a client, median over requests; holds the queue and the network",
+           "", CLIENT, not_ours),
+    Metric("served_output_tok_s", "served output", RATE, "higher", "mean",
+           "new tokens of all completed requests / duration of the run, its ramp-up and drain included",
+           SAID, CLIENT, not_ours),
+    Metric("served_total_tok_s", "served in+out", RATE, "higher", "mean",
+           "prompt and new tokens of all completed requests / duration of the run",
+           SAID, CLIENT, not_ours),
+    Metric("first_logits_s", "first logits", MS, "lower", "mean",
+           "call to the scores of the first new token, before it is chosen",
+           "", ENGINE, not_ours),
+    Metric("after_logits_tok_s", "after logits", RATE, "higher", "mean",
+           "batch x (n - 1) / (e2e - first logits), so the choice of the first token is in it",
+           ASKED_FOR, ENGINE, not_ours),
+    Metric("forward_prefill_tok_s", "forward prefill", RATE, "higher", "mean",
+           "prompt tokens / time of their forward passes; no token is chosen",
+           ASKED_FOR, FORWARD, not_ours),
+    Metric("forward_decode_tok_s", "forward decode", RATE, "higher", "mean",
+           "steps / time of their forward passes, one token each; none is chosen, each next one is drawn at random",
+           ASKED_FOR, FORWARD, not_ours),
+    Metric("forward_total_tok_s", "forward in+out", RATE, "higher", "mean",
+           "(prompt tokens + steps) / time of their forward passes",
+           ASKED_FOR, FORWARD, not_ours),
+)
 # fmt: on
+"""What other tools measure by definitions of their own, each under a name that llmbench does not use itself."""
+
+
+def or_given(metric: Metric) -> Metric:
+    """Return a metric that takes what another tool gave under its key, where it gave something."""
+    value, spread = metric.value, metric.spread or not_ours
+
+    def values(sessions: Sessions) -> Column:
+        given = sessions.given_value(metric.key)
+        return np.where(np.isnan(given), value(sessions), given)
+
+    def spreads(sessions: Sessions) -> Column:
+        given = sessions.given_value(metric.key)
+        return np.where(np.isnan(given), spread(sessions), sessions.given_spread(metric.key))
+
+    return metric._replace(value=values, spread=spreads)
+
+
+METRICS = tuple(or_given(metric) for metric in (*OURS, *THEIRS))
 
 BY_KEY = {metric.key: metric for metric in METRICS}
 SHARES = tuple(metric.key for metric in METRICS if metric.unit is PERCENT)

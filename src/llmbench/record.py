@@ -4,6 +4,7 @@ History of the format:
     1  the first.
 
 History of the protocol (`spec.PROTOCOL`):
+    0  not ours: read from a file of another tool.
     1  the first.
 
 Raw times are whole nanoseconds. `None` means not measured, never zero.
@@ -17,7 +18,7 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 
 from llmbench.model import Model  # noqa: TC001 - msgspec reads the annotations
-from llmbench.spec import Cell, Protocol  # noqa: TC001 - msgspec reads the annotations
+from llmbench.spec import Cell, Point, Protocol  # noqa: TC001 - msgspec reads the annotations
 
 FORMAT = 1
 
@@ -83,6 +84,48 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     host_peak_rss_generate_bytes: int | None = None
 
 
+class Given(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A number that another tool took, under the key in METRICS whose definition it meets.
+
+    Attributes:
+        value: in the unit of the key; the median of `samples` where there are any.
+        definition: what it is, in that tool's own terms.
+        clock: what it was timed or counted by there.
+        tokens: where the token counts in it come from; empty if there are none in it.
+        per: what one sample is, an iteration in one process or a request among others; "run" if there are none.
+        samples: as that tool wrote them, in the unit of the key.
+
+    """
+
+    value: float
+    definition: str
+    clock: str
+    tokens: str = ""
+    per: Literal["iteration", "request", "run"] = "run"
+    samples: list[float] = []
+
+
+class Source(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The file of another tool that numbers were read from.
+
+    Attributes:
+        tool: what wrote it.
+        file: its name, without folders.
+        sha256: of its bytes.
+        version: the tool's, where the file says it.
+        samples: what the record's samples are and what they were timed by, if it has some.
+        refused: what was left in the file, each with the reason.
+
+    """
+
+    tool: str
+    file: str
+    sha256: str
+    version: str | None = None
+    samples: str | None = None
+    refused: dict[str, str] = {}
+
+
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """One session of one group: everything a worker needs, and nothing it must look up.
 
@@ -103,6 +146,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a worker says of one cell. A failed cell has an `error` and keeps the samples taken before it.
 
     `load_s` is the whole group's load; `cell_s` this cell's stay in the worker, all phases together.
+    `imported` says which file of another tool this came from; `given` are its numbers that are no samples of ours.
     """
 
     cell: str
@@ -120,6 +164,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     phase: str | None = None
     error: str | None = None
     trace: str | None = None
+    given: dict[str, Given] = {}
+    imported: Source | None = None
 
 
 class Begin(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="begin"):
@@ -136,8 +182,8 @@ class Begin(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="be
     boot: str
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="end"):
-    """One session of one cell and how it ended. Immutable; one line in `records.jsonl`."""
+class Result(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="end"):
+    """One session of one cell and how it ended, ours or another tool's. Immutable; one line in `records.jsonl`."""
 
     format: int = FORMAT
     protocol: int
@@ -149,12 +195,18 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="e
     reason: str | None = None
     problems: list[Finding] = []
     warnings: list[Finding] = []
-    cell: Cell
+    cell: Point
     outcome: Outcome
     telemetry: dict[str, Any] = {}
     worker: dict[str, Any] = {}
     environment: str
     ended: str
+
+
+class Record(Result, frozen=True, kw_only=True, tag_field="kind", tag="end"):
+    """A result that was measured here: everything of its cell is known."""
+
+    cell: Cell
 
     @property
     def final(self) -> bool:
@@ -294,4 +346,15 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="swe
     probes: list[Probe] = []
 
 
-Line: TypeAlias = Plan | Begin | Record | Stop
+class Import(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="import"):
+    """The first line of a run that was not measured here: which files of which tools it was read from."""
+
+    format: int = FORMAT
+    run: str
+    name: str
+    command: str
+    at: str
+    sources: list[Source]
+
+
+Line: TypeAlias = Plan | Begin | Record | Stop | Import

@@ -15,12 +15,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from llmbench.record import Finding, Memory, Status  # noqa: TC001 - msgspec reads the annotations
+from llmbench.record import Finding, Given, Memory, Status  # noqa: TC001 - msgspec reads the annotations
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    from llmbench.spec import Cell
+    from llmbench.spec import Point
 
 Column: TypeAlias = NDArray[np.float64]
 Columns: TypeAlias = NDArray[np.float64]
@@ -41,6 +41,7 @@ class Taken(msgspec.Struct, gc=False):
     load_s: float | None = None
     warmup_ns: list[int | None] = []
     memory: Memory | None = None
+    given: dict[str, Given] = {}
 
 
 class Ended(msgspec.Struct, tag_field="kind", tag="end", gc=False):
@@ -63,8 +64,9 @@ class Sessions(NamedTuple):
 
     Times are in seconds, each the median over the session's iterations that count: `decode_s` is the median
     of e2e - ttft, `gap_s` the median of all gaps between successive tokens of a sequence. The `_spread` of
-    each is half the range of its samples over their median; NaN for a single sample. The last five are of the
-    whole batch, as predicted: operations, bytes, and ceilings of both a second.
+    each is half the range of its samples over their median; NaN for a single sample. The five from `prefill_work`
+    on are of the whole batch, as predicted: operations, bytes, and ceilings of both a second. `given` holds, by
+    the keys of METRICS, the values and spreads that other tools took themselves.
     """
 
     e2e_s: Column
@@ -95,9 +97,23 @@ class Sessions(NamedTuple):
     decode_moved: Column
     compute_ceiling: Column
     memory_ceiling: Column
+    given: Mapping[str, tuple[Column, Column]]
+
+    def given_value(self, key: str) -> Column:
+        """Return what other tools gave under a key; NaN where they gave nothing."""
+        return self._given(key)[0]
+
+    def given_spread(self, key: str) -> Column:
+        """Return half the range over the median of what they gave, where it has iterations."""
+        return self._given(key)[1]
+
+    def _given(self, key: str) -> tuple[Column, Column]:
+        absent = np.full(len(self.batch_size), np.nan)
+        return self.given.get(key, (absent, absent))
 
 
 PREDICTED = Sessions._fields.index("prefill_work")
+COLUMNS = Sessions._fields.index("given")
 TIMES = Sessions._fields.index("load_s")
 """So many columns come from the samples; then some are read off the record, three off the cell, and the
 last off its prediction."""
@@ -133,12 +149,15 @@ class Gatherer:
         self._times: list[tuple[list[int], Columns]] = []
         self._waiting: defaultdict[tuple[int, int, int], Alike] = defaultdict(Alike)
         self._room = MOST_WAITING
+        self._given: defaultdict[str, dict[int, Given]] = defaultdict(dict)
 
     def take(self, taken: Taken) -> None:
         """Take in one session."""
         first_call = taken.warmup_ns[0] if taken.warmup_ns else None
         memory = memory_of(taken.memory) if taken.memory else NO_MEMORY
         self._read_off.append((taken.load_s, first_call / 1e9 if first_call else None, *memory))
+        for key, given in taken.given.items():
+            self._given[key][len(self._read_off) - 1] = given
         kept = [sample for sample in taken.samples if sample.e2e_ns and not sample.discarded]
         if kept:
             tokens = [sample.token_ns for sample in kept]
@@ -161,23 +180,36 @@ class Gatherer:
         self._waiting.clear()
         self._room = MOST_WAITING
 
-    def sessions(self, cells: Sequence[Cell], work: Columns | None = None) -> Sessions:
+    def sessions(self, cells: Sequence[Point], work: Columns | None = None) -> Sessions:
         """Return the columns of all sessions taken in so far, in that order, given the cell of each.
 
         `work` holds the predicted columns, of shape [5, sessions]; without it they are absent.
         """
         self._reduce()
         count = len(self._read_off)
-        columns = np.full((len(Sessions._fields), count), np.nan)
+        columns = np.full((COLUMNS, count), np.nan)
         for numbers, times in self._times:
             columns[:TIMES, numbers] = times
         if count:
             columns[TIMES : PREDICTED - 3] = np.array(self._read_off, dtype=np.float64).T
             shapes = [(c.batch_size, c.input_len, c.output_len) for c in cells]
-            columns[PREDICTED - 3 : PREDICTED] = np.array(shapes).T
+            columns[PREDICTED - 3 : PREDICTED] = np.array(
+                shapes, dtype=np.float64
+            ).T  # None becomes NaN
         if work is not None:
             columns[PREDICTED:] = work
-        return Sessions(*columns)
+        given = {key: _columns(by_number, count) for key, by_number in self._given.items()}
+        return Sessions._make((*columns, given))
+
+
+def _columns(given: Mapping[int, Given], count: int) -> tuple[Column, Column]:
+    """Return the values that other tools gave and their spreads, each of shape [count]."""
+    values, spreads = np.full((2, count), np.nan)
+    for number, one in given.items():
+        values[number] = one.value
+        if one.per == "iteration" and len(one.samples) > 1:
+            spreads[number] = (max(one.samples) - min(one.samples)) / 2 / one.value
+    return values, spreads
 
 
 def typical(e2e_ns: Sequence[Sequence[int]], tokens: Sequence[Tokens]) -> Columns:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from llmbench.metrics import Metric
     from llmbench.record import Prediction
-    from llmbench.spec import Cell
+    from llmbench.spec import Point
 
 Reals: TypeAlias = NDArray[np.float64]
 
@@ -68,7 +68,7 @@ class Work(NamedTuple):
         return np.stack(self[:5])[:, owners]
 
 
-def work_of(cells: Sequence[Cell], predictions: Mapping[str, Prediction]) -> Work:
+def work_of(cells: Sequence[Point], predictions: Mapping[str, Prediction]) -> Work:
     """Return what was predicted of the cells; a figure without a source for its ceilings counts for nothing."""
     columns = np.full((6, len(cells)), np.nan)
     sources: list[str] = [""] * len(cells)

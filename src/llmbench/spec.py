@@ -24,6 +24,9 @@ LONGEST_SLUG = 96
 MOST_SESSIONS = 1000
 """More fresh processes for one cell than this is a slip of the hand."""
 
+NOT_SAID = "not said"
+"""What stands in a coordinate that another tool leaves open."""
+
 Option: TypeAlias = str | int | float | bool
 
 
@@ -97,8 +100,11 @@ class Protocol(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         return {name: getattr(self, name) for name in names}
 
 
-class Cell(msgspec.Struct, frozen=True, kw_only=True):
-    """One point of the grid, self-contained. Lengths in tokens; `options` holds what differs from the defaults."""
+class Point(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a number stands, as far as is known. Lengths in tokens; `options` holds what differs from the defaults.
+
+    What another tool does not say of its numbers is `NOT_SAID`, and a length that it does not say is None.
+    """
 
     id: str
     model: str
@@ -109,6 +115,14 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     dtype: str
     load_format: str
     prompts: str
+    batch_size: int | None
+    input_len: int | None
+    output_len: int | None
+
+
+class Cell(Point, frozen=True, kw_only=True):
+    """One point of the grid, self-contained: everything of it is known, so that it can be measured."""
+
     batch_size: int
     input_len: int
     output_len: int

@@ -80,6 +80,7 @@ class Log:
         self._path = folder / RECORDS
         self._size = self._path.stat().st_size if self._path.exists() else 0
         self._plan: record.Plan | None = None
+        self._imported: record.Import | None = None
         self._notices: dict[str, None] = {}
         self._checked = False
 
@@ -88,6 +89,12 @@ class Log:
         """Return the last plan written; None if the run has lost it."""
         self.check()
         return self._plan
+
+    @property
+    def imported(self) -> record.Import | None:
+        """Return where the records were read from, if they were not measured here."""
+        self.check()
+        return self._imported
 
     @property
     def notices(self) -> list[str]:
@@ -123,26 +130,31 @@ class Log:
         """Yield every intact line after its kind."""
         bad: list[int] = []
         plans: list[bytes] = []
+        imports: list[bytes] = []
         try:
             for line in journal.scan(self._path, self._size, bad.append):
                 kind = journal.kind_of(line)
                 if kind == "sweep":
                     plans.append(line)
+                elif kind == "import":
+                    imports.append(line)
                 yield kind, line
         except FormatError as error:
             raise FormatError(f"{self._path}: {error}") from None
         except OSError as error:
             raise RunError(f"{self._path}: cannot be read: {_reason(error)}.") from error
         if not self._checked:
-            self._conclude(bad, plans)
+            self._conclude(bad, plans, imports)
 
-    def _conclude(self, bad: list[int], plans: list[bytes]) -> None:
+    def _conclude(self, bad: list[int], plans: list[bytes], imports: list[bytes]) -> None:
         self._checked = True
         if bad:
             lines = f"line{'s' if len(bad) > 1 else ''} {journal.ranges(bad)}"
             self._notice(f"{lines}: damaged and passed over.")
         for plan in self._decoded(msgspec.json.Decoder(record.Plan).decode, iter(plans)):
             self._plan = plan
+        for imported in self._decoded(msgspec.json.Decoder(record.Import).decode, iter(imports)):
+            self._imported = imported
         if self._plan is None and (self._folder / DESCRIPTION).is_file():
             self._notice(f"the plan is lost; {DESCRIPTION} still tells it.")
             self._plan = _described(self._folder / DESCRIPTION)
@@ -185,7 +197,7 @@ class Run:
             os.close(self._records)
             raise
 
-    def append(self, line: record.Line) -> None:
+    def append(self, line: record.Line | record.Result) -> None:
         """Write one line and return when it is on the disk.
 
         Raises:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmbench import metrics, shares
+from llmbench.spec import NOT_SAID
 from llmbench.stats import Estimates, estimates
 from llmbench.tally import Tally
 
@@ -21,10 +22,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from llmbench.metrics import Metric
-    from llmbench.record import Plan
+    from llmbench.record import Import, Plan
     from llmbench.sessions import Sessions
     from llmbench.shares import Words, Work
-    from llmbench.spec import Cell
+    from llmbench.spec import Point
     from llmbench.store import Log
     from llmbench.tally import Failure
 
@@ -95,7 +96,8 @@ class Table:
     """What a report shows. Everything of a cell stands at the cell's number.
 
     Attributes:
-        plan: the run's last plan; None if its file has lost it.
+        plan: the run's last plan; None if its file has lost it, or never had one.
+        imported: where an imported run was read from; None if it was measured here.
         cells: those of the plan in its order, then any others that were measured.
         axes: the coordinates that vary.
         constants: those that do not, with their value.
@@ -113,7 +115,8 @@ class Table:
     """
 
     plan: Plan | None
-    cells: tuple[Cell, ...]
+    imported: Import | None
+    cells: tuple[Point, ...]
     axes: tuple[Axis, ...]
     constants: dict[str, object]
     numbers: tuple[Numbers, ...]
@@ -149,11 +152,12 @@ def build(log: Log, chosen: Sequence[Metric] | None = None) -> Table:
     warnings, everywhere = _warnings(tally)
     return Table(
         plan=log.plan,
+        imported=log.imported,
         cells=tuple(cells),
         axes=axes,
         constants=constants,
         numbers=numbers,
-        headline=tuple(n for n in numbers if chosen or n.metric.key in HEADLINE),
+        headline=tuple(n for n in numbers if chosen or log.imported or n.metric.key in HEADLINE),
         sides=_sides(work, sessions, owners),
         valid=np.bincount(owners, minlength=len(cells)),
         to_come=to_come,
@@ -219,13 +223,13 @@ def _to_come(plan: Plan | None, tally: Tally) -> Integers:
     return to_come
 
 
-def _axes(cells: Sequence[Cell]) -> tuple[tuple[Axis, ...], dict[str, object]]:
+def _axes(cells: Sequence[Point]) -> tuple[tuple[Axis, ...], dict[str, object]]:
     """Return the coordinates that vary, and the constant ones with their value."""
     options = dict.fromkeys(name for cell in cells for name in cell.options)
     columns = {
         **{name: tuple(getattr(cell, name) for cell in cells) for name in AXES_BEFORE},
         **{name: tuple(cell.options.get(name) for cell in cells) for name in options},
-        **{name: tuple(getattr(cell, name) for cell in cells) for name in AXES_AFTER},
+        **{name: tuple(_said(cell, name) for cell in cells) for name in AXES_AFTER},
     }
     varying = [Axis(name, values) for name, values in columns.items() if len(set(values)) > 1]
     constants = {name: values[0] for name, values in columns.items() if len(set(values)) == 1}
@@ -233,6 +237,11 @@ def _axes(cells: Sequence[Cell]) -> tuple[tuple[Axis, ...], dict[str, object]]:
     if len(points) < len(cells):  # the same coordinates, measured in two ways
         varying.append(Axis("id", tuple(cell.id for cell in cells)))
     return tuple(varying), constants
+
+
+def _said(cell: Point, name: str) -> object:
+    value = getattr(cell, name)
+    return NOT_SAID if value is None else value
 
 
 def _warnings(tally: Tally) -> tuple[tuple[Mapping[str, int], ...], tuple[str, ...]]:

@@ -10,7 +10,7 @@ import msgspec
 
 from llmbench.record import NOT_FINAL, Status
 from llmbench.sessions import Ended, Gatherer
-from llmbench.spec import Cell
+from llmbench.spec import Point
 
 if TYPE_CHECKING:
     from llmbench.store import Log
@@ -61,9 +61,12 @@ class Tally:
         self._cut_off: set[tuple[str, int]] = set()
         for record in log.records(Ended):
             self._take(record)
-        planned = {cell.id: cell for cell in (log.plan.cells if log.plan else ())}
+        planned: dict[str, Point] = {cell.id: cell for cell in (log.plan.cells if log.plan else ())}
         others = (cell for name, cell in self._written.items() if name not in planned)
-        self.cells = [*planned.values(), *(msgspec.json.decode(cell, type=Cell) for cell in others)]
+        self.cells = [
+            *planned.values(),
+            *(msgspec.json.decode(cell, type=Point) for cell in others),
+        ]
 
     @property
     def interrupted(self) -> int:

@@ -9,6 +9,7 @@ import numpy as np
 
 from llmbench.metrics import SHARES
 from llmbench.shares import OVERHEAD_OVER
+from llmbench.spec import NOT_SAID
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -88,6 +89,12 @@ def _fixed(value: float, places: int) -> str:
     return "" if math.isnan(value) else f"{value:,.{places}f}"
 
 
+def title(table: Table) -> str:
+    """Return what the table is called: as its sweep is, or its import."""
+    named = table.plan or table.imported
+    return named.name if named else "run"
+
+
 def progress(progress: Progress) -> str:
     """Return how many sessions stand where: `16 sessions: 12 valid, 1 failed, 3 still to come`."""
     parts = (
@@ -111,7 +118,10 @@ def plural(count: int, noun: str) -> str:
 
 def constants(table: Table) -> dict[str, str]:
     """Return what is the same in every row, by the head its column would have."""
-    same = {head(name): value_of(value) for name, value in table.constants.items()}
+    said = {name: value for name, value in table.constants.items() if value != NOT_SAID}
+    same = {head(name): value_of(value) for name, value in said.items()}
+    if open_ones := [head(name) for name in table.constants if name not in said]:
+        same["not said:"] = ", ".join(open_ones)
     counts = {int(table.valid[row]) for row in table.rows}
     if len(counts) == 1:
         same["sessions"] = str(counts.pop())

@@ -24,6 +24,7 @@ def render(table: Table, page: Page) -> str:
         "format": FORMAT,
         "llmbench": __version__,
         "run": _run(table),
+        "imported": table.imported,
         "progress": table.progress._asdict() | {"to_come": table.progress.to_come},
         "metrics": {numbers.metric.key: _metric(numbers) for numbers in table.numbers},
         "cells": _cells(table),

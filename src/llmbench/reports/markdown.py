@@ -45,14 +45,14 @@ def plain(text: str) -> str:
 
 
 def _caption(table: Table) -> Iterator[str]:
-    name = plain(table.plan.name) if table.plan else "run"
+    name = plain(_words.title(table))
     cells = _words.plural(len(table.cells), "cell")
     yield f"**{name}**: {cells}; {_words.progress(table.progress)}."
     same = _words.constants(table)
     if same:
         yield ", ".join(f"{key} {plain(value)}" for key, value in same.items()) + "."
-    if table.plan:
-        yield f"Made by {plain(table.plan.command)}."
+    if made := table.plan or table.imported:
+        yield f"Made by {plain(made.command)}."
 
 
 def _rows(table: Table) -> Iterator[str]:

@@ -68,7 +68,7 @@ def signs_for(encoding: str) -> Signs:
 
 
 def _caption(table: Table, page: Page) -> Iterator[str]:
-    name = shown(table.plan.name) if table.plan else "run"
+    name = shown(_words.title(table))
     cells = _words.plural(len(table.cells), "cell")
     yield from _wrapped(f"{name}: {cells}; {_words.progress(table.progress)}", page, BOLD)
     if table.plan:
