@@ -30,6 +30,7 @@ LAYERS = (
     ("reading", ("listing",)),
     ("reading", ("reports",)),
     ("reading", ("table",)),
+    ("reading", ("importers",)),
     ("reading", ("shares",)),
     ("reading", ("metrics", "tally")),
     ("reading", ("sessions",)),

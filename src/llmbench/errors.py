@@ -3,6 +3,7 @@
     LlmbenchError            2  usage: caught once, in `cli.main`, and printed as one line
     ├── SpecError            2  a sweep, model or flag says something that cannot be meant
     ├── NothingToRun         2  the sweep is empty, or nothing in it is supported
+    ├── Unconvertible        2  a file of another tool is damaged, or says nothing that llmbench can hold
     ├── RunError             2  a run directory cannot be used as asked
     │   ├── RunLocked        2  another process holds it
     │   └── FormatError      2  its records were written by a newer llmbench
@@ -33,6 +34,10 @@ class SpecError(LlmbenchError):
 
 class NothingToRun(LlmbenchError):  # noqa: N818 - reads as the sentence it is
     """The sweep is empty, or nothing in it is supported here."""
+
+
+class Unconvertible(LlmbenchError):  # noqa: N818 - reads as the sentence it is
+    """A file of another tool is damaged, contradicts itself, or holds no number that can be converted."""
 
 
 class RunError(LlmbenchError):

@@ -1,0 +1,68 @@
+"""The `import` command: other tools' result files as a run that every reading command takes."""  # noqa: N999 - the word is the command
+
+import datetime as dt
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from llmbench import reports, store, table
+from llmbench.importers import _run
+from llmbench.redact import redact, shown
+
+
+def command(  # noqa: PLR0913, PLR0917 - one argument a flag
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE...", help="Result files; the tool is seen from the content."),
+    ],
+    output_dir: Annotated[
+        Path,
+        typer.Option("--output-dir", "-o", metavar="DIR", help="The folder to write the run to."),
+    ],
+    importer: Annotated[
+        str | None,
+        typer.Option("--from", metavar="NAME", help="Read the files as this importer's only."),
+    ] = None,
+    model: Annotated[str | None, typer.Option("--model", "-m", help="Call the model so.")] = None,
+    backend: Annotated[
+        str | None, typer.Option(help="Add the engine, where a file does not say it.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="Add the device.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="Add the dtype.")] = None,
+    load_format: Annotated[
+        str | None, typer.Option(help="Add where the weights came from.")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Add the sequences of a batch.")
+    ] = None,
+    input_len: Annotated[
+        int | None, typer.Option(min=1, help="Add the tokens of a prompt.")
+    ] = None,
+    output_len: Annotated[
+        int | None, typer.Option(min=1, help="Add the new tokens of a sequence.")
+    ] = None,
+) -> None:
+    """Read other tools' result files into a run."""
+    coordinates: dict[str, str | int | None] = {
+        "model": model, "backend": backend, "device": device, "dtype": dtype, "load_format": load_format,
+        "batch_size": batch_size, "input_len": input_len, "output_len": output_len,
+    }  # fmt: skip
+    said = {key: value for key, value in coordinates.items() if value is not None}
+    called = redact(shlex.join(["llmbench", *sys.argv[1:]]))
+    now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+    _run.write(files, said, importer, output_dir, called, now)
+    log, console = store.read(output_dir), Console()
+    reports.show(table.build(log), "terminal", console)
+    assert log.imported is not None
+    left = {
+        f"{source.tool}: {key}": why
+        for source in log.imported.sources
+        for key, why in source.refused.items()
+    }
+    console.file.write(
+        "".join(f"Left out, {shown(key)}: {shown(why)}.\n" for key, why in left.items())
+    )

@@ -1,0 +1,100 @@
+"""Other tools' result files, one importer a file: the file's name is the importer's, and nothing else registers it.
+
+An importer declares, besides its code:
+
+- `TOOL`, a literal: what the tool is called;
+- `recognises(document) -> bool`, by the content alone;
+- `read(document, said) -> list[Reading]`, which raises Unconvertible for what it cannot hold.
+
+A number goes under a key of METRICS only if it meets that key's definition. Another definition is another
+key; a mean is no median; what a file does not say stays open. Where a file says one thing twice, both must agree.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from llmbench.errors import Unconvertible, did_you_mean
+from llmbench.importers import _document
+from llmbench.importers._document import Document
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from types import ModuleType
+
+    from llmbench.record import Finding, Given, Memory, Sample
+
+__all__ = ["Document", "Reading", "Said", "known", "read"]
+
+HERE = Path(__file__).parent
+
+Said: TypeAlias = "Mapping[str, str | int]"
+"""Coordinates that the user adds, by the names of a cell's fields."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """One session of one cell as a file tells it.
+
+    Attributes:
+        where: the coordinates that the file says, by the names of a cell's fields; `options` too.
+        samples: timed iterations of the whole batch, where they are what ours are.
+        timed: what such an iteration is there, and what it was timed by.
+        given: other numbers, by their keys in METRICS.
+        memory: bytes, where they are what ours are.
+        load_s: seconds to a loaded engine.
+        warnings: what a reader must know.
+        refused: numbers that were left in the file, each with the reason.
+        version: the tool's.
+        ended: when, as the file says it.
+        own_process: whether this file's process was the engine's, so that files are sessions.
+
+    """
+
+    where: dict[str, Any]
+    samples: list[Sample] = field(default_factory=list)
+    timed: str | None = None
+    given: dict[str, Given] = field(default_factory=dict)
+    memory: Memory | None = None
+    load_s: float | None = None
+    warnings: list[Finding] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
+    version: str | None = None
+    ended: str | None = None
+    own_process: bool = True
+
+
+def known() -> list[str]:
+    """Return the names of all importers: the files in this folder."""
+    return sorted(path.stem for path in HERE.glob("*.py") if not path.stem.startswith("_"))
+
+
+def read(path: Path, said: Said, name: str | None = None) -> tuple[str, Document, list[Reading]]:
+    """Return a file's tool, its content, and what it tells; raise Unconvertible in one line.
+
+    `name` is an importer's, for a file that several could have written.
+    """
+    if name is not None and name not in known():
+        raise Unconvertible(f"--from: unknown importer {name!r}.{did_you_mean(name, known())}")
+    document = _document.read(path)
+    importers = [_module(one) for one in ([name] if name else known())]
+    fitting = [module for module in importers if module.recognises(document)]
+    if len(fitting) != 1:
+        raise Unconvertible(f"{document.name}: {_unclear(fitting, importers)}")
+    return str(fitting[0].TOOL), document, fitting[0].read(document, said)
+
+
+def _unclear(fitting: Sequence[ModuleType], importers: Sequence[ModuleType]) -> str:
+    """Say why a file is not of exactly one tool."""
+    if fitting:
+        names = ", ".join(module.__name__.rpartition(".")[2] for module in fitting)
+        return f"could be of several tools. Say which with --from: {names}."
+    tools = " or ".join(str(module.TOOL) for module in importers)
+    return f"is no result of {tools}."
+
+
+def _module(name: str) -> ModuleType:
+    return importlib.import_module(f"llmbench.importers.{name}")

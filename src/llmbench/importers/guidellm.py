@@ -1,0 +1,169 @@
+"""GuideLLM's JSON report: one benchmark a rate or concurrency, each request with its times, by the wall clock.
+
+Its `median` is the lower of two middle values and weighs requests by their tokens, so medians come from the
+requests; its `time_per_output_token_ms` holds the prompt and is no TPOT.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from llmbench.errors import Unconvertible
+from llmbench.importers import Reading, _served
+from llmbench.importers._document import Fields, agree, last_name
+
+if TYPE_CHECKING:
+    from llmbench.importers import Document, Said
+    from llmbench.record import Given
+
+TOOL = "guidellm"
+
+CLOCK = "the client, wall clock, from the request sent"
+TOKENS = "the server's usage, or the client's tokenizer where the server says none"
+
+REFUSED = {
+    "time_per_output_token_ms": "divides the whole request, its prompt too, by its tokens: no TPOT",
+    "median of metrics": "the lower of two middle values, weighed by tokens; the requests are taken instead",
+    "request_latency": "ends with the stream; the time of the last token is taken",
+    "gaps between tokens": "are not in the file",
+}
+
+
+def recognises(document: Document) -> bool:
+    """Return whether this is such a file."""
+    value = document.values[0]
+    if len(document.values) != 1 or not isinstance(value, dict):
+        return False
+    metadata = value.get("metadata")
+    return "benchmarks" in value and isinstance(metadata, dict) and "guidellm_version" in metadata
+
+
+def read(document: Document, said: Said) -> list[Reading]:
+    """Return one reading a benchmark."""
+    del said
+    fields = Fields(document.values[0], document.name)
+    version = fields.inner("metadata").text("guidellm_version")
+    benchmarks = fields.each("benchmarks")
+    if not benchmarks:
+        raise Unconvertible(f"{document.name}: holds no benchmark.")
+    return [_reading(benchmark, version) for benchmark in benchmarks]
+
+
+def _reading(benchmark: Fields, version: str) -> Reading:
+    counts = benchmark.inner("metrics").inner("request_totals")
+    done, total = counts.count("successful"), counts.count("total")
+    if not done:
+        raise Unconvertible(f"{benchmark.where}: 0 of {total:,} requests were completed.")
+    requests = benchmark.inner("requests").each("successful")
+    refused = dict(REFUSED)
+    given: dict[str, Given] = {}
+    lengths: tuple[int | None, int | None] = (None, None)
+    if len(requests) == done:
+        given, lengths = _of_requests(requests), _lengths(requests)
+    else:
+        refused["requests"] = (
+            f"{len(requests):,} of {done:,} were kept, and a median needs them all"
+        )
+    if _trimmed(benchmark):
+        refused["rates"] = "warm-up or cool-down are cut off: not the whole run's"
+    else:
+        given |= _rates(benchmark)
+    if not given:
+        raise Unconvertible(f"{benchmark.where}: {'; '.join(refused.values())}.")
+    return Reading(
+        where={**_where(benchmark), "input_len": lengths[0], "output_len": lengths[1]},
+        given=given,
+        warnings=_served.failed(counts.count("errored"), total),
+        refused=refused,
+        version=version,
+        own_process=False,
+    )
+
+
+def _where(benchmark: Fields) -> dict[str, Any]:
+    config = benchmark.inner("config")
+    strategy = config.inner("strategy")
+    options: dict[str, Any] = {"strategy": strategy.text("type_")}
+    for key in ("max_concurrency", "streams", "rate"):
+        if strategy.has(key):
+            options[key] = strategy.scalar(key)
+    backend = config.inner("backend")
+    return {
+        "model": last_name(backend.text("model")) if backend.has("model") else None,
+        "options": options,
+    }
+
+
+def _lengths(requests: list[Fields]) -> tuple[int | None, int | None]:
+    prompts = [
+        request.count("prompt_tokens") for request in requests if request.has("prompt_tokens")
+    ]
+    news = [request.count("output_tokens") for request in requests]
+    return (_served.shared(prompts) if len(prompts) == len(requests) else None), _served.shared(
+        news
+    )
+
+
+def _of_requests(requests: list[Fields]) -> dict[str, Given]:
+    """Return medians over the requests, worked out of their own timestamps and held against what they say."""
+    ttfts: list[float] = []
+    tpots: list[float] = []
+    wholes: list[float] = []
+    for request in requests:
+        timings = request.inner("info").inner("timings")
+        start = timings.positive("request_start")
+        if not timings.has("first_token_iteration", "last_token_iteration"):
+            continue  # not streamed
+        first, last = (
+            timings.positive("first_token_iteration"),
+            timings.positive("last_token_iteration"),
+        )
+        if not start < first <= last:
+            raise Unconvertible(f"{request.where}: its tokens come before it was sent.")
+        agree(
+            request.positive("time_to_first_token_ms") / 1e3,
+            first - start,
+            "time_to_first_token_ms",
+            request.where,
+        )
+        ttfts.append(first - start)
+        wholes.append(last - start)
+        tokens = request.count("output_tokens")
+        if tokens > 1 and last > first:
+            tpots.append((last - first) / (tokens - 1))
+            agree(
+                request.positive("inter_token_latency_ms") / 1e3,
+                tpots[-1],
+                "inter_token_latency_ms",
+                request.where,
+            )
+    if len(ttfts) != len(requests):
+        return {}
+    return {
+        **_served.of_requests("request_ttft_s", ttfts, CLOCK),
+        **_served.of_requests("request_tpot_s", tpots, CLOCK, TOKENS),
+        **_served.of_requests("request_e2e_s", wholes, CLOCK),
+    }
+
+
+def _trimmed(benchmark: Fields) -> bool:
+    return any(
+        benchmark.has(key) and benchmark.scalar(key) != 0
+        for key in ("warmup_duration", "cooldown_duration")
+    )
+
+
+def _rates(benchmark: Fields) -> dict[str, Given]:
+    metrics, duration_s = benchmark.inner("metrics"), benchmark.positive("duration")
+    given: dict[str, Given] = {}
+    for key, theirs, counted in (
+        ("served_output_tok_s", "output_tokens_per_second", ("output_token_count",)),
+        ("served_total_tok_s", "tokens_per_second", ("prompt_token_count", "output_token_count")),
+    ):
+        tokens = sum(
+            metrics.inner(name).inner("successful").positive("total_sum") for name in counted
+        )
+        rate = metrics.inner(theirs).inner("successful").positive("mean")
+        agree(rate, tokens / duration_s, f"{theirs}.mean", benchmark.where)
+        given |= _served.of_run(key, rate, CLOCK, TOKENS)
+    return given

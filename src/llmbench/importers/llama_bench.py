@@ -1,0 +1,113 @@
+"""llama.cpp's `llama-bench -o jsonl` (or `-o json`): forward passes of prompts, of single steps, or of both.
+
+It chooses no token: a prompt test ends with the forward pass, and each step feeds a token drawn at random. So
+its rates are no prefill and decode rates of ours and have names of their own.
+"""
+
+from __future__ import annotations
+
+from statistics import fmean, median
+from typing import TYPE_CHECKING, Any
+
+from llmbench.errors import Unconvertible
+from llmbench.importers import Reading
+from llmbench.importers._document import Fields, agree, last_name, the_only
+from llmbench.record import Given
+
+if TYPE_CHECKING:
+    from llmbench.importers import Document, Said
+
+TOOL = "llama-bench"
+
+KEYS = {"build_commit", "model_filename", "n_prompt", "n_gen", "avg_ns", "avg_ts"}
+
+SETTINGS = (
+    "model_type",
+    "n_threads",
+    "n_batch",
+    "n_ubatch",
+    "type_k",
+    "type_v",
+    "n_gpu_layers",
+    "flash_attn",
+)
+"""Settings that change the number, kept as options where the file has them."""
+
+KINDS = {
+    (True, False): ("forward_prefill_tok_s", "prompt tokens / time of their forward passes"),
+    (False, True): ("forward_decode_tok_s", "steps / time of their forward passes"),
+    (True, True): ("forward_total_tok_s", "(prompt tokens + steps) / time of their forward passes"),
+}
+"""What a test is, by whether it has a prompt and whether it has steps."""
+
+
+def recognises(document: Document) -> bool:
+    """Return whether this is such a file, one test a line or all in a list."""
+    tests = _tests(document)
+    return bool(tests) and all(isinstance(test, dict) and test.keys() >= KEYS for test in tests)
+
+
+def read(document: Document, said: Said) -> list[Reading]:
+    """Return one reading a test."""
+    del said
+    tests = [
+        Fields(test, f"{document.name}: test {number}")
+        for number, test in enumerate(_tests(document), 1)
+    ]
+    the_only((test.text("build_commit") for test in tests), "builds", document.name)
+    return [_reading(test) for test in tests]
+
+
+def _tests(document: Document) -> list[Any]:
+    first = document.values[0]
+    return first if len(document.values) == 1 and isinstance(first, list) else list(document.values)
+
+
+def _reading(test: Fields) -> Reading:
+    prompt, steps = test.count("n_prompt"), test.count("n_gen")
+    depth = test.count("n_depth") if test.has("n_depth") else 0
+    if not prompt and not steps:
+        raise Unconvertible(f"{test.where}: has neither a prompt nor steps.")
+    key, definition = KINDS[bool(prompt), bool(steps)]
+    times_ns = _times(test)
+    rates = [(prompt + steps) / ns * 1e9 for ns in times_ns]
+    agree(test.positive("avg_ts"), fmean(rates), "avg_ts", test.where)
+    options: dict[str, Any] = {name: test.scalar(name) for name in SETTINGS if test.has(name)}
+    return Reading(
+        where={
+            "model": last_name(test.text("model_filename")),
+            "backend": "llama.cpp",
+            "device": test.text("backends").lower() if test.has("backends") else None,
+            "prompts": "synthetic",
+            "batch_size": 1,
+            "input_len": prompt,
+            "output_len": steps,
+            "options": {**options, "depth": depth},
+        },
+        given={
+            key: Given(
+                value=(prompt + steps) / median(times_ns) * 1e9,
+                definition=f"{definition}, {depth} tokens before them; no token is chosen",
+                clock="host, high_resolution_clock, synchronised",
+                tokens="the lengths asked for",
+                per="iteration",
+                samples=rates,
+            )
+        },
+        refused={
+            "avg_ns": "a mean; the repetitions themselves are taken, and their median shown",
+            "avg_ts": "a mean of rates; tokens over the median time are shown",
+        },
+        version=test.text("build_commit"),
+        ended=test.text("test_time") if test.has("test_time") else None,
+    )
+
+
+def _times(test: Fields) -> list[float]:
+    if not test.has("samples_ns"):
+        raise Unconvertible(
+            f"{test.where}: has no 'samples_ns', only a mean, and a mean is no median: write it with -o jsonl."
+        )
+    times_ns = test.positives("samples_ns")
+    agree(test.positive("avg_ns"), fmean(times_ns), "avg_ns", test.where)
+    return times_ns

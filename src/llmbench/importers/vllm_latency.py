@@ -1,0 +1,57 @@
+"""vLLM's `bench latency`: the seconds of each call that generates one batch offline; no shape, no model."""
+
+from __future__ import annotations
+
+from statistics import fmean, median
+from typing import TYPE_CHECKING
+
+from llmbench.importers import Reading
+from llmbench.importers._document import Fields, agree
+from llmbench.record import Finding, Sample
+
+if TYPE_CHECKING:
+    from llmbench.importers import Document, Said
+
+TOOL = "vllm bench latency"
+
+UNTOLD = Finding(
+    "tokens_not_counted",
+    "the lengths are those asked for; sampled at temperature 1, detokenised unless that was switched off",
+)
+
+
+def recognises(document: Document) -> bool:
+    """Return whether this is such a file."""
+    value = document.values[0]
+    return (
+        len(document.values) == 1
+        and isinstance(value, dict)
+        and {"avg_latency", "latencies", "percentiles"} <= value.keys()
+    )
+
+
+def read(document: Document, said: Said) -> list[Reading]:
+    """Return its iterations as samples: call to all tokens of the batch on the host, as ours are."""
+    del said
+    fields = Fields(document.values[0], document.name)
+    latencies = fields.positives("latencies")
+    agree(fields.positive("avg_latency"), fmean(latencies), "avg_latency", fields.where)
+    percentiles = fields.inner("percentiles")
+    agree(percentiles.positive("50"), median(latencies), "percentiles.50", fields.where)
+    return [
+        Reading(
+            where={"backend": "vllm", "prompts": "synthetic"},
+            samples=[sample(seconds) for seconds in latencies],
+            timed="the call that generates the batch, detokenising included; host, perf_counter",
+            warnings=[UNTOLD],
+            refused={
+                "avg_latency": "a mean; the iterations themselves are taken, and their median shown",
+                "percentiles": "of so few iterations they are guesses; the iterations themselves are taken",
+            },
+        )
+    ]
+
+
+def sample(seconds: float) -> Sample:
+    """Return one timed call of which nothing but its whole time is known."""
+    return Sample(e2e_ns=round(seconds * 1e9), wall_ns=None, token_ns=[])

@@ -1,0 +1,89 @@
+"""vLLM's `bench throughput`: one elapsed time for all requests, submitted together offline, and one count of tokens.
+
+Its `tokens_per_second` counts prompt tokens, so it is `total_tok_s` and never `output_tok_s`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from llmbench.errors import Unconvertible
+from llmbench.importers import Reading
+from llmbench.importers._document import Fields, agree
+from llmbench.importers.vllm_latency import sample
+from llmbench.record import Finding, Given
+
+if TYPE_CHECKING:
+    from llmbench.importers import Document, Said
+
+TOOL = "vllm bench throughput"
+
+KEYS = {
+    "elapsed_time",
+    "num_requests",
+    "total_num_tokens",
+    "requests_per_second",
+    "tokens_per_second",
+}
+
+ONCE = Finding(
+    "measured_once",
+    "one call, whose warm-up, engine and prefix cache the file does not tell",
+)
+
+
+def recognises(document: Document) -> bool:
+    """Return whether this is such a file."""
+    value = document.values[0]
+    return len(document.values) == 1 and isinstance(value, dict) and value.keys() >= KEYS
+
+
+def read(document: Document, said: Said) -> list[Reading]:
+    """Return its one call as a sample of a batch of all requests, and its rate as `total_tok_s`."""
+    fields = Fields(document.values[0], document.name)
+    elapsed_s, requests, tokens = (
+        fields.positive("elapsed_time"),
+        fields.count("num_requests"),
+        fields.count("total_num_tokens"),
+    )
+    if not requests or not tokens:
+        raise Unconvertible(f"{document.name}: has {requests} requests and {tokens} tokens.")
+    rate = fields.positive("tokens_per_second")
+    agree(rate, tokens / elapsed_s, "tokens_per_second", fields.where)
+    agree(
+        fields.positive("requests_per_second"),
+        requests / elapsed_s,
+        "requests_per_second",
+        fields.where,
+    )
+    _check_lengths(document.name, requests, tokens, said)
+    return [
+        Reading(
+            where={"batch_size": requests},
+            samples=[sample(elapsed_s)],
+            timed="the one call that generates all requests, detokenising included; host, perf_counter",
+            given={
+                "total_tok_s": Given(
+                    value=rate,
+                    definition="(prompt tokens + new tokens of all requests) / elapsed time of the one call",
+                    clock="host, perf_counter, around the call",
+                    tokens="prompt and new ids of vLLM's own outputs; the lengths asked for with another engine",
+                )
+            },
+            warnings=[ONCE],
+            refused={"requests_per_second": "says nothing without the lengths of the requests"},
+        )
+    ]
+
+
+def _check_lengths(name: str, requests: int, tokens: int, said: Said) -> None:
+    """Refuse lengths that the user adds unless they make the file's own count of tokens."""
+    if "input_len" not in said or "output_len" not in said:
+        return
+    each = int(said["input_len"]) + int(said["output_len"])
+    if requests * each != tokens:
+        raise Unconvertible(
+            f"{name}: {requests:,} requests of {said['input_len']} + {said['output_len']} tokens are "
+            f"{requests * each:,}, and the file counts {tokens:,}: the lengths vary, so output tokens "
+            "a second cannot be told. Leave --input-len and --output-len out."
+        )
