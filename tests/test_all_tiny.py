@@ -1,0 +1,39 @@
+"""One sweep runs every model of the catalogue, scaled down, and every number of it is valid."""
+
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from llmbench import grid, model, spec, store
+from llmbench.configs import folder
+from llmbench.record import Record, Status
+from sweeps import LLMBENCH
+
+SWEEP = folder("sweeps") / "all-tiny.yaml"
+AT_MOST_S = 300
+"""On two cores that do nothing else; a third of it is enough."""
+
+
+def test_the_sweep_names_the_whole_catalogue_and_nothing_else() -> None:
+    named = grid.words(spec.read_sweep(SWEEP).axes.model)
+
+    assert named == [f"{name}@tiny" for name in model.catalogue()]
+
+
+@pytest.mark.slow
+def test_every_model_of_the_catalogue_is_measured_within_five_minutes(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    began = time.monotonic()
+
+    done = subprocess.run((*LLMBENCH, "sweep", SWEEP, "-o", run), check=False, capture_output=True)
+
+    assert time.monotonic() - began < AT_MOST_S
+    assert done.returncode == 0, done.stdout[-2000:]
+    records = [line for line in store.read(run) if isinstance(line, Record)]
+    assert {record.status for record in records} == {Status.OK}
+    assert {record.cell.model for record in records} == {
+        f"{name}@tiny" for name in model.catalogue()
+    }
+    assert len(records) == len(model.catalogue())
