@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers.initialization import no_init_weights
 
 from jobs import job
-from llmbench import formulas, model
+from llmbench import backends, formulas, model
 from llmbench.backends import _memory, _weights
 from llmbench.backends._fill import fill
 from llmbench.shape import FAMILIES, Shape, shape_of
@@ -116,6 +116,74 @@ def test_weight_bytes_are_those_of_the_parameters(dtype: str) -> None:
     held = sum(p.nbytes for p in made.parameters())
 
     assert formulas.weight_bytes(shaped("llama-7b@tiny"), dtype) == held
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_what_t5_keeps_in_float32_is_counted_so(dtype: str) -> None:
+    wanted = job("flan-t5-base@tiny", dtype=dtype)
+
+    engine: Any = backends.load(wanted)
+
+    wide = {name for name, p in engine._model.named_parameters() if p.itemsize == 4}
+    kept = {name for name in wide if ".wo." in name}
+    assert (wide == kept) == (dtype != "float32")
+    assert bool(kept) == (dtype != "bfloat16")
+    assert engine.facts["weights_bytes"] == formulas.weight_bytes(
+        shaped("flan-t5-base@tiny"), dtype
+    )
+    assert engine.facts["param_dtypes"] == dtype
+
+
+QWEN = model.resolve("qwen2.5-7b@tiny").config
+LAYERS = ["full_attention", "sliding_attention"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"use_sliding_window": False, "sliding_window": 16}, (None, 0)),
+        ({"use_sliding_window": False, "sliding_window": 16, "layer_types": LAYERS}, (None, 0)),
+        ({"use_sliding_window": True, "sliding_window": None, "layer_types": LAYERS}, (None, 0)),
+        ({"use_sliding_window": True, "sliding_window": 16, "layer_types": LAYERS}, (16, 1)),
+        (
+            {"use_sliding_window": True, "sliding_window": 16, "layer_types": LAYERS[1:] * 2},
+            (16, 2),
+        ),
+        ({"sliding_window": 16}, (None, 0)),
+    ],
+)
+def test_qwens_window_counts_only_where_its_switch_is_on(
+    changes: dict[str, Any], expected: tuple[int | None, int]
+) -> None:
+    bare = {
+        key: value
+        for key, value in QWEN.items()
+        if key not in {"use_sliding_window", "layer_types"}
+    }
+
+    shape = shape_of("qwen2", {**bare, **changes})
+
+    assert shape is not None
+    assert (shape.window, shape.sliding_layers) == expected
+
+
+@pytest.mark.parametrize("switch", [True, False])
+def test_a_cache_of_qwen_holds_what_its_switch_says(switch: bool) -> None:
+    config = {**QWEN, "use_sliding_window": switch, "sliding_window": 16}
+    config["layer_types"] = ["sliding_attention" if switch else "full_attention"] * 2
+    made = transformers.AutoModelForCausalLM.from_config(
+        transformers.CONFIG_MAPPING["qwen2"].from_dict(config)
+    )
+    ids = torch.arange(BATCH * PROMPT).view(BATCH, PROMPT)
+    shape = shape_of("qwen2", config)
+
+    with torch.inference_mode():
+        past = made(input_ids=ids, use_cache=True).past_key_values
+        past = made(input_ids=ids[:, :1], past_key_values=past, use_cache=True).past_key_values
+
+    assert shape is not None
+    held = _memory.cache_bytes(past)
+    assert held == BATCH * formulas.held_kv_bytes(shape, "float32", PROMPT + 1)
 
 
 @pytest.mark.parametrize(

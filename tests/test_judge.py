@@ -111,6 +111,12 @@ WARNINGS: dict[str, list[tuple[Change, str]]] = {
     "warmup_not_converged": [
         (with_(warmup_converged=False), "3 warm-up calls did not settle within the budget")
     ],
+    "mixed_dtype": [
+        (
+            with_engine(kept_float32_parameters=1_000, parameters=10_000),
+            "the family keeps 1,000 of its 10,000 parameters in float32",
+        )
+    ],
     "busy_machine": [(lambda outcome: seen(outcome, cpu_other_s=2.0), "used 10% of the CPUs")],
     "cpu_steal": [(lambda outcome: seen(outcome, cpu_steal_s=1.0), "took 5% of the CPUs")],
     "spike": [(lasting(8, 8, 80, 8, 8, 8), "the slowest iteration took 10.0x the median")],

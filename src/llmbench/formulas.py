@@ -29,8 +29,10 @@ def active_parameters(shape: Shape) -> int:
 
 
 def weight_bytes(shape: Shape, dtype: str) -> int:
-    """Return the bytes of all parameters."""
-    return parameters(shape) * ITEMSIZE[dtype]
+    """Return the bytes of all parameters; where float16 is asked, a family may keep some in float32."""
+    blocks = shape.layers + shape.encoder_layers
+    wide = blocks * shape.inner * shape.hidden if shape.mlp_out_wide and dtype == "float16" else 0
+    return parameters(shape) * ITEMSIZE[dtype] + wide * (ITEMSIZE["float32"] - ITEMSIZE["float16"])
 
 
 def step_weight_bytes(shape: Shape, dtype: str) -> int:

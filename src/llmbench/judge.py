@@ -203,6 +203,15 @@ def _dtype(cell: Cell, outcome: Outcome, _: Ceilings) -> Iterator[Finding]:
         yield Finding("dtype", f"parameters in {', '.join(sorted(wrong))} instead of {cell.dtype}")
 
 
+def _mixed(_cell: Cell, outcome: Outcome, _: Ceilings) -> Iterator[Finding]:
+    """A family may keep some of its parameters wider than was asked, because it fails otherwise."""
+    if kept := outcome.engine.get("kept_float32_parameters"):
+        yield Finding(
+            "mixed_dtype",
+            f"the family keeps {kept:,} of its {outcome.engine.get('parameters'):,} parameters in float32",
+        )
+
+
 def _names(value: object) -> set[str]:
     return {name.strip() for name in str(value or "").split(",") if name.strip()}
 
@@ -270,4 +279,4 @@ PROBLEMS: tuple[Check, ...] = (
     _dtype,
     _throttled,
 )
-WARNINGS: tuple[Check, ...] = (_clock_warning, _warm, _busy, _shape)
+WARNINGS: tuple[Check, ...] = (_clock_warning, _mixed, _warm, _busy, _shape)

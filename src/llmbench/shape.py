@@ -30,6 +30,7 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
         embedding_width: of a row of the vocabulary; OPT may project it to the hidden size.
         relative_buckets: learned position biases of each head, once in the encoder and once in the decoder.
         window: tokens that a sliding layer attends to, itself included.
+        mlp_out_wide: whether the feed-forward's way out stays in float32 where float16 is asked.
         tied: whether the output head is the embedding, as transformers builds it.
 
     """
@@ -59,6 +60,7 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
     embedding_width: int
     encoder_layers: int
     relative_buckets: int
+    mlp_out_wide: bool
     window: int | None
     sliding_layers: int
 
@@ -100,6 +102,7 @@ class Family(NamedTuple):
     embedding_width: Setting | None = None
     encoder_layers: str | None = None
     relative_buckets: Setting | int = 0
+    mlp_out_wide: bool = False
     window: Setting | None = None
     window_switch: str | None = None
 
@@ -227,6 +230,7 @@ FAMILIES: Mapping[str, Family] = {
         norm_vectors=1,
         encoder_layers="num_layers",
         relative_buckets=Setting("relative_attention_num_buckets", 32),
+        mlp_out_wide=True,
     ),
 }
 """The families of the catalogue. A family that is not here runs all the same, without predictions."""
@@ -279,6 +283,7 @@ def _read(family: Family, config: Mapping[str, Any]) -> Shape:
         embedding_width=_value(family.embedding_width, config) or hidden,
         encoder_layers=config[family.encoder_layers] if family.encoder_layers else 0,
         relative_buckets=_value(family.relative_buckets, config),
+        mlp_out_wide=family.mlp_out_wide,
         window=window,
         sliding_layers=sliding,
     )

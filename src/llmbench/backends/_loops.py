@@ -129,8 +129,7 @@ class EncoderForwardLoop:
 
     def run(self, ids: torch.Tensor, output_len: int) -> tuple[torch.Tensor, Any]:
         """Return new tokens [batch_size, output_len] and the cache."""
-        # The encoder's tokens are kept whole, whatever window the decoder has on its own.
-        cache = EncoderDecoderCache(DynamicCache(config=self._config), DynamicCache())
+        cache = two_caches(self._config)
         encoded = self._encoder(input_ids=ids, return_dict=True)
         keep = {"encoder_outputs": encoded, "past_key_values": cache, "use_cache": True}
         tokens = [self._start]
@@ -138,6 +137,11 @@ class EncoderForwardLoop:
             tokens.append(_greedy(self._model(decoder_input_ids=tokens[-1], **keep)))
             self._clock.mark()
         return torch.cat(tokens[1:], dim=1), cache
+
+
+def two_caches(config: Any) -> EncoderDecoderCache:
+    """Return empty caches for a decoder's own tokens and, whole whatever its window, its encoder's."""
+    return EncoderDecoderCache(DynamicCache(config=config), DynamicCache())
 
 
 def decoder_config(model: Any) -> Any:
@@ -180,7 +184,7 @@ class GenerateLoop:
     ) -> None:
         self._model, self._device = model, device
         self._stamp = _Stamp(clock)
-        self._encodes = model.config.is_encoder_decoder
+        self._encodes, self._config = model.config.is_encoder_decoder, decoder_config(model)
         start = {"decoder_start_token_id": _start_id(model)} if self._encodes else {}
         # A checkpoint's own settings fill whatever a call leaves open, so they are emptied as well.
         model.generation_config = GenerationConfig()
@@ -191,10 +195,10 @@ class GenerateLoop:
             "eos_token_id": None,  # as a keyword: inside a GenerationConfig the checkpoint's would return
             "use_cache": True,
             "return_dict_in_generate": True,
-            "cache_implementation": options["cache"],
             "disable_compile": not options["compile"],
             "stopping_criteria": StoppingCriteriaList([self._stamp]),
             **start,
+            **({} if self._encodes else {"cache_implementation": options["cache"]}),
         }
         self._mask = torch.empty(0)
         self._compile = options["compile"]
@@ -216,9 +220,14 @@ class GenerateLoop:
             min_new_tokens=output_len,
             max_new_tokens=output_len,
             **self._settings,
+            **self._caches(),
         )
         given = 1 if self._encodes else ids.shape[1]  # the start token, or the prompt
         return result.sequences[:, given:], result.past_key_values
+
+    def _caches(self) -> dict[str, Any]:
+        """Return new caches where there is an encoder: the library makes them as deep as that, not as the decoder."""
+        return {"past_key_values": two_caches(self._config)} if self._encodes else {}
 
 
 class _Stamp(StoppingCriteria):  # type: ignore[misc]

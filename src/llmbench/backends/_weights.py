@@ -75,10 +75,24 @@ def _random(job: Job, config: Any, options: Mapping[str, Any], device: torch.dev
     with torch.device("cpu" if placed else device), no_init_weights():
         model = builder(config).from_config(config, **_common(job, options))
     model.tie_weights()
+    _keep_wide(model)
     if not placed:
         fill(model.named_parameters(), job.protocol.seed)
         return model
     return _placement.place(model, options["device_map"], device, job.protocol.seed)
+
+
+def _keep_wide(model: Any) -> None:
+    """Widen what the family keeps in float32, as reading a checkpoint would; its weights are still empty."""
+    for name, parameter in model.named_parameters():
+        if _kept_wide(model, name):
+            parameter.data = parameter.data.float()
+
+
+def _kept_wide(model: Any, name: str) -> bool:
+    """Return whether a parameter stays in float32 where float16 is asked: T5's overflow, so transformers keeps them."""
+    modules = model._keep_in_fp32_modules or ()  # noqa: SLF001 - has no public name
+    return model.dtype == torch.float16 and not set(modules).isdisjoint(name.split("."))
 
 
 def _pretrained(job: Job, config: Any, options: Mapping[str, Any], device: torch.device) -> Any:
@@ -154,7 +168,11 @@ def _revision(revision: str) -> dict[str, str]:
 
 def _found(model: Any) -> dict[str, Any]:
     """Return what the loaded model really is: the parent judges device and dtype by it."""
-    parameters = list(model.parameters())  # a tied parameter comes once
+    named = dict(model.named_parameters())  # a tied parameter comes once
+    parameters = list(named.values())
+    kept = {
+        name for name, p in named.items() if p.dtype == torch.float32 and _kept_wide(model, name)
+    }
     offloaded = [parameter for parameter in parameters if parameter.device.type == "meta"]
     places = {"cpu" if p.device.type == "meta" else str(p.device) for p in parameters}
     return {
@@ -162,8 +180,15 @@ def _found(model: Any) -> dict[str, Any]:
         "weights_bytes": _memory.stored_bytes(parameters) + sum(p.nbytes for p in offloaded),
         "param_devices": ", ".join(sorted(places)),
         "param_dtypes": ", ".join(
-            sorted({str(p.dtype).removeprefix("torch.") for p in parameters})
+            sorted(
+                {
+                    str(p.dtype).removeprefix("torch.")
+                    for name, p in named.items()
+                    if name not in kept
+                }
+            )
         ),
+        "kept_float32_parameters": sum(named[name].numel() for name in kept),
         "device_map": _placement.described(model),
         "offloaded_parameters": sum(parameter.numel() for parameter in offloaded),
         **_level(model),
