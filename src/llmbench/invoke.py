@@ -41,6 +41,7 @@ class Asked(msgspec.Struct, frozen=True):
     new_environment: bool
     allow_shared: bool
     offline: bool
+    run_anyway: bool = False
 
 
 def probe_first(sweep: Sweep, console: Console) -> None:
@@ -92,15 +93,15 @@ def sweep(wanted: Sweep, asked: Asked, console: Console, command: str) -> int:
                 style="yellow",
             )
         _refuse_shared(planned, asked)
-        return _measure(run, planned, written, console, interrupt)
+        return _measure(run, planned, written, asked, console, interrupt)
 
 
 def _measure(
-    run: Run, planned: Planned, written: Plan, console: Console, interrupt: Interrupt
+    run: Run, planned: Planned, written: Plan, asked: Asked, console: Console, interrupt: Interrupt
 ) -> int:
     sessions = planned.sweep.protocol.sessions
     screen = Screen(console, planned.sweep.name, len(planned.cells) * sessions, 0)
-    runner = Runner(planned, run, written.run, written.environment_digest, screen, interrupt)
+    runner = Runner(planned, written, run, screen, interrupt, run_anyway=asked.run_anyway)
     screen.before = sum(min(len(standing.done), sessions) for standing in runner.standings.values())
     with screen:
         for warning in planned.warnings:

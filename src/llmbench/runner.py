@@ -17,6 +17,7 @@ import psutil
 
 from llmbench import launch, machine, predict, spec, stats, telemetry, workload
 from llmbench.ending import record_of, scrub
+from llmbench.foregone import Foregone
 from llmbench.plan import text
 from llmbench.record import Begin, Job, Outcome, Status, Stop
 from llmbench.standing import standings, why_stop
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from llmbench.interrupt import Interrupt
     from llmbench.plan import Planned
     from llmbench.progress import Screen
+    from llmbench.record import Plan
     from llmbench.spec import Cell
     from llmbench.store import Run
 
@@ -41,17 +43,21 @@ class Runner:
     def __init__(
         self,
         planned: Planned,
+        written: Plan,
         run: Run,
-        token: str,
-        environment: str,
         screen: Screen,
         interrupt: Interrupt,
+        *,
+        run_anyway: bool,
     ) -> None:
         """Replay the run; nothing is started yet."""
-        self.planned, self.run, self.token, self.environment = planned, run, token, environment
+        self.planned, self.written, self.run = planned, written, run
         self.screen, self.interrupt = screen, interrupt
         self.protocol = planned.sweep.protocol
         self.standings = standings(planned.cells, run.log)
+        self.foregone = Foregone(
+            planned, written.predictions, self.standings, run_anyway=run_anyway
+        )
         self.logs: Path = run.folder / "logs"
         self.logs.mkdir(exist_ok=True)
         self.nurseries: dict[str, launch.Nursery] = {}
@@ -104,12 +110,7 @@ class Runner:
     def _round(self, session: int, cells: list[Cell]) -> None:
         """Measure session `session` of these cells, groups and the cells inside them in a seeded order."""
         order = random.Random(f"{self.protocol.seed}/{session}")  # noqa: S311 - an order, not a secret
-        foregone = {cell.id: known for cell in cells if (known := self._foregone(cell))}
-        for cell in cells:
-            if cell.id in foregone:
-                self.put(cell, session, foregone[cell.id])
-        ready = [cell for cell in cells if cell.id not in foregone]
-        groups = spec.groups(ready, self.protocol.isolation)
+        groups = spec.groups(self._forgo(session, cells), self.protocol.isolation)
         order.shuffle(groups)
         left: list[Cell] = []
         while groups and not self._told_to_stop():
@@ -121,19 +122,18 @@ class Runner:
                 dirty = Outcome(cell=cell.id, status=Status.DEVICE_DIRTY, error=self.dirty)
                 self.put(cell, session, dirty)
 
-    def _foregone(self, cell: Cell) -> Outcome | None:
-        """Return the outcome of a session that need not be run to be known."""
-        if reason := self.planned.refused.get(cell.id):
-            return Outcome(cell=cell.id, status=Status.UNSUPPORTED, phase="plan", error=reason)
-        if determined := self.standings[cell.id].determined():
-            reason = f"an earlier session ended with {determined}, and so would this one"
-            return Outcome(cell=cell.id, status=Status.SKIPPED, phase="plan", error=reason)
-        return None
+    def _forgo(self, session: int, cells: list[Cell]) -> list[Cell]:
+        """Record the sessions that need not be run to be known; return the cells that must be measured."""
+        known = self.foregone.outcomes(cells)
+        for cell in cells:
+            if cell.id in known:
+                self.put(cell, session, known[cell.id])
+        return [cell for cell in cells if cell.id not in known]
 
     def _group(self, session: int, cells: list[Cell]) -> list[Cell]:
         """Measure one group, with a new worker whenever one ends early; return what a stop left out."""
         remaining = list(cells)
-        while remaining and not self._told_to_stop():
+        while (remaining := self._forgo(session, remaining)) and not self._told_to_stop():
             used_before = self.gpu.used_bytes() if self.gpu else None
             remaining = self._worker(session, remaining)
             if self.protocol.nursery == "session":
@@ -181,7 +181,9 @@ class Runner:
 
     def _nursery(self, backend: str) -> launch.Nursery:
         if backend not in self.nurseries:
-            self.nurseries[backend] = launch.Nursery(backend, self.token, self._log_of(backend))
+            self.nurseries[backend] = launch.Nursery(
+                backend, self.written.run, self._log_of(backend)
+            )
         return self.nurseries[backend]
 
     def drop_nursery(self, backend: str) -> None:
@@ -223,7 +225,7 @@ class Runner:
             outcome = msgspec.structs.replace(outcome, engine={**work, **outcome.engine})
         record = record_of(
             cell, session, self.standings[cell.id].attempts.get(session, 1), outcome,
-            telemetry=self._seen(), worker=worker or {}, environment=self.environment,
+            telemetry=self._seen(), worker=worker or {}, environment=self.written.environment_digest,
             ceilings=predict.ceilings(cell, outcome.engine, self.devices),
         )  # fmt: skip
         self.run.append(record)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from llmbench import stats
+from llmbench.frontier import Met
 from llmbench.record import Begin, Record, Status, Stop
 
 if TYPE_CHECKING:
@@ -29,12 +30,14 @@ class Standing(msgspec.Struct):
     medians_s: list[float] = []
     attempts: dict[int, int] = {}
     stopped_at: int = 0
+    met: Met = msgspec.field(default_factory=Met)
 
     def note(self, record: Record) -> None:
         """Take in one record; the first final one of a session counts."""
         if not record.final or record.session in self.done:
             return
         self.done[record.session] = record.status
+        self.met.note(record.status, record.session, record.worker)
         times = [
             sample.e2e_ns
             for sample in record.outcome.samples

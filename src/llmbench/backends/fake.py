@@ -45,7 +45,8 @@ OPTIONS = {
     "when": "",
 }  # fmt: skip
 """`fault` happens `at` a place; a `call` counts from 1, warm-up included; `when` limits it to cells, sessions or
-attempts, such as `batch_size=4,session=1`. Times are milliseconds; `jitter` is a relative standard deviation."""
+attempts, such as `batch_size=4,session=1`, or `batch_size>=4`. Times are milliseconds; `jitter` is a relative
+standard deviation."""
 
 VOCABULARY = 32_000
 HOST_GIB = 2**30
@@ -193,7 +194,11 @@ class FakeEngine:
             "session": self.job.session, "attempt": self.job.attempt,
         }  # fmt: skip
         pairs = [pair.split("=") for pair in self.script["when"].split(",") if pair]
-        return all(str(known[key.strip()]) == value.strip() for key, value in pairs)
+        return all(
+            known[name.strip(" >")] >= int(value) if ">" in name
+            else known[name.strip()] == int(value)
+            for name, value in pairs
+        )  # fmt: skip
 
     def _fail_at(self, place: str) -> None:
         """Fail here, if the script says so."""

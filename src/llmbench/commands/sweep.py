@@ -87,6 +87,13 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
     allow_pickle: Annotated[
         bool, typer.Option("--allow-pickle", help="Load .bin weights, which can run code.")
     ] = False,
+    run_anyway: Annotated[
+        bool,
+        typer.Option(
+            "--run-anyway",
+            help="Run cells predicted not to fit, or larger than one that ran out of memory, too.",
+        ),
+    ] = False,
     offline: Annotated[
         bool, typer.Option("--offline", help="Use nothing from the network.")
     ] = False,
@@ -138,5 +145,6 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
         new_environment=new_environment,
         allow_shared=allow_shared,
         offline=offline,
+        run_anyway=run_anyway,
     )
     return invoke.sweep(wanted, asked, console, " ".join(["llmbench", *sys.argv[1:]]))

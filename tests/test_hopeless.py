@@ -1,0 +1,124 @@
+"""Cells that need not run are recorded as inferred: beyond an OOM, or too big by prediction (FAULTS 1)."""
+
+from typing import Any
+
+import msgspec
+
+from llmbench.foregone import Foregone
+from llmbench.frontier import GIB
+from llmbench.plan import Planned
+from llmbench.record import Prediction, Record, Status
+from llmbench.spec import Axes, Sweep
+from llmbench.standing import Standing
+from make_records import make_cell
+from sweeps import Bench, assert_complete
+
+EDGE: dict[str, Any] = {"fault": "oom", "when": "batch_size>=4"}
+"""An engine that runs out of memory from batch 4 on."""
+AXES = {"batch_size": [1, 2, 4, 8, 16]}
+
+
+def statuses(records: list[Record], batch_size: int) -> list[Status]:
+    """Return how a batch size ended, session by session."""
+    return [record.status for record in records if record.cell.batch_size == batch_size]
+
+
+def test_what_is_beyond_two_ooms_is_skipped_with_its_reason(bench: Bench) -> None:
+    bench.write(axes=AXES, protocol={"sessions": 3, "max_sessions": 3}, **EDGE)
+
+    done = bench.sweep()
+
+    assert done.code == 3
+    assert_complete(done)
+    for batch_size in (1, 2):
+        assert statuses(done.records, batch_size) == [Status.OK] * 3
+    beyond = [record for record in done.records if record.cell.batch_size >= 4]
+    ooms = [record for record in beyond if record.status is Status.OOM]
+    skipped = [record for record in beyond if record.status is Status.SKIPPED]
+    assert len(ooms) + len(skipped) == 9
+    assert len({record.worker["pid"] for record in ooms}) == len(ooms)
+    assert statuses(done.records, 4) == [Status.OOM, Status.OOM, Status.SKIPPED]
+    assert statuses(done.records, 16)[1:] == [Status.SKIPPED] * 2
+    assert skipped[-1].reason
+    assert all((record.reason or "").startswith("dominated by the OOM") for record in skipped)
+    assert all(record.phase == "plan" and not record.outcome.samples for record in skipped)
+    assert "dominated by the OOM at batch" in done.out
+
+
+def test_an_oom_that_was_seen_once_skips_nothing(bench: Bench) -> None:
+    bench.write(axes=AXES, fault="oom", when="batch_size=2,session=1")
+
+    done = bench.sweep()
+
+    assert Status.SKIPPED not in {record.status for record in done.records}
+    assert [record.status for record in done.records].count(Status.OOM) == 1
+
+
+def test_another_engine_is_not_concerned(bench: Bench) -> None:
+    bench.write(fault=["none", "oom"], when="batch_size>=1")
+
+    done = bench.sweep()
+
+    unharmed = [record for record in done.records if "fault" not in record.cell.options]
+    assert len(unharmed) == 6
+    assert {record.status for record in unharmed} == {Status.OK}
+
+
+def test_with_run_anyway_every_cell_is_measured(bench: Bench) -> None:
+    bench.write(axes=AXES, **EDGE)
+
+    done = bench.sweep("--run-anyway")
+
+    assert done.code == 3
+    for batch_size in (4, 8, 16):
+        assert statuses(done.records, batch_size) == [Status.OOM] * 2
+
+
+def test_a_resumed_sweep_comes_to_the_same_conclusions(bench: Bench) -> None:
+    bench.write(axes=AXES, protocol={"sessions": 3, "max_sessions": 3}, **EDGE)
+    whole = bench.sweep().records
+    rows = bench.raw().splitlines(keepends=True)
+    first_skip = next(number for number, row in enumerate(rows) if b'"status":"skipped"' in row)
+    bench.rows.write_bytes(b"".join(rows[:first_skip]))
+
+    resumed = bench.sweep()
+
+    assert resumed.code == 3
+    assert_complete(resumed)
+    assert {(record.id, record.session, record.status, record.reason) for record in whole} == {
+        (record.id, record.session, record.status, record.reason) for record in resumed.records
+    }
+
+
+PREDICTED = Prediction(need_bytes=148 * GIB, have_bytes=139 * GIB, fits="no")
+
+
+def foregone(standings: dict[str, Standing] | None = None, **changes: Any) -> dict[str, Any]:
+    """Return what is said of two cells, of which the larger is predicted not to fit."""
+    small, large = make_cell(0), msgspec.structs.replace(make_cell(0), id="large", batch_size=512)
+    planned = Planned(
+        sweep=Sweep(name="x", why="y", axes=Axes(model="m")),
+        cells=[small, large], models={}, refused={}, warnings=[],
+    )  # fmt: skip
+    known = {small.id: Standing(), large.id: Standing(), **(standings or {})}
+    settings = {"run_anyway": False, **changes}
+    return Foregone(planned, {"large": PREDICTED}, known, **settings).outcomes(planned.cells)
+
+
+def test_what_is_predicted_not_to_fit_is_skipped_with_the_figures() -> None:
+    outcomes = foregone()
+
+    assert set(outcomes) == {"large"}
+    assert outcomes["large"].status is Status.SKIPPED
+    assert outcomes["large"].error.startswith("predicted to need 148.0 GiB of 139.0")
+
+
+def test_a_prediction_is_not_believed_against_what_was_seen() -> None:
+    standing = Standing()
+    standing.met.note(Status.OK, 1, {})
+
+    assert foregone({"large": standing}) == {}
+
+
+def test_with_run_anyway_no_prediction_is_believed() -> None:
+    assert foregone(run_anyway=True) == {}
