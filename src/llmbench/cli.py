@@ -24,6 +24,7 @@ COMMANDS = {
     "sweep": "Measure every cell of a sweep and keep each result as it comes.",
     "table": "Show a run as a table.",
     "import": "Read other tools' result files into a run.",
+    "fit": "Show the largest batch that fits, by model and context.",
     "cell": "Print the job of one cell as its worker receives it.",
     "models": "List the models of the catalogue, or show one.",
     "machine": "Say what this machine is, and what its chip can do at most.",

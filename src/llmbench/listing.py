@@ -134,7 +134,7 @@ def _csv(columns: Sequence[Column], facts: Sequence[Mapping[str, Any]]) -> str:
 def _csv_cell(value: Any) -> object:
     if value is None or isinstance(value, int | float):
         return value
-    return safe("; ".join(value) if isinstance(value, list) else str(value))
+    return safe("; ".join(map(str, value)) if isinstance(value, list) else str(value))
 
 
 def _json(_columns: Sequence[Column], facts: Sequence[Mapping[str, Any]]) -> str:

@@ -1,0 +1,129 @@
+"""The `fit` command: the largest batch that fits for each model and length, and how that is known."""
+
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+import typer
+
+from llmbench import fit, listing, store
+
+AXES = ("backend", "options", "device", "dtype", "load_format")
+LENGTHS = (
+    listing.Column("input_len", "in", listing.whole),
+    listing.Column("output_len", "out", listing.whole),
+)
+"""What is shown only if it varies, the lengths only if both do; the model and the context always are."""
+
+FIGURES = (
+    listing.Column("context", "context", listing.whole),
+    listing.Column("answer", "largest batch"),
+    listing.Column("sessions", "sessions", listing.whole),
+    listing.Column("beyond", "beyond it"),
+    listing.Column("predicted", "predicted", listing.whole),
+)
+
+ALL = tuple(listing.Column(name, name) for name in fit.Fit.__struct_fields__)
+
+ADVANCE = (
+    "Engines that take memory in advance: a batch that does not fit waits in a queue, so these ran,"
+    " which does not say that they fit at once."
+)
+
+NOTES = {
+    "≥": "≥: it fitted, and nothing larger has been tried.",
+    "oom": "oom 2x: so many processes ran out of memory there.",
+    "inferred": "inferred: not measured. It is no smaller than what ran out of memory, or was predicted not to fit.",
+    "predicted": "predicted: the largest batch whose predicted need is there, measured or not.",
+}
+
+
+def command(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
+    format: Annotated[
+        Literal["terminal", "markdown", "csv", "json"],
+        typer.Option("--format", help="How to write it."),
+    ] = "terminal",
+) -> None:
+    """Show the largest batch that fits, by model and context."""
+    rows = fit.fits(store.read(run))
+    if format == "json":
+        text = listing.json(rows)
+    elif format == "csv":
+        text = listing.rows(ALL, [_plain(row) for row in rows], format)
+    else:
+        text = "\n".join(_sections(rows, format))
+    if format == "terminal" and sys.stdout.isatty():
+        text = listing.cut(text, shutil.get_terminal_size().columns)
+    sys.stdout.write(_sayable(text))
+
+
+def _plain(row: fit.Fit) -> dict[str, Any]:
+    facts = msgspec.structs.asdict(row)
+    options = ", ".join(f"{key}={value}" for key, value in row.options.items())
+    return {**facts, "options": options or None, "preallocates": str(row.preallocates).lower()}
+
+
+def _sections(rows: Sequence[fit.Fit], format: str) -> Iterator[str]:
+    """Yield a table of the engines that take what they need, and apart from it one of the others."""
+    if not rows:
+        yield "No cell is planned.\n"
+    for title, preallocates in (("", False), (ADVANCE, True)):
+        facts = [
+            {**_plain(row), "answer": answer(row), "beyond": beyond(row)}
+            for row in rows
+            if row.preallocates is preallocates
+        ]
+        if facts:
+            columns = _columns(facts)
+            table = listing.rows(columns, facts, format)
+            notes = [note for word, note in NOTES.items() if word in table]
+            mark = "- " if format == "markdown" else ""
+            below = "".join(f"{mark}{note}\n" for note in notes)
+            yield (f"{title}\n\n" if title else "") + f"{table}\n{below}"
+
+
+def _columns(facts: Sequence[Mapping[str, Any]]) -> list[listing.Column]:
+    axes = [listing.Column(name, name) for name in AXES if _varies(name, facts)]
+    lengths = LENGTHS if _varies("output_len", facts) else ()
+    known = [column for column in FIGURES if any(row[column.key] for row in facts)]
+    return [listing.Column("model", "model"), *axes, *lengths, *known]
+
+
+def _varies(name: str, facts: Sequence[Mapping[str, Any]]) -> bool:
+    return len({row[name] for row in facts}) > 1
+
+
+def answer(row: fit.Fit) -> str | None:
+    """Return the largest batch in words: measured from both sides, from one, or not at all."""
+    if row.largest is not None:
+        return f"{row.largest}" if row.oom or row.inferred else f"≥ {row.largest}"
+    if row.oom:
+        return f"< {row.oom} (oom {row.ooms}x)"
+    if row.inferred:
+        return f"< {row.inferred} (inferred)"
+    return None if row.predicted is None else f"predicted {row.predicted}"
+
+
+def beyond(row: fit.Fit) -> str | None:
+    """Return what is known of larger batches, and of OOMs among those that fitted."""
+    parts = []
+    if row.largest is not None and row.oom:
+        parts.append(f"{row.oom}: oom {row.ooms}x")
+    if row.inferred:
+        parts.append(f"{row.inferred}: inferred, {row.why}")
+    if row.ooms_up_to_it:
+        parts.append(f"oom {row.ooms_up_to_it}x at {row.largest} or below, too")
+    return "; ".join(parts) or None
+
+
+def _sayable(text: str) -> str:
+    """Return the text in signs that the terminal has."""
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return text.replace("≥", ">=")
+    return text
