@@ -160,6 +160,49 @@ def test_an_interrupted_command_exits_130_in_silence(
     assert capsys.readouterr().err == ""
 
 
+def test_ctrl_c_while_it_still_loads_exits_130_in_silence(tmp_path: Path) -> None:
+    (tmp_path / "typer.py").write_text(
+        "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(20)\n"
+    )
+
+    done = spawn("--help", PYTHONPATH=str(tmp_path))
+
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        (("x.yaml", "--batch-size", "1", "8"), "--batch-size 1,8"),
+        (("x.yaml", "--dry-run", "-m", "a", "b", "--seed", "3"), "-m a,b"),
+    ],
+)
+def test_a_list_that_was_written_with_spaces_is_shown_with_commas(
+    arguments: tuple[str, ...], meant: str
+) -> None:
+    done = spawn("sweep", *arguments)
+
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"llmbench: Got unexpected extra argument(s) ({meant[-1]}). The values of a list are separated by "
+        f"commas: {meant}. See 'llmbench sweep --help'.\n"
+    )
+
+
+def test_an_extra_word_alone_is_no_list() -> None:
+    assert "commas" not in spawn("sweep", "x.yaml", "y.yaml").stderr
+
+
+def test_a_value_of_a_list_is_not_taken_for_a_file() -> None:
+    done = spawn("sweep", "--model", "llama-7b@tiny", "--batch-size", "1", "8")
+
+    assert done.returncode == 2
+    assert done.stderr == (
+        "llmbench: sweep: '8' is no file. If it belongs to a list, separate its values by commas: "
+        "--batch-size 1,8.\n"
+    )
+
+
 def test_a_closed_pipe_is_met_in_silence() -> None:
     reader, writer = os.pipe()
     os.close(reader)

@@ -1,6 +1,22 @@
-"""Run llmbench as `python -m llmbench`."""
+"""The way in: `python -m llmbench`, and the command `llmbench`. Ctrl-C is met quietly from the first moment."""
 
-from llmbench.cli import main
+import os
+import signal
+from importlib import import_module
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells count
+
+
+def main() -> None:
+    """Run llmbench; leave without a word if it is interrupted while it loads."""
+    heeded = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if heeded:  # not if whoever started us had it ignored, as `nohup` does
+        signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
+    cli = import_module("llmbench.cli")  # a tenth of a second
+    if heeded:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    cli.main()
+
 
 if __name__ == "__main__":
     main()

@@ -20,6 +20,11 @@ LENGTHS = ("batch_size", "input_len", "output_len")
 def read(path: Path | None, models: list[str] | None) -> Sweep:
     """Return the file's sweep, or an empty one around the models that a flag names."""
     if path is not None:
+        if models and not path.exists():
+            raise SpecError(
+                f"sweep: {str(path)!r} is no file. If it belongs to a list, separate its values by commas: "
+                "--batch-size 1,8."
+            )
         return spec.read_sweep(path)
     if not models:
         raise SpecError(

@@ -7,6 +7,7 @@ import errno
 import os
 import sys
 from importlib import import_module
+from itertools import takewhile
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -143,8 +144,25 @@ def usage(mistake: Any) -> str:
         text = f"No such option: {mistake.option_name}. Did you mean {near[0]!r}?"
     else:
         text = " ".join(mistake.format_message().split())
+    if text.startswith("Got unexpected extra argument") and (meant := as_list(context)):
+        text = f"{text.rstrip('.')}. The values of a list are separated by commas: {meant}"
     path = context.command_path if context else "llmbench"
     return f"{text.rstrip('.')}{'' if text.endswith('?') else '.'} See '{path} --help'."
+
+
+def as_list(context: Any) -> str | None:
+    """Return the first list that was written with spaces, `--batch-size 1 8`, as it should be: with commas."""
+    flags = {
+        flag
+        for param in context.command.params
+        if getattr(param, "multiple", False)
+        for flag in param.opts
+    }
+    for place, word in enumerate(sys.argv):
+        values = list(takewhile(lambda other: not other.startswith("-"), sys.argv[place + 1 :]))
+        if word in flags and len(values) > 1:
+            return f"{word} {','.join(values)}"
+    return None
 
 
 def complain(message: str) -> None:
