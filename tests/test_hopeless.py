@@ -74,6 +74,36 @@ def test_with_run_anyway_every_cell_is_measured(bench: Bench) -> None:
         assert statuses(done.records, batch_size) == [Status.OOM] * 2
 
 
+def test_what_was_skipped_is_measured_when_run_anyway_continues_the_run(bench: Bench) -> None:
+    bench.write(axes=AXES, protocol={"sessions": 3, "max_sessions": 3}, **EDGE)
+    skipped = statuses_of(bench.sweep().records).count(Status.SKIPPED)
+    before = bench.raw()
+
+    done = bench.sweep("--run-anyway")
+    again = bench.sweep()
+
+    assert bench.raw().startswith(before)
+    assert skipped
+    assert statuses_of(done.records).count(Status.OOM) == 9
+    assert done.out.splitlines()[-1].startswith("6 ok, 9 oom  ->")
+    assert "Without a number: 9 sessions" in done.out
+    assert again.records == done.records
+
+
+def test_what_cannot_run_is_not_run_anyway(bench: Bench) -> None:
+    bench.write(fault="unsupported", at="load")
+    before = [bench.sweep().records, bench.raw()]
+
+    done = bench.sweep("--run-anyway")
+
+    assert [done.records, bench.raw()] == before
+    assert set(statuses_of(done.records)) == {Status.UNSUPPORTED, Status.SKIPPED}
+
+
+def statuses_of(records: list[Record]) -> list[Status]:
+    return [record.status for record in records]
+
+
 def test_a_resumed_sweep_comes_to_the_same_conclusions(bench: Bench) -> None:
     bench.write(axes=AXES, protocol={"sessions": 3, "max_sessions": 3}, **EDGE)
     whole = bench.sweep().records

@@ -55,6 +55,9 @@ class Runner:
         self.screen, self.interrupt = screen, interrupt
         self.protocol = planned.sweep.protocol
         self.standings = standings(planned.cells, run.log)
+        if run_anyway:
+            for standing in self.standings.values():
+                standing.forget_inferred()
         self.foregone = Foregone(
             planned, written.predictions, self.standings, run_anyway=run_anyway
         )

@@ -33,8 +33,8 @@ class Standing(msgspec.Struct):
     met: Met = msgspec.field(default_factory=Met)
 
     def note(self, record: Record) -> None:
-        """Take in one record; the first final one of a session counts."""
-        if not record.final or record.session in self.done:
+        """Take in one record; the first final one of a session counts, but what was skipped may be measured later."""
+        if not record.final or self.done.get(record.session, Status.SKIPPED) is not Status.SKIPPED:
             return
         self.done[record.session] = record.status
         self.met.note(record.status, record.session, record.worker)
@@ -45,6 +45,15 @@ class Standing(msgspec.Struct):
         ]
         if record.status is Status.OK and times:
             self.medians_s.append(statistics.median(times) / 1e9)
+
+    def forget_inferred(self) -> None:
+        """Open the sessions again that were skipped without being certain."""
+        if self.determined() is None:
+            self.done = {
+                session: status
+                for session, status in self.done.items()
+                if status is not Status.SKIPPED
+            }
 
     def determined(self) -> Status | None:
         """Return the status that every further session would have too, if there is one."""

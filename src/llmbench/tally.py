@@ -59,8 +59,12 @@ class Tally:
         self._written: dict[str, bytes] = {}
         self._seen: set[tuple[str, int]] = set()
         self._cut_off: set[tuple[str, int]] = set()
+        self._skipped: dict[tuple[str, int], Ended] = {}
         for record in log.records(Ended):
             self._take(record)
+        for session, record in self._skipped.items():
+            if session not in self._seen:
+                self._end(session, record)
         planned: dict[str, Point] = {cell.id: cell for cell in (log.plan.cells if log.plan else ())}
         others = (cell for name, cell in self._written.items() if name not in planned)
         self.cells = [
@@ -74,19 +78,25 @@ class Tally:
         return len(self._cut_off - self._seen)
 
     def _take(self, record: Ended) -> None:
-        """Take in one record; the first final one of a session counts, and only that."""
+        """Take in one record; the first final one of a session counts, one that was measured before a skip."""
         if record.id not in self._written:
             self._written[record.id] = bytes(record.cell)
         session = (record.id, record.session)
         if record.status in NOT_FINAL:
             self._cut_off.add(session)
+        elif record.status is Status.SKIPPED:
+            record.cell = msgspec.Raw()  # it holds the whole line
+            self._skipped.setdefault(session, record)
         elif session not in self._seen:
-            self._seen.add(session)
-            self.ended[record.id] += 1
-            if record.status is Status.OK:
-                self._take_valid(record)
-            else:
-                self._take_failed(record)
+            self._end(session, record)
+
+    def _end(self, session: tuple[str, int], record: Ended) -> None:
+        self._seen.add(session)
+        self.ended[record.id] += 1
+        if record.status is Status.OK:
+            self._take_valid(record)
+        else:
+            self._take_failed(record)
 
     def _take_valid(self, record: Ended) -> None:
         self.owners.append(record.id)
