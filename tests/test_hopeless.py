@@ -123,9 +123,14 @@ def test_a_resumed_sweep_comes_to_the_same_conclusions(bench: Bench) -> None:
 PREDICTED = Prediction(need_bytes=148 * GIB, have_bytes=139 * GIB, fits="no")
 
 
-def foregone(standings: dict[str, Standing] | None = None, **changes: Any) -> dict[str, Any]:
+def foregone(
+    standings: dict[str, Standing] | None = None,
+    options: dict[str, Any] | None = None,
+    **changes: Any,
+) -> dict[str, Any]:
     """Return what is said of two cells, of which the larger is predicted not to fit."""
-    small, large = make_cell(0), msgspec.structs.replace(make_cell(0), id="large", batch_size=512)
+    small = make_cell(0, options=options or {})
+    large = msgspec.structs.replace(small, id="large", batch_size=512)
     planned = Planned(
         sweep=Sweep(name="x", why="y", axes=Axes(model="m")),
         cells=[small, large], models={}, refused={}, warnings=[],
@@ -148,6 +153,11 @@ def test_a_prediction_is_not_believed_against_what_was_seen() -> None:
     standing.met.note(Status.OK, 1, {})
 
     assert foregone({"large": standing}) == {}
+
+
+def test_a_model_that_is_not_whole_in_one_place_may_fit() -> None:
+    assert set(foregone(options={"device_map": "none"})) == {"large"}
+    assert foregone(options={"device_map": "disk_offload"}) == {}
 
 
 def test_with_run_anyway_no_prediction_is_believed() -> None:

@@ -120,9 +120,13 @@ def too_big(prediction: Prediction | None) -> str | None:
 def inferred(
     cell: Cell, seen: Sequence[Seen], limits: Sequence[Seen], prediction: Prediction | None
 ) -> str | None:
-    """Return why a cell need not be run, or None; what was seen weighs more than what was predicted."""
+    """Return why a cell need not be run, or None; what was seen weighs more than what was predicted.
+
+    A model that is spread over devices, or kept elsewhere, needs less of each than the prediction says.
+    """
     reason = too_big(prediction)
-    if reason and not fitted(cell, seen):
+    whole = cell.options.get("device_map", "none") == "none"
+    if reason and whole and not fitted(cell, seen):
         return reason
     return dominated(cell, limits)
 
