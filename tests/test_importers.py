@@ -372,6 +372,14 @@ def test_a_record_says_where_each_number_is_from(tmp_path: Path) -> None:
             assert "imported" in {finding.code for finding in record.warnings}
 
 
+def test_each_row_names_its_tool_and_claims_no_default(tmp_path: Path) -> None:
+    made = imported(tmp_path, "vllm_serve.json", "guidellm.json")
+    axes = {axis.name: axis.values for axis in made.axes}
+
+    assert axes["tool"] == ("vllm bench serve", "guidellm")
+    assert axes["strategy"] == (NOT_SAID, "concurrent")
+
+
 def test_a_flag_may_add_and_not_contradict(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

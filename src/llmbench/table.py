@@ -148,7 +148,7 @@ def build(log: Log, chosen: Sequence[Metric] | None = None) -> Table:
     known = [shares.worded(metric, work.sources) for metric in chosen or metrics.METRICS]
     numbers = _numbers(sessions, owners, len(cells), known)
     to_come = _to_come(log.plan, tally)
-    axes, constants = _axes(cells)
+    axes, constants = _axes(cells, NOT_SAID if log.imported else None)
     warnings, everywhere = _warnings(tally)
     return Table(
         plan=log.plan,
@@ -223,12 +223,12 @@ def _to_come(plan: Plan | None, tally: Tally) -> Integers:
     return to_come
 
 
-def _axes(cells: Sequence[Point]) -> tuple[tuple[Axis, ...], dict[str, object]]:
-    """Return the coordinates that vary, and the constant ones with their value."""
+def _axes(cells: Sequence[Point], absent: str | None) -> tuple[tuple[Axis, ...], dict[str, object]]:
+    """Return the coordinates that vary, and the constant ones with their value; `absent` for an option left out."""
     options = dict.fromkeys(name for cell in cells for name in cell.options)
     columns = {
         **{name: tuple(getattr(cell, name) for cell in cells) for name in AXES_BEFORE},
-        **{name: tuple(cell.options.get(name) for cell in cells) for name in options},
+        **{name: tuple(cell.options.get(name, absent) for cell in cells) for name in options},
         **{name: tuple(_said(cell, name) for cell in cells) for name in AXES_AFTER},
     }
     varying = [Axis(name, values) for name, values in columns.items() if len(set(values)) > 1]

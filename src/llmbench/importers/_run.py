@@ -108,14 +108,13 @@ def _point(source: Source, reading: Reading, said: Said) -> Point:
     }
     for name in TEXTS:
         facts[name] = facts[name] or NOT_SAID
-    facts["options"] = reading.where.get("options", {})
+    facts["options"] = {"tool": source.tool, **reading.where.get("options", {})}
     facts["model_digest"] = NOT_SAID
     known = facts["model"] != NOT_SAID and all(facts[name] is not None for name in LENGTHS)
     again = reading.own_process and known
     digest = digest_of(
         {
             "cell": facts,
-            "tool": source.tool,
             "version": source.version,
             "file": None if again else source.sha256,  # one server's, or who knows what model's
         }
