@@ -2,12 +2,12 @@
 
 import importlib.util
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import psutil
 import pytest
 
 from llmbench import chips, cli, kept, machine, probe, telemetry
@@ -265,11 +265,10 @@ def test_a_chip_cannot_be_probed_by_name(capsys: Output) -> None:
 
 
 def test_a_busy_machine_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "getloadavg", lambda: (7.0, 0, 0))
-    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(psutil, "cpu_percent", lambda **_: 40.0)
+    assert "Others use 40% of the processors" in (probe.busy() or "")
 
-    assert "The load is 7.0 on 8 processors" in (probe.busy() or "")
-    monkeypatch.setattr(os, "getloadavg", lambda: (1.0, 0, 0))
+    monkeypatch.setattr(psutil, "cpu_percent", lambda **_: 3.0)
     assert probe.busy() is None
 
 
@@ -305,6 +304,21 @@ def test_a_gpu_in_use_is_not_probed(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with pytest.raises(RunError, match="in use by process 4242"):
         probe.measure_and_keep({"gpus": [H200]}, ["cuda"], print)
+
+
+def test_a_device_that_fails_does_not_cost_the_other_its_probe(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(machine, "_gpus", lambda: [H200])
+    monkeypatch.setattr(telemetry.Gpu, "others", lambda *_: [])
+    text = f"import sys; sys.exit('no driver') if sys.argv[1] == 'cuda' else {answering(CPU)[2]}"
+    monkeypatch.setattr(probe, "PROGRAM", program(text))
+    found = machine.machine()
+
+    with pytest.raises(RunError, match="measuring cuda failed: no driver"):
+        probe.measure_and_keep(found, probe.kinds(found), print)
+
+    assert kept.probes_of(found) == [CPU]
 
 
 @pytest.mark.gpu

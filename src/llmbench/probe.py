@@ -6,13 +6,13 @@ Nothing is believed that physics forbids: what is faster than a known chip can b
 from __future__ import annotations
 
 import importlib.util
-import os
 import signal
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import psutil
 
 from llmbench import chips, kept, telemetry
 from llmbench.errors import RunError
@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 PROGRAM = (sys.executable, "-m", "llmbench.backends._probe")
 DEADLINE_S = 300.0
 """For all devices of a kind; a CPU of two cores takes 50 s, one that others use several times as long."""
-BUSY = 0.25
-"""Of the processors, in use by others, above which a ceiling comes out low."""
+BUSY, LOOK_S = 0.1, 0.5
+"""Share of all processors, over half a second, above which a ceiling comes out low. A load average would still
+hold the probe before this one."""
 
 
 def measure(
@@ -63,36 +64,43 @@ def measure(
 
 def measure_and_keep(
     found: Mapping[str, Any], kinds: Sequence[str], tell: Callable[[str], None]
-) -> list[Probe]:
-    """Measure devices and keep their probes, each kind as soon as it is done; return all of them."""
+) -> None:
+    """Measure devices and keep their probes, each kind as soon as it is done.
+
+    Raises:
+        RunError: one kind could not be measured; the others are kept all the same.
+
+    """
     if warning := busy():
         tell(warning)
-    probes = []
+    failed: list[RunError] = []
     for kind in kinds:
-        if kind == "cuda":
-            _refuse_shared(len(found["gpus"]))
         tell(f"Measuring the ceilings of {kind}: about a minute.")
-        measured = measure(kind, found)
-        kept.keep(found, measured)
-        probes += measured
-    return probes
+        try:
+            _refuse_shared(kind, found)
+            kept.keep(found, measure(kind, found))
+        except RunError as error:
+            failed.append(error)
+    if failed:
+        raise failed[0]
 
 
 def kinds(found: Mapping[str, Any]) -> list[str]:
-    """Return the kinds of device that a machine has."""
-    return ["cpu", *(["cuda"] if found["gpus"] else [])]
+    """Return the kinds of device that a machine has, the most wanted first."""
+    return [*(["cuda"] if found["gpus"] else []), "cpu"]
 
 
 def busy() -> str | None:
-    """Return a warning if others are computing here, for a probe measures what they leave."""
-    load, cores = os.getloadavg()[0], os.cpu_count() or 1
-    if load <= BUSY * cores:
+    """Return a warning if others are computing at this moment, for a probe measures what they leave."""
+    share = psutil.cpu_percent(interval=LOOK_S) / 100
+    if share <= BUSY:
         return None
-    return f"The load is {load:.1f} on {cores} processors: what others use, the ceilings will lack."
+    return f"Others use {share:.0%} of the processors: the ceilings will lack what they take."
 
 
-def _refuse_shared(gpus: int) -> None:
-    others = {pid for index in range(gpus) for pid in telemetry.Gpu(index).others(set()) or ()}
+def _refuse_shared(kind: str, found: Mapping[str, Any]) -> None:
+    gpus = range(len(found["gpus"])) if kind == "cuda" else ()
+    others = {pid for index in gpus for pid in telemetry.Gpu(index).others(set()) or ()}
     if others:
         who = ", ".join(map(str, sorted(others)))
         raise RunError(f"--probe: the GPU is in use by process {who}. Wait for it.")
