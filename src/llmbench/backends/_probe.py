@@ -7,26 +7,24 @@ time, as in a model: of a matrix used twice running, a cache would hold half.
 
 from __future__ import annotations
 
+import functools
+import math
 import os
-import re
 import statistics
 import sys
-import time
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
-import psutil
 import torch
 from torch.nn.functional import linear
 
-from llmbench import machine
 from llmbench.backends import _fill
+from llmbench.backends._places import PLACES, Place
 from llmbench.record import Probe, Rate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 ROWS = (1, 4, 16, 64, 256, 1024, 4096, 16384)
@@ -43,111 +41,11 @@ FEWEST, MOST = 3, 50
 """Timed calls of one point."""
 
 
-class Watch(Protocol):
-    """Times calls on a device from their start until the device has done them."""
-
-    def seconds(self, call: Callable[[], object], times: int) -> float:
-        """Return the seconds that so many calls took, one after the other."""
-
-
-class CpuWatch:
-    """A CPU has done its work when the call returns."""
-
-    def seconds(self, call: Callable[[], object], times: int) -> float:
-        """Return the seconds that the calls took."""
-        start = time.perf_counter()
-        for _ in range(times):
-            call()
-        return time.perf_counter() - start
-
-
-class CudaWatch:
-    """Events in the stream; the last is waited for, without which only the queueing would be timed."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-
-    def seconds(self, call: Callable[[], object], times: int) -> float:
-        """Return the seconds between two events, the calls between them."""
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        torch.cuda.synchronize(self._device)
-        start.record(torch.cuda.current_stream(self._device))
-        for _ in range(times):
-            call()
-        end.record(torch.cuda.current_stream(self._device))
-        end.synchronize()
-        return float(start.elapsed_time(end)) / 1e3  # milliseconds
-
-
-class Place(NamedTuple):
-    """A device and how it is measured.
-
-    Attributes:
-        cache_bytes: of all that weights could stay in.
-        free_bytes: of its memory.
-        least_bytes: of the weights, however small the cache: a copy must last longer than its launch.
-        point_s: that a point of the curve may take; one call that would take longer is left out.
-        burst: calls timed together, so that a queue stays full.
-
-    """
-
-    device: torch.device
-    name: str
-    threads: int | None
-    watch: Watch
-    cache_bytes: int
-    free_bytes: int
-    least_bytes: int
-    point_s: float
-    burst: int
-
-
 class Timed(NamedTuple):
     """Seconds of one call: the typical, and the best."""
 
     middle_s: float
     best_s: float
-
-
-def cpu() -> list[Place]:
-    """Return this host's processors as one place."""
-    return [
-        Place(
-            device=torch.device("cpu"),
-            name=machine.machine()["cpu"],
-            threads=torch.get_num_threads(),
-            watch=CpuWatch(),
-            cache_bytes=_last_caches_bytes(),
-            free_bytes=psutil.virtual_memory().available,
-            least_bytes=2**28,
-            point_s=0.3,
-            burst=1,
-        )
-    ]
-
-
-def cuda() -> list[Place]:
-    """Return every GPU that torch can use."""
-    torch.set_float32_matmul_precision("highest")  # no TF32: what transformers leaves it at
-    places = []
-    for index in range(torch.cuda.device_count()):
-        facts = torch.cuda.get_device_properties(index)
-        place = Place(
-            device=torch.device("cuda", index),
-            name=facts.name,
-            threads=None,
-            watch=CudaWatch(torch.device("cuda", index)),
-            cache_bytes=facts.L2_cache_size,
-            free_bytes=torch.cuda.mem_get_info(index)[0],
-            least_bytes=2**32,
-            point_s=0.1,
-            burst=10,
-        )
-        places.append(place)
-    return places
-
-
-PLACES = {"cpu": cpu, "cuda": cuda}
 
 
 def probe(place: Place) -> Probe:
@@ -188,29 +86,41 @@ def random_numbers(count: int, device: torch.device) -> torch.Tensor:
 
 
 def _copy(place: Place, pool: torch.Tensor) -> float:
-    """Return bytes a second of a copy, read and written together; the best of several."""
-    target = torch.empty_like(pool)
-    target.copy_(pool)  # touches every page once, untimed
-    times = [place.watch.seconds(lambda: target.copy_(pool), 1) for _ in range(PASSES)]
-    return 2 * int(pool.nbytes) / min(times)
+    """Return bytes a second of a copy, read and written together."""
+    pairs = zip(torch.empty_like(pool).chunk(place.pieces), pool.chunk(place.pieces), strict=True)
+    calls = [functools.partial(target.copy_, source) for target, source in pairs]
+    return 2 * int(pool.nbytes) / least_s(place, calls)
 
 
 def read_bytes_s(place: Place, weights: torch.Tensor) -> float:
-    """Return bytes a second of matrix-vector products over all weights; of the best shape, the best pass."""
-    return max(_pass_bytes_s(place, weights, *shape) for shape in fitting(weights))
+    """Return bytes a second of matrix-vector products over all weights, of the best shape."""
+    return max(_shape_bytes_s(place, weights, *shape) for shape in fitting(weights))
 
 
-def _pass_bytes_s(place: Place, weights: torch.Tensor, inner: int, columns: int) -> float:
+def _shape_bytes_s(place: Place, weights: torch.Tensor, inner: int, columns: int) -> float:
     matrices = as_matrices(weights, inner, columns)
     vector = _inputs(1, inner, weights)
 
-    def whole_pass() -> None:
-        for matrix in matrices:
+    def products(some: list[torch.Tensor]) -> None:
+        for matrix in some:
             linear(vector, matrix)
 
-    whole_pass()
-    times = [place.watch.seconds(whole_pass, 1) for _ in range(PASSES)]
-    return len(matrices) * int(matrices[0].nbytes) / min(times)
+    size = -(-len(matrices) // place.pieces)
+    groups = [matrices[start : start + size] for start in range(0, len(matrices), size)]
+    calls = [functools.partial(products, group) for group in groups]
+    return len(matrices) * int(matrices[0].nbytes) / least_s(place, calls)
+
+
+def least_s(place: Place, calls: Sequence[Callable[[], object]]) -> float:
+    """Return the seconds of all calls together, each the best of several passes over all of them.
+
+    What another process takes away in one pass is not missing in all; the first pass warms up.
+    """
+    best = [math.inf] * len(calls)
+    for _ in range(1 + PASSES):
+        for number, call in enumerate(calls):
+            best[number] = min(best[number], place.watch.seconds(call, 1))
+    return sum(best)
 
 
 def curve(place: Place, weights: torch.Tensor) -> Iterator[tuple[Rate, float]]:
@@ -220,15 +130,14 @@ def curve(place: Place, weights: torch.Tensor) -> Iterator[tuple[Rate, float]]:
     """
     name = str(weights.dtype).removeprefix("torch.")
     for inner, columns in fitting(weights):
-        matrices, rate = as_matrices(weights, inner, columns), 0.0
+        matrices, best = as_matrices(weights, inner, columns), 0.0
         for rows in ROWS:
             work = 2 * rows * inner * columns
-            if rate and work / rate > place.point_s:
+            if best and work / best > place.point_s:
                 break
             times = timed(place, matrices, _inputs(rows, inner, weights))
-            rate = work / times.middle_s
-            found = Rate(dtype=name, rows=rows, inner=inner, columns=columns, flops_s=rate)
-            yield found, work / times.best_s
+            best, typical = work / times.best_s, work / times.middle_s
+            yield Rate(dtype=name, rows=rows, inner=inner, columns=columns, flops_s=typical), best
 
 
 def timed(place: Place, matrices: list[torch.Tensor], inputs: torch.Tensor) -> Timed:
@@ -267,23 +176,6 @@ def as_matrices(weights: torch.Tensor, inner: int, columns: int) -> list[torch.T
 
 def _inputs(rows: int, inner: int, weights: torch.Tensor) -> torch.Tensor:
     return random_numbers(rows * inner, weights.device).view(rows, inner).to(weights.dtype)
-
-
-def _last_caches_bytes() -> int:
-    """Return the bytes of all last-level caches; the largest of each set of processors that share one."""
-    shared: dict[str, int] = {}
-    for index in Path("/sys/devices/system/cpu").glob("cpu[0-9]*/cache/index*"):
-        match = re.fullmatch(r"(\d+)K", _read(index / "size"))
-        if match and _read(index / "level") == "3":
-            shared[_read(index / "shared_cpu_list")] = int(match[1]) * 1024
-    return sum(shared.values()) or 2**25  # 32 MiB where the system does not tell
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8").strip()
-    except OSError:
-        return ""
 
 
 def main() -> None:
