@@ -163,7 +163,7 @@ def test_serve_without_requests_gives_its_medians_and_no_lengths() -> None:
 
 
 def test_nothing_of_a_server_is_called_as_ours_is() -> None:
-    for name in ("vllm_serve.json", "vllm_serve_detailed.json", "guidellm.json"):
+    for name in ("vllm_serve.json", "vllm_serve_detailed.json", "guidellm.json", "aiperf.json"):
         keys = taken(name).given.keys()
         assert keys
         assert all(key.startswith(("request_", "served_")) for key in keys)
@@ -447,9 +447,9 @@ def test_a_hostile_name_is_only_a_name(name: str, tmp_path: Path) -> None:
     [
         ("", "is empty"),
         ("hello", "no JSON"),
-        ("{}", "is no result of guidellm or"),
-        ("[]", "is no result of guidellm or"),
-        ("null", "is no result of guidellm or"),
+        ("{}", "is no result of aiperf or guidellm or"),
+        ("[]", "is no result of aiperf or guidellm or"),
+        ("null", "is no result of aiperf or guidellm or"),
         ('{"latencies": [1', "is cut short or no JSON"),
         ('{"a": 1, "a": 2}', "the key 'a' stands twice"),
         ("[" * 100_000, "nested too deeply"),
@@ -556,7 +556,7 @@ def test_a_changed_file_is_refused_or_read_rightly(data: st.DataObject, tmp_path
 
 
 MEDIANS = ("median_ttft_ms", "median_tpot_ms", "median_itl_ms")
-UNSEEN = {"vllm_serve.json": frozenset(MEDIANS)}
+UNSEEN = {"vllm_serve.json": frozenset(MEDIANS), "aiperf.json": frozenset({"p50"})}
 """What a file says once only, so that nobody can see that it was changed."""
 
 

@@ -1,0 +1,182 @@
+"""AIPerf's `profile_export_aiperf.json`: one run's summary; its client times requests with a monotonic clock.
+
+What it calls inter token latency is TPOT: the request after its first piece, over its tokens less one.
+"""
+
+from __future__ import annotations
+
+import math
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from llmbench.errors import Unconvertible
+from llmbench.importers import Reading, _served
+from llmbench.importers._document import Fields, agree, last_name
+from llmbench.record import Finding
+
+if TYPE_CHECKING:
+    from llmbench.importers import Document, Said
+    from llmbench.record import Given
+
+TOOL = "aiperf"
+
+CLOCK = "the client, perf_counter, from the request sent"
+TOKENS = "the client's tokenizer, or the server's usage with --use-server-token-count"
+
+MEDIANS = {
+    "request_ttft_s": "time_to_first_token",
+    "request_tpot_s": "inter_token_latency",
+    "request_itl_s": "inter_chunk_latency",
+    "request_e2e_s": "request_latency",
+}
+"""Its metrics of single requests, by the key whose definition they meet."""
+
+LOAD = ("type", "concurrency", "rate", "request_rate")
+"""Settings of a phase that change the number, kept as options where the file has them."""
+
+REFUSED = {
+    "avg": "means; the medians are taken",
+    "p90, p95, p99": "percentiles of few requests are guesses",
+    "output_token_throughput_per_user": "the inverse of TPOT, as a mean of rates",
+    "time_to_second_token": "one gap of each request; the median of all gaps is taken",
+}
+
+
+def recognises(document: Document) -> bool:
+    """Return whether this is such a file."""
+    value = document.values[0]
+    return (
+        len(document.values) == 1
+        and isinstance(value, dict)
+        and {"aiperf_version", "request_latency", "input_config"} <= value.keys()
+    )
+
+
+def read(document: Document, said: Said) -> list[Reading]:
+    """Return its one run."""
+    del said
+    fields = Fields(document.values[0], document.name)
+    done = round(_figure(fields, "request_count", "requests", "avg"))
+    failed = (
+        round(_figure(fields, "error_request_count", "requests", "avg"))
+        if fields.has("error_request_count")
+        else 0
+    )
+    if fields.has("was_cancelled") and fields.scalar("was_cancelled") is True:
+        raise Unconvertible(
+            f"{document.name}: was cancelled after {done:,} requests: not a whole run."
+        )
+    given: dict[str, Given] = {}
+    for key, theirs in MEDIANS.items():
+        if fields.has(theirs):
+            median_s = _figure(fields, theirs, "ms", "p50") / 1e3
+            tokens = TOKENS if key == "request_tpot_s" else ""
+            given |= _served.of_run(key, median_s, CLOCK, tokens, note=", median")
+    given |= _rates(fields)
+    return [
+        Reading(
+            where=_where(fields),
+            given=given,
+            warnings=[*_served.failed(failed, done + failed), *_recounted(fields)],
+            refused=REFUSED,
+            version=fields.text("aiperf_version"),
+            ended=fields.text("end_time") if fields.has("end_time") else None,
+            own_process=False,
+        )
+    ]
+
+
+def _figure(fields: Fields, name: str, unit: str, which: str) -> float:
+    """Return one figure of a metric, whose unit must be as known, and whose mean must be its sum over its count."""
+    metric = fields.inner(name)
+    if metric.text("unit") != unit:
+        raise Unconvertible(f"{metric.where}.unit: {metric.text('unit')!r} is not {unit!r}.")
+    if metric.has("avg", "sum", "count"):
+        agree(
+            metric.positive("avg"),
+            metric.positive("sum") / max(1, metric.count("count")),
+            "avg",
+            metric.where,
+        )
+    if which == "p50" and metric.has("min", "max"):
+        low, middle, high = (metric.positive(key) for key in ("min", "p50", "max"))
+        if not low <= middle <= high:
+            raise Unconvertible(
+                f"{metric.where}.p50: {middle:g} lies outside of {low:g} to {high:g}."
+            )
+    return metric.positive(which)
+
+
+def _rates(fields: Fields) -> dict[str, Given]:
+    """Return tokens over the run from its start to its end, which its own rates are over too.
+
+    `benchmark_duration`, from the first request to the last answer, is a little shorter.
+    """
+    given: dict[str, Given] = {}
+    if not fields.has("output_token_throughput", "total_osl", "start_time", "end_time"):
+        return given
+    duration_s = _duration_s(fields)
+    for key, theirs, counted in (
+        ("served_output_tok_s", "output_token_throughput", ("total_osl",)),
+        ("served_total_tok_s", "total_token_throughput", ("total_osl", "total_isl")),
+    ):
+        if fields.has(theirs, *counted):
+            rate = _figure(fields, theirs, "tokens/sec", "avg")
+            tokens = sum(_figure(fields, name, "tokens", "avg") for name in counted)
+            agree(rate, tokens / duration_s, theirs, fields.where)
+            given |= _served.of_run(key, rate, CLOCK, TOKENS)
+    return given
+
+
+def _duration_s(fields: Fields) -> float:
+    start, end = fields.text("start_time"), fields.text("end_time")
+    try:
+        return (
+            datetime.fromisoformat(end) - datetime.fromisoformat(start)
+        ).total_seconds() or math.nan
+    except (ValueError, TypeError):
+        raise Unconvertible(f"{fields.where}: {start!r} to {end!r} is no time.") from None
+
+
+def _where(fields: Fields) -> dict[str, Any]:
+    config = fields.inner("input_config")
+    return {
+        "model": _model(config),
+        "options": _load(config),
+        "input_len": _length(fields, "input_sequence_length"),
+        "output_len": _length(fields, "output_sequence_length"),
+    }
+
+
+def _model(config: Fields) -> str | None:
+    """Return the model's name if there is one model only."""
+    models = config.inner("models").each("items") if config.has("models") else []
+    return last_name(models[0].text("name")) if len(models) == 1 else None
+
+
+def _load(config: Fields) -> dict[str, Any]:
+    """Return how the server was loaded, where that was the same all the time."""
+    phases = config.each("phases") if config.has("phases") else []
+    measured = [one for one in phases if one.has("kind") and one.text("kind") == "profiling"]
+    if len(measured) != 1:
+        return {}
+    return {key: measured[0].scalar(key) for key in LOAD if measured[0].has(key)}
+
+
+def _length(fields: Fields, name: str) -> int | None:
+    """Return the length that all requests have, if they have one."""
+    if not fields.has(name):
+        return None
+    metric = fields.inner(name)
+    same = metric.has("min", "max") and metric.count("min") == metric.count("max")
+    return metric.count("min") if same else None
+
+
+def _recounted(fields: Fields) -> list[Finding]:
+    """Return a warning if the tokens that the client counted in the text are not those that the server made."""
+    if not fields.has("total_osl", "total_usage_completion_tokens"):
+        return []
+    counted = round(_figure(fields, "total_osl", "tokens", "avg"))
+    made = round(_figure(fields, "total_usage_completion_tokens", "tokens", "avg"))
+    detail = f"the client counted {counted:,} new tokens in the text, and the server made {made:,}"
+    return [Finding("tokens_recounted", detail)] if counted != made else []
