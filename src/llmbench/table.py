@@ -139,10 +139,13 @@ class Table:
 
 def build(log: Log, chosen: Sequence[Metric] | None = None) -> Table:
     """Return a run's table with the metrics chosen, or else with all of them and the usual ones in front."""
-    tally = Tally(log)
+    return tabulate(log, Tally(log), chosen)
+
+
+def tabulate(log: Log, tally: Tally, chosen: Sequence[Metric] | None = None) -> Table:
+    """Return the table of a run that has been read."""
     cells = tally.cells
-    number = {cell.id: number for number, cell in enumerate(cells)}
-    owners = np.array([number[name] for name in tally.owners], dtype=np.int64)
+    owners = tally.numbers_of_owners()
     work = shares.work_of(cells, log.plan.predictions if log.plan else {})
     sessions = tally.gatherer.sessions([cells[owner] for owner in owners], work.of_sessions(owners))
     known = [shares.worded(metric, work.sources) for metric in chosen or metrics.METRICS]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from llmbench.record import NOT_FINAL, Status
 from llmbench.sessions import Ended, Gatherer
@@ -14,6 +16,8 @@ from llmbench.spec import Point
 
 if TYPE_CHECKING:
     from llmbench.store import Log
+
+Integers: TypeAlias = NDArray[np.int64]
 
 DIGITS = re.compile(r"\d[\d.,]*")
 
@@ -41,6 +45,7 @@ class Tally:
         owners: the cell of each valid session, in the gatherer's order.
         ended: sessions of each cell that ended for good.
         warnings: reason codes of each cell, and how many of its valid sessions have them.
+        details: for each reason code, the figures behind the first warning of that kind.
         failures: the sessions that ended without a number, alike ones together.
         verdicts: sessions that are `valid`, `warned` (valid with warnings), `invalid`, `failed`.
         environments: digests of the environments that valid sessions ran in.
@@ -53,6 +58,7 @@ class Tally:
         self.owners: list[str] = []
         self.ended: Counter[str] = Counter()
         self.warnings: dict[str, Counter[str]] = {}
+        self.details: dict[str, str] = {}
         self.failures: dict[tuple[object, ...], Failure] = {}
         self.verdicts = dict.fromkeys(("valid", "warned", "invalid", "failed"), 0)
         self.environments: set[str] = set()
@@ -76,6 +82,11 @@ class Tally:
     def interrupted(self) -> int:
         """Return the sessions that were cut off and have not been run again."""
         return len(self._cut_off - self._seen)
+
+    def numbers_of_owners(self) -> Integers:
+        """Return the number of the cell that each valid session is of."""
+        number = {cell.id: number for number, cell in enumerate(self.cells)}
+        return np.array([number[name] for name in self.owners], dtype=np.int64)
 
     def _take(self, record: Ended) -> None:
         """Take in one record; the first final one of a session counts, one that was measured before a skip."""
@@ -106,6 +117,8 @@ class Tally:
         if record.warnings:
             codes = {finding.code for finding in record.warnings}
             self.warnings.setdefault(record.id, Counter()).update(codes)
+            for finding in record.warnings:
+                self.details.setdefault(finding.code, finding.detail)
 
     def _take_failed(self, record: Ended) -> None:
         self.verdicts["invalid" if record.status is Status.INVALID else "failed"] += 1

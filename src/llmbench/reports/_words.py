@@ -14,6 +14,7 @@ from llmbench.spec import NOT_SAID
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from llmbench.metrics import Metric
     from llmbench.shares import Words
     from llmbench.table import Numbers, Progress, Table
     from llmbench.tally import Failure
@@ -175,8 +176,12 @@ def legend(table: Table, plus_minus: str) -> Iterator[str]:
         yield f"{plus_minus}: 95 % interval between sessions, Student's t on the logarithms of their medians."
     if any(np.isfinite(numbers.spread[rows]).any() for numbers in table.headline):
         yield f"({plus_minus}): half the range within the only session's process; not an interval."
-    for numbers in table.headline:
-        peak = "; the largest of the sessions" if numbers.metric.over == "max" else ""
-        yield f"{numbers.metric.label}: {numbers.metric.definition}{peak}."
+    yield from (meaning(numbers.metric) for numbers in table.headline)
     if sides(table):
         yield BOUND_BY
+
+
+def meaning(metric: Metric) -> str:
+    """Return what a metric's label means, as a sentence."""
+    peak = "; the largest of the sessions" if metric.over == "max" else ""
+    return f"{metric.label}: {metric.definition}{peak}."
