@@ -1,0 +1,103 @@
+// Draws each plot into its place, in the page's own colours and width, and again when either changes.
+
+const NARROWEST_PANEL = 140;
+const WIDEST_PANEL = 340;
+const MOST_COLUMNS = 4;
+
+const root = getComputedStyle(document.documentElement);
+const colour = (name) => root.getPropertyValue(name).trim();
+
+function theme(width) {
+  const text = { labelColor: colour("--quiet"), titleColor: colour("--text"), titleFontWeight: "normal" };
+  return {
+    background: "transparent",
+    font: getComputedStyle(document.body).fontFamily,
+    view: { stroke: colour("--line") },
+    axis: {
+      ...text, labelFontSize: 11, titleFontSize: 12, titlePadding: 8, labelLimit: Math.min(260, width / 2.5),
+      gridColor: colour("--grid"), domainColor: colour("--line"), tickColor: colour("--line"),
+    },
+    legend: {
+      ...text, labelColor: colour("--text"), orient: "top", direction: "horizontal",
+      columns: Math.max(1, Math.floor(width / 200)), labelLimit: Math.min(320, width - 60),
+      labelFontSize: 12, symbolStrokeWidth: 2, symbolOpacity: 1, titleOrient: "left", symbolLimit: 30,
+      symbolBaseFillColor: colour("--quiet"), symbolBaseStrokeColor: colour("--quiet"),
+    },
+    header: { labelColor: colour("--text"), labelFontSize: 12, labelLimit: 300 },
+    text: { color: colour("--quiet"), fontSize: 11 },
+    rule: { color: colour("--quiet") },
+    line: { color: colour("--quiet") },
+    range: {
+      category: [0, 1, 2, 3, 4, 5, 6].map((number) => colour(`--c${number}`)),
+      ordinal: { scheme: colour("--scale"), extent: [Number(colour("--scale-from")), Number(colour("--scale-to"))] },
+      verdicts: ["valid", "warned", "invalid", "failed", "waiting"].map((name) => colour(`--${name}`)),
+    },
+  };
+}
+
+// A plot of several panels has as many in a row as can be read; one of a single panel fills the width.
+function sized(spec, width) {
+  const inner = width - 75; // the axis on the left takes the rest
+  if (!spec.facet) {
+    return { height: Math.max(240, Math.min(380, width * 0.6)), ...spec, width: inner };
+  }
+  const columns = columnsFor(spec.usermeta.panels, Math.floor(inner / NARROWEST_PANEL));
+  const panel = Math.min(WIDEST_PANEL, Math.floor(inner / columns) - 22);
+  // What tells panels apart may stand last in a title: a narrow one is broken into lines, not cut.
+  const header = { labelLimit: panel + 20, labelLineHeight: 14 };
+  if (panel < 200) header.labelExpr = "split(datum.label, ', ')";
+  return {
+    ...spec,
+    facet: { ...spec.facet, header },
+    columns,
+    spacing: 22,
+    spec: { ...spec.spec, width: panel, height: Math.max(130, Math.min(240, panel * 0.8)) },
+  };
+}
+
+// Full rows if that costs no more than half the columns.
+function columnsFor(panels, fitting) {
+  const most = Math.max(1, Math.min(panels, fitting, MOST_COLUMNS));
+  for (let columns = most; columns > most / 2; columns -= 1) {
+    if (panels % columns === 0) return columns;
+  }
+  return most;
+}
+
+const options = { mode: "vega-lite", renderer: "svg", actions: false, ast: true, defaultStyle: false };
+const tooltip = { disableDefaultStyle: true };
+const drawn = new Map();
+
+async function draw(script) {
+  const place = document.getElementById(script.dataset.plot);
+  const width = place.clientWidth;
+  const spec = sized(JSON.parse(script.textContent), width);
+  drawn.get(place)?.finalize();
+  drawn.set(place, await window.vegaEmbed(place, spec, { ...options, tooltip, config: theme(width) }));
+}
+
+async function drawAll() {
+  for (const script of document.querySelectorAll("script[data-plot]")) {
+    try {
+      await draw(script);
+    } catch (error) {
+      document.getElementById(script.dataset.plot).textContent = `This plot cannot be drawn: ${error.message}`;
+    }
+  }
+  document.documentElement.dataset.drawn = "yes";
+}
+
+let waiting;
+let lastWidth = window.innerWidth;
+function again() {
+  clearTimeout(waiting);
+  waiting = setTimeout(drawAll, 150);
+}
+window.addEventListener("resize", () => {
+  if (window.innerWidth !== lastWidth) {
+    lastWidth = window.innerWidth;
+    again();
+  }
+});
+window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", again);
+drawAll();

@@ -1,0 +1,108 @@
+"""Pages of `llmbench report` as a browser reads them, and small runs to make them from."""
+
+from __future__ import annotations
+
+import json
+from html.parser import HTMLParser
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from llmbench import journal, store
+from llmbench.commands import report
+from llmbench.reports import html
+from make_records import make_cell, make_plan, make_record, make_samples
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from llmbench.record import Record
+    from llmbench.spec import Cell
+
+
+class Page(HTMLParser):
+    """A page as a browser reads it: sections by heading, their tables, the data of their plots."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.text = text
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.sections: dict[str, dict[str, Any]] = {"": {"text": "", "rows": [], "spec": None}}
+        self._open: list[str] = []
+        self._kind = ""
+        self.feed(text)
+
+    @property
+    def _section(self) -> dict[str, Any]:
+        return self.sections[list(self.sections)[-1]]
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self._open.append(tag)
+        self._kind = dict(attrs).get("type") or ""
+        if tag == "tr":
+            self._section["rows"].append([])
+        if tag in ("td", "th"):
+            self._section["rows"][-1].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        while self._open and self._open.pop() != tag:
+            pass
+
+    def handle_data(self, data: str) -> None:
+        tag = self._open[-1] if self._open else ""
+        if tag == "h2":
+            self.sections[data] = {"text": "", "rows": [], "spec": None}
+        elif tag == "script" and self._kind == "application/json":
+            self._section["spec"] = json.loads(data)
+        elif tag in ("td", "th"):
+            self._section["rows"][-1][-1] += data
+        elif tag not in ("script", "style"):
+            self._section["text"] += data
+
+    def section(self, title: str) -> dict[str, Any]:
+        """Return the section whose heading begins so."""
+        return next(held for name, held in self.sections.items() if name.startswith(title))
+
+    def values(self, title: str) -> list[dict[str, Any]]:
+        """Return the data of a section's plot."""
+        values: list[dict[str, Any]] = self.section(title)["spec"]["data"]["values"]
+        return values
+
+    def column(self, title: str, head: str) -> list[str]:
+        """Return one column of a section's table."""
+        heads, *rows = self.section(title)["rows"]
+        return [row[heads.index(head)] for row in rows]
+
+
+def told(page: Page, title: str) -> list[dict[str, str]]:
+    heads, *rows = page.section(title)["rows"]
+    return [dict(zip(heads, row, strict=True)) for row in rows]
+
+
+def save(folder: Path, records: Iterable[Record], cells: Sequence[Cell], **plan: Any) -> Path:
+    """Write a run."""
+    folder.mkdir(parents=True)
+    encode = msgspec.json.Encoder().encode
+    lines = (journal.seal(encode(line)) for line in (make_plan(cells, **plan), *records))
+    (folder / store.RECORDS).write_bytes(b"".join(lines))
+    return folder
+
+
+def page_of(*folders: Path, script: str = "") -> Page:
+    runs = [html.seen(store.read(path), label) for path, label in report.labelled(list(folders))]
+    return Page(html.render(runs, script))
+
+
+def timed(cell: Cell, session: int, ttft_s: float, tpot_s: float, **changes: Any) -> Record:
+    e2e_s = ttft_s + tpot_s * (cell.output_len - 1)
+    samples = make_samples([e2e_s] * 3, ttft_s, cell.output_len)
+    return make_record(cell, session, samples, **changes)
+
+
+def grid(**changes: Any) -> list[Cell]:
+    return [
+        make_cell(number, model="m", batch_size=batch, input_len=length, **changes)
+        for number, (batch, length) in enumerate([(1, 128), (8, 128), (64, 128), (1, 1024)])
+    ]

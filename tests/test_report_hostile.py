@@ -1,0 +1,185 @@
+"""The page of `llmbench report` where names are hostile and runs are large: parsed, and in a real browser."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from llmbench.record import Finding, Status
+from llmbench.reports import html
+from llmbench.reports.html import _dots
+from make_records import make_cell, make_record
+from pages import grid, page_of, save, timed, told
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+OWNED = "document.documentElement.dataset.owned=1"
+HOSTILE = (
+    f"</script><script>{OWNED}</script>",
+    f'<img src=x onerror="{OWNED}">',
+    "org/model[/bold]",
+    "abc\u202egnp.exe",
+    "x" * 300,
+    "x" * 299 + "y",
+    "${7*7} datum['a.b'] \\ \" ' &amp; =1+1",
+)
+MOST_BYTES = 5_000_000
+
+
+@pytest.fixture(scope="session")
+def script() -> str:
+    pytest.importorskip("vl_convert", reason="needs the report extra")
+    return html.library()
+
+
+@pytest.fixture
+def hostile(tmp_path: Path) -> Path:
+    cells = [
+        make_cell(number, model=name, options={name: name}) for number, name in enumerate(HOSTILE)
+    ]
+    ends = [
+        timed(c, s, 0.1 * s, 0.01, warnings=[Finding(HOSTILE[0], HOSTILE[1])])
+        for c in cells
+        for s in (1, 2)
+    ]
+    lost = make_record(cells[0], 3, status=Status.CRASH, phase=HOSTILE[0], reason=HOSTILE[0])
+    facts = {
+        "name": HOSTILE[0],
+        "why": HOSTILE[1],
+        "command": HOSTILE[0],
+        "machine": dict.fromkeys(HOSTILE, HOSTILE[1]),
+    }
+    return save(tmp_path / "run<img src=x>", [*ends, lost], cells, **facts)
+
+
+def test_a_hostile_name_adds_no_element_and_no_attribute(hostile: Path, tmp_path: Path) -> None:
+    plain = page_of(
+        save(tmp_path / "plain", [timed(c, s, 0.1, 0.01) for c in grid() for s in (1, 2)], grid())
+    )
+
+    page = page_of(hostile)
+
+    assert {tag for tag, _ in page.tags} <= {tag for tag, _ in plain.tags} | {"script"}
+    assert {name for _, held in page.tags for name in held} <= {
+        name for _, held in plain.tags for name in held
+    }
+    assert [held.get("type") for tag, held in page.tags if tag == "script"].count("module") == 2
+    assert "\u202e" not in page.text
+
+
+def test_long_names_are_cut_and_stay_distinct(hostile: Path) -> None:
+    rows = page_of(hostile).values("Throughput")
+
+    kinds = {row["kind"] for row in rows}
+    assert len(kinds) == len(HOSTILE)
+    assert all(len(kind) < 60 for kind in kinds)
+
+
+def test_nothing_is_fetched(hostile: Path) -> None:
+    page = page_of(hostile)
+
+    links = [
+        value for _, held in page.tags for name, value in held.items() if name in ("src", "href")
+    ]
+    assert links
+    assert all(value and value.startswith("#") for value in links)
+    policy = next(held["content"] for _, held in page.tags if held.get("http-equiv"))
+    assert policy
+    assert policy.startswith("default-src 'none'")
+
+
+# -- size ------------------------------------------------------------------------------------------
+
+
+def test_ten_thousand_cells_with_long_names_stay_under_five_megabytes(
+    tmp_path: Path, script: str
+) -> None:
+    cells = [
+        make_cell(n, model=HOSTILE[0] + "x" * 200 + str(n % 40), batch_size=2 ** (n % 7))
+        for n in range(10_000)
+    ]
+    spike = [Finding("spike", "the slowest iteration took 2.4x the median")]
+    folder = save(tmp_path / "run", (timed(c, 1, 0.1, 0.01, warnings=spike) for c in cells), cells)
+
+    page = page_of(folder, script=script)
+
+    assert len(page.text.encode()) < MOST_BYTES
+    for title in ("Throughput", "Decode", "Every cell"):
+        assert 0 < len(told(page, title)) <= _dots.MOST_POINTS
+        assert "of 10,000 cells are shown" in page.section(title)["text"]
+    assert len(page.values("Throughput")) == len(told(page, "Throughput"))
+
+
+def test_thinning_keeps_what_comes_first_and_the_order() -> None:
+    kept = _dots.thinned(list(range(100)), 10, lambda number: number % 20 == 7)
+
+    assert len(kept) == 10
+    assert kept == sorted(kept)
+    assert {7, 27, 47, 67, 87} < set(kept)
+
+
+# -- a real browser --------------------------------------------------------------------------------
+
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+
+in_a_browser = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on the path"),
+]
+
+
+def after_loading(page: Path, profile: Path) -> str:
+    """Return the page's document after its scripts have run, as Chromium writes it."""
+    assert CHROMIUM
+    sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
+    command = [CHROMIUM, "--headless", "--disable-gpu", f"--user-data-dir={profile}", *sandbox,
+               "--virtual-time-budget=20000", "--window-size=1280,900", "--dump-dom", page.as_uri()]  # fmt: skip
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=100).stdout
+
+
+def marks(document: str) -> str:
+    """Return the attributes of the document's root element."""
+    found = re.search(r"<html[^>]*>", document)
+    assert found
+    return found[0]
+
+
+class TestInABrowser:
+    pytestmark = in_a_browser
+
+    def test_hostile_names_are_drawn_and_never_run(
+        self, hostile: Path, script: str, tmp_path: Path
+    ) -> None:
+        page = page_of(hostile, script=script)
+        (tmp_path / "page.html").write_text(page.text)
+
+        document = after_loading(tmp_path / "page.html", tmp_path / "profile")
+
+        plots = sum(bool(held["spec"]) for held in page.sections.values())
+        assert 'data-drawn="yes"' in marks(document)
+        assert "data-owned" not in marks(document)
+        assert document.partition("</main>")[0].count("<svg") == plots
+        assert "cannot be drawn" not in document.partition("</main>")[0]
+        assert "org/model[/bold]" in document
+
+    @pytest.mark.parametrize("policy", [True, False])
+    def test_the_policy_alone_stops_a_script_that_was_not_escaped(
+        self, tmp_path: Path, *, policy: bool
+    ) -> None:
+        run = save(tmp_path / "run", [timed(cell, 1, 0.1, 0.01) for cell in grid()], grid())
+        text = page_of(run).text.replace("</main>", f"<script>{OWNED}</script></main>")
+        if not policy:
+            text = re.sub(r"<meta http-equiv[^>]*>", "", text)
+        (tmp_path / "page.html").write_text(text)
+
+        document = after_loading(tmp_path / "page.html", tmp_path / "profile")
+
+        assert ("data-owned" in marks(document)) is not policy
