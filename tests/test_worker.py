@@ -1,5 +1,6 @@
 """The worker by hand, and what an exception means."""
 
+import json
 import os
 import subprocess
 import sys
@@ -18,9 +19,9 @@ from sweeps import LLMBENCH, Bench
 
 
 def cell_ids(bench: Bench) -> list[str]:
-    done = bench.sweep("--dry-run")
+    done = bench.sweep("--dry-run", "--format", "json")
     assert done.code == 0
-    return [line.split()[0] for line in done.out.splitlines()[:-1]]
+    return [cell["id"] for cell in json.loads(done.out)["cells"]]
 
 
 def test_any_cell_can_be_run_by_hand(bench: Bench) -> None:

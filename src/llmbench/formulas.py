@@ -92,9 +92,9 @@ def prefill_flops(shape: Shape, input_len: int, *, square: bool = False) -> int:
     linear = input_len * prompt_token_flops(shape)
     if shape.encoder_layers:
         pairs = shape.encoder_layers * input_len**2
-        return linear + _pairs_flops(shape) * pairs + decode_flops(shape, 0, input_len)
+        return linear + pairs_flops(shape) * pairs + decode_flops(shape, 0, input_len)
     pairs = shape.layers * input_len**2 if square else _causal_pairs(shape, input_len)
-    return linear + _pairs_flops(shape) * pairs + _head_flops(shape)
+    return linear + pairs_flops(shape) * pairs + _head_flops(shape)
 
 
 def decode_flops(shape: Shape, past_len: int, encoder_len: int = 0) -> int:
@@ -103,8 +103,20 @@ def decode_flops(shape: Shape, past_len: int, encoder_len: int = 0) -> int:
     sliding = shape.sliding_layers * min(past_len + 1, shape.window or past_len + 1)
     cross = shape.layers * encoder_len
     return (
-        2 * _multiplied(shape) + _pairs_flops(shape) * (full + sliding + cross) + _head_flops(shape)
+        2 * _multiplied(shape) + pairs_flops(shape) * (full + sliding + cross) + _head_flops(shape)
     )
+
+
+def pairs_flops(shape: Shape) -> int:
+    """Return the operations of one token attending to one other in one layer: a score, and its value's share."""
+    return 4 * shape.heads * shape.head_dim
+
+
+def prefill_pairs(shape: Shape, input_len: int) -> int:
+    """Return how many pairs of tokens attend while a prompt is read, over all layers, of one sequence."""
+    if shape.encoder_layers:
+        return shape.encoder_layers * input_len**2
+    return _causal_pairs(shape, input_len)
 
 
 def _embeddings(shape: Shape) -> int:
@@ -185,11 +197,6 @@ def _multiplied(shape: Shape) -> int:
 
 def _head_flops(shape: Shape) -> int:
     return 2 * shape.vocabulary * shape.embedding_width
-
-
-def _pairs_flops(shape: Shape) -> int:
-    """Return the operations of one token attending to one other in one layer: a score, and its value's share."""
-    return 4 * shape.heads * shape.head_dim
 
 
 def _causal_pairs(shape: Shape, tokens: int) -> int:

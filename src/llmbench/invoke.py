@@ -12,7 +12,18 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from llmbench import kept, machine, probe, reap, reports, store, table, telemetry
+from llmbench import (
+    kept,
+    learned,
+    machine,
+    predict,
+    probe,
+    reap,
+    reports,
+    store,
+    table,
+    telemetry,
+)
 from llmbench.errors import RunError
 from llmbench.interrupt import Interrupt
 from llmbench.plan import plan
@@ -20,12 +31,13 @@ from llmbench.progress import Screen
 from llmbench.record import Plan, Status
 from llmbench.redact import redact, shown
 from llmbench.runner import Runner, now
-from llmbench.spec import PROTOCOL, groups, slug
+from llmbench.spec import PROTOCOL, slug
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from llmbench.plan import Planned
+    from llmbench.record import Prediction, Probe
     from llmbench.spec import Sweep
     from llmbench.store import Run
 
@@ -52,26 +64,6 @@ def probe_first(sweep: Sweep, console: Console) -> None:
     probe.measure_and_keep(
         found, sorted(wanted), lambda text: console.print(text, markup=False, soft_wrap=True)
     )
-
-
-def dry_run(sweep: Sweep, console: Console) -> int:
-    """Print the grid: every cell's id, and why it cannot run where that is known."""
-    planned = plan(sweep)
-    for cell in planned.cells:
-        refused = planned.refused.get(cell.id)
-        console.print(
-            shown(cell.id) + (f"  unsupported: {shown(refused)}" if refused else ""),
-            markup=False,
-            soft_wrap=True,
-        )
-    for warning in planned.warnings:
-        console.print(shown(warning), markup=False, style="yellow", soft_wrap=True)
-    shared = len(groups(planned.cells, sweep.protocol.isolation))
-    console.print(
-        f"{len(planned.cells)} cells in {shared} groups, {sweep.protocol.sessions} sessions each.",
-        markup=False,
-    )
-    return 0
 
 
 def sweep(wanted: Sweep, asked: Asked, console: Console, command: str) -> int:
@@ -167,6 +159,7 @@ def _describe(
     earlier = run.log.plan
     if earlier is not None:
         _refuse_other_environment(earlier, facts, digest, allowed=asked.new_environment)
+    probes = kept.probes_of(found)
     written = Plan(
         protocol=PROTOCOL,
         run=earlier.run if earlier else secrets.token_hex(16),
@@ -181,12 +174,29 @@ def _describe(
         environment=facts,
         environment_digest=digest,
         warnings=planned.warnings,
+        predictions=_predictions(planned, found, probes, earlier),
+        probes=probes,
     )
     if earlier and _same(earlier, written) and any(isinstance(line, Plan) for line in run.log):
         return earlier
     run.append(written)
     run.describe(written)
     return written
+
+
+def _predictions(
+    planned: Planned, found: dict[str, object], probes: list[Probe], earlier: Plan | None
+) -> dict[str, Prediction]:
+    """Return what was said of the cells of an earlier plan, and what is now said of those that are new.
+
+    A cell that may have been measured is not predicted after the fact.
+    """
+    before = {cell.id for cell in earlier.cells} if earlier else set()
+    new = [cell for cell in planned.cells if cell.id not in before]
+    past = learned.seen(RESULTS, found, without=earlier.run if earlier else None)
+    place = predict.here(found, probes, past)
+    said = predict.predictions(new, planned.models, planned.sweep.protocol, place)
+    return {**(earlier.predictions if earlier else {}), **said}
 
 
 def _same(earlier: Plan, written: Plan) -> bool:

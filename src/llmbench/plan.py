@@ -29,14 +29,17 @@ class Planned(msgspec.Struct, frozen=True, kw_only=True):
     warnings: list[str]
 
 
-def plan(sweep: Sweep) -> Planned:
-    """Resolve and expand a sweep; raise SpecError or NothingToRun, in one line, if it cannot be meant."""
+def plan(sweep: Sweep, *, device: str | None = None) -> Planned:
+    """Resolve and expand a sweep; raise SpecError or NothingToRun, in one line, if it cannot be meant.
+
+    `device` is one to plan for that need not be here: it is what `auto` means then, and nobody asks a driver.
+    """
     models = {name: model.resolve(name) for name in grid.words(sweep.axes.model)}
     choices = grid.Choices(
         model_digests={name: found.digest for name, found in models.items()},
         options={name: backends.options(name) for name in backends.known()},
         load_formats={name: real_or_random(found) for name, found in models.items()},
-        device=machine.device() if "auto" in grid.words(sweep.axes.device) else "cpu",
+        device=device or (machine.device() if "auto" in grid.words(sweep.axes.device) else "cpu"),
         prompt_digests={
             name: digest_of(text(name))
             for name in grid.words(sweep.axes.prompts)
@@ -44,7 +47,8 @@ def plan(sweep: Sweep) -> Planned:
         },
     )
     cells, warnings = grid.expand(sweep, choices)
-    _check_device(cells)
+    if device is None:
+        _check_device(cells)
     cells, doubles = _distinct(cells)
     refused = {
         cell.id: reason for cell in cells if (reason := _impossible(cell, models[cell.model]))

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from llmbench import adhoc, invoke
+from llmbench import adhoc, dryrun, invoke
+from llmbench.errors import SpecError
 
 
 def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
@@ -24,7 +25,22 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the newest run of this sweep under results/.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the grid and stop.")] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Show what fits, how long it takes and costs; run nothing."),
+    ] = False,
+    machine: Annotated[
+        str | None,
+        typer.Option("--machine", metavar="CHIP", help="With --dry-run: plan for this known chip."),
+    ] = None,
+    usd_per_gpu_hour: Annotated[
+        float | None,
+        typer.Option("--usd-per-gpu-hour", help="With --dry-run: the price of an hour."),
+    ] = None,
+    format: Annotated[
+        Literal["terminal", "json"],
+        typer.Option("--format", help="With --dry-run: how to write it."),
+    ] = "terminal",
     probe: Annotated[
         bool,
         typer.Option("--probe", help="Measure the machine's ceilings first, if none are kept."),
@@ -135,10 +151,13 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
         changes |= {"sessions": sessions, "max_sessions": sessions}
     wanted = adhoc.with_protocol(wanted, changes)
     console = Console(highlight=False, stderr=False)
+    if probe and machine:
+        raise SpecError(f"--probe: measures this machine, and --machine {machine} is another.")
     if probe:
         invoke.probe_first(wanted, console)
     if dry_run:
-        return invoke.dry_run(wanted, console)
+        return dryrun.show(wanted, dryrun.Asked(machine, usd_per_gpu_hour, format), invoke.RESULTS)
+    _refuse_alone(machine, usd_per_gpu_hour, format)
     asked = invoke.Asked(
         output_dir,
         resume=resume,
@@ -148,3 +167,12 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
         run_anyway=run_anyway,
     )
     return invoke.sweep(wanted, asked, console, " ".join(["llmbench", *sys.argv[1:]]))
+
+
+def _refuse_alone(machine: str | None, usd_per_gpu_hour: float | None, format: str) -> None:
+    """Refuse what means nothing while measuring."""
+    given = {"--machine": machine, "--usd-per-gpu-hour": usd_per_gpu_hour}
+    names = [name for name, value in given.items() if value is not None]
+    names += ["--format"] if format != "terminal" else []
+    if names:
+        raise SpecError(f"{', '.join(names)}: plans and measures nothing, so add --dry-run.")

@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
@@ -9,8 +10,9 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
+from llmbench import accuracy, reports, store, table
 from llmbench import metrics as known
-from llmbench import reports, store, table
+from llmbench.errors import SpecError
 
 
 def command(
@@ -23,8 +25,14 @@ def command(
         str | None,
         typer.Option("--metrics", metavar="KEY,...", help="Show these metrics, or `all`."),
     ] = None,
+    predicted: Annotated[
+        bool,
+        typer.Option("--predicted", help="Show what was predicted beside it, and how far off."),
+    ] = False,
 ) -> None:
     """Show a run as a table."""
+    if predicted and metrics is not None:
+        raise SpecError("--metrics: --predicted shows its own columns; leave one of them out.")
     if metrics is None:
         chosen = None
     elif metrics.strip() == "all":
@@ -32,6 +40,9 @@ def command(
     else:
         chosen = known.named(word.strip() for word in metrics.split(","))
     with without_collection():
+        if predicted:
+            sys.stdout.write(accuracy.render(store.read(run), format))
+            return
         reports.show(table.build(store.read(run), chosen), format, Console())
 
 

@@ -1,0 +1,256 @@
+"""What a sweep would do, shown before it runs: which cells fit, how long each takes, and what all of it costs."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from llmbench import chips, kept, learned, listing, machine, plan, predict
+from llmbench.errors import SpecError
+from llmbench.redact import shown
+from llmbench.spec import groups
+from llmbench.tally import DIGITS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
+
+    from llmbench.chips import Chip, Price
+    from llmbench.plan import Planned
+    from llmbench.record import Prediction
+    from llmbench.spec import Cell, Sweep
+
+MOST_ROWS = 100
+"""More cells than this are shown folded: a line for each model, engine and type of number."""
+
+WORDS = {"fits": "fits", "tight": "tight", "no": "does not fit", "unknown": "unknown"}
+"""How a prediction says that a cell goes into memory."""
+UNSUPPORTED = "unsupported"
+
+
+class Asked(NamedTuple):
+    """What the command line says about a dry run: a chip to plan for, a price of an hour, a format."""
+
+    chip: str | None
+    usd_per_hour: float | None
+    format: str
+
+
+class Row(NamedTuple):
+    """One cell, what is predicted of it, and why it cannot run, if it cannot."""
+
+    cell: Cell
+    prediction: Prediction
+    refused: str | None
+    sweep_s: float | None
+
+    @property
+    def fits(self) -> str:
+        """Return in a word whether it fits."""
+        return UNSUPPORTED if self.refused else WORDS[self.prediction.fits]
+
+
+def seconds(value: float) -> str:
+    """Return a time with the unit that reads best."""
+    if value < 1:
+        return f"{value * 1e3:.3g} ms"
+    if value < 600:
+        return f"{value:.3g} s"
+    return f"{value / 60:,.0f} min" if value < 36_000 else f"{value / 3600:,.1f} h"
+
+
+COLUMNS = (
+    listing.Column("model", "model"),
+    listing.Column("backend", "backend"),
+    listing.Column("options", "options"),
+    listing.Column("device", "device"),
+    listing.Column("dtype", "dtype"),
+    listing.Column("batch_size", "batch", str),
+    listing.Column("input_len", "in", str),
+    listing.Column("output_len", "out", str),
+    listing.Column("fits", "memory"),
+    listing.Column("need_bytes", "need", listing.binary),
+    listing.Column("ttft_s", "TTFT", seconds),
+    listing.Column("tpot_s", "TPOT", seconds),
+    listing.Column("sweep_s", "all sessions", seconds),
+    listing.Column("cell", "cell"),
+)
+ALWAYS = (
+    "model", "batch_size", "input_len", "output_len", "fits", "need_bytes", "ttft_s", "tpot_s", "sweep_s", "cell"
+)  # fmt: skip
+"""Columns that a reader looks for, whether they vary or not."""
+FOLDED = (
+    *COLUMNS[:5],
+    listing.Column("cells", "cells", listing.whole),
+    *(listing.Column(name, name, listing.whole) for name in (*WORDS.values(), UNSUPPORTED)),
+    listing.Column("most_bytes", "most needed", listing.binary),
+    listing.Column("sweep_s", "all sessions", seconds),
+)
+
+
+def show(sweep: Sweep, asked: Asked, results: Path) -> int:
+    """Write the grid with its predictions to standard output, and return the exit code."""
+    chip = chips.chip(asked.chip) if asked.chip else None
+    planned = plan.plan(sweep, device="cuda" if chip else None)
+    rows = list(_rows(planned, _place(chip, results)))
+    price = _price(asked, chip)
+    if asked.format == "json":
+        sys.stdout.write(listing.json(_facts(rows, planned, price)))
+    else:
+        sys.stdout.write("".join(f"{line}\n" for line in _text(rows, planned, price)))
+    return 0
+
+
+def _place(chip: Chip | None, results: Path) -> predict.Place:
+    if chip:
+        return predict.elsewhere(chip)
+    found = machine.machine()
+    return predict.here(found, kept.probes_of(found), learned.seen(results, found))
+
+
+def _rows(planned: Planned, place: predict.Place) -> Iterator[Row]:
+    protocol = planned.sweep.protocol
+    predicted = predict.predictions(planned.cells, planned.models, protocol, place)
+    for cell in planned.cells:
+        prediction, refused = predicted[cell.id], planned.refused.get(cell.id)
+        runs = not refused and prediction.fits != "no"
+        session_s = prediction.session_s if runs else None
+        yield Row(cell, prediction, refused, session_s and protocol.sessions * session_s)
+
+
+def _price(asked: Asked, chip: Chip | None) -> Price | None:
+    """Return what an hour costs: as asked, else the newest dated price of the chip's file."""
+    if asked.usd_per_hour is not None:
+        if asked.usd_per_hour < 0:
+            raise SpecError(f"--usd-per-gpu-hour: {asked.usd_per_hour} is below nothing.")
+        return chips.Price(
+            date=None,
+            provider="as given",
+            source="--usd-per-gpu-hour",
+            usd_per_hour=asked.usd_per_hour,
+        )
+    known = [one for one in (chip.prices if chip else ()) if one.usd_per_hour and one.date]
+    return max(known, key=lambda one: str(one.date), default=None)
+
+
+def _text(rows: Sequence[Row], planned: Planned, price: Price | None) -> Iterator[str]:
+    facts = [_fact(row) for row in rows]
+    if len(rows) > MOST_ROWS:
+        yield listing.rows(FOLDED, _folded(rows, facts), "terminal").rstrip("\n")
+    else:
+        yield listing.rows(_worth_showing(facts), facts, "terminal").rstrip("\n")
+    yield ""
+    yield from _refusals(rows)
+    yield from _too_large(rows)
+    for basis, count in Counter(row.prediction.basis for row in rows).items():
+        yield shown(f"{count} cells: {basis}." if len(rows) > count else f"Estimates: {basis}.")
+    yield from map(shown, planned.warnings)
+    protocol = planned.sweep.protocol
+    shared = len(groups(planned.cells, protocol.isolation))
+    yield f"{len(rows)} cells in {shared} groups, {protocol.sessions} sessions each."
+    yield from _total(rows, price)
+
+
+def _refusals(rows: Sequence[Row]) -> Iterator[str]:
+    """Yield why cells cannot run; of many that differ in their figures only, the first and how many there are."""
+    alike: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        if row.refused:
+            alike.setdefault((row.cell.model, DIGITS.sub("#", row.refused)), []).append(row.refused)
+    for reasons in alike.values():
+        others = f" And {len(reasons) - 1} cells like it." if len(reasons) > 1 else ""
+        yield shown(f"unsupported: {reasons[0]}{others}")
+
+
+def _total(rows: Sequence[Row], price: Price | None) -> Iterator[str]:
+    """Yield the time of the whole sweep, and its cost if there is a price."""
+    known = [row.sweep_s for row in rows if row.sweep_s is not None]
+    if not known:
+        yield "Time: unknown."
+        return
+    missing = sum(
+        row.sweep_s is None and not row.refused and row.prediction.fits != "no" for row in rows
+    )
+    least = f", and {missing} cells whose time is unknown" if missing else ""
+    yield f"Time: about {seconds(sum(known))}{least}."
+    if price and price.usd_per_hour is not None:
+        dated = f", {price.date}" if price.date else ""
+        cost = sum(known) / 3600 * price.usd_per_hour
+        yield shown(
+            f"Cost: about {cost:,.2f} USD at {price.usd_per_hour:g} USD an hour ({price.provider}{dated})."
+        )
+
+
+def _too_large(rows: Iterable[Row]) -> Iterator[str]:
+    """Yield the figures of the smallest cell that does not fit, and what most of it is."""
+    large = [row.prediction for row in rows if row.prediction.fits == "no" and not row.refused]
+    if large:
+        least = min(large, key=lambda one: one.need_bytes or 0)
+        parts = (("weights", least.weights_bytes), ("KV", least.kv_cache_bytes))
+        told = ", ".join(f"{word} {listing.binary(value or 0)}" for word, value in parts)
+        need, have = listing.binary(least.need_bytes or 0), listing.binary(least.have_bytes or 0)
+        yield f"{len(large)} cells do not fit; the least of them needs {need} of {have} ({told})."
+
+
+def _fact(row: Row) -> dict[str, Any]:
+    cell, told = row.cell, row.prediction
+    return {
+        "id": cell.id,
+        "cell": cell.id.rpartition("-")[
+            2
+        ],  # an end that no other cell has is enough for `llmbench cell`
+        "model": cell.model,
+        "backend": cell.backend,
+        "options": ", ".join(f"{key}={value}" for key, value in cell.options.items()),
+        "device": cell.device,
+        "dtype": cell.dtype,
+        "batch_size": cell.batch_size,
+        "input_len": cell.input_len,
+        "output_len": cell.output_len,
+        "fits": row.fits,
+        "need_bytes": told.need_bytes,
+        "ttft_s": None if row.refused else told.ttft_s,
+        "tpot_s": None if row.refused else told.tpot_s,
+        "sweep_s": row.sweep_s,
+    }
+
+
+def _worth_showing(facts: Sequence[dict[str, Any]]) -> list[listing.Column]:
+    """Return the columns that vary, and those that stand in any case."""
+    varying = {key for key in facts[0] if len({fact[key] for fact in facts}) > 1}
+    return [column for column in COLUMNS if column.key in {*ALWAYS, *varying}]
+
+
+def _folded(rows: Sequence[Row], facts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return a line for all cells that differ in batch and lengths only."""
+    keys = ("model", "backend", "options", "device", "dtype")
+    together: dict[tuple[Any, ...], list[Row]] = {}
+    for row, fact in zip(rows, facts, strict=True):
+        together.setdefault(tuple(fact[key] for key in keys), []).append(row)
+    return [
+        {
+            **dict(zip(keys, key, strict=True)),
+            "cells": len(members),
+            **dict.fromkeys((*WORDS.values(), UNSUPPORTED), 0),
+            **Counter(row.fits for row in members),
+            "most_bytes": max(row.prediction.need_bytes or 0 for row in members) or None,
+            "sweep_s": sum(row.sweep_s or 0.0 for row in members) or None,
+        }
+        for key, members in together.items()
+    ]
+
+
+def _facts(rows: Sequence[Row], planned: Planned, price: Price | None) -> dict[str, Any]:
+    known = [row.sweep_s for row in rows if row.sweep_s is not None]
+    return {
+        "name": planned.sweep.name,
+        "sessions": planned.sweep.protocol.sessions,
+        "cells": [
+            {**_fact(row), "refused": row.refused, "prediction": row.prediction} for row in rows
+        ],
+        "sweep_s": sum(known) if known else None,
+        "cells_without_time": len(rows) - len(known),
+        "price": price,
+        "warnings": planned.warnings,
+    }
