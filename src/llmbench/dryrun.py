@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from llmbench import chips, kept, learned, listing, machine, plan, predict
 from llmbench.errors import SpecError
 from llmbench.redact import shown
+from llmbench.reports._words import plural
 from llmbench.spec import groups
 from llmbench.tally import DIGITS
 
@@ -92,9 +93,9 @@ FOLDED = (
 def show(sweep: Sweep, asked: Asked, results: Path) -> int:
     """Write the grid with its predictions to standard output, and return the exit code."""
     chip = chips.chip(asked.chip) if asked.chip else None
+    price = _price(asked, chip)
     planned = plan.plan(sweep, device="cuda" if chip else None)
     rows = list(_rows(planned, _place(chip, results)))
-    price = _price(asked, chip)
     if asked.format == "json":
         sys.stdout.write(listing.json(_facts(rows, planned, price)))
     else:
@@ -144,11 +145,13 @@ def _text(rows: Sequence[Row], planned: Planned, price: Price | None) -> Iterato
     yield from _refusals(rows)
     yield from _too_large(rows)
     for basis, count in Counter(row.prediction.basis for row in rows).items():
-        yield shown(f"{count} cells: {basis}." if len(rows) > count else f"Estimates: {basis}.")
+        yield shown(
+            f"{plural(count, 'cell')}: {basis}." if len(rows) > count else f"Estimates: {basis}."
+        )
     yield from map(shown, planned.warnings)
     protocol = planned.sweep.protocol
     shared = len(groups(planned.cells, protocol.isolation))
-    yield f"{len(rows)} cells in {shared} groups, {protocol.sessions} sessions each."
+    yield f"{plural(len(rows), 'cell')} in {plural(shared, 'group')}, {plural(protocol.sessions, 'session')} each."
     yield from _total(rows, price)
 
 
@@ -159,7 +162,9 @@ def _refusals(rows: Sequence[Row]) -> Iterator[str]:
         if row.refused:
             alike.setdefault((row.cell.model, DIGITS.sub("#", row.refused)), []).append(row.refused)
     for reasons in alike.values():
-        others = f" And {len(reasons) - 1} cells like it." if len(reasons) > 1 else ""
+        others = (
+            f" And {plural(len(reasons) - 1, 'more cell')} like it." if len(reasons) > 1 else ""
+        )
         yield shown(f"unsupported: {reasons[0]}{others}")
 
 
@@ -172,7 +177,7 @@ def _total(rows: Sequence[Row], price: Price | None) -> Iterator[str]:
     missing = sum(
         row.sweep_s is None and not row.refused and row.prediction.fits != "no" for row in rows
     )
-    least = f", and {missing} cells whose time is unknown" if missing else ""
+    least = f", and {plural(missing, 'cell')} whose time is unknown" if missing else ""
     yield f"Time: about {seconds(sum(known))}{least}."
     if price and price.usd_per_hour is not None:
         dated = f", {price.date}" if price.date else ""
@@ -190,7 +195,7 @@ def _too_large(rows: Iterable[Row]) -> Iterator[str]:
         parts = (("weights", least.weights_bytes), ("KV", least.kv_cache_bytes))
         told = ", ".join(f"{word} {listing.binary(value or 0)}" for word, value in parts)
         need, have = listing.binary(least.need_bytes or 0), listing.binary(least.have_bytes or 0)
-        yield f"{len(large)} cells do not fit; the least of them needs {need} of {have} ({told})."
+        yield f"Without room: {plural(len(large), 'cell')}; the least of them needs {need} of {have} ({told})."
 
 
 def _fact(row: Row) -> dict[str, Any]:

@@ -1,0 +1,149 @@
+"""What a dry run says: which cells fit, how long all of it takes, what it costs; and what a run keeps of that."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmbench import store
+from llmbench.record import Plan, Prediction
+from sweeps import Bench, Done
+
+H200 = ("--dry-run", "--machine", "h200")
+
+
+def on_gpu(bench: Bench, **axes: Any) -> None:
+    lengths = {"batch_size": [1, 64], "input_len": 4096, "output_len": 128}
+    bench.write(
+        axes={
+            "model": "llama-7b",
+            "backend": "transformers",
+            "device": "auto",
+            "dtype": "bfloat16",
+            **lengths,
+            **axes,
+        }
+    )
+
+
+def told(done: Done) -> dict[str, Any]:
+    assert done.code == 0, done.err
+    facts: dict[str, Any] = json.loads(done.out)
+    return facts
+
+
+def test_a_named_chip_is_planned_for_without_one(bench: Bench) -> None:
+    on_gpu(bench, input_len=1920)
+
+    done = bench.sweep(*H200)
+
+    assert done.code == 0, done.err
+    head, _, one, many, *_ = done.out.splitlines()
+    assert head.split()[:7] == ["model", "batch", "in", "out", "memory", "need", "TTFT"]
+    assert one.split()[:5] == ["llama-7b", "1", "1920", "128", "fits"]
+    assert "Cost: about" in done.out
+    assert "7.91 USD an hour (AWS" in done.out
+    assert "2026-03" in done.out
+    assert not bench.run.exists()
+    assert many.split()[:5] == ["llama-7b", "64", "1920", "128", "fits"]
+
+
+def test_the_sum_is_that_of_the_cells(bench: Bench) -> None:
+    on_gpu(bench, input_len=[128, 1024])
+
+    facts = told(bench.sweep(*H200, "--format", "json", "--usd-per-gpu-hour", "3.6"))
+
+    sessions = [cell["prediction"]["session_s"] for cell in facts["cells"]]
+    assert facts["sweep_s"] == pytest.approx(facts["sessions"] * sum(sessions))
+    assert facts["price"]["usd_per_hour"] == 3.6
+    assert facts["cells_without_time"] == 0
+
+
+def test_a_cell_that_does_not_fit_takes_no_time(bench: Bench) -> None:
+    on_gpu(bench, model="bloom-176b", batch_size=1, input_len=128)
+
+    done = bench.sweep(*H200)
+
+    assert "does not fit" in done.out
+    assert (
+        "Without room: 1 cell; the least of them needs 330 GiB of 141 GiB (weights 328 GiB"
+        in done.out
+    )
+    assert "Time: unknown." in done.out
+
+
+def test_a_cell_that_no_engine_runs_keeps_its_reason(bench: Bench) -> None:
+    on_gpu(bench, input_len=[128, 4096])
+
+    done = bench.sweep(*H200)
+
+    assert done.out.count("unsupported: ") == 1
+    assert "4224 tokens exceed the model's 2048 positions. And 1 more cell like it." in done.out
+
+
+def test_ten_thousand_cells_are_folded_within_seconds(bench: Bench) -> None:
+    on_gpu(bench, model=["llama-7b", "mpt-7b"], batch_size="1-50", input_len="16-1600+16")
+    began = time.monotonic()
+
+    done = bench.sweep(*H200)
+
+    assert done.code == 0, done.err
+    assert time.monotonic() - began < 10
+    assert len(done.out.splitlines()) < 20
+    assert "10,000 cells" in done.out
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            ("--dry-run", "--machine", "h20"),
+            "machine: 'h20' is no known chip. Did you mean 'h200'?",
+        ),
+        (("--machine", "h200"), "--machine: plans and measures nothing, so add --dry-run."),
+        (("--usd-per-gpu-hour", "2"), "--usd-per-gpu-hour: plans and measures nothing"),
+        (("--format", "json"), "--format: plans and measures nothing"),
+        ((*H200, "--usd-per-gpu-hour", "-1"), "--usd-per-gpu-hour: -1.0 is below nothing."),
+        ((*H200, "--probe"), "--probe: measures this machine, and --machine h200 is another."),
+    ],
+)
+def test_mistakes_are_one_line(bench: Bench, flags: tuple[str, ...], message: str) -> None:
+    on_gpu(bench, input_len=128)
+
+    done = bench.sweep(*flags)
+
+    assert done.code == 2
+    assert message in done.err
+    assert len(done.err.strip().splitlines()) == 1
+
+
+def predictions(run: Path) -> dict[str, Prediction]:
+    plan = store.read(run).plan
+    assert plan is not None
+    return plan.predictions
+
+
+def test_a_run_keeps_its_predictions_from_before_the_first_cell(bench: Bench) -> None:
+    bench.write()
+
+    bench.sweep()
+
+    lines = [*store.read(bench.run)]
+    assert isinstance(lines[0], Plan)
+    assert set(lines[0].predictions) == {cell.id for cell in lines[0].cells}
+
+
+def test_a_resumed_run_keeps_what_was_said_and_adds_what_is_new(bench: Bench) -> None:
+    bench.write(axes={"batch_size": [1]})
+    bench.sweep()
+    before = predictions(bench.run)
+    bench.write(axes={"batch_size": [1, 2]})
+
+    bench.sweep()
+
+    after = predictions(bench.run)
+    assert len(before) == 1
+    assert len(after) == 2
+    assert before.items() <= after.items()
