@@ -125,6 +125,13 @@ def test_another_engine_is_not_guessed() -> None:
     assert predicted(on_gpu(backend="fake")).need_bytes is None
 
 
+def test_weights_that_lie_elsewhere_need_not_fit() -> None:
+    told = predicted(on_gpu("bloom-176b", options={"device_map": "disk_offload"}))
+
+    assert (told.fits, told.ttft_s, told.source) == ("unknown", None, None)
+    assert "device_map=disk_offload" in told.basis
+
+
 def test_a_session_is_warm_up_iterations_and_one_more() -> None:
     cell = on_gpu(output_len=1)
     told = predicted(cell, iterations=7, min_time_s=0, warmup=3)

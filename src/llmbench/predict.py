@@ -37,6 +37,7 @@ WARM_UPS = 5
 """Calls until three in a row agree, on a quiet machine; the median of results/*-quickstart."""
 
 HOW = "llmbench machine --probe"
+NOWHERE = "no times: device_map={} decides where the weights are"
 PREDICTED = "transformers"
 """The engine whose loops the figures are about; others have their own caches, kernels and plans for memory."""
 
@@ -134,7 +135,11 @@ def _prediction(
     cell: Cell, shape: Shape, kind: str, protocol: Protocol, pace: Pace, place: Place, sharing: int
 ) -> Prediction:
     held = footprint.footprint(shape, kind, cell)
-    work, have = roofline.work(shape, cell), place.have_bytes.get(cell.device)
+    placed = cell.options.get("device_map", "none")
+    if placed != "none":  # over several devices, in host memory or on a disk
+        pace = Pace(None, learned.NONE, None, None, None, NOWHERE.format(placed))
+    work = roofline.work(shape, cell)
+    have = place.have_bytes.get(cell.device) if placed == "none" else None
     cold = work.step_weight_bytes >= ON_CHIP_BYTES
     once, moved = (work.step_weight_bytes, work.decode_bytes) if cold else (0, 0)
     memory = Prediction(
