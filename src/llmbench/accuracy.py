@@ -68,8 +68,8 @@ COLUMNS = (
         column
         for one in QUANTITIES
         for column in (
-            listing.Column(f"{one.key}_predicted", f"predicted {one.label}", one.figure),
-            listing.Column(f"{one.key}_measured", "measured", one.figure),
+            listing.Column(f"{one.key}_measured", one.label, one.figure),
+            listing.Column(f"{one.key}_predicted", "predicted", one.figure),
             listing.Column(f"{one.key}_factor", "factor", factor),
         )
     ),
