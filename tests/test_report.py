@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,15 +13,18 @@ from llmbench.commands import report
 from llmbench.errors import LlmbenchError
 from llmbench.record import Finding, Memory, Prediction, Status
 from llmbench.reports import html
+from llmbench.spec import NOT_SAID
 from make_records import make_record
 from pages import Page, grid, page_of, save, timed, told
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from pathlib import Path
 
     from llmbench.record import Record
     from llmbench.spec import Cell
+
+
+IMPORTED = Path(__file__).parent / "importers"
 
 
 @pytest.fixture
@@ -212,6 +216,21 @@ def test_runs_are_told_apart_in_every_plot(tmp_path: Path) -> None:
             assert any(name in str(row) for row in rows), title
     machine = next(row for row in page.section("Conditions")["rows"] if "cpu" in row[0])
     assert machine == ["machine: cpu (differs)", "a", "b"]
+
+
+def test_what_another_tool_does_not_say_is_in_no_name(tmp_path: Path) -> None:
+    code = cli.run(
+        ["import", *map(str, sorted(IMPORTED.glob("*.json*"))), "-o", str(tmp_path / "imported")]
+    )
+
+    page = page_of(
+        tmp_path / "imported", save(tmp_path / "own", [timed(grid()[0], 1, 0.1, 0.01)], grid())
+    )
+
+    assert code == 0
+    names = page.column("Every cell", "cell")
+    assert any("llama.cpp" in name for name in names)
+    assert not any(f", {NOT_SAID}" in name for name in names)
 
 
 # -- the command -----------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ def figures(dots: Sequence[Dot]) -> Iterator[Figure]:
         ABOUT,
         _spec(dots, rows),
         _figure.grid([row["record"] for row in rows]),
-        _figure.thinning(len(kept), len(found), "cells"),
+        (*_figure.thinning(len(kept), len(found), "cells"), *_figure.barless(rows)),
     )
 
 
@@ -65,14 +65,14 @@ def _spec(dots: Sequence[Dot], rows: Sequence[Row]) -> Spec:
         "mark": {"type": "line", "strokeWidth": 1.5},
         "encoding": {
             "x": x, "y": y, "color": batch, "detail": {"field": "line"},
-            **_figure.variant(dots, "strokeDash"),
+            **_figure.variant(dots, rows, "strokeDash"),
         },
     }  # fmt: skip
     marks = {
         "mark": {"type": "point", "size": 45, "filled": True, "opacity": 1},
         "encoding": {
-            "x": x, "y": y, "color": batch, **_figure.variant(dots, "shape"),
+            "x": x, "y": y, "color": batch, **_figure.variant(dots, rows, "shape"),
             "tooltip": _figure.tooltip(rows),
         },
     }  # fmt: skip
-    return _figure.panels(rows, [line, *_figure.bars(x, y, batch)[1:], marks])
+    return _figure.panels(rows, [line, *_figure.bars(rows, x, y, batch), marks])

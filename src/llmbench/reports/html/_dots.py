@@ -67,6 +67,11 @@ class Run:
         self.sessions = tally.gatherer.sessions(cells)
 
     @cached_property
+    def options(self) -> set[str]:
+        """Return the options of engines that any of its cells sets."""
+        return {name for cell in self.table.cells for name in cell.options}
+
+    @cached_property
     def numbers(self) -> dict[str, list[Number | None]]:
         """Return the numbers of every metric that was measured, one a cell."""
         return {numbers.metric.key: _numbers(numbers) for numbers in self.table.numbers}
@@ -115,6 +120,7 @@ def dots(runs: Sequence[Run]) -> list[Dot]:
     """Return every cell of every run, those without a number too."""
     cells = [cell for run in runs for cell in run.table.cells]
     kinds = _texts([tuple(getattr(cell, name) for name in KIND) for cell in cells])
+    kinds = [kind or NOT_SAID for kind in kinds]
     options = list(dict.fromkeys(chain.from_iterable(cell.options for cell in cells)))
     variants = _texts(
         [
@@ -198,8 +204,9 @@ def _number(value: float, width: float, text: str) -> Number | None:
 
 
 def _option(run: Run, cell: Point, name: str) -> object:
-    """Return an engine's option; where it is left out, our runs took the default and others do not say."""
-    return cell.options.get(name, NOT_SAID if run.table.imported else None)
+    """Return an engine's option, None for the default of a run that sets it elsewhere; others do not say it."""
+    set_here = name in run.options and not run.table.imported
+    return cell.options.get(name, None if set_here else NOT_SAID)
 
 
 def _said(length: int | None) -> object:
@@ -215,9 +222,12 @@ def _texts(tuples: Sequence[tuple[object, ...]], heads: Sequence[str] = ()) -> l
     varying = [number for number, column in enumerate(columns) if distinct(column) > 1]
     if not varying and not any(heads):
         varying = [0]
-    texts = []
-    for number in varying:
-        names = short(map(_words.value_of, columns[number]))
-        head = f"{cut(shown(heads[number]))} " if heads[number] else ""
-        texts.append([head + names[_words.value_of(value)] for value in columns[number]])
+    texts = [_column(columns[number], heads[number]) for number in varying]
     return [", ".join(filter(None, row)) for row in zip(*texts, strict=True)] or [""] * len(tuples)
+
+
+def _column(values: Sequence[object], head: str) -> list[str]:
+    """Return values as texts after their head; nothing for what nobody said."""
+    names = short(map(_words.value_of, values))
+    before = f"{cut(shown(head))} " if head else ""
+    return ["" if value == NOT_SAID else before + names[_words.value_of(value)] for value in values]

@@ -24,6 +24,8 @@ PLOTTED = {"ttft_s", "tpot_s", "output_tok_s", "e2e_s", "weights_bytes", "kv_cac
 DECADE = 10.0
 """Values whose largest is this many times the smallest are shown on a logarithmic axis."""
 MOST_TICKS = 8
+MOST_BARS = 200
+"""Intervals in one plot that do not yet hide what they belong to."""
 
 
 class Grid(NamedTuple):
@@ -151,8 +153,10 @@ def lengths(field: str, title: str, values: Iterable[int]) -> Spec:
     }
 
 
-def bars(x: Spec, y: Spec, colour: Spec) -> list[Spec]:
-    """Return the intervals of rows that have them, as thin lines along both axes."""
+def bars(rows: Sequence[Row], x: Spec, y: Spec, colour: Spec) -> list[Spec]:
+    """Return the intervals of rows that have them, as thin lines along both axes; none of too many rows."""
+    if len(rows) > MOST_BARS:
+        return []
     thin = {"type": "rule", "opacity": 0.45}
     across = {"x": {**x, "field": "x_low"}, "x2": {"field": "x_high"}, "y": y}
     along = {"x": x, "y": {**y, "field": "y_low"}, "y2": {"field": "y_high"}}
@@ -163,34 +167,38 @@ def bars(x: Spec, y: Spec, colour: Spec) -> list[Spec]:
             "encoding": {**places, "color": colour},
         }
         for name, places in (("x", across), ("y", along))
+        if any(f"{name}_low" in row for row in rows)
     ]
 
 
-def colour(dots: Sequence[Dot]) -> Spec:
-    """Return the channel of what dots are of: given all of the page, a kind has one colour in every plot."""
-    kinds = list(dict.fromkeys(dot.kind for dot in dots if dot.valid))
+def barless(rows: Sequence[Row]) -> tuple[str, ...]:
+    """Return the sentence that says that intervals are not drawn, if they are not."""
+    if len(rows) <= MOST_BARS:
+        return ()
+    return ("So many intervals would hide the dots: they are told by each dot and by the table.",)
+
+
+def colour(dots: Sequence[Dot], rows: Sequence[Row]) -> Spec:
+    """Return the channel of what rows are of: given all dots of the page, a kind has one colour in every plot."""
+    channel = _named("kind", [dot.kind for dot in dots], rows)
+    return channel if len(channel["scale"]["domain"]) > 1 else channel | {"legend": None}
+
+
+def variant(dots: Sequence[Dot], rows: Sequence[Row], channel: str) -> Spec:
+    """Return the channel that tells runs and options apart, nothing if there is only one of them."""
+    named = _named("variant", [dot.variant for dot in dots], rows)
+    return {channel: named} if len(named["scale"]["domain"]) > 1 else {}
+
+
+def _named(field: str, names: Iterable[str], rows: Sequence[Row]) -> Spec:
+    """Return a channel of all these names, of which a legend lists those that occur in the rows."""
+    here = dict.fromkeys(row[field] for row in rows)
     return {
-        "field": "kind",
+        "field": field,
         "type": "nominal",
         "title": None,
-        "scale": {"domain": kinds},
-        "legend": {} if len(kinds) > 1 else None,
-    }
-
-
-def variant(dots: Sequence[Dot], channel: str) -> Spec:
-    """Return the channel that tells runs and options apart, nothing if there is only one of them."""
-    names = list(dict.fromkeys(dot.variant for dot in dots if dot.valid))
-    if len(names) < 2:
-        return {}
-    return {
-        channel: {
-            "field": "variant",
-            "type": "nominal",
-            "title": None,
-            "scale": {"domain": names},
-            "legend": {},
-        }
+        "scale": {"domain": list(dict.fromkeys(names))},
+        "legend": {"values": list(here)},
     }
 
 

@@ -63,7 +63,7 @@ def figures(dots: Sequence[Dot]) -> Iterator[Figure]:
             ABOUT,
             _spec(dots, rows, latency),
             _figure.grid([row["record"] for row in rows], ("cell", "front", "warnings")),
-            _figure.thinning(len(kept), len(placed), "cells"),
+            (*_figure.thinning(len(kept), len(placed), "cells"), *_figure.barless(rows)),
         )
 
 
@@ -117,7 +117,7 @@ def _said(length: int | None) -> str:
 def _spec(dots: Sequence[Dot], rows: Sequence[Row], latency: Metric) -> Spec:
     x = _figure.axis("x", _figure.head(latency), (row["x"] for row in rows))
     y = _figure.axis("y", _figure.head(THROUGHPUT), (row["y"] for row in rows))
-    colour = _figure.colour(dots)
+    colour = _figure.colour(dots, rows)
     line = {
         "transform": [{"filter": "datum.front"}],
         "mark": {"type": "line", "opacity": 0.6, "strokeWidth": 1.5},
@@ -132,9 +132,9 @@ def _spec(dots: Sequence[Dot], rows: Sequence[Row], latency: Metric) -> Spec:
     marks = {
         "mark": {"type": "point", "size": 60, "filled": False},
         "encoding": {
-            "x": x, "y": y, "color": colour, **_figure.variant(dots, "shape"),
+            "x": x, "y": y, "color": colour, **_figure.variant(dots, rows, "shape"),
             "fill": {"condition": {"test": "datum.front", **colour}, "value": "transparent"},
             "tooltip": _figure.tooltip(rows),
         },
     }  # fmt: skip
-    return _figure.panels(rows, [line, *_figure.bars(x, y, colour), marks])
+    return _figure.panels(rows, [line, *_figure.bars(rows, x, y, colour), marks])

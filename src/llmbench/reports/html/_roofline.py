@@ -133,7 +133,7 @@ def _spec(dots: Sequence[Dot], rows: Sequence[Row], roofs: Sequence[Roof]) -> Sp
     marks = {
         "mark": {"type": "point", "size": 55, "filled": False, "strokeWidth": 1.5},
         "encoding": {
-            "x": x, "y": y, "color": _figure.colour(dots),
+            "x": x, "y": y, "color": _figure.colour(dots, rows),
             "shape": {"field": "mark", "type": "nominal", "title": None, "sort": None},
             "tooltip": _figure.tooltip(rows),
         },

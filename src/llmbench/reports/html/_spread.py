@@ -122,7 +122,7 @@ def _spec(dots: Sequence[Dot], rows: Sequence[Row]) -> Spec:
     marks = {
         "mark": {"type": "point", "size": 40, "filled": True, "opacity": 0.75},
         "encoding": {
-            "x": x, "y": y, "color": _figure.colour(dots), **_figure.variant(dots, "shape"),
+            "x": x, "y": y, "color": _figure.colour(dots, rows), **_figure.variant(dots, rows, "shape"),
             "tooltip": _figure.tooltip(rows),
         },
     }  # fmt: skip

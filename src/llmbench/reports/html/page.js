@@ -3,6 +3,7 @@
 const NARROWEST_PANEL = 140;
 const WIDEST_PANEL = 340;
 const MOST_COLUMNS = 4;
+const CHARACTER = 6.2; // pixels of a title's letter, more or less
 
 const root = getComputedStyle(document.documentElement);
 const colour = (name) => root.getPropertyValue(name).trim();
@@ -19,8 +20,9 @@ function theme(width) {
     },
     legend: {
       ...text, labelColor: colour("--text"), orient: "top", direction: "horizontal",
-      columns: Math.max(1, Math.floor(width / 200)), labelLimit: Math.min(320, width - 60),
+      columns: Math.max(1, Math.floor(width / 260)), labelLimit: Math.min(230, width - 100),
       labelFontSize: 12, symbolStrokeWidth: 2, symbolOpacity: 1, titleOrient: "left", symbolLimit: 30,
+      layout: { top: { direction: "vertical", anchor: "start", margin: 4 } },
       symbolBaseFillColor: colour("--quiet"), symbolBaseStrokeColor: colour("--quiet"),
     },
     header: { labelColor: colour("--text"), labelFontSize: 12, labelLimit: 300 },
@@ -37,22 +39,35 @@ function theme(width) {
 
 // A plot of several panels has as many in a row as can be read; one of a single panel fills the width.
 function sized(spec, width) {
-  const inner = width - 75; // the axis on the left takes the rest
   if (!spec.facet) {
-    return { height: Math.max(240, Math.min(380, width * 0.6)), ...spec, width: inner };
+    const autosize = { type: "fit-x", contains: "padding" };
+    return { height: Math.max(240, Math.min(380, width * 0.6)), ...spec, width, autosize };
   }
+  const inner = width - 75; // the axis on the left takes the rest
   const columns = columnsFor(spec.usermeta.panels, Math.floor(inner / NARROWEST_PANEL));
   const panel = Math.min(WIDEST_PANEL, Math.floor(inner / columns) - 22);
-  // What tells panels apart may stand last in a title: a narrow one is broken into lines, not cut.
-  const header = { labelLimit: panel + 20, labelLineHeight: 14 };
-  if (panel < 200) header.labelExpr = "split(datum.label, ', ')";
+  const header = { labelLimit: panel + 16, labelLineHeight: 14, labelExpr: "split(datum.label, '\\n')" };
+  const title = (text) => wrapped(text, panel / CHARACTER);
+  const values = spec.data.values.map((row) => ({ ...row, panel: title(row.panel) }));
   return {
     ...spec,
-    facet: { ...spec.facet, header },
+    data: { values },
+    facet: { ...spec.facet, header, sort: spec.facet.sort.map(title) },
     columns,
     spacing: 22,
     spec: { ...spec.spec, width: panel, height: Math.max(130, Math.min(240, panel * 0.8)) },
   };
+}
+
+// What tells panels apart may stand last in a title: a long one is broken into lines, not cut.
+function wrapped(title, most) {
+  const lines = [];
+  for (const part of title.split(", ")) {
+    const line = lines.length ? `${lines[lines.length - 1]}, ${part}` : part;
+    if (lines.length && line.length > most) lines.push(part);
+    else lines[Math.max(0, lines.length - 1)] = line;
+  }
+  return lines.join("\n");
 }
 
 // Full rows if that costs no more than half the columns.
