@@ -151,7 +151,7 @@ def tabulate(log: Log, tally: Tally, chosen: Sequence[Metric] | None = None) -> 
     known = [shares.worded(metric, work.sources) for metric in chosen or metrics.METRICS]
     numbers = _numbers(sessions, owners, len(cells), known)
     to_come = _to_come(log.plan, tally)
-    axes, constants = _axes(cells, NOT_SAID if log.imported else None)
+    axes, constants = axes_of(cells, NOT_SAID if log.imported else None)
     warnings, everywhere = _warnings(tally)
     return Table(
         plan=log.plan,
@@ -226,7 +226,9 @@ def _to_come(plan: Plan | None, tally: Tally) -> Integers:
     return to_come
 
 
-def _axes(cells: Sequence[Point], absent: str | None) -> tuple[tuple[Axis, ...], dict[str, object]]:
+def axes_of(
+    cells: Sequence[Point], absent: str | None = None
+) -> tuple[tuple[Axis, ...], dict[str, object]]:
     """Return the coordinates that vary, and the constant ones with their value; `absent` for an option left out."""
     options = dict.fromkeys(name for cell in cells for name in cell.options)
     columns = {

@@ -48,11 +48,19 @@ def render(table: Table, format: str, page: Page | None = None) -> str:
 
 def show(table: Table, format: str, console: Console) -> None:
     """Write a table to a console's file; rich itself lays out 30,000 rows in a minute, so it does not."""
+    write(render(table, format, page_of(console)), console)
+
+
+def page_of(console: Console) -> Page:
+    """Return what a console's file can take; only a screen has a width."""
     on_screen = console.is_terminal or "COLUMNS" in os.environ
-    page = Page(
+    return Page(
         width=console.width if on_screen else None,
         encoding=console.encoding,
         colour=console.is_terminal and not console.no_color,
     )
-    text = render(table, format, page)
-    console.file.write(text.encode(page.encoding, "backslashreplace").decode(page.encoding))
+
+
+def write(text: str, console: Console) -> None:
+    """Write text to a console's file, escaping what its encoding cannot say."""
+    console.file.write(text.encode(console.encoding, "backslashreplace").decode(console.encoding))

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from llmbench.reports import Page
-    from llmbench.table import Table
+    from llmbench.table import Axis, Table
 
 PLUS_MINUS = "±"
 
@@ -44,6 +44,27 @@ def plain(text: str) -> str:
     return f"{ticks}{space}{text}{space}{ticks}".replace("|", r"\|")
 
 
+def coordinates(axis: Axis, rows: Sequence[int]) -> list[str]:
+    """Return the column of one coordinate of the cells: its head, its ruler, its texts."""
+    values = [axis.values[row] for row in rows]
+    numeric = all(isinstance(value, int | float) for value in values)
+    ruler = "--:" if numeric else ":--"
+    return [_words.head(axis.name), ruler, *(plain(_words.value_of(value)) for value in values)]
+
+
+def aligned(columns: Sequence[list[str]]) -> Iterator[str]:
+    """Yield the lines of a table; each column is its head, its ruler, and its texts."""
+    padded = []
+    for column in columns:
+        width = max(map(len, column))
+        to_the_right = column[1].endswith(":")
+        texts = [text.rjust(width) if to_the_right else text.ljust(width) for text in column]
+        texts[1] = "-" * (width - 1) + ":" if to_the_right else ":" + "-" * (width - 1)
+        padded.append(texts)
+    for line in zip(*padded, strict=True):
+        yield f"| {' | '.join(line)} |"
+
+
 def _caption(table: Table) -> Iterator[str]:
     name = plain(_words.title(table))
     cells = _words.plural(len(table.cells), "cell")
@@ -65,15 +86,12 @@ def _rows(table: Table) -> Iterator[str]:
         *_sides(table, rows),
         *_warnings(table, rows),
     ]
-    yield from _aligned(columns)
+    yield from aligned(columns)
 
 
 def _axes(table: Table, rows: Sequence[int]) -> Iterator[list[str]]:
     for axis in table.axes:
-        values = [axis.values[row] for row in rows]
-        numeric = all(isinstance(value, int | float) for value in values)
-        ruler = "--:" if numeric else ":--"
-        yield [_words.head(axis.name), ruler, *(plain(_words.value_of(value)) for value in values)]
+        yield coordinates(axis, rows)
     counts = _words.session_counts(table)
     if counts:
         yield ["sessions", "--:", *counts]
@@ -98,19 +116,6 @@ def _warnings(table: Table, rows: Sequence[int]) -> Iterator[list[str]]:
         yield ["warnings", ":--", *(plain(text) for text in texts)]
 
 
-def _aligned(columns: Sequence[list[str]]) -> Iterator[str]:
-    """Yield the lines of a table; each column is its head, its ruler, and its texts."""
-    padded = []
-    for column in columns:
-        width = max(map(len, column))
-        to_the_right = column[1].endswith(":")
-        texts = [text.rjust(width) if to_the_right else text.ljust(width) for text in column]
-        texts[1] = "-" * (width - 1) + ":" if to_the_right else ":" + "-" * (width - 1)
-        padded.append(texts)
-    for line in zip(*padded, strict=True):
-        yield f"| {' | '.join(line)} |"
-
-
 def _failures(table: Table) -> Iterator[str]:
     if not table.failures:
         return
@@ -128,7 +133,7 @@ def _failures(table: Table) -> Iterator[str]:
         for failure in table.failures
     ]
     texts = zip(*rows, strict=True)
-    yield from _aligned([[*head, *column] for head, column in zip(heads, texts, strict=True)])
+    yield from aligned([[*head, *column] for head, column in zip(heads, texts, strict=True)])
 
 
 def _notes(table: Table) -> Iterator[str]:
