@@ -33,6 +33,14 @@ class Estimates(NamedTuple):
     sessions: NDArray[np.int64]
 
 
+class Moments(NamedTuple):
+    """One row a cell: how many sessions, the mean of their y (NaN for none), and the squares around it."""
+
+    n: NDArray[np.int64]
+    mean: NDArray[np.float64]
+    squares: NDArray[np.float64]
+
+
 def estimates(
     values: NDArray[np.float64],
     cells: NDArray[np.int64],
@@ -44,18 +52,23 @@ def estimates(
     NaN values are sessions that have no such value. Student's t on y; for every cell at once, because
     100,000 sessions one call at a time take longer than reading them.
     """
-    present = np.isfinite(values) & (values > 0)
-    y, cell = np.log(values[present]), cells[present]
-    n = np.bincount(cell, minlength=count)
-    with np.errstate(
-        divide="ignore", invalid="ignore"
-    ):  # no session: 0 / 0; one session: 0 degrees of freedom
-        mean = np.bincount(cell, weights=y, minlength=count) / n
-        squares = np.bincount(cell, weights=(y - mean[cell]) ** 2, minlength=count)
+    n, mean, squares = moments(values, cells, count)
+    with np.errstate(divide="ignore", invalid="ignore"):  # one session: 0 degrees of freedom
         error = np.sqrt(squares / (n - 1) / n)
         reach = stdtrit(n - 1.0, (1 + confidence) / 2) * error
     half_width = np.where(n > 1, np.expm1(reach), np.nan)
     return Estimates(np.exp(mean), half_width, n)
+
+
+def moments(values: NDArray[np.float64], cells: NDArray[np.int64], count: int) -> Moments:
+    """Return the moments of y of each of `count` cells; NaN values are sessions that have no such value."""
+    present = np.isfinite(values) & (values > 0)
+    y, cell = np.log(values[present]), cells[present]
+    n = np.bincount(cell, minlength=count)
+    with np.errstate(divide="ignore", invalid="ignore"):  # no session: 0 / 0
+        mean = np.bincount(cell, weights=y, minlength=count) / n
+    squares = np.bincount(cell, weights=(y - mean[cell]) ** 2, minlength=count).astype(np.float64)
+    return Moments(n, mean, squares)
 
 
 def half_width(values: Sequence[float], confidence: float = CONFIDENCE) -> float | None:
