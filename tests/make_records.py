@@ -18,7 +18,7 @@ from llmbench.record import Begin, Memory, Outcome, Plan, Record, Sample, Status
 from llmbench.spec import Cell, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.random import Generator
 
@@ -135,23 +135,30 @@ def drawn_samples(rng: Generator, cell: Cell, count: int = 5) -> list[Sample]:
     ]
 
 
-def lines(count: int, sessions: int = 3, seed: int = 0) -> Iterator[Plan | Begin | Record]:
+def lines(
+    count: int, sessions: int = 3, seed: int = 0, **plan: Any
+) -> Iterator[Plan | Begin | Record]:
     """Yield a plan and then the begin and end of `count` sessions, round by round."""
     cells = [make_cell(number) for number in range(-(-count // sessions))]
     rng = np.random.default_rng(seed)
-    yield make_plan(cells, settings=Protocol(sessions=sessions))
+    yield make_plan(cells, settings=Protocol(sessions=sessions), **plan)
     rounds = itertools.product(range(sessions), cells)
     for session, cell in itertools.islice(rounds, count):
         yield make_begin(cell, session)
         yield make_record(cell, session, drawn_samples(rng, cell))
 
 
-def write(folder: Path, count: int) -> None:
+def write(folder: Path, count: int, seed: int = 0, **plan: Any) -> None:
     """Write a run of `count` records, without the fsync that makes each durable."""
+    write_lines(folder, lines(count, seed=seed, **plan))
+
+
+def write_lines(folder: Path, written: Iterable[Plan | Begin | Record]) -> None:
+    """Write a run of these lines."""
     folder.mkdir(parents=True, exist_ok=True)
     encode = msgspec.json.Encoder().encode
     with (folder / store.RECORDS).open("wb") as stream:
-        stream.writelines(journal.seal(encode(line)) for line in lines(count))
+        stream.writelines(journal.seal(encode(line)) for line in written)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 COMMANDS = {
     "sweep": "Measure every cell of a sweep and keep each result as it comes.",
     "table": "Show a run as a table.",
+    "compare": "Say what is slower, faster or the same, cell by cell.",
+    "audit": "Try llmbench's promises on the fake engine, or on a sweep.",
+    "calibrate": "Measure how much this machine's numbers vary, and keep it.",
+    "export": "Write a run under other tools' keys, or as Parquet.",
     "import": "Read other tools' result files into a run.",
     "fit": "Show the largest batch that fits, by model and context.",
     "report": "Write runs as one page of plots for any browser.",

@@ -6,7 +6,7 @@ import sys
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from llmbench import chips, kept, learned, listing, machine, plan, predict
+from llmbench import calibration, chips, kept, learned, listing, machine, plan, predict
 from llmbench.errors import SpecError
 from llmbench.redact import shown
 from llmbench.reports._words import plural
@@ -100,6 +100,8 @@ def show(sweep: Sweep, asked: Asked, results: Path) -> int:
         sys.stdout.write(listing.json(_facts(rows, planned, price)))
     else:
         sys.stdout.write("".join(f"{line}\n" for line in _text(rows, planned, price)))
+        if asked.chip is None:
+            sys.stdout.write(_forecast(planned))
     return 0
 
 
@@ -153,6 +155,14 @@ def _text(rows: Sequence[Row], planned: Planned, price: Price | None) -> Iterato
     shared = len(groups(planned.cells, protocol.isolation))
     yield f"{plural(len(rows), 'cell')} in {plural(shared, 'group')}, {plural(protocol.sessions, 'session')} each."
     yield from _total(rows, price)
+
+
+def _forecast(planned: Planned) -> str:
+    """Return how many sessions an interval takes, where this machine was calibrated."""
+    known = calibration.kept_of(machine.machine()).calibration
+    within = planned.sweep.protocol.interval_within
+    forecast = known.forecast(planned.cells, within) if known else ""
+    return forecast and f"{forecast}\n"
 
 
 def _refusals(rows: Sequence[Row]) -> Iterator[str]:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import sys
 from collections import Counter
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
+from rich.console import Console
 
 from llmbench import (
+    adhoc,
     kept,
     learned,
     machine,
@@ -20,6 +23,7 @@ from llmbench import (
     probe,
     reap,
     reports,
+    spec,
     store,
     table,
     telemetry,
@@ -34,8 +38,6 @@ from llmbench.runner import Runner, now
 from llmbench.spec import PROTOCOL, slug
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from llmbench.plan import Planned
     from llmbench.record import Prediction, Probe
     from llmbench.spec import Sweep
@@ -86,6 +88,16 @@ def sweep(wanted: Sweep, asked: Asked, console: Console, command: str) -> int:
             )
         _refuse_shared(planned, asked)
         return _measure(run, planned, written, asked, console, interrupt)
+
+
+def measured_anew(file: Path, purpose: str, sessions: int) -> tuple[Path, int]:
+    """Measure a sweep's file into the state folder, as many sessions of every cell; return the run and exit code."""
+    changes = {"sessions": sessions, "max_sessions": sessions}
+    wanted = adhoc.with_protocol(spec.read_sweep(file), changes)
+    folder = kept.folder() / purpose / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{slug(wanted.name)}"
+    asked = Asked(folder, resume=False, new_environment=False, allow_shared=False, offline=False)
+    command = " ".join(["llmbench", *sys.argv[1:]])
+    return folder, sweep(wanted, asked, Console(highlight=False, stderr=True), command)
 
 
 def _measure(

@@ -87,7 +87,7 @@ def keep(found: Mapping[str, Any], probes: Sequence[Probe]) -> Path:
     data = msgspec.json.encode(File(key=key, probes=[*others, *map(_redacted, probes)]))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _replace(path, msgspec.json.format(data, indent=1) + b"\n")
+        replace(path, msgspec.json.format(data, indent=1) + b"\n")
     except OSError as error:
         raise RunError(
             f"{redact(str(path))}: the probe cannot be kept: {error.strerror or error}. "
@@ -132,6 +132,21 @@ def folder() -> Path:
     return Path(os.path.expanduser("~"), ".local", "state", "llmbench")  # noqa: PTH111 - pathlib raises without a home
 
 
+def replace(path: Path, data: bytes) -> None:
+    """Write a file whole, on the disk before it takes the place of the one before."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-")
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(name).replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            Path(name).unlink()
+        raise
+
+
 def _path(key: str) -> Path:
     return folder() / "probes" / f"{key}.json"
 
@@ -155,18 +170,3 @@ def _processors() -> int | None:
 
 def _redacted(probe: Probe) -> Probe:
     return msgspec.structs.replace(probe, name=redact(probe.name), torch=redact(probe.torch))
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Write a file whole, on the disk before it takes the place of the one before."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-")
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            Path(name).unlink()
-        raise

@@ -11,13 +11,16 @@ import os
 import platform
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import pynvml
 
 from llmbench import __version__
 from llmbench.digest import digest_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 PACKAGES = (
     "torch",
@@ -39,6 +42,9 @@ VARIABLES = (
 """The environment variables that change a number."""
 VOLATILE = ("load_1m", "memory_available_bytes")
 """What differs from hour to hour and is recorded without making another environment."""
+PHYSICAL = ("name", "cpu", "cpu_count")
+OF_A_GPU = ("name", "memory_bytes", "uuid_hash")
+"""What makes a machine the same one; its driver and its settings may change, and are told."""
 
 
 def machine() -> dict[str, Any]:
@@ -70,6 +76,20 @@ def environment(found: dict[str, Any]) -> tuple[dict[str, Any], str]:
         "machine": {key: value for key, value in found.items() if key not in VOLATILE},
     }
     return facts, digest_of(facts)
+
+
+def identity(found: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return what makes a machine that one, its name first."""
+    gpus = found.get("gpus") or ()
+    return (
+        *(found.get(name) for name in PHYSICAL),
+        *(tuple(gpu.get(name) for name in OF_A_GPU) for gpu in gpus),
+    )
+
+
+def identity_digest(found: Mapping[str, Any]) -> str:
+    """Return the identity in a few letters, for a file's name."""
+    return digest_of([*identity(found)])
 
 
 def boot_id() -> str:

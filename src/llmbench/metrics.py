@@ -214,11 +214,11 @@ BY_KEY = {metric.key: metric for metric in METRICS}
 SHARES = tuple(metric.key for metric in METRICS if metric.unit is PERCENT)
 
 
-def named(keys: Iterable[str]) -> tuple[Metric, ...]:
+def named(keys: Iterable[str], flag: str = "--metrics") -> tuple[Metric, ...]:
     """Return the metrics with these keys, in that order; raise SpecError for one that does not exist."""
     chosen = []
     for key in dict.fromkeys(keys):
         if key not in BY_KEY:
-            raise SpecError(f"--metrics: unknown metric {key!r}.{did_you_mean(key, BY_KEY)}")
+            raise SpecError(f"{flag}: unknown metric {key!r}.{did_you_mean(key, BY_KEY)}")
         chosen.append(BY_KEY[key])
     return tuple(chosen)

@@ -34,9 +34,22 @@ class Timed(msgspec.Struct, gc=False):
     discarded: str | None = None
 
 
+class Facts(msgspec.Struct, frozen=True, gc=False):
+    """What is read of what an engine says of itself."""
+
+    preallocates: bool = False
+
+
+class Levels(msgspec.Struct, frozen=True, gc=False):
+    """What is read of a record's telemetry."""
+
+    sm_mhz_mean: float | None = None
+
+
 class Taken(msgspec.Struct, gc=False):
     """What is read of an outcome."""
 
+    engine: Facts = Facts()
     samples: list[Timed] = []
     load_s: float | None = None
     warmup_ns: list[int | None] = []
@@ -53,6 +66,8 @@ class Ended(msgspec.Struct, tag_field="kind", tag="end", gc=False):
     cell: msgspec.Raw
     outcome: Taken
     environment: str
+    protocol: int
+    telemetry: Levels = Levels()
     phase: str | None = None
     reason: str | None = None
     problems: list[Finding] = []
@@ -179,6 +194,10 @@ class Gatherer:
             self._times.append((alike.numbers, typical(alike.e2e_ns, alike.tokens)))
         self._waiting.clear()
         self._room = MOST_WAITING
+
+    def definitions(self, key: str) -> set[str]:
+        """Return what a metric that other tools gave is in their terms; nothing if none gave it."""
+        return {given.definition for given in self._given.get(key, {}).values()}
 
     def sessions(self, cells: Sequence[Point], work: Columns | None = None) -> Sessions:
         """Return the columns of all sessions taken in so far, in that order, given the cell of each.

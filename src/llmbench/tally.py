@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from llmbench.store import Log
 
 Integers: TypeAlias = NDArray[np.int64]
+
+DISTURBING = {"busy_machine", "cpu_steal", "shared_device"}
+"""Warnings that tell of other work on the machine while a number was taken."""
 
 DIGITS = re.compile(r"\d[\d.,]*")
 
@@ -43,6 +47,11 @@ class Tally:
         cells: those of the plan in its order, then any others that have records.
         gatherer: the measurements of valid sessions.
         owners: the cell of each valid session, in the gatherer's order.
+        rounds: its number among the sessions of its cell, in the same order.
+        clocks_mhz: the mean clock of the device in it; NaN where none was read.
+        preallocated: whether its engine takes the device's memory in advance.
+        disturbed: whether other work on the machine was seen in it.
+        protocols: how numbers were measured; more than one is a mixture.
         ended: sessions of each cell that ended for good.
         warnings: reason codes of each cell, and how many of its valid sessions have them.
         details: for each reason code, the figures behind the first warning of that kind.
@@ -56,6 +65,11 @@ class Tally:
         """Read the records of a run once."""
         self.gatherer = Gatherer()
         self.owners: list[str] = []
+        self.rounds: list[int] = []
+        self.clocks_mhz: list[float] = []
+        self.preallocated: list[bool] = []
+        self.disturbed: list[bool] = []
+        self.protocols: set[int] = set()
         self.ended: Counter[str] = Counter()
         self.warnings: dict[str, Counter[str]] = {}
         self.details: dict[str, str] = {}
@@ -111,6 +125,11 @@ class Tally:
 
     def _take_valid(self, record: Ended) -> None:
         self.owners.append(record.id)
+        self.rounds.append(record.session)
+        self.clocks_mhz.append(record.telemetry.sm_mhz_mean or math.nan)
+        self.preallocated.append(record.outcome.engine.preallocates)
+        self.disturbed.append(any(finding.code in DISTURBING for finding in record.warnings))
+        self.protocols.add(record.protocol)
         self.gatherer.take(record.outcome)
         self.environments.add(record.environment)
         self.verdicts["warned" if record.warnings else "valid"] += 1

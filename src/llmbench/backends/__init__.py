@@ -31,7 +31,8 @@ class Engine(Protocol):
     """A loaded model that can generate, and say when each token came.
 
     `facts` is a flat mapping kept with every record: versions, attention implementation, `parameters`,
-    `weights_bytes`, `param_devices` and `param_dtypes` (as found after loading, comma separated), ...
+    `weights_bytes`, `param_devices` and `param_dtypes` (as found after loading, comma separated),
+    `preallocates` (true where the engine takes the device's memory before it needs it), ...
     """
 
     facts: Mapping[str, Any]

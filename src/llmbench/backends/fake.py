@@ -36,7 +36,7 @@ OPTIONS = {
     "fault": (
         "none", "oom", "cuda_error", "error", "memory_error", "segv", "kill", "exit", "hang",
         "hang_native", "grandchild", "orphan", "junk", "flood", "fake_result", "partial", "oversized",
-        "unknown", "stranger", "nested", "tokens_short", "tokens_long", "tokens_ragged", "early", "prefix_hits",
+        "unknown", "stranger", "nested", "tokens_short", "tokens_long", "tokens_ragged", "early", "unit", "prefix_hits",
         "placement", "dtype", "clock_zero", "clock_negative", "clock_nan", "clock_infinite",
         "clock_drift", "wall_jump", "trend", "two_modes", "spike", "unsupported",
     ),
@@ -114,9 +114,9 @@ class FakeEngine:
         return self._tokens(prompts, output_len)
 
     def token_ns(self) -> list[list[int]]:
-        """Return the times at which the tokens came; `early` claims that they came later than they could."""
-        factor = 3 if self._fault_is("early") else 1
-        return [[time_ns * factor for time_ns in self.times]]
+        """Return the times at which the tokens came; `early` says three times that, `unit` says microseconds."""
+        factor = 3 if self._fault_is("early") else 1e-3 if self._fault_is("unit") else 1
+        return [[round(time_ns * factor) for time_ns in self.times]]
 
     def counters(self) -> dict[str, int]:
         """Return the hits of a cache that only the fault `prefix_hits` has."""

@@ -1,0 +1,192 @@
+"""Compare held against its promises, each as a figure beside the least or the most that it may be.
+
+`simulation` draws tables whose truth is known; `scale` times two runs of 10,000 cells; `same` measures the tiny
+models of the quickstart again and again and compares the runs; `sleep` adds 5 % to a real sleep. The last two
+want a quiet machine:
+
+    scripts/bench-compare [simulation scale same sleep] [--runs 10]
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+HERE = Path(__file__).parents[1]
+sys.path.insert(0, str(HERE / "tests"))
+
+from make_records import write  # noqa: E402 - after the path that has it
+from simulated import Setting, simulate  # noqa: E402
+
+LLMBENCH = (sys.executable, "-m", "llmbench")
+TABLES = 2000
+SHORT = "{sessions: 5, max_sessions: 5, min_time_s: 0.1, warmup_budget_s: 1.0}"
+SAME = (
+    "name: same\nwhy: To compare identical runs.\naxes: {{model: [llama-7b@tiny, mpt-7b@tiny], device: cpu,\n"
+    "  batch_size: [1, 4], input_len: [32, 128], output_len: 16}}\nprotocol: {protocol}\n"
+)
+SLEEP = (
+    "name: sleep\nwhy: To find a sleep that is 5 % longer.\n"
+    "axes: {{model: llama-7b@tiny, device: cpu, input_len: 8, output_len: 16, batch_size: [1, 2, 3, 4, 5],\n"
+    "  backend: {{fake: {{ttft_ms: 5.0, tpot_ms: [4.0, 4.2], call: [5, 6]}}}}}}\nprotocol: {protocol}\n"
+)
+"""`call` says when a fault happens, and there is none: two values of it are the same code."""
+
+
+class Line(NamedTuple):
+    """One promise: whether it is kept, and the figures."""
+
+    promise: str
+    kept: bool
+    figures: str
+
+
+def simulation(_: argparse.Namespace) -> Iterator[Line]:
+    """Draw 2,000 tables of each kind."""
+    for paired, sessions in itertools.product((False, True), (3, 5, 10)):
+        how = f"{'paired' if paired else 'unpaired'}, {sessions} sessions"
+        for alike in (None, 4):
+            kind = "" if alike is None else ", unequal variances"
+            nothing = simulate(
+                Setting(changed=0, sessions=sessions, alike=alike, paired=paired), TABLES
+            )
+            yield Line(
+                f"A/A, {how}{kind}",
+                nothing.false <= 0.1,
+                f"{nothing.false:.4f} of 120 cells called different",
+            )
+            yield Line(
+                f"coverage, {how}{kind}",
+                0.93 <= nothing.coverage <= 0.97,
+                f"{nothing.coverage:.2%}",
+            )
+        few = simulate(Setting(8, 2, sessions, paired=paired), TABLES * 4)
+        yield Line(f"coverage, {how}, 8 cells", 0.93 <= few.coverage <= 0.97, f"{few.coverage:.2%}")
+        seen = simulate(Setting(sessions=sessions, paired=paired), TABLES)
+        least = 6.0 if sessions == 3 else 9.5
+        yield Line(
+            f"-5 % found, {how}",
+            seen.found >= least,
+            f"{seen.found:.2f} of 10, {seen.false:.4f} falsely",
+        )
+
+
+def scale(_: argparse.Namespace) -> Iterator[Line]:
+    """Compare two runs of 10,000 cells with 3 sessions each."""
+    with tempfile.TemporaryDirectory() as folder:
+        runs = [Path(folder) / name for name in "ab"]
+        for seed, run in enumerate(runs):
+            write(run, 30_000, seed, run=run.name)
+        took = []
+        for _turn in range(3):
+            start = time.perf_counter()
+            subprocess.run((*LLMBENCH, "compare", *runs), stdout=subprocess.DEVNULL, check=False)
+            took.append(time.perf_counter() - start)
+        most = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+        yield Line("two runs of 10,000 cells", min(took) <= 3, f"{min(took):.2f} of 3 s")
+        yield Line("memory for them", most <= 1, f"{most:.2f} of 1 GiB")
+
+
+def same(asked: argparse.Namespace) -> Iterator[Line]:
+    """Measure the same run again and again; compare neighbours in time, and all pairs."""
+    with tempfile.TemporaryDirectory() as folder:
+        sweep = Path(folder) / "same.yaml"
+        sweep.write_text(SAME.format(protocol=SHORT))
+        runs = [Path(folder) / f"{number:02}" for number in range(asked.runs)]
+        for run in runs:
+            swept(sweep, run)
+        neighbours = list(itertools.pairwise(runs))[::2]
+        for name, pairs in (
+            ("neighbours", neighbours),
+            ("all pairs", list(itertools.combinations(runs, 2))),
+        ):
+            for metric in ("e2e_s", "ttft_s", "tpot_s"):
+                made = [compared(a, b, "--metric", metric) for a, b in pairs]
+                counts = added(made)
+                false = counts["slower"] + counts["faster"]
+                yield Line(
+                    f"real A/A, {name}, {metric}",
+                    false == 0 or name == "all pairs",
+                    f"{false} of {sum(counts.values())} cells called different in {len(made)} comparisons: {counts}",
+                )
+
+
+def sleep(_: argparse.Namespace) -> Iterator[Line]:
+    """Compare sleeps with ones 5 % longer, and with equally long ones."""
+    longer, equal = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        sweep = Path(folder) / "sleep.yaml"
+        sweep.write_text(SLEEP.format(protocol=SHORT))
+        for turn in range(2):
+            run = Path(folder) / str(turn)
+            swept(sweep, run)
+            longer.append(compared(run, "--by", "tpot_ms", "--metric", "tpot_s"))
+            equal.append(compared(run, "--by", "call", "--metric", "tpot_s"))
+    found, false = added(longer), added(equal)
+    yield Line(
+        "a sleep 5 % longer",
+        found["slower"] >= 19,
+        f"{found['slower']} of {sum(found.values())} slower",
+    )
+    wrong = false["slower"] + false["faster"]
+    yield Line(
+        "the same sleep", wrong == 0, f"{wrong} of {sum(false.values())} called different: {false}"
+    )
+
+
+def swept(sweep: Path, run: Path) -> None:
+    """Measure a sweep, every session of it valid."""
+    subprocess.run((*LLMBENCH, "sweep", sweep, "-o", run), stdout=subprocess.DEVNULL, check=True)
+
+
+def compared(*arguments: str | Path) -> dict[str, Any]:
+    """Return a comparison, as JSON."""
+    command = (*LLMBENCH, "compare", *arguments, "--format", "json")
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    made: dict[str, Any] = json.loads(done.stdout)
+    return made
+
+
+def added(made: list[dict[str, Any]]) -> dict[str, int]:
+    """Return how many cells of all comparisons have which verdict."""
+    verdicts = [one["candidates"][0]["verdicts"] for one in made]
+    return {name: sum(counts[name] for counts in verdicts) for name in verdicts[0]}
+
+
+PARTS: dict[str, Callable[[argparse.Namespace], Iterator[Line]]] = {
+    "simulation": simulation, "scale": scale, "same": same, "sleep": sleep,
+}  # fmt: skip
+
+
+def main() -> int:
+    """Print a line for each promise; exit 1 if one is broken."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
+    parser.add_argument("--runs", type=int, default=10, help="runs of `same`")
+    asked = parser.parse_args()
+    broken = 0
+    for name in asked.parts or PARTS:
+        for line in PARTS[name](asked):
+            broken += not line.kept
+            print(
+                f"{line.promise:52} {'kept' if line.kept else 'BROKEN':7} {line.figures}",
+                flush=True,
+            )
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

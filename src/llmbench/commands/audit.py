@@ -1,0 +1,56 @@
+"""The `audit` command: llmbench's own promises, tried on this machine."""
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from llmbench import audit, invoke, listing, store
+from llmbench.redact import shown
+
+FAILED = 1
+SESSIONS = 6
+"""Of a sweep that is measured for an audit: three in odd rounds, three in even ones."""
+
+COLUMNS = (
+    listing.Column("check", "check"),
+    listing.Column("verdict", "verdict"),
+    listing.Column("figures", "figures"),
+)
+
+
+def command(
+    sweep: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[SWEEP]",
+            help="A sweep's file to measure now, or the folder of a run; else the fake engine.",
+        ),
+    ] = None,
+    format: Annotated[
+        Literal["terminal", "markdown", "csv", "json"], typer.Option("--format", help="For whom.")
+    ] = "terminal",
+) -> int:
+    """Try llmbench's promises on the fake engine, or on a sweep."""
+    if sweep is None:
+        with tempfile.TemporaryDirectory(prefix="llmbench-audit-") as folder:
+            checked = list(audit.on_the_fake_engine(Path(folder)))
+    else:
+        run, code = (
+            (sweep, 0) if sweep.is_dir() else invoke.measured_anew(sweep, "audits", SESSIONS)
+        )
+        if code not in (0, invoke.COMPLETED_WITH_FAILURES):
+            return code
+        checked = list(audit.of_a_run(store.read(run), shown(str(run))))
+    facts = [
+        {
+            "check": one.check,
+            "verdict": "passed" if one.passed else "FAILED",
+            "figures": one.figures,
+        }
+        for one in checked
+    ]
+    sys.stdout.write(listing.rows(COLUMNS, facts, format))
+    return 0 if all(one.passed for one in checked) else FAILED

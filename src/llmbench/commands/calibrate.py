@@ -1,0 +1,84 @@
+"""The `calibrate` command: what a machine's own numbers vary by, measured, shown, and kept for `compare`."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llmbench import calibrate, calibration, invoke, listing, metrics, store
+from llmbench.calibration import Calibration
+from llmbench.commands.table import without_collection
+from llmbench.redact import redact, shown
+from llmbench.reports._words import plural
+
+SHOWN = ("ttft_s", "tpot_s", "e2e_s")
+"""The phases and the whole; the rates vary as these do."""
+
+SESSIONS = 5
+"""What a sweep that is run for a calibration gets at least: four degrees of freedom a cell."""
+
+
+def command(
+    sweep: Annotated[
+        Path,
+        typer.Argument(
+            metavar="SWEEP", help="A sweep's file to measure now, or the folder of a run."
+        ),
+    ],
+    sessions: Annotated[
+        int,
+        typer.Option("--sessions", help="Fresh processes for each cell, of a sweep measured now."),
+    ] = SESSIONS,
+    within: Annotated[
+        float, typer.Option("--within", help="The half-width whose price in sessions is told.")
+    ] = 0.015,
+) -> int:
+    """Measure how much this machine's numbers vary, and keep it."""
+    run, code = (
+        (sweep, 0) if sweep.is_dir() else invoke.measured_anew(sweep, "calibrations", sessions)
+    )
+    if code not in (0, invoke.COMPLETED_WITH_FAILURES):
+        return code
+    with without_collection():
+        found = calibrate.calibrate(store.read(run), shown(str(run)))
+    sys.stdout.write(told(found, within))
+    path = calibration.keep(found)
+    print(f"\nKept in {shown(redact(str(path)))}; compare uses it for cells with one session.")
+    return code
+
+
+def told(found: Calibration, within: float) -> str:
+    """Return a calibration as text: for each shape how much a metric varies, and what an interval takes."""
+    head = (
+        f"{shown(found.name)}, {found.at[:10]}: {plural(found.sessions, 'session')} of {plural(found.cells, 'cell')}. "
+        "Standard deviations, within a session and between sessions.\n\n"
+    )
+    facts = [
+        {
+            "metric": metrics.BY_KEY[key].label,
+            "batch": spread.batch_size,
+            "in": spread.input_len,
+            "out": spread.output_len,
+            "within": spread.within,
+            "between": spread.between,
+            "drawn": spread.drawn,
+            "sessions": calibration.sessions_for(spread.drawn, within),
+        }
+        for key in SHOWN
+        if key in found.metrics
+        for spread in found.metrics[key].shapes
+    ]
+    columns = [
+        *(listing.Column(key, key) for key in ("metric", "batch", "in", "out")),
+        listing.Column("within", "within", percent),
+        listing.Column("between", "between", percent),
+        listing.Column("drawn", "with its neighbours", percent),
+        listing.Column("sessions", f"sessions for ±{within:.1%}", str),
+    ]
+    return head + listing.rows(columns, facts, "terminal")
+
+
+def percent(share: float) -> str:
+    """Return a share as a percentage with three digits."""
+    return f"{100 * share:.3g} %"

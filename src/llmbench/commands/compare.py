@@ -1,0 +1,127 @@
+"""The `compare` command: runs beside each other, or the parts of one, with verdicts that know their noise."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+
+from llmbench import calibration, compare, conditions, effects, machine, metrics, sides, store
+from llmbench.commands.table import without_collection
+from llmbench.errors import SpecError, did_you_mean
+from llmbench.reports import comparison
+
+NOTHING_COMPARABLE = 3
+
+VERDICTS = {
+    "slower": effects.Verdict.WORSE,
+    "more": effects.Verdict.WORSE,
+    "faster": effects.Verdict.BETTER,
+    "less": effects.Verdict.BETTER,
+    "unclear": effects.Verdict.UNCLEAR,
+    "missing": "missing",
+}
+"""The words of --fail-on; `slower` and `more` are both for the worse."""
+
+
+def command(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="BASELINE [CANDIDATE]...", help="Folders of runs, or one with --by."
+        ),
+    ],
+    metric: Annotated[
+        str, typer.Option("--metric", metavar="KEY", help="What is compared.")
+    ] = "e2e_s",
+    by: Annotated[
+        str | None,
+        typer.Option(
+            "--by", metavar="FACTOR", help="Compare inside one run: backend, dtype, model, ..."
+        ),
+    ] = None,
+    margin: Annotated[
+        str, typer.Option("--margin", help="Differences within this are none.")
+    ] = "2%",
+    fail_on: Annotated[
+        str,
+        typer.Option(
+            "--fail-on", metavar="VERDICT,...", help="Exit 1 if a cell has one; or `none`."
+        ),
+    ] = "slower",
+    cross_machine: Annotated[
+        bool, typer.Option("--cross-machine", help="Compare runs of two machines.")
+    ] = False,
+    format: Annotated[
+        Literal["terminal", "markdown", "json"], typer.Option("--format", help="How to write it.")
+    ] = "terminal",
+) -> int:
+    """Say what is slower, faster or the same, cell by cell."""
+    (chosen,) = metrics.named([metric], "--metric")
+    failing = verdicts(fail_on)
+    with without_collection():
+        read = [sides.read(str(run), store.read(run), chosen) for run in counted(runs, by)]
+        kept = kept_of(read)
+        asked = conditions.Asked(
+            chosen, share(margin), by, cross_machine=cross_machine, calibration=kept.calibration
+        )
+        made = compare.within(read[0], asked) if by else compare.runs(read, asked)
+        if kept.notice:
+            made = made._replace(notices=(*made.notices, kept.notice))
+        comparison.show(made, format, Console())
+    return exit_code(made, failing)
+
+
+def verdicts(text: str) -> set[object]:
+    """Return the verdicts that fail, from their words; raise SpecError for a word that is none."""
+    words = [word.strip() for word in text.split(",")]
+    if words == ["none"]:
+        return set()
+    for word in words:
+        if word not in VERDICTS:
+            known = (*VERDICTS, "none")
+            raise SpecError(f"--fail-on: unknown verdict {word!r}.{did_you_mean(word, known)}")
+    return {VERDICTS[word] for word in words}
+
+
+def share(text: str) -> float:
+    """Return a margin as a share: 0.02 from `2%` or `0.02`; raise SpecError for what is none."""
+    try:
+        value = float(text.removesuffix("%").strip()) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < 1:
+        raise SpecError(f"--margin: {text!r} is no share between 0 and 1; say 2% or 0.02.")
+    return value
+
+
+def counted(runs: list[Path], by: str | None) -> list[Path]:
+    """Return the runs if they are as many as can be compared; raise SpecError if not."""
+    if by is not None and len(runs) != 1:
+        raise SpecError(
+            f"--by compares inside one run, and {len(runs)} are given; leave out all but one."
+        )
+    if by is None and len(runs) < 2:
+        raise SpecError(
+            "compare: say what with: a second run, or --by FACTOR to compare inside this one."
+        )
+    return runs
+
+
+def exit_code(made: compare.Comparison, failing: set[object]) -> int:
+    """Return 3 if nothing could be compared, 1 if any cell has a failing verdict, else 0."""
+    if not any(contrast.cells for contrast in made.contrasts):
+        return NOTHING_COMPARABLE
+    seen: set[object] = set()
+    for contrast in made.contrasts:
+        seen |= {effects.Verdict(verdict) for verdict in contrast.effects.verdict.tolist()}
+        seen |= {"missing" for of in contrast.missing if of.lacking == "candidate"}
+    return 1 if seen & failing else 0
+
+
+def kept_of(read: list[sides.Side]) -> calibration.Kept:
+    """Return the calibration of the machine of all runs; none if they have more than one machine."""
+    found = [side.plan.machine for side in read if side.plan]
+    if len({machine.identity(facts) for facts in found}) != 1:
+        return calibration.Kept(None)
+    return calibration.kept_of(found[0])

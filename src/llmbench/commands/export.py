@@ -1,0 +1,43 @@
+"""The `export` command: a run for another program."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from llmbench import exports, store, table
+from llmbench.commands.table import without_collection
+from llmbench.errors import RunError, SpecError
+from llmbench.redact import shown
+
+
+def command(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
+    form: Annotated[
+        Literal["vllm-json", "parquet"],
+        typer.Option(
+            "--format",
+            help="vLLM's keys, where the definitions are the same; or a table's columns.",
+        ),
+    ] = "vllm-json",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where to; a new file.")
+    ] = None,
+) -> None:
+    """Write a run under other tools' keys, or as Parquet."""
+    if form == "parquet" and output is None:
+        raise SpecError("export: Parquet is no text; say where it goes: -o FILE.")
+    with without_collection():
+        log = store.read(run)
+        data = (
+            exports.parquet(table.build(log)) if form == "parquet" else exports.vllm(log).encode()
+        )
+    if output is None:
+        sys.stdout.write(data.decode())
+        return
+    try:
+        with output.open("xb") as stream:
+            stream.write(data)
+    except OSError as error:
+        raise RunError(f"{shown(str(output))}: cannot be written: {error.strerror}.") from error

@@ -1,0 +1,505 @@
+"""Runs beside each other: what is matched, what is refused, what is said, and the exit code of every case."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from llmbench.record import Finding, Status
+from llmbench.spec import Protocol
+from make_records import make_cell, make_plan, make_record, make_samples, write, write_lines
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from llmbench.record import Record
+    from llmbench.spec import Cell
+
+CELLS = [make_cell(number) for number in range(3)]
+QUIET = (0.999, 1.0, 1.001)
+
+
+class Done:
+    """What the command printed, and its exit code."""
+
+    def __init__(self, *arguments: object) -> None:
+        command = (sys.executable, "-m", "llmbench", "compare", *map(str, arguments))
+        plain = {key: value for key, value in os.environ.items() if key != "COLUMNS"}
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=plain)
+        self.code, self.out, self.err = done.returncode, done.stdout, done.stderr
+        assert "Traceback" not in self.err
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+def sessions(cell: Cell, times: Iterable[float] = QUIET, **changes: Any) -> list[Record]:
+    return [
+        make_record(cell, number, make_samples([t] * 3, 0.2 * t, cell.output_len), **changes)
+        for number, t in enumerate(times, 1)
+    ]
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Any:
+    """Return a function that writes a run of records and returns its folder; each run has an id of its own."""
+
+    def write_run(name: str, records: Sequence[Record], **plan: Any) -> Path:
+        cells = list({record.id: record.cell for record in records}.values())
+        facts = {"run": name, "cells": cells, "settings": Protocol(sessions=3), **plan}
+        write_lines(tmp_path / name, [make_plan(**facts), *records])
+        return tmp_path / name
+
+    return write_run
+
+
+def all_cells(times: Sequence[float] = QUIET, **changes: Any) -> list[Record]:
+    return [record for cell in CELLS for record in sessions(cell, times, **changes)]
+
+
+def like_the_first(number: int, **changes: Any) -> Cell:
+    """Return a cell with an id of its own that only the changes tell from the first."""
+    return make_cell(number, model=CELLS[0].model, input_len=CELLS[0].input_len, **changes)
+
+
+def scaled(factor: float) -> list[float]:
+    return [factor * time for time in QUIET]
+
+
+def verdicts_of(done: Done) -> dict[str, int]:
+    counts: dict[str, int] = done.json["candidates"][0]["verdicts"]
+    return {verdict: count for verdict, count in counts.items() if count}
+
+
+# -- verdicts and exit codes -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("factor", "metric", "verdict", "code"),
+    [
+        (1.05, "e2e_s", "slower", 1),
+        (0.95, "e2e_s", "faster", 0),
+        (1.05, "output_tok_s", "slower", 1),
+        (0.95, "output_tok_s", "faster", 0),
+        (1.05, "tpot_s", "slower", 1),
+        (1.001, "e2e_s", "same", 0),
+        (1.0195, "e2e_s", "unclear", 0),
+    ],
+)
+def test_the_verdict_and_the_exit_code(
+    written: Any, factor: float, metric: str, verdict: str, code: int
+) -> None:
+    baseline, candidate = written("a", all_cells()), written("b", all_cells(scaled(factor)))
+
+    done = Done(baseline, candidate, "--metric", metric, "--format", "json")
+
+    assert verdicts_of(done) == {verdict: 3}
+    assert done.code == code
+
+
+def test_more_memory_is_more_and_not_slower(written: Any) -> None:
+    def with_rss(mebibytes: int) -> list[Record]:
+        return [
+            make_record(cell, session, make_samples([1.0] * 3, 0.2, 16),
+                        outcome={"memory": {"host_peak_rss_bytes": mebibytes * 2**20}})
+            for cell in CELLS for session in (1, 2, 3)
+        ]  # fmt: skip
+
+    baseline, candidate = written("a", with_rss(500)), written("b", with_rss(600))
+
+    done = Done(baseline, candidate, "--metric", "host_peak_rss_bytes", "--format", "json")
+
+    assert verdicts_of(done) == {"more": 3}
+    assert done.code == 1
+
+
+@pytest.mark.parametrize(
+    ("flag", "code"),
+    [("slower", 0), ("faster", 1), ("faster,unclear", 1), ("missing", 0), ("none", 0)],
+)
+def test_what_fails_can_be_chosen(written: Any, flag: str, code: int) -> None:
+    baseline, candidate = written("a", all_cells()), written("b", all_cells(scaled(0.9)))
+
+    assert Done(baseline, candidate, "--fail-on", flag).code == code
+
+
+def test_the_margin_is_the_users(written: Any) -> None:
+    baseline, candidate = written("a", all_cells()), written("b", all_cells(scaled(1.05)))
+
+    done = Done(baseline, candidate, "--margin", "10%", "--format", "json")
+
+    assert verdicts_of(done) == {"same": 3}
+
+
+def test_a_small_table_rests_on_each_cell_and_a_large_one_on_all(tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 2)):
+        write(tmp_path / name, 60, seed, run=name)
+        write(tmp_path / f"{name}-small", 9, seed, run=name)
+
+    large = Done(tmp_path / "a", tmp_path / "b", "--format", "json").json
+    small = Done(tmp_path / "a-small", tmp_path / "b-small", "--format", "json").json
+
+    assert {cell["variance"] for cell in large["candidates"][0]["cells"]} == {"shared"}
+    assert {cell["variance"] for cell in small["candidates"][0]["cells"]} == {"own"}
+
+
+# -- what is matched, and what is left over ---------------------------------------------------------------
+
+
+def test_the_terminal_shows_every_part(written: Any) -> None:
+    # logs 0.001 apart: t(0.975, 4) x 0.001 x sqrt(2 / 3) = 0.00227 around log 1.1
+    other = make_cell(7)
+    invalid = make_record(
+        CELLS[1], 1, status=Status.INVALID, problems=[Finding("token_count", "15 of 16")]
+    )
+    baseline = written("a", [*sessions(CELLS[0]), *sessions(CELLS[1]), *sessions(CELLS[2])])
+    candidate = written("b", [*sessions(CELLS[0], scaled(1.1)), invalid, *sessions(other)])
+
+    done = Done(baseline, candidate)
+
+    assert done.code == 1
+    lines = [line.rstrip() for line in done.out.splitlines()]
+    assert lines[0] == "E2E compared (ms, lower is better; margin 2 %)"
+    assert " 1,000.0      1,100  1.100  1.098–1.102  slower" in lines  # noqa: RUF001
+    assert "4 cells: 1 slower, 3 missing." in lines
+    assert "  1 cell without a number in the candidate: invalid: token_count" in lines
+    assert "  1 cell without a number in the candidate: not planned there" in lines
+    assert "  1 cell without a number in the baseline: not planned there" in lines
+    assert any("machine is confounded" in line for line in lines)
+
+
+def test_cells_that_only_their_weights_set_apart_say_so(written: Any) -> None:
+    real = make_cell(1, load_format="safetensors")
+    baseline = written("a", [*sessions(CELLS[0]), *sessions(CELLS[1])])
+    candidate = written("b", [*sessions(CELLS[0]), *sessions(real)])
+
+    done = Done(baseline, candidate)
+
+    assert done.code == 0
+    assert "there with other weights" in done.out
+
+
+def test_a_missing_number_fails_only_if_asked(written: Any) -> None:
+    baseline, candidate = written("a", all_cells()), written("b", sessions(CELLS[0]))
+
+    assert Done(baseline, candidate).code == 0
+    assert Done(baseline, candidate, "--fail-on", "slower,missing").code == 1
+
+
+def test_unequal_numbers_of_sessions_are_compared(written: Any) -> None:
+    baseline = written("a", sessions(CELLS[0]))
+    candidate = written("b", sessions(CELLS[0], (1.1, 1.101, 1.099, 1.1, 1.1)))
+
+    done = Done(baseline, candidate, "--format", "json")
+
+    (cell,) = done.json["candidates"][0]["cells"]
+    assert (cell["sessions_baseline"], cell["sessions_candidate"]) == (3, 5)
+    assert cell["verdict"] == "slower"
+
+
+def test_one_session_is_unclear_however_far_it_is(written: Any) -> None:
+    baseline, candidate = (
+        written("a", sessions(CELLS[0], [1.0])),
+        written("b", sessions(CELLS[0], [9.0])),
+    )
+
+    done = Done(baseline, candidate)
+
+    assert done.code == 0
+    assert "unclear (1 session)" in done.out
+    assert "says nothing of how sessions vary" in done.out
+
+
+def test_the_same_run_twice_has_ratios_of_exactly_one(written: Any) -> None:
+    run = written("a", all_cells((1.0, 1.3, 0.7)))
+
+    done = Done(run, run, "--format", "json")
+
+    of = done.json["candidates"][0]
+    assert {(cell["ratio"], cell["low"], cell["high"]) for cell in of["cells"]} == {(1.0, 1.0, 1.0)}
+    assert of["overall"] == {"ratio": 1.0, "low": 1.0, "high": 1.0, "cells": 3}
+    assert verdicts_of(done) == {"same": 3}
+    assert any("same run" in notice for notice in done.json["notices"])
+    assert done.code == 0
+
+
+@pytest.mark.parametrize(
+    "case", ["disjoint", "invalid", "failed", "empty", "no records", "no metric"]
+)
+def test_nothing_comparable_has_an_exit_code_of_its_own(written: Any, case: str) -> None:
+    one = make_cell(0, output_len=1)
+    records = {
+        "disjoint": sessions(make_cell(9)),
+        "invalid": all_cells(status=Status.INVALID, problems=[Finding("clock", "stands")]),
+        "failed": all_cells(status=Status.OOM, phase="load", reason="too much"),
+        "empty": [],
+        "no records": [],
+        "no metric": sessions(one),
+    }[case]
+    baseline = written("a", sessions(one) if case == "no metric" else all_cells())
+    candidate = written(
+        "b", records, cells=[] if case == "no records" else [r.cell for r in records] or CELLS
+    )
+
+    done = Done(baseline, candidate, "--metric", "tpot_s")
+
+    assert done.code == 3
+    assert "No cell has a number on both sides." in done.out
+    reason = {
+        "disjoint": "not planned there", "invalid": "invalid: clock", "failed": "oom in load: too much",
+        "empty": "not measured yet", "no records": "not planned there", "no metric": "has no such number",
+    }[case]  # fmt: skip
+    assert reason in done.out
+
+
+# -- what is refused -----------------------------------------------------------------------------------
+
+
+def refused(*arguments: object) -> str:
+    done = Done(*arguments)
+    assert done.code == 2
+    assert done.out == ""
+    assert done.err.count("\n") == 1
+    return done.err
+
+
+def test_two_protocols_are_refused(written: Any) -> None:
+    baseline, candidate = written("a", all_cells()), written("b", all_cells(protocol=2))
+
+    assert "protocols 1 and 2" in refused(baseline, candidate, "--cross-machine")
+
+
+def test_what_another_tool_measured_is_said_to_be_so(written: Any) -> None:
+    definition = "latency of a batch, perf_counter"
+    given = {"e2e_s": {"value": 1.1, "definition": definition, "clock": "there"}}
+    baseline = written("a", all_cells())
+    candidate = written("b", all_cells(protocol=0, outcome={"given": given}))
+
+    done = Done(baseline, candidate)
+
+    assert "Not all of this was measured by llmbench" in done.out
+    assert definition in done.out
+    assert done.code == 1
+
+
+def test_another_machine_is_refused_unless_allowed(written: Any) -> None:
+    baseline = written("a", all_cells(), machine={"name": "h200", "cpu_count": 16})
+    candidate = written("b", all_cells(scaled(2.0)), machine={"name": "l4", "cpu_count": 16})
+
+    assert "l4 against h200" in (err := refused(baseline, candidate))
+    assert "--cross-machine" in err
+    assert Done(baseline, candidate, "--cross-machine").code == 1
+
+
+def test_a_machine_that_only_its_load_sets_apart_is_the_same(written: Any) -> None:
+    baseline = written("a", all_cells(), machine={"name": "x", "load_1m": 0.1})
+    candidate = written("b", all_cells(), machine={"name": "x", "load_1m": 0.9})
+
+    assert Done(baseline, candidate).code == 0
+
+
+def test_random_and_real_weights_are_refused(written: Any) -> None:
+    real = [make_cell(number, load_format="safetensors") for number in range(3)]
+    baseline = written("a", all_cells())
+    candidate = written("b", [record for cell in real for record in sessions(cell)])
+
+    assert "random and real weights" in refused(baseline, candidate)
+    assert "random and real weights" in refused(baseline, "--by", "load_format")
+
+
+def test_memory_taken_in_advance_is_refused_beside_needed_memory(written: Any) -> None:
+    advance = {"engine": {"preallocates": True}}
+    baseline = written("a", all_cells())
+    candidate = written("b", all_cells(outcome=advance))
+
+    assert "before it needs it" in refused(baseline, candidate, "--metric", "host_peak_rss_bytes")
+    assert Done(baseline, candidate, "--metric", "weights_bytes").code == 0
+    assert Done(baseline, candidate, "--metric", "e2e_s").code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--metric", "tpot"), "Did you mean 'tpot_s'?"),
+        (("--margin", "two"), "'two' is no share"),
+        (("--margin", "0"), "no share between 0 and 1"),
+        (("--margin", "nan"), "no share"),
+        (("--fail-on", "slow"), "Did you mean 'slower'?"),
+        (("--by", "model"), "inside one run"),
+    ],
+)
+def test_a_mistake_gets_one_line(written: Any, arguments: tuple[str, ...], words: str) -> None:
+    run = written("a", all_cells())
+
+    assert words in refused(run, run, *arguments)
+
+
+def test_one_run_alone_is_asked_what_with(written: Any) -> None:
+    run = written("a", all_cells())
+
+    assert "--by FACTOR" in refused(run)
+    assert "no factor 'modle'. Did you mean 'model'?" in refused(run, "--by", "modle")
+    assert "in the whole run" in refused(run, "--by", "dtype")
+
+
+# -- inside one run -------------------------------------------------------------------------------------
+
+
+def test_rounds_are_paired_so_that_their_drift_cancels(written: Any) -> None:
+    fast, slow = CELLS[0], like_the_first(1, dtype="bfloat16")
+    drift = np.array([1.0, 1.4, 0.8])
+    run = written("a", [*sessions(fast, drift * QUIET), *sessions(slow, 1.05 * drift)])
+
+    done = Done(run, "--by", "dtype", "--format", "json")
+
+    (cell,) = done.json["candidates"][0]["cells"]
+    assert cell["verdict"] == "slower"
+    assert cell["high"] - cell["low"] < 0.01
+    assert done.json["paired"] is True
+
+
+def test_a_session_without_its_counterpart_is_left_out(written: Any) -> None:
+    other = like_the_first(1, dtype="bfloat16")
+    run = written("a", [*sessions(CELLS[0], (1.0, 1.0, 1.0, 50.0)), *sessions(other)])
+
+    done = Done(run, "--by", "dtype", "--format", "json")
+
+    (cell,) = done.json["candidates"][0]["cells"]
+    assert cell["baseline"] == pytest.approx(1.0)
+    assert any("1 session has no counterpart" in notice for notice in done.json["notices"])
+
+
+def test_cells_never_in_one_round_are_listed(written: Any) -> None:
+    other = like_the_first(1, dtype="bfloat16")
+    run = written("a", [sessions(CELLS[0])[0], sessions(other)[1]])
+
+    done = Done(run, "--by", "dtype")
+
+    assert done.code == 3
+    assert "never in one round" in done.out
+
+
+def test_engines_are_compared_whatever_their_options_are_called(written: Any) -> None:
+    vllm = like_the_first(1, backend="vllm", options={"block_size": 16})
+    plain = make_cell(0, options={"attn_implementation": "sdpa"})
+    run = written("a", [*sessions(plain), *sessions(vllm, scaled(0.5))])
+
+    done = Done(run, "--by", "backend", "--format", "json")
+
+    assert verdicts_of(done) == {"faster": 1}
+    assert done.json["candidates"][0]["name"] == "backend vllm"
+
+
+def test_a_cell_that_the_factor_does_not_tell_apart_is_listed(written: Any) -> None:
+    plain = [make_cell(0, options={"attn_implementation": a}) for a in ("sdpa", "eager")]
+    plain[1] = make_cell(
+        1, model=CELLS[0].model, input_len=32, options={"attn_implementation": "eager"}
+    )
+    vllm = make_cell(2, model=CELLS[0].model, input_len=32, backend="vllm")
+    run = written("a", [record for cell in (*plain, vllm) for record in sessions(cell)])
+
+    by_backend, by_option = (
+        Done(run, "--by", "backend"),
+        Done(run, "--by", "attn_implementation", "--format", "json"),
+    )
+
+    assert by_backend.code == 3
+    assert "measured in 2 ways" in by_backend.out
+    assert [of["name"] for of in by_option.json["candidates"]] == [
+        "attn_implementation eager",
+        "attn_implementation default",
+    ]
+
+
+def test_several_candidates_are_a_table_of_ratios_to_the_first(written: Any) -> None:
+    runs = [written(name, all_cells(scaled(f))) for name, f in (("a", 1.0), ("b", 1.1), ("c", 0.9))]
+
+    done = Done(*runs, "--format", "markdown")
+
+    assert done.code == 1
+    header = next(line for line in done.out.splitlines() if line.startswith("| model"))
+    assert [word.strip() for word in header.strip("|").split("|")] == [
+        "model", "baseline (ms)", "b ratio", "verdict", "c ratio", "verdict",
+    ]  # fmt: skip
+    assert "3 slower" in done.out
+    assert "3 faster" in done.out
+
+
+# -- what is said against a comparison ---------------------------------------------------------------------
+
+
+def test_clocks_that_differ_are_said(written: Any) -> None:
+    baseline = written("a", all_cells(telemetry={"sm_mhz_mean": 1980.0}))
+    candidate = written("b", all_cells(telemetry={"sm_mhz_mean": 1900.0}))
+    near = written("c", all_cells(telemetry={"sm_mhz_mean": 1970.0}))
+
+    assert "was 1,900 MHz, the baseline's 1,980: -4.0%" in Done(baseline, candidate).out
+    assert "MHz" not in Done(baseline, near).out
+
+
+@pytest.mark.parametrize(("busy", "verdict"), [(1, "faster"), (2, "unclear")])
+def test_a_difference_that_a_busy_machine_may_have_made_is_unclear(
+    written: Any, busy: int, verdict: str
+) -> None:
+    warned = [Finding("busy_machine", "other processes used 40 % of the CPUs")]
+    slow = [
+        msgspec.structs.replace(record, warnings=warned if record.session <= busy else [])
+        for record in all_cells(scaled(10.0))
+    ]
+    baseline, candidate = written("a", slow), written("b", all_cells())
+
+    done = Done(baseline, candidate, "--format", "json")
+
+    assert verdicts_of(done) == {verdict: 3}
+    assert ("unclear (busy machine)" in Done(baseline, candidate).out) == (verdict == "unclear")
+
+
+def test_what_changed_between_the_runs_is_said(written: Any) -> None:
+    baseline = written(
+        "a", all_cells(), environment={"packages": {"torch": "2.9.0"}, "python": "3.11"}
+    )
+    candidate = written(
+        "b", all_cells(), environment={"packages": {"torch": "2.13.0"}, "python": "3.11"},
+        settings=Protocol(sessions=3, iterations=9),
+    )  # fmt: skip
+
+    done = Done(baseline, candidate)
+
+    assert "Changed between the runs: torch 2.9.0 -> 2.13.0." in done.out
+    assert "Measured with other settings: iterations 5 -> 9." in done.out
+
+
+def test_a_hostile_name_does_nothing(written: Any) -> None:
+    names = ("org/x[/bold]|\x1b[31m", "org/y\n| a | b |")
+    cells = [make_cell(number, model=name) for number, name in enumerate(names)]
+    records = [record for cell in cells for record in sessions(cell)]
+    run, other = written("a", records), written("b", records)
+
+    for form in ("terminal", "markdown"):
+        done = Done(run, other, "--format", form)
+        assert done.code == 0
+        assert "\x1b" not in done.out
+        assert "| a | b |\n" not in done.out
+
+
+def test_a_comparison_loads_no_engine_and_not_scipy_stats(written: Any) -> None:
+    run = written("a", all_cells())
+    code = (
+        "import sys\nfrom llmbench.cli import run\n"
+        f"run(['compare', {str(run)!r}, {str(run)!r}])\n"
+        "bad = {'torch', 'transformers', 'vllm', 'accelerate', 'scipy.stats'} & set(sys.modules)\n"
+        "sys.exit(str(bad) if bad else 0)"
+    )
+
+    done = subprocess.run((sys.executable, "-c", code), capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stderr

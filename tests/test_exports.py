@@ -1,0 +1,120 @@
+"""A run under other programs' names: the same figures by hand, and no key where the definition is another."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from llmbench import exports, store, table
+from make_records import make_cell, make_plan, make_record, make_samples, write_lines
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CELL = make_cell(0, batch_size=4, input_len=32, output_len=16)
+
+
+def llmbench(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = (sys.executable, "-m", "llmbench", "export", *map(str, arguments))
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def written(folder: Path, calls: int = 3, cell: Any = CELL) -> Path:
+    records = [
+        make_record(cell, session, make_samples([1.0] * (calls - 1) + [4.0], 0.25, cell.output_len))
+        for session in (1, 2)
+    ]
+    write_lines(folder, [make_plan([cell]), *records])
+    return folder
+
+
+def test_vllms_keys_hold_vllms_definitions(tmp_path: Path) -> None:
+    done = llmbench(written(tmp_path / "run"))
+
+    (facts,) = json.loads(done.stdout)
+    assert facts["completed"] == 2 * 3 * 4
+    assert facts["duration"] == pytest.approx(12.0)
+    assert facts["output_throughput"] == pytest.approx(2 * 3 * 4 * 16 / 12.0)
+    assert facts["total_token_throughput"] == pytest.approx(2 * 3 * 4 * 48 / 12.0)
+    assert facts["mean_ttft_ms"] == pytest.approx(250.0)
+    assert facts["median_tpot_ms"] == pytest.approx(50.0)  # (1.0 - 0.25) / 15
+    assert facts["mean_tpot_ms"] == pytest.approx((2 * 50 + 250) / 3)
+    assert facts["median_e2el_ms"] == pytest.approx(1000.0)
+
+
+def test_a_percentile_needs_ten_calls_beyond_it(tmp_path: Path) -> None:
+    few, many = written(tmp_path / "few", 3), written(tmp_path / "many", 60)
+
+    (little,), (much,) = (json.loads(exports.vllm(store.read(run))) for run in (few, many))
+
+    assert not [key for key in little if key.startswith("p9")]
+    assert [key for key in much if key.startswith("p9")] == [
+        "p90_ttft_ms",
+        "p90_tpot_ms",
+        "p90_e2el_ms",
+    ]
+
+
+def test_one_token_has_no_time_per_token(tmp_path: Path) -> None:
+    (facts,) = json.loads(
+        exports.vllm(store.read(written(tmp_path / "run", cell=make_cell(0, output_len=1))))
+    )
+
+    assert not [key for key in facts if "tpot" in key or "itl" in key]
+    assert "mean_ttft_ms" in facts
+
+
+def test_an_empty_run_is_an_empty_list(tmp_path: Path) -> None:
+    write_lines(tmp_path / "run", [make_plan([CELL])])
+
+    assert json.loads(llmbench(tmp_path / "run").stdout) == []
+
+
+def test_a_file_is_never_written_over(tmp_path: Path) -> None:
+    (tmp_path / "out.json").write_text("mine")
+
+    done = llmbench(written(tmp_path / "run"), "-o", tmp_path / "out.json")
+
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert (tmp_path / "out.json").read_text() == "mine"
+
+
+def test_parquet_without_a_file_gets_one_line(tmp_path: Path) -> None:
+    done = llmbench(written(tmp_path / "run"), "--format", "parquet")
+
+    assert done.returncode == 2
+    assert "-o FILE" in done.stderr
+
+
+def test_without_pyarrow_one_line_names_the_extra(tmp_path: Path) -> None:
+    run, target = written(tmp_path / "run"), tmp_path / "x.parquet"
+    code = (
+        "import sys\nsys.modules['pyarrow'] = None\nfrom llmbench.cli import run\n"
+        f"sys.exit(run(['export', {str(run)!r}, '--format', 'parquet', '-o', {str(target)!r}]))"
+    )
+
+    done = subprocess.run((sys.executable, "-c", code), capture_output=True, text=True, check=False)
+
+    assert done.returncode == 2
+    assert "llmbench[report]" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not target.exists()
+
+
+def test_parquet_holds_what_the_table_holds(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    run = written(tmp_path / "run")
+
+    done = llmbench(run, "--format", "parquet", "-o", tmp_path / "x.parquet")
+
+    assert done.returncode == 0, done.stderr
+    (row,) = parquet.read_table(tmp_path / "x.parquet").to_pylist()
+    made = table.build(store.read(run))
+    for numbers in made.numbers:
+        assert row[numbers.metric.key] == numbers.middle[0]
+    assert row["batch_size"] == 4
