@@ -26,6 +26,7 @@ LAYERS = (
     ("measuring", ("worker",)),
     ("measuring", ("measure",)),
     ("measuring", ("workload", "predict", "probe")),
+    ("measuring", ("limits",)),
     ("measuring", ("learned",)),
     ("measuring", ("roofline",)),
     ("measuring", ("footprint",)),

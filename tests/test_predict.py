@@ -1,149 +1,67 @@
-"""What cannot be: a cell is held against its chip, and only against what is known of it."""
+"""What is predicted of which engine: all of ours, the work alone of another, nothing of a made-up one."""
 
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from jobs import job
-from llmbench import chips, configs, ending, formulas, model, predict
-from llmbench.judge import Ceilings
-from llmbench.record import Outcome, Record, Sample, Status
-from llmbench.shape import shape_of
-from llmbench.spec import Cell
+from llmbench import chips, model, predict
+from llmbench.record import Prediction
+from llmbench.spec import Cell, Protocol
 
-CHIP = """
-name: Made-Up 1
-vendor: Nobody
-driver_names: [NVIDIA Made-Up 1]
-memory_gb: 64
-memory_type: HBM
-bandwidth_gb_s: 1000
-dense_tflops: {bfloat16: 100, float32: 10}
-power_w: null
-interconnect: none
-launch_date: null
-sources: {dense_tflops: this test, bandwidth_gb_s: this test}
-"""
-GPU = {"name": "NVIDIA Made-Up 1", "memory_bytes": 64 * 2**30}
-ENGINE = {"device_name": "NVIDIA Made-Up 1", "param_devices": "cuda:0", "param_dtypes": "bfloat16"}
+CELL = Cell(
+    id="one", model="llama-7b", model_digest="", backend="transformers", options={}, device="cuda",
+    dtype="bfloat16", load_format="dummy", prompts="synthetic", batch_size=2, input_len=128, output_len=9,
+)  # fmt: skip
+TIMES = ("ttft_s", "tpot_s", "session_s")
+MEMORY = ("need_bytes", "weights_bytes", "kv_cache_bytes", "have_bytes")
 
 
-@pytest.fixture
-def made_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Make one chip known besides the models; return its file."""
-    folder = configs.folder
-    monkeypatch.setattr(
-        configs, "folder", lambda kind: tmp_path if kind == "machines" else folder(kind)
-    )
-    (tmp_path / "made-up.yaml").write_text(CHIP)
-    return tmp_path / "made-up.yaml"
+def predicted(**changes: Any) -> Prediction:
+    """Return the prediction of a cell on an H200 that is not at hand."""
+    cell = msgspec.structs.replace(CELL, **changes)
+    models = {"llama-7b": model.resolve("llama-7b")}
+    place = predict.elsewhere(chips.chip("h200"))
+    return predict.predictions([cell], models, Protocol(), place)["one"]
 
 
-def on_gpu(name: str = "llama-7b", **changes: Any) -> Cell:
-    (cell,) = job(name, dtype="bfloat16", device="cuda", batch_size=4, input_len=512).cells
-    return msgspec.structs.replace(cell, output_len=3, **changes)
+def absent(prediction: Prediction, names: tuple[str, ...]) -> bool:
+    return all(getattr(prediction, name) is None for name in names)
 
 
-def measured(cell: Cell, first_ms: float, step_ms: float) -> Record:
-    """Return the record of one iteration with these times on the made-up chip."""
-    times = [int((first_ms + step_ms * number) * 1e6) for number in range(cell.output_len)]
-    engine = {**predict.least_work(cell, model.resolve(cell.model), {}), **ENGINE}
-    outcome = Outcome(
-        cell=cell.id,
-        engine=engine,
-        samples=[Sample(e2e_ns=times[-1], wall_ns=times[-1], token_ns=[times])],
-        returned={str(cell.output_len): cell.batch_size},
-    )
-    return ending.record_of(
-        cell, 1, 1, outcome, telemetry={}, worker={}, environment="",
-        ceilings=predict.ceilings(cell, engine, predict.devices([GPU])),
-    )  # fmt: skip
+def test_the_work_is_the_same_whatever_engine_does_it() -> None:
+    ours, other = predicted(), predicted(backend="vllm")
+
+    for name in ("prefill_flops", "decode_flops", "decode_bytes", "flops_s", "bytes_s", "source"):
+        assert getattr(other, name) == getattr(ours, name)
+    assert ours.prefill_flops == pytest.approx(2 * 128 * 2 * 6.5e9, rel=0.05)
 
 
-@pytest.mark.usefixtures("made_up")
-def test_a_step_faster_than_the_memory_is_invalid() -> None:
-    # 13.2 GB of weights, the embedding apart, take 13.2 ms at 1,000 GB/s; the slack is 5 %
-    assert measured(on_gpu(), first_ms=400, step_ms=12.7).status is Status.OK
+def test_what_another_engine_holds_and_takes_is_not_guessed() -> None:
+    other = predicted(backend="vllm")
 
-    record = measured(on_gpu(), first_ms=400, step_ms=12.5)
-
-    assert record.status is Status.INVALID
-    assert "over the bandwidth" in str(record.reason)
+    assert other.fits == "unknown"
+    assert absent(other, (*TIMES, *MEMORY))
+    assert not absent(predicted(), TIMES)
 
 
-@pytest.mark.usefixtures("made_up")
-def test_a_prefill_faster_than_the_peak_is_invalid() -> None:
-    # 2 x 6.476 G weights x 4 x 512 tokens = 26.5 TFLOP take 265 ms at 100 TFLOP/s
-    assert measured(on_gpu(), first_ms=255, step_ms=20).status is Status.OK
-
-    record = measured(on_gpu(), first_ms=250, step_ms=20)
-
-    assert record.status is Status.INVALID
-    assert "over the peak" in str(record.reason)
-
-
-@pytest.mark.usefixtures("made_up")
 @pytest.mark.parametrize(
-    ("cell", "engine", "gpus", "expected"),
+    "changes",
     [
-        (on_gpu(), ENGINE, [GPU], Ceilings(1e12, 1e14)),
-        (on_gpu(dtype="float32"), ENGINE, [GPU], Ceilings(1e12, 1e13)),
-        (on_gpu(dtype="float16"), ENGINE, [GPU], Ceilings(1e12, None)),
-        (on_gpu(device="cpu"), ENGINE, [GPU], Ceilings()),
-        (on_gpu(), {}, [GPU], Ceilings(1e12, 1e14)),
-        (on_gpu(), ENGINE, [], Ceilings()),
-        (on_gpu(), ENGINE, [{"name": "Odd"}], Ceilings()),
-        (on_gpu(), ENGINE, [{"name": "Odd"}, GPU], Ceilings(1e12, 1e14)),
-        (on_gpu(), {}, [{"name": "Odd"}, GPU], Ceilings()),  # nobody says which of the two it was
-        (on_gpu(), {**ENGINE, "param_devices": "cuda:0, cuda:1"}, [GPU, GPU], Ceilings(2e12, 2e14)),
+        {"options": {"device_map": "auto"}},
+        {"backend": "vllm", "options": {"tensor_parallel_size": 2}},
+        {"backend": "vllm", "options": {"quantization": "fp8"}},
     ],
 )
-def test_ceilings_are_those_of_the_chip_that_ran(
-    cell: Cell, engine: dict[str, Any], gpus: list[dict[str, Any]], expected: Ceilings
+def test_no_ceiling_of_one_device_is_held_against_several_or_other_numbers(
+    changes: dict[str, Any],
 ) -> None:
-    assert predict.ceilings(cell, engine, predict.devices(gpus)) == expected
+    prediction = predicted(**changes)
+
+    assert absent(prediction, ("flops_s", "bytes_s", "source", *TIMES))
+    assert prediction.fits == "unknown"
+    assert prediction.prefill_flops
 
 
-def test_a_value_that_nobody_verified_is_no_ceiling(made_up: Path) -> None:
-    made_up.write_text(f"{CHIP}unverified: [bandwidth_gb_s, dense_tflops]\n")
-
-    assert predict.ceilings(on_gpu(), ENGINE, predict.devices([GPU])) == Ceilings()
-
-
-def test_the_least_work_is_that_of_the_formulas() -> None:
-    found = model.resolve("mixtral-8x7b-v0.1")
-    shape = shape_of(found.model_type, found.config)
-    assert shape is not None
-
-    work = predict.least_work(on_gpu(), found, {})
-
-    assert work == {
-        "bytes_per_step": formulas.step_weight_bytes(shape, "bfloat16"),
-        "flops_per_prompt_token": formulas.prompt_token_flops(shape),
-    }
-
-
-def test_weights_that_fit_a_chips_caches_bound_no_step() -> None:
-    assert "bytes_per_step" not in predict.least_work(on_gpu(), model.resolve("pythia-70m"), {})
-
-
-def test_an_engine_that_holds_fewer_bytes_is_believed() -> None:
-    quarters = {"weights_bytes": 4_000_000_000}
-
-    work = predict.least_work(on_gpu(), model.resolve("llama-7b"), quarters)
-
-    assert work["bytes_per_step"] == 4_000_000_000
-
-
-def test_a_model_without_a_shape_has_no_least_work() -> None:
-    unknown = msgspec.structs.replace(model.resolve("llama-7b"), model_type="mamba")
-
-    assert predict.least_work(on_gpu(), unknown, {}) == {}
-
-
-def test_the_real_chips_are_found_once_a_sweep() -> None:
-    (device,) = predict.devices([{"name": "NVIDIA H200", "memory_bytes": 143_771 * 2**20}])
-
-    assert device.chip == chips.chip("h200")
+def test_an_engine_that_computes_nothing_has_no_work() -> None:
+    assert predicted(backend="fake") == Prediction(basis="nothing is predicted of the engine fake")

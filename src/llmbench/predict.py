@@ -1,8 +1,4 @@
-"""What a cell needs and how long it takes, before it runs; and what it cannot beat, to judge it by after.
-
-Its limits come from the model's shape and the chip's datasheet alone: a measured ceiling is not a law. Where
-something is not known there is no limit and no figure, and nothing is held against it.
-"""
+"""What a cell needs and how long it takes, before it runs. What is not known is absent, with the reason."""
 
 from __future__ import annotations
 
@@ -11,8 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import msgspec
 
-from llmbench import chips, footprint, formulas, learned, roofline
-from llmbench.judge import Ceilings
+from llmbench import footprint, learned, limits, roofline
 from llmbench.record import Prediction, Probe
 from llmbench.roofline import ON_CHIP_BYTES
 from llmbench.shape import shape_of
@@ -37,16 +32,14 @@ WARM_UPS = 5
 """Calls until three in a row agree, on a quiet machine; the median of results/*-quickstart."""
 
 HOW = "llmbench machine --probe"
-NOWHERE = "no times: device_map={} decides where the weights are"
 PREDICTED = "transformers"
 """The engine whose loops the figures are about; others have their own caches, kernels and plans for memory."""
-
-
-class Device(NamedTuple):
-    """A GPU by the driver's name, and its chip if that is known."""
-
-    name: str
-    chip: Chip | None
+COMPUTING = (PREDICTED, "vllm")
+"""The engines that do a model's work, so that shares of a ceiling can be taken of it; a made-up one does none."""
+ONE_DEVICE = (
+    ("device_map", "none"), ("tensor_parallel_size", 1), ("pipeline_parallel_size", 1), ("quantization", ""),
+)  # fmt: skip
+"""Options, with their defaults, under which one device computes with weights of the cell's own type."""
 
 
 class Place(NamedTuple):
@@ -82,7 +75,7 @@ class Pace(NamedTuple):
 def here(found: Mapping[str, Any], probes: Sequence[Probe], past: Sequence[Seen]) -> Place:
     """Return this machine, as `machine.machine()` describes it."""
     gpus = found["gpus"]
-    kinds = {device.chip and device.chip.name: device.chip for device in devices(gpus)}
+    kinds = {device.chip and device.chip.name: device.chip for device in limits.devices(gpus)}
     return Place(
         have_bytes={
             "cpu": found["memory_available_bytes"],
@@ -115,74 +108,102 @@ def predictions(
         for cell in group:
             key = (cell.device, cell.dtype)
             shape, found = shapes[cell.model], models[cell.model]
-            if shape is None or cell.backend != PREDICTED:
+            if shape is None or cell.backend not in COMPUTING:
                 predicted[cell.id] = Prediction(basis=_nothing_known(cell, found))
                 continue
             pace = paces.get(key) or paces.setdefault(key, _pace(*key, place))
-            predicted[cell.id] = _prediction(
-                cell, shape, str(found.model_type), protocol, pace, place, len(group)
-            )
+            if otherwise := _otherwise(cell):
+                pace = Pace(None, learned.NONE, None, None, None, otherwise)
+            least = _least(cell, shape, pace)
+            if cell.backend != PREDICTED:
+                predicted[cell.id] = least
+                continue
+            have = place.have_bytes.get(cell.device) if not otherwise else None
+            held = footprint.footprint(shape, str(found.model_type), cell)
+            filled = _filled(least, held, have)
+            predicted[cell.id] = filled
+            if pace.speeds is not None:
+                passes = _passes(cell, shape, str(found.model_type), pace)
+                predicted[cell.id] = _timed(filled, *passes, cell, protocol, len(group))
     return predicted
 
 
 def _nothing_known(cell: Cell, found: Model) -> str:
-    if cell.backend != PREDICTED:
+    if cell.backend not in COMPUTING:
         return f"nothing is predicted of the engine {cell.backend}"
     return f"the shape of {found.model_type or 'a model that only the hub knows'} is not known"
 
 
-def _prediction(
-    cell: Cell, shape: Shape, kind: str, protocol: Protocol, pace: Pace, place: Place, sharing: int
-) -> Prediction:
-    held = footprint.footprint(shape, kind, cell)
-    placed = cell.options.get("device_map", "none")
-    if placed != "none":  # over several devices, in host memory or on a disk
-        pace = Pace(None, learned.NONE, None, None, None, NOWHERE.format(placed))
+def _otherwise(cell: Cell) -> str:
+    """Return why the rates of one device do not hold for a cell, or nothing."""
+    for name, usual in ONE_DEVICE:
+        if (given := cell.options.get(name, usual)) != usual:
+            return f"no times: {name}={given} decides where or in what the weights are"
+    return ""
+
+
+def _least(cell: Cell, shape: Shape, pace: Pace) -> Prediction:
+    """Return the work of a cell and the least time for it: the model's, whatever engine does it."""
     work = roofline.work(shape, cell)
-    have = place.have_bytes.get(cell.device) if placed == "none" else None
     cold = work.step_weight_bytes >= ON_CHIP_BYTES
     once, moved = (work.step_weight_bytes, work.decode_bytes) if cold else (0, 0)
-    memory = Prediction(
-        **held._asdict(),
+    return Prediction(
         prefill_flops=work.prefill_flops,
         decode_flops=work.decode_flops,
         decode_bytes=work.decode_bytes,
-        need_bytes=held.need_bytes,
-        have_bytes=have,
-        fits=footprint.fits(held.need_bytes, have),
         flops_s=pace.flops_s,
         bytes_s=pace.bytes_s,
         source=pace.source,
         least_prefill_s=roofline.least_s(work.prefill_flops, once, pace.flops_s, pace.bytes_s),
         least_decode_s=roofline.least_s(work.decode_flops, moved, pace.flops_s, pace.bytes_s),
-        basis=pace.basis,
+        basis=pace.basis
+        if cell.backend == PREDICTED
+        else f"the work only, not {cell.backend}'s way",
     )
-    if pace.speeds is None:
-        return memory
-    ttft_s, step_s = (
-        pace.factors.priced(costs(shape, kind, cell, pace.speeds), cell.dtype, phase, cell.device)
-        for costs, phase in (
-            (roofline.prefill_costs, "prefill"),
-            (roofline.step_costs, "decode"),
-        )
-    )
+
+
+def _filled(least: Prediction, held: footprint.Footprint, have: int | None) -> Prediction:
+    """Return a prediction with what the cell holds in memory."""
     return msgspec.structs.replace(
-        memory,
+        least,
+        **held._asdict(),
+        need_bytes=held.need_bytes,
+        have_bytes=have,
+        fits=footprint.fits(held.need_bytes, have),
+    )
+
+
+def _passes(cell: Cell, shape: Shape, kind: str, pace: Pace) -> tuple[float, float]:
+    """Return the seconds of the prefill and of a decode step."""
+    assert pace.speeds is not None
+    prefill = roofline.prefill_costs(shape, kind, cell, pace.speeds)
+    step = roofline.step_costs(shape, kind, cell, pace.speeds)
+    return (
+        pace.factors.priced(prefill, cell.dtype, "prefill", cell.device),
+        pace.factors.priced(step, cell.dtype, "decode", cell.device),
+    )
+
+
+def _timed(
+    filled: Prediction, ttft_s: float, step_s: float, cell: Cell, protocol: Protocol, sharing: int
+) -> Prediction:
+    """Return a prediction with times: of its phases, and of a session, which shares its load with others."""
+    iteration_s = ttft_s + (cell.output_len - 1) * step_s
+    load_s = (LOAD_S + (filled.weights_bytes or 0) / LOAD_BYTES_S) / sharing
+    return msgspec.structs.replace(
+        filled,
         ttft_s=ttft_s,
         tpot_s=step_s if cell.output_len > 1 else None,
-        session_s=_session_s(ttft_s + (cell.output_len - 1) * step_s, held, protocol, sharing),
+        session_s=load_s + _calls(iteration_s, protocol) * iteration_s,
     )
 
 
-def _session_s(
-    iteration_s: float, held: footprint.Footprint, protocol: Protocol, sharing: int
-) -> float:
-    """Return the seconds of one session: warm-up, iterations, one more for memory, and a share of the load."""
+def _calls(iteration_s: float, protocol: Protocol) -> int:
+    """Return how often a session calls the engine: warm-up, iterations, and one more for memory."""
     timed = max(protocol.iterations, math.ceil(protocol.min_time_s / iteration_s))
     warm = max(protocol.warmup, WARM_UPS)
     warm = max(protocol.warmup, min(warm, math.ceil(protocol.warmup_budget_s / iteration_s)))
-    load = (LOAD_S + held.weights_bytes / LOAD_BYTES_S) / sharing
-    return (warm + min(timed, protocol.max_iterations) + 1) * iteration_s + load
+    return warm + min(timed, protocol.max_iterations) + 1
 
 
 def _pace(device: str, dtype: str, place: Place) -> Pace:
@@ -237,49 +258,3 @@ def _basis(rated: Probe | None, chip: Chip | None, factors: Factors) -> str:
         rates = f"probe of {rated.at}" if rated.at else f"datasheet of {chip.name if chip else ''}"
     cells = f"{factors.cells} cells of {factors.runs} earlier runs"
     return f"{rates}; {cells}" if factors.cells else f"{rates}; no earlier records"
-
-
-def least_work(cell: Cell, model: Model, engine: Mapping[str, Any]) -> dict[str, int]:
-    """Return what a decode step must at least read, and a prompt token at least compute; nothing if unknown.
-
-    An engine that says it holds fewer bytes than the shape has, in quarters of a number say, is believed.
-    """
-    shape = shape_of(model.model_type, model.config)
-    if shape is None:
-        return {}
-    held = engine.get("weights_bytes")
-    read = formulas.step_weight_bytes(shape, cell.dtype)
-    read = min(read, held) if isinstance(held, int) else read
-    return {
-        **({"bytes_per_step": read} if read >= ON_CHIP_BYTES else {}),
-        "flops_per_prompt_token": formulas.prompt_token_flops(shape),
-    }
-
-
-def devices(gpus: Sequence[Mapping[str, Any]]) -> list[Device]:
-    """Return the GPUs of a machine with their chips, as its facts list them. Reads files: once a sweep."""
-    matched = [(str(gpu.get("name")), chips.match(gpu)) for gpu in gpus]
-    return [Device(name, chips.chip(short) if short else None) for name, short in matched]
-
-
-def ceilings(cell: Cell, engine: Mapping[str, Any], found: Sequence[Device]) -> Ceilings:
-    """Return what the devices of a cell can do at most together; nothing unless all are one known chip.
-
-    An engine says on which devices its parameters lie and what the first is called; a machine may have
-    others as well.
-    """
-    if not cell.device.startswith("cuda"):
-        return Ceilings()
-    used = [device for device in found if device.name == engine.get("device_name")] or found
-    kinds = {device.chip and device.chip.name: device.chip for device in used}
-    chip = next(iter(kinds.values())) if len(kinds) == 1 else None
-    if chip is None:
-        return Ceilings()
-    count, bandwidth, flops = _places(engine), chip.bandwidth(), chip.flops(cell.dtype)
-    return Ceilings(bandwidth and count * bandwidth, flops and count * flops)
-
-
-def _places(engine: Mapping[str, Any]) -> int:
-    """Return over how many GPUs the parameters are spread."""
-    named = {place.strip() for place in str(engine.get("param_devices", "")).split(",")}
-    return max(1, sum(place.startswith("cuda") for place in named))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import psutil
 
-from llmbench import launch, machine, predict, spec, stats, telemetry, workload
+from llmbench import launch, limits, machine, spec, stats, telemetry, workload
 from llmbench.ending import record_of, scrub
 from llmbench.foregone import Foregone
 from llmbench.plan import text
@@ -74,7 +74,7 @@ class Runner:
             if any(cell.device.startswith("cuda") for cell in planned.cells)
             else None
         )
-        self.devices = predict.devices(machine.machine()["gpus"]) if self.gpu else []
+        self.devices = limits.devices(machine.machine()["gpus"]) if self.gpu else []
         self.isolation = telemetry.isolation(self.gpu) if self.gpu else "alone"
         self.levels = telemetry.Levels()
         self.began = time.monotonic()
@@ -224,12 +224,12 @@ class Runner:
     ) -> None:
         """Judge, write, remember and show one record."""
         if outcome.engine:
-            work = predict.least_work(cell, self.planned.models[cell.model], outcome.engine)
+            work = limits.least_work(cell, self.planned.models[cell.model], outcome.engine)
             outcome = msgspec.structs.replace(outcome, engine={**work, **outcome.engine})
         record = record_of(
             cell, session, self.standings[cell.id].attempts.get(session, 1), outcome,
             telemetry=self._seen(), worker=worker or {}, environment=self.written.environment_digest,
-            ceilings=predict.ceilings(cell, outcome.engine, self.devices),
+            ceilings=limits.ceilings(cell, outcome.engine, self.devices),
         )  # fmt: skip
         self.run.append(record)
         self.standings[cell.id].note(record)

@@ -1,0 +1,74 @@
+"""What a cell cannot beat, to judge it by: the least that it must do, and the most that its chip can.
+
+Both come from the model's shape and the chip's datasheet alone: a measured ceiling is not a law. Where one of
+them is not known there is no limit, and nothing is held against it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from llmbench import chips, formulas
+from llmbench.judge import Ceilings
+from llmbench.roofline import ON_CHIP_BYTES
+from llmbench.shape import shape_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from llmbench.chips import Chip
+    from llmbench.model import Model
+    from llmbench.spec import Cell
+
+
+class Device(NamedTuple):
+    """A GPU by the driver's name, and its chip if that is known."""
+
+    name: str
+    chip: Chip | None
+
+
+def least_work(cell: Cell, model: Model, engine: Mapping[str, Any]) -> dict[str, int]:
+    """Return what a decode step must at least read, and a prompt token at least compute; nothing if unknown.
+
+    An engine that says it holds fewer bytes than the shape has, in quarters of a number say, is believed.
+    """
+    shape = shape_of(model.model_type, model.config)
+    if shape is None:
+        return {}
+    held = engine.get("weights_bytes")
+    read = formulas.step_weight_bytes(shape, cell.dtype)
+    read = min(read, held) if isinstance(held, int) else read
+    return {
+        **({"bytes_per_step": read} if read >= ON_CHIP_BYTES else {}),
+        "flops_per_prompt_token": formulas.prompt_token_flops(shape),
+    }
+
+
+def devices(gpus: Sequence[Mapping[str, Any]]) -> list[Device]:
+    """Return the GPUs of a machine with their chips, as its facts list them. Reads files: once a sweep."""
+    matched = [(str(gpu.get("name")), chips.match(gpu)) for gpu in gpus]
+    return [Device(name, chips.chip(short) if short else None) for name, short in matched]
+
+
+def ceilings(cell: Cell, engine: Mapping[str, Any], found: Sequence[Device]) -> Ceilings:
+    """Return what the devices of a cell can do at most together; nothing unless all are one known chip.
+
+    An engine says on which devices its parameters lie and what the first is called; a machine may have
+    others as well.
+    """
+    if not cell.device.startswith("cuda"):
+        return Ceilings()
+    used = [device for device in found if device.name == engine.get("device_name")] or found
+    kinds = {device.chip and device.chip.name: device.chip for device in used}
+    chip = next(iter(kinds.values())) if len(kinds) == 1 else None
+    if chip is None:
+        return Ceilings()
+    count, bandwidth, flops = _places(engine), chip.bandwidth(), chip.flops(cell.dtype)
+    return Ceilings(bandwidth and count * bandwidth, flops and count * flops)
+
+
+def _places(engine: Mapping[str, Any]) -> int:
+    """Return over how many GPUs the parameters are spread."""
+    named = {place.strip() for place in str(engine.get("param_devices", "")).split(",")}
+    return max(1, sum(place.startswith("cuda") for place in named))
