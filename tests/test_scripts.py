@@ -121,7 +121,7 @@ def test_the_constraints_meet_every_bound_of_the_project() -> None:
     extras = project["optional-dependencies"]
     pins = constraints()
 
-    for line in (*project["dependencies"], *extras["transformers"], *extras["dev"]):
+    for line in (*project["dependencies"], *extras["transformers"], *extras["report"], *extras["dev"]):
         wanted = requirements.Requirement(line)
 
         assert wanted.specifier.contains(pins[normal(wanted.name)]), line
@@ -135,7 +135,7 @@ def test_the_first_use_builds_and_then_is_llmbench(checkout: Path, use: Use) -> 
     assert err == "llmbench: building .venv (takes a minute)\n"
     assert len(notes(checkout)) == 1
     assert f"--constraint {checkout}/scripts/constraints.txt" in notes(checkout)[0]
-    assert f"--editable {checkout}[transformers,dev]" in notes(checkout)[0]
+    assert f"--editable {checkout}[transformers,report,dev]" in notes(checkout)[0]
 
 
 def test_the_second_use_builds_nothing_and_says_nothing(checkout: Path, use: Use) -> None:
