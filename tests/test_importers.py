@@ -447,9 +447,9 @@ def test_a_hostile_name_is_only_a_name(name: str, tmp_path: Path) -> None:
     [
         ("", "is empty"),
         ("hello", "no JSON"),
-        ("{}", "is no result of aiperf or guidellm or"),
-        ("[]", "is no result of aiperf or guidellm or"),
-        ("null", "is no result of aiperf or guidellm or"),
+        ("{}", "is no result of aiperf or guidellm or llama-bench or optimum-benchmark or"),
+        ("[]", "is no result of aiperf or guidellm or llama-bench or optimum-benchmark or"),
+        ("null", "is no result of aiperf or guidellm or llama-bench or optimum-benchmark or"),
         ('{"latencies": [1', "is cut short or no JSON"),
         ('{"a": 1, "a": 2}', "the key 'a' stands twice"),
         ("[" * 100_000, "nested too deeply"),

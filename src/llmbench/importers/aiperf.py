@@ -98,8 +98,8 @@ def _figure(fields: Fields, name: str, unit: str, which: str) -> float:
             "avg",
             metric.where,
         )
-    if which == "p50" and metric.has("min", "max"):
-        low, middle, high = (metric.positive(key) for key in ("min", "p50", "max"))
+    if which == "p50" and metric.has("p25", "p75"):
+        low, middle, high = (metric.positive(key) for key in ("p25", "p50", "p75"))
         if not low <= middle <= high:
             raise Unconvertible(
                 f"{metric.where}.p50: {middle:g} lies outside of {low:g} to {high:g}."

@@ -40,8 +40,8 @@ def read(document: Document, said: Said) -> list[Reading]:
     del said
     fields = Fields(document.values[0], document.name)
     completed, asked = fields.count("completed"), fields.count("num_prompts")
-    if not completed:
-        raise Unconvertible(f"{document.name}: 0 of {asked:,} requests were completed.")
+    if not 0 < completed <= asked:
+        raise Unconvertible(f"{document.name}: {completed:,} of {asked:,} requests were completed.")
     if not fields.has("total_output_tokens", "output_throughput"):
         raise Unconvertible(f"{document.name}: counts no new tokens: embeddings are not generated.")
     detailed = fields.has("ttfts", "itls", "output_lens", "input_lens")

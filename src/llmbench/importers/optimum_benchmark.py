@@ -1,0 +1,206 @@
+"""optimum-benchmark's report of text generation, with its configuration or without: calls in one process.
+
+With per-token tracking its `prefill` ends when the first token's scores are known, before the token is chosen.
+Its throughputs of `generate` carry a wrong unit (tokens called samples), so none of its throughputs is taken.
+"""
+
+from __future__ import annotations
+
+from statistics import fmean, median
+from typing import TYPE_CHECKING, Any
+
+from llmbench.errors import Unconvertible
+from llmbench.importers import Reading
+from llmbench.importers._document import Fields, agree, last_name
+from llmbench.importers.vllm_latency import sample
+from llmbench.record import Finding, Given, Memory
+
+if TYPE_CHECKING:
+    from llmbench.importers import Document, Said
+
+TOOL = "optimum-benchmark"
+
+TARGETS = {"load_model", "generate", "prefill", "decode"}
+
+CLOCK = "host, perf_counter; with CUDA the device's events"
+MEGABYTE = 10**6
+"""Its unit is called MB, and is this many bytes."""
+
+WHOLE_CALLS = ("vllm", "llama_cpp", "py-txi", "tensorrt-llm")
+"""Backends that it does not look into: their `prefill` is a call of its own for one token."""
+
+REFUSED = {
+    "throughput": "generate's counts tokens and calls them samples; rates come from times and lengths",
+    "mean, p90, p95, p99": "the iterations themselves are taken, and their median shown",
+    "first_generate": "a whole call came before it, so it is not the first",
+    "max_global_vram": "all that is used on the device, by others too, and what was there before",
+}
+
+UNTOLD = Finding(
+    "tokens_not_counted",
+    "the lengths are those asked for; the prompt is the same in every iteration",
+)
+
+
+def recognises(document: Document) -> bool:
+    """Return whether this is such a file."""
+    value = document.values[0]
+    if len(document.values) != 1 or not isinstance(value, dict):
+        return False
+    report = value.get("report", value)
+    return isinstance(report, dict) and report.keys() >= TARGETS
+
+
+def read(document: Document, said: Said) -> list[Reading]:
+    """Return its one process as a session."""
+    fields = Fields(document.values[0], document.name)
+    alone = not fields.has("report")
+    report = fields if alone else fields.inner("report")
+    where = {} if alone else _where(fields.inner("config"))
+    shape = {**where, **said}
+    refused = dict(REFUSED)
+    generate = _latencies(report.inner("generate"))
+    given = _phases(report, shape, refused)
+    _check_shape(report, shape)
+    return [
+        Reading(
+            where=where,
+            samples=[sample(seconds) for seconds in generate],
+            timed=f"one call of generate(); {CLOCK}",
+            given=given,
+            memory=_memory(report),
+            load_s=median(_latencies(report.inner("load_model"))),
+            warnings=[UNTOLD],
+            refused=refused,
+            version=None if alone else _version(fields.inner("config")),
+        )
+    ]
+
+
+def _check_shape(report: Fields, shape: dict[str, Any]) -> None:
+    """Refuse a batch and a length, the file's or the user's, that do not make its own tokens a second."""
+    decode, batch, n = report.inner("decode"), shape.get("batch_size"), shape.get("output_len")
+    if batch and n and n > 1 and decode.has("throughput"):
+        told = decode.inner("throughput").positive("value")
+        agree(told, batch * (n - 1) / fmean(_latencies(decode)), "throughput", decode.where)
+
+
+def _where(config: Fields) -> dict[str, Any]:
+    backend, scenario = config.inner("backend"), config.inner("scenario")
+    if config.inner("launcher").text("name") == "torchrun":
+        raise Unconvertible(
+            f"{config.where}.launcher: torchrun pools the iterations of several processes."
+        )
+    shapes, asked = scenario.inner("input_shapes"), scenario.inner("generate_kwargs")
+    for key in ("num_beams", "num_return_sequences"):
+        if asked.has(key) and asked.count(key) != 1:
+            raise Unconvertible(
+                f"{asked.where}.{key}: {asked.count(key)} sequences come of one prompt; llmbench has one."
+            )
+    name = backend.text("name")
+    return {
+        "model": last_name(backend.text("model")),
+        "backend": "transformers" if name == "pytorch" else name,
+        "device": backend.text("device"),
+        "dtype": backend.text("torch_dtype") if backend.has("torch_dtype") else None,
+        "load_format": "dummy"
+        if backend.has("no_weights") and backend.scalar("no_weights") is True
+        else None,
+        "prompts": "synthetic",
+        "options": {} if name != "pytorch" else {"loop": "generate"},
+        "batch_size": shapes.count("batch_size"),
+        "input_len": shapes.count("sequence_length"),
+        "output_len": asked.count("max_new_tokens") if asked.has("max_new_tokens") else None,
+    }
+
+
+def _version(config: Fields) -> str | None:
+    environment = config.inner("environment") if config.has("environment") else None
+    key = "optimum_benchmark_version"
+    return environment.text(key) if environment and environment.has(key) else None
+
+
+def _phases(report: Fields, shape: dict[str, Any], refused: dict[str, str]) -> dict[str, Given]:
+    """Return what is known of prefill and decode, by the way in which they were tracked."""
+    prefill, decode = _latencies(report.inner("prefill")), _latencies(report.inner("decode"))
+    if not report.has("per_token"):
+        refused["decode"] = "the whole less a mean of other calls; TPOT needs both of one call"
+        if shape.get("backend") not in WHOLE_CALLS:
+            refused["prefill"] = (
+                "the file does not say whether it ends with the first token or with its scores"
+            )
+            return {}
+        definition = "call to the one new token of calls made for it alone"
+        return {"ttft_s": _given(prefill, definition)}
+    whole = sum(_latencies(report.inner("generate")))
+    agree(whole, sum(prefill) + sum(decode), "generate", report.where)
+    given = {
+        "first_logits_s": _given(
+            prefill, "call to the scores of the first new token, before it is chosen"
+        )
+    }
+    batch, n = shape.get("batch_size"), shape.get("output_len")
+    if not batch or not n:
+        refused["decode"] = (
+            "a rate needs the batch and the new tokens; say --batch-size and --output-len"
+        )
+    elif n > 1:
+        rates = [batch * (n - 1) / seconds for seconds in decode]
+        definition = "batch x (n - 1) / time from the first token's scores to the end of the call"
+        given["after_logits_tok_s"] = _given(rates, definition, batch * (n - 1) / median(decode))
+    gaps = _latencies(report.inner("per_token"))
+    if n and len(gaps) == len(prefill) * (n - 1):
+        given["itl_s"] = _given(gaps, "gap between the scores of successive tokens")
+    else:
+        refused["per_token"] = (
+            f"{len(gaps):,} gaps, which are not those of {len(prefill):,} calls: "
+            "some versions count again the gaps of earlier calls, and the pauses between calls"
+        )
+    return given
+
+
+def _given(samples: list[float], definition: str, value: float | None = None) -> Given:
+    return Given(
+        value=median(samples) if value is None else value,
+        definition=definition,
+        clock=CLOCK,
+        tokens="the lengths asked for",
+        per="iteration",
+        samples=samples,
+    )
+
+
+def _latencies(target: Fields) -> list[float]:
+    """Return the seconds of each iteration, which must be those that the file itself sums up."""
+    latency = target.inner("latency")
+    if latency.text("unit") != "s":
+        raise Unconvertible(f"{latency.where}: its unit is no second.")
+    values = latency.positives("values")
+    agree(latency.count("count"), len(values), "count", latency.where)
+    agree(latency.positive("mean"), fmean(values), "mean", latency.where)
+    agree(latency.positive("p50"), median(values), "p50", latency.where)
+    return values
+
+
+def _memory(report: Fields) -> Memory | None:
+    """Return the peaks of the allocator and of the host while generating, the larger of both phases."""
+    held = [
+        report.inner(name).inner("memory")
+        for name in ("prefill", "decode")
+        if report.inner(name).has("memory")
+    ]
+    for memory in held:
+        if memory.text("unit") != "MB":
+            raise Unconvertible(f"{memory.where}: its unit is not MB.")
+    peaks = {
+        ours: max(
+            (round(one.positive(theirs) * MEGABYTE) for one in held if one.has(theirs)),
+            default=None,
+        )
+        for ours, theirs in (
+            ("peak_allocated_bytes", "max_allocated"),
+            ("peak_reserved_bytes", "max_reserved"),
+            ("host_peak_rss_generate_bytes", "max_ram"),
+        )
+    }
+    return Memory(**peaks) if any(peaks.values()) else None
