@@ -92,7 +92,8 @@ def save(folder: Path, records: Iterable[Record], cells: Sequence[Cell], **plan:
 
 def page_of(*folders: Path, script: str = "") -> Page:
     runs = [html.seen(store.read(path), label) for path, label in report.labelled(list(folders))]
-    return Page(html.render(runs, script))
+    compared = report.compared(list(folders)) if len(folders) > 1 else None
+    return Page(html.render(runs, script, compared))
 
 
 def timed(cell: Cell, session: int, ttft_s: float, tpot_s: float, **changes: Any) -> Record:

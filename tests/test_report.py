@@ -218,6 +218,35 @@ def test_runs_are_told_apart_in_every_plot(tmp_path: Path) -> None:
     assert machine == ["machine: cpu (differs)", "a", "b"]
 
 
+@pytest.mark.usefixtures("drawn_by")
+@pytest.mark.parametrize(
+    ("machine", "told_of"),
+    [
+        ({"cpu": "a CPU", "cores": 2}, "4 cells: 4 slower"),
+        ({"cpu": "another"}, "Left out: "),
+    ],
+)
+def test_runs_get_the_verdicts_of_compare_or_its_reason_to_refuse(
+    machine: dict[str, Any], told_of: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    cells = grid()
+    for name, pace, where in (("a", 1.0, {"cpu": "a CPU", "cores": 2}), ("b", 1.2, machine)):
+        ends = [
+            timed(c, s, 0.1 * pace, 0.01 * pace * (1 + s / 1000)) for c in cells for s in (1, 2, 3)
+        ]
+        save(tmp_path / name, ends, cells, machine=where, run=name)
+
+    code = cli.run(["report", "a", "b", "-o", "page.html"])
+
+    assert code == 0
+    page = Page(Path("page.html").read_text())
+    assert told_of in page.section("Comparison")["text"]
+    if page.section("Comparison")["spec"]:
+        assert {row["verdict"] for row in told(page, "Comparison")} == {"slower"}
+        assert page.column("Comparison", "ratio") == ["1.200"] * 4
+
+
 def test_what_another_tool_does_not_say_is_in_no_name(tmp_path: Path) -> None:
     code = cli.run(
         ["import", *map(str, sorted(IMPORTED.glob("*.json*"))), "-o", str(tmp_path / "imported")]

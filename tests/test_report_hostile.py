@@ -59,12 +59,13 @@ def hostile(tmp_path: Path) -> Path:
 
 
 def test_a_hostile_name_adds_no_element_and_no_attribute(hostile: Path, tmp_path: Path) -> None:
-    plain = page_of(
-        save(tmp_path / "plain", [timed(c, s, 0.1, 0.01) for c in grid() for s in (1, 2)], grid())
-    )
+    ends = [timed(cell, s, 0.1, 0.01) for cell in grid() for s in (1, 2)]
+    tame = save(tmp_path / "plain", ends, grid())
+    plain = page_of(tame, shutil.copytree(tame, tmp_path / "copy"))
 
-    page = page_of(hostile)
+    page = page_of(hostile, shutil.copytree(hostile, tmp_path / HOSTILE[1].replace("/", "")))
 
+    assert page.section("Comparison")["spec"]
     assert {tag for tag, _ in page.tags} <= {tag for tag, _ in plain.tags} | {"script"}
     assert {name for _, held in page.tags for name in held} <= {
         name for _, held in plain.tags for name in held
@@ -158,7 +159,8 @@ class TestInABrowser:
     def test_hostile_names_are_drawn_and_never_run(
         self, hostile: Path, script: str, tmp_path: Path
     ) -> None:
-        page = page_of(hostile, script=script)
+        twin = shutil.copytree(hostile, tmp_path / "twin")
+        page = page_of(hostile, twin, script=script)
         (tmp_path / "page.html").write_text(page.text)
 
         document = after_loading(tmp_path / "page.html", tmp_path / "profile")

@@ -121,7 +121,12 @@ def test_the_constraints_meet_every_bound_of_the_project() -> None:
     extras = project["optional-dependencies"]
     pins = constraints()
 
-    for line in (*project["dependencies"], *extras["transformers"], *extras["report"], *extras["dev"]):
+    for line in (
+        *project["dependencies"],
+        *extras["transformers"],
+        *extras["report"],
+        *extras["dev"],
+    ):
         wanted = requirements.Requirement(line)
 
         assert wanted.specifier.contains(pins[normal(wanted.name)]), line

@@ -6,11 +6,18 @@ from typing import Annotated
 
 import typer
 
-from llmbench import store
+from llmbench import compare, sides, store
+from llmbench.commands.compare import kept_of
 from llmbench.commands.table import without_collection
+from llmbench.compare import Comparison
+from llmbench.conditions import Asked
 from llmbench.errors import LlmbenchError, WriteError
+from llmbench.metrics import BY_KEY
 from llmbench.reports import _words, html
 from llmbench.reports.html._dots import short
+
+E2E = BY_KEY["e2e_s"]
+"""What runs are compared by: the metric that `llmbench compare` takes unless asked."""
 
 HEAD_BYTES = 1024
 """A report says within so many bytes that it is one."""
@@ -30,7 +37,7 @@ def command(
     script = html.library()
     with without_collection():
         found = [html.seen(store.read(run), label) for run, label in labelled(runs)]
-        page = html.render(found, script).encode()
+        page = html.render(found, script, compared(runs) if len(runs) > 1 else None).encode()
     write(output, page)
     cells = _words.plural(sum(len(run.table.cells) for run in found), "cell")
     print(f"{output}: {len(page) / 1e6:.1f} MB, {cells} of {_words.plural(len(found), 'run')}.")
@@ -47,6 +54,15 @@ def labelled(runs: list[Path]) -> list[tuple[Path, str]]:
         if len(set(labels)) == len(labels):
             break
     return list(zip(runs, short(labels).values(), strict=True))
+
+
+def compared(runs: list[Path]) -> Comparison | str:
+    """Return what `llmbench compare` says of the runs, or why it refuses them."""
+    read = [sides.read(label, store.read(run), E2E) for run, label in labelled(runs)]
+    try:
+        return compare.runs(read, Asked(E2E, calibration=kept_of(read).calibration))
+    except LlmbenchError as refused:
+        return str(refused)
 
 
 def check(output: Path, *, force: bool) -> None:

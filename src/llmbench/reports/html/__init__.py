@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 from llmbench import table
 from llmbench.errors import LlmbenchError
 from llmbench.reports.html import (
+    _comparison,
     _conditions,
     _context,
     _dots,
@@ -27,6 +28,7 @@ from llmbench.tally import Tally
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from llmbench.compare import Comparison
     from llmbench.reports.html._figure import Figure
     from llmbench.store import Log
 
@@ -57,14 +59,23 @@ def seen(log: Log, label: str) -> Run:
     return Run(label, table.tabulate(log, tally), tally)
 
 
-def render(runs: Sequence[Run], script: str) -> str:
-    """Return the page of some runs; `script` is what `library` returned."""
-    return _page.page(runs, list(_figures(runs)), script)
+def render(runs: Sequence[Run], script: str, compared: Comparison | str | None = None) -> str:
+    """Return the page of some runs.
+
+    Args:
+        runs: in the order in which they are told apart.
+        script: what `library` returned.
+        compared: the runs beside the first, or why they cannot be; None leaves it out.
+
+    """
+    return _page.page(runs, list(_figures(runs, compared)), script)
 
 
-def _figures(runs: Sequence[Run]) -> Iterator[Figure]:
+def _figures(runs: Sequence[Run], compared: Comparison | str | None) -> Iterator[Figure]:
     dots = _dots.dots(runs)
     yield _outcomes.verdicts(runs)
+    if compared is not None:
+        yield _comparison.figure(compared)
     yield from _front.figures(dots)
     yield from _context.figures(dots)
     yield from _memory.figures(dots)
