@@ -128,13 +128,13 @@ class Tally:
         self.rounds.append(record.session)
         self.clocks_mhz.append(record.telemetry.sm_mhz_mean or math.nan)
         self.preallocated.append(record.outcome.engine.preallocates)
-        self.disturbed.append(any(finding.code in DISTURBING for finding in record.warnings))
+        codes = {finding.code for finding in record.warnings}
+        self.disturbed.append(not DISTURBING.isdisjoint(codes))
         self.protocols.add(record.protocol)
         self.gatherer.take(record.outcome)
         self.environments.add(record.environment)
         self.verdicts["warned" if record.warnings else "valid"] += 1
-        if record.warnings:
-            codes = {finding.code for finding in record.warnings}
+        if codes:
             self.warnings.setdefault(record.id, Counter()).update(codes)
             for finding in record.warnings:
                 self.details.setdefault(finding.code, finding.detail)

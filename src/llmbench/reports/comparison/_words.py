@@ -104,7 +104,9 @@ def _remark(verdict: Verdict, needed: float, noise: Noise) -> str:
     parts = []
     if verdict is Verdict.UNCLEAR:
         parts.append(
-            f">{MOST_SESSIONS} sessions" if needed > MOST_SESSIONS else f"{needed:.0f} sessions"
+            f"needs over {MOST_SESSIONS} sessions"
+            if needed > MOST_SESSIONS
+            else f"needs {needed:.0f} sessions"
         )
     if noise is Noise.CALIBRATED:
         parts.append("calibrated")
