@@ -605,3 +605,12 @@ def test_a_cut_or_flipped_file_gives_no_traceback(data: st.DataObject, tmp_path:
     assert isinstance(found, str) or all(
         value > 0 and math.isfinite(value) for reading in found for value in reading.values()
     )
+
+
+def test_one_definition_is_worded_alike_by_every_tool() -> None:
+    words: dict[str, set[str]] = {}
+    for name in ("vllm_serve.json", "vllm_serve_detailed.json", "guidellm.json", "aiperf.json"):
+        for key, one in taken(name).given.items():
+            words.setdefault(key, set()).add(one.definition)
+
+    assert all(len(definitions) == 1 for definitions in words.values())

@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 DEFINITIONS = {
-    "request_ttft_s": "request sent to first piece of text",
-    "request_tpot_s": "(time of the last piece - time of the first) / (new tokens - 1), of each request",
-    "request_itl_s": "gap between successive pieces of text, over all requests",
-    "request_e2e_s": "request sent to last piece of text",
+    "request_ttft_s": "request sent to first piece of text, median over requests",
+    "request_tpot_s": "(time of the last piece - time of the first) / (new tokens - 1), median over requests",
+    "request_itl_s": "gap between successive pieces of text, median over those of all requests",
+    "request_e2e_s": "request sent to last piece of text, median over requests",
     "served_output_tok_s": "new tokens of completed requests / duration of the run",
     "served_total_tok_s": "prompt and new tokens of completed requests / duration of the run",
 }
@@ -38,11 +38,9 @@ def of_requests(
     }
 
 
-def of_run(
-    key: str, value: float, clock: str, tokens: str = "", note: str = ""
-) -> dict[str, Given]:
+def of_run(key: str, value: float, clock: str, tokens: str = "") -> dict[str, Given]:
     """Return a number that the tool summed up itself, under its key."""
-    return {key: Given(value=value, definition=DEFINITIONS[key] + note, clock=clock, tokens=tokens)}
+    return {key: Given(value=value, definition=DEFINITIONS[key], clock=clock, tokens=tokens)}
 
 
 def failed(count: int, of: int) -> list[Finding]:

@@ -71,7 +71,7 @@ def read(document: Document, said: Said) -> list[Reading]:
         if fields.has(theirs):
             median_s = _figure(fields, theirs, "ms", "p50") / 1e3
             tokens = TOKENS if key == "request_tpot_s" else ""
-            given |= _served.of_run(key, median_s, CLOCK, tokens, note=", median")
+            given |= _served.of_run(key, median_s, CLOCK, tokens)
     given |= _rates(fields)
     return [
         Reading(

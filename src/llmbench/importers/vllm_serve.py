@@ -168,9 +168,7 @@ def _given_in_sum(fields: Fields) -> dict[str, Given]:
     given: dict[str, Given] = {}
     for key, theirs in names.items():
         if fields.has(theirs) and fields.scalar(theirs) != 0:
-            given.update(
-                _served.of_run(key, fields.positive(theirs) / 1e3, CLOCK, TOKENS, note=", median")
-            )
+            given.update(_served.of_run(key, fields.positive(theirs) / 1e3, CLOCK, TOKENS))
     return given
 
 
