@@ -29,6 +29,7 @@ class Unit(NamedTuple):
 MS, S, RATE, MIB = Unit("ms", 1e3), Unit("s", 1.0), Unit("tok/s", 1.0), Unit("MiB", 2.0**-20)
 PERCENT = Unit("% of ceiling", 100.0)
 """Of a share, which files carry as it is: 0.5 is 50 %."""
+JOULES = Unit("J/tok", 1.0)
 
 
 class Metric(NamedTuple):
@@ -116,6 +117,9 @@ OURS: tuple[Metric, ...] = (
            "bytes of weights, keys and values that the n - 1 steps must read / (e2e - ttft), as a share of"
            " the ceiling of memory",
            ASKED, BOTH, lambda s: s.decode_moved / s.decode_s / s.memory_ceiling, lambda s: s.decode_spread),
+    Metric("energy_per_output_token_j", "energy", JOULES, "lower", "mean",
+           "the device's energy over an iteration / (batch x n): prompt and new tokens' work, charged to new ones",
+           ASKED, DRIVER, lambda s: s.energy_j / (s.batch_size * s.output_len)),
     Metric("load_s", "load", S, "lower", "mean",
            "from nothing to a loaded engine, imports left out",
            "", "host, monotonic", lambda s: s.load_s),

@@ -6,6 +6,7 @@ numbers takes, 100,000 times over.
 
 from __future__ import annotations
 
+import statistics
 from collections import defaultdict
 from itertools import chain
 from operator import attrgetter
@@ -32,6 +33,7 @@ class Timed(msgspec.Struct, gc=False):
     e2e_ns: int | None
     token_ns: list[list[int]]
     discarded: str | None = None
+    energy_mj: int | None = None
 
 
 class Facts(msgspec.Struct, frozen=True, gc=False):
@@ -79,7 +81,8 @@ class Sessions(NamedTuple):
 
     Times are in seconds, each the median over the session's iterations that count: `decode_s` is the median
     of e2e - ttft, `gap_s` the median of all gaps between successive tokens of a sequence. The `_spread` of
-    each is half the range of its samples over their median; NaN for a single sample. The five from `prefill_work`
+    each is half the range of its samples over their median; NaN for a single sample. `energy_j` is the
+    median of the device's energy over an iteration. The five from `prefill_work`
     on are of the whole batch, as predicted: operations, bytes, and ceilings of both a second. `given` holds, by
     the keys of METRICS, the values and spreads that other tools took themselves.
     """
@@ -94,6 +97,7 @@ class Sessions(NamedTuple):
     gap_spread: Column
     load_s: Column
     first_call_s: Column
+    energy_j: Column
     weights_bytes: Column
     kv_cache_bytes: Column
     kv_cache_theoretical_bytes: Column
@@ -156,7 +160,7 @@ class Alike:
 
 
 class Gatherer:
-    """Takes in sessions one by one and returns their columns; keeps 23 numbers a session, no samples."""
+    """Takes in sessions one by one and returns their columns; keeps 24 numbers a session, no samples."""
 
     def __init__(self) -> None:
         """Begin with no session."""
@@ -170,10 +174,11 @@ class Gatherer:
         """Take in one session."""
         first_call = taken.warmup_ns[0] if taken.warmup_ns else None
         memory = memory_of(taken.memory) if taken.memory else NO_MEMORY
-        self._read_off.append((taken.load_s, first_call / 1e9 if first_call else None, *memory))
+        kept = [sample for sample in taken.samples if sample.e2e_ns and not sample.discarded]
+        first_call_s = first_call / 1e9 if first_call else None
+        self._read_off.append((taken.load_s, first_call_s, _energy_j(kept), *memory))
         for key, given in taken.given.items():
             self._given[key][len(self._read_off) - 1] = given
-        kept = [sample for sample in taken.samples if sample.e2e_ns and not sample.discarded]
         if kept:
             tokens = [sample.token_ns for sample in kept]
             self._wait([sample.e2e_ns for sample in kept], tokens)  # type: ignore[misc]
@@ -229,6 +234,12 @@ def _columns(given: Mapping[int, Given], count: int) -> tuple[Column, Column]:
         if one.per == "iteration" and len(one.samples) > 1:
             spreads[number] = (max(one.samples) - min(one.samples)) / 2 / one.value
     return values, spreads
+
+
+def _energy_j(kept: Sequence[Timed]) -> float | None:
+    """Return the median energy of the iterations; None unless each has one."""
+    known = [sample.energy_mj for sample in kept if sample.energy_mj is not None]
+    return statistics.median(known) / 1e3 if known and len(known) == len(kept) else None
 
 
 def typical(e2e_ns: Sequence[Sequence[int]], tokens: Sequence[Tokens]) -> Columns:
