@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -17,6 +18,8 @@ from llmbench.reports.markdown import plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from llmbench.intervals import Interval
 
 ABSENT = "-"
 GAP = "  "
@@ -53,6 +56,26 @@ def binary(value: float) -> str:
 def whole(value: float) -> str:
     """Return a number with its thousands apart."""
     return f"{value:,}"
+
+
+def digits(value: float) -> str:
+    """Return a figure with three digits, whatever its size: 1,280, 64.3, 0.00412."""
+    if value == 0 or not math.isfinite(value):
+        return "0" if value == 0 else str(value)
+    rounded = float(f"{value:.3g}")  # 9.999 has three digits as 10.0
+    places = max(0, 2 - math.floor(math.log10(abs(rounded))))
+    return f"{value:,.{places}f}"
+
+
+def plus_minus(figure: Interval) -> str:
+    """Return a figure with its interval; `one session` where there is none."""
+    if not figure.known:
+        return f"{digits(figure.value)} (one session)"
+    spread = figure.high - figure.value
+    if spread <= 0:
+        return digits(figure.value)
+    places = max(0, 1 - math.floor(math.log10(spread)))
+    return f"{figure.value:,.{places}f} ±{spread:,.{places}f}"
 
 
 def rows(columns: Sequence[Column], facts: Sequence[Mapping[str, Any]], format: str) -> str:
