@@ -33,6 +33,8 @@ LAYERS = (
     ("measuring", ("backends",)),
     ("measuring", ("clock", "interrupt", "judge", "messages", "reap", "telemetry")),
     ("reading", ("accuracy",)),
+    ("reading", ("published", "verdicts")),
+    ("reading", ("claims",)),
     ("reading", ("cost",)),
     ("reading", ("prices",)),
     ("reading", ("evidence",)),

@@ -32,6 +32,7 @@ COMMANDS = {
     "fit": "Show the largest batch that fits, by model and context.",
     "report": "Write runs as one page of plots for any browser.",
     "cost": "Say what a token costs at a price per hour.",
+    "claims": "Check the reports' claims against what runs measured.",
     "cell": "Print the job of one cell as its worker receives it.",
     "models": "List the models of the catalogue, or show one.",
     "machine": "Say what this machine is, and what its chip can do at most.",

@@ -1,0 +1,60 @@
+"""The reports' claims: one file each in configs/claims, and one function each, in the table below.
+
+A check reads what runs measured and its claim's own numbers, and answers by condition. Adding a claim is
+one file, one function and one row.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from llmbench import configs, yamlfile
+from llmbench.claims import memory, money, roofline, scale
+from llmbench.claims._answer import Answer, Claim, Given, Part, Verdict
+from llmbench.errors import SpecError, did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from llmbench.claims._answer import Check
+
+__all__ = ["CHECKS", "Answer", "Claim", "Given", "Part", "Verdict", "answer", "claim", "known"]
+
+CHECKS: Mapping[str, Check] = {
+    "inference-cost-decline": money.inference_cost_decline,
+    "sub-50b-cheaper-than-llama": scale.sub_50b,
+    "moe-cuts-cost": scale.moe_cuts_cost,
+    "ten-times-the-parameters": scale.ten_times_the_parameters,
+    "self-host-or-api": money.self_host_or_api,
+    "copilot-economics": money.copilot_economics,
+    "serving-fleet": money.serving_fleet,
+    "verify-budget": money.verify_budget,
+    "sambanova-one-thirtieth": money.sambanova,
+    "training-price-per-parameter": money.training_price_per_parameter,
+    "compute-is-the-bottleneck": roofline.compute_is_the_bottleneck,
+    "half-utilisation": roofline.half_utilisation,
+    "context-is-memory": memory.context_is_memory,
+    "selective-reads": memory.selective_reads,
+    "tiered-memory": memory.tiered_memory,
+    "edge-models": memory.edge_models,
+    "amd-tpu-parity": money.amd_tpu_parity,
+    "quality-per-cost": scale.quality_per_cost,
+}
+"""The check of every claim, in the order in which they are told."""
+
+
+def known() -> list[str]:
+    """Return the ids of all claims."""
+    return list(CHECKS)
+
+
+def claim(name: str) -> Claim:
+    """Return one claim; raise SpecError with the nearest id if there is none."""
+    if name not in CHECKS:
+        raise SpecError(f"claims: there is no claim {name!r}.{did_you_mean(name, CHECKS)}")
+    return yamlfile.read(configs.folder("claims") / f"{name}.yaml", Claim)
+
+
+def answer(found: Claim, given: Given) -> Answer:
+    """Return what the measured cells say of a claim."""
+    return CHECKS[found.id](found, given)

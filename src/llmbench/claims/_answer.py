@@ -1,0 +1,164 @@
+"""What a claim is, and what an answer to one is: verdicts by condition, each with its figure and its cells."""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
+
+import msgspec
+
+from llmbench import prices
+from llmbench.errors import SpecError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from llmbench.evidence import Measured
+    from llmbench.intervals import Interval
+
+T = TypeVar("T")
+
+
+class Verdict(enum.StrEnum):
+    """What the measurements say of a claim."""
+
+    SUPPORTED = "supported"
+    CONTRADICTED = "contradicted"
+    MIXED = "mixed"
+    INCONCLUSIVE = "inconclusive"
+    NOT_MEASURED = "not measured"
+
+
+class Number(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A number that a check rests on without measuring it, and why it is what it is."""
+
+    value: float
+    why: str
+
+
+class Claim(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One file of configs/claims.
+
+    Attributes:
+        report: the short name of the report, and the place in it.
+        title: of the report.
+        date: when it was published.
+        claim: what it says, in our words.
+        predicts: what must then be measured.
+        needs: which data decide it.
+        rule: how, with its thresholds.
+        thresholds: the numbers of the rule, by name.
+        assumptions: the numbers that are not measured, by name.
+        sweep: what would settle it, as a sweep file says it; None if no sweep of one's own does.
+        on: the machine that the sweep must run on, in words.
+
+    """
+
+    id: str
+    report: str
+    title: str
+    date: str
+    claim: str
+    predicts: str
+    needs: str
+    rule: str
+    thresholds: dict[str, float] = {}
+    assumptions: dict[str, Number] = {}
+    sweep: dict[str, Any] | None = None
+    on: str
+
+    def threshold(self, name: str) -> float:
+        """Return one number of the rule."""
+        return self.thresholds[name]
+
+    def assumed(self, name: str) -> float:
+        """Return one number that is not measured."""
+        return self.assumptions[name].value
+
+
+class Part(NamedTuple):
+    """The verdict under one condition.
+
+    Attributes:
+        where: the condition, `batch 1`; empty if there is only one.
+        said: what was measured, in words, before the figure.
+        unit: of the figure; a ratio has none.
+        cells: the ids of the cells used.
+
+    """
+
+    where: str
+    verdict: Verdict
+    said: str
+    figure: Interval | None = None
+    unit: str = ""
+    rows: tuple[Measured, ...] = ()
+
+
+class Answer(NamedTuple):
+    """Every condition that was measured, and what else a reader must know."""
+
+    parts: tuple[Part, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def verdict(self) -> Verdict:
+        """Return the verdict that all conditions share, or that they differ."""
+        found = {part.verdict for part in self.parts}
+        if not found:
+            return Verdict.NOT_MEASURED
+        return found.pop() if len(found) == 1 else Verdict.MIXED
+
+
+class Given(NamedTuple):
+    """All measured cells, and the price that the user gave."""
+
+    rows: Sequence[Measured]
+    asked: prices.Asked
+
+    def hour_usd(self, row: Measured) -> float | None:
+        """Return what an hour of a cell costs; None if nothing tells it."""
+        try:
+            return prices.hour(self.asked, row).usd
+        except SpecError:
+            return None
+
+
+Check: TypeAlias = "Callable[[Claim, Given], Answer]"
+
+
+def above(figure: Interval, threshold: float) -> Verdict:
+    """Return supported if the whole interval lies above a threshold, contradicted if all of it lies below."""
+    if figure.low >= threshold:
+        return Verdict.SUPPORTED
+    return Verdict.CONTRADICTED if figure.high < threshold else Verdict.INCONCLUSIVE
+
+
+def below(figure: Interval, threshold: float) -> Verdict:
+    """Return supported if the whole interval lies below a threshold, contradicted if all of it lies above."""
+    if figure.high < threshold:
+        return Verdict.SUPPORTED
+    return Verdict.CONTRADICTED if figure.low >= threshold else Verdict.INCONCLUSIVE
+
+
+def within(figure: Interval, low: float, high: float) -> Verdict:
+    """Return supported if the whole interval lies between two ends, contradicted if none of it does."""
+    if not figure.known:
+        return Verdict.INCONCLUSIVE
+    if low <= figure.low and figure.high <= high:
+        return Verdict.SUPPORTED
+    outside = figure.high < low or figure.low > high
+    return Verdict.CONTRADICTED if outside else Verdict.INCONCLUSIVE
+
+
+def grouped(rows: Iterable[T], key: Callable[[T], Any]) -> list[tuple[Any, list[T]]]:
+    """Return rows by a key, in order of first appearance."""
+    found: dict[Any, list[T]] = {}
+    for row in rows:
+        found.setdefault(key(row), []).append(row)
+    return list(found.items())
+
+
+def at_batch(row: Measured) -> str:
+    """Return a row's condition in words."""
+    return f"batch {row.cell.batch_size}"

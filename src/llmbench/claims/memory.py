@@ -1,0 +1,198 @@
+"""Claims about memory: what a context takes, what a window saves, what a level down costs, what a device holds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from llmbench import formulas
+from llmbench.claims._answer import Answer, Part, Verdict, above, below, grouped, within
+from llmbench.intervals import exactly, ratio
+from llmbench.listing import binary, digits
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from llmbench.claims._answer import Claim, Given
+    from llmbench.evidence import Measured
+    from llmbench.intervals import Interval
+
+GB = 1e9
+WINDOW_FULL, FAR_BEYOND = 0.9, 1.5
+"""A prompt of so much of a window fills it for most of the answer; so many times that is far beyond."""
+
+
+def context_is_memory(claim: Claim, given: Given) -> Answer:
+    """Compare the keys and values of a model's longest context with those of its shortest."""
+    parts, notes = [], []
+    for model, series in grouped(_series(given, "kv_cache_bytes"), lambda rows: rows[0].cell.model):
+        rows = max(series, key=_times)  # whatever the batch, it grows alike
+        short, long, times = rows[0], rows[-1], _times(rows)
+        if times < claim.threshold("least_times"):
+            continue
+        grown = max(long.values["kv_cache_bytes"]) / max(short.values["kv_cache_bytes"])
+        slack = claim.threshold("within")
+        figure = exactly(grown / times)
+        said = (
+            f"{digits(times)} times the context, {digits(grown)} times the keys and values; share"
+        )
+        verdict = within(figure, 1 - slack, 1 + slack)
+        parts.append(Part(model, verdict, said, figure, rows=(short, long)))
+        notes.append(_bytes_a_token(short))
+    return Answer(tuple(parts), tuple(note for note in notes if note))
+
+
+def _bytes_a_token(row: Measured) -> str:
+    """Say what a token takes, and hold it against the architecture's formula."""
+    if row.shape is None:
+        return ""
+    tokens = _held_tokens(row)
+    held = max(row.values["kv_cache_bytes"]) / row.cell.batch_size / tokens
+    formula = formulas.held_kv_bytes(row.shape, row.cell.dtype, tokens) / tokens
+    kind = "multi-head" if row.shape.kv_heads == row.shape.heads else "grouped or shared keys"
+    return (
+        f"{row.cell.model} ({kind}) holds {binary(round(held))} a token; "
+        f"its formula says {binary(round(formula))}."
+    )
+
+
+def _held_tokens(row: Measured) -> int:
+    return row.cell.input_len + row.cell.output_len - 1  # the last token is never fed
+
+
+def selective_reads(claim: Claim, given: Given) -> Answer:
+    """Compare the time of a token far beyond the window with that at its end, beside a model without one."""
+    flat = 1 + claim.threshold("flat_within")
+    parts, notes = [], []
+    series = _series(given, "tpot_s")
+    full = [rows for rows in series if rows[0].shape and not rows[0].shape.window]
+    for rows in series:
+        beyond = _beyond_window(rows)
+        if not beyond:
+            continue
+        short, long = beyond
+        beside = [others for others in full if others[0].alike == short.alike]
+        grown = [
+            (growth, others[0]) for others in beside if (growth := _growth(others, short, long))
+        ]
+        seen = [growth for growth, _ in grown if growth.low > flat]
+        figure = ratio(long.values["tpot_s"], short.values["tpot_s"])
+        verdict = below(figure, flat) if seen else Verdict.INCONCLUSIVE
+        where = f"{long.cell.model}, {short.cell.input_len:,} to {long.cell.input_len:,} tokens"
+        parts.append(Part(where, verdict, "time of a token grows", figure, "x", (short, long)))
+        notes += [
+            f"Without a window, {row.cell.model} grows {digits(growth.value)}x."
+            for growth, row in grown
+        ]
+        if not seen:
+            notes.append("No model without a window grew visibly, so there was nothing to save.")
+    return Answer(tuple(parts), tuple(dict.fromkeys(notes)))
+
+
+def _growth(rows: Sequence[Measured], short: Measured, long: Measured) -> Interval | None:
+    """Return how another model's token grows between the same two lengths; None if it was not measured there."""
+    at = {(row.cell.batch_size, row.cell.input_len): row for row in rows}
+    first, last = (at.get((end.cell.batch_size, end.cell.input_len)) for end in (short, long))
+    return ratio(last.values["tpot_s"], first.values["tpot_s"]) if first and last else None
+
+
+def tiered_memory(claim: Claim, given: Given) -> Answer:
+    """Compare the price of weights one level down with the time that reading them from there takes."""
+    parts, notes = [], []
+    for below_row, above_row in _offloaded(given):
+        rate = below_row.engine.get("offload_read_bytes_s")
+        weights = max(below_row.values["weights_bytes"])
+        price = ratio(below_row.values["tpot_s"], above_row.values["tpot_s"])
+        where = f"{below_row.cell.model}, {below_row.cell.options['device_map']}"
+        notes.append(f"{where}: a level down takes {digits(price.value)} times as long a token.")
+        if not rate:
+            notes.append(
+                f"{where}: how fast that level is read was not recorded, so nothing is decided."
+            )
+            continue
+        expected_s = above_row.figure("tpot_s").value + weights / rate
+        figure = below_row.figure("tpot_s").times(1 / expected_s)
+        factor = claim.threshold("within_factor")
+        said = f"step against its time in memory and {digits(weights / rate * 1e3)} ms of reading"
+        parts.append(
+            Part(
+                where, within(figure, 1 / factor, factor), said, figure, "x", (below_row, above_row)
+            )
+        )
+    return Answer(tuple(parts), tuple(notes))
+
+
+def _offloaded(given: Given) -> Iterator[tuple[Measured, Measured]]:
+    """Yield every offloaded cell with the one that differs from it in nothing else."""
+    for row in given.rows:
+        if "offload" not in str(row.cell.options.get("device_map")) or not row.has("tpot_s"):
+            continue
+        for other in given.rows:
+            if other.run == row.run and _but_map(other) == _but_map(row) and other is not row:
+                yield row, other
+
+
+def _but_map(row: Measured) -> tuple[object, ...]:
+    options = tuple(sorted(item for item in row.cell.options.items() if item[0] != "device_map"))
+    cell = row.cell
+    return (
+        cell.model,
+        cell.dtype,
+        cell.device,
+        options,
+        cell.batch_size,
+        cell.input_len,
+        cell.output_len,
+    )
+
+
+def edge_models(claim: Claim, given: Given) -> Answer:
+    """Hold each model at full size, one user, against a device's memory and a reader's speed."""
+    limit, speed = claim.threshold("memory_gb") * GB, claim.threshold("tokens_per_s")
+    parts = []
+    able = [
+        r for r in given.rows if r.cell.batch_size == 1 and not r.scaled and r.has("decode_tok_s")
+    ]
+    for model, rows in grouped(able, lambda row: row.cell.model):
+        best = max(rows, key=lambda row: row.middle("decode_tok_s"))
+        needed, figure = _needed_bytes(best), best.figure("decode_tok_s")
+        if needed is None:
+            continue
+        verdict = above(figure, speed) if needed <= limit else Verdict.CONTRADICTED
+        parts.append(Part(model, verdict, f"{digits(needed / GB)} GB,", figure, "tok/s", (best,)))
+    return Answer(tuple(parts))
+
+
+def _needed_bytes(row: Measured) -> float | None:
+    """Return what a cell took at most: of the device, or on a CPU of the host."""
+    keys = (
+        ("host_peak_rss_bytes",)
+        if row.cell.device == "cpu"
+        else ("peak_reserved_bytes", "device_used_bytes")
+    )
+    return next((max(row.values[key]) for key in keys if row.has(key)), None)
+
+
+def _series(given: Given, key: str) -> list[list[Measured]]:
+    """Return the cells of one model that differ in the length of the prompt alone, the shortest first."""
+    rows = [row for row in given.rows if row.has(key)]
+    groups = grouped(rows, lambda r: (r.alike, r.cell.model, r.cell.batch_size, r.cell.output_len))
+    return [
+        sorted(found, key=lambda row: row.cell.input_len)
+        for _, found in groups
+        if len({row.cell.input_len for row in found}) > 1
+    ]
+
+
+def _times(rows: Sequence[Measured]) -> float:
+    """Return how many times as long the longest context of a series is as its shortest."""
+    return _held_tokens(rows[-1]) / _held_tokens(rows[0])
+
+
+def _beyond_window(rows: Sequence[Measured]) -> tuple[Measured, Measured] | None:
+    """Return the cells at the end of a model's window and farthest beyond; None without both, or without a window."""
+    shape = rows[0].shape
+    if shape is None or not shape.window or shape.sliding_layers < shape.layers:
+        return None
+    beyond = [row for row in rows if row.cell.input_len >= WINDOW_FULL * shape.window]
+    far = len(beyond) > 1 and beyond[-1].cell.input_len >= FAR_BEYOND * beyond[0].cell.input_len
+    return (beyond[0], beyond[-1]) if far else None

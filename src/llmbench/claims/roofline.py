@@ -1,0 +1,75 @@
+"""Claims about what holds a chip back: which side of the roofline cells sit on, and how much of a peak they reach."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from llmbench.claims._answer import Answer, Part, Verdict, above, at_batch, grouped
+from llmbench.evidence import PHASES
+
+if TYPE_CHECKING:
+    from llmbench.claims._answer import Claim, Given
+    from llmbench.evidence import Measured
+
+COMPUTE = "compute"
+NO_CEILINGS = "{} cells have no ceilings to be held against: measure them first with llmbench machine --probe."
+
+
+def compute_is_the_bottleneck(claim: Claim, given: Given) -> Answer:
+    """Count, by batch size and phase, which side of the roofline the cells sit on."""
+    del claim
+    parts = []
+    known = [row for row in given.rows if row.bound]
+    for _, rows in grouped(
+        sorted(known, key=lambda r: r.cell.batch_size), lambda r: (r.cell.batch_size, r.where)
+    ):
+        for phase in PHASES:
+            able = [row for row in rows if phase in row.bound]
+            sides = Counter(row.bound[phase] for row in able)
+            if not able:
+                continue
+            verdict = Verdict.SUPPORTED if 2 * sides[COMPUTE] > len(able) else Verdict.CONTRADICTED
+            counted = ", ".join(f"{count} by {side}" for side, count in sides.most_common())
+            parts.append(
+                Part(
+                    f"{phase} at {at_batch(rows[0])}",
+                    verdict,
+                    f"of {len(able)} cells: {counted}",
+                    rows=tuple(able),
+                )
+            )
+    return Answer(tuple(parts), _unknown(given))
+
+
+def half_utilisation(claim: Claim, given: Given) -> Answer:
+    """Find the largest share of the ceiling of operations that any cell reached, phase by phase."""
+    parts, notes = [], []
+    for phase in PHASES:
+        key = f"mfu_{phase}"
+        able = [row for row in given.rows if row.has(key)]
+        for where, rows in grouped(able, lambda row: (row.where, row.ceilings)):
+            best = max(rows, key=lambda row: row.middle(key))
+            figure = best.figure(key)
+            peak = (
+                "the datasheet's dense peak" if where[1] == "datasheet" else "the measured ceiling"
+            )
+            said = f"best of {len(rows)} cells ({best.cell.model}, {at_batch(best)}), of {peak}"
+            parts.append(
+                Part(
+                    phase,
+                    above(figure, claim.threshold("share")),
+                    said,
+                    figure.times(100),
+                    "%",
+                    (best,),
+                )
+            )
+    if any(row.ceilings == "measured" for part in parts for row in part.rows):
+        notes.append("A share of a measured ceiling is larger than one of a datasheet's peak.")
+    return Answer(tuple(parts), (*notes, *_unknown(given)))
+
+
+def _unknown(given: Given) -> tuple[str, ...]:
+    rows: list[Measured] = [row for row in given.rows if not row.bound]
+    return (NO_CEILINGS.format(len(rows)),) if rows else ()

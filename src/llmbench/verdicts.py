@@ -1,0 +1,213 @@
+"""Claims with their verdicts as text: blocks for a terminal, one table for Markdown, everything for JSON.
+
+A verdict never stands alone: beside it are the machine that the data came from, the figures with their
+intervals, the cells, and every number that was assumed.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from llmbench import listing
+from llmbench.claims import Verdict
+from llmbench.redact import shown
+from llmbench.reports.markdown import plain
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from llmbench.claims import Answer, Claim, Part
+    from llmbench.intervals import Interval
+
+NAMED = 3
+"""Conditions and cells that are named in one place; the rest are counted."""
+WIDTH = 100
+
+WORDS = {
+    Verdict.SUPPORTED: "true for",
+    Verdict.CONTRADICTED: "false for",
+    Verdict.INCONCLUSIVE: "undecided for",
+}
+COPIES = {"small": "copies at a 64th of their models", "tiny": "tiny copies"}
+
+
+class Judged(NamedTuple):
+    """A claim and its answer."""
+
+    claim: Claim
+    answer: Answer
+
+
+def render(judged: Sequence[Judged], format: str) -> str:
+    """Return verdicts as text in one of the formats, with its last newline."""
+    if format == "json":
+        return listing.json([_facts(each) for each in judged])
+    blocks = _markdown(judged) if format == "markdown" else _terminal(judged)
+    return "\n".join(blocks) + "\n"
+
+
+def verdict_of(judged: Judged) -> str:
+    """Return the verdict in words; of a mixed one, what is true for which condition."""
+    answer = judged.answer
+    if answer.verdict is not Verdict.MIXED:
+        return answer.verdict.value
+    parts = []
+    for verdict, words in WORDS.items():
+        where = [part.where for part in answer.parts if part.verdict is verdict]
+        if where:
+            parts.append(f"{words} {_few(where)}")
+    return "; ".join(parts)
+
+
+def data_of(answer: Answer) -> str:
+    """Return what the data are: the machines, and whether the models were copies; empty without any."""
+    rows = [row for part in answer.parts for row in part.rows]
+    places = {"cpu": "CPU data"}
+    where = [places.get(row.where, f"{row.where} data") for row in rows]
+    copies = [COPIES.get(row.cell.model.partition("@")[2], "") for row in rows]
+    return ", ".join(dict.fromkeys(word for word in (*where, *copies) if word))
+
+
+def settled_by(claim: Claim) -> str:
+    """Return the sweep that would settle a claim, in words."""
+    if claim.sweep is None:
+        return "no sweep of one's own settles it"
+    axes = ", ".join(f"{key} {_axis(value)}" for key, value in claim.sweep["axes"].items())
+    return f"llmbench claims --plan {claim.id} writes the sweep ({axes}), to be run on {claim.on}"
+
+
+def _axis(value: Any) -> str:
+    if isinstance(value, dict):
+        return " ".join(f"{key} {_axis(inner)}" for key, inner in value.items())
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _few(words: Sequence[str]) -> str:
+    more = len(words) - NAMED
+    return ", ".join(words[:NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _figure(figure: Interval | None, unit: str) -> str:
+    if figure is None:
+        return ""
+    text = listing.digits(figure.value)
+    if not figure.known:
+        text += " (no interval)"
+    elif figure.low < figure.high:
+        text += f" ({listing.digits(figure.low)} to {listing.digits(figure.high)})"
+    return f" {text} {unit}".rstrip()
+
+
+def _said(part: Part) -> str:
+    where = f"{part.where}: " if part.where else ""
+    return f"{where}{part.said}{_figure(part.figure, part.unit)}"
+
+
+def _terminal(judged: Sequence[Judged]) -> Iterator[str]:
+    for each in judged:
+        yield from _block(each)
+        yield ""
+    yield _counts(judged)
+
+
+def _block(judged: Judged) -> Iterator[str]:
+    claim, answer = judged
+    data = data_of(answer)
+    yield f"{claim.id}: {shown(verdict_of(judged))}{f' [{shown(data)}]' if data else ''}"
+    yield from _wrapped(f"{claim.claim} ({claim.title}, {claim.date})")
+    yield from _wrapped(f"predicts: {claim.predicts}")
+    for part in answer.parts:
+        cells = _few([row.cell.id for row in part.rows])
+        used = f"; cells {cells}" if cells else ""
+        yield from _wrapped(f"{part.verdict.value}: {shown(_said(part))}{shown(used)}")
+    for note in answer.notes:
+        yield from _wrapped(f"note: {shown(note)}")
+    yield from _wrapped(f"rule: {claim.rule}")
+    for name, number in claim.assumptions.items():
+        yield from _wrapped(f"assumes: {name} {number.value:,g}: {number.why}")
+    if answer.verdict in {Verdict.NOT_MEASURED, Verdict.INCONCLUSIVE}:
+        yield from _wrapped(f"needs: {claim.needs} {settled_by(claim)}.")
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(
+        text, WIDTH, initial_indent="  ", subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
+    )  # fmt: skip
+
+
+def _counts(judged: Iterable[Judged]) -> str:
+    found = [each.answer.verdict for each in judged]
+    counts = ", ".join(
+        f"{found.count(verdict)} {verdict}" for verdict in Verdict if verdict in found
+    )
+    return f"{len(found)} claims: {counts}."
+
+
+def _markdown(judged: Sequence[Judged]) -> Iterator[str]:
+    yield "| claim | says, and predicts | source | verdict | measured |"
+    yield "| :-- | :-- | :-- | :-- | :-- |"
+    for each in judged:
+        claim = each.claim
+        cells = (
+            claim.id,
+            f"{claim.claim} Predicts: {claim.predicts}",
+            f"{claim.report}, {claim.date}",
+            f"**{plain(verdict_of(each))}**",
+            _measured(each),
+        )
+        yield f"| {' | '.join(cells)} |"
+    yield ""
+    yield _counts(judged)
+    yield "In brackets: 95 % intervals. Assumed numbers and rules: `configs/claims`, and `--format terminal`."
+
+
+def _measured(judged: Judged) -> str:
+    """Return the figures of a claim in one cell of a table; of many conditions the first of each verdict."""
+    claim, answer = judged
+    if answer.verdict is Verdict.NOT_MEASURED:
+        return f"Needs: {claim.needs} `llmbench claims --plan {claim.id}`, on {claim.on}."
+    first: dict[Verdict, Part] = {}
+    for part in answer.parts:
+        first.setdefault(part.verdict, part)
+    told = answer.parts if len(answer.parts) <= NAMED else tuple(first.values())
+    more = len(answer.parts) - len(told)
+    text = "; ".join(plain(_said(part)) for part in told)
+    tail = f"; and {more} more" if more else ""
+    data = data_of(answer)
+    return f"{text}{tail}.{f' {plain(data)}.' if data else ''}"
+
+
+def _facts(judged: Judged) -> dict[str, Any]:
+    claim, answer = judged
+    return {
+        "id": claim.id,
+        "claim": claim.claim,
+        "report": claim.report,
+        "title": claim.title,
+        "date": claim.date,
+        "predicts": claim.predicts,
+        "rule": claim.rule,
+        "verdict": answer.verdict,
+        "in_words": verdict_of(judged),
+        "data": data_of(answer),
+        "parts": [_part(part) for part in answer.parts],
+        "notes": answer.notes,
+        "assumptions": claim.assumptions,
+        "settled_by": settled_by(claim),
+    }
+
+
+def _part(part: Part) -> dict[str, Any]:
+    figure = part.figure
+    known = figure is not None and figure.known
+    return {
+        "where": part.where,
+        "verdict": part.verdict,
+        "measured": part.said,
+        "value": figure and figure.value,
+        "low": figure.low if figure and known else None,
+        "high": figure.high if figure and known else None,
+        "unit": part.unit,
+        "cells": [{"run": row.run, "cell": row.cell.id} for row in part.rows],
+    }

@@ -1,0 +1,218 @@
+"""The claims themselves, their texts, and the command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from claimed import asked, row
+from llmbench import claims, cli, configs, plan, spec, verdicts, yamlfile
+from llmbench.claims import Answer, Part, Verdict
+from llmbench.intervals import Interval
+from llmbench.verdicts import Judged
+
+RESULTS = Path(__file__).parents[1] / "results"
+SMALL = str(RESULTS / "2026-11-23-xeon-2cpu-cpu-small")
+
+every_claim = pytest.mark.parametrize("name", claims.known())
+
+
+def ran(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    code = cli.run(["claims", *arguments])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def test_every_claim_has_one_file_and_one_check() -> None:
+    files = {path.stem for path in configs.folder("claims").glob("*.yaml")}
+
+    assert files == set(claims.known())
+    assert len(files) == 18
+
+
+@every_claim
+def test_a_claim_names_its_source_and_its_rule(name: str) -> None:
+    found = claims.claim(name)
+
+    assert found.id == name
+    assert found.date[:4] == "2023"
+    assert all((found.claim, found.predicts, found.needs, found.rule, found.title))
+
+
+@every_claim
+def test_without_data_only_arithmetic_answers(name: str) -> None:
+    answer = asked(name)
+
+    arithmetic = name == "training-price-per-parameter"
+    assert answer.verdict is (Verdict.CONTRADICTED if arithmetic else Verdict.NOT_MEASURED)
+
+
+@every_claim
+def test_one_session_decides_nothing(name: str) -> None:
+    """A cell that has no interval may be told, and may not settle a claim about time."""
+    single = row("llama-7b", share=0.0)
+    lonely = type(single)(
+        **{**vars(single), "values": {k: v[:1] for k, v in single.values.items()}}
+    )
+
+    found = asked(name, lonely, usd_per_hour=1.0)
+
+    timed = [part for part in found.parts if part.figure and part.rows]
+    assert all(part.verdict is Verdict.INCONCLUSIVE for part in timed)
+
+
+@every_claim
+def test_the_sweep_that_would_settle_a_claim_can_be_planned(name: str) -> None:
+    found = claims.claim(name)
+    if found.sweep is None:
+        assert name == "training-price-per-parameter"
+        return
+    sweep = yamlfile.decode(found.sweep, spec.Sweep, name)
+
+    planned = plan.plan(sweep)
+
+    assert planned.cells
+    assert not planned.refused
+
+
+@pytest.mark.parametrize(
+    "path", sorted(configs.folder("sweeps").glob("claims-*.yaml")), ids=lambda p: p.stem
+)
+def test_the_sweeps_of_all_claims_can_be_planned(path: Path) -> None:
+    planned = plan.plan(spec.read_sweep(path))
+
+    assert planned.cells
+    assert not planned.refused
+
+
+def judged(*parts: Part) -> Judged:
+    return Judged(claims.claim("edge-models"), Answer(parts))
+
+
+def test_a_mixed_verdict_says_what_is_true_for_which() -> None:
+    conditions = [Part(f"batch {n}", Verdict.CONTRADICTED, "costs") for n in (4, 8, 16, 32)]
+
+    text = verdicts.verdict_of(judged(Part("batch 1", Verdict.SUPPORTED, "costs"), *conditions))
+
+    assert text == "true for batch 1; false for batch 4, batch 8, batch 16 and 1 more"
+
+
+def test_a_figure_stands_with_its_interval() -> None:
+    figure = Interval(1.5, 1.25, 1.8)
+    several = judged(Part("batch 1", Verdict.SUPPORTED, "costs", figure, "x"))
+    alone = judged(
+        Part("batch 1", Verdict.INCONCLUSIVE, "costs", figure._replace(low=float("nan")))
+    )
+
+    assert "batch 1: costs 1.50 (1.25 to 1.80) x" in verdicts.render([several], "terminal")
+    assert "batch 1: costs 1.50 (no interval)" in verdicts.render([alone], "terminal")
+
+
+def test_copies_and_cpus_are_called_so() -> None:
+    rows = (row("llama-7b@small"),)
+
+    data = verdicts.data_of(Answer((Part("", Verdict.SUPPORTED, "", rows=rows),)))
+
+    assert data == "CPU data, copies at a 64th of their models"
+
+
+@pytest.mark.parametrize("format", ["terminal", "markdown", "json"])
+def test_hostile_names_stay_text(format: str) -> None:
+    hostile = row("llama-7b")
+    cell = type(hostile.cell)(**{
+        **{f: getattr(hostile.cell, f) for f in hostile.cell.__struct_fields__},
+        "id": "x\x1b[31m|y",
+    })  # fmt: skip
+    rows = (type(hostile)(**{**vars(hostile), "cell": cell}),)
+
+    text = verdicts.render([judged(Part("a\x1b|b", Verdict.SUPPORTED, "is", rows=rows))], format)
+
+    assert "\x1b" not in text
+
+
+# -- the command ---------------------------------------------------------------------------------------
+
+
+def test_the_table_of_a_run(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = ran(capsys, SMALL, "--usd-per-hour", "0.1")
+
+    assert code == 0
+    assert "context-is-memory: supported [CPU data]" in out
+    assert "llmbench claims --plan moe-cuts-cost" in " ".join(out.split())
+    assert out.splitlines()[-1].startswith("18 claims: ")
+
+
+def test_json_carries_cells_and_both_ends(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = ran(capsys, SMALL, "--claim", "edge-models", "--format", "json")
+
+    [found] = json.loads(out)
+    assert code == 0
+    assert found["verdict"] == "supported"
+    assert found["parts"][0]["low"] < found["parts"][0]["value"] < found["parts"][0]["high"]
+    assert found["parts"][0]["cells"][0]["run"] == "2026-11-23-xeon-2cpu-cpu-small"
+
+
+def test_markdown_is_one_table(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = ran(capsys, SMALL, "--format", "markdown")
+
+    rows = [line for line in out.splitlines() if line.startswith("|")]
+    assert len(rows) == 20
+    assert {line.replace(r"\|", "").count("|") for line in rows} == {6}
+
+
+@pytest.mark.parametrize(
+    ("claim", "code"),
+    [("training-price-per-parameter", 1), ("context-is-memory", 0), ("edge-models", 0)],
+)
+def test_it_fails_only_when_asked(
+    claim: str, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ran(capsys, SMALL, "--claim", claim)[0] == 0
+    assert ran(capsys, SMALL, "--claim", claim, "--fail-on", "contradicted")[0] == code
+
+
+def test_the_plan_is_a_sweep_that_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    code, out, _ = ran(capsys, "--plan", "moe-cuts-cost")
+
+    sweep = spec.read_sweep(tmp_path / "moe-cuts-cost.yaml")
+    assert code == 0
+    assert out.startswith("moe-cuts-cost.yaml: ")
+    assert "mixtral-8x7b-v0.1" in sweep.axes.model
+    assert ran(capsys, "--plan", "moe-cuts-cost")[0] == 2, "it never overwrites"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ((), "give the folder of a run"),
+        ((SMALL, "--claim", "moe-cuts-costs"), "Did you mean 'moe-cuts-cost'?"),
+        (("--plan", "edge"), "there is no claim 'edge'"),
+        (("--plan", "training-price-per-parameter"), "no sweep of one's own settles it"),
+        (("nowhere",), "nowhere: is no directory"),
+        ((SMALL, "--usd-per-hour", "-1"), "dollars above 0"),
+    ],
+)
+def test_a_mistake_has_one_line(
+    arguments: tuple[str, ...], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = ran(capsys, *arguments)
+
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert says in err
+
+
+def test_every_part_of_an_answer_names_its_cells(capsys: pytest.CaptureFixture[str]) -> None:
+    found: list[dict[str, Any]] = json.loads(
+        ran(capsys, SMALL, "--format", "json", "--usd-per-hour", "0.1")[1]
+    )
+
+    for claim in found:
+        if claim["id"] != "training-price-per-parameter":
+            assert all(part["cells"] for part in claim["parts"]), claim["id"]

@@ -1,0 +1,178 @@
+"""Claims about memory: each made true, false, undecided, unmeasured and mixed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from claimed import asked, only, row, spread
+from llmbench.claims import Verdict
+from llmbench.intervals import around
+
+KIB = 1024.0
+
+
+def context(name: str, held: dict[int, float]) -> list[Any]:
+    """Return a model's cells with so many bytes of keys and values by prompt length; one token is made."""
+    return [
+        row(name, input_len=n, output_len=1, counted={"kv_cache_bytes": size})
+        for n, size in held.items()
+    ]
+
+
+def test_a_context_eight_times_as_long_holds_eight_times_as_much() -> None:
+    answer = asked("context-is-memory", *context("llama-7b", {128: 64e6, 1024: 512e6}))
+
+    part = only(answer)
+    assert answer.verdict is Verdict.SUPPORTED
+    assert part.said.startswith("8.00 times the context, 8.00 times")
+    # LLaMA-7B: 2 x 32 layers x 4096 x 2 bytes = 524,288 a token, not the 500,000 made up here
+    assert "multi-head) holds 488 KiB a token; its formula says 512 KiB" in answer.notes[0]
+
+
+def test_a_window_breaks_the_likeness() -> None:
+    rows = context("llama-7b", {128: 1e6, 1024: 8e6}) + context("falcon-7b", {128: 1e6, 1024: 4e6})
+
+    answer = asked("context-is-memory", *rows)
+
+    assert answer.verdict is Verdict.MIXED
+    assert [part.verdict for part in answer.parts] == [Verdict.SUPPORTED, Verdict.CONTRADICTED]
+
+
+def test_memory_that_does_not_grow_contradicts() -> None:
+    answer = asked("context-is-memory", *context("llama-7b", {128: 1e6, 1024: 1e6}))
+
+    assert answer.verdict is Verdict.CONTRADICTED
+
+
+def test_twice_the_context_is_too_little_to_tell() -> None:
+    answer = asked("context-is-memory", *context("llama-7b", {128: 1e6, 256: 2e6}))
+
+    assert answer.verdict is Verdict.NOT_MEASURED
+
+
+def test_cells_of_two_runs_are_no_series() -> None:
+    [short, long] = context("llama-7b", {128: 1e6, 1024: 8e6})
+    elsewhere = type(long)(**{**vars(long), "run": "another"})
+
+    assert asked("context-is-memory", short, elsewhere).verdict is Verdict.NOT_MEASURED
+
+
+# -- selective reads: Mistral has a window of 4,096 tokens -----------------------------------------------
+
+
+def windowed(grows: float, other_grows: float | None = 1.5, share: float = 0.01) -> list[Any]:
+    rows = [
+        row("mistral-7b-v0.1", 0.05, input_len=4096, share=share),
+        row("mistral-7b-v0.1", 0.05 * grows, input_len=8192, share=share),
+    ]
+    if other_grows:
+        rows.append(row("llama-3-8b", 0.05, input_len=4096, share=share))
+        rows.append(row("llama-3-8b", 0.05 * other_grows, input_len=8192, share=share))
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("rows", "verdict"),
+    [
+        (windowed(1.01), Verdict.SUPPORTED),
+        (windowed(1.40), Verdict.CONTRADICTED),
+        (windowed(1.08, share=0.03), Verdict.INCONCLUSIVE),
+        (windowed(1.01, other_grows=1.02), Verdict.INCONCLUSIVE),
+        (windowed(1.01, other_grows=None), Verdict.INCONCLUSIVE),
+        (windowed(1.01)[2:], Verdict.NOT_MEASURED),
+        ([row("mistral-7b-v0.1", input_len=n) for n in (512, 2048)], Verdict.NOT_MEASURED),
+    ],
+    ids=["flat", "grows", "straddles", "nothing to save", "no control", "no window", "in window"],
+)
+def test_a_window_keeps_a_token_flat(rows: list[Any], verdict: Verdict) -> None:
+    assert asked("selective-reads", *rows).verdict is verdict
+
+
+def test_two_windows_may_differ() -> None:
+    grows = windowed(1.5)[:2]
+    batch = [
+        row("mistral-7b-v0.1", 0.05, input_len=4096, batch_size=8),
+        row("mistral-7b-v0.1", 0.05, input_len=8192, batch_size=8),
+        row("llama-3-8b", 0.05, input_len=4096, batch_size=8),
+        row("llama-3-8b", 0.09, input_len=8192, batch_size=8),
+    ]
+
+    answer = asked("selective-reads", *grows, *windowed(1.5)[2:], *batch)
+
+    assert answer.verdict is Verdict.MIXED
+
+
+# -- a level down ---------------------------------------------------------------------------------------
+
+
+def tiers(price: float, rate: float | None = 1e9, share: float = 0.01) -> list[Any]:
+    """Return a cell in memory, 10 ms a token, and the same one level down; its weights are 40 MB."""
+    weights = {"weights_bytes": 40e6}
+    facts = {} if rate is None else {"offload_read_bytes_s": rate}
+    down = {"device_map": "disk_offload"}
+    return [
+        row("llama-7b", 0.010, counted=weights),
+        row("llama-7b", 0.010 * price, options=down, engine=facts, counted=weights, share=share),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rows", "verdict"),
+    [
+        (tiers(5.0), Verdict.SUPPORTED),  # 10 ms and 40 MB at 1 GB/s: 50 ms
+        (tiers(30.0), Verdict.CONTRADICTED),
+        (tiers(7.4, share=0.02), Verdict.INCONCLUSIVE),
+        (tiers(5.0, rate=None), Verdict.NOT_MEASURED),
+        (tiers(5.0)[:1], Verdict.NOT_MEASURED),
+    ],
+    ids=["bandwidth", "dearer", "straddles", "rate not known", "one level"],
+)
+def test_a_level_down_costs_the_time_of_reading_it(rows: list[Any], verdict: Verdict) -> None:
+    answer = asked("tiered-memory", *rows)
+
+    assert answer.verdict is verdict
+    if len(rows) > 1:
+        assert "times as long a token" in answer.notes[0]
+
+
+def test_levels_of_two_models_may_differ() -> None:
+    other = [row("mpt-7b", 0.01, counted={"weights_bytes": 40e6})]
+    other += [
+        row(
+            "mpt-7b", 0.5, options={"device_map": "disk_offload"},
+            engine={"offload_read_bytes_s": 1e9}, counted={"weights_bytes": 40e6},
+        )
+    ]  # fmt: skip
+
+    assert asked("tiered-memory", *tiers(5.0), *other).verdict is Verdict.MIXED
+
+
+# -- devices --------------------------------------------------------------------------------------------
+
+
+def on_device(name: str, tokens_s: float, gb: float, share: float = 0.01) -> Any:
+    return row(name, 1 / tokens_s, share=share, counted={"host_peak_rss_bytes": gb * 1e9})
+
+
+@pytest.mark.parametrize(
+    ("rows", "verdict"),
+    [
+        ([on_device("pythia-1b", 15, 3)], Verdict.SUPPORTED),
+        ([on_device("pythia-1b", 5, 3)], Verdict.CONTRADICTED),
+        ([on_device("pythia-1b", 30, 17)], Verdict.CONTRADICTED),
+        ([on_device("pythia-1b", 10.05, 3)], Verdict.INCONCLUSIVE),
+        ([on_device("pythia-1b@small", 30, 3)], Verdict.NOT_MEASURED),
+        ([on_device("pythia-1b", 15, 3), on_device("llama-7b", 1.5, 14)], Verdict.MIXED),
+    ],
+    ids=["runs", "slow", "large", "straddles", "a copy", "one of two"],
+)
+def test_a_small_model_runs_at_reading_speed(rows: list[Any], verdict: Verdict) -> None:
+    assert asked("edge-models", *rows).verdict is verdict
+
+
+def test_the_spread_of_the_helper_has_the_interval_it_says() -> None:
+    found = around(spread(1.0))
+
+    assert found.high == pytest.approx(1.025, abs=0.001)

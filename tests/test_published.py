@@ -1,0 +1,127 @@
+"""Published figures against measured cells: what is comparable, what is not and why."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from claimed import row
+from llmbench import published
+from llmbench.evidence import Machine
+from llmbench.published import Outcome
+
+A100 = Machine("a100", "a100-80gb-sxm", 1)
+
+
+def cell(e2e_s: float = 0.988, share: float = 0.01, **changes: Any) -> Any:
+    """Return MPT-7B as llm-foundry measured it on 2023-07-18: batch 1, 512 in, 64 out, 988 ms in bfloat16."""
+    facts: dict[str, Any] = {
+        "device": "cuda", "machine": A100, "input_len": 512, "output_len": 64, **changes,
+    }  # fmt: skip
+    return row("mpt-7b", values={"e2e_s": e2e_s}, share=share, **facts)
+
+
+def of_foundry(*rows: Any) -> published.Comparison:
+    """Return what is said of that one figure."""
+    [found] = [
+        each
+        for each in published.comparisons(rows)
+        if (each.figure.metric, each.figure.value, each.figure.batch)
+        == ("latency_ms", "988.0", "1")
+    ]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("e2e_s", "share", "outcome"),
+    [
+        (0.988, 0.01, Outcome.REPRODUCED),
+        (0.500, 0.01, Outcome.NOT_REPRODUCED),
+        (1.500, 0.01, Outcome.NOT_REPRODUCED),
+        (1.080, 0.01, Outcome.INCONCLUSIVE),
+    ],
+)
+def test_a_figure_is_reproduced_within_a_tenth(
+    e2e_s: float, share: float, outcome: Outcome
+) -> None:
+    found = of_foundry(cell(e2e_s, share))
+
+    assert found.outcome is outcome
+    assert found.ratio is not None
+    assert found.ratio.value == pytest.approx(e2e_s / 0.988, rel=0.001)
+
+
+def test_one_session_reproduces_nothing() -> None:
+    whole = cell()
+    single = type(whole)(**{**vars(whole), "values": {"e2e_s": (0.988,)}})
+
+    assert of_foundry(single).outcome is Outcome.INCONCLUSIVE
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (
+            {"machine": Machine("h200", "h200", 1)},
+            "another chip: measured on h200, published on 1xA100-80GB",
+        ),
+        ({"device": "cpu"}, "another chip: measured on cpu"),
+        ({"machine": Machine("a", "a100-80gb-sxm", 2)}, "another number of GPUs"),
+        ({"backend": "vllm"}, "another engine: measured with vllm, published with HF generate"),
+        ({"dtype": "float32"}, "another precision: float32 against bfloat16"),
+        ({"input_len": 128}, "512 in and 64 out was not measured"),
+        ({"batch_size": 3}, "batch 1 was not measured"),
+    ],
+)
+def test_what_differs_is_the_reason(changes: dict[str, Any], says: str) -> None:
+    found = of_foundry(cell(**changes))
+
+    assert found.outcome is Outcome.NOT_COMPARABLE
+    assert found.reason.startswith(says)
+
+
+def test_the_nearest_cell_gives_the_reason() -> None:
+    assert of_foundry(cell(device="cpu"), cell(batch_size=3)).reason == "batch 1 was not measured"
+
+
+def test_what_was_told_at_second_hand_is_never_judged() -> None:
+    same = row(
+        "qwen2.5-7b",
+        device="cuda",
+        machine=Machine("h200", "h200", 1),
+        backend="vllm",
+        input_len=512,
+        output_len=512,
+    )
+
+    found = [each for each in published.comparisons([same]) if each.source.second_hand]
+
+    assert found
+    assert {each.reason for each in found} == {"told at second hand"}
+
+
+def test_input_tokens_are_never_counted_as_output() -> None:
+    """Argonne's throughput counts both; its latency is what is used."""
+    argonne = [figure for source, figure in published.figures() if "Argonne" in source.title]
+
+    assert {figure.metric for figure in argonne} == {"latency_s"}
+
+
+def test_every_figure_has_a_source_and_a_date() -> None:
+    found = list(published.figures())
+
+    assert len(found) == 614
+    assert all(figure.date[:3] == "202" and source.definition for source, figure in found)
+    assert not any("http" in source.source for source, _ in found)
+
+
+def test_alike_figures_are_one_row() -> None:
+    found = published.comparisons([cell(device="cpu")])
+
+    rows = published.table(found)
+
+    assert sum(int(str(each["figures"])) for each in rows) == len(found)
+    assert len(rows) < len(found) / 3
+    assert Counter(each["outcome"] for each in rows).keys() == {"not comparable"}
