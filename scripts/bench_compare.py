@@ -4,7 +4,7 @@
 models of the quickstart again and again and compares the runs; `sleep` adds 5 % to a real sleep. The last two
 want a quiet machine:
 
-    scripts/bench-compare [simulation scale same sleep] [--runs 10]
+    scripts/bench-compare [simulation scale same sleep] [--runs 10] [--backend fake]
 """
 
 from __future__ import annotations
@@ -34,8 +34,10 @@ TABLES = 2000
 SHORT = "{sessions: 5, max_sessions: 5, min_time_s: 0.1, warmup_budget_s: 1.0}"
 SAME = (
     "name: same\nwhy: To compare identical runs.\naxes: {{model: [llama-7b@tiny, mpt-7b@tiny], device: cpu,\n"
-    "  batch_size: [1, 4], input_len: [32, 128], output_len: 16}}\nprotocol: {protocol}\n"
+    "  batch_size: [1, 4], input_len: [32, 128], output_len: 16, backend: {backend}}}\nprotocol: {protocol}\n"
 )
+BACKENDS = {"transformers": "transformers", "fake": "{fake: {ttft_ms: 5.0, jitter: 0.02}}"}
+"""Importing torch for every round takes most of a run of the first; the second really sleeps, and imports nothing."""
 SLEEP = (
     "name: sleep\nwhy: To find a sleep that is 5 % longer.\n"
     "axes: {{model: llama-7b@tiny, device: cpu, input_len: 8, output_len: 16, batch_size: [1, 2, 3, 4, 5],\n"
@@ -102,7 +104,7 @@ def same(asked: argparse.Namespace) -> Iterator[Line]:
     """Measure the same run again and again; compare neighbours in time, and all pairs."""
     with tempfile.TemporaryDirectory() as folder:
         sweep = Path(folder) / "same.yaml"
-        sweep.write_text(SAME.format(protocol=SHORT))
+        sweep.write_text(SAME.format(protocol=SHORT, backend=BACKENDS[asked.backend]))
         runs = [Path(folder) / f"{number:02}" for number in range(asked.runs)]
         for run in runs:
             swept(sweep, run)
@@ -176,6 +178,7 @@ def main() -> int:
     )
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--runs", type=int, default=10, help="runs of `same`")
+    parser.add_argument("--backend", choices=BACKENDS, default="transformers", help="of `same`")
     asked = parser.parse_args()
     broken = 0
     for name in asked.parts or PARTS:
