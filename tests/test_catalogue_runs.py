@@ -4,7 +4,7 @@ import pytest
 
 from jobs import job, prompts
 from llmbench import backends, formulas, model
-from llmbench.backends import _failures, _weights
+from llmbench.backends import _configuration, _failures
 from llmbench.shape import shape_of
 from test_formulas import ONE_OF_EACH_KIND
 
@@ -46,8 +46,8 @@ def attention(name: str) -> list[str]:
 
 @pytest.mark.parametrize("name", model.catalogue())
 def test_the_catalogue_knows_which_attention_a_model_has(name: str) -> None:
-    config = _weights.configuration(job(name), "")
-    built_as = _weights.builder(config)._model_mapping[type(config)]
+    config = _configuration.configuration(job(name), "")
+    built_as = _configuration.builder(config)._model_mapping[type(config)]
 
     flags = _failures.ATTENTION.items()
     found = [choice for choice, flag in flags if getattr(built_as, flag, False)]

@@ -11,7 +11,7 @@ from transformers.initialization import no_init_weights
 
 from jobs import job
 from llmbench import backends, formulas, model
-from llmbench.backends import _memory, _weights
+from llmbench.backends import _configuration, _memory
 from llmbench.backends._fill import fill
 from llmbench.shape import FAMILIES, Shape, shape_of
 
@@ -36,7 +36,7 @@ def shaped(name: str) -> Shape:
 def built(name: str, device: str, **options: Any) -> Any:
     """Return the model as the backend builds it, without weights."""
     found = model.resolve(name)
-    config = _weights.configuration(job(found), "")
+    config = _configuration.configuration(job(found), "")
     auto = (
         transformers.AutoModelForSeq2SeqLM
         if config.is_encoder_decoder

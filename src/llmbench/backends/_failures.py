@@ -15,7 +15,7 @@ import transformers
 from llmbench.errors import LoadFailed, Unsupported
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from llmbench.record import Job
 
@@ -124,22 +124,24 @@ ENCODER_DECODER = "it is an encoder-decoder, whose two caches grow here"
 
 
 @contextlib.contextmanager
-def as_one_line(job: Job) -> Iterator[None]:
-    """Turn the failures that are known into LoadFailed or Unsupported; let all others pass."""
+def as_one_line(job: Job, reasons: Sequence[Row] = REASONS) -> Iterator[None]:
+    """Turn the failures that have a row into LoadFailed or Unsupported; let all others pass."""
     try:
         yield
     except (LoadFailed, Unsupported):
         raise
     except Exception as error:
-        said = _said(error, job)
+        said = _said(error, job, reasons)
         if said is None:
             raise
         raise said from error
 
 
-def _said(error: BaseException, job: Job) -> LoadFailed | Unsupported | None:
+def _said(
+    error: BaseException, job: Job, reasons: Sequence[Row]
+) -> LoadFailed | Unsupported | None:
     chain = list(_chain(error))
-    for row in REASONS:
+    for row in reasons:
         for link in chain:
             if row.text in str(link) and row.kind in (kind.__name__ for kind in type(link).__mro__):
                 return row.means(_line(row, chain[-1], job))

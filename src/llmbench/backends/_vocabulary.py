@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import transformers
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from llmbench.record import Job
 
 SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id", "sep_token_id")
@@ -28,16 +30,16 @@ def tokenizer(job: Job, revision: str) -> Any:
         return f"{model.location} has no tokenizer that can be read, so no text: {reason}"
 
 
-def size(model: Any, words: Any) -> int:
+def size(config: Any, words: Any) -> int:
     """Return how many ids are real: an embedding padded beyond the tokenizer's last word has rows that no text uses."""
-    rows = int(model.config.get_text_config(decoder=True).vocab_size)
+    rows = int(config.get_text_config(decoder=True).vocab_size)
     return rows if isinstance(words, str) else min(rows, len(words))
 
 
-def special_ids(model: Any, words: Any) -> frozenset[int]:
-    """Return the ids that the tokenizer, the generation settings or the configuration give a meaning."""
+def special_ids(sources: Iterable[Any], words: Any) -> frozenset[int]:
+    """Return the ids that the tokenizer or one of the sources (configuration, generation settings) gives a meaning."""
     ids = set() if isinstance(words, str) else set(words.all_special_ids)
-    for settings in (model.generation_config, model.config):
+    for settings in sources:
         for name in SPECIAL:
             value = getattr(settings, name, None)
             ids.update(value if isinstance(value, list) else [value])

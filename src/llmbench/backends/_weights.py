@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-import transformers
 from transformers.initialization import no_init_weights
 
 from llmbench.backends import _failures, _memory, _placement, _vocabulary
+from llmbench.backends._configuration import builder, configuration, revision_of
 from llmbench.backends._fill import fill
 from llmbench.errors import LoadFailed
 
@@ -56,8 +56,8 @@ def load(job: Job, options: Mapping[str, Any], device: torch.device) -> Loaded:
     return Loaded(
         model,
         tokenizer,
-        _vocabulary.size(model, tokenizer),
-        _vocabulary.special_ids(model, tokenizer),
+        _vocabulary.size(model.config, tokenizer),
+        _vocabulary.special_ids((model.generation_config, model.config), tokenizer),
         facts,
     )
 
@@ -107,7 +107,7 @@ def _pretrained(job: Job, config: Any, options: Mapping[str, Any], device: torch
         use_safetensors=None if job.protocol.allow_pickle else True,
         output_loading_info=True,
         **_common(job, options),
-        **_revision(options["revision"]),
+        **revision_of(options["revision"]),
     )
     if missing := sorted(report["missing_keys"]):
         raise LoadFailed(
@@ -122,13 +122,6 @@ _MAKERS: Mapping[str, Callable[[Job, Any, Mapping[str, Any], torch.device], Any]
 }
 
 
-def builder(config: Any) -> Any:
-    """Return the class of transformers that builds a model of this family which generates text."""
-    if config.is_encoder_decoder:
-        return transformers.AutoModelForSeq2SeqLM
-    return transformers.AutoModelForCausalLM
-
-
 def _common(job: Job, options: Mapping[str, Any]) -> dict[str, Any]:
     chosen = options["attn_implementation"]
     return {
@@ -136,34 +129,6 @@ def _common(job: Job, options: Mapping[str, Any]) -> dict[str, Any]:
         "trust_remote_code": job.protocol.allow_remote_code,
         **({} if chosen == "default" else {"attn_implementation": chosen}),
     }
-
-
-def configuration(job: Job, revision: str) -> Any:
-    """Return a fresh configuration: `from_config` writes into the one it is given."""
-    model = job.model
-    own = model.source == "folder" or job.cells[0].load_format == "dummy"
-    if own and model.model_type in transformers.CONFIG_MAPPING:
-        config = transformers.CONFIG_MAPPING[model.model_type].from_dict(_mended(model.config))
-    else:
-        config = transformers.AutoConfig.from_pretrained(
-            model.location, trust_remote_code=job.protocol.allow_remote_code, **_revision(revision)
-        )
-    config.use_cache = (
-        True  # MPT's hub configuration says false: every token would recompute its past
-    )
-    return config
-
-
-def _mended(config: dict[str, Any]) -> dict[str, Any]:
-    """Return a configuration whose `attn_pdrop` is a whole number if it can be: MPT's class refuses 0.0."""
-    attention = config.get("attn_config")
-    if not isinstance(attention, dict) or attention.get("attn_pdrop") != 0:
-        return config
-    return {**config, "attn_config": {**attention, "attn_pdrop": 0}}
-
-
-def _revision(revision: str) -> dict[str, str]:
-    return {"revision": revision} if revision else {}
 
 
 def _found(model: Any) -> dict[str, Any]:
