@@ -102,7 +102,7 @@ def test_a_tiny_copy_is_tiny(name: str) -> None:
     tiny = shaped(f"{name}@tiny")
 
     assert tiny.layers == 2
-    assert tiny.hidden <= 512
+    assert tiny.hidden <= 1024
     assert tiny.vocabulary == 2048
 
 
@@ -162,7 +162,7 @@ def test_a_folder_of_ones_own_adds_to_the_catalogue(
 
     assert set(names) == {*CATALOGUE, "mine", "theirs"}
     assert model.resolve("mine").source == "catalogue"
-    assert model.resolve("theirs@tiny").config["hidden_size"] == 64
+    assert model.resolve("theirs@tiny").config["hidden_size"] == 128
     assert model.entry("mine").license is None
 
 

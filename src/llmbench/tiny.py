@@ -2,7 +2,7 @@
 
 Structure is kept: how many queries share a key, gated or plain, experts, windows, tied heads, an encoder.
 
-- tiny: two layers, a few heads of 16, a small vocabulary, and a window that a short prompt passes. A CPU
+- tiny: two layers, a few heads of 32, a small vocabulary, and a window that a short prompt passes. A CPU
   runs it in a blink; its size says nothing about the size of the model.
 - small: a quarter of the layers, of the heads and of every width, a sixteenth of the vocabulary, heads as
   wide as they were. So about a 64th of the parameters, of every model alike: two small copies stand to
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 LAYERS = 2
 HEADS, GROUPS = 4, 2
 """Heads where each query has a key of its own or all share one; keys where some queries share one."""
-HEAD_DIM = 16
+HEAD_DIM = 32
+"""The least that vLLM's attention on a CPU has a kernel for, so that every engine runs the copy."""
 VOCABULARY = 2048
 WINDOW = 16
 ROUNDED_TO = 16
