@@ -222,3 +222,19 @@ def test_a_failure_stays_what_it_is() -> None:
 def test_constant_durations_are_no_problem() -> None:
     assert len({sample.e2e_ns for sample in GOOD.samples}) == 1
     assert judge.judge(CELL, GOOD, ROOMY)[0] is Status.OK
+
+
+def test_sequences_that_begin_in_different_steps_are_held_by_the_last_to_end() -> None:
+    rows = [[5 * MS, 6 * MS, 7 * MS, 7 * MS + 500_000], [6 * MS, 7 * MS, 7 * MS + 500_000, 8 * MS]]
+    staggered = [
+        msgspec.structs.replace(sample, e2e_ns=8 * MS, wall_ns=8 * MS, token_ns=rows)
+        for sample in SAMPLES
+    ]
+    good = msgspec.structs.replace(GOOD, samples=staggered)
+    late = msgspec.structs.replace(
+        good,
+        samples=[msgspec.structs.replace(s, e2e_ns=12 * MS, wall_ns=12 * MS) for s in staggered],
+    )
+
+    assert judge.judge(CELL, good, Ceilings())[0] is Status.OK
+    assert [problem.code for problem in judge.judge(CELL, late, Ceilings())[1]] == ["implausible"]
