@@ -12,8 +12,14 @@ import ctypes
 import os
 import sys
 import time
+from typing import TYPE_CHECKING
 
 import psutil
+
+from llmbench import leavings
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 PR_SET_CHILD_SUBREAPER = 36
 PATIENCE_S = 10.0
@@ -47,19 +53,27 @@ def kill_run(token: str) -> list[str]:
 
 
 def kill(find: object, unnamed: int) -> list[str]:
-    """Kill what `find` finds until it finds nothing; return a line for each process but `unnamed`."""
+    """Kill what `find` finds until it finds nothing, and remove the files that only the killed held.
+
+    Returns:
+        A line for each process but `unnamed`.
+
+    """
     strays: dict[int, str] = {}
+    held: set[Path] = set()
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         found = [process for process in find() if process.pid != os.getpid()]  # type: ignore[operator]
         if not found:
             break
+        held |= leavings.held_by(found)
         for process in found:
             if process.pid != unnamed:
                 strays.setdefault(process.pid, _described(process))
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         psutil.wait_procs(found, timeout=0.2)
+    leavings.remove(held)
     return list(strays.values())
 
 
