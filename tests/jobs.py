@@ -1,4 +1,4 @@
-"""Jobs for the transformers backend: tiny models of many families, and the shapes to run them in."""
+"""Jobs for the backends: tiny models of many families, and the shapes to run them in."""
 
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,7 @@ def job(
     output_len: int = 8,
     dtype: str = "float32",
     device: str = "cpu",
+    backend: str = "transformers",
     load_format: str = "dummy",
     protocol: Protocol | None = None,
     **options: Any,
@@ -72,7 +73,7 @@ def job(
         id="tiny",
         model=resolved.name,
         model_digest=resolved.digest,
-        backend="transformers",
+        backend=backend,
         options=options,
         device=device,
         dtype=dtype,

@@ -131,9 +131,11 @@ class Bench:
         assert plan is not None
         return plan
 
-    def wait_for(self, text: str, process: subprocess.Popen[str]) -> None:
+    def wait_for(
+        self, text: str, process: subprocess.Popen[str], patience_s: float = PATIENCE_S
+    ) -> None:
         """Wait until the records hold a text."""
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + patience_s
         while text.encode() not in self.raw():
             assert process.poll() is None, self.err.read_text()
             assert time.monotonic() < deadline, f"no {text!r}"

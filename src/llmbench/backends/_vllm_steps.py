@@ -1,0 +1,78 @@
+"""What an engine gave out at each step, kept whole until the clock has stopped, then read for token times.
+
+A step costs one append. The engine stamps its own outputs, on the monotonic clock, when their tokens are on
+the host; who steps it, and in which process it lives, makes no difference.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+
+@dataclass(slots=True)
+class Watched:
+    """The largest share of the cache in use at any step; None where the scheduler is out of sight."""
+
+    most_used: float | None = None
+
+
+class Steps:
+    """The steps of one engine core since the last `begin`."""
+
+    def __init__(self, core: Any) -> None:
+        """Listen to what the core gives out from now on."""
+        self._core = core
+        self._get = core.get_output
+        self._taken: list[Any] = []
+        self._start_ns = 0
+        core.get_output = self._next
+
+    def begin(self) -> None:
+        """Mark the start of a call and forget the one before."""
+        self._taken = []
+        self._start_ns = time.monotonic_ns()
+
+    def _next(self) -> Any:
+        outputs = self._get()
+        self._taken.append(outputs)
+        return outputs
+
+    def offsets_ns(self, requests: Sequence[str]) -> list[list[int]]:
+        """Return nanoseconds from the start to each new token of each request; one row if all are alike."""
+        rows: dict[str, list[int]] = defaultdict(list)
+        for step in self._taken:
+            offset = round(step.timestamp * 1e9) - self._start_ns
+            for output in step.outputs:
+                rows[output.request_id] += [offset] * len(output.new_token_ids)
+        first = rows[requests[0]]
+        if all(rows[request] == first for request in requests):
+            return [first]
+        return [rows[request] for request in requests]
+
+    @contextlib.contextmanager
+    def watched_cache(self) -> Iterator[Watched]:
+        """Watch how much of the cache is in use, each time that the scheduler has given out blocks."""
+        watched = Watched()
+        scheduler = getattr(getattr(self._core, "engine_core", None), "scheduler", None)
+        if scheduler is None:
+            yield watched
+            return
+        schedule = scheduler.schedule
+
+        def noting(*arguments: Any, **named: Any) -> Any:
+            planned = schedule(*arguments, **named)
+            watched.most_used = max(watched.most_used or 0.0, scheduler.kv_cache_manager.usage)
+            return planned
+
+        scheduler.schedule = noting
+        try:
+            yield watched
+        finally:
+            scheduler.schedule = schedule

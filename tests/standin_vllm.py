@@ -1,0 +1,240 @@
+"""A stand-in for vLLM: the names that the backend uses, over an engine core that schedules as the real one does.
+
+It computes nothing: every new token is 7. `tests/test_vllm_real.py` holds it against the installed vLLM, name by
+name and step by step, so that it cannot drift from what it stands for.
+"""
+
+from __future__ import annotations
+
+import enum
+import sys
+import time
+from types import ModuleType, SimpleNamespace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+VERSION = "0.0.standin"
+BLOCK, BLOCKS, BLOCK_BYTES = 16, 65, 1000
+BUDGET, MOST_SEQUENCES, LONGEST = 64, 8, 128
+ARCHITECTURES = ("LlamaForCausalLM", "MptForCausalLM")
+
+
+class RequestOutputKind(enum.Enum):
+    FINAL_ONLY = 2
+
+
+class UsageContext(enum.StrEnum):
+    LLM_CLASS = "LLM_CLASS"
+
+
+class CompilationMode(enum.IntEnum):
+    NONE = 0
+    VLLM_COMPILE = 3
+
+
+class EngineArgs(SimpleNamespace):
+    """Whatever it is given."""
+
+
+class SamplingParams(SimpleNamespace):
+    """Whatever it is given."""
+
+
+class Request:
+    """One request in the scheduler: tokens computed, tokens given out."""
+
+    def __init__(self, name: str, prompt: list[int], wanted: Any) -> None:
+        self.name, self.prompt, self.wanted = name, prompt, wanted
+        self.computed = 0
+        self.new: list[int] = []
+
+    @property
+    def blocks(self) -> int:
+        return -(-self.computed // BLOCK)
+
+
+class Scheduler:
+    """Decodes what runs, then prefills with what is left of the step's budget, in order of arrival."""
+
+    def __init__(self) -> None:
+        self.requests: list[Request] = []
+        self.kv_cache_manager = self
+
+    @property
+    def usage(self) -> float:
+        return sum(request.blocks for request in self.requests) / (BLOCKS - 1)
+
+    def schedule(self, throttle_prefills: bool = False) -> list[Request]:
+        """Return the requests that have a token to come from this step."""
+        del throttle_prefills
+        budget, due = BUDGET, []
+        for request in self.requests:
+            left = len(request.prompt) + len(request.new) - request.computed
+            taken = min(left, budget)
+            budget -= taken
+            request.computed += taken
+            if taken and taken == left:
+                due.append(request)
+        return due
+
+
+class Core:
+    """The engine core: one step a call, stamped with the monotonic clock."""
+
+    def __init__(self) -> None:
+        self.scheduler = Scheduler()
+        self.engine_core = self  # the client of a core in this process holds it by this name
+        self.open = True
+
+    def get_output(self) -> Any:
+        due = self.scheduler.schedule()
+        outputs = []
+        for request in due:
+            request.new.append(7)
+            outputs.append(SimpleNamespace(request_id=request.name, new_token_ids=[7]))
+        return SimpleNamespace(outputs=outputs, timestamp=time.monotonic())
+
+    def shutdown(self) -> None:
+        self.open = False
+
+
+class LLMEngine:
+    """The engine that the backend steps."""
+
+    cached_tokens = 0
+    seen: ClassVar[dict[str, Any]] = {
+        "parameters": 10,
+        "weights_bytes": 40,
+        "kv_pool_bytes": BLOCKS * BLOCK_BYTES,
+        "param_devices": "cpu",
+        "param_dtypes": "float32",
+    }
+
+    def __init__(self, arguments: Any) -> None:
+        self.arguments = arguments
+        self.engine_core = Core()
+        self.vllm_config = SimpleNamespace(
+            cache_config=SimpleNamespace(
+                kv_cache_size_tokens=BLOCKS * BLOCK, num_gpu_blocks=BLOCKS, block_size=BLOCK,
+                cache_dtype="auto", enable_prefix_caching=arguments.enable_prefix_caching,
+            ),
+            scheduler_config=SimpleNamespace(
+                max_num_seqs=MOST_SEQUENCES, max_num_batched_tokens=BUDGET,
+                enable_chunked_prefill=True, async_scheduling=False,
+            ),
+            model_config=SimpleNamespace(
+                max_model_len=LONGEST, enforce_eager=False, dtype=SimpleNamespace(itemsize=4),
+            ),
+            compilation_config=SimpleNamespace(
+                mode=CompilationMode.NONE, cudagraph_mode=None, cudagraph_capture_sizes=[],
+                compilation_time=0.0,
+            ),
+        )  # fmt: skip
+
+    @classmethod
+    def from_engine_args(cls, engine_args: Any, usage_context: Any) -> LLMEngine:
+        assert usage_context is UsageContext.LLM_CLASS
+        return cls(engine_args)
+
+    def collective_rpc(self, method: str) -> list[dict[str, Any]]:
+        assert method == "llmbench_seen"
+        return [dict(self.seen)]
+
+    def add_request(self, request_id: str, prompt: Any, params: Any) -> str:
+        name = f"{request_id}-{len(self.engine_core.scheduler.requests)}x"
+        request = Request(name, prompt["prompt_token_ids"], params)
+        self.engine_core.scheduler.requests.append(request)
+        return name
+
+    def has_unfinished_requests(self) -> bool:
+        return bool(self.engine_core.scheduler.requests)
+
+    def step(self) -> list[Any]:
+        self.engine_core.get_output()
+        return list(self._finished())
+
+    def _finished(self) -> Iterator[Any]:
+        running = self.engine_core.scheduler.requests
+        for request in list(running):
+            if len(request.new) == request.wanted.max_tokens:
+                running.remove(request)
+                yield SimpleNamespace(
+                    request_id=request.name.split("-")[0],
+                    finished=True,
+                    num_cached_tokens=self.cached_tokens,
+                    outputs=[SimpleNamespace(token_ids=request.new, logprobs=_logprobs(request))],
+                )
+
+
+def _logprobs(request: Request) -> list[dict[int, Any]]:
+    return [{token: SimpleNamespace(logprob=-1.0)} for token in request.new]
+
+
+class Platform:
+    """A vLLM that is built for CPUs."""
+
+    device_type = "cpu"
+
+    def is_cuda_alike(self) -> bool:
+        return self.device_type == "cuda"
+
+    def get_device_name(self) -> str:
+        return "cpu"
+
+
+class ModelRegistry:
+    @staticmethod
+    def get_supported_archs() -> tuple[str, ...]:
+        return ARCHITECTURES
+
+
+REGISTRY = {
+    "ModelRegistry": ModelRegistry,
+    "_PREVIOUSLY_SUPPORTED_MODELS": {"JAISLMHeadModel": "0.22.0"},
+    "_OOT_SUPPORTED_MODELS": {"BartForConditionalGeneration": "https://example.org/plugin"},
+}
+
+MODULES: dict[str, dict[str, Any]] = {
+    "vllm": {"__version__": VERSION},
+    "vllm.config": {"CompilationMode": CompilationMode},
+    "vllm.engine": {},
+    "vllm.engine.arg_utils": {"EngineArgs": EngineArgs},
+    "vllm.model_executor": {},
+    "vllm.model_executor.models": {},
+    "vllm.model_executor.models.registry": REGISTRY,
+    "vllm.platforms": {"current_platform": Platform()},
+    "vllm.sampling_params": {
+        "RequestOutputKind": RequestOutputKind,
+        "SamplingParams": SamplingParams,
+    },
+    "vllm.usage": {},
+    "vllm.usage.usage_lib": {"UsageContext": UsageContext},
+    "vllm.v1": {},
+    "vllm.v1.engine": {},
+    "vllm.v1.engine.llm_engine": {"LLMEngine": LLMEngine},
+}
+"""What the backend imports of vLLM."""
+
+
+def modules() -> dict[str, ModuleType]:
+    """Return the modules, each an attribute of its package, for `sys.modules`."""
+    made: dict[str, ModuleType] = {}
+    for name, names in MODULES.items():
+        made[name] = module = ModuleType(name)
+        vars(module).update(names)
+        package, _, last = name.rpartition(".")
+        if package:
+            setattr(made[package], last, module)
+    return made
+
+
+def forget() -> None:
+    """Have our modules that imported vLLM, the stand-in or the real one, imported anew."""
+    package = sys.modules.get("llmbench.backends")
+    for name in list(sys.modules):
+        last = name.rpartition(".")[2]
+        if name.startswith("llmbench.backends.") and "vllm" in last:
+            del sys.modules[name]
+            vars(package).pop(last, None)

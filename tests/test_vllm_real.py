@@ -1,0 +1,233 @@
+"""The backend on the real vLLM, on a CPU: every family, and that the stand-in behaves as what it stands for."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import signal
+import time
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import pytest
+
+import standin_vllm
+from jobs import job, prompts
+from llmbench import backends, judge, workload
+from llmbench.errors import Unsupported
+from llmbench.measure import Loop, Measurement
+from llmbench.record import Outcome, Status
+from llmbench.spec import Protocol
+from llmbench.telemetry import NoCounters
+
+if TYPE_CHECKING:
+    from llmbench.record import Job
+    from sweeps import Bench
+
+pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("ignore")]
+
+FAMILIES = {
+    "LLaMA": "llama-7b", "MPT": "mpt-7b", "GPT-NeoX": "pythia-70m", "GPT-J": "gpt-j-6b", "GPT-2": "gpt2",
+    "OPT": "opt-125m", "BLOOM": "bloom-7b1", "Falcon": "falcon-7b", "Mistral": "mistral-7b-v0.1",
+    "Mixtral": "mixtral-8x7b-v0.1", "Qwen2": "qwen2.5-7b", "Qwen3": "qwen3-8b",
+}  # fmt: skip
+SMALL = {"enforce_eager": True, "kv_cache_memory_bytes": 2**26, "max_model_len": 256}
+
+
+def tiny(name: str, **shape: Any) -> Job:
+    return job(f"{name}@tiny", backend="vllm", **{**SMALL, **shape})
+
+
+def measured(asked: Job) -> tuple[Status, list[str], Outcome, Any]:
+    """Measure a job's only cell in this process; return the verdict, what was measured, and the engine."""
+    engine: Any = backends.load(asked)
+    cell = asked.cells[0]
+    taken = Measurement(cell)
+    drawn = workload.synthetic(cell, engine, 0, 1)
+    Loop(engine, asked.protocol, drawn, taken, NoCounters(), lambda *_: None).run()
+    outcome = taken.outcome(engine=dict(engine.facts))
+    status, problems, _ = judge.judge(cell, outcome, judge.Ceilings())
+    return status, [problem.code for problem in problems], outcome, engine
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_runs_and_is_valid(family: str) -> None:
+    quick = Protocol(iterations=3, min_time_s=0, warmup_budget_s=1)
+    asked = tiny(FAMILIES[family], batch_size=3, input_len=40, output_len=6, protocol=quick)
+
+    status, problems, outcome, engine = measured(asked)
+    engine.close()
+
+    assert (status, problems) == (Status.OK, [])
+    assert outcome.engine["parameters"] > 1000
+    assert outcome.engine["attn_implementation"] == "CPU_ATTN"
+    assert outcome.memory is not None
+    held, theory = outcome.memory.kv_cache_bytes, outcome.memory.kv_cache_theoretical_bytes
+    assert held is not None
+    assert theory is not None
+    # 40 + 6 - 1 = 45 tokens in whole blocks; a window of 16 needs no more than 16.
+    block = outcome.engine["block_size"]
+    needed = min(45, asked.model.config.get("sliding_window") or 45)
+    assert held / theory == pytest.approx(-(-45 // block) * block / needed)
+
+
+def test_an_encoder_decoder_is_refused_with_what_runs_it() -> None:
+    with pytest.raises(Unsupported) as refused:
+        backends.load(tiny("flan-t5-base"))
+
+    assert "does not run T5ForConditionalGeneration" in str(refused.value)
+
+
+def test_the_head_size_that_a_cpu_has_no_kernel_for_is_named() -> None:
+    from jobs import family  # noqa: PLC0415 - beside the models of the catalogue
+
+    with pytest.raises(Unsupported) as refused:
+        backends.load(job(family("llama"), backend="vllm", enforce_eager=True, max_model_len=64))
+
+    assert "CPU_ATTN has no kernel for heads of 8 in vLLM" in str(refused.value)
+
+
+def test_repeated_prompts_hit_the_prefix_cache_and_are_counted_when_it_is_on() -> None:
+    asked = tiny("llama-7b", batch_size=2, input_len=140, enable_prefix_caching=True)
+    engine: Any = backends.load(asked)
+    for _ in range(2):
+        engine.generate(prompts(asked), 4)
+
+    assert engine.counters() == {"prefix_cache_hits": 2 * 128}
+    engine.close()
+
+
+def test_repeated_prompts_hit_nothing_when_it_is_off() -> None:
+    asked = tiny("llama-7b", batch_size=2, input_len=140)
+    engine: Any = backends.load(asked)
+    for _ in range(2):
+        engine.generate(prompts(asked), 4)
+
+    assert engine.counters() == {"prefix_cache_hits": 0}
+    engine.close()
+
+
+def test_the_stand_in_steps_as_the_engine_does() -> None:
+    """Four prompts of 24 tokens at 64 a step: how many tokens each step gives to whom."""
+    asked = tiny(
+        "llama-7b", batch_size=4, input_len=24, max_num_batched_tokens=64, max_num_seqs=8,
+        enable_chunked_prefill=True, max_model_len=64,
+    )  # fmt: skip
+    engine: Any = backends.load(asked)
+    engine.generate(prompts(asked), 5)
+    real = steps(engine)
+    rows = engine.token_ns()
+    engine.close()
+
+    core = standin_vllm.Core()
+    stand_in: Any = standin_vllm.LLMEngine(standin_vllm.EngineArgs(enable_prefix_caching=False))
+    stand_in.engine_core = core
+    from llmbench.backends._vllm_steps import Steps  # noqa: PLC0415 - imports no vLLM
+
+    listening = Steps(core)
+    wanted = standin_vllm.SamplingParams(max_tokens=5)
+    for row, prompt in enumerate(prompts(asked)):
+        stand_in.add_request(str(row), {"prompt_token_ids": prompt}, wanted)
+    while stand_in.has_unfinished_requests():
+        stand_in.step()
+
+    assert real == given(listening._taken)
+    assert [len(row) for row in rows] == [5] * 4
+
+
+def steps(engine: Any) -> list[dict[str, int]]:
+    return given(engine._steps._taken)
+
+
+def given(taken: list[Any]) -> list[dict[str, int]]:
+    """Return for each step how many new tokens each request got."""
+    return [
+        {output.request_id.split("-")[0]: len(output.new_token_ids) for output in step.outputs}
+        for step in taken
+        if step.outputs
+    ]
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in standin_vllm.MODULES if standin_vllm.MODULES[name]]
+)
+def test_every_name_of_the_stand_in_is_a_name_of_vllm(name: str) -> None:
+    real = import_module(name)
+
+    for word, stands_for in standin_vllm.MODULES[name].items():
+        assert hasattr(real, word)
+        if inspect.isclass(stands_for) and word not in {"EngineArgs", "SamplingParams"}:
+            own = [each for each in vars(stands_for) if not each.startswith("_")]
+            values = {"cached_tokens", "seen", "arguments"}
+            missing = [
+                each
+                for each in own
+                if each not in values and not hasattr(getattr(real, word), each)
+            ]
+            assert not missing
+
+
+def test_every_argument_that_the_backend_passes_is_one_of_vllm() -> None:
+    real = import_module("vllm.engine.arg_utils").EngineArgs
+    arguments = import_module("llmbench.backends._vllm_arguments")
+    defaults = import_module("llmbench.backends.vllm")._defaults()
+
+    passed = arguments.engine_arguments(tiny("llama-7b"), defaults, "somewhere")
+    named = set(backends.options("vllm")) - set(arguments.OURS)
+
+    assert set(passed) | named <= set(inspect.signature(real).parameters)
+
+
+AXES = {
+    "model": "llama-7b@tiny", "dtype": "float32", "batch_size": [1, 2], "input_len": 16, "output_len": 4,
+}  # fmt: skip
+PATIENT = {
+    "sessions": 1, "max_sessions": 1, "warmup_budget_s": 1, "min_time_s": 8,
+    "deadlines": {"start_s": 300, "load_s": 300, "warmup_s": 120, "iteration_s": 120, "memory_s": 120},
+}  # fmt: skip
+
+
+def written(bench: Bench, **options: Any) -> None:
+    bench.write(axes={**AXES, "backend": {"vllm": {**SMALL, **options}}}, protocol=PATIENT)
+
+
+def shared_memory() -> set[str]:
+    return {path.name for path in Path("/dev/shm").iterdir()}  # noqa: S108 - the system's own
+
+
+@pytest.mark.parametrize("multiprocessing", [False, True])
+def test_a_worker_that_is_killed_leaves_nothing_and_the_next_session_is_clean(
+    multiprocessing: bool, bench: Bench
+) -> None:
+    written(bench, multiprocessing=multiprocessing)
+    before = shared_memory()
+    process = bench.start()
+    bench.wait_for('"kind":"begin"', process, 300)
+    worker = json.loads(
+        next(line for line in bench.raw().splitlines() if b'"kind":"begin"' in line)
+    )["pid"]
+    seen = until_it_generates(bench, worker)
+    os.kill(worker, signal.SIGKILL)
+    bench.wait_for('"kind":"end"', process, 300)
+
+    left = [child for child in seen if child.is_running() and child.status() != "zombie"]
+    assert not left
+    process.wait(300)
+    statuses = [(record.status, record.cell.batch_size) for record in bench.records()]
+    assert [status for status, _ in statuses] == [Status.CRASH, Status.OK], bench.err.read_text()
+    assert bench.gone()
+    assert shared_memory() <= before
+
+
+def until_it_generates(bench: Bench, worker: int) -> list[psutil.Process]:
+    """Wait until the engine says that it is up, and return the worker with all that it has started."""
+    deadline = time.monotonic() + 240
+    while not any("init engine" in log.read_text() for log in bench.run.glob("logs/*.log")):
+        assert time.monotonic() < deadline, "the engine did not come up"
+        time.sleep(0.1)
+    time.sleep(2)
+    process = psutil.Process(worker)
+    return [process, *process.children(recursive=True)]
