@@ -357,4 +357,34 @@ class Import(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="i
     sources: list[Source]
 
 
-Line: TypeAlias = Plan | Begin | Record | Stop | Import
+class Parity(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="parity"):
+    """Whether an engine computes the same function as a float32 reference, for the cells named.
+
+    The latest verdict on a cell counts. The sessions of one that `failed` are invalid to every reader,
+    whenever they were measured; `untested` says nothing and changes nothing.
+
+    Attributes:
+        positions: tokens compared; `same` of them are the reference's own choice, `wrong` are so beyond a near tie.
+        error_nats: root mean square of the differences of log-probabilities; `noise_nats` that of the dtype itself.
+
+    """
+
+    format: int = FORMAT
+    cells: list[str]
+    verdict: Literal["passed", "failed", "untested"]
+    why: str
+    model: str
+    backend: str
+    options: dict[str, Any]
+    device: str
+    dtype: str
+    positions: int | None = None
+    same: int | None = None
+    wrong: int | None = None
+    error_nats: float | None = None
+    noise_nats: float | None = None
+    at: str = ""
+    environment: str = ""
+
+
+Line: TypeAlias = Plan | Begin | Record | Stop | Import | Parity

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 import msgspec
 
-from llmbench import journal, lock, record
+from llmbench import journal, lock, record, refuted
 from llmbench.errors import FormatError, RunError, WriteError
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ class Log:
         self._imported: record.Import | None = None
         self._notices: dict[str, None] = {}
         self._checked = False
+        self._refuted = refuted.cells(self._path, self._size)
 
     @property
     def plan(self) -> record.Plan | None:
@@ -124,7 +125,7 @@ class Log:
             except msgspec.DecodeError as error:
                 self._notice(f"a line was not understood and passed over: {error}.")
             else:
-                yield value
+                yield refuted.seen(value, self._refuted) if self._refuted else value
 
     def _lines(self) -> Iterator[tuple[str, bytes]]:
         """Yield every intact line after its kind."""

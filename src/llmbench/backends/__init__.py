@@ -15,7 +15,7 @@ from __future__ import annotations
 import ast
 import importlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from llmbench.errors import LoadFailed
 
@@ -64,6 +64,21 @@ class Engine(Protocol):
 
     def memory(self, prompts: Sequence[Sequence[int]], output_len: int) -> Memory:
         """Run one untimed iteration and return what it held. Bytes."""
+
+
+@runtime_checkable
+class Speaker(Protocol):
+    """An engine that also says how sure it is, so that its function can be held against a reference."""
+
+    def speak(
+        self, prompts: Sequence[Sequence[int]], output_len: int
+    ) -> tuple[list[list[int]], list[list[float]]]:
+        """Return greedy new ids, and the natural log-probability that the model gave each; [batch][output_len]."""
+
+
+def reference() -> Any:
+    """Import what every engine's function is held to; needs torch and transformers."""
+    return importlib.import_module("llmbench.backends._reference")
 
 
 def known() -> list[str]:

@@ -12,7 +12,7 @@ import accelerate
 import torch
 import transformers
 
-from llmbench.backends import _memory, _weights
+from llmbench.backends import _memory, _reference, _weights
 from llmbench.backends._clocks import clock_for
 from llmbench.backends._loops import LOOPS, decoder_config
 from llmbench.errors import LoadFailed, Unsupported
@@ -109,6 +109,17 @@ class TransformersEngine:
             tokens, _ = self._loop.run(ids, output_len)
             new: list[list[int]] = tokens.tolist()
         return new
+
+    def speak(
+        self, prompts: Sequence[Sequence[int]], output_len: int
+    ) -> tuple[list[list[int]], list[list[float]]]:
+        """Return greedy new ids, and the log-probability that the model gives each when it reads them all."""
+        if self._encodes:
+            raise Unsupported("parity is checked for models without an encoder.")
+        new = self.generate(prompts, output_len)
+        whole = [[*prompt, *tokens] for prompt, tokens in zip(prompts, new, strict=True)]
+        own, _ = _reference.of_tokens(self._model, whole, len(prompts[0]))
+        return new, own
 
     def token_ns(self) -> list[list[int]]:
         """Return one row: the batch moves in lock-step."""

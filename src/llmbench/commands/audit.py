@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from llmbench import audit, invoke, listing, store
+from llmbench import audit, invoke, listing, parity_report, store
+from llmbench.errors import SpecError
 from llmbench.redact import shown
 
 FAILED = 1
@@ -29,11 +30,24 @@ def command(
             help="A sweep's file to measure now, or the folder of a run; else the fake engine.",
         ),
     ] = None,
+    parity: Annotated[
+        Path | None,
+        typer.Option(
+            "--parity",
+            metavar="SWEEP|RUN",
+            help="Instead: compare each engine's greedy tokens and log-probabilities with a float32 "
+            "reference. In a run's folder, the records of an engine that fails become invalid.",
+        ),
+    ] = None,
     format: Annotated[
         Literal["terminal", "markdown", "csv", "json"], typer.Option("--format", help="For whom.")
     ] = "terminal",
 ) -> int:
     """Try llmbench's promises on the fake engine, or on a sweep."""
+    if parity is not None:
+        if sweep is not None:
+            raise SpecError(f"audit: {sweep} and --parity {parity}: audit one of them at a time.")
+        return parity_report.show(parity, format)
     if sweep is None:
         with tempfile.TemporaryDirectory(prefix="llmbench-audit-") as folder:
             checked = list(audit.on_the_fake_engine(Path(folder)))

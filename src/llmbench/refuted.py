@@ -1,0 +1,67 @@
+"""Cells whose engine failed its parity check: their records are invalid, whoever reads them and when.
+
+A verdict is a line of its own, written beside the records that it covers; they stay as they were written.
+"""
+
+from __future__ import annotations
+
+import mmap
+from typing import TYPE_CHECKING, TypeVar
+
+import msgspec
+
+from llmbench import journal, record
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+T = TypeVar("T")
+
+HEAD = b'{"kind":"parity",'
+
+_verdict = msgspec.json.Decoder(record.Parity)
+
+
+def cells(path: Path, size: int) -> dict[str, str]:
+    """Return why each cell failed, by id; of several verdicts on a cell the last that says anything counts.
+
+    Only the lines of verdicts are read: a run of 100,000 records that has none costs a search through its bytes.
+    """
+    failed: dict[str, str] = {}
+    for verdict in _verdicts(path, size):
+        for cell in verdict.cells:
+            if verdict.verdict == "failed":
+                failed[cell] = verdict.why
+            elif verdict.verdict == "passed":
+                failed.pop(cell, None)
+    return failed
+
+
+def _verdicts(path: Path, size: int) -> Iterator[record.Parity]:
+    if not size:
+        return
+    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as view:
+        at = view.find(HEAD, 0, size)
+        while at >= 0:
+            end = view.find(b"\n", at, size) + 1
+            line = view[at:end]
+            if line and journal.intact(line):
+                journal.kind_of(line)  # raises FormatError for a newer one
+                yield _verdict.decode(line)
+            at = view.find(HEAD, at + 1, size)
+
+
+def seen(value: T, failed: Mapping[str, str]) -> T:
+    """Return a record as a reader must take it: invalid if its cell failed; any other value as it is.
+
+    `value` may be any struct that has the fields of a record that its reader wants.
+    """
+    why = failed.get(getattr(value, "id", ""))
+    if why is None or getattr(value, "status", None) is not record.Status.OK:
+        return value
+    problems = [*getattr(value, "problems", []), record.Finding("parity", why)]
+    told = {"status": record.Status.INVALID, "reason": f"parity: {why}", "problems": problems}
+    known = {key: new for key, new in told.items() if hasattr(value, key)}
+    changed: T = msgspec.structs.replace(value, **known)  # type: ignore[type-var]
+    return changed

@@ -1,0 +1,154 @@
+"""The parity check over real processes: transformers passes, a disturbed engine fails, and who cannot speak says so."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+
+from llmbench import parity, parity_check, plan, spec, store
+from llmbench.record import Parity, Status
+from test_vllm_real import FAMILIES, SMALL
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from sweeps import Bench
+
+
+def planned(**axes: Any) -> plan.Planned:
+    shape = {"device": "cpu", "batch_size": 1, "input_len": 8, "output_len": 4}
+    sweep = {"name": "p", "why": "To compare.", "axes": {**shape, **axes}}
+    return plan.plan(msgspec.convert(sweep, spec.Sweep))
+
+
+def verdicts(**axes: Any) -> list[Parity]:
+    found = planned(**axes)
+    return list(parity_check.check(found.cells, found.models, found.sweep.protocol, print))
+
+
+@pytest.fixture
+def disturbed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the engine that is checked, and nothing else, read the disturbed checkpoint."""
+    speaking = parity_check._Checkpoint._words
+
+    def from_the_wrong_weights(self: Any, subject: Any) -> Any:
+        monkeypatch.setattr(parity_check, "TRUE", parity_check.DISTURBED)
+        words = speaking(self, subject)
+        monkeypatch.setattr(parity_check, "TRUE", "true")
+        return words
+
+    monkeypatch.setattr(parity_check._Checkpoint, "_words", from_the_wrong_weights)
+
+
+@pytest.mark.slow
+def test_transformers_is_at_parity_with_itself_and_covers_all_its_cells() -> None:
+    told = verdicts(model="llama-7b@tiny", dtype=["float32", "bfloat16"], batch_size=[1, 2])
+
+    assert [(each.verdict, each.why) for each in told] == [("passed", "")] * 2
+    assert [len(each.cells) for each in told] == [2, 2]
+    assert told[0].noise_nats is not None
+    assert told[1].noise_nats is not None
+    assert told[0].noise_nats < 1e-5 < told[1].noise_nats < 0.1
+    assert told[1].error_nats == told[1].noise_nats
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("disturbed")
+def test_a_disturbed_engine_fails() -> None:
+    (told,) = verdicts(model="llama-7b@tiny", dtype="bfloat16")
+
+    assert told.verdict == "failed"
+    assert "log-probabilities are off by" in told.why
+
+
+@pytest.mark.slow
+def test_a_check_that_notices_no_disturbance_proves_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = parity_check.ask
+
+    def saving_twice_the_same(tasks: Any, answers: Path) -> Any:
+        return asked([msgspec.structs.replace(task, disturbed=False) for task in tasks], answers)
+
+    monkeypatch.setattr(parity_check, "ask", saving_twice_the_same)
+
+    (told,) = verdicts(model="llama-7b@tiny", dtype="float32")
+
+    assert (told.verdict, told.why) == (
+        "untested",
+        "a disturbed matrix was not noticed: this proves nothing",
+    )
+
+
+@pytest.mark.slow
+def test_what_cannot_be_compared_says_why() -> None:
+    told = verdicts(model="flan-t5-base@tiny", backend={"fake": {}}, dtype="float32")
+
+    assert [each.verdict for each in told] == ["untested"]
+    assert "models without an encoder" in told[0].why
+
+
+def audit(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        (sys.executable, "-m", "llmbench", "audit", *map(str, arguments)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+def test_a_run_that_fails_its_audit_loses_its_numbers(bench: Bench) -> None:
+    bench.write(axes={"backend": {"transformers": {}}, "batch_size": 1, "dtype": "bfloat16"})
+    assert bench.sweep().code == 0
+    assert {record.status for record in bench.records()} == {Status.OK}
+
+    passed = audit("--parity", bench.run)
+
+    assert passed.returncode == 0, passed.stderr
+    assert "passed" in passed.stdout
+    assert {record.status for record in bench.records()} == {Status.OK}
+    (line,) = [line for line in store.read(bench.run) if isinstance(line, Parity)]
+    with store.open_run(bench.run) as run:
+        run.append(msgspec.structs.replace(line, verdict="failed", why="as a test says"))
+    assert {record.status for record in bench.records()} == {Status.INVALID}
+    again = bench.sweep()
+    assert again.code == 3, "a resumed sweep sees what failed"
+
+
+def test_an_audit_of_what_is_no_run_is_one_line(tmp_path: Path) -> None:
+    done = audit("--parity", tmp_path)
+
+    assert done.returncode == 2
+    assert done.stderr.startswith("llmbench: ")
+    assert "so it is not a run" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not os.listdir(tmp_path)  # noqa: PTH208 - names are enough
+
+
+@pytest.mark.vllm
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_on_vllm_is_at_parity_in_float32(family: str) -> None:
+    name = f"{FAMILIES[family]}@tiny"
+
+    (told,) = verdicts(model=name, backend={"vllm": SMALL}, dtype="float32")
+
+    assert (told.verdict, told.why) == ("passed", "")
+    assert told.wrong == 0
+    assert told.error_nats is not None
+    assert told.error_nats < parity.LEAST_ERROR
+
+
+@pytest.mark.vllm
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.usefixtures("disturbed")
+def test_vllm_with_a_disturbed_weight_fails() -> None:
+    (told,) = verdicts(model="llama-7b@tiny", backend={"vllm": SMALL}, dtype="float32")
+
+    assert told.verdict == "failed"
