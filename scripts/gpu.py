@@ -50,9 +50,17 @@ STEPS = (
     sweep("gpu-7b", "LLaMA-7B and MPT-7B as users run them"),
     sweep("gpu-7b-compiled", "the same with a static cache and a compiled step"),
     sweep("gpu-7b-vllm", "the same cells on vLLM, where it is installed"),
+    sweep("gpu-vllm", "LLaMA-7B on vLLM"),
+    sweep("gpu-vllm-mpt", "MPT-7B on vLLM"),
     sweep("gpu-families", "the other families at 6 to 8 billion parameters"),
     sweep("gpu-frontier", "where memory ends"),
     sweep("gpu-large", "13 to 65 billion parameters"),
+    sweep("claims-gpu", "the claims' own questions"),
+    sweep("claims-gpu-context", "what a context costs"),
+    sweep("claims-gpu-baseline", "the conditions of published figures"),
+    sweep("claims-gpu-quality", "accuracy against cost"),
+    sweep("claims-gpu-tiers", "what a level of memory costs"),
+    sweep("claims-gpu-edge", "what small models do"),
     sweep("gpu-spread", "how far sessions differ"),
 )
 
