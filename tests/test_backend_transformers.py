@@ -470,6 +470,7 @@ def test_weights_that_are_offloaded_are_said_to_lie_on_the_host(
     assert engine.facts["param_devices"] == "cpu"
     assert engine.facts["offloaded_parameters"] == engine.facts["parameters"]
     assert engine.facts["weights_bytes"] == loaded(plain).facts["weights_bytes"]
+    assert engine.facts["offload_read_bytes_s"] > 1e6
 
 
 @pytest.mark.parametrize("model_type", ["llama", "gpt2", "mixtral"])

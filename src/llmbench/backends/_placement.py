@@ -5,8 +5,10 @@ Weights that are to stay on the host are made there; those of a device are made 
 
 from __future__ import annotations
 
+import math
+import time
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import accelerate
 from accelerate.utils import get_balanced_memory, get_max_memory
@@ -29,8 +31,26 @@ def place(model: Any, choice: str, device: torch.device, seed: int) -> Any:
     return spread(model, planned(model, choice), seed)
 
 
+class Host(NamedTuple):
+    """The host's memory as a level below a device: how fast the device takes a tensor from it, bytes a second."""
+
+    read_bytes_s: float
+
+
 def _to_host(model: Any, device: torch.device) -> Any:
+    largest = max(model.parameters(), key=lambda parameter: parameter.nbytes).detach()
+    model.offloaded_to = Host(_read_bytes_s(largest, device))
     return accelerate.cpu_offload(model, execution_device=device)
+
+
+def _read_bytes_s(tensor: torch.Tensor, device: torch.device) -> float:
+    """Return how fast a tensor is copied to a device, the best of three; a copy back waits for its arrival."""
+    best_s = math.inf
+    for _ in range(3):
+        began = time.monotonic()
+        tensor.to(device, copy=True).reshape(-1)[-1].item()
+        best_s = min(best_s, time.monotonic() - began)
+    return float(tensor.nbytes / best_s)
 
 
 OFFLOADS: Mapping[str, Callable[[Any, torch.device], Any]] = {
