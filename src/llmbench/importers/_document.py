@@ -116,10 +116,6 @@ class Fields:
         """Return whether all of these stand here and are not null."""
         return all(self._held.get(key) is not None for key in keys)
 
-    def keys(self) -> list[str]:
-        """Return the names of all fields."""
-        return list(self._held)
-
     def inner(self, key: str) -> Fields:
         """Return the object under a key."""
         return Fields(self._given(key), f"{self.where}.{key}")
