@@ -288,3 +288,16 @@ def test_a_mistake_has_one_line(
 
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert says in err
+
+
+def test_a_run_without_times_has_no_costs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with store.open_run(tmp_path / "run") as run:
+        run.append(make_plan([CELL]))
+        run.append(make_record(CELL, 1))
+
+    code, out, err = ran(capsys, str(tmp_path / "run"), "--usd-per-hour", "1")
+
+    assert (code, out) == (2, "")
+    assert "so nothing has a cost" in err

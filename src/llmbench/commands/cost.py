@@ -72,14 +72,17 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
             f"--utilisation: {utilisation:g} is no share; give one above 0 and up to 1."
         )
     cells = evidence.read(store.read(run), run.name)
-    if not cells:
-        raise RunError(f"{run}: no cell has a valid session, so nothing has a cost.")
     hours = [prices.hour(asked, cell) for cell in cells]
     costs = [
         found
         for cell, hour in zip(cells, hours, strict=True)
         if (found := cost.cost(cell, charge, hour.usd, utilisation, usd_per_kwh))
     ]
+    if not costs:
+        raise RunError(
+            f"{run}: no cell has a valid session with its batch, its lengths and the times that "
+            f"--charge {charge} divides by, so nothing has a cost."
+        )
     rows = [_row(one) for one in costs]
     breaks = [_break_row(one, row) for one, row in _breaks(cells, hours, against)]
     heads = _heads(hours, charge, utilisation)
