@@ -6,6 +6,7 @@ No price stands in the code. Without a price on the command line, the chip's own
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -74,6 +75,7 @@ class Hour(NamedTuple):
     said: str
 
 
+@cache
 def api() -> ApiPrices:
     """Return the API prices."""
     return yamlfile.read(configs.folder("prices") / "api.yaml", ApiPrices)
@@ -136,7 +138,7 @@ def _listed(provider: str | None, measured: Measured) -> chips.Price:
             f"{measured.run}: ran on {measured.machine.name}, which is no known chip; "
             "give --usd-per-gpu-hour."
         )
-    known = [row for row in chips.chip(measured.machine.chip).prices if row.usd_per_hour]
+    known = _prices(measured.machine.chip)
     name, _, date = (provider or "").partition("@")
     found = [row for row in known if _meant(row, name, date)]
     if provider is None or not found:
@@ -146,6 +148,11 @@ def _listed(provider: str | None, measured: Measured) -> chips.Price:
             "Choose with --price, or give --usd-per-gpu-hour."
         )
     return max(found, key=lambda row: row.date or "")
+
+
+@cache  # a file read anew for every cell would take seconds
+def _prices(chip: str) -> tuple[chips.Price, ...]:
+    return tuple(row for row in chips.chip(chip).prices if row.usd_per_hour)
 
 
 def _meant(row: chips.Price, name: str, date: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from itertools import pairwise
 from statistics import mean
 from typing import TYPE_CHECKING
@@ -183,10 +184,12 @@ def _beaten(row: Measured, others: Iterable[Measured]) -> bool:
 
 def _quality(row: Measured) -> float | None:
     """Return the mean published accuracy of a model of the catalogue; None if there is none."""
-    base = _base(row)
-    if base not in model.catalogue():
-        return None
-    scores = model.entry(base).zero_shot
+    return _mean_accuracy(_base(row))
+
+
+@cache  # a file read anew for every pair of models would take seconds
+def _mean_accuracy(name: str) -> float | None:
+    scores = model.entry(name).zero_shot if name in model.catalogue() else None
     return mean(scores.accuracy.values()) if scores else None
 
 
