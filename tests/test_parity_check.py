@@ -104,7 +104,10 @@ def audit(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 def test_a_run_that_fails_its_audit_loses_its_numbers(bench: Bench) -> None:
-    bench.write(axes={"backend": {"transformers": {}}, "batch_size": 1, "dtype": "bfloat16"})
+    bench.write(
+        axes={"backend": {"transformers": {}}, "batch_size": 1},
+        protocol={"sessions": 1, "max_sessions": 1, "warmup_budget_s": 1},
+    )
     assert bench.sweep().code == 0
     assert {record.status for record in bench.records()} == {Status.OK}
 
