@@ -1,8 +1,10 @@
 """What a killed process leaves in shared memory and as named sockets is removed; what others hold stays."""
 
 import os
+import secrets
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
@@ -10,7 +12,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from llmbench import leavings, reap
+from llmbench import leavings, nursery, reap
+
+NOBODY = 2**22 + 1
+"""No process has this id: Linux ends at 2²²."""
 
 HOLDER = """
 import socket, sys, time
@@ -70,6 +75,26 @@ def test_what_another_process_still_maps_stays(tmp_path: Path, block: SharedMemo
     kill(process)
 
     assert shared.exists()
+
+
+def test_the_folders_of_a_session_are_removed_and_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    mine, other = secrets.token_hex(16), secrets.token_hex(16)
+    for session in (mine, other):
+        (tmp_path / f"{leavings.prefix(session)}x").mkdir()
+        (tmp_path / f"{leavings.prefix(session)}x" / "config.json").touch()
+
+    reap.kill_session(mine, NOBODY, set())
+
+    assert [path.name for path in tmp_path.iterdir()] == [f"llmbench-{other}-x"]
+
+
+def test_a_worker_names_its_folders_by_what_its_launcher_calls_the_session() -> None:
+    folder = Path(leavings.__file__).parent / "backends" / "_vllm_folder.py"
+
+    assert f'os.environ.get("{nursery.SESSION_VARIABLE}")' in folder.read_text()
 
 
 def test_an_ordinary_file_is_never_removed(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Files that processes hold and that outlive a kill: shared memory, and sockets with a name.
+"""Files that outlive a kill: shared memory, sockets with a name, and a session's folders of its own.
 
 Whoever ends in order removes its own; whoever is killed cannot. Only what a killed process held, that belongs
 to us and that no living process still maps is removed.
@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import stat
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +22,17 @@ if TYPE_CHECKING:
 
 SHARED = "/dev/shm/"  # noqa: S108 - the system's own place for it
 MAPPED = re.compile(rf"^\S+ \S+ \S+ \S+ \S+\s+({SHARED}\S+)$", re.MULTILINE)
+
+
+def prefix(session: str | None) -> str:
+    """Return how the names of a session's temporary folders begin; by hand there is no session."""
+    return f"llmbench-{session or 'by-hand'}-"
+
+
+def remove_folders(session: str) -> None:
+    """Remove the temporary folders of a session that is over."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{prefix(session)}*"):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def held_by(processes: Iterable[psutil.Process]) -> set[Path]:

@@ -41,7 +41,9 @@ def kill_session(token: str, worker: int, spared: set[int]) -> list[str]:
         spared: children of ours that live on, such as nurseries.
 
     """
-    return kill(lambda: _of_session(token, worker, spared), worker)
+    strays = kill(lambda: _of_session(token, worker, spared), worker)
+    leavings.remove_folders(token)
+    return strays
 
 
 def kill_run(token: str) -> list[str]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import tempfile
 from typing import TYPE_CHECKING, Any
 
+from llmbench import leavings
 from llmbench.backends._configuration import builder
 
 if TYPE_CHECKING:
@@ -21,7 +23,8 @@ def model_folder(job: Job, config: Any) -> Iterator[str]:
     if model.location is not None and not (random and model.source == "catalogue"):
         yield model.location
         return
-    with tempfile.TemporaryDirectory(prefix="llmbench-") as folder:
+    prefix = leavings.prefix(os.environ.get("LLMBENCH_SESSION"))
+    with tempfile.TemporaryDirectory(prefix=prefix) as folder:
         name_architecture(config)
         config.save_pretrained(folder)
         yield folder
