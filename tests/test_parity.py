@@ -6,7 +6,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from llmbench import metrics, parity, refuted, store, table, tally
+from llmbench import journal, metrics, parity, refuted, store, table, tally
+from llmbench.errors import FormatError
 from llmbench.record import Parity, Record, Status
 from make_records import write
 
@@ -142,3 +143,26 @@ def test_the_last_verdict_counts_and_one_that_says_nothing_changes_nothing(run: 
 
     assert refuted.cells(path, path.stat().st_size) == {}
     assert refuted.cells(path, size) == {}
+
+
+def seal(run: Path, line: bytes) -> None:
+    with (run / store.RECORDS).open("ab") as stream:
+        stream.write(journal.seal(line))
+
+
+def test_a_verdict_that_is_not_understood_is_passed_over_and_told(run: Path) -> None:
+    before = statuses(run)
+    seal(run, b'{"kind":"parity","format":1,"cells":3}')
+
+    log = store.read(run)
+
+    assert statuses(run) == before
+    list(log)
+    assert any("was not understood and passed over" in notice for notice in log.notices)
+
+
+def test_a_verdict_of_a_newer_format_is_refused_with_its_file(run: Path) -> None:
+    seal(run, b'{"kind":"parity","format":99,"cells":["a"],"verdict":"perhaps"}')
+
+    with pytest.raises(FormatError, match=r"records\.jsonl: is of format 99"):
+        statuses(run)
