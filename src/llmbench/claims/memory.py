@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from llmbench.intervals import Interval
 
 GB = 1e9
-WINDOW_FULL, FAR_BEYOND = 0.9, 1.5
-"""A prompt of so much of a window fills it for most of the answer; so many times that is far beyond."""
+FAR_BEYOND = 1.5
+"""A prompt so many times as long as one that just fills a window is far beyond it."""
 
 
 def context_is_memory(claim: Claim, given: Given) -> Answer:
@@ -60,7 +60,7 @@ def _held_tokens(row: Measured) -> int:
 
 
 def selective_reads(claim: Claim, given: Given) -> Answer:
-    """Compare the time of a token far beyond the window with that at its end, beside a model without one."""
+    """Compare the time of a token far beyond the window with that just past it, beside a model without one."""
     flat = 1 + claim.threshold("flat_within")
     parts, notes = [], []
     series = _series(given, "tpot_s")
@@ -96,7 +96,7 @@ def _growth(rows: Sequence[Measured], short: Measured, long: Measured) -> Interv
 
 
 def tiered_memory(claim: Claim, given: Given) -> Answer:
-    """Compare the price of weights one level down with the time that reading them from there takes."""
+    """Compare the price of weights one level down with the time that reading them there takes."""
     parts, notes = [], []
     for below_row, above_row in _offloaded(given):
         rate = below_row.engine.get("offload_read_bytes_s")
@@ -109,10 +109,10 @@ def tiered_memory(claim: Claim, given: Given) -> Answer:
                 f"{where}: how fast that level is read was not recorded, so nothing is decided."
             )
             continue
-        expected_s = above_row.figure("tpot_s").value + weights / rate
+        expected_s = max(above_row.figure("tpot_s").value, weights / rate)
         figure = below_row.figure("tpot_s").times(1 / expected_s)
         factor = claim.threshold("within_factor")
-        said = f"step against its time in memory and {digits(weights / rate * 1e3)} ms of reading"
+        said = f"step against {digits(weights / rate * 1e3)} ms of reading its weights there:"
         parts.append(
             Part(
                 where, within(figure, 1 / factor, factor), said, figure, "x", (below_row, above_row)
@@ -189,10 +189,10 @@ def _times(rows: Sequence[Measured]) -> float:
 
 
 def _beyond_window(rows: Sequence[Measured]) -> tuple[Measured, Measured] | None:
-    """Return the cells at the end of a model's window and farthest beyond; None without both, or without a window."""
+    """Return the cells just past a model's window and farthest beyond; None without both, or without a window."""
     shape = rows[0].shape
     if shape is None or not shape.window or shape.sliding_layers < shape.layers:
         return None
-    beyond = [row for row in rows if row.cell.input_len >= WINDOW_FULL * shape.window]
+    beyond = [row for row in rows if row.cell.input_len >= shape.window]
     far = len(beyond) > 1 and beyond[-1].cell.input_len >= FAR_BEYOND * beyond[0].cell.input_len
     return (beyond[0], beyond[-1]) if far else None
