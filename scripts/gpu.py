@@ -49,7 +49,6 @@ STEPS = (
     Step("probe", ("llmbench", "machine", "--probe"), "the ceilings that shares are taken of"),
     sweep("gpu-7b", "LLaMA-7B and MPT-7B as users run them"),
     sweep("gpu-7b-compiled", "the same with a static cache and a compiled step"),
-    sweep("gpu-7b-vllm", "the same cells on vLLM, where it is installed"),
     sweep("gpu-vllm", "LLaMA-7B on vLLM"),
     sweep("gpu-vllm-mpt", "MPT-7B on vLLM"),
     sweep("gpu-families", "the other families at 6 to 8 billion parameters"),
