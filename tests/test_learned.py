@@ -13,12 +13,14 @@ import pytest
 from jobs import job
 from llmbench import learned, model, predict, roofline, store
 from llmbench.learned import Seen
-from llmbench.record import Probe
+from llmbench.record import Plan, Probe
 from llmbench.shape import shape_of
 from llmbench.spec import Protocol
 
 RESULTS = Path(__file__).parents[1] / "results"
 CPU_SMALL = RESULTS / "2026-11-23-xeon-2cpu-cpu-small"
+PROBED = "2026-11-26-xeon-2cpu"
+"""The runs of a machine that was probed first."""
 WITHIN, SHARE = 1.5, 0.8
 """The promise: this share of cells is predicted within this factor, of TTFT and TPOT alike."""
 
@@ -78,6 +80,36 @@ def test_other_models_predict_a_model_that_was_never_run() -> None:
     ]
 
     assert near_enough(pairs) >= SHARE
+
+
+@pytest.mark.parametrize("teachers", [(), ("quickstart",), ("claims-cpu", "claims-cpu-edge")])
+def test_a_probe_predicts_the_engines_sweep_whatever_small_models_taught(
+    teachers: tuple[str, ...],
+) -> None:
+    plan = store.read(RESULTS / f"{PROBED}-cpu-engines").plan
+    assert plan is not None
+    seen = learned.seen(RESULTS, plan.machine)
+    run_of = {name: plan_of(f"{PROBED}-{name}").run for name in teachers}
+    past = [one for one in seen if one.run in run_of.values()]
+    mine = [one for one in seen if one.run == plan.run and one.cell.backend == "transformers"]
+    place = predict.here(plan.machine, plan.probes, past)
+    models = {one.model.name: one.model for one in mine}
+    told = predict.predictions([one.cell for one in mine], models, plan.settings, place)
+
+    pairs = [
+        (off(told[one.cell.id].ttft_s / one.ttft_s), off(told[one.cell.id].tpot_s / one.tpot_s))  # type: ignore[operator]
+        for one in mine
+    ]
+
+    assert len(mine) == 12
+    assert bool(past) == bool(teachers)
+    assert near_enough(pairs) >= SHARE
+
+
+def plan_of(run: str) -> Plan:
+    plan = store.read(RESULTS / run).plan
+    assert plan is not None
+    return plan
 
 
 def test_without_what_was_learned_the_promise_breaks() -> None:

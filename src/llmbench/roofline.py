@@ -48,13 +48,17 @@ class Work(NamedTuple):
 
 
 class Costs(NamedTuple):
-    """Seconds of one pass by what they go to: products bound by operations, and by reading weights; the rest."""
+    """Seconds of one pass by what they go to: products bound by operations, and by reading weights; the rest.
+
+    `beneath` says that the model's matrices are smaller than any that was probed: its rates are a guess.
+    """
 
     compute: float
     weights: float
     attention: float
     traffic: float
     dispatch: float
+    beneath: bool = False
 
 
 def work(shape: Shape, cell: Cell) -> Work:
@@ -114,11 +118,18 @@ def prefill_costs(shape: Shape, model_type: str, cell: Cell, speeds: Speeds) -> 
             + 2 * written * shape.heads * squares
         ),
         dispatch=speeds.step_s * (EVENTS_PER_PASS + EVENTS_PER_LAYER * layers),
+        beneath=speeds.beneath(shape.hidden * shape.inner),
     )
     if not shape.encoder_layers:
         return costs
     step = step_costs(shape, model_type, cell, speeds)
-    return Costs(*map(sum, zip(costs, step, strict=True)))
+    return costs._replace(
+        compute=costs.compute + step.compute,
+        weights=costs.weights + step.weights,
+        attention=costs.attention + step.attention,
+        traffic=costs.traffic + step.traffic,
+        dispatch=costs.dispatch + step.dispatch,
+    )
 
 
 def step_costs(shape: Shape, model_type: str, cell: Cell, speeds: Speeds) -> Costs:
@@ -137,6 +148,7 @@ def step_costs(shape: Shape, model_type: str, cell: Cell, speeds: Speeds) -> Cos
         traffic=speeds.copy_s((0 if static else GROWN) * held)
         + speeds.copy_s(layers * batch * _traffic_bytes(shape, model_type, cell)),
         dispatch=speeds.step_s * (EVENTS_PER_PASS + EVENTS_PER_LAYER * layers),
+        beneath=speeds.beneath(shape.hidden * shape.inner),
     )
 
 
@@ -192,6 +204,10 @@ class Speeds:
             self._curves.setdefault(size, []).append((math.log(rate.rows), math.log(rate.flops_s)))
         self.product_s = functools.cache(self._product_s)
         self.flops_s = functools.cache(self._flops_s)
+
+    def beneath(self, numbers: int) -> bool:
+        """Return whether a matrix of so many numbers is smaller than any on the probe's curve."""
+        return bool(self._curves) and math.log(numbers) < min(self._curves)
 
     def copy_s(self, moved_bytes: float) -> float:
         """Return the seconds of reading and writing so many bytes together."""
