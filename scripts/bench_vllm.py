@@ -1,9 +1,9 @@
 """The vLLM backend held against what a person would write down, as ratios of figures from this very run.
 
-    scripts/bench-vllm [TURNS [BATCHxINPUT ...]]
+    scripts/bench-vllm [PAIRS [BATCHxINPUT ...]]
 
-`truth` times `LLM.generate` over an engine of its own, configured by hand, in turn with ours. `stepping` sets what
-our listening costs a step beside the shortest step that was measured.
+`truth` times `LLM.generate` over an engine configured by hand, and ours, in fresh processes by turns. `stepping`
+sets what our listening costs a step beside a step that was measured.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ import itertools
 import json
 import math
 import os
+import random
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -25,7 +27,7 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 import msgspec
 from vllm import LLM, SamplingParams
 
-from llmbench import grid, spec, telemetry, workload
+from llmbench import grid, spec, stats, telemetry, workload
 from llmbench.backends import load, options
 from llmbench.backends._vllm_steps import Steps
 from llmbench.measure import Loop, Measurement
@@ -41,15 +43,16 @@ DTYPE = "float32"
 SHAPES = ((1, 128), (4, 128), (16, 128), (1, 512), (4, 512))
 """Batch and prompt tokens."""
 ROOM = 2**30
-MOST_TURNS = 4
-"""So many times as many turns are tried as are wanted, where others keep taking the processors."""
-ALONE = 0.05
+WARM, CALLS = 2, 5
+"""Calls of a process that do not count, and that do."""
+ALONE, SIDES = "alone", ("hand", "ours")
 TRUTH, STEPPING = 1.03, 0.01
 """How far our tokens a second may lie from theirs, and what share of a step listening may take."""
 
+VOCABULARY = 50304
 PYTHIA = {
     "architectures": ["GPTNeoXForCausalLM"], "model_type": "gpt_neox", "hidden_size": 768,
-    "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072, "vocab_size": 50304,
+    "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072, "vocab_size": VOCABULARY,
     "max_position_embeddings": 2048, "rotary_pct": 0.25, "rotary_emb_base": 10000, "hidden_act": "gelu",
     "layer_norm_eps": 1e-5, "use_parallel_residual": True, "tie_word_embeddings": False,
     "bos_token_id": 0, "eos_token_id": 0,
@@ -75,8 +78,8 @@ def by_hand(folder: Path) -> LLM:
     )  # fmt: skip
 
 
-def ours() -> tuple[spec.Cell, Any, Job]:
-    """Start the backend's engine on the catalogue's Pythia-160m."""
+def planned() -> tuple[spec.Cell, Job]:
+    """Return the cell of the catalogue's Pythia-160m, and its job."""
     model = resolve("pythia-160m")
     choices = grid.Choices({model.name: model.digest}, {"vllm": options("vllm")}, "cpu", {})
     protocol = spec.Protocol()
@@ -86,57 +89,75 @@ def ours() -> tuple[spec.Cell, Any, Job]:
     }  # fmt: skip
     chosen: dict[str, Any] = {"enforce_eager": True, "kv_cache_memory_bytes": ROOM}
     cell = grid.make_cell(protocol, choices, backend="vllm", options=chosen, **point)
-    job = Job(cells=[cell], model=model, protocol=protocol, session=1)
-    return cell, load(job), job
+    return cell, Job(cells=[cell], model=model, protocol=protocol, session=1)
 
 
-def truth(
-    theirs: LLM, cell: spec.Cell, engine: Any, job: Job, turns: int, shapes: Sequence[Sequence[int]]
-) -> Iterator[Line]:
-    """Compare output tokens a second, turn by turn on the same prompts."""
-    wanted = SamplingParams(temperature=0, ignore_eos=True, max_tokens=OUTPUT_LEN, detokenize=False)
-    for batch_size, input_len in shapes:
-        point = {"batch_size": batch_size, "input_len": input_len}
-        shaped = msgspec.structs.replace(cell, **point)
-        drawn = workload.synthetic(shaped, engine, 0, 1)
-        loop = Loop(
-            engine,
-            job.protocol,
-            drawn,
-            Measurement(shaped),
-            telemetry.NoCounters(),
-            lambda *_: None,
+def truth(sessions: int, shapes: Sequence[tuple[int, int]]) -> Iterator[Line]:
+    """Compare output tokens a second, each side in fresh processes by turns.
+
+    Two engines in one process do not do: the one made first was 5 to 20 % slower here, whichever that was.
+    """
+    rates: dict[str, list[list[float]]] = {side: [] for side in SIDES}
+    for session in range(sessions):
+        for side in SIDES if session % 2 else reversed(SIDES):
+            rates[side].append(_alone(side, session, shapes))
+    for number, (batch_size, input_len) in enumerate(shapes):
+        own, hand = (
+            [math.log(session[number]) for session in rates[side]] for side in ("ours", "hand")
         )
-        engine.prepare(shaped)
-        times: tuple[list[float], list[float]] = ([], [])
-        disturbed = 0
-        for turn in range(MOST_TURNS * turns):
-            prompts = drawn("iteration", turn)
-            window, pair = telemetry.CpuWindow(), [0.0, 0.0]
-            for side in (0, 1) if turn % 2 else (1, 0):
-                pair[side] = _ours(loop, prompts) if side else _by_hand(theirs, prompts, wanted)
-            if turn < 2:
-                continue  # the first turns warm up
-            if _shared(window.read()):
-                disturbed += 1
-                continue
-            times[0].append(pair[0])
-            times[1].append(pair[1])
-            if len(times[0]) == turns:
-                break
-        if len(times[0]) < 3:
-            yield Line(f"batch {batch_size}, in {input_len}", math.inf, TRUTH, "never alone here")
-            continue
-        hand, own = (batch_size * OUTPUT_LEN / statistics.median(side) for side in times)
+        apart = [one - other for one, other in zip(own, hand, strict=True)]
+        ratio = math.exp(statistics.fmean(apart))
+        reach = stats.half_width([math.exp(difference) for difference in apart])
+        mean_own, mean_hand = (math.exp(statistics.fmean(side)) for side in (own, hand))
+        behind = f"{mean_own:.2f} against {mean_hand:.2f}, {sessions} pairs"
+        behind += f", 95 % interval ±{reach:.1%}" if reach is not None else ""
         promise = f"output tok/s, batch {batch_size}, in {input_len}"
-        behind = f"{own:.2f} against {hand:.2f}, {len(times[0])} turns, {disturbed} disturbed"
-        yield Line(promise, max(own / hand, hand / own), TRUTH, behind)
+        yield Line(promise, max(ratio, 1 / ratio), TRUTH, behind)
 
 
-def _shared(seen: dict[str, Any]) -> bool:
-    """Return whether others took a twentieth of the processors during a turn: both sides are then let go."""
-    taken = seen["cpu_other_s"] + seen["cpu_steal_s"]
-    return bool(taken > ALONE * seen["cpu_wall_s"] * seen["cpu_count"])
+def _alone(side: str, session: int, shapes: Sequence[tuple[int, int]]) -> list[float]:
+    """Return tokens a second for each shape, measured in a process of its own."""
+    words = [f"{batch_size}x{input_len}" for batch_size, input_len in shapes]
+    command = [sys.executable, __file__, ALONE, side, str(session), *words]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+    rates: list[float] = json.loads(done.stdout.splitlines()[-1])
+    return rates
+
+
+def by_ours(session: int, shapes: Sequence[tuple[int, int]]) -> Iterator[list[float]]:
+    """Yield the seconds of our backend's calls, shape by shape; one engine serves all."""
+    cell, job = planned()
+    engine = load(job)
+    for batch_size, input_len in shapes:
+        shaped = msgspec.structs.replace(cell, batch_size=batch_size, input_len=input_len)
+        drawn = workload.synthetic(shaped, engine, 0, session)
+        kept = Measurement(shaped)
+        loop = Loop(engine, job.protocol, drawn, kept, telemetry.NoCounters(), lambda *_: None)
+        engine.prepare(shaped)
+        yield [_ours(loop, drawn("iteration", call)) for call in range(WARM + CALLS)]
+
+
+def by_theirs(session: int, shapes: Sequence[tuple[int, int]]) -> Iterator[list[float]]:
+    """Yield the same of a loop over `LLM.generate`, on prompts drawn here."""
+    with tempfile.TemporaryDirectory() as folder:
+        theirs = by_hand(Path(folder))
+    wanted = SamplingParams(temperature=0, ignore_eos=True, max_tokens=OUTPUT_LEN, detokenize=False)
+    drawn = random.Random(session)  # noqa: S311 - prompts, not secrets
+    for batch_size, input_len in shapes:
+        calls = []
+        for _ in range(WARM + CALLS):
+            prompts = [drawn.choices(range(1, VOCABULARY), k=input_len) for _ in range(batch_size)]
+            calls.append(_by_hand(theirs, prompts, wanted))
+        yield calls
+
+
+def alone(side: str, session: int, shapes: Sequence[tuple[int, int]]) -> list[float]:
+    """Return tokens a second of one side for each shape, by the median of its calls."""
+    timed = {"ours": by_ours, "hand": by_theirs}[side](session, shapes)
+    return [
+        batch_size * OUTPUT_LEN / statistics.median(calls[WARM:])
+        for (batch_size, _), calls in zip(shapes, timed, strict=True)
+    ]
 
 
 def _by_hand(theirs: LLM, prompts: list[list[int]], wanted: SamplingParams) -> float:
@@ -183,24 +204,27 @@ class _Instant:
 
 def main() -> int:
     """Print a line for each promise; exit 1 if one is broken."""
-    turns = int(sys.argv[1]) if len(sys.argv) > 1 else 10
-    shapes = [tuple(map(int, word.split("x"))) for word in sys.argv[2:]] or SHAPES
-    with tempfile.TemporaryDirectory() as folder:
-        theirs = by_hand(Path(folder))
-    cell, engine, job = ours()
-    facts = engine.facts
-    print(
-        f"vLLM {facts['vllm']}, torch {facts['torch']}, {facts['threads']} threads, {turns} turns\n"
-    )
-    print(f"{'promise':36} {'figure':>8} {'limit':>6}  behind it")
-    broken = 0
-    for line in truth(theirs, cell, engine, job, turns, shapes):
-        broken += _said(line)
+    if sys.argv[1:2] == [ALONE]:
+        _, _, side, session, *words = sys.argv
+        print(json.dumps(alone(side, int(session), _shapes(words))), flush=True)
+        os._exit(0)  # without the teardown of an engine
+    pairs = int(sys.argv[1]) if len(sys.argv) > 1 else 5
+    shapes = _shapes(sys.argv[2:]) or SHAPES
+    print(f"{'promise':36} {'figure':>8} {'limit':>6}  behind it", flush=True)
+    broken = sum(map(_said, truth(pairs, shapes)))
+    cell, job = planned()
+    engine = load(job)
+    engine.prepare(cell)
     engine.generate(workload.synthetic(cell, engine, 0, 1)("memory", 0), OUTPUT_LEN)
-    for line in stepping(engine):
-        broken += _said(line)
-    sys.stdout.flush()
-    os._exit(1 if broken else 0)  # without the teardown of two engines
+    broken += sum(map(_said, stepping(engine)))
+    facts = engine.facts
+    print(f"\nvLLM {facts['vllm']}, torch {facts['torch']}, {facts['threads']} threads", flush=True)
+    os._exit(1 if broken else 0)  # without the teardown of an engine
+
+
+def _shapes(words: Sequence[str]) -> list[tuple[int, int]]:
+    """Return batch and prompt tokens of words such as 4x128."""
+    return [(int(batch), int(tokens)) for batch, _, tokens in (w.partition("x") for w in words)]
 
 
 def _said(line: Line) -> bool:

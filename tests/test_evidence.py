@@ -30,7 +30,7 @@ def record(session: int, e2e_s: float = 2.0, **changes: Any) -> Record:
 
 def read(folder: Path, *records: Record, **plan: Any) -> list[Measured]:
     with store.open_run(folder) as run:
-        run.append(make_plan([CELL], models=[FOUND], **plan))
+        run.append(make_plan(plan.pop("cells", [CELL]), models=[FOUND], **plan))
         for each in records:
             run.append(each)
     return evidence.read(store.read(folder), folder.name)
@@ -56,7 +56,7 @@ def test_a_cell_of_another_tool_without_its_sizes_is_passed_over(tmp_path: Path)
     point = Point(**{**msgspec.structs.asdict(CELL), "batch_size": None})
     foreign = msgspec.structs.replace(record(1), cell=point)
 
-    rows = read(tmp_path / "run", foreign, cells=[point])
+    rows = read(tmp_path / "run", foreign, cells=[])
 
     assert rows == []
 
