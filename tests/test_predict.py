@@ -14,7 +14,7 @@ CELL = Cell(
     dtype="bfloat16", load_format="dummy", prompts="synthetic", batch_size=2, input_len=128, output_len=9,
 )  # fmt: skip
 TIMES = ("ttft_s", "tpot_s", "session_s")
-MEMORY = ("need_bytes", "weights_bytes", "kv_cache_bytes", "have_bytes")
+MEMORY = ("need_bytes", "kv_cache_bytes", "have_bytes")
 
 
 def predicted(**changes: Any) -> Prediction:
@@ -29,10 +29,22 @@ def absent(prediction: Prediction, names: tuple[str, ...]) -> bool:
     return all(getattr(prediction, name) is None for name in names)
 
 
+def cell_weights(prediction: Prediction) -> bool:
+    """Return whether the weights are known, which quarters of a number or parts of a model are not."""
+    return prediction.weights_bytes is not None
+
+
 def test_the_work_is_the_same_whatever_engine_does_it() -> None:
     ours, other = predicted(), predicted(backend="vllm")
 
-    for name in ("prefill_flops", "decode_flops", "decode_bytes", "flops_s", "bytes_s", "source"):
+    for name in (
+        "prefill_flops",
+        "decode_flops",
+        "decode_bytes",
+        "weights_bytes",
+        "flops_s",
+        "source",
+    ):
         assert getattr(other, name) == getattr(ours, name)
     assert ours.prefill_flops == pytest.approx(2 * 128 * 2 * 6.5e9, rel=0.05)
 
@@ -61,6 +73,7 @@ def test_no_ceiling_of_one_device_is_held_against_several_or_other_numbers(
     assert absent(prediction, ("flops_s", "bytes_s", "source", *TIMES))
     assert prediction.fits == "unknown"
     assert prediction.prefill_flops
+    assert cell_weights(prediction) is (changes.get("backend") != "vllm")
 
 
 def test_an_engine_that_computes_nothing_has_no_work() -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import msgspec
 
-from llmbench import footprint, learned, limits, roofline
+from llmbench import footprint, formulas, learned, limits, roofline
 from llmbench.record import Prediction, Probe
 from llmbench.roofline import ON_CHIP_BYTES
 from llmbench.shape import shape_of
@@ -148,6 +148,7 @@ def _least(cell: Cell, shape: Shape, pace: Pace) -> Prediction:
     cold = work.step_weight_bytes >= ON_CHIP_BYTES
     once, moved = (work.step_weight_bytes, work.decode_bytes) if cold else (0, 0)
     return Prediction(
+        weights_bytes=formulas.weight_bytes(shape, cell.dtype) if not _otherwise(cell) else None,
         prefill_flops=work.prefill_flops,
         decode_flops=work.decode_flops,
         decode_bytes=work.decode_bytes,
