@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from llmbench import exports, store, table
+from llmbench.record import Status
 from make_records import make_cell, make_plan, make_record, make_samples, write_lines
 
 if TYPE_CHECKING:
@@ -66,6 +67,21 @@ def test_one_token_has_no_time_per_token(tmp_path: Path) -> None:
 
     assert not [key for key in facts if "tpot" in key or "itl" in key]
     assert "mean_ttft_ms" in facts
+
+
+def test_what_was_measured_after_a_skip_counts(tmp_path: Path) -> None:
+    skipped, other = make_cell(0, batch_size=4), make_cell(1, batch_size=1)
+    samples = {cell.id: make_samples([pace], 0.25, 16) for cell, pace in ((skipped, 2), (other, 1))}
+    lines = (
+        make_record(skipped, 1, status=Status.SKIPPED),
+        make_record(other, 1, samples[other.id]),
+        make_record(skipped, 1, samples[skipped.id]),
+    )
+    write_lines(tmp_path / "run", [make_plan([skipped, other]), *lines])
+
+    facts = json.loads(exports.vllm(store.read(tmp_path / "run")))
+
+    assert [(one["completed"], one["duration"]) for one in facts] == [(4, 2.0), (1, 1.0)]
 
 
 def test_an_empty_run_is_an_empty_list(tmp_path: Path) -> None:

@@ -41,8 +41,7 @@ def calibrate(log: Log, name: str) -> Calibration:
     tally = Tally(log)
     if log.plan is None:
         raise RunError(f"{name}: the run has lost its plan, so its machine is not known.")
-    number = {cell.id: number for number, cell in enumerate(tally.cells)}
-    owners = np.array([number[owner] for owner in tally.owners], dtype=np.int64)
+    owners = tally.numbers_of_owners()
     valid = np.bincount(owners, minlength=len(tally.cells))
     if not (valid >= FEWEST_SESSIONS).any():
         raise RunError(

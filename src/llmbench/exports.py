@@ -38,10 +38,9 @@ def vllm(log: Log) -> str:
     """Return a JSON list with one object a cell that has a valid session."""
     tally = Tally(log)
     rows = iterated(log, tally)
-    places = {cell.id: place for place, cell in enumerate(tally.cells)}
-    owners = np.array([places[name] for name in tally.owners], dtype=np.int64)[rows.owners]
+    owners = tally.numbers_of_owners()[rows.owners]
     order = np.argsort(owners, kind="stable")
-    ends = np.cumsum(np.bincount(owners, minlength=len(places)))[:-1]
+    ends = np.cumsum(np.bincount(owners, minlength=len(tally.cells)))[:-1]
     columns = {word: getattr(rows.columns, column)[order] for word, column in TIMES.items()}
     with np.errstate(divide="ignore", invalid="ignore"):  # n = 1 has no gaps: absent over 0
         columns["tpot"] = columns["tpot"] / (rows.columns.output_len[order] - 1)

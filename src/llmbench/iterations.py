@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from llmbench.record import NOT_FINAL, Status
+from llmbench.record import Status
 from llmbench.sessions import Ended, Gatherer, Taken
+from llmbench.tally import measured
 
 if TYPE_CHECKING:
     from llmbench.sessions import Sessions
@@ -32,7 +33,7 @@ def iterated(log: Log, tally: Tally) -> Rows:
     count = 0
     for record in log.records(Ended):
         session = (record.id, record.session)
-        if record.status in NOT_FINAL or session in seen:
+        if not measured(record.status) or session in seen:
             continue
         seen.add(session)
         if record.status is not Status.OK:

@@ -68,8 +68,7 @@ class Side(NamedTuple):
 def read(name: str, log: Log, metric: Metric) -> Side:
     """Return a whole run as a side."""
     tally = Tally(log)
-    number = {cell.id: number for number, cell in enumerate(tally.cells)}
-    owners = np.array([number[owner] for owner in tally.owners], dtype=np.int64)
+    owners = tally.numbers_of_owners()
     work = shares.work_of(tally.cells, log.plan.predictions if log.plan else {})
     cells = [tally.cells[owner] for owner in owners]
     sessions = tally.gatherer.sessions(cells, work.of_sessions(owners))

@@ -26,6 +26,11 @@ DISTURBING = {"busy_machine", "cpu_steal", "shared_device"}
 DIGITS = re.compile(r"\d[\d.,]*")
 
 
+def measured(status: Status) -> bool:
+    """Return whether a session that ended so ran to its end: the first such record of a session counts."""
+    return status not in NOT_FINAL and status is not Status.SKIPPED
+
+
 class Failure(NamedTuple):
     """Sessions that ended alike: how, why (as the first of them said it), and how many of each cell's id."""
 
@@ -107,13 +112,14 @@ class Tally:
         if record.id not in self._written:
             self._written[record.id] = bytes(record.cell)
         session = (record.id, record.session)
-        if record.status in NOT_FINAL:
-            self._cut_off.add(session)
+        if measured(record.status):
+            if session not in self._seen:
+                self._end(session, record)
         elif record.status is Status.SKIPPED:
             record.cell = msgspec.Raw()  # it holds the whole line
             self._skipped.setdefault(session, record)
-        elif session not in self._seen:
-            self._end(session, record)
+        else:
+            self._cut_off.add(session)
 
     def _end(self, session: tuple[str, int], record: Ended) -> None:
         self._seen.add(session)
