@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtri, stdtr, stdtrit
 
 from llmbench.moderation import moderated, prior
+from llmbench.stats import CONFIDENCE
 
 if TYPE_CHECKING:
     from llmbench.moderation import Prior
@@ -23,9 +24,9 @@ Reals: TypeAlias = NDArray[np.float64]
 
 FALSE_DISCOVERIES = 0.05
 """Of the cells called different, the share that may be no different, in the long run (Benjamini-Hochberg)."""
-CONFIDENCE, SAME_CONFIDENCE = 0.95, 0.90
-"""Of the interval shown, which must lie beyond the margin to differ; and of the one that must lie within to
-be the same: two one-sided tests at 0.05."""
+SAME_CONFIDENCE = 0.90
+"""Of the interval that must lie within the margin to be the same: two one-sided tests at 0.05. The one shown,
+which must lie beyond it to differ, is every table's."""
 POWER = 0.8
 """The sessions that an undecided cell would take are those that decide it so often."""
 PLENTY = 1e9

@@ -40,9 +40,13 @@ class Interval(NamedTuple):
         """Return the numerator over this figure; its ends change places."""
         return Interval(numerator / self.value, numerator / self.high, numerator / self.low)
 
-    def plus(self, amount: float) -> Interval:
-        """Return the figure moved by a known amount."""
-        return Interval(*(part + amount for part in self))
+    def lies_within(self, low: float, high: float) -> bool | None:
+        """Return whether all of the interval lies between two ends; None if it straddles one, or there is none."""
+        if not self.known:
+            return None
+        if low <= self.low and self.high <= high:
+            return True
+        return False if self.high < low or high < self.low else None
 
 
 def exactly(value: float) -> Interval:

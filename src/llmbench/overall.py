@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from scipy.special import stdtrit
 
-from llmbench.effects import CONFIDENCE
+from llmbench.stats import CONFIDENCE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -134,13 +134,10 @@ def _compared(source: Source, figure: Figure, rows: Sequence[Measured]) -> Compa
 
 def judged(ratio: Interval) -> Outcome:
     """Return whether a ratio of measured to published says that a figure was reproduced."""
-    low, high = 1 / (1 + REPRODUCED_WITHIN), 1 + REPRODUCED_WITHIN
-    if not ratio.known:
+    inside = ratio.lies_within(1 / (1 + REPRODUCED_WITHIN), 1 + REPRODUCED_WITHIN)
+    if inside is None:
         return Outcome.INCONCLUSIVE
-    if low <= ratio.low and ratio.high <= high:
-        return Outcome.REPRODUCED
-    outside = ratio.high < low or ratio.low > high
-    return Outcome.NOT_REPRODUCED if outside else Outcome.INCONCLUSIVE
+    return Outcome.REPRODUCED if inside else Outcome.NOT_REPRODUCED
 
 
 def _unusable(source: Source, figure: Figure) -> str:

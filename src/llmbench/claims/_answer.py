@@ -143,12 +143,10 @@ def below(figure: Interval, threshold: float) -> Verdict:
 
 def within(figure: Interval, low: float, high: float) -> Verdict:
     """Return supported if the whole interval lies between two ends, contradicted if none of it does."""
-    if not figure.known:
+    inside = figure.lies_within(low, high)
+    if inside is None:
         return Verdict.INCONCLUSIVE
-    if low <= figure.low and figure.high <= high:
-        return Verdict.SUPPORTED
-    outside = figure.high < low or figure.low > high
-    return Verdict.CONTRADICTED if outside else Verdict.INCONCLUSIVE
+    return Verdict.SUPPORTED if inside else Verdict.CONTRADICTED
 
 
 def grouped(rows: Iterable[T], key: Callable[[T], Any]) -> list[tuple[Any, list[T]]]:

@@ -9,7 +9,8 @@ import msgspec
 
 from llmbench import __version__
 from llmbench.compare import words
-from llmbench.effects import CONFIDENCE, FALSE_DISCOVERIES, SAME_CONFIDENCE, Noise, Verdict
+from llmbench.effects import FALSE_DISCOVERIES, SAME_CONFIDENCE, Noise, Verdict
+from llmbench.stats import CONFIDENCE
 
 if TYPE_CHECKING:
     from llmbench.compare import Comparison, Contrast
