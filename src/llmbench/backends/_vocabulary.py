@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import transformers
 
+from llmbench.errors import LoadFailed
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -28,6 +30,14 @@ def tokenizer(job: Job, revision: str) -> Any:
     except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())[:300]
         return f"{model.location} has no tokenizer that can be read, so no text: {reason}"
+
+
+def tokenize(words: Any, text: str) -> list[int]:
+    """Return the token ids of a text, without special ids; raise LoadFailed if there is no tokenizer."""
+    if isinstance(words, str):
+        raise LoadFailed(words)
+    ids: list[int] = words(text, add_special_tokens=False, verbose=False)["input_ids"]
+    return ids
 
 
 def size(config: Any, words: Any) -> int:

@@ -12,7 +12,7 @@ import accelerate
 import torch
 import transformers
 
-from llmbench.backends import _memory, _reference, _weights
+from llmbench.backends import _memory, _reference, _vocabulary, _weights
 from llmbench.backends._clocks import clock_for
 from llmbench.backends._loops import LOOPS, decoder_config
 from llmbench.errors import LoadFailed, Unsupported
@@ -90,10 +90,7 @@ class TransformersEngine:
 
     def tokenize(self, text: str) -> list[int]:
         """Return the token ids of a text, without special ids."""
-        if isinstance(self._tokenizer, str):
-            raise LoadFailed(self._tokenizer)
-        ids: list[int] = self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        return ids
+        return _vocabulary.tokenize(self._tokenizer, text)
 
     def prepare(self, cell: Cell) -> None:
         """Allocate what a call of this shape must not create."""
