@@ -5,7 +5,7 @@ from __future__ import annotations
 import pynvml
 import pytest
 
-from llmbench import telemetry
+from llmbench import gpus
 from llmbench.telemetry import Gpu, Levels, NvmlCounters, isolation
 
 
@@ -59,10 +59,10 @@ def test_a_driver_that_raises_leaves_fields_empty_and_says_partial(
     def refuse(*_: object) -> None:
         raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
 
-    monkeypatch.setattr(telemetry, "_handle", lambda _: object())
+    monkeypatch.setattr(gpus, "handle", lambda _: object())
     monkeypatch.setattr(pynvml, "nvmlDeviceGetTotalEnergyConsumption", refuse)
     monkeypatch.setattr(pynvml, "nvmlDeviceGetCurrentClocksThrottleReasons", refuse)
-    counters = NvmlCounters(0)
+    counters = NvmlCounters([0])
 
     spent = counters.since(counters.read())
 
@@ -80,12 +80,12 @@ def test_a_thermal_slowdown_is_named_and_a_power_cap_is_only_counted(
         ]
     )
     energy = iter([1000, 1500, 1500, 2500])
-    monkeypatch.setattr(telemetry, "_handle", lambda _: object())
+    monkeypatch.setattr(gpus, "handle", lambda _: object())
     monkeypatch.setattr(
         pynvml, "nvmlDeviceGetCurrentClocksThrottleReasons", lambda _: next(reasons)
     )
     monkeypatch.setattr(pynvml, "nvmlDeviceGetTotalEnergyConsumption", lambda _: next(energy))
-    counters = NvmlCounters(0)
+    counters = NvmlCounters([0])
 
     capped = counters.since(counters.read())
     slowed = counters.since(counters.read())

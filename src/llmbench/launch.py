@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import msgspec
 
-from llmbench import messages, reap
+from llmbench import gpus, messages, reap
 from llmbench.errors import WriteError
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Nursery:
         ours, theirs = socket.socketpair()
         self.channel, self.rest = ours, b""
         self.told: list[dict[str, Any]] = []
-        environment = os.environ | {RUN_VARIABLE: run_token} | single_threaded()
+        environment = gpus.ORDER | os.environ | {RUN_VARIABLE: run_token} | single_threaded()
         with contextlib.closing(theirs), opened(log) as output:
             try:
                 self.process = subprocess.Popen(

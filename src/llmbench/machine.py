@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pynvml
 
-from llmbench import __version__
+from llmbench import __version__, gpus
 from llmbench.digest import digest_of
 
 if TYPE_CHECKING:
@@ -35,7 +35,8 @@ PACKAGES = (
     "flash-attn",
 )
 VARIABLES = (
-    "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF",
+    "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "OMP_NUM_THREADS", "MKL_NUM_THREADS",
+    "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF",
     "HF_HUB_OFFLINE", "VLLM_ENABLE_V1_MULTIPROCESSING", "VLLM_CPU_KVCACHE_SPACE",
     "CUDA_LAUNCH_BLOCKING", "NVIDIA_TF32_OVERRIDE", "TORCHINDUCTOR_COMPILE_THREADS", "OMP_PROC_BIND", "KMP_AFFINITY",
 )  # fmt: skip
@@ -49,11 +50,11 @@ OF_A_GPU = ("name", "memory_bytes", "uuid_hash")
 
 def machine() -> dict[str, Any]:
     """Return the machine: name for a directory, processors, memory (bytes), GPUs. Costs milliseconds; no torch."""
-    gpus = _gpus()
+    found = _gpus()
     cpu = _cpu_model()
     cores = os.cpu_count() or 1
     return {
-        "name": _short(gpus[0]["name"]) if gpus else f"{_short(cpu)}-{cores}cpu",
+        "name": _short(found[0]["name"]) if found else f"{_short(cpu)}-{cores}cpu",
         "cpu": cpu,
         "cpu_count": cores,
         "cpu_flags": _flags(),
@@ -61,7 +62,7 @@ def machine() -> dict[str, Any]:
         "memory_bytes": psutil.virtual_memory().total,
         "memory_available_bytes": psutil.virtual_memory().available,
         "load_1m": round(os.getloadavg()[0], 2),
-        "gpus": gpus,
+        "gpus": found,
     }
 
 
@@ -80,10 +81,10 @@ def environment(found: dict[str, Any]) -> tuple[dict[str, Any], str]:
 
 def identity(found: Mapping[str, Any]) -> tuple[Any, ...]:
     """Return what makes a machine that one, its name first."""
-    gpus = found.get("gpus") or ()
+    theirs = found.get("gpus") or ()
     return (
         *(found.get(name) for name in PHYSICAL),
-        *(tuple(gpu.get(name) for name in OF_A_GPU) for gpu in gpus),
+        *(tuple(gpu.get(name) for name in OF_A_GPU) for gpu in theirs),
     )
 
 
@@ -103,14 +104,8 @@ def device() -> str:
 
 
 def _gpus() -> list[dict[str, Any]]:
-    try:
-        pynvml.nvmlInit()
-        return [
-            _gpu(pynvml.nvmlDeviceGetHandleByIndex(index))
-            for index in range(pynvml.nvmlDeviceGetCount())
-        ]
-    except pynvml.NVMLError:
-        return []
+    """Return those that CUDA shows, in its order."""
+    return [_gpu(handle) for handle in gpus.handles()]
 
 
 def _gpu(handle: Any) -> dict[str, Any]:

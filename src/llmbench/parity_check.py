@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 import numpy as np
 
+from llmbench import gpus
 from llmbench.parity import Distance, distance, faults, wrong_tokens
 from llmbench.parity_child import Answer, Task
 from llmbench.record import Job, Parity
@@ -175,6 +176,7 @@ def ask(tasks: Sequence[Task], answers: Path) -> list[Answer]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
+        env=gpus.ORDER | os.environ,
         start_new_session=True,
     )
     try:

@@ -7,12 +7,20 @@ sampler in the parent sees levels (clock, temperature, power). Neither runs whil
 from __future__ import annotations
 
 import contextlib
+import functools
+import operator
 import os
+import re
 import time
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import pynvml
+
+from llmbench import gpus
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 THROTTLE_REASONS = (
     "nvmlClocksThrottleReasonHwSlowdown",
@@ -62,23 +70,24 @@ NOTHING_KNOWN = Spent()
 
 
 class NvmlCounters:
-    """One NVIDIA GPU's energy counter and throttle reasons; fields it does not offer stay None."""
+    """Energy counters and throttle reasons of the GPUs in use; what one of them does not offer stays None."""
 
-    def __init__(self, index: int) -> None:
-        """Open the device; NVML errors leave `partial` true instead of ending a measurement."""
+    def __init__(self, indices: Sequence[int]) -> None:
+        """Open the devices; NVML errors leave `partial` true instead of ending a measurement."""
         self.partial = False
         self.cap_seen = 0
         self.reads = 0
-        self.handle = _handle(index)
+        self.handles = [gpus.handle(index) for index in indices]
 
     def read(self) -> int | None:
-        """Return millijoules since the driver was loaded."""
-        energy: int | None = self._ask(pynvml.nvmlDeviceGetTotalEnergyConsumption)
-        return energy
+        """Return millijoules since the driver was loaded, of all devices together."""
+        energies = self._ask(pynvml.nvmlDeviceGetTotalEnergyConsumption)
+        return None if None in energies else sum(energies)
 
     def since(self, before: int | None) -> Spent:
-        """Return the energy since `before`, and the slowdown in force now, if any."""
-        reasons = self._ask(pynvml.nvmlDeviceGetCurrentClocksThrottleReasons) or 0
+        """Return the energy since `before`, and the slowdowns in force now, if any."""
+        asked = self._ask(pynvml.nvmlDeviceGetCurrentClocksThrottleReasons)
+        reasons = functools.reduce(operator.or_, (each or 0 for each in asked))
         now = self.read()
         self.reads += 1
         self.cap_seen += bool(reasons & pynvml.nvmlClocksThrottleReasonSwPowerCap)
@@ -94,20 +103,26 @@ class NvmlCounters:
         share = self.cap_seen / self.reads if self.reads else None
         return {"power_cap_share": share, "device_counters": "partial" if self.partial else "full"}
 
-    def _ask(self, question: Any) -> Any:
-        if self.handle is None:
-            self.partial = True
-            return None
-        try:
-            return question(self.handle)
-        except pynvml.NVMLError:
-            self.partial = True
-            return None
+    def _ask(self, question: Any) -> list[Any]:
+        answers = [_answer(question, handle) for handle in self.handles]
+        self.partial |= None in answers
+        return answers
 
 
-def counters_of(device: str) -> Counters:
-    """Return the counters of a cell's device."""
-    return NvmlCounters(0) if device.startswith("cuda") else NoCounters()
+def _answer(question: Any, handle: Any) -> Any:
+    """Return what a device answers; None if there is no device, or no answer."""
+    if handle is None:
+        return None
+    with contextlib.suppress(pynvml.NVMLError):
+        return question(handle)
+    return None
+
+
+def counters_of(device: str, places: str) -> Counters:
+    """Return the counters of a cell's devices: those that hold its parameters, as its engine names them."""
+    if not device.startswith("cuda"):
+        return NoCounters()
+    return NvmlCounters(sorted({int(index) for index in re.findall(r"cuda:(\d+)", places)}) or [0])
 
 
 class CpuWindow:
@@ -159,7 +174,7 @@ class Gpu:
 
     def __init__(self, index: int) -> None:
         """Open the device; a missing driver leaves every answer None."""
-        self.handle = _handle(index)
+        self.handle = gpus.handle(index)
 
     def levels(self) -> dict[str, Any]:
         """Return clock (MHz), temperature (C), power (W) and use (%), as far as the device tells."""
@@ -186,11 +201,7 @@ class Gpu:
         )
 
     def _ask(self, question: Any) -> Any:
-        if self.handle is None:
-            return None
-        with contextlib.suppress(pynvml.NVMLError):
-            return question(self.handle)
-        return None
+        return _answer(question, self.handle)
 
 
 def isolation(gpu: Gpu) -> str:
@@ -235,12 +246,3 @@ class Levels:
                 f"{name}_max": high,
             }
         return found
-
-
-def _handle(index: int) -> Any:
-    """Return NVML's handle, or None where there is no driver or no such device."""
-    try:
-        pynvml.nvmlInit()
-        return pynvml.nvmlDeviceGetHandleByIndex(index)
-    except pynvml.NVMLError:
-        return None

@@ -84,7 +84,9 @@ def measured(engine: Engine, cell: Cell, job: Job, out: int, load_s: float) -> O
     began, failed = time.monotonic(), {}
     try:
         prompts = _workload(engine, cell, job)
-        Loop(engine, job.protocol, prompts, taken, telemetry.counters_of(cell.device), say).run()
+        places = str(engine.facts.get("param_devices", ""))
+        device = telemetry.counters_of(cell.device, places)
+        Loop(engine, job.protocol, prompts, taken, device, say).run()
     except BaseException as error:  # noqa: BLE001 - whatever it is, it becomes a record
         failed = described(error, Status.CRASH)
     cell_s = time.monotonic() - began

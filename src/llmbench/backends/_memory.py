@@ -15,6 +15,8 @@ import pynvml
 import torch
 from transformers import EncoderDecoderCache
 
+from llmbench import gpus
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
@@ -133,14 +135,14 @@ def _first(config: Any, *names: str) -> int | None:
 
 
 def device_used_by_uuid() -> Mapping[str, int]:
-    """Return the bytes in use on every NVIDIA device, by the device's id.
+    """Return the bytes in use on every GPU that CUDA shows, by its id.
 
     The driver is asked because it needs no CUDA context: what a context takes then counts as used. Where
     it cannot be asked, CUDA answers, and its context is there before the first answer.
     """
     with contextlib.suppress(pynvml.NVMLError):
-        pynvml.nvmlInit()
-        return {_uuid(h): int(pynvml.nvmlDeviceGetMemoryInfo(h).used) for h in _handles()}
+        if found := gpus.handles():
+            return {_plain(gpus.uuid(gpu)): _used_bytes(gpu) for gpu in found}
     devices = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
     readings = {uuid_of(device): torch.cuda.mem_get_info(device) for device in devices}
     return {uuid: total - free for uuid, (free, total) in readings.items()}
@@ -151,8 +153,8 @@ def process_used_bytes() -> int | None:
     with contextlib.suppress(pynvml.NVMLError):
         used = [
             process.usedGpuMemory
-            for handle in _handles()
-            for process in pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
+            for gpu in gpus.handles()
+            for process in pynvml.nvmlDeviceGetComputeRunningProcesses(gpu)
             if process.pid == os.getpid() and process.usedGpuMemory
         ]
         return sum(used) or None
@@ -161,14 +163,12 @@ def process_used_bytes() -> int | None:
 
 def uuid_of(device: torch.device) -> str:
     """Return the id by which the driver knows a device."""
-    return str(torch.cuda.get_device_properties(device).uuid).removeprefix("GPU-")
+    return _plain(str(torch.cuda.get_device_properties(device).uuid))
 
 
-def _handles() -> list[Any]:
-    count = range(pynvml.nvmlDeviceGetCount())
-    return [pynvml.nvmlDeviceGetHandleByIndex(i) for i in count]
+def _plain(uuid: str) -> str:
+    return uuid.removeprefix("GPU-")
 
 
-def _uuid(handle: Any) -> str:
-    name = pynvml.nvmlDeviceGetUUID(handle)
-    return (name.decode() if isinstance(name, bytes) else str(name)).removeprefix("GPU-")
+def _used_bytes(gpu: Any) -> int:
+    return int(pynvml.nvmlDeviceGetMemoryInfo(gpu).used)

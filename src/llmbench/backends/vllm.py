@@ -24,7 +24,7 @@ from llmbench.backends import _failures, _memory, _vllm_arguments, _vocabulary
 from llmbench.backends._configuration import configuration
 from llmbench.backends._vllm_folder import model_folder
 from llmbench.backends._vllm_steps import Steps
-from llmbench.errors import LoadFailed, Unsupported
+from llmbench.errors import Unsupported
 from llmbench.record import Memory
 
 if TYPE_CHECKING:
@@ -104,10 +104,7 @@ class VllmEngine:
 
     def tokenize(self, text: str) -> list[int]:
         """Return the token ids of a text, without special ids."""
-        if isinstance(self._tokenizer, str):
-            raise LoadFailed(self._tokenizer)
-        ids: list[int] = self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        return ids
+        return _vocabulary.tokenize(self._tokenizer, text)
 
     def prepare(self, cell: Cell) -> None:
         """Refuse a shape that the engine would not run as one batch."""
@@ -222,12 +219,14 @@ class VllmEngine:
         }
 
     def _seen(self) -> dict[str, Any]:
-        """Return what vLLM's workers loaded; counts are sums where there are several."""
+        """Return what vLLM's workers loaded; counts are sums where there are several, places all of theirs."""
         workers = self._engine.collective_rpc("llmbench_seen")
         counted = ("parameters", "weights_bytes", "kv_pool_bytes")
+        places = {place for worker in workers for place in worker["param_devices"].split(", ")}
         return {
             **workers[0],
             **{key: sum(worker[key] for worker in workers) for key in counted},
+            "param_devices": ", ".join(sorted(places)),
             "workers": len(workers),
         }
 
