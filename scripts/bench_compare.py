@@ -4,7 +4,7 @@
 models of the quickstart again and again and compares the runs; `sleep` adds 5 % to a real sleep. The last two
 want a quiet machine:
 
-    scripts/bench-compare [simulation scale same sleep] [--runs 10] [--backend fake]
+    scripts/bench-compare [simulation scale same sleep] [--runs 21] [--backend fake]
 """
 
 from __future__ import annotations
@@ -108,9 +108,8 @@ def same(asked: argparse.Namespace) -> Iterator[Line]:
         runs = [Path(folder) / f"{number:02}" for number in range(asked.runs)]
         for run in runs:
             swept(sweep, run)
-        neighbours = list(itertools.pairwise(runs))[::2]
         for name, pairs in (
-            ("neighbours", neighbours),
+            ("neighbours", list(itertools.pairwise(runs))),
             ("all pairs", list(itertools.combinations(runs, 2))),
         ):
             for metric in ("e2e_s", "ttft_s", "tpot_s"):
@@ -177,7 +176,9 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
-    parser.add_argument("--runs", type=int, default=10, help="runs of `same`")
+    parser.add_argument(
+        "--runs", type=int, default=21, help="runs of `same`: one more than its neighbours"
+    )
     parser.add_argument("--backend", choices=BACKENDS, default="transformers", help="of `same`")
     asked = parser.parse_args()
     broken = 0
