@@ -12,7 +12,7 @@ import pytest
 
 from llmbench import accuracy, journal, store
 from llmbench.errors import RunError
-from llmbench.record import Prediction
+from llmbench.prediction import Prediction
 
 RESULTS = Path(__file__).parents[1] / "results"
 RUN = RESULTS / "2026-11-23-xeon-2cpu-cpu-7b"

@@ -97,7 +97,7 @@ def made(metrics: dict[str, Varying], **changes: Any) -> Calibration:
 def test_a_calibration_is_kept_with_its_machine() -> None:
     known = made({"e2e_s": Varying(shapes=[], other=0.01, other_dof=8.0)})
 
-    calibration.keep(known)
+    calibration.SHELF.keep(known)
 
     assert calibration.kept_of(MACHINE).calibration == known
     assert calibration.kept_of({**MACHINE, "load_1m": 3.0}).calibration == known
@@ -106,7 +106,7 @@ def test_a_calibration_is_kept_with_its_machine() -> None:
 
 @pytest.mark.parametrize("content", [b"", b"{", b'{"format": 99}', b"\xff"])
 def test_a_spoiled_file_costs_a_sentence(content: bytes) -> None:
-    path = calibration.keep(made({}))
+    path = calibration.SHELF.keep(made({}))
     path.write_bytes(content)
 
     kept = calibration.kept_of(MACHINE)
@@ -117,7 +117,7 @@ def test_a_spoiled_file_costs_a_sentence(content: bytes) -> None:
 
 def test_a_newer_file_and_another_machines_are_not_used() -> None:
     for wrong in (made({}, format=99), made({}, machine="0" * 10)):
-        path = calibration.keep(made({}))
+        path = calibration.SHELF.keep(made({}))
         path.write_bytes(msgspec.json.encode(wrong))
 
         assert calibration.kept_of(MACHINE).calibration is None

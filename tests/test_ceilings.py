@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from llmbench import kept, machine
+from llmbench import ceilings, kept, machine
 from llmbench.errors import RunError
-from llmbench.record import Probe, Rate
+from llmbench.prediction import Probe, Rate
 
 CPU = Probe(
     device="cpu",
@@ -34,23 +34,23 @@ def here() -> dict[str, Any]:
 
 
 def test_there_is_no_probe_before_one_was_made(here: dict[str, Any]) -> None:
-    assert kept.kept(here) == ([], None)
+    assert ceilings.kept_of(here) == ([], None)
 
 
 def test_what_was_kept_is_found_again(here: dict[str, Any]) -> None:
-    kept.keep(here, [CPU])
+    ceilings.keep(here, [CPU])
 
-    assert kept.probes_of(here) == [CPU]
-    assert kept.probes_of(machine.machine()) == [CPU]  # an hour later, with another load
+    assert ceilings.probes_of(here) == [CPU]
+    assert ceilings.probes_of(machine.machine()) == [CPU]  # an hour later, with another load
 
 
 def test_a_device_measured_again_replaces_itself_only(here: dict[str, Any]) -> None:
     newer = msgspec.structs.replace(CPU, copy_bytes_s=3e10)
-    kept.keep(here, [CPU, GPU])
+    ceilings.keep(here, [CPU, GPU])
 
-    kept.keep(here, [newer])
+    ceilings.keep(here, [newer])
 
-    assert kept.probes_of(here) == [GPU, newer]
+    assert ceilings.probes_of(here) == [GPU, newer]
 
 
 @pytest.mark.parametrize(
@@ -65,34 +65,34 @@ def test_a_device_measured_again_replaces_itself_only(here: dict[str, Any]) -> N
 def test_a_probe_of_another_machine_is_not_used(
     here: dict[str, Any], change: dict[str, Any]
 ) -> None:
-    kept.keep({**here, **change}, [CPU])
+    ceilings.keep({**here, **change}, [CPU])
 
-    assert kept.probes_of(here) == []
+    assert ceilings.probes_of(here) == []
 
 
 def test_neither_is_one_of_another_torch(
     here: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept.keep(here, [CPU])
+    ceilings.keep(here, [CPU])
 
     monkeypatch.setattr(machine, "_version", lambda package: f"{package} 0.0")
 
-    assert kept.probes_of(here) == []
+    assert ceilings.probes_of(here) == []
 
 
 def test_nor_one_of_other_threads(here: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    kept.keep(here, [CPU])
+    ceilings.keep(here, [CPU])
 
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
-    assert kept.probes_of(here) == []
+    assert ceilings.probes_of(here) == []
 
 
 def test_a_file_brought_from_another_machine_is_not_used(here: dict[str, Any]) -> None:
-    theirs = kept.keep({**here, "cpu": "another CPU"}, [CPU])
-    theirs.rename(theirs.with_name(f"{kept.key_of(here)}.json"))
+    theirs = ceilings.keep({**here, "cpu": "another CPU"}, [CPU])
+    theirs.rename(theirs.with_name(f"{ceilings.key_of(here)}.json"))
 
-    probes, notice = kept.kept(here)
+    probes, notice = ceilings.kept_of(here)
 
     assert probes == []
     assert notice
@@ -117,10 +117,10 @@ def spoil_with(text: str) -> Any:
     ],
 )  # fmt: skip
 def test_a_spoiled_file_costs_one_sentence(here: dict[str, Any], spoil: Any, reason: str) -> None:
-    path = kept.keep(here, [CPU])
+    path = ceilings.keep(here, [CPU])
     spoil(path)
 
-    probes, notice = kept.kept(here)
+    probes, notice = ceilings.kept_of(here)
 
     assert probes == []
     assert notice
@@ -133,18 +133,18 @@ def test_a_spoiled_file_costs_one_sentence(here: dict[str, Any], spoil: Any, rea
 def test_a_write_that_fails_leaves_the_old_one_whole(
     here: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = kept.keep(here, [CPU])
+    path = ceilings.keep(here, [CPU])
 
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(RunError, match="the probe cannot be kept: No space left on device"):
-        kept.keep(here, [msgspec.structs.replace(CPU, torch="9")])
+        ceilings.keep(here, [msgspec.structs.replace(CPU, torch="9")])
     monkeypatch.undo()
     os.environ[kept.STATE] = str(path.parents[1])
 
-    assert msgspec.json.decode(path.read_bytes(), type=kept.File).probes == [CPU]
+    assert msgspec.json.decode(path.read_bytes(), type=ceilings.File).probes == [CPU]
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
@@ -152,8 +152,8 @@ def test_a_folder_that_cannot_be_made_is_one_line(here: dict[str, Any], state: P
     state.write_text("a file where the folder should be")
 
     with pytest.raises(RunError, match=f"Name a folder that can be written with {kept.STATE}."):
-        kept.keep(here, [CPU])
-    assert kept.probes_of(here) == []
+        ceilings.keep(here, [CPU])
+    assert ceilings.probes_of(here) == []
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_the_folder_is_the_users(
 def test_nothing_secret_is_kept(here: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_TOKEN", "sesame-open")
 
-    path = kept.keep(here, [msgspec.structs.replace(CPU, name="a CPU called sesame-open")])
+    path = ceilings.keep(here, [msgspec.structs.replace(CPU, name="a CPU called sesame-open")])
 
     assert "sesame" not in path.read_text()
     assert json.loads(path.read_text())["probes"][0]["name"] == "a CPU called <redacted>"

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from llmbench import store
-from llmbench.record import Plan, Prediction
+from llmbench.prediction import Prediction
+from llmbench.record import Plan
 from sweeps import Bench, Done
 
 H200 = ("--dry-run", "--machine", "h200")

@@ -9,7 +9,8 @@ import pytest
 
 from llmbench import claims, evidence, model, prices, store
 from llmbench.claims import Given, Verdict
-from llmbench.record import Prediction, Status
+from llmbench.prediction import Prediction
+from llmbench.record import Status
 from llmbench.spec import Point
 from make_records import make_cell, make_plan, make_record, make_samples
 

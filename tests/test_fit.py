@@ -11,7 +11,8 @@ import pytest
 
 from llmbench import cli, fit, store
 from llmbench.frontier import GIB
-from llmbench.record import Line, Outcome, Prediction, Record, Status
+from llmbench.prediction import Prediction
+from llmbench.record import Line, Outcome, Record, Status
 from llmbench.spec import Cell, Point
 from make_records import make_cell, make_plan, make_record
 from sweeps import Bench

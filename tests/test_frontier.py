@@ -5,7 +5,8 @@ import pytest
 
 from llmbench import frontier
 from llmbench.frontier import GIB, Met
-from llmbench.record import Prediction, Status
+from llmbench.prediction import Prediction
+from llmbench.record import Status
 from llmbench.spec import Cell
 from make_records import make_cell
 

@@ -7,7 +7,8 @@ import msgspec
 from llmbench.foregone import Foregone
 from llmbench.frontier import GIB
 from llmbench.plan import Planned
-from llmbench.record import Prediction, Record, Status
+from llmbench.prediction import Prediction
+from llmbench.record import Record, Status
 from llmbench.spec import Axes, Sweep
 from llmbench.standing import Standing
 from make_records import make_cell

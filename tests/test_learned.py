@@ -13,7 +13,8 @@ import pytest
 from jobs import job
 from llmbench import learned, model, predict, roofline, store
 from llmbench.learned import Seen
-from llmbench.record import Plan, Probe
+from llmbench.prediction import Probe
+from llmbench.record import Plan
 from llmbench.shape import shape_of
 from llmbench.spec import Protocol
 

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from llmbench import chips, model, predict
-from llmbench.record import Prediction
+from llmbench.prediction import Prediction
 from llmbench.spec import Cell, Protocol
 
 CELL = Cell(

@@ -10,10 +10,10 @@ import msgspec
 import psutil
 import pytest
 
-from llmbench import chips, cli, kept, machine, probe, telemetry
+from llmbench import ceilings, chips, cli, machine, probe, telemetry
 from llmbench.errors import RunError
-from llmbench.record import Probe
-from test_kept import CPU
+from llmbench.prediction import Probe
+from test_ceilings import CPU
 
 torch = pytest.importorskip("torch")
 _probe = pytest.importorskip("llmbench.backends._probe")
@@ -58,7 +58,7 @@ def test_a_probe_measures_every_ceiling(small: Any) -> None:
     assert (found.device, found.threads) == ("cpu", torch.get_num_threads())
     assert set(found.read_bytes_s) == set(found.flops_s) == dtypes
     assert {(r.dtype, r.rows, r.inner) for r in found.rates} >= {(d, 1, 64) for d in dtypes}
-    kept.check(found)
+    ceilings.check(found)
 
 
 class Metronome:
@@ -236,7 +236,7 @@ def test_a_known_chip_is_shown_with_the_share_of_its_datasheet(
     monkeypatch: pytest.MonkeyPatch, capsys: Output
 ) -> None:
     monkeypatch.setattr(machine, "_gpus", lambda: [H200])
-    kept.keep(machine.machine(), [ON_H200])
+    ceilings.keep(machine.machine(), [ON_H200])
 
     run()
 
@@ -252,7 +252,7 @@ def test_without_a_probe_the_command_that_makes_one_is_named(capsys: Output) -> 
 
 
 def test_a_spoiled_probe_is_told_and_harms_nothing(capsys: Output) -> None:
-    kept.keep(machine.machine(), [CPU]).write_text("{")
+    ceilings.keep(machine.machine(), [CPU]).write_text("{")
 
     assert run() == 0
     assert "the kept probe is not used" in capsys.readouterr().out
@@ -281,7 +281,7 @@ def test_a_sweep_measures_first_what_is_not_kept(
 
     assert cli.run(sweep) == 0
     assert "Measuring the ceilings of cpu" in capsys.readouterr().out
-    assert kept.probes_of(machine.machine()) == [CPU]
+    assert ceilings.probes_of(machine.machine()) == [CPU]
 
     assert cli.run(sweep) == 0
     assert "Measuring" not in capsys.readouterr().out
@@ -319,7 +319,7 @@ def test_a_device_that_fails_does_not_cost_the_other_its_probe(
     with pytest.raises(RunError, match="measuring cuda failed: no driver"):
         probe.measure_and_keep(found, probe.kinds(found), print)
 
-    assert kept.probes_of(found) == [CPU]
+    assert ceilings.probes_of(found) == [CPU]
 
 
 @pytest.mark.gpu

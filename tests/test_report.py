@@ -11,7 +11,8 @@ import pytest
 from llmbench import cli
 from llmbench.commands import report
 from llmbench.errors import LlmbenchError
-from llmbench.record import Finding, Memory, Prediction, Status
+from llmbench.prediction import Prediction
+from llmbench.record import Finding, Memory, Status
 from llmbench.reports import html
 from llmbench.spec import NOT_SAID
 from make_records import make_record

@@ -7,7 +7,7 @@ import pytest
 
 from jobs import job
 from llmbench import chips, formulas, model, predict, roofline
-from llmbench.record import Prediction, Probe, Rate
+from llmbench.prediction import Prediction, Probe, Rate
 from llmbench.shape import Shape, shape_of
 from llmbench.spec import Cell, Protocol
 

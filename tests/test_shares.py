@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from llmbench import metrics, reports, shares, store, table
-from llmbench.record import Prediction
+from llmbench.prediction import Prediction
 from llmbench.spec import Protocol
 from make_records import make_cell, make_plan, make_record, make_samples
 

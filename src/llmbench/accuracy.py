@@ -18,7 +18,7 @@ from llmbench.reports.markdown import plain
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from llmbench.record import Prediction
+    from llmbench.prediction import Prediction
     from llmbench.spec import Point
     from llmbench.store import Log
     from llmbench.table import Table

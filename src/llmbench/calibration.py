@@ -13,13 +13,10 @@ from numpy.typing import NDArray
 from scipy.special import stdtrit
 
 from llmbench import kept, machine
-from llmbench.errors import RunError
-from llmbench.redact import redact
 from llmbench.stats import CONFIDENCE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from llmbench.spec import Point
 
@@ -27,9 +24,6 @@ Reals: TypeAlias = NDArray[np.float64]
 
 Shape: TypeAlias = "tuple[int | None, int | None, int | None]"
 """Batch size, prompt tokens, new tokens."""
-
-FORMAT = 1
-"""The shape of the file; its history: 1, the first."""
 
 MOST_SESSIONS = 100
 MANY = f"over {MOST_SESSIONS}"
@@ -67,11 +61,9 @@ class Varying(msgspec.Struct, frozen=True, kw_only=True):
     other_dof: float
 
 
-class Calibration(msgspec.Struct, frozen=True, kw_only=True):
+class Calibration(kept.OfMachine, frozen=True, kw_only=True):
     """One calibration: of which machine (a digest), when, by which run, and what came of it for each metric."""
 
-    format: int = FORMAT
-    machine: str
     name: str
     at: str
     run: str
@@ -115,6 +107,11 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True):
         return f"An interval within ±{within:.1%} takes {told} a cell, by the calibration of {self.at[:10]}."
 
 
+SHELF = kept.Shelf(
+    "calibrations", "calibration", Calibration, "calibrate again with llmbench calibrate"
+)
+
+
 class Kept(NamedTuple):
     """The calibration of a machine, and a sentence about why there is none, if that is a mishap."""
 
@@ -124,43 +121,7 @@ class Kept(NamedTuple):
 
 def kept_of(found: Mapping[str, Any]) -> Kept:
     """Return the calibration kept of a machine, as a run describes it. Never raises."""
-    digest = machine.identity_digest(found)
-    path = _path(digest)
-    try:
-        calibration = msgspec.json.decode(path.read_bytes(), type=Calibration)
-    except FileNotFoundError:
-        return Kept(None)
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
-        return _spoiled(path, str(error))
-    if calibration.format > FORMAT:
-        return _spoiled(path, f"a newer llmbench wrote it (format {calibration.format})")
-    if calibration.machine != digest:
-        return _spoiled(path, "it is of another machine")
-    return Kept(calibration)
-
-
-def keep(calibration: Calibration) -> Path:
-    """Keep a calibration in place of the machine's last one; return the file, or raise RunError."""
-    path = _path(calibration.machine)
-    data = msgspec.json.format(msgspec.json.encode(calibration), indent=1) + b"\n"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        kept.replace(path, data)
-    except OSError as error:
-        raise RunError(
-            f"{redact(str(path))}: the calibration cannot be kept: {error.strerror or error}. "
-            f"Name a folder that can be written with {kept.STATE}."
-        ) from error
-    return path
-
-
-def _path(digest: str) -> Path:
-    return kept.folder() / "calibrations" / f"{digest}.json"
-
-
-def _spoiled(path: Path, reason: str) -> Kept:
-    again = "calibrate again with llmbench calibrate"
-    return Kept(None, f"{redact(str(path))}: the kept calibration is not used: {reason}; {again}.")
+    return Kept(*SHELF.find(machine.identity_digest(found)))
 
 
 def sessions_for(deviation: float, within: float, confidence: float = CONFIDENCE) -> int | None:

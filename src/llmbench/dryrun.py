@@ -6,7 +6,7 @@ import sys
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from llmbench import calibration, chips, kept, learned, listing, machine, plan, predict
+from llmbench import calibration, ceilings, chips, learned, listing, machine, plan, predict
 from llmbench.errors import SpecError
 from llmbench.redact import shown
 from llmbench.reports._words import plural
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from llmbench.chips import Chip, Price
     from llmbench.plan import Planned
-    from llmbench.record import Prediction
+    from llmbench.prediction import Prediction
     from llmbench.spec import Cell, Sweep
 
 MOST_ROWS = 100
@@ -109,7 +109,7 @@ def _place(chip: Chip | None, results: Path) -> predict.Place:
     if chip:
         return predict.elsewhere(chip)
     found = machine.machine()
-    return predict.here(found, kept.probes_of(found), learned.seen(results, found))
+    return predict.here(found, ceilings.probes_of(found), learned.seen(results, found))
 
 
 def _rows(planned: Planned, place: predict.Place) -> Iterator[Row]:

@@ -127,8 +127,7 @@ def read(log: Log, run: str) -> list[Measured]:
     """Return the cells of a run that have a number and known sizes, in the order of its plan."""
     tally = Tally(log)
     plan = log.plan
-    number = {cell.id: number for number, cell in enumerate(tally.cells)}
-    owners = np.array([number[name] for name in tally.owners], dtype=np.int64)
+    owners = tally.numbers_of_owners()
     work = shares.work_of(tally.cells, plan.predictions if plan else {})
     points = [tally.cells[owner] for owner in owners]
     sessions = tally.gatherer.sessions(points, work.of_sessions(owners))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from llmbench.frontier import Seen
-    from llmbench.record import Prediction
+    from llmbench.prediction import Prediction
     from llmbench.store import Log
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from llmbench.frontier import Seen
     from llmbench.plan import Planned
-    from llmbench.record import Prediction
+    from llmbench.prediction import Prediction
     from llmbench.spec import Cell
     from llmbench.standing import Standing
 

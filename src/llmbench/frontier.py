@@ -15,7 +15,7 @@ from llmbench.record import Status
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from llmbench.record import Prediction
+    from llmbench.prediction import Prediction
     from llmbench.spec import Cell
 
 OOMS_NEEDED = 2

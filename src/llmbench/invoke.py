@@ -16,6 +16,7 @@ from rich.console import Console
 
 from llmbench import (
     adhoc,
+    ceilings,
     kept,
     learned,
     machine,
@@ -39,7 +40,7 @@ from llmbench.spec import PROTOCOL, slug
 
 if TYPE_CHECKING:
     from llmbench.plan import Planned
-    from llmbench.record import Prediction, Probe
+    from llmbench.prediction import Prediction, Probe
     from llmbench.spec import Sweep
     from llmbench.store import Run
 
@@ -61,7 +62,7 @@ class Asked(msgspec.Struct, frozen=True):
 def probe_first(sweep: Sweep, console: Console) -> None:
     """Measure the ceilings of the devices that a sweep runs on, unless they are kept from before."""
     found = machine.machine()
-    have = {each.device for each in kept.probes_of(found)}
+    have = {each.device for each in ceilings.probes_of(found)}
     wanted = {cell.device.partition(":")[0] for cell in plan(sweep).cells} - have
     probe.measure_and_keep(
         found, sorted(wanted), lambda text: console.print(text, markup=False, soft_wrap=True)
@@ -171,7 +172,7 @@ def _describe(
     earlier = run.log.plan
     if earlier is not None:
         _refuse_other_environment(earlier, facts, digest, allowed=asked.new_environment)
-    probes = kept.probes_of(found)
+    probes = ceilings.probes_of(found)
     written = Plan(
         protocol=PROTOCOL,
         run=earlier.run if earlier else secrets.token_hex(16),
@@ -205,6 +206,8 @@ def _predictions(
     """
     before = {cell.id for cell in earlier.cells} if earlier else set()
     new = [cell for cell in planned.cells if cell.id not in before]
+    if not new:
+        return earlier.predictions if earlier else {}
     past = learned.seen(RESULTS, found, without=earlier.run if earlier else None)
     place = predict.here(found, probes, past)
     said = predict.predictions(new, planned.models, planned.sweep.protocol, place)

@@ -16,7 +16,8 @@ import numpy as np
 
 from llmbench import roofline, store
 from llmbench.errors import LlmbenchError
-from llmbench.record import Plan, Probe, Status
+from llmbench.prediction import Probe
+from llmbench.record import Plan, Status
 from llmbench.shape import shape_of
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import msgspec
 
 from llmbench import footprint, formulas, learned, limits, roofline
-from llmbench.record import Prediction, Probe
+from llmbench.prediction import Prediction, Probe
 from llmbench.roofline import ON_CHIP_BYTES
 from llmbench.shape import shape_of
 from llmbench.spec import groups
@@ -114,7 +114,7 @@ def predictions(
             pace = paces.get(key) or paces.setdefault(key, _pace(*key, place))
             if otherwise := _otherwise(cell):
                 pace = Pace(None, learned.NONE, None, None, None, otherwise)
-            least = _least(cell, shape, pace)
+            least = _least(cell, shape, pace, whole=not otherwise)
             if cell.backend != PREDICTED:
                 predicted[cell.id] = least
                 continue
@@ -142,13 +142,16 @@ def _otherwise(cell: Cell) -> str:
     return ""
 
 
-def _least(cell: Cell, shape: Shape, pace: Pace) -> Prediction:
-    """Return the work of a cell and the least time for it: the model's, whatever engine does it."""
+def _least(cell: Cell, shape: Shape, pace: Pace, *, whole: bool) -> Prediction:
+    """Return the work of a cell and the least time for it: the model's, whatever engine does it.
+
+    Its weights are known if they lie whole on the device, in the cell's own type.
+    """
     work = roofline.work(shape, cell)
     cold = work.step_weight_bytes >= ON_CHIP_BYTES
     once, moved = (work.step_weight_bytes, work.decode_bytes) if cold else (0, 0)
     return Prediction(
-        weights_bytes=formulas.weight_bytes(shape, cell.dtype) if not _otherwise(cell) else None,
+        weights_bytes=formulas.weight_bytes(shape, cell.dtype) if whole else None,
         prefill_flops=work.prefill_flops,
         decode_flops=work.decode_flops,
         decode_bytes=work.decode_bytes,

@@ -6,6 +6,7 @@ Nothing is believed that physics forbids: what is faster than a known chip can b
 from __future__ import annotations
 
 import importlib.util
+import os
 import signal
 import subprocess
 import sys
@@ -14,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import psutil
 
-from llmbench import chips, kept, telemetry
+from llmbench import ceilings, chips, gpus, telemetry
 from llmbench.errors import RunError
 from llmbench.judge import CEILING_SLACK
-from llmbench.record import Probe
+from llmbench.prediction import Probe
 from llmbench.redact import redact, shown
 
 if TYPE_CHECKING:
@@ -50,7 +51,11 @@ def measure(
         raise RunError("--probe: needs the package torch: pip install 'llmbench[transformers]'.")
     try:
         done = subprocess.run(
-            (*(program or PROGRAM), kind), capture_output=True, timeout=deadline_s, check=False
+            (*(program or PROGRAM), kind),
+            capture_output=True,
+            timeout=deadline_s,
+            check=False,
+            env=gpus.ORDER | os.environ,
         )
     except subprocess.TimeoutExpired:
         raise RunError(
@@ -78,7 +83,7 @@ def measure_and_keep(
         tell(f"Measuring the ceilings of {kind}: about a minute.")
         try:
             _refuse_shared(kind, found)
-            kept.keep(found, measure(kind, found))
+            ceilings.keep(found, measure(kind, found))
         except RunError as error:
             failed.append(error)
     if failed:
@@ -99,8 +104,8 @@ def busy() -> str | None:
 
 
 def _refuse_shared(kind: str, found: Mapping[str, Any]) -> None:
-    gpus = range(len(found["gpus"])) if kind == "cuda" else ()
-    others = {pid for index in gpus for pid in telemetry.Gpu(index).others(set()) or ()}
+    indices = range(len(found["gpus"])) if kind == "cuda" else ()
+    others = {pid for index in indices for pid in telemetry.Gpu(index).others(set()) or ()}
     if others:
         who = ", ".join(map(str, sorted(others)))
         raise RunError(f"--probe: the GPU is in use by process {who}. Wait for it.")
@@ -110,7 +115,7 @@ def _believed(kind: str, answer: bytes, found: Mapping[str, Any]) -> list[Probe]
     try:
         probes = msgspec.json.decode(answer, type=list[Probe])
         for probe in probes:
-            kept.check(probe)
+            ceilings.check(probe)
             _check_physics(probe, found)
     except (msgspec.DecodeError, ValueError) as error:
         raise RunError(f"--probe: what was measured on {kind} cannot be: {error}.") from None

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from llmbench.metrics import Metric
-    from llmbench.record import Prediction
+    from llmbench.prediction import Prediction
     from llmbench.spec import Point
 
 Reals: TypeAlias = NDArray[np.float64]

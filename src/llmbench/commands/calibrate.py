@@ -43,7 +43,7 @@ def command(
     with without_collection():
         found = calibrate.calibrate(store.read(run), shown(str(run)))
     sys.stdout.write(told(found, within))
-    path = calibration.keep(found)
+    path = calibration.SHELF.keep(found)
     print(f"\nKept in {shown(redact(str(path)))}; compare uses it for cells with one session.")
     return code
 

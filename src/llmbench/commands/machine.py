@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal
 import msgspec
 import typer
 
-from llmbench import chips, kept, listing, machine, probe
+from llmbench import ceilings, chips, listing, machine, probe
 from llmbench.errors import SpecError
-from llmbench.record import Probe
+from llmbench.prediction import Probe
 
 NO_GPU = "No NVIDIA driver shows a GPU, and no processor has verified ceilings: no shares of a datasheet are given."
 UNKNOWN = "No known chip has this name and memory: no shares of a datasheet are given."
@@ -54,8 +54,8 @@ def here(*, whole: bool) -> dict[str, Any]:
     `whole` keeps a probe as it is; else it is put in the units that people use.
     """
     found = machine.machine()
-    gpus = [{**gpu, **ceilings(chips.match(gpu))} for gpu in found["gpus"]]
-    probes, notice = kept.kept(found)
+    gpus = [{**gpu, **peaks(chips.match(gpu))} for gpu in found["gpus"]]
+    probes, notice = ceilings.kept_of(found)
     shown = [
         {**msgspec.to_builtins(each), "share_of_datasheet": probe.shares(each, found)}
         if whole
@@ -103,7 +103,7 @@ def figures(each: Probe, shares: dict[str, float]) -> dict[str, Any]:
     }
 
 
-def ceilings(short: str | None) -> dict[str, Any]:
+def peaks(short: str | None) -> dict[str, Any]:
     """Return a chip's name and its verified ceilings; without a known chip there are none."""
     if short is None:
         return {"chip": None, "remark": UNKNOWN}

@@ -12,7 +12,7 @@ from llmbench.reports.html._figure import Figure
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from llmbench.record import Prediction
+    from llmbench.prediction import Prediction
     from llmbench.reports.html._dots import Dot
     from llmbench.reports.html._figure import Row, Spec
 

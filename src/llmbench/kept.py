@@ -1,0 +1,107 @@
+"""What is known of a machine, kept between runs: one file a machine in the user's state folder.
+
+A file is replaced whole or not at all. One that cannot be read costs a sentence, never a sweep.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from pathlib import Path
+from typing import Generic, NamedTuple, TypeVar
+
+import msgspec
+
+from llmbench.errors import RunError
+from llmbench.redact import redact
+
+STATE = "LLMBENCH_STATE"
+"""The environment variable that names the folder, in place of the usual one."""
+
+FORMAT = 1
+
+
+class OfMachine(msgspec.Struct, frozen=True, kw_only=True):
+    """What every such file begins with: its format, and a digest of the machine that it speaks of."""
+
+    format: int = FORMAT
+    machine: str
+
+
+T = TypeVar("T", bound=OfMachine)
+
+
+class Shelf(NamedTuple, Generic[T]):
+    """The files of one kind: their folder, what one is called, its struct, and how to make it anew."""
+
+    folder: str
+    noun: str
+    kind: type[T]
+    again: str
+
+    def find(self, digest: str) -> tuple[T | None, str | None]:
+        """Return what is kept of a machine, and what was wrong if it could not be read. Never raises."""
+        path = self.path(digest)
+        try:
+            found = msgspec.json.decode(path.read_bytes(), type=self.kind)
+        except FileNotFoundError:
+            return None, None
+        except (OSError, ValueError) as error:  # msgspec's errors are the latter
+            return None, self._unused(path, getattr(error, "strerror", None) or str(error))
+        if found.format > FORMAT:
+            return None, self._unused(path, f"a newer llmbench wrote it (format {found.format})")
+        if found.machine != digest:
+            return None, self._unused(path, "it was measured on another machine")
+        return found, None
+
+    def keep(self, value: T) -> Path:
+        """Keep a value in place of the machine's last one; return the file.
+
+        Raises:
+            RunError: the file cannot be written; the one before is as it was.
+
+        """
+        path = self.path(value.machine)
+        data = msgspec.json.format(msgspec.json.encode(value), indent=1) + b"\n"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _replace(path, data)
+        except OSError as error:
+            raise RunError(
+                f"{redact(str(path))}: the {self.noun} cannot be kept: {error.strerror or error}. "
+                f"Name a folder that can be written with {STATE}."
+            ) from error
+        return path
+
+    def path(self, digest: str) -> Path:
+        """Return the file of a machine."""
+        return folder() / self.folder / f"{digest}.json"
+
+    def _unused(self, path: Path, reason: str) -> str:
+        return f"{redact(str(path))}: the kept {self.noun} is not used: {reason}; {self.again}."
+
+
+def folder() -> Path:
+    """Return the state folder: of the variable, else as XDG says."""
+    if named := os.environ.get(STATE):
+        return Path(named)
+    state = os.environ.get("XDG_STATE_HOME", "")
+    if os.path.isabs(state):  # noqa: PTH117 - XDG: a relative one is to be ignored
+        return Path(state, "llmbench")
+    return Path(os.path.expanduser("~"), ".local", "state", "llmbench")  # noqa: PTH111 - pathlib raises without a home
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Write a file whole, on the disk before it takes the place of the one before."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-")
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(name).replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            Path(name).unlink()
+        raise
