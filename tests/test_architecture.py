@@ -64,7 +64,7 @@ LAYERS = (
     ("shared", ("model",)),
     ("shared", ("formulas", "tiny")),
     ("shared", ("shape", "yamlfile")),
-    ("shared", ("configs", "digest", "gpus", "redact")),
+    ("shared", ("configs", "digest", "gpus", "reasons", "redact")),
     ("shared", ("errors",)),
     ("shared", ("__init__",)),
 )

@@ -12,6 +12,7 @@ from llmbench import cli
 from llmbench.commands import report
 from llmbench.errors import LlmbenchError
 from llmbench.prediction import Prediction
+from llmbench.reasons import MEANINGS
 from llmbench.record import Finding, Memory, Status
 from llmbench.reports import html
 from llmbench.spec import NOT_SAID
@@ -176,7 +177,13 @@ def test_warnings_are_counted_and_told_in_words(built: Any) -> None:
     )
 
     assert told(page, "Warnings") == [
-        {"run": "run", "warning": "spike", "valid sessions": "1 of 2", "such as": spike[0].detail}
+        {
+            "run": "run",
+            "warning": "spike",
+            "valid sessions": "1 of 2",
+            "meaning": MEANINGS["spike"],
+            "such as": spike[0].detail,
+        }
     ]
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from llmbench.metrics import SHARES
+from llmbench.reasons import MEANINGS
 from llmbench.shares import OVERHEAD_OVER
 from llmbench.spec import NOT_SAID
 
@@ -179,6 +181,8 @@ def legend(table: Table, plus_minus: str) -> Iterator[str]:
     yield from (meaning(numbers.metric) for numbers in table.headline)
     if sides(table):
         yield BOUND_BY
+    codes = dict.fromkeys(table.everywhere + tuple(chain.from_iterable(table.warnings)))
+    yield from (f"{code}: {MEANINGS[code]}" for code in codes if code in MEANINGS)
 
 
 def meaning(metric: Metric) -> str:

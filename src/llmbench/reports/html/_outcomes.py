@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from llmbench.reasons import MEANINGS
 from llmbench.redact import shown
 from llmbench.reports import _words
 from llmbench.reports.html import _figure
@@ -93,15 +94,21 @@ def warnings(runs: Sequence[Run]) -> Figure:
             totals.update(codes)
         valid = len(run.tally.owners)
         rows += [
-            (run.label, shown(code), f"{count:,} of {valid:,}", _short(run.tally.details[code]))
+            (
+                run.label,
+                shown(code),
+                f"{count:,} of {valid:,}",
+                MEANINGS.get(code, ""),
+                _short(run.tally.details[code]),
+            )
             for code, count in totals.most_common()
         ]
     if not rows:
         return Figure("Warnings", "No valid session has a warning.")
     return Figure(
         "Warnings",
-        "What a reader must know beside the numbers; the words are those of the first session that has the warning.",
-        grid=Grid(("run", "warning", "valid sessions", "such as"), rows, frozenset({2})),
+        "What a reader must know beside the numbers; the last column is the first session that has the warning.",
+        grid=Grid(("run", "warning", "valid sessions", "meaning", "such as"), rows, frozenset({2})),
     )
 
 

@@ -1,0 +1,31 @@
+"""Every warning that a number can carry is explained to whoever reads the number."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+from llmbench.reasons import MEANINGS
+
+SOURCE = Path(__file__).parents[1] / "src" / "llmbench"
+PROBLEMS = {
+    "clock", "dtype", "implausible", "parity", "placement", "prefix_hit", "recompiled", "throttled", "token_count",
+}  # fmt: skip
+"""What makes a session invalid: its figures are told in words where the session is counted."""
+
+
+def codes() -> Iterator[str]:
+    """Yield the code of every finding that the source makes."""
+    for path in SOURCE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("Finding"):
+                yield ast.literal_eval(node.args[0])
+
+
+def test_every_warning_has_a_meaning_and_every_meaning_a_warning() -> None:
+    assert set(codes()) - PROBLEMS == set(MEANINGS)
+
+
+def test_a_meaning_is_one_short_sentence() -> None:
+    for code, meaning in MEANINGS.items():
+        assert len(f"{code}: {meaning}") <= 120
+        assert meaning.endswith(".")
