@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from llmbench import metrics, reports, store, table
-from llmbench.record import Finding, Line, Record, Status
+from llmbench.record import Finding, Line, Record, Status, Stop
 from llmbench.reports import Page
 from llmbench.reports._words import figures
 from llmbench.reports.csv import safe
@@ -119,6 +119,50 @@ output: batch x n / e2e: new tokens only, time of the prefill included.
 peak RSS: most resident host memory of the worker, imports included; the largest of the sessions.
 trend: iterations grew steadily slower or faster: heat, a filling cache, or too short a warm-up.
 """)
+
+
+def stop(cell: Cell, sessions: int, reason: Any, half_width: float | None) -> Stop:
+    return Stop(cell=cell.id, sessions=sessions, reason=reason, half_width=half_width)
+
+
+@pytest.fixture
+def stopped(built: Any) -> Table:
+    """Return a table of cells that stopped for every reason, one of which went on when it was resumed."""
+    many = [make_cell(0, batch_size=size) for size in (1, 2, 4, 8, 16)]
+    made: Table = built(
+        [
+            *(record(cell, session) for cell in many for session in (1, 2)),
+            record(many[2], 3),
+            stop(many[0], 2, "interval", 0.0112),
+            stop(many[1], 2, "maximum", 0.042),
+            stop(many[2], 2, "budget", 0.5),
+            stop(many[2], 3, "maximum", 0.0949),
+            stop(many[3], 1, "budget", 0.5),
+            stop(many[4], 2, "failed", None),
+        ],
+        many,
+    )
+    return made
+
+
+def test_people_are_told_where_sessions_did_not_suffice(stopped: Table) -> None:
+    told = (
+        "End-to-end times: 1 cell within ±1.5% after 2 sessions; 2 cells at ±4.2% to ±9.5% when the most "
+        "sessions were taken (2 to 3)."
+    )
+
+    assert told in terminal(stopped)
+    assert told.replace("±", "+-") in terminal(stopped, encoding="ascii")
+    assert f"- {told}" in reports.render(stopped, "markdown", Page())
+
+
+def test_exports_tell_the_last_reason_of_each_cell(stopped: Table) -> None:
+    exported = json.loads(reports.render(stopped, "json", Page()))["cells"]
+
+    assert [cell["stopped"] and cell["stopped"]["reason"] for cell in exported] == [
+        "interval", "maximum", "maximum", None, "failed",
+    ]  # fmt: skip
+    assert exported[2]["stopped"]["half_width"] == 0.0949
 
 
 def test_markdown_pastes_into_an_issue_with_the_command_that_made_it(full: Table) -> None:

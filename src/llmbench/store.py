@@ -81,6 +81,7 @@ class Log:
         self._size = self._path.stat().st_size if self._path.exists() else 0
         self._plan: record.Plan | None = None
         self._imported: record.Import | None = None
+        self._stops: list[bytes] = []
         self._notices: dict[str, None] = {}
         self._checked = False
         self._refuted = refuted.cells(self._path, self._size)
@@ -96,6 +97,13 @@ class Log:
         """Return where the records were read from, if they were not measured here."""
         self.check()
         return self._imported
+
+    @property
+    def stops(self) -> dict[str, record.Stop]:
+        """Return why each cell got no further session, by its id; the last word counts."""
+        self.check()
+        decode = msgspec.json.Decoder(record.Stop).decode
+        return {stop.cell: stop for stop in self._decoded(decode, iter(self._stops))}
 
     @property
     def notices(self) -> list[str]:
@@ -130,31 +138,31 @@ class Log:
     def _lines(self) -> Iterator[tuple[str, bytes]]:
         """Yield every intact line after its kind."""
         bad: list[int] = []
-        plans: list[bytes] = []
-        imports: list[bytes] = []
+        kept: dict[str, list[bytes]] = {"sweep": [], "import": [], "stop": []}
         try:
             for line in journal.scan(self._path, self._size, bad.append):
                 kind = journal.kind_of(line)
-                if kind == "sweep":
-                    plans.append(line)
-                elif kind == "import":
-                    imports.append(line)
+                if kind in kept:
+                    kept[kind].append(line)
                 yield kind, line
         except FormatError as error:
             raise FormatError(f"{self._path}: {error}") from None
         except OSError as error:
             raise RunError(f"{self._path}: cannot be read: {_reason(error)}.") from error
         if not self._checked:
-            self._conclude(bad, plans, imports)
+            self._conclude(bad, kept)
 
-    def _conclude(self, bad: list[int], plans: list[bytes], imports: list[bytes]) -> None:
+    def _conclude(self, bad: list[int], kept: dict[str, list[bytes]]) -> None:
         self._checked = True
+        self._stops = kept["stop"]
         if bad:
             lines = f"line{'s' if len(bad) > 1 else ''} {journal.ranges(bad)}"
             self._notice(f"{lines}: damaged and passed over.")
-        for plan in self._decoded(msgspec.json.Decoder(record.Plan).decode, iter(plans)):
+        for plan in self._decoded(msgspec.json.Decoder(record.Plan).decode, iter(kept["sweep"])):
             self._plan = plan
-        for imported in self._decoded(msgspec.json.Decoder(record.Import).decode, iter(imports)):
+        for imported in self._decoded(
+            msgspec.json.Decoder(record.Import).decode, iter(kept["import"])
+        ):
             self._imported = imported
         if self._plan is None and (self._folder / DESCRIPTION).is_file():
             self._notice(f"the plan is lost; {DESCRIPTION} still tells it.")

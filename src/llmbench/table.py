@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from llmbench.metrics import Metric
-    from llmbench.record import Import, Plan
+    from llmbench.record import Import, Plan, Stop
     from llmbench.sessions import Sessions
     from llmbench.shares import Words, Work
     from llmbench.spec import Point
@@ -106,6 +106,7 @@ class Table:
         sides: what held each cell back, and where its ceilings come from; none without predictions.
         valid: valid sessions of each cell.
         to_come: sessions of each cell still to come.
+        stops: why each cell got no further session; None if it may get some, or nobody wrote it.
         warnings: reason codes of each cell, with how many of its valid sessions have them.
         everywhere: reason codes that all valid sessions of the run have; they are not in `warnings`.
         failures: the sessions without a number, alike ones together, the most frequent first.
@@ -124,6 +125,7 @@ class Table:
     sides: tuple[Words, ...]
     valid: Integers
     to_come: Integers
+    stops: tuple[Stop | None, ...]
     warnings: tuple[Mapping[str, int], ...]
     everywhere: tuple[str, ...]
     failures: tuple[Failure, ...]
@@ -164,6 +166,7 @@ def tabulate(log: Log, tally: Tally, chosen: Sequence[Metric] | None = None) -> 
         sides=_sides(work, sessions, owners),
         valid=np.bincount(owners, minlength=len(cells)),
         to_come=to_come,
+        stops=_stops(log, tally),
         warnings=warnings,
         everywhere=everywhere,
         failures=tuple(sorted(tally.failures.values(), key=lambda failure: -failure.sessions)),
@@ -224,6 +227,15 @@ def _to_come(plan: Plan | None, tally: Tally) -> Integers:
     ended = np.array([tally.ended[cell.id] for cell in tally.cells], dtype=np.int64)
     to_come: Integers = np.maximum(wanted - ended, 0)
     return to_come
+
+
+def _stops(log: Log, tally: Tally) -> tuple[Stop | None, ...]:
+    """Return the stop of every cell; one written before a later session counts no more."""
+    stops = log.stops
+    found = (stops.get(cell.id) for cell in tally.cells)
+    return tuple(
+        stop if stop and stop.sessions == tally.ended[stop.cell] else None for stop in found
+    )
 
 
 def axes_of(

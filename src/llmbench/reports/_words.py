@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from llmbench.metrics import Metric
+    from llmbench.record import Stop
     from llmbench.shares import Words
     from llmbench.table import Numbers, Progress, Table
     from llmbench.tally import Failure
@@ -31,6 +32,12 @@ SHORT = {
 """How an axis is headed where its own name is long."""
 
 ABSENT = "-"
+STOPPED = {
+    "interval": "{cells} within {wanted} after {sessions} sessions",
+    "maximum": "{cells} at {reached} when the most sessions were taken ({sessions})",
+    "budget": "{cells} at {reached} when the time was spent ({sessions} sessions)",
+}
+"""What is said of the cells that stopped for each reason, but for those that failed."""
 WIDEST = 1.0
 """A relative half-width above this is told as being above it."""
 SPREAD_DIGITS, MOST_DIGITS, PLAIN_DIGITS = 2, 5, 4
@@ -169,6 +176,38 @@ def cells_of(failure: Failure, table: Table) -> Iterator[str]:
         yield (where or "the only cell") + times
     if len(failure.cells) > NAMED_CELLS:
         yield f"and {plural(len(failure.cells) - NAMED_CELLS, 'more cell')}"
+
+
+def stops(table: Table, plus_minus: str) -> str:
+    """Return where sessions were enough for the interval wanted, and where they ended before; empty if fixed.
+
+    What failed has a section of its own.
+    """
+    settings = table.plan and table.plan.settings
+    if not settings or settings.max_sessions == settings.sessions:
+        return ""
+    by_reason: dict[str, list[Stop]] = {reason: [] for reason in STOPPED}
+    for stop in filter(None, table.stops):
+        by_reason.get(stop.reason, []).append(stop)
+    parts = [
+        STOPPED[reason].format(
+            cells=plural(len(found), "cell"),
+            sessions=_range([stop.sessions for stop in found], "{}"),
+            reached=_range(
+                [stop.half_width for stop in found if stop.half_width], plus_minus + "{:.1%}"
+            ),
+            wanted=f"{plus_minus}{settings.interval_within:.1%}",
+        )
+        for reason, found in by_reason.items()
+        if found
+    ]
+    return f"End-to-end times: {'; '.join(parts)}." if parts else ""
+
+
+def _range(values: Sequence[float], form: str) -> str:
+    """Return the least and the most of some values: `3 to 6`."""
+    ends = dict.fromkeys(form.format(end) for end in (min(values), max(values))) if values else ()
+    return " to ".join(ends) or "no interval"
 
 
 def legend(table: Table, plus_minus: str) -> Iterator[str]:

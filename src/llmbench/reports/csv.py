@@ -66,6 +66,7 @@ def _sessions(table: Table) -> Iterator[tuple[str, Sequence[object]]]:
         failed.update(failure.cells)
     yield "sessions_without_number", [failed[cell.id] for cell in table.cells]
     yield "sessions_to_come", table.to_come.tolist()
+    yield "stopped", [stop.reason if stop else "" for stop in table.stops]
 
 
 def _metrics(table: Table) -> Iterator[tuple[str, Sequence[object]]]:

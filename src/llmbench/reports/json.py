@@ -10,6 +10,7 @@ import msgspec
 from llmbench import __version__
 
 if TYPE_CHECKING:
+    from llmbench.record import Stop
     from llmbench.reports import Page
     from llmbench.table import Numbers, Table
 
@@ -72,12 +73,18 @@ def _cells(table: Table) -> list[dict[str, Any]]:
         {
             **msgspec.structs.asdict(cell),
             "sessions": {"valid": int(table.valid[number]), "to_come": int(table.to_come[number])},
+            "stopped": _stopped(table.stops[number]),
             "values": {key: values[number] for key, values in columns if values[number]},
             **{words.key: words.values[number] or None for words in table.sides},
             "warnings": dict(table.warnings[number]),
         }
         for number, cell in enumerate(table.cells)
     ]
+
+
+def _stopped(stop: Stop | None) -> dict[str, Any] | None:
+    """Return why a cell got no further session, and the relative half-width of its interval then."""
+    return {"reason": stop.reason, "half_width": stop.half_width} if stop else None
 
 
 def _values(numbers: Numbers) -> list[dict[str, Any] | None]:

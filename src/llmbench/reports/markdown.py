@@ -143,5 +143,7 @@ def _notes(table: Table) -> Iterator[str]:
         return
     if table.everywhere:
         yield f"- Every number: {', '.join(map(plain, table.everywhere))}."
+    if stopped := _words.stops(table, PLUS_MINUS):
+        yield f"- {stopped}"
     for line in _words.legend(table, PLUS_MINUS):
         yield f"- {line}"

@@ -108,5 +108,7 @@ def _notes(table: Table, page: Page, signs: _layout.Signs) -> Iterator[str]:
         yield from _layout.wrapped(
             f"Every number: {', '.join(map(shown, table.everywhere))}.", page, _layout.YELLOW
         )
+    if stopped := _words.stops(table, signs.plus_minus):
+        yield from _layout.wrapped(stopped, page)
     for line in _words.legend(table, signs.plus_minus):
         yield from _layout.wrapped(line, page, indent=2)
