@@ -222,9 +222,10 @@ def test_windows_of_a_text_start_at_different_places() -> None:
     engine = fake.load(a_job(cell))
     text = " ".join(f"word{number}" for number in range(100))
 
-    prompts = workload.from_text(cell, engine, 0, 1, text)("iteration", 0)
+    cut = workload.from_text(cell, engine, 0, 1, text)
 
-    assert len({tuple(row) for row in prompts}) == 8
+    assert len({tuple(row) for row in cut.prompts("iteration", 0)}) == 8
+    assert cut.bytes_per_token == (10 * 6 + 90 * 7 - 1) / 100  # word0 and a space to word99
     with pytest.raises(LoadFailed, match="the text has 3 tokens"):
         workload.from_text(cell, engine, 0, 1, "a short one")
 

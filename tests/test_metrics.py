@@ -56,6 +56,14 @@ def test_the_metrics_of_one_iteration_are_as_defined() -> None:
     assert found["decode_tok_s"] == pytest.approx(2 * 2 / 0.020)
     assert found["output_tok_s"] == pytest.approx(2 * 3 / 0.040)
     assert found["total_tok_s"] == pytest.approx(2 * 11 / 0.040)
+    assert math.isnan(found["output_text_bytes_s"])  # ids that were drawn are no text
+
+
+def test_text_a_second_is_tokens_a_second_by_what_a_token_holds() -> None:
+    found = values(CELL, [sample(40, [20, 28, 40])], prompt_bytes_per_token=4.5)
+
+    assert found["prefill_text_bytes_s"] == pytest.approx(4.5 * 2 * 8 / 0.020)
+    assert found["output_text_bytes_s"] == pytest.approx(4.5 * 2 * 3 / 0.040)
 
 
 def test_the_first_token_is_there_when_the_last_sequence_has_one() -> None:

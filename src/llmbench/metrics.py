@@ -30,6 +30,8 @@ MS, S, RATE, MIB = Unit("ms", 1e3), Unit("s", 1.0), Unit("tok/s", 1.0), Unit("Mi
 PERCENT = Unit("% of ceiling", 100.0)
 """Of a share, which files carry as it is: 0.5 is 50 %."""
 JOULES = Unit("J/tok", 1.0)
+TEXT = Unit("B/s", 1.0)
+"""Bytes in UTF-8, which count a character of any language, and a word of any tokenizer."""
 
 
 class Metric(NamedTuple):
@@ -106,6 +108,12 @@ OURS: tuple[Metric, ...] = (
            "batch x (prompt tokens + n) / e2e",
            f"{GIVEN}; {ASKED}", HOST,
            lambda s: s.batch_size * (s.input_len + s.output_len) / s.e2e_s, lambda s: s.e2e_spread),
+    Metric("prefill_text_bytes_s", "prompt text", TEXT, "higher", "mean",
+           "prefill tokens a second x bytes of the prompts' text in a token: compares tokenizers, as tokens cannot",
+           GIVEN, ENGINE, lambda s: s.bytes_per_token * s.batch_size * s.input_len / s.ttft_s, lambda s: s.ttft_spread),
+    Metric("output_text_bytes_s", "output text", TEXT, "higher", "mean",
+           "output tokens a second x bytes of the prompts' text in a token: what it is if the answer reads like it",
+           ASKED, HOST, lambda s: s.bytes_per_token * s.batch_size * s.output_len / s.e2e_s, lambda s: s.e2e_spread),
     Metric("mfu_prefill", "prefill MFU", PERCENT, "higher", "mean",
            "operations of the batch's prompts, each pair of tokens that attend once, / ttft, as a share of"
            " the ceiling of operations",

@@ -147,6 +147,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a worker says of one cell. A failed cell has an `error` and keeps the samples taken before it.
 
     `load_s` is the whole group's load; `cell_s` this cell's stay in the worker, all phases together.
+    `prompt_bytes_per_token` are bytes in UTF-8 of the text that prompts are cut from; None for drawn ids.
     `imported` says which file of another tool this came from; `given` are its numbers that are no samples of ours.
     """
 
@@ -157,6 +158,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     warmup_ns: list[int | None] = []
     warmup_converged: bool | None = None
     samples: list[Sample] = []
+    prompt_bytes_per_token: float | None = None
     returned: dict[str, int] = {}
     counters: dict[str, int] = {}
     telemetry: dict[str, Any] = {}

@@ -56,6 +56,7 @@ class Taken(msgspec.Struct, gc=False):
     load_s: float | None = None
     warmup_ns: list[int | None] = []
     memory: Memory | None = None
+    prompt_bytes_per_token: float | None = None
     given: dict[str, Given] = {}
 
 
@@ -82,9 +83,9 @@ class Sessions(NamedTuple):
     Times are in seconds, each the median over the session's iterations that count: `decode_s` is the median
     of e2e - ttft, `gap_s` the median of all gaps between successive tokens of a sequence. The `_spread` of
     each is half the range of its samples over their median; NaN for a single sample. `energy_j` is the
-    median of the device's energy over an iteration. The five from `prefill_work`
-    on are of the whole batch, as predicted: operations, bytes, and ceilings of both a second. `given` holds, by
-    the keys of METRICS, the values and spreads that other tools took themselves.
+    median of the device's energy over an iteration, `bytes_per_token` is of the prompts' text. The five from
+    `prefill_work` on are of the whole batch, as predicted: operations, bytes, and ceilings of both a second.
+    `given` holds, by the keys of METRICS, the values and spreads that other tools took themselves.
     """
 
     e2e_s: Column
@@ -98,6 +99,7 @@ class Sessions(NamedTuple):
     load_s: Column
     first_call_s: Column
     energy_j: Column
+    bytes_per_token: Column
     weights_bytes: Column
     kv_cache_bytes: Column
     kv_cache_theoretical_bytes: Column
@@ -160,7 +162,7 @@ class Alike:
 
 
 class Gatherer:
-    """Takes in sessions one by one and returns their columns; keeps 24 numbers a session, no samples."""
+    """Takes in sessions one by one and returns their columns; keeps 25 numbers a session, no samples."""
 
     def __init__(self) -> None:
         """Begin with no session."""
@@ -176,7 +178,9 @@ class Gatherer:
         memory = memory_of(taken.memory) if taken.memory else NO_MEMORY
         kept = [sample for sample in taken.samples if sample.e2e_ns and not sample.discarded]
         first_call_s = first_call / 1e9 if first_call else None
-        self._read_off.append((taken.load_s, first_call_s, _energy_j(kept), *memory))
+        self._read_off.append(
+            (taken.load_s, first_call_s, _energy_j(kept), taken.prompt_bytes_per_token, *memory)
+        )
         for key, given in taken.given.items():
             self._given[key][len(self._read_off) - 1] = given
         if kept:

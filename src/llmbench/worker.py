@@ -81,21 +81,28 @@ def measured(engine: Engine, cell: Cell, job: Job, out: int, load_s: float) -> O
     def say(phase: workload.Phase, iteration: int) -> None:
         messages.send(out, messages.Progress(phase=phase, cell=cell.id, iteration=iteration))
 
-    began, failed = time.monotonic(), {}
+    began, failed, bytes_per_token = time.monotonic(), {}, None
     try:
-        prompts = _workload(engine, cell, job)
+        prompts, bytes_per_token = _workload(engine, cell, job)
         places = str(engine.facts.get("param_devices", ""))
         device = telemetry.counters_of(cell.device, places)
         Loop(engine, job.protocol, prompts, taken, device, say).run()
     except BaseException as error:  # noqa: BLE001 - whatever it is, it becomes a record
         failed = described(error, Status.CRASH)
     cell_s = time.monotonic() - began
-    return taken.outcome(engine=dict(engine.facts), load_s=load_s, cell_s=cell_s, **failed)
+    return taken.outcome(
+        engine=dict(engine.facts),
+        load_s=load_s,
+        cell_s=cell_s,
+        prompt_bytes_per_token=bytes_per_token,
+        **failed,
+    )
 
 
-def _workload(engine: Engine, cell: Cell, job: Job) -> workload.Workload:
+def _workload(engine: Engine, cell: Cell, job: Job) -> tuple[workload.Workload, float | None]:
+    """Return the prompts of a cell, and the bytes of text in a token of theirs if they are cut from one."""
     if cell.prompts == workload.SYNTHETIC:
-        return workload.synthetic(cell, engine, job.protocol.seed, job.session)
+        return workload.synthetic(cell, engine, job.protocol.seed, job.session), None
     return workload.from_text(cell, engine, job.protocol.seed, job.session, job.prompts_text or "")
 
 

@@ -6,7 +6,7 @@ Fresh ids defeat prefix caches; equal lengths leave nothing to pad; the seed mak
 from __future__ import annotations
 
 import zlib
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 
@@ -27,6 +27,13 @@ Workload: TypeAlias = "Callable[[Phase, int], Prompts]"
 SYNTHETIC = "synthetic"
 
 
+class Text(NamedTuple):
+    """Prompts cut from a text, and how many of its bytes in UTF-8 one token holds: a tokenizer's own measure."""
+
+    prompts: Workload
+    bytes_per_token: float
+
+
 def synthetic(cell: Cell, engine: Engine, seed: int, session: int) -> Workload:
     """Return a function from phase and iteration to B prompts of L ids drawn from the real vocabulary."""
     allowed = _allowed(engine)
@@ -42,7 +49,7 @@ def synthetic(cell: Cell, engine: Engine, seed: int, session: int) -> Workload:
     return prompts
 
 
-def from_text(cell: Cell, engine: Engine, seed: int, session: int, text: str) -> Workload:
+def from_text(cell: Cell, engine: Engine, seed: int, session: int, text: str) -> Text:
     """Return a function from phase and iteration to B windows of L ids at random places of a real text.
 
     Raises:
@@ -62,7 +69,7 @@ def from_text(cell: Cell, engine: Engine, seed: int, session: int, text: str) ->
         starts = generator(phase, iteration).choice(places, size=cell.batch_size, replace=False)
         return [ids[start : start + cell.input_len].tolist() for start in starts]
 
-    return prompts
+    return Text(prompts, len(text.encode()) / len(ids))
 
 
 def _seeded(cell: Cell, seed: int, session: int) -> Callable[[Phase, int], np.random.Generator]:
