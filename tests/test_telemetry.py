@@ -6,7 +6,7 @@ import pynvml
 import pytest
 
 from llmbench import gpus
-from llmbench.telemetry import Gpu, Levels, NvmlCounters, isolation
+from llmbench.telemetry import CpuWindow, Gpu, Levels, NvmlCounters, isolation
 
 
 class Device(Gpu):
@@ -93,3 +93,29 @@ def test_a_thermal_slowdown_is_named_and_a_power_cap_is_only_counted(
     assert (capped.energy_mj, capped.throttled) == (500, None)
     assert (slowed.energy_mj, slowed.throttled) == (1000, "HwThermalSlowdown")
     assert counters.summary()["power_cap_share"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("ended", "other_s", "steal_s"),
+    [
+        ((11.0, 1.5, 2.0, 0.25), 0.5, 0.25),
+        ((11.0, 1.5, 1.4, 0.0), 0.0, 0.0),  # our own ticks are counted elsewhere a little later
+        ((10.01, 0.01, 0.04, 0.02), 0.01, 0.01),  # 10 ms hold no more than both processors' 20
+    ],
+)
+def test_others_cannot_have_used_more_than_there_was(
+    ended: tuple[float, ...], other_s: float, steal_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stands = iter([(10.0, 0.0, 0.0, 0.0), ended])
+    monkeypatch.setattr(CpuWindow, "_now", staticmethod(lambda: next(stands)))
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+
+    seen = CpuWindow().read()
+
+    assert (seen["cpu_other_s"], seen["cpu_steal_s"]) == (other_s, steal_s)
+
+
+def test_a_window_without_proc_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CpuWindow, "_now", staticmethod(lambda: None))
+
+    assert CpuWindow().read() == {"cpu": "unknown"}

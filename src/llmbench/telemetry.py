@@ -144,12 +144,14 @@ class CpuWindow:
         wall, own, busy, steal = (
             late - early for early, late in zip(self.began, ended, strict=True)
         )
+        count = os.cpu_count() or 1
+        left = max(wall * count - own, 0.0)  # more is a tick that began before the window
         return {
             "cpu_wall_s": round(wall, 3),
             "cpu_own_s": round(own, 3),
-            "cpu_other_s": round(max(busy - own, 0.0), 3),
-            "cpu_steal_s": round(steal, 3),
-            "cpu_count": os.cpu_count(),
+            "cpu_other_s": round(min(max(busy - own, 0.0), left), 3),
+            "cpu_steal_s": round(min(steal, left), 3),
+            "cpu_count": count,
         }
 
     @staticmethod
