@@ -1,4 +1,4 @@
-"""Pages of `llmbench report` as a browser reads them, and small runs to make them from."""
+"""Pages as a browser reads them, and small runs to make them from."""
 
 from __future__ import annotations
 
@@ -8,9 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from llmbench import journal, store
+from llmbench import claims, compare, journal, prices, sides, store
+from llmbench.claims import Answer, Given, Part, Verdict
+from llmbench.claims._answer import Range, held
 from llmbench.commands import report
+from llmbench.conditions import Asked
+from llmbench.intervals import Interval
+from llmbench.metrics import BY_KEY
 from llmbench.reports import html
+from llmbench.verdicts import Judged, page
 from make_records import make_cell, make_plan, make_record, make_samples
 
 if TYPE_CHECKING:
@@ -94,6 +100,22 @@ def page_of(*folders: Path, script: str = "") -> Page:
     runs = [html.seen(store.read(path), label) for path, label in report.labelled(list(folders))]
     compared = report.compared(list(folders)) if len(folders) > 1 else None
     return Page(html.render(runs, script, compared))
+
+
+def comparison_of(*folders: Path, script: str = "") -> Page:
+    """Return the page that compares these runs."""
+    logs = [(str(path), store.read(path)) for path in folders]
+    asked = Asked(BY_KEY["e2e_s"])
+    made = compare.runs([sides.read(name, log, asked.metric) for name, log in logs], asked)
+    return Page(html.of_comparison(made, logs, script))
+
+
+def claims_of(*names: str, script: str = "") -> Page:
+    """Return the page of a claim whose conditions, words, units and notes are these names."""
+    parts = [held(name, name, Interval(15.0, 14.0, 16.0), Range(10.0), name) for name in names]
+    answer = Answer((*parts, Part(names[0], Verdict.CONTRADICTED, names[0])), names)
+    given = Given((), prices.Asked())
+    return Page(page.render([Judged(claims.claim("edge-models"), answer)], (), given, script))
 
 
 def timed(cell: Cell, session: int, ttft_s: float, tpot_s: float, **changes: Any) -> Record:

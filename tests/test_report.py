@@ -306,7 +306,7 @@ def test_a_file_that_is_no_report_is_not_overwritten_unless_forced(
     assert cli.run(["report", str(run), "-o", str(precious)]) == 2
 
     assert precious.read_text() == "years of work"
-    assert "is not a report of llmbench" in capsys.readouterr().err
+    assert "is not a page of llmbench" in capsys.readouterr().err
     assert cli.run(["report", str(run), "-o", str(precious), "--force"]) == 0
     assert precious.read_text().startswith("<!doctype html>")
 

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from llmbench.redact import shown
+from llmbench.reports import _columns
+from llmbench.reports._columns import Columns
 from llmbench.reports.csv import safe
 from llmbench.reports.markdown import plain
 
@@ -81,6 +83,19 @@ def plus_minus(figure: Interval) -> str:
 def rows(columns: Sequence[Column], facts: Sequence[Mapping[str, Any]], format: str) -> str:
     """Return rows as text in one of the formats, with its last newline."""
     return _FORMATS[format](columns, facts)
+
+
+def columns(columns: Sequence[Column], facts: Sequence[Mapping[str, Any]]) -> Columns:
+    """Return rows as the columns that every report can lay out."""
+    found = (
+        _columns.Column(
+            column.head,
+            [_text(column, row[column.key]) for row in facts],
+            "figures" if column.figure else "words",
+        )
+        for column in columns
+    )
+    return Columns([], list(found))
 
 
 def cut(text: str, width: int) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from llmbench import configs, yamlfile
+from llmbench import configs, listing, yamlfile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 REPRODUCED_WITHIN = 0.10
 """A figure is reproduced if the whole interval of the ratio lies so near to one."""
+
+REPRODUCED = (1 / (1 + REPRODUCED_WITHIN), 1 + REPRODUCED_WITHIN)
 
 WIDTHS = {"bfloat16": 2, "float16": 2, "16-bit": 2, "float32": 4}
 
@@ -134,7 +136,7 @@ def _compared(source: Source, figure: Figure, rows: Sequence[Measured]) -> Compa
 
 def judged(ratio: Interval) -> Outcome:
     """Return whether a ratio of measured to published says that a figure was reproduced."""
-    inside = ratio.lies_within(1 / (1 + REPRODUCED_WITHIN), 1 + REPRODUCED_WITHIN)
+    inside = ratio.lies_within(*REPRODUCED)
     if inside is None:
         return Outcome.INCONCLUSIVE
     return Outcome.REPRODUCED if inside else Outcome.NOT_REPRODUCED
@@ -224,3 +226,31 @@ def _row(each: Comparison, count: int) -> dict[str, object]:
         "reason": each.reason or None,
         "cell": each.measured.cell.id if each.measured else None,
     }
+
+
+COLUMNS = (
+    listing.Column("source", "source"),
+    listing.Column("model", "model"),
+    listing.Column("conditions", "conditions"),
+    listing.Column("figures", "figures", listing.whole),
+    listing.Column("published", "published"),
+    listing.Column("outcome", "outcome"),
+    listing.Column("ratio", "measured/published", listing.digits),
+    listing.Column("ratio_low", "low", listing.digits),
+    listing.Column("ratio_high", "high", listing.digits),
+    listing.Column("reason", "because"),
+)
+"""What people are shown of `table`."""
+
+
+def summary(found: Sequence[Comparison]) -> str:
+    """Return how many comparisons came out how, and by which rule."""
+    counts = ", ".join(
+        f"{number} {outcome}"
+        for outcome in Outcome
+        if (number := sum(each.outcome is outcome for each in found))
+    )
+    return (
+        f"{len(found)} published figures of models measured here: {counts or 'none'}. "
+        f"Reproduced: the whole 95 % interval of the ratio within {REPRODUCED_WITHIN:.0%}."
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
@@ -76,6 +77,20 @@ class Claim(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         return self.assumptions[name].value
 
 
+class Range(NamedTuple):
+    """Where a claim says that a figure lies; an open end is 0 or infinite."""
+
+    low: float = 0.0
+    high: float = math.inf
+
+    def verdict(self, figure: Interval) -> Verdict:
+        """Return supported if the whole interval lies inside, contradicted if all of it lies outside."""
+        inside = figure.lies_within(*self)
+        if inside is None:
+            return Verdict.INCONCLUSIVE
+        return Verdict.SUPPORTED if inside else Verdict.CONTRADICTED
+
+
 class Part(NamedTuple):
     """The verdict under one condition.
 
@@ -83,7 +98,8 @@ class Part(NamedTuple):
         where: the condition, `batch 1`; empty if there is only one.
         said: what was measured, in words, before the figure.
         unit: of the figure; a ratio has none.
-        cells: the ids of the cells used.
+        rows: the cells used.
+        predicted: where the claim says that the figure lies; None if it says it of no figure.
 
     """
 
@@ -93,6 +109,7 @@ class Part(NamedTuple):
     figure: Interval | None = None
     unit: str = ""
     rows: tuple[Measured, ...] = ()
+    predicted: Range | None = None
 
 
 class Answer(NamedTuple):
@@ -116,10 +133,20 @@ class Given(NamedTuple):
     rows: Sequence[Measured]
     asked: prices.Asked
 
+    @property
+    def price(self) -> str:
+        """Return what an hour costs and who says so; empty if nothing tells it."""
+        hours = filter(None, map(self._hour, self.rows))
+        return "; ".join(dict.fromkeys(hour.said for hour in hours))
+
     def hour_usd(self, row: Measured) -> float | None:
         """Return what an hour of a cell costs; None if nothing tells it."""
+        hour = self._hour(row)
+        return hour.usd if hour else None
+
+    def _hour(self, row: Measured) -> prices.Hour | None:
         try:
-            return prices.hour(self.asked, row).usd
+            return prices.hour(self.asked, row)
         except SpecError:
             return None
 
@@ -127,26 +154,16 @@ class Given(NamedTuple):
 Check: TypeAlias = "Callable[[Claim, Given], Answer]"
 
 
-def above(figure: Interval, threshold: float) -> Verdict:
-    """Return supported if the whole interval lies above a threshold, contradicted if all of it lies below."""
-    if figure.low >= threshold:
-        return Verdict.SUPPORTED
-    return Verdict.CONTRADICTED if figure.high < threshold else Verdict.INCONCLUSIVE
-
-
-def below(figure: Interval, threshold: float) -> Verdict:
-    """Return supported if the whole interval lies below a threshold, contradicted if all of it lies above."""
-    if figure.high < threshold:
-        return Verdict.SUPPORTED
-    return Verdict.CONTRADICTED if figure.low >= threshold else Verdict.INCONCLUSIVE
-
-
-def within(figure: Interval, low: float, high: float) -> Verdict:
-    """Return supported if the whole interval lies between two ends, contradicted if none of it does."""
-    inside = figure.lies_within(low, high)
-    if inside is None:
-        return Verdict.INCONCLUSIVE
-    return Verdict.SUPPORTED if inside else Verdict.CONTRADICTED
+def held(
+    where: str,
+    said: str,
+    figure: Interval,
+    predicted: Range,
+    unit: str = "",
+    rows: tuple[Measured, ...] = (),
+) -> Part:
+    """Return the verdict of a figure that is held against a range."""
+    return Part(where, predicted.verdict(figure), said, figure, unit, rows, predicted)
 
 
 def grouped(rows: Iterable[T], key: Callable[[T], Any]) -> list[tuple[Any, list[T]]]:

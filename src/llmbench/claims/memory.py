@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llmbench import formulas
-from llmbench.claims._answer import Answer, Part, Verdict, above, below, grouped, within
+from llmbench.claims._answer import Answer, Range, Verdict, grouped, held
 from llmbench.intervals import exactly, ratio
 from llmbench.listing import binary, digits
 
@@ -35,8 +35,7 @@ def context_is_memory(claim: Claim, given: Given) -> Answer:
         said = (
             f"{digits(times)} times the context, {digits(grown)} times the keys and values; share"
         )
-        verdict = within(figure, 1 - slack, 1 + slack)
-        parts.append(Part(model, verdict, said, figure, rows=(short, long)))
+        parts.append(held(model, said, figure, Range(1 - slack, 1 + slack), rows=(short, long)))
         notes.append(_bytes_a_token(short))
     return Answer(tuple(parts), tuple(note for note in notes if note))
 
@@ -76,9 +75,9 @@ def selective_reads(claim: Claim, given: Given) -> Answer:
         ]
         seen = [growth for growth, _ in grown if growth.low > flat]
         figure = ratio(long.values["tpot_s"], short.values["tpot_s"])
-        verdict = below(figure, flat) if seen else Verdict.INCONCLUSIVE
         where = f"{long.cell.model}, {short.cell.input_len:,} to {long.cell.input_len:,} tokens"
-        parts.append(Part(where, verdict, "time of a token grows", figure, "x", (short, long)))
+        part = held(where, "time of a token grows", figure, Range(high=flat), "x", (short, long))
+        parts.append(part if seen else part._replace(verdict=Verdict.INCONCLUSIVE))
         notes += [
             f"Without a window, {row.cell.model} grows {digits(growth.value)}x."
             for growth, row in grown
@@ -113,11 +112,8 @@ def tiered_memory(claim: Claim, given: Given) -> Answer:
         figure = below_row.figure("tpot_s").times(1 / expected_s)
         factor = claim.threshold("within_factor")
         said = f"step against {digits(weights / rate * 1e3)} ms of reading its weights there:"
-        parts.append(
-            Part(
-                where, within(figure, 1 / factor, factor), said, figure, "x", (below_row, above_row)
-            )
-        )
+        both = (below_row, above_row)
+        parts.append(held(where, said, figure, Range(1 / factor, factor), "x", both))
     return Answer(tuple(parts), tuple(notes))
 
 
@@ -157,8 +153,8 @@ def edge_models(claim: Claim, given: Given) -> Answer:
         needed, figure = _needed_bytes(best), best.figure("decode_tok_s")
         if needed is None:
             continue
-        verdict = above(figure, speed) if needed <= limit else Verdict.CONTRADICTED
-        parts.append(Part(model, verdict, f"{digits(needed / GB)} GB,", figure, "tok/s", (best,)))
+        part = held(model, f"{digits(needed / GB)} GB,", figure, Range(speed), "tok/s", (best,))
+        parts.append(part if needed <= limit else part._replace(verdict=Verdict.CONTRADICTED))
     return Answer(tuple(parts))
 
 

@@ -6,16 +6,7 @@ import itertools
 from typing import TYPE_CHECKING
 
 from llmbench import chips, cost, formulas, prices
-from llmbench.claims._answer import (
-    Answer,
-    Given,
-    Part,
-    Verdict,
-    above,
-    at_batch,
-    below,
-    grouped,
-)
+from llmbench.claims._answer import Answer, Given, Part, Range, Verdict, at_batch, grouped, held
 from llmbench.intervals import Interval
 from llmbench.listing import count, digits
 
@@ -49,8 +40,8 @@ def inference_cost_decline(claim: Claim, given: Given) -> Answer:
             continue
         factor = Interval(*(part ** (18 / months) for part in usd.over(then)))
         said = f"{digits(then)} dollars then, {digits(usd.value)} now, {digits(months)} months; per 18 months"
-        verdict = above(factor, claim.threshold("factor"))
-        parts.append(Part(_where(row), verdict, said, factor, "x", (row,)))
+        predicted = Range(claim.threshold("factor"))
+        parts.append(held(_where(row), said, factor, predicted, "x", (row,)))
     return Answer(tuple(parts), tuple(notes))
 
 
@@ -71,15 +62,7 @@ def self_host_or_api(claim: Claim, given: Given) -> Answer:
         api = min(listed, key=lambda p: p.request_usd(row.cell.input_len, row.cell.output_len))
         found = cost.break_even(row, hour, api)
         said = f"{count(round(found.tokens_per_day))} tokens a day pay as much to {api.name}; utilisation there"
-        parts.append(
-            Part(
-                _where(row),
-                below(found.utilisation, 1.0),
-                said,
-                found.utilisation,
-                rows=(row,),
-            )
-        )
+        parts.append(held(_where(row), said, found.utilisation, Range(high=1.0), rows=(row,)))
     return Answer(tuple(parts), tuple(notes))
 
 
@@ -93,7 +76,7 @@ def copilot_economics(claim: Claim, given: Given) -> Answer:
         month = usd.times(tokens / prices.MILLION)
         gone = claim.assumed("uses_per_day") * price / month.value
         said = f"margin gone at {digits(gone)} uses a day; a month costs"
-        parts.append(Part(_where(row), below(month, price), said, month, "dollars", (row,)))
+        parts.append(held(_where(row), said, month, Range(high=price), "dollars", (row,)))
     return Answer(tuple(parts), tuple(notes))
 
 
@@ -115,16 +98,8 @@ def serving_fleet(claim: Claim, given: Given) -> Answer:
         pace = row.figure("output_tok_s").times(1 / prices.gpus_of(row))
         if where.startswith("a100"):
             needed = pace.over(demand)
-            parts.append(
-                Part(
-                    model,
-                    below(needed, fleet),
-                    f"for {digits(demand)} tokens a second at peak,",
-                    needed,
-                    "GPUs",
-                    (row,),
-                )
-            )
+            said = f"for {digits(demand)} tokens a second at peak,"
+            parts.append(held(model, said, needed, Range(high=fleet), "GPUs", (row,)))
         else:
             notes.append(
                 f"{model} on {where}: {fleet:,.0f} of these would carry {digits(pace.value * fleet)} tokens a second."
@@ -153,7 +128,7 @@ def verify_budget(claim: Claim, given: Given) -> Answer:
         fewest = min(in_time, for_a_cent, key=lambda figure: figure.value)
         said = f"{digits(for_a_cent.value)} passes for a cent, {digits(in_time.value)} in {wait_s:g} s; the fewer"
         where = f"{model}, {row.cell.input_len} in and {row.cell.output_len} out"
-        parts.append(Part(where, above(fewest, wanted), said, fewest, "passes", (row,)))
+        parts.append(held(where, said, fewest, Range(wanted), "passes", (row,)))
     return Answer(tuple(parts), tuple(dict.fromkeys(notes)))
 
 
@@ -189,7 +164,7 @@ def _against_nvidia(given: Given, theirs: tuple[str, ...], least: float) -> Answ
         figure = Interval(nvidia_usd.value / usd.value, *ends)
         where = f"{model}, {row.where} and {nvidia.where}"
         said = f"NVIDIA's cost over {row.where}'s"
-        parts.append(Part(where, above(figure, least), said, figure, "x", (row, nvidia)))
+        parts.append(held(where, said, figure, Range(least), "x", (row, nvidia)))
     return Answer(tuple(parts), tuple(notes))
 
 

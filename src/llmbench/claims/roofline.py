@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from llmbench.claims._answer import Answer, Part, Verdict, above, at_batch, grouped
+from llmbench.claims._answer import Answer, Part, Range, Verdict, at_batch, grouped, held
 from llmbench.evidence import PHASES
 
 if TYPE_CHECKING:
@@ -45,26 +45,18 @@ def compute_is_the_bottleneck(claim: Claim, given: Given) -> Answer:
 def half_utilisation(claim: Claim, given: Given) -> Answer:
     """Find the largest share of the ceiling of operations that any cell reached, phase by phase."""
     parts, notes = [], []
+    predicted = Range(100 * claim.threshold("share"))
     for phase in PHASES:
         key = f"mfu_{phase}"
         able = [row for row in given.rows if row.has(key)]
         for where, rows in grouped(able, lambda row: (row.where, row.ceilings)):
             best = max(rows, key=lambda row: row.middle(key))
-            figure = best.figure(key)
+            figure = best.figure(key).times(100)
             peak = (
                 "the datasheet's dense peak" if where[1] == "datasheet" else "the measured ceiling"
             )
             said = f"best of {len(rows)} cells ({best.cell.model}, {at_batch(best)}), of {peak}"
-            parts.append(
-                Part(
-                    phase,
-                    above(figure, claim.threshold("share")),
-                    said,
-                    figure.times(100),
-                    "%",
-                    (best,),
-                )
-            )
+            parts.append(held(phase, said, figure, predicted, "%", (best,)))
     if any(row.ceilings == "measured" for part in parts for row in part.rows):
         notes.append("A share of a measured ceiling is larger than one of a datasheet's peak.")
     return Answer(tuple(parts), (*notes, *_unknown(given)))

@@ -9,7 +9,7 @@ from statistics import mean
 from typing import TYPE_CHECKING
 
 from llmbench import formulas, model
-from llmbench.claims._answer import Answer, Part, Verdict, at_batch, below, grouped, within
+from llmbench.claims._answer import Answer, Part, Range, Verdict, at_batch, grouped, held
 from llmbench.intervals import Interval, product, ratio, slope
 from llmbench.listing import digits
 
@@ -26,6 +26,7 @@ COST = "output_tok_s"
 def ten_times_the_parameters(claim: Claim, given: Given) -> Answer:
     """Fit how the time and the cost of a token grow with the parameters of dense models."""
     parts = []
+    predicted = Range(claim.threshold("slope_low"), claim.threshold("slope_high"))
     for rows in _alike(given):
         dense = [row for row in rows if not _experts(row)]
         sizes = [_active(row) for row in dense]
@@ -36,10 +37,8 @@ def ten_times_the_parameters(claim: Claim, given: Given) -> Answer:
         for what, key, power in (("latency", "tpot_s", 1), ("cost", COST, -1)):
             figure = slope(sizes, [row.middle(key) ** power for row in dense])
             said = f"{len(dense)} models; ten times the parameters, {_tenfold(figure)} the {what}; slope"
-            verdict = within(figure, claim.threshold("slope_low"), claim.threshold("slope_high"))
-            parts.append(
-                Part(f"{what} at {_condition(rows[0])}", verdict, said, figure, rows=tuple(dense))
-            )
+            where = f"{what} at {_condition(rows[0])}"
+            parts.append(held(where, said, figure, predicted, rows=tuple(dense)))
     return Answer(tuple(parts))
 
 
@@ -61,7 +60,7 @@ def moe_cuts_cost(claim: Claim, given: Given) -> Answer:
             names = " and ".join(other.cell.model for other in others)
             where = f"{row.cell.model}, {_condition(row)}"
             said = f"cost against a dense model of equal total, between {names}:"
-            parts.append(Part(where, below(figure, 1.0), said, figure, "x", (row, *others)))
+            parts.append(held(where, said, figure, Range(high=1.0), "x", (row, *others)))
             if active := _against(row, dense, _active(row)):
                 notes.append(
                     f"{where}: {digits(active[0].value)}x a dense model of equal active parameters."
@@ -104,16 +103,8 @@ def sub_50b(claim: Claim, given: Given) -> Answer:
         ratios = [(ratio(large[0].values[COST], row.values[COST]), row) for row in small]
         figure, worst = max(ratios, key=lambda found: found[0].high)
         said = f"{len(small)} dense models; the dearest, {worst.cell.model}, costs"
-        parts.append(
-            Part(
-                _condition(worst),
-                below(figure, 1.0),
-                said,
-                figure,
-                "x LLaMA-65B",
-                (worst, large[0]),
-            )
-        )
+        both = (worst, large[0])
+        parts.append(held(_condition(worst), said, figure, Range(high=1.0), "x LLaMA-65B", both))
     return Answer(tuple(parts))
 
 
@@ -139,17 +130,12 @@ def _level(claim: Claim, scored: dict[str, Measured]) -> Iterator[Part]:
     apart = abs((_quality(ours) or 0) - (_quality(theirs) or 0))
     figure = ratio(theirs.values[COST], ours.values[COST])
     slack = claim.threshold("cost_within")
-    level = within(figure, 1 / (1 + slack), 1 + slack)
-    verdict = level if apart <= claim.threshold("quality_within") else Verdict.CONTRADICTED
     said = f"mean accuracies {apart:.3f} apart; MPT-7B costs"
-    yield Part(
-        f"MPT-7B level with LLaMA-7B, {_condition(ours)}",
-        verdict,
-        said,
-        figure,
-        "x LLaMA-7B",
-        (ours, theirs),
-    )
+    where = f"MPT-7B level with LLaMA-7B, {_condition(ours)}"
+    level = Range(1 / (1 + slack), 1 + slack)
+    part = held(where, said, figure, level, "x LLaMA-7B", (ours, theirs))
+    alike = apart <= claim.threshold("quality_within")
+    yield part if alike else part._replace(verdict=Verdict.CONTRADICTED)
 
 
 def _larger(claim: Claim, scored: dict[str, Measured]) -> Iterator[Part]:

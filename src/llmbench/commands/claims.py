@@ -1,6 +1,7 @@
 """The `claims` command: what runs say of the reports' claims, or the sweep that would settle one."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,20 +11,10 @@ from ruamel.yaml import YAML
 from llmbench import claims, evidence, listing, prices, published, spec, store, verdicts, yamlfile
 from llmbench.claims import Given, Verdict
 from llmbench.errors import SpecError
+from llmbench.reports import html
+from llmbench.verdicts import page
 
-PUBLISHED = (
-    listing.Column("source", "source"),
-    listing.Column("model", "model"),
-    listing.Column("conditions", "conditions"),
-    listing.Column("figures", "figures", listing.whole),
-    listing.Column("published", "published"),
-    listing.Column("outcome", "outcome"),
-    listing.Column("ratio", "measured/published", listing.digits),
-    listing.Column("ratio_low", "low", listing.digits),
-    listing.Column("ratio_high", "high", listing.digits),
-    listing.Column("reason", "because"),
-)
-RULE = f"Reproduced: the whole 95 % interval of the ratio within {published.REPRODUCED_WITHIN:.0%}."
+PAGE = Path("claims.html")
 
 
 def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
@@ -38,7 +29,11 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Where --plan writes; ID.yaml if not said."),
+        typer.Option(
+            "--output",
+            "-o",
+            help=f"Where --plan writes (ID.yaml if not said), and --format html ({PAGE}).",
+        ),
     ] = None,
     against_published: Annotated[
         bool,
@@ -60,7 +55,8 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
         Literal["contradicted"] | None, typer.Option(help="Exit with 1 if a claim is this.")
     ] = None,
     format: Annotated[
-        Literal["terminal", "markdown", "json"], typer.Option("--format", help="How to write it.")
+        Literal["terminal", "markdown", "json", "html"],
+        typer.Option("--format", help="How to write it; html is a page with plots."),
     ] = "terminal",
 ) -> int:
     """Check the reports' claims against what runs measured."""
@@ -73,32 +69,32 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
         )
     asked = prices.Asked(usd_per_hour, usd_per_gpu_hour, price)
     prices.check(asked)
+    place = html.place(output, PAGE, format)
+    script = html.library() if place else ""
     rows = [row for run in runs for row in evidence.read(store.read(run), run.name)]
-    if against_published:
-        sys.stdout.write(_published(rows, format))
-        return 0
     given = Given(rows, asked)
+    names = [] if against_published else claim or claims.known()
     judged = [
-        verdicts.Judged(found, claims.answer(found, given))
-        for found in map(claims.claim, claim or claims.known())
+        verdicts.Judged(found, claims.answer(found, given)) for found in map(claims.claim, names)
     ]
-    sys.stdout.write(verdicts.render(judged, format))
+    if place:
+        found = published.comparisons(rows) if against_published or not claim else None
+        whole = page.render(judged, found, given, script)
+        print(f"{html.write(place, whole)}.")
+    elif against_published:
+        sys.stdout.write(_published(published.comparisons(rows), format))
+    else:
+        sys.stdout.write(verdicts.render(judged, format))
     failed = any(each.answer.verdict is Verdict.CONTRADICTED for each in judged)
     return int(fail_on is not None and failed)
 
 
-def _published(rows: list[evidence.Measured], format: str) -> str:
-    found = published.comparisons(rows)
+def _published(found: Sequence[published.Comparison], format: str) -> str:
     table = published.table(found)
     if format == "json":
         return listing.json(table)
-    counts = ", ".join(
-        f"{number} {outcome}"
-        for outcome in published.Outcome
-        if (number := sum(each.outcome is outcome for each in found))
-    )
-    head = f"{len(found)} published figures of models measured here: {counts or 'none'}. {RULE}\n"
-    return head + (f"\n{listing.rows(PUBLISHED, table, format)}" if table else "")
+    rows = listing.rows(published.COLUMNS, table, format)
+    return f"{published.summary(found)}\n" + (f"\n{rows}" if table else "")
 
 
 def _write(name: str, path: Path) -> None:

@@ -9,9 +9,10 @@ from rich.console import Console
 from llmbench import calibration, compare, conditions, effects, machine, metrics, sides, store
 from llmbench.commands.table import without_collection
 from llmbench.errors import SpecError, did_you_mean
-from llmbench.reports import comparison
+from llmbench.reports import comparison, html
 
 NOTHING_COMPARABLE = 3
+PAGE = Path("compare.html")
 
 VERDICTS = {
     "slower": effects.Verdict.WORSE,
@@ -24,7 +25,7 @@ VERDICTS = {
 """The words of --fail-on; `slower` and `more` are both for the worse."""
 
 
-def command(
+def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
     runs: Annotated[
         list[Path],
         typer.Argument(
@@ -52,15 +53,27 @@ def command(
     cross_machine: Annotated[
         bool, typer.Option("--cross-machine", help="Compare runs of two machines.")
     ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="FILE", help=f"The page of --format html; {PAGE} if not said."
+        ),
+    ] = None,
     format: Annotated[
-        Literal["terminal", "markdown", "json"], typer.Option("--format", help="How to write it.")
+        Literal["terminal", "markdown", "json", "html"],
+        typer.Option("--format", help="How to write it; html is a page with plots."),
     ] = "terminal",
 ) -> int:
     """Say what is slower, faster or the same, cell by cell."""
     (chosen,) = metrics.named([metric], "--metric")
     failing = verdicts(fail_on)
+    page = html.place(output, PAGE, format)
+    script = html.library() if page else ""
     with without_collection():
-        read = [sides.read(str(run), store.read(run), chosen) for run in counted(runs, by)]
+        runs = counted(runs, by)
+        names = html.labels(runs) if page else map(str, runs)
+        logs = [(name, store.read(run)) for name, run in zip(names, runs, strict=True)]
+        read = [sides.read(name, log, chosen) for name, log in logs]
         kept = kept_of(read)
         asked = conditions.Asked(
             chosen, share(margin), by, cross_machine=cross_machine, calibration=kept.calibration
@@ -68,7 +81,10 @@ def command(
         made = compare.within(read[0], asked) if by else compare.runs(read, asked)
         if kept.notice:
             made = made._replace(notices=(*made.notices, kept.notice))
-        comparison.show(made, format, Console())
+        if page:
+            print(f"{html.write(page, html.of_comparison(made, logs, script))}.")
+        else:
+            comparison.show(made, format, Console())
     return exit_code(made, failing)
 
 

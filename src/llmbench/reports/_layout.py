@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import textwrap
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple
 
 from rich.cells import cell_len
 
 from llmbench.redact import shown
-from llmbench.reports import _words
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from llmbench.reports import Page
-    from llmbench.table import Axis
-
-Place: TypeAlias = "Callable[[str, int], str]"
+    from llmbench.reports._columns import Column, Columns
 
 LONGEST_NAME = 40
 """A longer name is cut in its middle; the end of a path tells as much as its beginning."""
@@ -30,12 +27,13 @@ class Signs(NamedTuple):
     plus_minus: str
     line: str
     dots: str
+    dash: str
 
 
-FANCY, ASCII = Signs("±", "─", "…"), Signs("+-", "-", "...")
+FANCY, ASCII = Signs("±", "─", "…", "–"), Signs("+-", "-", "...", "-")  # noqa: RUF001 - a range's own sign
 
 
-class Column(NamedTuple):
+class Placed(NamedTuple):
     """A head of two lines and a text for each row, all of one width."""
 
     head: tuple[str, str]
@@ -52,36 +50,33 @@ def signs_for(encoding: str) -> Signs:
     return FANCY
 
 
-def blocks(
-    left: Sequence[Column], right: Sequence[Column], page: Page, signs: Signs
-) -> Iterator[str]:
+def blocks(columns: Columns, page: Page, signs: Signs) -> Iterator[str]:
     """Yield the columns side by side; those that do not fit follow in further blocks, beside the same left ones."""
+    left = [placed(column, signs) for column in columns.left]
+    right = [placed(column, signs) for column in columns.right]
     while right:
         count = _fitting(left, right, page.width)
         yield _block([*left, *right[:count]], page, signs)
         right = right[count:]
 
 
-def axis(axis: Axis, rows: Sequence[int], signs: Signs) -> Column:
-    """Return the column of one coordinate of the cells."""
-    values = [axis.values[row] for row in rows]
-    head = _words.head(axis.name)
-    if all(isinstance(value, int | float) for value in values):
-        return figures((head, ""), list(map(str, values)))
-    return foreign(head, [cut(shown(_words.value_of(value)), signs.dots) for value in values])
-
-
-def figures(head: tuple[str, str], texts: list[str], place: Place = str.rjust) -> Column:
-    """Return a column of our own signs, each of which is one cell wide."""
-    width = max(map(len, (*head, *texts)))
-    return Column(head, [place(text, width) for text in texts], width)
-
-
-def foreign(head: str, texts: list[str]) -> Column:
-    """Return a column of names from anywhere, whose characters may be two cells wide."""
-    width = max(map(cell_len, (head, *texts)))
-    padded = [text + " " * (width - cell_len(text)) for text in texts]
-    return Column((head.ljust(width), ""), padded, width)
+def placed(column: Column, signs: Signs) -> Placed:
+    """Return a column with all its texts of one width; characters of foreign ones may be two cells wide."""
+    first, _, second = column.head.partition("\n")
+    head = cut(shown(first), signs.dots), shown(second or column.unit)
+    if column.kind == "figures":
+        texts = _figures(column)
+        width = max(map(len, (*head, *texts)))
+        return Placed(head, [text.rjust(width) for text in texts], width)
+    texts = list(map(shown, column.texts))
+    if column.kind == "name":
+        texts = [cut(text, signs.dots) for text in texts]
+    width = max(map(cell_len, (*head, *texts)))
+    return Placed(
+        (_padded(head[0], width), _padded(head[1], width)),
+        [_padded(text, width) for text in texts],
+        width,
+    )
 
 
 def cut(text: str, dots: str) -> str:
@@ -102,7 +97,22 @@ def wrapped(text: str, page: Page, style: str = "", indent: int = 0) -> list[str
     return [f"{style}{line}{PLAIN}" if style and page.colour else line for line in lines]
 
 
-def _fitting(left: Sequence[Column], right: Sequence[Column], width: int | None) -> int:
+def _figures(column: Column) -> list[str]:
+    """Return figures to the right, and the spreads behind them to the left of a place of their own."""
+    width = max(map(len, column.texts), default=0)
+    texts = [text.rjust(width) for text in column.texts]
+    behind = max(map(len, column.spreads), default=0)
+    if not behind:
+        return texts
+    pairs = zip(texts, column.spreads, strict=True)
+    return [f"{text} {spread.ljust(behind)}" for text, spread in pairs]
+
+
+def _padded(text: str, width: int) -> str:
+    return text + " " * (width - cell_len(text))
+
+
+def _fitting(left: Sequence[Placed], right: Sequence[Placed], width: int | None) -> int:
     """Return how many of the columns fit beside those on the left; one at least."""
     if width is None:
         return len(right)
@@ -114,7 +124,7 @@ def _fitting(left: Sequence[Column], right: Sequence[Column], width: int | None)
     return len(right)
 
 
-def _block(columns: Sequence[Column], page: Page, signs: Signs) -> str:
+def _block(columns: Sequence[Placed], page: Page, signs: Signs) -> str:
     heads = [
         GAP.join(column.head[line].rjust(column.width) for column in columns).rstrip()
         for line in (0, 1)

@@ -6,15 +6,15 @@ import re
 from typing import TYPE_CHECKING
 
 from llmbench.redact import shown
-from llmbench.reports import _words
+from llmbench.reports import _columns, _words
+from llmbench.reports._layout import FANCY
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from llmbench.reports import Page
-    from llmbench.table import Axis, Table
+    from llmbench.table import Table
 
-PLUS_MINUS = "±"
 
 HARMLESS = re.compile(
     r"[A-Za-z0-9](?:[A-Za-z0-9 .,:;%()/+=-]|(?<=[A-Za-z0-9])[@_](?=[A-Za-z0-9]))*"
@@ -44,23 +44,18 @@ def plain(text: str) -> str:
     return f"{ticks}{space}{text}{space}{ticks}".replace("|", r"\|")
 
 
-def coordinates(axis: Axis, rows: Sequence[int]) -> list[str]:
-    """Return the column of one coordinate of the cells: its head, its ruler, its texts."""
-    values = [axis.values[row] for row in rows]
-    numeric = all(isinstance(value, int | float) for value in values)
-    ruler = "--:" if numeric else ":--"
-    return [_words.head(axis.name), ruler, *(plain(_words.value_of(value)) for value in values)]
-
-
-def aligned(columns: Sequence[list[str]]) -> Iterator[str]:
-    """Yield the lines of a table; each column is its head, its ruler, and its texts."""
+def aligned(columns: _columns.Columns) -> Iterator[str]:
+    """Yield the lines of a table."""
     padded = []
-    for column in columns:
-        width = max(map(len, column))
-        to_the_right = column[1].endswith(":")
-        texts = [text.rjust(width) if to_the_right else text.ljust(width) for text in column]
-        texts[1] = "-" * (width - 1) + ":" if to_the_right else ":" + "-" * (width - 1)
-        padded.append(texts)
+    for column in (*columns.left, *columns.right):
+        figures = column.kind == "figures"
+        texts = column.joined if figures else list(map(plain, column.joined))
+        texts = [plain(column.title), *texts]
+        width = max(3, *map(len, texts))
+        place = str.rjust if figures else str.ljust
+        head, *body = (place(text, width) for text in texts)
+        ruler = "-" * (width - 1) + ":" if figures else ":" + "-" * (width - 1)
+        padded.append([head, ruler, *body])
     for line in zip(*padded, strict=True):
         yield f"| {' | '.join(line)} |"
 
@@ -77,43 +72,8 @@ def _caption(table: Table) -> Iterator[str]:
 
 
 def _rows(table: Table) -> Iterator[str]:
-    rows = table.rows
-    if not rows:
-        return
-    columns = [
-        *_axes(table, rows),
-        *_numbers(table, rows),
-        *_sides(table, rows),
-        *_warnings(table, rows),
-    ]
-    yield from aligned(columns)
-
-
-def _axes(table: Table, rows: Sequence[int]) -> Iterator[list[str]]:
-    for axis in table.axes:
-        yield coordinates(axis, rows)
-    counts = _words.session_counts(table)
-    if counts:
-        yield ["sessions", "--:", *counts]
-
-
-def _numbers(table: Table, rows: Sequence[int]) -> Iterator[list[str]]:
-    for numbers in table.headline:
-        figures = _words.figures(numbers, rows, PLUS_MINUS)
-        head = f"{numbers.metric.label} ({numbers.metric.unit.word})"
-        yield [head, "--:", *(" ".join(pair).rstrip() for pair in zip(*figures, strict=True))]
-
-
-def _sides(table: Table, rows: Sequence[int]) -> Iterator[list[str]]:
-    for words in _words.sides(table):
-        texts = [words.values[row] or _words.ABSENT for row in rows]
-        yield [" ".join(words.head).strip(), ":--", *texts]
-
-
-def _warnings(table: Table, rows: Sequence[int]) -> Iterator[list[str]]:
-    texts = [_words.warnings(table.warnings[row], int(table.valid[row])) for row in rows]
-    if any(texts):
-        yield ["warnings", ":--", *(plain(text) for text in texts)]
+    if table.rows:
+        yield from aligned(_columns.of_table(table, FANCY.plus_minus))
 
 
 def _failures(table: Table) -> Iterator[str]:
@@ -122,18 +82,7 @@ def _failures(table: Table) -> Iterator[str]:
     count = sum(failure.sessions for failure in table.failures)
     yield f"**Without a number: {_words.plural(count, 'session')}**"
     yield ""
-    heads = (["sessions", "--:"], ["how", ":--"], ["why", ":--"], ["cells", ":--"])
-    rows = [
-        (
-            str(failure.sessions),
-            plain(_words.how(failure)),
-            plain(failure.reason),
-            plain("; ".join(_words.cells_of(failure, table))),
-        )
-        for failure in table.failures
-    ]
-    texts = zip(*rows, strict=True)
-    yield from aligned([[*head, *column] for head, column in zip(heads, texts, strict=True)])
+    yield from aligned(_columns.of_failures(table))
 
 
 def _notes(table: Table) -> Iterator[str]:
@@ -143,7 +92,7 @@ def _notes(table: Table) -> Iterator[str]:
         return
     if table.everywhere:
         yield f"- Every number: {', '.join(map(plain, table.everywhere))}."
-    if stopped := _words.stops(table, PLUS_MINUS):
+    if stopped := _words.stops(table, FANCY.plus_minus):
         yield f"- {stopped}"
-    for line in _words.legend(table, PLUS_MINUS):
+    for line in _words.legend(table, FANCY.plus_minus):
         yield f"- {line}"

@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llmbench.redact import shown
-from llmbench.reports import _layout, _words
+from llmbench.reports import _columns, _layout, _words
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from llmbench.reports import Page
     from llmbench.table import Table
@@ -45,44 +45,10 @@ def _caption(table: Table, page: Page) -> Iterator[str]:
 
 
 def _blocks(table: Table, page: Page, signs: _layout.Signs) -> Iterator[str]:
-    rows = table.rows
-    if not rows:
-        if table.progress.ended:
-            yield "No cell has a valid session."
-        return
-    left = list(_axes(table, rows, signs))
-    right = [*_metrics(table, rows, signs), *_sides(table, rows), *_warnings(table, rows)]
-    yield from _layout.blocks(left, right, page, signs)
-
-
-def _axes(table: Table, rows: Sequence[int], signs: _layout.Signs) -> Iterator[_layout.Column]:
-    for axis in table.axes:
-        yield _layout.axis(axis, rows, signs)
-    counts = _words.session_counts(table)
-    if counts:
-        yield _layout.figures(("sessions", ""), counts)
-
-
-def _metrics(table: Table, rows: Sequence[int], signs: _layout.Signs) -> Iterator[_layout.Column]:
-    for numbers in table.headline:
-        figures = _words.figures(numbers, rows, signs.plus_minus)
-        texts = _layout.figures(("", ""), figures.values).texts
-        if any(figures.spreads):
-            spreads = _layout.figures(("", ""), figures.spreads, str.ljust).texts
-            texts = list(map(" ".join, zip(texts, spreads, strict=True)))
-        yield _layout.figures((numbers.metric.label, numbers.metric.unit.word), texts)
-
-
-def _sides(table: Table, rows: Sequence[int]) -> Iterator[_layout.Column]:
-    for words in _words.sides(table):
-        texts = [words.values[row] or _words.ABSENT for row in rows]
-        yield _layout.figures(words.head, texts, str.ljust)
-
-
-def _warnings(table: Table, rows: Sequence[int]) -> Iterator[_layout.Column]:
-    texts = [_words.warnings(table.warnings[row], int(table.valid[row])) for row in rows]
-    if any(texts):
-        yield _layout.foreign("warnings", [shown(text) for text in texts])
+    if table.rows:
+        yield from _layout.blocks(_columns.of_table(table, signs.plus_minus), page, signs)
+    elif table.progress.ended:
+        yield "No cell has a valid session."
 
 
 def _failures(table: Table, page: Page) -> Iterator[str]:

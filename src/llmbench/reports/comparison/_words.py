@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from pathlib import PurePath
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from llmbench.compare import words
 from llmbench.effects import FALSE_DISCOVERIES, Noise, Verdict
+from llmbench.redact import shown
 from llmbench.reports import _words
+from llmbench.reports._columns import Column, Columns, axis
 from llmbench.reports._words import ABSENT, plural
 from llmbench.table import Numbers, axes_of
 
@@ -26,6 +29,7 @@ MOST_SESSIONS = 100
 """More sessions than this are told as more than this: nobody will take them."""
 NAMED_CELLS = 3
 """Cells of a group that are named; the rest are counted."""
+NO_CELL = "No cell has a number on both sides."
 LACKING = {"candidate": "in the candidate", "baseline": "in the baseline", "both": "on both sides"}
 
 
@@ -47,6 +51,38 @@ def rows_of(made: Comparison) -> Rows:
     return Rows(cells, axes, constants, places)
 
 
+def columns(made: Comparison, rows: Rows, dash: str) -> Columns:
+    """Return the columns of a comparison, a row for each cell; of several candidates only what differs."""
+    left = [axis(one, range(len(rows.cells))) for one in rows.axes]
+    right = [Column("baseline", baseline(made, rows), unit=made.asked.metric.unit.word)]
+    for contrast in made.contrasts:
+        right += _beside(made, rows, contrast, dash)
+    return Columns(left, right)
+
+
+def _beside(made: Comparison, rows: Rows, contrast: Contrast, dash: str) -> Iterator[Column]:
+    """Yield a candidate's columns."""
+    ratios = [ratio(value) for value in contrast.effects.ratio.tolist()]
+    around = intervals(contrast, dash)
+    candidate = values(made, contrast.middles[1], contrast.sessions[1])
+    if len(made.contrasts) > 1:
+        name = shown(PurePath(contrast.name).name)
+        both = [f"{a} ({b})" for a, b in zip(ratios, around, strict=True)]
+        found = [Column(f"{name}\nratio", both)]
+    else:
+        unit = made.asked.metric.unit.word
+        found = [
+            Column("candidate", candidate, unit=unit),
+            Column("ratio", ratios),
+            Column("95 %\ninterval", around),
+        ]
+    if counts := session_counts(made, contrast):
+        found.append(Column("sessions", counts))
+    found.append(Column("verdict", verdicts(made, contrast), "words"))
+    for column in found:
+        yield column._replace(texts=over(rows, contrast, column.texts))
+
+
 def over(rows: Rows, contrast: Contrast, texts: Sequence[str]) -> list[str]:
     """Return a contrast's texts at the places of its cells, and a sign of absence at the others."""
     placed = [ABSENT] * len(rows.cells)
@@ -60,11 +96,6 @@ def values(made: Comparison, middles: Reals, sessions: Integers) -> list[str]:
     nothing = np.full_like(middles, np.nan)
     numbers = Numbers(made.asked.metric, middles, nothing, nothing, sessions)
     return _words.figures(numbers, range(len(middles)), "").values
-
-
-def ratios(contrast: Contrast) -> list[str]:
-    """Return the ratios."""
-    return [ratio(value) for value in contrast.effects.ratio.tolist()]
 
 
 def intervals(contrast: Contrast, dash: str) -> list[str]:
@@ -166,7 +197,7 @@ def legend(made: Comparison, dash: str) -> Iterator[str]:
         else "each cell by its own variance"
     )
     pairs = "of the same round, paired" if made.asked.factor else "of either side"
-    yield f"Ratio: candidate over baseline, means of the logarithms of sessions {pairs}; in brackets 95 %, {how}."
+    yield f"Ratio: candidate over baseline, means of the logarithms of sessions {pairs}; 95 % intervals: {how}."
     yield (
         f"{named[Verdict.WORSE]}, {named[Verdict.BETTER]}: the interval lies beyond {margin} of the baseline, and at "
         f"most {100 * FALSE_DISCOVERIES:g} % of such verdicts are false (Benjamini{dash}Hochberg over the table). "
@@ -177,15 +208,35 @@ def legend(made: Comparison, dash: str) -> Iterator[str]:
     yield f"{metric.label}: {metric.definition}{peak}."
 
 
-def summary(made: Comparison, contrast: Contrast) -> str:
-    """Return how many cells have which verdict, and the ratio over all of them."""
-    named = words(made.asked.metric)
-    counts = Counter(contrast.effects.verdict.tolist())
-    parts = [f"{counts[verdict]:,} {word}" for verdict, word in named.items() if counts[verdict]]
+def counts(made: Comparison, contrast: Contrast) -> dict[str, int]:
+    """Return how many cells have which verdict, and how many could not be compared."""
+    found = Counter(contrast.effects.verdict.tolist())
     lacking = sum(len(missing.cells) for missing in contrast.missing)
-    if lacking:
-        parts.append(f"{lacking:,} missing")
-    return f"{plural(len(contrast.cells) + lacking, 'cell')}: {', '.join(parts) or 'none'}"
+    return {word: found[verdict] for verdict, word in words(made.asked.metric).items()} | {
+        "missing": lacking
+    }
+
+
+def summary(made: Comparison, contrast: Contrast) -> str:
+    """Return how many cells have which verdict, in words."""
+    found = counts(made, contrast)
+    parts = [f"{count:,} {word}" for word, count in found.items() if count]
+    return f"{plural(sum(found.values()), 'cell')}: {', '.join(parts) or 'none'}"
+
+
+def candidates(made: Comparison, dash: str) -> Columns:
+    """Return the candidates, a row each: their verdicts counted, and the mean of their ratios."""
+    counted = [counts(made, contrast) for contrast in made.contrasts]
+    wholes = [contrast.overall for contrast in made.contrasts]
+    names = [contrast.name for contrast in made.contrasts]
+    return Columns(
+        [Column("candidate", names, "name")],
+        [
+            *(Column(word, [f"{each[word]:,}" for each in counted]) for word in counted[0]),
+            Column("geometric\nmean", [ratio(whole.ratio) for whole in wholes]),
+            Column("95 %\ninterval", [interval(whole.low, whole.high, dash) for whole in wholes]),
+        ],
+    )
 
 
 def overall(contrast: Contrast, dash: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -10,6 +9,7 @@ import msgspec
 from llmbench import __version__
 from llmbench.compare import words
 from llmbench.effects import FALSE_DISCOVERIES, SAME_CONFIDENCE, Noise, Verdict
+from llmbench.reports.comparison import _words
 from llmbench.stats import CONFIDENCE
 
 if TYPE_CHECKING:
@@ -44,12 +44,9 @@ def render(made: Comparison, page: Page) -> str:
 
 
 def _candidate(made: Comparison, contrast: Contrast) -> dict[str, Any]:
-    named = words(made.asked.metric)
-    counts = Counter(named[Verdict(verdict)] for verdict in contrast.effects.verdict.tolist())
-    lacking = sum(len(missing.cells) for missing in contrast.missing)
     return {
         "name": contrast.name,
-        "verdicts": {**dict.fromkeys(named.values(), 0), **counts, "missing": lacking},
+        "verdicts": _words.counts(made, contrast),
         "overall": contrast.overall._asdict(),
         "cells": _cells(made, contrast),
         "missing": [

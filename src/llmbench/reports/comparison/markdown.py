@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import PurePath
 from typing import TYPE_CHECKING
 
+from llmbench.reports._layout import FANCY
 from llmbench.reports.comparison import _words
-from llmbench.reports.markdown import aligned, coordinates, plain
+from llmbench.reports.markdown import aligned, plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -15,18 +15,15 @@ if TYPE_CHECKING:
     from llmbench.reports import Page
     from llmbench.reports.comparison._words import Rows
 
-DASH = "–"  # noqa: RUF001 - a range's own sign
-
 
 def render(made: Comparison, page: Page) -> str:
     """Return the comparison as Markdown; the page does not matter."""
     del page
     rows = _words.rows_of(made)
+    table = aligned(_words.columns(made, rows, FANCY.dash)) if rows.cells else [_words.NO_CELL]
     parts = [
         "\n".join(_caption(made, rows)),
-        "\n".join(aligned(list(_columns(made, rows))))
-        if rows.cells
-        else "No cell has a number on both sides.",
+        "\n".join(table),
         *("\n".join(_told(made, contrast)) for contrast in made.contrasts),
         "\n".join(_notes(made, rows)),
     ]
@@ -41,25 +38,10 @@ def _caption(made: Comparison, rows: Rows) -> Iterator[str]:
         yield ", ".join(f"{key} {plain(value)}" for key, value in same.items()) + "."
 
 
-def _columns(made: Comparison, rows: Rows) -> Iterator[list[str]]:
-    for axis in rows.axes:
-        yield coordinates(axis, range(len(rows.cells)))
-    yield [f"baseline ({made.asked.metric.unit.word})", "--:", *_words.baseline(made, rows)]
-    for contrast in made.contrasts:
-        name = "" if len(made.contrasts) == 1 else f"{plain(PurePath(contrast.name).name)} "
-        intervals, ratios = _words.intervals(contrast, DASH), _words.ratios(contrast)
-        both = [f"{a} ({b})" for a, b in zip(ratios, intervals, strict=True)]
-        yield [f"{name}ratio", "--:", *_words.over(rows, contrast, both)]
-        if counts := _words.session_counts(made, contrast):
-            yield ["sessions", "--:", *_words.over(rows, contrast, counts)]
-        verdicts = (plain(text) for text in _words.verdicts(made, contrast))
-        yield ["verdict", ":--", *_words.over(rows, contrast, list(verdicts))]
-
-
 def _told(made: Comparison, contrast: Contrast) -> Iterator[str]:
     name = f"{plain(contrast.name)}: " if len(made.contrasts) > 1 else ""
     yield f"{name}{_words.summary(made, contrast)}."
-    if whole := _words.overall(contrast, DASH):
+    if whole := _words.overall(contrast, FANCY.dash):
         yield f"{whole}."
     if contrast.missing or contrast.notices:
         yield ""
@@ -74,4 +56,4 @@ def _notes(made: Comparison, rows: Rows) -> Iterator[str]:
     for notice in made.notices:
         yield f"- {plain(notice)}"
     if rows.cells:
-        yield from (f"- {line}" for line in _words.legend(made, DASH))
+        yield from (f"- {line}" for line in _words.legend(made, FANCY.dash))

@@ -1,116 +1,142 @@
-"""The runs beside the first of them: ratios with their intervals, and the verdicts of `llmbench compare`."""
+"""Candidates beside their baseline: ratios with their intervals, and the verdicts of `llmbench compare`."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from llmbench.compare import words
 from llmbench.effects import Verdict
 from llmbench.redact import shown
-from llmbench.reports._words import head, value_of
+from llmbench.reports._layout import FANCY
 from llmbench.reports.comparison import _words
-from llmbench.reports.html import _figure
-from llmbench.reports.html._dots import MOST_POINTS, cut, thinned
-from llmbench.reports.html._figure import Figure
+from llmbench.reports.html import _figure, _forest
+from llmbench.reports.html._dots import KIND, MOST_POINTS, cut, thinned
+from llmbench.reports.html._figure import Figure, Grid
+from llmbench.reports.html._forest import Estimate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from llmbench.compare import Comparison, Contrast
-    from llmbench.reports.comparison._words import Rows
-    from llmbench.reports.html._figure import Row, Spec
+    from llmbench.reports._columns import Columns
 
 TITLE = "Comparison"
-DASH = "–"  # noqa: RUF001 - a range's own sign
+RATIO = "candidate / baseline"
 LONGEST = 300
 
 
-def figure(made: Comparison | str) -> Figure:
-    """Return the figure of a comparison, or the reason why there is none."""
+def figures(made: Comparison | str) -> Iterator[Figure]:
+    """Yield the figures of a comparison, or the reason why there is none."""
     if isinstance(made, str):
-        return Figure(TITLE, f"Left out: {shown(made)}")
-    names = _words.rows_of(made)
-    found = [row for contrast in made.contrasts for row in _rows(made, contrast, names)]
-    kept = thinned(found, MOST_POINTS)
-    records = [row["record"] for row in kept]
+        yield Figure(TITLE, f"Left out: {shown(made)}")
+        return
+    several = len(made.contrasts) > 1
+    found = [
+        *([_together(made)] if several else []),
+        *(_beside(made._replace(contrasts=(of,)), of, several=several) for of in made.contrasts),
+        _missing(made),
+    ]
+    notices = (_short(notice) for notice in made.notices)
+    yield found[0]._replace(notes=(*found[0].notes, *notices))
+    yield from found[1:]
+
+
+def _together(made: Comparison) -> Figure:
+    """Return all candidates, a row each."""
+    grid = _figure.grid_of(_words.candidates(made, FANCY.dash))
+    estimates = [
+        Estimate(row[0], "", of.overall[:3], _margin(made), dict(zip(grid.heads, row, strict=True)))
+        for of, row in zip(made.contrasts, grid.rows, strict=True)
+        if of.overall.cells
+    ]
     return Figure(
-        TITLE,
-        f"{_words.title(made)}. The baseline is {shown(made.baseline)}; a ratio above one is the larger number.",
-        _spec(made, kept) if kept else None,
-        _figure.grid(records, ("cell", "candidate", "verdict")) if kept else None,
-        (*_figure.thinning(len(kept), len(found), "cells"), *map(_short, _notes(made))),
+        "All candidates",
+        f"{_words.title(made)}. The baseline is {shown(made.baseline)}. A dot is the geometric mean of a candidate's "
+        "ratios with its 95 % interval over sessions, the band the margin.",
+        _forest.spec(estimates, RATIO) if estimates else None,
+        grid,
+        opened=True,
     )
 
 
-def _notes(made: Comparison) -> Iterator[str]:
-    yield from made.notices
-    for contrast in made.contrasts:
-        yield f"{contrast.name}: {_words.summary(made, contrast)}."
-        if whole := _words.overall(contrast, DASH):
-            yield f"{contrast.name}: {whole}."
-        for group in contrast.missing:
-            what, which = _words.missing(group)
-            yield f"{contrast.name}: {what}: {which}"
-        yield from (f"{contrast.name}: {notice}" for notice in contrast.notices)
+def _beside(made: Comparison, contrast: Contrast, *, several: bool) -> Figure:
+    """Return the only candidate of a comparison, a row a cell."""
+    name = cut(shown(contrast.name))
+    rows = _words.rows_of(made)
+    columns = _words.columns(made, rows, FANCY.dash)
+    grid = _figure.grid_of(columns)
+    places = thinned(range(len(rows.cells)), MOST_POINTS)
+    return Figure(
+        f"{TITLE}: {name}" if several else TITLE,
+        "\n".join(_about(made, contrast)),
+        _plot(made, contrast, _names(columns, len(rows.cells)), grid) if rows.cells else None,
+        grid._replace(rows=[grid.rows[place] for place in places]) if rows.cells else None,
+        (
+            *_figure.thinning(len(places), len(rows.cells), "cells"),
+            *map(_short, contrast.notices),
+        ),
+        opened=True,
+    )
+
+
+def _about(made: Comparison, contrast: Contrast) -> Iterator[str]:
+    yield f"{_words.title(made)}: {shown(contrast.name)} beside the baseline, {shown(made.baseline)}."
+    whole = _words.overall(contrast, FANCY.dash)
+    yield f"{_words.summary(made, contrast)}.{f' {whole}.' if whole else ''}"
+    if contrast.cells:
+        yield "A ratio above one is the larger number; bars are 95 % intervals, the band is the margin."
+    if len(contrast.cells) > _forest.MOST_ROWS:
+        yield f"{_forest.MOST_ROWS} cells are drawn: those that differ, and of the others some at even steps."
+
+
+def _plot(made: Comparison, contrast: Contrast, names: list[str], grid: Grid) -> _figure.Spec:
+    effects, named = contrast.effects, words(made.asked.metric)
+    differs = (effects.verdict <= Verdict.BETTER).tolist()
+    places = thinned(range(len(names)), _forest.MOST_ROWS, differs.__getitem__)
+    figures = list(
+        zip(*(each.tolist() for each in (effects.ratio, effects.low, effects.high)), strict=True)
+    )
+    estimates = [
+        Estimate(
+            names[place],
+            named[Verdict(int(effects.verdict[place]))],
+            figures[place],
+            _margin(made),
+            dict(zip(grid.heads, grid.rows[place], strict=True)),
+        )
+        for place in places
+    ]
+    return _forest.spec(estimates, RATIO, list(named.values()))
+
+
+def _margin(made: Comparison) -> tuple[float, float]:
+    return 1 / (1 + made.asked.margin), 1 + made.asked.margin
+
+
+def _names(columns: Columns, count: int) -> list[str]:
+    """Return each row by its coordinates."""
+    named = [
+        [text if column.title in KIND else f"{column.title} {text}" for text in column.texts]
+        for column in columns.left
+    ]
+    return [cut(shown(", ".join(parts)), LONGEST) for parts in zip(*named, strict=True)] or [
+        "the only cell"
+    ] * count
+
+
+def _missing(made: Comparison) -> Figure:
+    """Return the cells that stand beside nothing, and why."""
+    rows = [
+        (shown(contrast.name), *map(_short, _words.missing(group)))
+        for contrast in made.contrasts
+        for group in contrast.missing
+    ]
+    return Figure(
+        "Cells without a comparison",
+        "" if rows else "Every cell has a number on both sides.",
+        grid=Grid(("candidate", "what", "which"), rows) if rows else None,
+    )
 
 
 def _short(text: str) -> str:
     return cut(shown(text), LONGEST)
-
-
-def _rows(made: Comparison, contrast: Contrast, names: Rows) -> Iterator[Row]:
-    """Yield a row a cell; an interval over twice the ratio is told and not drawn."""
-    effects, unit = contrast.effects, made.asked.metric.unit
-    texts = zip(
-        _words.values(made, contrast.middles[0], contrast.sessions[0]),
-        _words.ratios(contrast),
-        _words.intervals(contrast, DASH),
-        _words.verdicts(made, contrast),
-        strict=True,
-    )
-    for number, (baseline, ratio, interval, verdict) in enumerate(texts):
-        row: Row = {
-            "panel": shown(contrast.name),
-            "verdict": words(made.asked.metric)[Verdict(int(effects.verdict[number]))],
-            "x": _figure.rounded(float(contrast.middles[0][number]) * unit.factor),
-            "y": _figure.rounded(float(effects.ratio[number])),
-            "record": {
-                "cell": _name(names, names.places[contrast.cells[number].id]),
-                "candidate": shown(contrast.name),
-                f"baseline ({unit.word})": baseline,
-                "ratio": ratio,
-                "95 % interval": interval,
-                "verdict": shown(verdict),
-            },
-        }
-        low, high = float(effects.low[number]), float(effects.high[number])
-        if np.isfinite(low) and high <= 2 * effects.ratio[number]:
-            row |= {"y_low": _figure.rounded(low), "y_high": _figure.rounded(high)}
-        yield row
-
-
-def _name(names: Rows, place: int) -> str:
-    values = ((head(axis.name), value_of(axis.values[place])) for axis in names.axes)
-    return ", ".join(f"{shown(name)} {cut(shown(value))}" for name, value in values)
-
-
-def _spec(made: Comparison, rows: list[Row]) -> Spec:
-    x = _figure.axis(
-        "x", f"baseline's {_figure.head(made.asked.metric)}", (row["x"] for row in rows)
-    )
-    y = _figure.linear("y", "candidate / baseline")
-    verdict = {
-        "field": "verdict", "type": "nominal", "title": None,
-        "scale": {"domain": list(words(made.asked.metric).values())},
-        "legend": {"values": list(dict.fromkeys(row["verdict"] for row in rows))},
-    }  # fmt: skip
-    one = {"mark": {"type": "rule", "opacity": 0.5}, "encoding": {"y": {"datum": 1}}}
-    dots = {
-        "mark": {"type": "point", "size": 45, "filled": True},
-        "encoding": {
-            "x": x, "y": y, "color": verdict, "shape": {**verdict}, "tooltip": _figure.tooltip(rows),
-        },
-    }  # fmt: skip
-    return _figure.panels(rows, [one, *_figure.bars(rows, x, y, verdict), dots])

@@ -1,9 +1,9 @@
-"""What the runs were made under: command, machine, versions and settings, side by side."""
+"""What runs were made under: command, machine, versions and settings, side by side."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
@@ -16,33 +16,56 @@ from llmbench.reports.html._figure import Figure, Grid
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from llmbench.record import Plan
+    from llmbench.record import Import, Plan
     from llmbench.reports.html._dots import Dot, Run
 
 LONGEST_VALUE = 400
 MOST_FACTS = 200
 
 
-def conditions(runs: Sequence[Run]) -> Figure:
-    """Return the facts of all runs, a column each; a fact that differs between them is marked."""
-    columns = [dict(_facts(run)) for run in runs]
-    names = list(dict.fromkeys(name for column in columns for name in column))[:MOST_FACTS]
+class Origin(Protocol):
+    """What says where a run comes from: its file, or its table."""
+
+    @property
+    def plan(self) -> Plan | None:
+        """Return what was planned."""
+
+    @property
+    def imported(self) -> Import | None:
+        """Return what it was read from, if it was not measured here."""
+
+
+def of_runs(runs: Sequence[Run]) -> Figure:
+    """Return the conditions of all runs of a page."""
+    return conditions([(run.label, [*_constants(run), *facts(run.table)]) for run in runs])
+
+
+def conditions(columns: Sequence[tuple[str, Sequence[tuple[str, str]]]]) -> Figure:
+    """Return the facts of all runs, a column each; those that differ between them come first and are marked."""
+    known = [dict(found) for _, found in columns]
+    names = list(dict.fromkeys(name for found in known for name in found))
     rows = []
     for name in names:
-        values = [column.get(name, "not known") for column in columns]
+        values = [found.get(name, "not known") for found in known]
         differs = len(set(values)) > 1
         rows.append((f"{name} (differs)" if differs else name, *values))
-    heads = ("condition", *(run.label for run in runs))
-    return Figure("Conditions", "What a number of this page holds for.", grid=Grid(heads, rows))
+    rows.sort(key=lambda row: len(set(row[1:])) == 1)
+    heads = ("condition", *(label for label, _ in columns))
+    grid = Grid(heads, rows[:MOST_FACTS])
+    return Figure("Conditions", "What a number of this page holds for.", grid=grid)
 
 
-def _facts(run: Run) -> Iterator[tuple[str, str]]:
+def facts(origin: Origin) -> Iterator[tuple[str, str]]:
+    """Yield what a run was made under: names and values."""
+    if origin.plan:
+        yield from _planned(origin.plan)
+    if origin.imported:
+        yield from _flat("", msgspec.to_builtins(origin.imported))
+
+
+def _constants(run: Run) -> Iterator[tuple[str, str]]:
     for name, value in _words.constants(run.table).items():
         yield f"every cell: {shown(name)}", _short(value)
-    if run.table.plan:
-        yield from _planned(run.table.plan)
-    if run.table.imported:
-        yield from _flat("", msgspec.to_builtins(run.table.imported))
 
 
 def _planned(plan: Plan) -> Iterator[tuple[str, str]]:

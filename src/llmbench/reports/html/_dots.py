@@ -14,10 +14,12 @@ import numpy as np
 
 from llmbench.redact import shown
 from llmbench.reports import _words
+from llmbench.reports._layout import FANCY
 from llmbench.spec import NOT_SAID
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Sequence
+    from pathlib import Path
 
     from llmbench.metrics import Metric
     from llmbench.spec import Point
@@ -35,7 +37,6 @@ MOST_POINTS = 1000
 """Points in one plot and rows in one table; with more, a page of six plots would pass 5 MB."""
 MOST_PANELS = 12
 """Panels side by side in one plot that are still looked at one by one."""
-PLUS_MINUS = "±"
 
 
 class Number(NamedTuple):
@@ -155,6 +156,17 @@ def short(names: Iterable[str]) -> dict[str, str]:
     return {name: text for text, name in taken.items()}
 
 
+def labels(folders: Sequence[Path]) -> list[str]:
+    """Return each folder's name, or as much of its path as tells it from the others."""
+    paths = [folder.resolve().parts for folder in folders]
+    for length in range(1, max(map(len, paths)) + 1):
+        names = ["/".join(parts[-length:]) for parts in paths]
+        if distinct(names) == distinct(paths):
+            break
+    shortened = short(names)
+    return [shortened[name] for name in names]
+
+
 def cut(text: str, longest: int = LONGEST_NAME) -> str:
     """Return a text without its middle, if it is long."""
     half = (longest - 1) // 2
@@ -186,7 +198,7 @@ def _even(numbers: Integers, most: int) -> Integers:
 
 def _numbers(numbers: Numbers) -> list[Number | None]:
     rows = list(range(len(numbers.middle)))
-    figures = _words.figures(numbers, rows, PLUS_MINUS)
+    figures = _words.figures(numbers, rows, FANCY.plus_minus)
     middle = (numbers.middle * numbers.metric.unit.factor).tolist()
     widths = numbers.half_width.tolist()
     return [

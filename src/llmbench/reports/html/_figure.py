@@ -9,10 +9,14 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
+from llmbench.redact import shown
+from llmbench.reports.html._dots import cut
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from llmbench.metrics import Metric
+    from llmbench.reports._columns import Column, Columns
     from llmbench.reports.html._dots import Dot, Number
 
 Spec: TypeAlias = "dict[str, Any]"
@@ -45,6 +49,7 @@ class Figure(NamedTuple):
         spec: the plot, None where there is nothing to draw.
         grid: the table, None where there is nothing to tell.
         notes: what was left out or thinned, and why.
+        opened: whether the table stands open below a plot, too.
 
     """
 
@@ -53,6 +58,7 @@ class Figure(NamedTuple):
     spec: Spec | None = None
     grid: Grid | None = None
     notes: tuple[str, ...] = ()
+    opened: bool = False
 
 
 def head(metric: Metric) -> str:
@@ -153,17 +159,21 @@ def lengths(field: str, title: str, values: Iterable[int]) -> Spec:
     }
 
 
-def bars(rows: Sequence[Row], x: Spec, y: Spec, colour: Spec) -> list[Spec]:
+THIN = {"opacity": 0.45}
+
+
+def bars(
+    rows: Sequence[Row], x: Spec, y: Spec, colour: Spec, style: Mapping[str, float] = THIN
+) -> list[Spec]:
     """Return the intervals of rows that have them, as thin lines along both axes; none of too many rows."""
     if len(rows) > MOST_BARS:
         return []
-    thin = {"type": "rule", "opacity": 0.45}
     across = {"x": {**x, "field": "x_low"}, "x2": {"field": "x_high"}, "y": y}
     along = {"x": x, "y": {**y, "field": "y_low"}, "y2": {"field": "y_high"}}
     return [
         {
             "transform": [{"filter": f"isValid(datum.{name}_low)"}],
-            "mark": thin,
+            "mark": {"type": "rule", **style},
             "encoding": {**places, "color": colour},
         }
         for name, places in (("x", across), ("y", along))
@@ -232,6 +242,21 @@ def grid(records: Sequence[Mapping[str, str]], words: Iterable[str] = ("cell", "
     names, left = heads(records), set(words)
     figures = frozenset(number for number, name in enumerate(names) if name not in left)
     return Grid(names, [tuple(found.get(name, "") for name in names) for found in records], figures)
+
+
+def grid_of(columns: Columns) -> Grid:
+    """Return the columns that other formats show, too, as a table."""
+    found = [*columns.left, *columns.right]
+    return Grid(
+        tuple(cut(shown(column.title)) for column in found),
+        list(zip(*map(_shown, found), strict=True)),
+        frozenset(number for number, column in enumerate(found) if column.kind == "figures"),
+    )
+
+
+def _shown(column: Column) -> list[str]:
+    texts = map(shown, column.joined)
+    return list(map(cut, texts)) if column.kind == "name" else list(texts)
 
 
 def thinning(shown: int, of: int, what: str) -> tuple[str, ...]:

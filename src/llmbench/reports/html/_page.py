@@ -10,44 +10,60 @@ import base64
 import hashlib
 import html
 from importlib import resources
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
 from llmbench import __version__
-from llmbench.metrics import METRICS
 from llmbench.redact import shown
 from llmbench.reports import _words
-from llmbench.reports.html import _figure, _outcomes
-from llmbench.reports.html._dots import PLUS_MINUS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
-    from llmbench.reports.html._dots import Run
     from llmbench.reports.html._figure import Figure, Grid
 
-GENERATOR = '<meta name="generator" content="llmbench report'
-"""What says of a file that this command wrote it."""
+GENERATOR = '<meta name="generator" content="llmbench '
+"""What says of a file that llmbench wrote it."""
 
+LONG = 36
+"""Characters of a text that stays on one line; longer ones are wrapped, and get room for it."""
 UNSAFE = {ord(char): f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"}
 """Characters that could end a script or a line of it; inside JSON they mean the same as escapes."""
 
 
-def page(runs: Sequence[Run], figures: Sequence[Figure], library: str) -> str:
+class Frame(NamedTuple):
+    """What stands around the figures of a page.
+
+    Attributes:
+        command: that the page is of.
+        title: its heading.
+        about: what it is about, a paragraph each.
+        notes: what a reader must hold against all of it.
+        words: what its signs and words mean.
+
+    """
+
+    command: str
+    title: str
+    about: Iterable[str] = ()
+    notes: Iterable[str] = ()
+    words: Iterable[str] = ()
+
+
+def page(frame: Frame, figures: Sequence[Figure], library: str) -> str:
     """Return the whole page."""
     scripts = [library.replace("</script", "<\\/script"), _file("page.js")]
-    title = f"llmbench report: {', '.join(run.label for run in runs)}"
-    body = "\n".join([*_top(runs), *_contents(figures), *_sections(figures), *_words_of(runs)])
+    body = "\n".join([*_top(frame), *_contents(figures), *_sections(figures), *_bottom(frame)])
     return f"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
-{GENERATOR} {__version__}">
+{GENERATOR}{frame.command} {__version__}">
 <meta http-equiv="Content-Security-Policy" content="{_policy(scripts)}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
-<title>{text(title)}</title>
+<title>{text(f"llmbench {frame.command}: {frame.title}")}</title>
 <style>
 {_file("page.css")}</style>
 </head>
@@ -83,19 +99,17 @@ def _policy(scripts: Sequence[str]) -> str:
     )
 
 
-def _top(runs: Sequence[Run]) -> Iterator[str]:
+def _top(frame: Frame) -> Iterator[str]:
     yield "<header>"
-    yield f"<h1>{text(', '.join(run.label for run in runs))}</h1>"
-    for run in runs:
-        label = f"<strong>{text(run.label)}</strong>: " if len(runs) > 1 else ""
-        cells = _words.plural(len(run.table.cells), "cell")
-        yield f"<p>{label}{cells}; {text(_words.progress(run.table.progress))}.</p>"
-        if run.table.plan:
-            yield f"<p class='why'>{text(run.table.plan.why)}</p>"
-    for notice in _outcomes.notices(runs):
-        yield f"<p class='note'>{text(notice)}</p>"
+    yield f"<h1>{text(frame.title)}</h1>"
+    yield from (f"<p>{text(line)}</p>" for line in frame.about)
+    yield from _notes(frame.notes)
     yield "<noscript><p class='note'>Without JavaScript there are no plots; every table is here.</p></noscript>"
     yield "</header>"
+
+
+def _notes(notes: Iterable[str]) -> Iterator[str]:
+    yield from (f"<p class='note'>{text(note)}</p>" for note in notes)
 
 
 def _contents(figures: Sequence[Figure]) -> Iterator[str]:
@@ -110,47 +124,43 @@ def _sections(figures: Sequence[Figure]) -> Iterator[str]:
     for number, figure in enumerate(figures):
         yield f"<section id='f{number}' aria-labelledby='h{number}'>"
         yield f"<h2 id='h{number}'>{text(figure.title)}</h2>"
-        if figure.about:
-            yield f"<p>{text(figure.about)}</p>"
-        yield from (f"<p class='note'>{text(note)}</p>" for note in figure.notes)
+        yield from (f"<p>{text(line)}</p>" for line in figure.about.splitlines())
+        yield from _notes(figure.notes)
         if figure.spec:
             label = f"Plot: {figure.title}. The table below it holds the same numbers."
             yield f"<div class='plot' id='p{number}' role='img' aria-label='{text(label)}'></div>"
             yield f"<script type='application/json' data-plot='p{number}'>{json(figure.spec)}</script>"
         if figure.grid:
-            yield from _table(figure.title, figure.grid, opened=figure.spec is None)
+            yield from _table(figure.title, figure.grid, opened=figure.opened or not figure.spec)
         yield "</section>"
 
 
 def _table(title: str, grid: Grid, *, opened: bool) -> Iterator[str]:
     """Yield a table that scrolls by itself; folded away below a plot."""
     rows = _words.plural(len(grid.rows), "row")
+    classes = [_class(grid, column) for column in range(len(grid.heads))]
     yield f"<details{' open' if opened else ''}><summary>Table: {text(title)} ({rows})</summary>"
     yield f"<div class='scroll' tabindex='0' role='region' aria-label='{text(title)}'><table>"
-    yield f"<thead><tr>{''.join(_cells(grid, grid.heads, 'th scope=col'))}</tr></thead><tbody>"
-    yield from (f"<tr>{''.join(_cells(grid, row, 'td'))}</tr>" for row in grid.rows)
+    yield f"<thead><tr>{_cells(classes, grid.heads, 'th scope=col')}</tr></thead><tbody>"
+    yield from (f"<tr>{_cells(classes, row, 'td')}</tr>" for row in grid.rows)
     yield "</tbody></table></div></details>"
 
 
-def _cells(grid: Grid, row: Sequence[str], tag: str) -> Iterator[str]:
+def _class(grid: Grid, column: int) -> str:
+    """Return the attribute of a column: of figures, of long texts or of short ones."""
+    if column in grid.figures:
+        return " class=n"
+    longest = max((len(row[column]) for row in grid.rows), default=0)
+    return " class=w" if longest > LONG else " class=s"
+
+
+def _cells(classes: Sequence[str], row: Sequence[str], tag: str) -> str:
     end = tag.partition(" ")[0]
-    for number, value in enumerate(row):
-        figure = " class=n" if number in grid.figures else ""
-        yield f"<{tag}{figure}>{text(value)}</{end}>"
+    pairs = zip(classes, row, strict=True)
+    return "".join(f"<{tag}{attribute}>{text(value)}</{end}>" for attribute, value in pairs)
 
 
-def _words_of(runs: Sequence[Run]) -> Iterator[str]:
-    """Yield what the signs and the words mean."""
-    tables = [run.table for run in runs if run.table.rows]
-    plotted = {
-        numbers.metric.key for table in tables for numbers in table.numbers
-    } & _figure.PLOTTED
-    lines = dict.fromkeys(
-        [
-            *(line for table in tables for line in _words.legend(table, PLUS_MINUS)),
-            *(_words.meaning(metric) for metric in METRICS if metric.key in plotted),
-        ]
-    )
+def _bottom(frame: Frame) -> Iterator[str]:
     yield "<section><h2>Words</h2><ul>"
-    yield from (f"<li>{text(line)}</li>" for line in lines)
+    yield from (f"<li>{text(line)}</li>" for line in frame.words)
     yield f"</ul></section>\n</main>\n<footer>llmbench {text(__version__)}</footer>"

@@ -15,7 +15,7 @@ function theme(width) {
     font: getComputedStyle(document.body).fontFamily,
     view: { stroke: colour("--line") },
     axis: {
-      ...text, labelFontSize: 11, titleFontSize: 12, titlePadding: 8, labelLimit: Math.min(260, width / 2.5),
+      ...text, labelFontSize: width < 500 ? 10 : 11, titleFontSize: 12, titlePadding: 8, labelLimit: Math.min(260, width * (width < 500 ? 0.48 : 0.4)),
       gridColor: colour("--grid"), domainColor: colour("--line"), tickColor: colour("--line"),
     },
     legend: {
@@ -31,6 +31,7 @@ function theme(width) {
     line: { color: colour("--quiet") },
     range: {
       category: [0, 1, 2, 3, 4, 5, 6].map((number) => colour(`--c${number}`)),
+      held: ["--c1", "--c2", "--c0", "--c6"].map(colour),
       ordinal: { scheme: colour("--scale"), extent: [Number(colour("--scale-from")), Number(colour("--scale-to"))] },
       verdicts: ["valid", "warned", "invalid", "failed", "waiting"].map((name) => colour(`--${name}`)),
     },

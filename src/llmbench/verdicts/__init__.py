@@ -1,4 +1,4 @@
-"""Claims with their verdicts as text: blocks for a terminal, one table for Markdown, everything for JSON.
+"""Claims with their verdicts as text: blocks for a terminal, one table for Markdown, everything for JSON; and a page.
 
 A verdict never stands alone: beside it are the machine that the data came from, the figures with their
 intervals, the cells, and every number that was assumed.
@@ -88,7 +88,8 @@ def _few(words: Sequence[str]) -> str:
     return ", ".join(words[:NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
-def _figure(figure: Interval | None, unit: str) -> str:
+def figure_of(figure: Interval | None, unit: str) -> str:
+    """Return a figure with its interval and its unit."""
     if figure is None:
         return ""
     text = listing.digits(figure.value)
@@ -96,38 +97,56 @@ def _figure(figure: Interval | None, unit: str) -> str:
         text += " (no interval)"
     elif figure.low < figure.high:
         text += f" ({listing.digits(figure.low)} to {listing.digits(figure.high)})"
-    return f" {text} {unit}".rstrip()
+    return f"{text} {unit}".rstrip()
 
 
 def _said(part: Part) -> str:
     where = f"{part.where}: " if part.where else ""
-    return f"{where}{part.said}{_figure(part.figure, part.unit)}"
+    return f"{where}{part.said} {figure_of(part.figure, part.unit)}".rstrip()
 
 
 def _terminal(judged: Sequence[Judged]) -> Iterator[str]:
     for each in judged:
         yield from _block(each)
         yield ""
-    yield _counts(judged)
+    yield counts(judged)
 
 
 def _block(judged: Judged) -> Iterator[str]:
     claim, answer = judged
     data = data_of(answer)
     yield f"{claim.id}: {shown(verdict_of(judged))}{f' [{shown(data)}]' if data else ''}"
-    yield from _wrapped(f"{claim.claim} ({claim.title}, {claim.date})")
-    yield from _wrapped(f"predicts: {claim.predicts}")
+    for line in says(claim):
+        yield from _wrapped(line)
     for part in answer.parts:
-        cells = _few([row.cell.id for row in part.rows])
-        used = f"; cells {cells}" if cells else ""
-        yield from _wrapped(f"{part.verdict.value}: {shown(_said(part))}{shown(used)}")
+        used = cells_of(part)
+        line = f"{part.verdict.value}: {_said(part)}{f'; cells {used}' if used else ''}"
+        yield from _wrapped(shown(line))
     for note in answer.notes:
         yield from _wrapped(f"note: {shown(note)}")
-    yield from _wrapped(f"rule: {claim.rule}")
+    for line in rests_on(judged):
+        yield from _wrapped(line)
+
+
+def says(claim: Claim) -> Iterator[str]:
+    """Yield what a claim says and what follows from it."""
+    yield f"{claim.claim} ({claim.title}, {claim.date})"
+    yield f"predicts: {claim.predicts}"
+
+
+def rests_on(judged: Judged) -> Iterator[str]:
+    """Yield what a verdict rests on besides measurements, and what would settle the claim if nothing has."""
+    claim, answer = judged
+    yield f"rule: {claim.rule}"
     for name, number in claim.assumptions.items():
-        yield from _wrapped(f"assumes: {name} {number.value:,g}: {number.why}")
+        yield f"assumes: {name} {number.value:,.10g}: {number.why}"
     if answer.verdict in {Verdict.NOT_MEASURED, Verdict.INCONCLUSIVE}:
-        yield from _wrapped(f"needs: {claim.needs} {settled_by(claim)}.")
+        yield f"needs: {claim.needs} {settled_by(claim)}."
+
+
+def cells_of(part: Part) -> str:
+    """Return the cells that a verdict was read from."""
+    return _few([row.cell.id for row in part.rows])
 
 
 def _wrapped(text: str) -> list[str]:
@@ -136,7 +155,8 @@ def _wrapped(text: str) -> list[str]:
     )  # fmt: skip
 
 
-def _counts(judged: Iterable[Judged]) -> str:
+def counts(judged: Iterable[Judged]) -> str:
+    """Return how many claims have which verdict."""
     found = [each.answer.verdict for each in judged]
     counts = ", ".join(
         f"{found.count(verdict)} {verdict}" for verdict in Verdict if verdict in found
@@ -158,7 +178,7 @@ def _markdown(judged: Sequence[Judged]) -> Iterator[str]:
         )
         yield f"| {' | '.join(cells)} |"
     yield ""
-    yield _counts(judged)
+    yield counts(judged)
     yield "In brackets: 95 % intervals. Assumed numbers and rules: `configs/claims`, and `--format terminal`."
 
 

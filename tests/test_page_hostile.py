@@ -1,4 +1,4 @@
-"""The page of `llmbench report` where names are hostile and runs are large: parsed, and in a real browser."""
+"""Pages where names are hostile and runs are large: parsed, and in a real browser."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from llmbench.record import Finding, Status
 from llmbench.reports import html
 from llmbench.reports.html import _dots
 from make_records import make_cell, make_record
-from pages import grid, page_of, save, timed, told
+from pages import Page, claims_of, comparison_of, grid, page_of, save, timed, told
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 OWNED = "document.documentElement.dataset.owned=1"
@@ -58,14 +59,28 @@ def hostile(tmp_path: Path) -> Path:
     return save(tmp_path / "run<img src=x>", [*ends, lost], cells, **facts)
 
 
-def test_a_hostile_name_adds_no_element_and_no_attribute(hostile: Path, tmp_path: Path) -> None:
+PAGES = ("report", "compare", "claims")
+
+
+def page_with(kind: str, names: Sequence[str], folder: Path, script: str = "") -> Page:
+    """Return a page of one of the kinds: of a run and its copy, or of a claim with these names in it."""
+    if kind == "claims":
+        return claims_of(*names, script=script)
+    twin = folder.parent / names[1].replace("/", "")
+    twin = twin if twin.exists() else shutil.copytree(folder, twin)
+    return (page_of if kind == "report" else comparison_of)(folder, twin, script=script)
+
+
+@pytest.mark.parametrize("kind", PAGES)
+def test_a_hostile_name_adds_no_element_and_no_attribute(
+    kind: str, hostile: Path, tmp_path: Path
+) -> None:
     ends = [timed(cell, s, 0.1, 0.01) for cell in grid() for s in (1, 2)]
-    tame = save(tmp_path / "plain", ends, grid())
-    plain = page_of(tame, shutil.copytree(tame, tmp_path / "copy"))
+    plain = page_with(kind, ("a", "b"), save(tmp_path / "plain", ends, grid()))
 
-    page = page_of(hostile, shutil.copytree(hostile, tmp_path / HOSTILE[1].replace("/", "")))
+    page = page_with(kind, HOSTILE, hostile)
 
-    assert page.section("Comparison")["spec"]
+    assert any(held["spec"] for held in page.sections.values())
     assert {tag for tag, _ in page.tags} <= {tag for tag, _ in plain.tags} | {"script"}
     assert {name for _, held in page.tags for name in held} <= {
         name for _, held in plain.tags for name in held
@@ -156,11 +171,11 @@ def marks(document: str) -> str:
 class TestInABrowser:
     pytestmark = in_a_browser
 
+    @pytest.mark.parametrize("kind", PAGES)
     def test_hostile_names_are_drawn_and_never_run(
-        self, hostile: Path, script: str, tmp_path: Path
+        self, kind: str, hostile: Path, script: str, tmp_path: Path
     ) -> None:
-        twin = shutil.copytree(hostile, tmp_path / "twin")
-        page = page_of(hostile, twin, script=script)
+        page = page_with(kind, HOSTILE, hostile, script)
         (tmp_path / "page.html").write_text(page.text)
 
         document = after_loading(tmp_path / "page.html", tmp_path / "profile")

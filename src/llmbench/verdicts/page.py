@@ -1,0 +1,157 @@
+"""Claims with their verdicts as figures of a page: all of them, and each with what was measured and predicted."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from llmbench import listing, published
+from llmbench.claims import Verdict
+from llmbench.listing import digits
+from llmbench.published import Outcome
+from llmbench.redact import shown
+from llmbench.reports.html import _figure, _forest, _page
+from llmbench.reports.html._dots import cut
+from llmbench.reports.html._figure import Figure, Grid
+from llmbench.reports.html._forest import Estimate
+from llmbench.verdicts import (
+    Judged,
+    cells_of,
+    counts,
+    data_of,
+    figure_of,
+    rests_on,
+    says,
+    verdict_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from llmbench.claims import Given, Part
+    from llmbench.published import Comparison
+
+VERDICTS = (Verdict.CONTRADICTED, Verdict.SUPPORTED, Verdict.MIXED, Verdict.INCONCLUSIVE)
+OUTCOMES = (
+    Outcome.NOT_REPRODUCED,
+    Outcome.REPRODUCED,
+    Outcome.NOT_COMPARABLE,
+    Outcome.INCONCLUSIVE,
+)
+TITLES = {True: "Claims against measurements", False: "Published figures against measurements"}
+LONGEST = 60
+"""What stands beside a plot is cut if it is longer."""
+
+WORDS = (
+    "supported, contradicted: the whole 95 % interval lies where the claim predicts, or all of it lies elsewhere.",
+    "inconclusive: neither. mixed: one under this condition, another under that.",
+    "In brackets, and as bars: 95 % intervals between sessions, Student's t on logarithms. Bands: what is predicted.",
+)
+
+
+def render(
+    judged: Sequence[Judged], found: Sequence[Comparison] | None, given: Given, script: str
+) -> str:
+    """Return the page.
+
+    Args:
+        judged: the claims.
+        found: the published figures; None leaves them out.
+        given: what both are held against.
+        script: what draws the plots.
+
+    """
+    runs = dict.fromkeys(row.run for row in given.rows)
+    about = [
+        f"Held against {', '.join(map(shown, runs)) or 'no cell with a number'}.",
+        f"{f'Price: {given.price}' if given.price else 'No price is given, so nothing has a cost'}.",
+    ]
+    figures = [
+        *([_overview(judged)] if judged else []),
+        *map(_claim, judged),
+        *([] if found is None else [_published(found)]),
+    ]
+    frame = _page.Frame("claims", TITLES[bool(judged)], about, words=WORDS)
+    return _page.page(frame, figures, script)
+
+
+def _overview(judged: Sequence[Judged]) -> Figure:
+    rows: list[tuple[str, ...]] = [
+        (claim.id, verdict_of(Judged(claim, answer)), claim.claim, f"{claim.report}, {claim.date}")
+        for claim, answer in judged
+    ]
+    return Figure(
+        "Verdicts", counts(judged), grid=Grid(("claim", "verdict", "says", "source"), rows)
+    )
+
+
+def _claim(judged: Judged) -> Figure:
+    claim, answer = judged
+    data = data_of(answer)
+    verdict = f"verdict: {verdict_of(judged)}{f' [{data}]' if data else ''}"
+    records = [_record(part) for part in answer.parts]
+    estimates = [
+        Estimate(cut(shown(part.where), LONGEST), part.verdict, part.figure, part.predicted, record)
+        for part, record in zip(answer.parts, records, strict=True)
+        if part.figure and part.predicted
+    ]
+    unit = shown(next((part.unit for part in answer.parts if part.predicted), ""))
+    return Figure(
+        f"{claim.id}: {answer.verdict}",
+        "\n".join([*says(claim), shown(verdict), *rests_on(judged)]),
+        _forest.spec(estimates, f"measured ({unit})" if unit else "measured", VERDICTS)
+        if estimates
+        else None,
+        _figure.grid(records, ("condition", "verdict", "measured", "cells")) if records else None,
+        tuple(map(shown, answer.notes)),
+        opened=True,
+    )
+
+
+def _record(part: Part) -> dict[str, str]:
+    told = {
+        "condition": shown(part.where) or "all",
+        "verdict": part.verdict,
+        "measured": shown(part.said),
+        "figure": shown(figure_of(part.figure, part.unit)),
+        "predicted": _predicted(part),
+        "cells": shown(cells_of(part)),
+    }
+    return {name: text for name, text in told.items() if text}
+
+
+def _predicted(part: Part) -> str:
+    """Return where a claim says that the figure lies, in words."""
+    if part.predicted is None:
+        return ""
+    low, high = part.predicted
+    if high == math.inf:
+        return f"at least {digits(low)}"
+    return f"{digits(low)} to {digits(high)}" if low else f"at most {digits(high)}"
+
+
+def _published(found: Sequence[Comparison]) -> Figure:
+    """Return what others published, and the plot of what is comparable."""
+    facts = published.table(found)
+    estimates = [
+        Estimate(
+            cut(f"{each.figure.model}, {each.figure.hardware}, {each.figure.metric}", LONGEST),
+            each.outcome,
+            each.ratio,
+            published.REPRODUCED,
+            {
+                "published": f"{each.figure.value} {each.figure.metric}",
+                "measured / published": figure_of(each.ratio, ""),
+                "outcome": each.outcome,
+            },
+        )
+        for each in found
+        if each.ratio
+    ]
+    return Figure(
+        "Published figures",
+        published.summary(found),
+        _forest.spec(estimates, "measured / published", OUTCOMES) if estimates else None,
+        _figure.grid_of(listing.columns(published.COLUMNS, facts)) if facts else None,
+        opened=True,
+    )
