@@ -4,6 +4,7 @@ Adding a module means adding its name to a row. A folder is one name: its module
 """
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -207,3 +208,37 @@ def test_what_is_allowed_is_not_seen(tmp_path: Path) -> None:
         (tmp_path / name).write_text(text)
 
     assert violations(tmp_path) == []
+
+
+README = Path(__file__).parents[1] / "README.md"
+TABLE = re.compile(r"^\| (\w[\w ]+) \| \|\n\| :-- \| :-- \|\n((?:\|.*\n)+)", re.MULTILINE)
+
+
+def told(text: str) -> dict[str, list[str]]:
+    """Return the modules that the tables of a README name, by the half that a table is of."""
+    return {
+        half.removeprefix("the ").removesuffix(" half").removesuffix(" by both"): [
+            name.rstrip("/")
+            for row in rows.splitlines()
+            for name in re.findall(r"`([\w/]+)`", row.split("|")[1])
+        ]
+        for half, rows in TABLE.findall(text)
+    }
+
+
+def test_the_readme_tells_every_module_once_and_in_its_half() -> None:
+    halves = told(README.read_text(encoding="utf-8"))
+
+    assert {half: sorted(names) for half, names in halves.items()} == {
+        half: sorted(name for name in HALF if HALF[name] == half and not name.startswith("__"))
+        for half in dict.fromkeys(HALF.values())
+    }
+
+
+def test_the_readme_names_folders_as_folders() -> None:
+    names = re.findall(
+        r"`([\w]+/?)`",
+        "".join(rows for _, rows in TABLE.findall(README.read_text(encoding="utf-8"))),
+    )
+
+    assert [name for name in names if name in DEPTH and (SOURCE / name).is_dir()] == []
