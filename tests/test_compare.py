@@ -478,6 +478,19 @@ def test_what_changed_between_the_runs_is_said(written: Any) -> None:
     assert "Measured with other settings: iterations 5 -> 9." in done.out
 
 
+@pytest.mark.parametrize(
+    ("flags", "change"),
+    [(["avx", "fma"], "-amx +fma"), (["amx", "avx"], "in another order")],
+)
+def test_of_a_list_only_what_changed_is_said(flags: list[str], change: str, written: Any) -> None:
+    baseline = written("a", all_cells(), environment={"cpu_flags": ["avx", "amx"]})
+    candidate = written("b", all_cells(), environment={"cpu_flags": flags})
+
+    done = Done(baseline, candidate)
+
+    assert f"Changed between the runs: cpu_flags {change}." in done.out
+
+
 def test_a_hostile_name_does_nothing(written: Any) -> None:
     names = ("org/x[/bold]|\x1b[31m", "org/y\n| a | b |")
     cells = [make_cell(number, model=name) for number, name in enumerate(names)]

@@ -166,10 +166,19 @@ def _changes(baseline: Plan, candidate: Plan) -> Iterator[str]:
 
 def _differing(before: Mapping[str, object], after: Mapping[str, object]) -> list[str]:
     return [
-        f"{key} {before.get(key, 'none')} -> {after.get(key, 'none')}"
+        f"{key} {_change(before.get(key, 'none'), after.get(key, 'none'))}"
         for key in dict.fromkeys((*before, *after))
         if before.get(key) != after.get(key)
     ]
+
+
+def _change(before: object, after: object) -> str:
+    """Return how a fact changed; of a list only what it lost and gained."""
+    if not isinstance(before, list) or not isinstance(after, list):
+        return f"{before} -> {after}"
+    lost = [f"-{item}" for item in before if item not in after]
+    gained = [f"+{item}" for item in after if item not in before]
+    return " ".join([*lost, *gained]) or "in another order"
 
 
 def _flat(facts: Mapping[str, Any]) -> dict[str, object]:

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from llmbench.redact import shown
-from llmbench.reports import _columns
+from llmbench.reports import Page, _columns, _layout
 from llmbench.reports._columns import Columns
 from llmbench.reports.csv import safe
-from llmbench.reports.markdown import plain
+from llmbench.reports.markdown import aligned
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from llmbench.intervals import Interval
 
 ABSENT = "-"
-GAP = "  "
+INDENT = "  "
 SHORT = 40
 """Characters of a list's item that still leave the list on one line."""
 RATES = ((1e12, "T"), (1e9, "G"), (1e6, "M"))
@@ -137,28 +137,14 @@ def _text(column: Column, value: Any) -> str:
     return column.figure(value) if column.figure else str(value)
 
 
-def _terminal(columns: Sequence[Column], facts: Sequence[Mapping[str, Any]]) -> str:
-    texts = [[shown(_text(column, row[column.key])) for row in facts] for column in columns]
-    widths = [
-        max(map(len, (column.head, *cells))) for column, cells in zip(columns, texts, strict=True)
-    ]
-    lines = [[column.head for column in columns], ["-" * width for width in widths]]
-    lines += [list(line) for line in zip(*texts, strict=True)]
-    return "".join(f"{GAP.join(_padded(columns, line, widths)).rstrip()}\n" for line in lines)
+def _terminal(named: Sequence[Column], facts: Sequence[Mapping[str, Any]]) -> str:
+    return "".join(
+        f"{block}\n" for block in _layout.blocks(columns(named, facts), Page(), _layout.ASCII)
+    )
 
 
-def _padded(columns: Sequence[Column], line: Sequence[str], widths: Sequence[int]) -> Iterator[str]:
-    for column, text, width in zip(columns, line, widths, strict=True):
-        yield text.rjust(width) if column.figure else text.ljust(width)
-
-
-def _markdown(columns: Sequence[Column], facts: Sequence[Mapping[str, Any]]) -> str:
-    lines = [
-        [column.head for column in columns],
-        ["--:" if column.figure else ":--" for column in columns],
-        *([plain(_text(column, row[column.key])) for column in columns] for row in facts),
-    ]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+def _markdown(named: Sequence[Column], facts: Sequence[Mapping[str, Any]]) -> str:
+    return "".join(f"{line}\n" for line in aligned(columns(named, facts)))
 
 
 def _csv(columns: Sequence[Column], facts: Sequence[Mapping[str, Any]]) -> str:
@@ -188,7 +174,7 @@ _FORMATS: Mapping[str, Callable[[Sequence[Column], Sequence[Mapping[str, Any]]],
 
 
 def _lines(facts: Mapping[str, Any], depth: int) -> Iterator[str]:
-    indent = GAP * depth
+    indent = INDENT * depth
     for key, value in facts.items():
         name = f"{indent}{shown(key.replace('_', ' ') if depth == 0 else key)}:"
         if value is None or value in ({}, []):
@@ -211,12 +197,12 @@ def _short(items: Sequence[object]) -> bool:
 
 def _item(item: object, depth: int) -> Iterator[str]:
     """Yield one item of a list, marked as such in its first line."""
-    indent = GAP * depth
+    indent = INDENT * depth
     if not isinstance(item, dict):
         yield f"{indent}- {shown(str(item))}"
         return
     for number, line in enumerate(_lines(item, depth + 1)):
-        yield line if number else f"{indent}- {line.removeprefix(indent + GAP)}"
+        yield line if number else f"{indent}- {line.removeprefix(indent + INDENT)}"
 
 
 def _plain(value: Any) -> str:
