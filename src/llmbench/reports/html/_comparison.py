@@ -15,7 +15,7 @@ from llmbench.reports.html._figure import Figure, Grid
 from llmbench.reports.html._forest import Estimate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from llmbench.compare import Comparison, Contrast
     from llmbench.reports._columns import Columns
@@ -60,23 +60,30 @@ def _together(made: Comparison) -> Figure:
 
 
 def _beside(made: Comparison, contrast: Contrast, *, several: bool) -> Figure:
-    """Return the only candidate of a comparison, a row a cell."""
-    name = cut(shown(contrast.name))
+    """Return the only candidate of a comparison, a row a cell; of too many, those that differ come before others."""
     rows = _words.rows_of(made)
     columns = _words.columns(made, rows, FANCY.dash)
-    grid = _figure.grid_of(columns)
-    places = thinned(range(len(rows.cells)), MOST_POINTS)
+    grid, names = _figure.grid_of(columns), _names(columns, len(rows.cells))
+    differs = (contrast.effects.verdict <= Verdict.BETTER).tolist()
+    told = thinned(range(len(names)), MOST_POINTS, differs.__getitem__)
+    drawn = thinned(told, _forest.MOST_ROWS, differs.__getitem__)
+    name = cut(shown(contrast.name))
     return Figure(
         f"{TITLE}: {name}" if several else TITLE,
         "\n".join(_about(made, contrast)),
-        _plot(made, contrast, _names(columns, len(rows.cells)), grid) if rows.cells else None,
-        grid._replace(rows=[grid.rows[place] for place in places]) if rows.cells else None,
-        (
-            *_figure.thinning(len(places), len(rows.cells), "cells"),
-            *map(_short, contrast.notices),
-        ),
+        _plot(made, contrast, {place: names[place] for place in drawn}, grid) if drawn else None,
+        grid._replace(rows=[grid.rows[place] for place in told]) if told else None,
+        (*_left_out(len(told), len(drawn), len(names)), *map(_short, contrast.notices)),
         opened=True,
     )
+
+
+def _left_out(told: int, drawn: int, of: int) -> Iterator[str]:
+    if drawn < of:
+        yield (
+            f"Thinned: {drawn:,} of {of:,} cells are drawn and {told:,} told, first those that differ, of the others "
+            "some at even steps; --format json has all."
+        )
 
 
 def _about(made: Comparison, contrast: Contrast) -> Iterator[str]:
@@ -85,26 +92,23 @@ def _about(made: Comparison, contrast: Contrast) -> Iterator[str]:
     yield f"{_words.summary(made, contrast)}.{f' {whole}.' if whole else ''}"
     if contrast.cells:
         yield "A ratio above one is the larger number; bars are 95 % intervals, the band is the margin."
-    if len(contrast.cells) > _forest.MOST_ROWS:
-        yield f"{_forest.MOST_ROWS} cells are drawn: those that differ, and of the others some at even steps."
 
 
-def _plot(made: Comparison, contrast: Contrast, names: list[str], grid: Grid) -> _figure.Spec:
+def _plot(
+    made: Comparison, contrast: Contrast, names: Mapping[int, str], grid: Grid
+) -> _figure.Spec:
     effects, named = contrast.effects, words(made.asked.metric)
-    differs = (effects.verdict <= Verdict.BETTER).tolist()
-    places = thinned(range(len(names)), _forest.MOST_ROWS, differs.__getitem__)
-    figures = list(
-        zip(*(each.tolist() for each in (effects.ratio, effects.low, effects.high)), strict=True)
-    )
+    ends = zip(effects.ratio.tolist(), effects.low.tolist(), effects.high.tolist(), strict=True)
+    figures, verdicts = list(ends), effects.verdict.tolist()
     estimates = [
         Estimate(
-            names[place],
-            named[Verdict(int(effects.verdict[place]))],
+            name,
+            named[Verdict(verdicts[place])],
             figures[place],
             _margin(made),
             dict(zip(grid.heads, grid.rows[place], strict=True)),
         )
-        for place in places
+        for place, name in names.items()
     ]
     return _forest.spec(estimates, RATIO, list(named.values()))
 
