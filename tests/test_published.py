@@ -117,6 +117,14 @@ def test_every_figure_has_a_source_and_a_date() -> None:
     assert not any("http" in source.source for source, _ in found)
 
 
+def test_what_is_comparable_comes_first() -> None:
+    rows = published.table(published.comparisons([cell()]))
+
+    outcomes = [each["outcome"] for each in rows]
+    assert outcomes[0] == "reproduced"
+    assert set(outcomes[1:]) == {"not comparable"}
+
+
 def test_alike_figures_are_one_row() -> None:
     found = published.comparisons([cell(device="cpu")])
 

@@ -90,6 +90,21 @@ CONVERSIONS: Mapping[str, Conversion] = {
 """Exact ones only. A rate of requests is none of ours unless all have one length and arrive at once."""
 
 
+COLUMNS = (
+    listing.Column("source", "source"),
+    listing.Column("model", "model"),
+    listing.Column("conditions", "conditions"),
+    listing.Column("figures", "figures", listing.whole),
+    listing.Column("published", "published"),
+    listing.Column("outcome", "outcome"),
+    listing.Column("ratio", "measured/published", listing.digits),
+    listing.Column("ratio_low", "low", listing.digits),
+    listing.Column("ratio_high", "high", listing.digits),
+    listing.Column("reason", "because"),
+)
+"""What people are shown of `table`."""
+
+
 class Comparison(NamedTuple):
     """A published figure and what is to be said of it; `ratio` is measured over published."""
 
@@ -200,9 +215,9 @@ CONDITIONS: tuple[
 
 
 def table(found: Sequence[Comparison]) -> list[dict[str, object]]:
-    """Return comparisons as rows; figures of one source that fail for one reason are one row."""
+    """Return comparisons as rows, comparable ones first; those of one source that fail for one reason are one row."""
     rows: dict[tuple[str, ...], list[Comparison]] = {}
-    for each in found:
+    for each in sorted(found, key=lambda each: each.measured is None):
         figure = each.figure
         shape = (figure.batch, figure.input_len, figure.output_len) if each.measured else ()
         named = (each.source.title, figure.model, figure.hardware, figure.software)
@@ -226,21 +241,6 @@ def _row(each: Comparison, count: int) -> dict[str, object]:
         "reason": each.reason or None,
         "cell": each.measured.cell.id if each.measured else None,
     }
-
-
-COLUMNS = (
-    listing.Column("source", "source"),
-    listing.Column("model", "model"),
-    listing.Column("conditions", "conditions"),
-    listing.Column("figures", "figures", listing.whole),
-    listing.Column("published", "published"),
-    listing.Column("outcome", "outcome"),
-    listing.Column("ratio", "measured/published", listing.digits),
-    listing.Column("ratio_low", "low", listing.digits),
-    listing.Column("ratio_high", "high", listing.digits),
-    listing.Column("reason", "because"),
-)
-"""What people are shown of `table`."""
 
 
 def summary(found: Sequence[Comparison]) -> str:

@@ -62,9 +62,10 @@ def render(
 
     """
     runs = dict.fromkeys(row.run for row in given.rows)
+    price = f"Price: {given.price}." if given.price else "No price is given, so nothing has a cost."
     about = [
         f"Held against {', '.join(map(shown, runs)) or 'no cell with a number'}.",
-        f"{f'Price: {given.price}' if given.price else 'No price is given, so nothing has a cost'}.",
+        *([price] if judged else []),
     ]
     figures = [
         *([_overview(judged)] if judged else []),
@@ -135,12 +136,12 @@ def _published(found: Sequence[Comparison]) -> Figure:
     facts = published.table(found)
     estimates = [
         Estimate(
-            cut(f"{each.figure.model}, {each.figure.hardware}, {each.figure.metric}", LONGEST),
+            cut(f"{_shape(each.figure)}, {each.figure.hardware}", LONGEST),
             each.outcome,
             each.ratio,
             published.REPRODUCED,
             {
-                "published": f"{each.figure.value} {each.figure.metric}",
+                "figure": f"{_shape(each.figure)}: {each.figure.value} {each.figure.metric}",
                 "measured / published": figure_of(each.ratio, ""),
                 "outcome": each.outcome,
             },
@@ -155,3 +156,7 @@ def _published(found: Sequence[Comparison]) -> Figure:
         _figure.grid_of(listing.columns(published.COLUMNS, facts)) if facts else None,
         opened=True,
     )
+
+
+def _shape(figure: published.Figure) -> str:
+    return f"{figure.model}, batch {figure.batch}, in {figure.input_len}, out {figure.output_len}"
