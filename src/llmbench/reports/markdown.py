@@ -49,7 +49,7 @@ def aligned(columns: _columns.Columns) -> Iterator[str]:
     padded = []
     for column in (*columns.left, *columns.right):
         figures = column.kind == "figures"
-        texts = column.joined if figures else list(map(plain, column.joined))
+        texts = column.joined if figures else map(_cell, column.joined)
         texts = [plain(column.title), *texts]
         width = max(3, *map(len, texts))
         place = str.rjust if figures else str.ljust
@@ -58,6 +58,10 @@ def aligned(columns: _columns.Columns) -> Iterator[str]:
         padded.append([head, ruler, *body])
     for line in zip(*padded, strict=True):
         yield f"| {' | '.join(line)} |"
+
+
+def _cell(text: str) -> str:
+    return text if text == _words.ABSENT else plain(text)
 
 
 def _caption(table: Table) -> Iterator[str]:
