@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from llmbench.spec import Cell
 
 H200 = {"name": "h200", "gpus": [{"name": "NVIDIA H200", "memory_bytes": 150_754_820_096}]}
-CELL = make_cell(0, batch_size=4, input_len=100, output_len=20)
+LENGTHS = {"model": "llama-7b@tiny", "batch_size": 4, "input_len": 100, "output_len": 20}
+CELL = make_cell(0, **LENGTHS)
 
 
 @pytest.fixture
@@ -247,6 +248,21 @@ def test_the_command_says_price_rule_and_cost(
     assert "input is free" in out
     assert " 25.0" in out
     assert "OpenAI gpt-4o-mini, 2024-07-18" in out
+
+
+def test_two_engines_are_never_two_rows_alike(
+    measured: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = make_cell(1, **{**LENGTHS, "backend": "fake", "options": {"eager": True}})
+    measured((CELL, [2.0, 2.0]), (other, [4.0, 4.0]))
+    asked = (str(tmp_path / "run"), "--usd-per-hour", "3.6", "--against", "gpt-4o-mini")
+
+    rows = [line.split() for line in ran(capsys, *asked)[1].splitlines() if "llama" in line]
+    broken = json.loads(ran(capsys, *asked, "--format", "json")[1])["break_even"]
+
+    assert [row[1:3] for row in rows] == [["transformers", "-"], ["fake", "True"]] * 2
+    assert [row["backend"] for row in broken] == ["transformers", "fake"]
+    assert [row["cell"] for row in broken] == [CELL.id, other.id]
 
 
 def test_csv_and_json_carry_both_ends(

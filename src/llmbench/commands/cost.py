@@ -1,14 +1,15 @@
 """The `cost` command: what a token of each cell costs, by a rule that is named."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from llmbench import cost, evidence, listing, prices, store
+from llmbench import cost, evidence, listing, prices, store, table
 from llmbench.errors import RunError, SpecError
+from llmbench.reports._words import head
 
 COLUMNS = (
     listing.Column("model", "model"),
@@ -16,6 +17,7 @@ COLUMNS = (
     listing.Column("input_len", "in", listing.whole),
     listing.Column("output_len", "out", listing.whole),
 )
+"""What every row has; whatever else varies stands behind the model, or two rows would look alike."""
 KINDS = {"output": "$/1M output", "input": "$/1M input", "token": "$/1M tokens"}
 DURATIONS = {"ms": 1e-3, "s": 1.0}
 
@@ -83,14 +85,16 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
             f"{run}: no cell has a valid session with its batch, its lengths and the times that "
             f"--charge {charge} divides by, so nothing has a cost."
         )
-    rows = [_row(one) for one in costs]
-    breaks = [_break_row(one, row) for one, row in _breaks(cells, hours, against)]
+    others = _others(cells)
+    rows = [_row(one, others) for one in costs]
+    breaks = [_break_row(one, row, others) for one, row in _breaks(cells, hours, against)]
     heads = _heads(hours, charge, utilisation)
     best = tpot_under and _cheapest(costs, tpot_under)
     if format in {"csv", "json"}:
         sys.stdout.write(_plain(rows, breaks, heads, best, format))
     else:
-        sys.stdout.write(_people(rows, breaks, [*heads, *([best] if best else [])], format))
+        left = _columns(others)
+        sys.stdout.write(_people(left, rows, breaks, [*heads, *([best] if best else [])], format))
 
 
 def _heads(hours: Sequence[prices.Hour], charge: str, utilisation: float) -> list[str]:
@@ -99,12 +103,30 @@ def _heads(hours: Sequence[prices.Hour], charge: str, utilisation: float) -> lis
     return [f"Price: {said}; {busy}.", f"Rule ({charge}): {cost.CHARGES[charge].rule}."]
 
 
-def _row(one: cost.Cost) -> dict[str, Any]:
+def _others(cells: Sequence[evidence.Measured]) -> dict[str, dict[str, object]]:
+    """Return what tells each cell apart besides what every row has, by the cell's id."""
+    usual = {column.key for column in COLUMNS}
+    axes = [
+        axis for axis in table.axes_of([one.cell for one in cells])[0] if axis.name not in usual
+    ]
+    return {
+        one.cell.id: {axis.name: axis.values[number] for axis in axes}
+        for number, one in enumerate(cells)
+    }
+
+
+def _columns(others: Mapping[str, Mapping[str, object]]) -> list[listing.Column]:
+    names = next(iter(others.values()), {})
+    return [COLUMNS[0], *(listing.Column(name, head(name)) for name in names), *COLUMNS[1:]]
+
+
+def _row(one: cost.Cost, others: Mapping[str, Mapping[str, object]]) -> dict[str, Any]:
     cell = one.measured.cell
     facts: dict[str, Any] = {
         "cell": cell.id,
         **{column.key: getattr(cell, column.key) for column in COLUMNS},
         "backend": cell.backend,
+        **others[cell.id],
         **{f"usd_per_1m_{kind}": usd for kind, usd in one.usd.items()},
     }
     if one.measured.has("tpot_s"):
@@ -122,9 +144,16 @@ def _breaks(
             yield cell, cost.break_even(cell, hour.usd, row)
 
 
-def _break_row(measured: evidence.Measured, found: cost.BreakEven) -> dict[str, Any]:
+def _break_row(
+    measured: evidence.Measured,
+    found: cost.BreakEven,
+    others: Mapping[str, Mapping[str, object]],
+) -> dict[str, Any]:
+    cell = measured.cell
     return {
-        **{column.key: getattr(measured.cell, column.key) for column in COLUMNS},
+        "cell": cell.id,
+        **{column.key: getattr(cell, column.key) for column in COLUMNS},
+        **others[cell.id],
         "api": found.price.name,
         "tokens_per_day": found.tokens_per_day,
         "utilisation": found.utilisation,
@@ -154,6 +183,7 @@ def _seconds(text: str) -> float:
 
 
 def _people(
+    left: Sequence[listing.Column],
     rows: Sequence[dict[str, Any]],
     breaks: Sequence[dict[str, Any]],
     heads: Sequence[str],
@@ -168,11 +198,11 @@ def _people(
     ]
     shown = [{**dict.fromkeys(column.key for column in figures), **_in_ms(row)} for row in rows]
     parts = ["\n\n".join(heads) if format == "markdown" else "\n".join(heads)]
-    parts.append(listing.rows([*COLUMNS, *figures], shown, format).rstrip("\n"))
+    parts.append(listing.rows([*left, *figures], shown, format).rstrip("\n"))
     parts.append("±: 95 % interval between sessions, Student's t on logarithms.")
     if breaks:
         columns = (
-            *COLUMNS,
+            *left,
             listing.Column("api", "API"),
             listing.Column("tokens_per_day", "break-even tokens/day", _volume),
             listing.Column("utilisation", "at utilisation", _share),
