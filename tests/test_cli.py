@@ -128,6 +128,17 @@ def test_hostile_text_is_shown_and_cannot_act(
     )
 
 
+@pytest.mark.parametrize("command", ["table", "fit", "report", "audit", "calibrate"])
+def test_a_name_too_long_for_a_file_is_one_line(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = cli.run([command, "x" * 300])
+
+    shown = capsys.readouterr()
+    assert (code, shown.out, shown.err.count("\n")) == (2, "", 1)
+    assert "cannot be used: File name too long." in shown.err
+
+
 def test_an_error_of_our_own_keeps_its_traceback(as_table: Fake) -> None:
     def command() -> None:
         raise RuntimeError("ours")

@@ -59,6 +59,8 @@ MISTAKES = {
     ("clock: virtual", "call: true"): "backend.fake.call: expected int, got True",
     ("clock: virtual", "ttft_ms: .nan"): "backend.fake.ttft_ms: nan is not a number that can be meant",
     ("llama-7b@tiny", "llama-7x"): "model: 'llama-7x' is no catalogue entry, folder or hub id. Did you mean",
+    ("llama-7b@tiny", "x" * 300): "model: 'xxx",
+    ("llama-7b@tiny", '"a\\0b"'): "model: 'a\\x00b' is no catalogue entry, folder or hub id.",
     ("device: cpu", "prompts: nofile.txt"): "prompts: 'nofile.txt': No such file or directory. Give a text file",
     # settings
     ("{sessions: 1", "{sesions: 1"): "protocol: unknown key 'sesions'. Did you mean 'sessions'?",

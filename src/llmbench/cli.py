@@ -50,6 +50,9 @@ HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 
 RED, PLAIN = "\x1b[31m", "\x1b[0m"
 
+DENIED = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+"""What a system says of a file that is the user's to mend, wherever it was met."""
+
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 """What typer raises for arguments that it cannot read; it exports only this descendant."""
 
@@ -75,6 +78,9 @@ def run(arguments: "Sequence[str]") -> int:
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
     except (OSError, SystemExit) as error:
+        if isinstance(error, OSError) and error.filename and error.errno in DENIED:
+            complain(f"{error.filename}: cannot be used: {error.strerror}.")
+            return 2
         code = gone(error)
         discard_output()
     return code

@@ -118,7 +118,7 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 def resolve(name: str) -> Model:
     """Return the model that a sweep means by `name`; raise SpecError with the nearest name if there is none."""
-    if (Path(name) / "config.json").is_file():
+    if os.path.isfile(f"{name}/config.json"):  # noqa: PTH113 - Path's own fails on a name too long for a file
         return _from_folder(name)
     base, scaled, size = name.partition(AT)
     known = _files()
@@ -126,7 +126,7 @@ def resolve(name: str) -> Model:
         if scaled and size not in tiny.SIZES:
             raise SpecError(f"model: {name!r}: no such size.{did_you_mean(size, tiny.SIZES)}")
         return _from_catalogue(name, yamlfile.read(known[base], Entry), size)
-    if Path(name).is_dir():
+    if os.path.isdir(name):  # noqa: PTH112 - likewise
         raise SpecError(
             f"model: {name!r} is a folder without config.json, so it holds no checkpoint."
         )
