@@ -75,6 +75,19 @@ def test_a_cell_that_joins_the_sweep_is_measured_and_the_others_stay(bench: Benc
     assert sorted(order(bench)[4:]) == [(8, 1), (8, 2)]
 
 
+def test_another_sweep_does_not_join_a_run(bench: Bench) -> None:
+    bench.write()
+    bench.sweep()
+    before = bench.raw()
+    bench.file.write_text(bench.file.read_text().replace('"example"', '"other"'))
+
+    done = bench.sweep()
+
+    assert (done.code, bench.raw()) == (2, before)
+    assert "holds a run of the sweep 'example', and this one is 'other'" in done.err
+    assert "use another --output-dir" in done.err
+
+
 def test_the_order_is_seeded(bench: Bench) -> None:
     orders = []
     for name, seed in (("one", 1), ("again", 1), ("two", 2)):
@@ -100,6 +113,7 @@ def test_sessions_are_added_until_the_interval_is_narrow(bench: Bench) -> None:
     done = bench.sweep()
 
     assert done.code == 0
+    assert "2 of 2 sessions to run, and up to 2 more while intervals are wide." in done.out
     assert len(bench.records()) == 4
     assert [line.reason for line in store.read(bench.run) if isinstance(line, Stop)] == ["maximum"]
     before = bench.raw()

@@ -104,16 +104,19 @@ def measured_anew(file: Path, purpose: str, sessions: int) -> tuple[Path, int]:
 def _measure(
     run: Run, planned: Planned, written: Plan, asked: Asked, console: Console, interrupt: Interrupt
 ) -> int:
-    sessions = planned.sweep.protocol.sessions
-    screen = Screen(console, planned.sweep.name, len(planned.cells) * sessions, 0)
+    sessions, most = planned.sweep.protocol.sessions, planned.sweep.protocol.max_sessions
+    screen = Screen(console, planned.sweep.name, len(planned.cells) * sessions)
     runner = Runner(planned, written, run, screen, interrupt, run_anyway=asked.run_anyway)
     screen.before = sum(min(len(standing.done), sessions) for standing in runner.standings.values())
+    screen.further = sum(len(runner.pending(session)) for session in range(sessions + 1, most + 1))
     with screen:
         for warning in planned.warnings:
             screen.note(warning)
         if any(runner.pending(session) for session in range(1, sessions + 1)):
+            left = screen.planned - screen.before
+            more = f", and up to {screen.further} more while intervals are wide"
             screen.note(
-                f"{run.folder}: {screen.planned - screen.before} of {screen.planned} sessions to run."
+                f"{run.folder}: {left} of {screen.planned} sessions to run{more if screen.further else ''}."
             )
         runner.measure_all()
     return _conclude(run, runner, console, interrupt)
@@ -125,13 +128,19 @@ def _conclude(run: Run, runner: Runner, console: Console, interrupt: Interrupt) 
     counts = Counter(
         status for standing in runner.standings.values() for status in standing.done.values()
     )
-    told = ", ".join(f"{count} {status}" for status, count in sorted(counts.items())) or "nothing"
+    told = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
     if not runner.screen.ended and interrupt.signal is None:
         console.print("Nothing left to do.", markup=False)
-    console.print(f"{told}  ->  {shown(str(run.folder))}", markup=False, soft_wrap=True)
+    folder = shown(str(run.folder))
+    console.print(f"{told or 'no session ended'}  ->  {folder}", markup=False, soft_wrap=True)
     if runner.dirty:
         console.print(shown(runner.dirty), markup=False, style="red", soft_wrap=True)
     if interrupt.signal is not None:
+        console.print(
+            f"Stopped. The same sweep with -o {folder} goes on from here.",
+            markup=False,
+            soft_wrap=True,
+        )
         return interrupt.exit_code
     return 0 if not runner.dirty and set(counts) <= {Status.OK} else COMPLETED_WITH_FAILURES
 
@@ -171,6 +180,11 @@ def _describe(
         )
     earlier = run.log.plan
     if earlier is not None:
+        if earlier.name != planned.sweep.name:
+            raise RunError(
+                f"{run.folder}: holds a run of the sweep {earlier.name!r}, and this one is {planned.sweep.name!r}. "
+                "Two sweeps in one run could not be told apart; use another --output-dir."
+            )
         _refuse_other_environment(earlier, facts, digest, allowed=asked.new_environment)
     probes = ceilings.probes_of(found)
     written = Plan(

@@ -33,9 +33,10 @@ FAILED = "red"
 class Screen:
     """A live table on a terminal; one line a session elsewhere."""
 
-    def __init__(self, console: Console, name: str, planned: int, done: int) -> None:
-        """Begin with `done` of `planned` sessions already on disk."""
-        self.console, self.name, self.planned, self.before = console, shown(name), planned, done
+    def __init__(self, console: Console, name: str, planned: int) -> None:
+        """Begin with the sessions that are planned; whoever knows sets how many ended before, and may be added."""
+        self.console, self.name, self.planned = console, shown(name), planned
+        self.before = self.further = 0
         self.began = time.monotonic()
         self.ended = 0
         self.counts: Counter[Status] = Counter()
@@ -80,7 +81,9 @@ class Screen:
         self.recent.append(record)
         if not self.live:
             self.console.print(
-                Text(f"[{self.before + self.ended}/{self.planned}] ").append_text(line(record)),
+                Text(f"[{self.before + self.ended}/{self.planned}] ").append_text(
+                    line(record, record.id)
+                ),
                 soft_wrap=True,
             )
         self._draw()
@@ -89,9 +92,10 @@ class Screen:
         """Say something once, above the table."""
         self.console.print(Text(shown(text), style="yellow"), soft_wrap=True)
 
-    def more_planned(self, sessions: int) -> None:
-        """Further sessions were added, because an interval is still too wide."""
+    def more_planned(self, sessions: int, further: int) -> None:
+        """Sessions were added, because intervals are still too wide; as many as `further` may follow."""
         self.planned += sessions
+        self.further = further
 
     def _draw(self) -> None:
         if not self.live:
@@ -99,35 +103,47 @@ class Screen:
         table = Table.grid()
         table.add_column(no_wrap=True, overflow="ellipsis")
         for record in self.recent:
-            table.add_row(line(record))
+            table.add_row(line(record, short(record.cell)))
         done = self.before + self.ended
-        head = Text(f"{self.name}  {done} of {self.planned} sessions{self._left()}  ", style="bold")
+        most = f" to {self.planned + self.further}" if self.further else ""
+        head = Text(
+            f"{self.name}  {done} of {self.planned}{most} sessions{self._left()}  ", style="bold"
+        )
         for status, count in sorted(self.counts.items()):
             head.append(f" {count} {status}", style=COLOURS.get(status, FAILED))
         foot = Text(f"{self.now}\nThe screen stands still while a cell is timed.", style="dim")
         self.live.update(Group(head, table, foot), refresh=True)
 
     def _left(self) -> str:
-        left = self.planned - self.before - self.ended
-        if not self.ended or not left:
+        least = self.planned - self.before - self.ended
+        if not self.ended or not least + self.further:
             return ""
-        seconds = (time.monotonic() - self.began) / self.ended * left
-        return (
-            f", about {seconds / 60:.0f} min left"
-            if seconds > 90
-            else f", about {seconds:.0f} s left"
-        )
+        pace_s = (time.monotonic() - self.began) / self.ended
+        ends = dict.fromkeys(about(pace_s * left) for left in (least, least + self.further))
+        return f", about {' to '.join(ends)} left"
 
 
-def line(record: Record) -> Text:
-    """Return one record as one line: how it ended, how long it took or why it has no time, what it was."""
+def about(time_s: float) -> str:
+    """Return a time as a person would say it."""
+    return f"{time_s / 60:.0f} min" if time_s > 90 else f"{time_s:.0f} s"
+
+
+def line(record: Record, name: str) -> Text:
+    """Return one record as one line: how it ended, how long a call took or why it has no time, what it was."""
     times = sorted(s.e2e_ns for s in record.outcome.samples if s.e2e_ns and not s.discarded)
     text = Text(f"{record.status:<12}", style=COLOURS.get(record.status, FAILED))
     text.append(f"session {record.session}  ", style="default")
     if record.status is Status.OK:
-        text.append(f"{times[len(times) // 2] / 1e6:>10,.2f} ms  ", style="bold")
+        text.append(f"{times[len(times) // 2] / 1e6:>10,.2f} ms a call  ", style="bold")
     else:
         text.append(f"{shown(record.reason or '')}  ", style="default")
-    text.append(shown(record.id), style="dim")
+    text.append(shown(name), style="dim")
     codes = ", ".join(finding.code for finding in record.warnings)
     return text.append(f"  ({codes})" if codes else "", style="yellow")
+
+
+def short(cell: Cell) -> str:
+    """Return a cell's name with that in front in which most cells differ, since a narrow terminal cuts the end."""
+    shape = f"b{cell.batch_size} i{cell.input_len} o{cell.output_len}"
+    options = (f"{key}={value}" for key, value in cell.options.items())
+    return " ".join((cell.model, shape, cell.backend, cell.dtype, *options))

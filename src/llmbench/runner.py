@@ -98,7 +98,8 @@ class Runner:
             for session in range(1, self.protocol.max_sessions + 1):
                 cells = self.pending(session)
                 if session > self.protocol.sessions:
-                    self.screen.more_planned(len(cells))
+                    further = len(cells) * (self.protocol.max_sessions - session)
+                    self.screen.more_planned(len(cells), further)
                 self._round(session, cells)
                 self._close_nurseries()
                 if self._told_to_stop():
