@@ -111,6 +111,19 @@ def test_a_figure_stands_with_its_interval() -> None:
     assert "batch 1: costs 1.50 (no interval)" in verdicts.render([alone], "terminal")
 
 
+def test_an_assumed_number_can_be_read() -> None:
+    text = verdicts.render(
+        [
+            Judged(claims.claim(name), Answer())
+            for name in ("serving-fleet", "inference-cost-decline")
+        ],
+        "terminal",
+    )
+
+    assert "assumes: monthly_users 280,000,000: " in text
+    assert "assumes: baseline_year 2023.55: " in text
+
+
 def test_copies_and_cpus_are_called_so() -> None:
     rows = (row("llama-7b@small"),)
 

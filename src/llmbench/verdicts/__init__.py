@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 NAMED = 3
 """Conditions and cells that are named in one place; the rest are counted."""
 WIDTH = 100
+LARGE = 10_000
 
 WORDS = {
     Verdict.SUPPORTED: "true for",
@@ -139,9 +140,14 @@ def rests_on(judged: Judged) -> Iterator[str]:
     claim, answer = judged
     yield f"rule: {claim.rule}"
     for name, number in claim.assumptions.items():
-        yield f"assumes: {name} {number.value:,.10g}: {number.why}"
+        yield f"assumes: {name} {_number(number.value)}: {number.why}"
     if answer.verdict in {Verdict.NOT_MEASURED, Verdict.INCONCLUSIVE}:
         yield f"needs: {claim.needs} {settled_by(claim)}."
+
+
+def _number(value: float) -> str:
+    """Return a number with its thousands apart, unless it may be a year."""
+    return f"{value:g}" if value < LARGE else f"{value:,.10g}"
 
 
 def cells_of(part: Part) -> str:
