@@ -4,6 +4,7 @@ import time
 
 import pytest
 
+from llmbench import store
 from llmbench.record import Status
 from sweeps import BATCH_SIZES, Bench, assert_complete
 
@@ -237,3 +238,18 @@ def test_an_odd_shape_is_a_warning_and_nothing_is_dropped(bench: Bench) -> None:
         assert warning in {finding.code for finding in record.warnings}
         assert len(record.outcome.samples) == 9
         assert not any(sample.discarded for sample in record.outcome.samples)
+
+
+def test_a_fault_by_chance_strikes_a_share_of_the_sessions_and_the_same_ones_again(
+    bench: Bench,
+) -> None:
+    struck = []
+    for name in ("one", "again"):
+        bench.run = bench.folder / name
+        bench.rows = bench.run / store.RECORDS
+        bench.write(fault="error", chance=0.3, axes={"batch_size": list(range(1, 41))})
+        done = bench.sweep("--sessions", "1")
+        struck.append({key for key, status in done.statuses.items() if status is not Status.OK})
+
+    assert struck[0] == struck[1]
+    assert 4 <= len(struck[0]) <= 20  # 12 of 40 to be expected, with a spread of 3

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -43,10 +44,11 @@ OPTIONS = {
     "at": ("call", "load", "prepare", "memory", "exit"),
     "call": 5,
     "when": "",
+    "chance": 1.0,
 }  # fmt: skip
 """`fault` happens `at` a place; a `call` counts from 1, warm-up included; `when` limits it to cells, sessions or
-attempts, such as `batch_size=4,session=1`, or `batch_size>=4`. Times are milliseconds; `jitter` is a relative
-standard deviation."""
+attempts, such as `batch_size=4,session=1`, or `batch_size>=4`, and `chance` to a share of them, drawn from the seed.
+Times are milliseconds; `jitter` is a relative standard deviation."""
 
 VOCABULARY = 32_000
 HOST_GIB = 2**30
@@ -188,17 +190,23 @@ class FakeEngine:
         return bool(self.script["fault"] == name) and self._applies()
 
     def _applies(self) -> bool:
-        """Return whether `when` holds for this cell, session and attempt."""
+        """Return whether `when` and `chance` hold for this cell, session and attempt."""
         known = {
             "batch_size": self.cell.batch_size, "input_len": self.cell.input_len, "output_len": self.cell.output_len,
             "session": self.job.session, "attempt": self.job.attempt,
         }  # fmt: skip
         pairs = [pair.split("=") for pair in self.script["when"].split(",") if pair]
-        return all(
+        return self._drawn() < self.script["chance"] and all(
             known[name.strip(" >")] >= int(value) if ">" in name
             else known[name.strip()] == int(value)
             for name, value in pairs
         )  # fmt: skip
+
+    def _drawn(self) -> float:
+        """Return a number from 0 to 1 that this attempt at this cell has once and for all."""
+        job = self.job
+        told = f"{job.protocol.seed} {self.cell.id} {job.session} {job.attempt}"
+        return random.Random(told).random()  # noqa: S311 - a share of faults, not a secret
 
     def _fail_at(self, place: str) -> None:
         """Fail here, if the script says so."""
