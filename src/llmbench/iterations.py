@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from llmbench.record import Status
-from llmbench.sessions import Ended, Gatherer, Taken
-from llmbench.tally import measured
+from llmbench.sessions import Gatherer, Taken
+from llmbench.tally import measured, understood
 
 if TYPE_CHECKING:
     from llmbench.sessions import Sessions
@@ -31,7 +31,7 @@ def iterated(log: Log, tally: Tally) -> Rows:
     gatherer, owners, points = Gatherer(), [], []
     seen: set[tuple[str, int]] = set()
     count = 0
-    for record in log.records(Ended):
+    for record, _ in understood(log):
         session = (record.id, record.session)
         if not measured(record.status) or session in seen:
             continue

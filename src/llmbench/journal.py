@@ -6,12 +6,14 @@ that any reader takes; `jq` sees one more member, `crc32`.
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import itertools
 import json
 import os
 import re
 import zlib
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -28,7 +30,7 @@ BLOCK_BYTES = 2**20
 SEAL = b',"crc32":"%08x"}\n'
 SEAL_LENGTH = len(SEAL % 0)
 
-HEAD = re.compile(rb'\{"kind":"(\w+)","format":(\d+),')
+HEAD = re.compile(rb'\{"kind":"(\w+)","format":(\d{1,9}),')
 """How every line of ours begins, so that a reader can pass over a kind without decoding it."""
 
 QUICK_HEADS = tuple(
@@ -38,9 +40,17 @@ QUICK_HEADS = tuple(
 """The heads of nearly all lines, found in a third of the time."""
 
 START = re.compile(rb'\{"kind":"')
-WHOLE = re.compile(rb'\{"kind":".*?,"crc32":"[0-9a-f]{8}"\}', re.DOTALL)
+SEALED = re.compile(rb',"crc32":"[0-9a-f]{8}"\}')
+MOST_STARTS = 64
+"""Places at which a record may begin that are tried before each seal: a line made of beginnings costs no more."""
+LONGEST_LINE = 2**27
+"""No record is longer: what a worker may say of one cell is half of it. More is passed over in pieces, unread."""
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 """What is left of bytes that were no UTF-8: JSON can spell it, but strict readers refuse it."""
+
+
+NOT_UNDERSTOOD = (msgspec.DecodeError, RecursionError)
+"""What decoding raises for a line that is no value of ours, endless nesting among it."""
 
 
 class Head(msgspec.Struct):
@@ -90,22 +100,30 @@ def scan(path: Path, size: int, bad: Callable[[int], None]) -> Iterator[bytes]:
         return
     read = 0
     with path.open("rb", buffering=BLOCK_BYTES) as stream:
-        for number, line in enumerate(stream, 1):
-            read += len(line)
+        number, begun = 1, True
+        for piece in iter(partial(stream.readline, LONGEST_LINE), b""):
+            read += len(piece)
             if read > size:
                 return
-            if intact(line):
-                yield line
-            elif line.endswith(b"\n"):
-                yield from _salvaged(line)
+            ended = piece.endswith(b"\n")
+            if begun and intact(piece):
+                yield piece
+            elif ended:
+                refuse_newer(piece)
+                yield from salvaged(piece)
                 bad(number)
+            number, begun = number + ended, ended
 
 
-def _salvaged(line: bytes) -> Iterator[bytes]:
-    refuse_newer(line)
-    for whole in WHOLE.finditer(line):
-        pieces = (whole[0][start.start() :] + b"\n" for start in START.finditer(whole[0]))
+def salvaged(line: bytes) -> Iterator[bytes]:
+    """Yield the records that are whole inside a damaged line."""
+    begun = 0
+    for seal in SEALED.finditer(line):
+        part = line[begun : seal.end()] + b"\n"
+        starts = itertools.islice(START.finditer(part), MOST_STARTS)
+        pieces = (part[start.start() :] for start in starts)
         yield from itertools.islice(filter(intact, pieces), 1)
+        begun = seal.end()
 
 
 def kind_of(line: bytes) -> str:
@@ -130,10 +148,8 @@ def refuse_newer(line: bytes) -> None:
     """Raise FormatError for a line that is no line of ours only because a later version wrote it."""
     if b'"crc32":"' in line[-SEAL_LENGTH:]:
         return  # sealed as we seal, so it is damaged, and its format may be the damage
-    try:
+    with contextlib.suppress(*NOT_UNDERSTOOD):
         kind_of(line)
-    except msgspec.DecodeError:
-        return
 
 
 def decode(line: bytes) -> record.Line:

@@ -47,11 +47,18 @@ def _verdicts(path: Path, size: int) -> Iterator[record.Parity]:
         at = view.find(HEAD, 0, size)
         while at >= 0:
             end = view.find(b"\n", at, size) + 1
-            line = view[at:end]
-            if line and journal.intact(line):
-                with contextlib.suppress(msgspec.DecodeError):  # whoever reads the run is told so
-                    yield _verdict.decode(line)
-            at = view.find(HEAD, at + 1, size)
+            if not end:
+                return
+            yield from _of_line(view[at : min(end, at + journal.LONGEST_LINE)])
+            at = view.find(HEAD, end, size)
+
+
+def _of_line(line: bytes) -> Iterator[record.Parity]:
+    """Yield the verdict that a line is, or those that are whole inside a damaged one."""
+    for whole in [line] if journal.intact(line) else journal.salvaged(line):
+        if whole.startswith(HEAD):
+            with contextlib.suppress(*journal.NOT_UNDERSTOOD):  # whoever reads the run is told so
+                yield _verdict.decode(whole)
 
 
 def seen(value: T, failed: Mapping[str, str]) -> T:

@@ -10,7 +10,7 @@ import statistics
 from collections import defaultdict
 from itertools import chain
 from operator import attrgetter
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Annotated, NamedTuple, TypeAlias
 
 import msgspec
 import numpy as np
@@ -27,11 +27,15 @@ Column: TypeAlias = NDArray[np.float64]
 Columns: TypeAlias = NDArray[np.float64]
 
 
+Integer: TypeAlias = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+"""What a column can hold; a line with a larger number is not understood."""
+
+
 class Timed(msgspec.Struct, gc=False):
     """What is read of a sample; msgspec passes over the rest in a fraction of the time."""
 
-    e2e_ns: int | None
-    token_ns: list[list[int]]
+    e2e_ns: Integer | None
+    token_ns: list[list[Integer]]
     discarded: str | None = None
     energy_mj: int | None = None
 

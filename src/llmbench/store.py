@@ -26,8 +26,15 @@ T = TypeVar("T")
 
 RECORDS = "records.jsonl"
 DESCRIPTION = "run.json"
+DESCRIPTION_NEW = "run.json.new"
 LOCK = ".lock"
 TORN = "records.jsonl.torn"
+LOGS = "logs"
+OWN = {
+    **dict.fromkeys((RECORDS, DESCRIPTION, DESCRIPTION_NEW, TORN), stat.S_ISREG),
+    LOGS: stat.S_ISDIR,
+}
+"""What a run writes: a link in the place of one, in a folder from anywhere, would have it write elsewhere."""
 
 LEAST_ROOM_BYTES = 16 * 2**20
 """A sweep does not start with less room than this: 5,000 records of 3 kB."""
@@ -45,7 +52,8 @@ def open_run(folder: Path) -> Run:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _refuse_strange(folder / RECORDS)
+        for name, is_usual in OWN.items():
+            _refuse_strange(folder / name, is_usual)
         _probe(folder)
         held = lock.take(folder / LOCK)
         try:
@@ -126,12 +134,16 @@ class Log:
             for _ in self._lines():
                 pass
 
+    def pass_over(self, why: str) -> None:
+        """Note that a line was not understood."""
+        self._notice(f"a line was not understood and passed over: {why}.")
+
     def _decoded(self, decode: Callable[[bytes], T], lines: Iterator[bytes]) -> Iterator[T]:
         for line in lines:
             try:
                 value = decode(line)
-            except msgspec.DecodeError as error:
-                self._notice(f"a line was not understood and passed over: {error}.")
+            except journal.NOT_UNDERSTOOD as error:
+                self.pass_over(str(error))
             else:
                 yield refuted.seen(value, self._refuted) if self._refuted else value
 
@@ -141,7 +153,11 @@ class Log:
         kept: dict[str, list[bytes]] = {"sweep": [], "import": [], "stop": []}
         try:
             for line in journal.scan(self._path, self._size, bad.append):
-                kind = journal.kind_of(line)
+                try:
+                    kind = journal.kind_of(line)
+                except journal.NOT_UNDERSTOOD as error:
+                    self.pass_over(str(error))
+                    continue
                 if kind in kept:
                     kept[kind].append(line)
                 yield kind, line
@@ -245,9 +261,16 @@ class Run:
         self._torn = False
 
     def describe(self, plan: record.Plan) -> None:
-        """Write `run.json`, the plan for people to read, whole or not at all; raise WriteError."""
-        path, new = self.folder / DESCRIPTION, self.folder / (DESCRIPTION + ".new")
+        """Write `run.json`, the plan for people to read, whole or not at all, unless it says so already.
+
+        Raises:
+            WriteError: it could not be written.
+
+        """
+        path, new = self.folder / DESCRIPTION, self.folder / DESCRIPTION_NEW
         data = msgspec.json.format(journal.encode(plan), indent=2) + b"\n"
+        if path.is_file() and path.read_bytes() == data:
+            return
         try:
             with new.open("wb") as stream:
                 stream.write(data)
@@ -274,14 +297,15 @@ class Run:
         self.close()
 
 
-def _refuse_strange(path: Path) -> None:
+def _refuse_strange(path: Path, is_usual: Callable[[int], bool]) -> None:
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
         return
-    if not stat.S_ISREG(mode):
-        kind = "a symbolic link" if stat.S_ISLNK(mode) else "no file"
-        raise RunError(f"{path}: is {kind}; records are kept in a file of their own.")
+    if not is_usual(mode):
+        usual = "folder" if is_usual is stat.S_ISDIR else "file"
+        kind = "a symbolic link" if stat.S_ISLNK(mode) else f"no {usual}"
+        raise RunError(f"{path}: is {kind}; a run is kept in files of its own.")
 
 
 def _probe(folder: Path) -> None:
@@ -308,7 +332,7 @@ def _sync_directory(folder: Path) -> None:
 def _described(path: Path) -> record.Plan | None:
     try:
         return msgspec.json.decode(path.read_bytes(), type=record.Plan)
-    except (OSError, msgspec.DecodeError):
+    except (OSError, *journal.NOT_UNDERSTOOD):
         return None
 
 

@@ -16,6 +16,8 @@ from llmbench.sessions import Ended, Gatherer
 from llmbench.spec import Point
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from llmbench.store import Log
 
 Integers: TypeAlias = NDArray[np.int64]
@@ -43,6 +45,23 @@ class Failure(NamedTuple):
     def sessions(self) -> int:
         """Return how many sessions ended so."""
         return sum(self.cells.values())
+
+
+def understood(log: Log) -> Iterator[tuple[Ended, Point]]:
+    """Yield a run's records with their cells; one whose cell is not understood is noticed and passed over."""
+    cells: dict[str, Point] = {}
+    for record in log.records(Ended):
+        if record.id not in cells:
+            try:
+                cell = msgspec.json.decode(record.cell, type=Point)
+            except msgspec.DecodeError as error:
+                log.pass_over(f"{error}, in the cell of {record.id!r}")
+                continue
+            if cell.id != record.id:
+                log.pass_over(f"the record of {record.id!r} holds another cell, {cell.id!r}")
+                continue
+            cells[record.id] = cell
+        yield record, cells[record.id]
 
 
 class Tally:
@@ -81,21 +100,19 @@ class Tally:
         self.failures: dict[tuple[object, ...], Failure] = {}
         self.verdicts = dict.fromkeys(("valid", "warned", "invalid", "failed"), 0)
         self.environments: set[str] = set()
-        self._written: dict[str, bytes] = {}
+        self._written: dict[str, Point] = {}
         self._seen: set[tuple[str, int]] = set()
         self._cut_off: set[tuple[str, int]] = set()
         self._skipped: dict[tuple[str, int], Ended] = {}
-        for record in log.records(Ended):
+        for record, cell in understood(log):
+            self._written[record.id] = cell
             self._take(record)
         for session, record in self._skipped.items():
             if session not in self._seen:
                 self._end(session, record)
         planned: dict[str, Point] = {cell.id: cell for cell in (log.plan.cells if log.plan else ())}
-        others = (cell for name, cell in self._written.items() if name not in planned)
-        self.cells = [
-            *planned.values(),
-            *(msgspec.json.decode(cell, type=Point) for cell in others),
-        ]
+        others = {name: cell for name, cell in self._written.items() if name not in planned}
+        self.cells = [*planned.values(), *others.values()]
 
     @property
     def interrupted(self) -> int:
@@ -109,8 +126,6 @@ class Tally:
 
     def _take(self, record: Ended) -> None:
         """Take in one record; the first final one of a session counts, one that was measured before a skip."""
-        if record.id not in self._written:
-            self._written[record.id] = bytes(record.cell)
         session = (record.id, record.session)
         if measured(record.status):
             if session not in self._seen:
