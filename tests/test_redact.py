@@ -1,8 +1,10 @@
 """What is taken out of text before it is written, and what is shown of it on a terminal."""
 
+import json
+
 import pytest
 
-from llmbench.redact import redact, shown
+from llmbench.redact import redact, redact_all, shown, spelled
 
 
 @pytest.fixture(autouse=True)
@@ -84,3 +86,16 @@ def test_ordinary_text_is_left_as_it_is(text: str) -> None:
 )
 def test_nothing_shown_can_act_on_the_terminal(text: str, safe: str) -> None:
     assert shown(text) == safe
+
+
+def test_a_value_is_clean_in_every_depth() -> None:
+    value = {"a": ["in /home/someone", {"hf_AbCdEfGhIjKlMn": "p4ss/w ord+"}], "n": 1, "none": None}
+
+    assert redact_all(value) == {"a": ["in ~", {"<redacted>": "<redacted>"}], "n": 1, "none": None}
+
+
+def test_json_says_the_same_without_what_acts() -> None:
+    text = json.dumps(["\x9b2J", "abc\u202edef", "\u2028", "模型 naïve 🚀"], ensure_ascii=False)
+
+    assert json.loads(spelled(text)) == json.loads(text)
+    assert spelled(text) == r'["\u009b2J", "abc\u202edef", "\u2028", "模型 naïve 🚀"]'

@@ -180,3 +180,33 @@ def test_a_run_that_was_moved_goes_on(bench: Bench) -> None:
 
     assert done.code == 0
     assert_complete(done)
+
+
+def test_a_description_that_a_kill_kept_from_being_written_is_written_by_the_next(
+    bench: Bench,
+) -> None:
+    bench.write(axes={"batch_size": 1})
+    bench.sweep()
+    before = (bench.run / store.DESCRIPTION).read_bytes()
+    (bench.run / store.DESCRIPTION).rename(bench.run / store.DESCRIPTION_NEW)
+
+    done = bench.sweep()
+
+    assert_complete(done)
+    assert (bench.run / store.DESCRIPTION).read_bytes() == before
+    assert not (bench.run / store.DESCRIPTION_NEW).exists()
+
+
+def test_the_logs_that_a_kill_left_are_cleaned_by_the_next(bench: Bench) -> None:
+    bench.write(fault="hang", when="attempt=1,session=1", axes={"batch_size": 1})
+    process = bench.start(environment={"A_TOKEN": "correct-horse"})
+    bench.wait_for('"begin"', process)
+    process.kill()
+    bench.ended(process)
+    (bench.run / "logs" / "left.log").write_text("login with correct-horse failed")
+    (bench.run / "logs" / "empty.log").touch()
+
+    assert_complete(bench.sweep(environment={"A_TOKEN": "correct-horse"}))
+
+    assert (bench.run / "logs" / "left.log").read_text() == "login with <redacted> failed"
+    assert all(path.stat().st_size for path in (bench.run / "logs").iterdir())

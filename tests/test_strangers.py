@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+import secrets
+import subprocess
+import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
+import psutil
 import pytest
 
-from llmbench import cli, journal, messages, store
+from llmbench import cli, journal, messages, reap, store
 from make_records import make_cell, make_plan, make_record, make_samples, write_lines
+from sweeps import Bench
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 CELL = make_cell()
 SAMPLES = make_samples([1.0, 1.1, 1.2], ttft_s=0.2, tokens=4)
@@ -32,6 +40,97 @@ def appended(run: Path, line: bytes) -> Path:
 
 def sessions(run: Path) -> list[int]:
     return [line.session for line in store.read(run).records(type(make_record(CELL, 1)))]
+
+
+# -- nothing outside the run -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name",
+    [store.RECORDS, store.TORN, store.DESCRIPTION, store.DESCRIPTION_NEW, store.LOCK, store.LOGS],
+)
+def test_a_link_inside_a_run_is_not_followed(name: str, bench: Bench) -> None:
+    bench.write(axes={"batch_size": 1})
+    victim = bench.folder / "victim"
+    victim.write_text("mine")
+    bench.run.mkdir()
+    bench.rows.write_bytes(b'{"kind":"end","torn')
+    (bench.run / name).unlink(missing_ok=True)
+    (bench.run / name).symlink_to(victim)
+
+    done = bench.sweep()
+
+    assert done.code == 2
+    assert done.err.count("\n") == 1
+    assert "is a symbolic link" in done.err or "cannot be written: Too many levels" in done.err
+    assert victim.read_text() == "mine"
+
+
+def test_a_link_in_the_place_of_a_log_is_not_followed(bench: Bench) -> None:
+    bench.write(axes={"batch_size": 1}, fault="junk")
+    victim = bench.folder / "victim"
+    victim.write_text("mine, and hf_abcdefghijklmnop too")
+    (bench.run / store.LOGS).mkdir(parents=True)
+    (bench.run / store.LOGS / "nursery-fake.log").symlink_to(victim)
+
+    done = bench.sweep()
+
+    assert done.code == 4
+    assert done.err.startswith(
+        f"llmbench: {bench.run / store.LOGS / 'nursery-fake.log'}: cannot be made"
+    )
+    assert victim.read_text() == "mine, and hf_abcdefghijklmnop too"
+
+
+def test_a_file_in_the_place_of_the_logs_is_said_before_anything_runs(bench: Bench) -> None:
+    bench.write(axes={"batch_size": 1})
+    bench.run.mkdir()
+    (bench.run / store.LOGS).write_text("")
+
+    done = bench.sweep()
+
+    assert (done.code, done.out) == (2, "")
+    assert (
+        done.err
+        == f"llmbench: {bench.run / store.LOGS}: is no folder; a run is kept in files of its own.\n"
+    )
+
+
+WORD = f"/bin/{secrets.token_hex(16)}"
+"""Stands for a value that many environments hold; were a real one in its place, a mistake would end them all."""
+
+
+@pytest.fixture
+def bystander() -> Iterator[subprocess.Popen[bytes]]:
+    """Return a process that has to do with no run."""
+    process = subprocess.Popen(
+        (sys.executable, "-c", "import time; time.sleep(600)"), env={"SHELL": WORD}
+    )
+    while psutil.Process(process.pid).environ().get("SHELL") != WORD:  # until it is that program
+        assert process.poll() is None
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_a_runs_own_word_for_it_marks_no_innocent_process(
+    bystander: subprocess.Popen[bytes],
+) -> None:
+    strays = reap.kill_run(WORD)
+
+    assert strays == []
+    assert bystander.poll() is None
+
+
+def test_a_process_of_the_run_is_killed_by_it() -> None:
+    process = subprocess.Popen(
+        (sys.executable, "-c", "import time; time.sleep(600)"), env={reap.RUN_VARIABLE: WORD}
+    )
+
+    while not reap.kill_run(WORD):
+        assert process.poll() is None  # it is not that program yet
+
+    process.wait()
 
 
 # -- lines that take an age, or the interpreter down -----------------------------------------------------

@@ -12,7 +12,7 @@ import psutil
 from llmbench.judge import judge
 from llmbench.launch import signal_name
 from llmbench.record import Finding, Outcome, Record, Status
-from llmbench.redact import redact
+from llmbench.redact import redact, redact_all
 from llmbench.spec import PROTOCOL
 
 if TYPE_CHECKING:
@@ -100,15 +100,15 @@ def cleaned(outcome: Outcome) -> Outcome:
         outcome,
         error=outcome.error and redact(outcome.error),
         trace=outcome.trace and redact(outcome.trace),
-        engine={
-            key: redact(value) if isinstance(value, str) else value
-            for key, value in outcome.engine.items()
-        },
+        engine=redact_all(outcome.engine),
+        telemetry=redact_all(outcome.telemetry),
     )
 
 
 def scrub(log: Path) -> None:
     """Take secrets out of a finished worker's log, in place; an empty log is removed."""
+    if log.is_symlink():
+        return  # not ours, and neither is where it leads
     with contextlib.suppress(OSError):
         text = log.read_bytes().decode("utf-8", errors="replace")
         if not text:

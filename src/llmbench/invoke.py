@@ -39,6 +39,7 @@ from llmbench.runner import Runner, now
 from llmbench.spec import PROTOCOL, slug
 
 if TYPE_CHECKING:
+    from llmbench.model import Model
     from llmbench.plan import Planned
     from llmbench.prediction import Prediction, Probe
     from llmbench.spec import Sweep
@@ -195,7 +196,7 @@ def _describe(
         command=command,
         at=now(),
         cells=planned.cells,
-        models=list(planned.models.values()),
+        models=[_told(model) for model in planned.models.values()],
         settings=planned.sweep.protocol,
         machine=found,
         environment=facts,
@@ -205,10 +206,16 @@ def _describe(
         probes=probes,
     )
     if earlier and _same(earlier, written) and any(isinstance(line, Plan) for line in run.log):
-        return earlier
-    run.append(written)
-    run.describe(written)
+        written = earlier
+    else:
+        run.append(written)
+    run.describe(written)  # also what a kill kept the last invocation from writing
     return written
+
+
+def _told(model: Model) -> Model:
+    """Return a model as a file may tell it: where its weights lie is often in somebody's home."""
+    return msgspec.structs.replace(model, location=model.location and redact(model.location))
 
 
 def _predictions(

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from llmbench.record import Job
     from llmbench.spec import Deadlines
 
-RUN_VARIABLE = "LLMBENCH_RUN"
 LONGEST_LOG = 16 * 2**20
 """A worker's log is cut here; an engine that prints more than this is broken, not interesting."""
 TICK_S = 0.2
@@ -64,7 +63,7 @@ class Nursery:
         ours, theirs = socket.socketpair()
         self.channel, self.rest = ours, b""
         self.told: list[dict[str, Any]] = []
-        environment = gpus.ORDER | os.environ | {RUN_VARIABLE: run_token} | single_threaded()
+        environment = gpus.ORDER | os.environ | {reap.RUN_VARIABLE: run_token} | single_threaded()
         with contextlib.closing(theirs), opened(log) as output:
             try:
                 self.process = subprocess.Popen(
@@ -296,8 +295,11 @@ class Worker:
 @contextlib.contextmanager
 def opened(log: Path) -> Iterator[IO[bytes]]:
     """Open a log for appending; raise WriteError if there is no room for it."""
+    flags = (
+        os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+    )  # a stranger's folder may hold links
     try:
-        stream = log.open("ab")
+        stream = os.fdopen(os.open(log, flags, 0o666), "ab")
     except OSError as error:
         raise WriteError(
             f"{log}: cannot be made: {error.strerror}. "

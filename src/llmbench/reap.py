@@ -21,6 +21,8 @@ from llmbench import leavings
 if TYPE_CHECKING:
     from pathlib import Path
 
+RUN_VARIABLE = "LLMBENCH_RUN"
+"""Names the run in the environment of everything that a sweep starts."""
 PR_SET_CHILD_SUBREAPER = 36
 PATIENCE_S = 10.0
 """How long killed processes may take to be gone; one in uninterruptible sleep cannot be waited for longer."""
@@ -47,9 +49,12 @@ def kill_session(token: str, worker: int, spared: set[int]) -> list[str]:
 
 
 def kill_run(token: str) -> list[str]:
-    """Kill every process that carries a run's token, left over from a harness that was killed itself."""
+    """Kill every process of a run, left over from a harness that was killed itself.
+
+    The token was read from a file that may be anybody's: only under its own name does it mark a process.
+    """
     return kill(
-        lambda: [process for process in psutil.process_iter() if _carries(process, token)],
+        lambda: [process for process in psutil.process_iter() if _is_of_run(process, token)],
         os.getpid(),
     )
 
@@ -108,6 +113,12 @@ def _of_session(token: str, worker: int, spared: set[int]) -> list[psutil.Proces
 def _carries(process: psutil.Process, token: str) -> bool:
     with contextlib.suppress(psutil.Error, OSError):
         return process.pid != os.getpid() and token in process.environ().values()
+    return False
+
+
+def _is_of_run(process: psutil.Process, token: str) -> bool:
+    with contextlib.suppress(psutil.Error, OSError):
+        return bool(process.environ().get(RUN_VARIABLE) == token)
     return False
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from typing import Any
 from urllib.parse import quote
 
 SECRET_NAMES = re.compile("TOKEN|KEY|SECRET|PASS|CRED|AUTH", re.IGNORECASE)
@@ -34,8 +35,22 @@ def redact(text: str) -> str:
         text = text.replace(secret, REDACTED)
     for pattern, instead in PATTERNS:
         text = pattern.sub(instead, text)
+    return without_home(text)
+
+
+def without_home(text: str) -> str:
+    """Return text with `~` for the home folder, whose name is often a person's."""
     home = os.path.expanduser("~")  # noqa: PTH111 - pathlib raises where there is no home
     return text if home in ("/", "~") else re.sub(rf"{re.escape(home)}(?![\w.-])", "~", text)
+
+
+def redact_all(value: Any) -> Any:
+    """Return a value of JSON with every text in it, keys too, redacted."""
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, dict):
+        return {redact_all(key): redact_all(inner) for key, inner in value.items()}
+    return [redact_all(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def _secrets() -> list[str]:
@@ -43,6 +58,15 @@ def _secrets() -> list[str]:
     values = {value.strip() for name, value in os.environ.items() if SECRET_NAMES.search(name)}
     values = {value for value in values if len(value) >= SHORTEST_SECRET}
     return sorted(values | {quote(value, safe="") for value in values}, key=len, reverse=True)
+
+
+ACTING = re.compile("[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
+"""What acts on a terminal or hides, and may stand in JSON as it is."""
+
+
+def spelled(json: str) -> str:
+    r"""Return JSON that says the same with escapes (`\u202e`) where a character would act when it is shown."""
+    return ACTING.sub(lambda match: f"\\u{ord(match[0]):04x}", json)
 
 
 def shown(text: str) -> str:

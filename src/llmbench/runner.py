@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import psutil
 
-from llmbench import launch, limits, machine, spec, stats, telemetry, workload
+from llmbench import launch, limits, machine, spec, stats, store, telemetry, workload
 from llmbench.ending import record_of, scrub
 from llmbench.foregone import Foregone
 from llmbench.plan import text
@@ -61,8 +61,10 @@ class Runner:
         self.foregone = Foregone(
             planned, written.predictions, self.standings, run_anyway=run_anyway
         )
-        self.logs: Path = run.folder / "logs"
+        self.logs: Path = run.folder / store.LOGS
         self.logs.mkdir(exist_ok=True)
+        for log in self.logs.glob("*.log"):
+            scrub(log)  # an invocation that was killed left its last ones as they were
         self.nurseries: dict[str, launch.Nursery] = {}
         self.texts = {
             name: text(name)
