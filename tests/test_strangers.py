@@ -13,7 +13,8 @@ import msgspec
 import psutil
 import pytest
 
-from llmbench import cli, journal, messages, reap, store
+from llmbench import cli, journal, messages, reap, spec, store
+from llmbench.errors import SpecError
 from make_records import make_cell, make_plan, make_record, make_samples, write_lines
 from sweeps import Bench
 
@@ -231,3 +232,46 @@ def test_a_line_without_end_is_read_in_pieces_and_named_once(
 
 def test_no_record_of_ours_is_too_long_to_be_read() -> None:
     assert journal.LONGEST_LINE >= 2 * messages.LONGEST
+
+
+# -- sweeps ------------------------------------------------------------------------------------------
+
+BOMB = "\n".join(
+    ["name: x", "why: &a0 [a, a, a, a, a, a, a, a, a]"]
+    + [f"k{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12)]
+)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        BOMB,
+        "name: x\nwhy: y\naxes: {model: &a [*a]}",
+        "name: &a x\nwhy: *a\naxes: {model: llama-7b}",
+    ],
+    ids=["a bomb", "itself", "a copy"],
+)
+def test_an_alias_is_refused_where_it_stands(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "sweep.yaml"
+    path.write_text(text)
+
+    with pytest.raises(SpecError, match=r"sweep\.yaml:\d+: found alias 'a0?', .*write it out"):
+        spec.read_sweep(path)
+
+
+def test_a_grid_that_nobody_can_mean_is_refused_before_it_is_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "sweep.yaml"
+    path.write_text(
+        "name: x\nwhy: y\naxes: {model: llama-7b, backend: fake, device: cpu, batch_size: 1-9999,"
+        " input_len: 1-9999, output_len: 1-9999}\n"
+    )
+
+    code = cli.run(["sweep", str(path), "--dry-run"])
+
+    assert code == 2
+    assert (
+        "x: 999,700,029,999 cells are more than 100,000; shorten an axis."
+        in capsys.readouterr().err
+    )

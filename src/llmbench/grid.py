@@ -7,6 +7,7 @@ of a second.
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -26,6 +27,8 @@ DEVICES = ("cpu", "cuda")
 LOAD_FORMATS = ("dummy", "safetensors")
 MOST_TOKENS = 2**31
 """Batch x (input + output) above this cannot be indexed by any engine."""
+MOST_CELLS = 100_000
+"""Each takes seconds at least: more is a slip of the hand, and a million times more would not even fit in memory."""
 MOST_VALUES = 10_000
 """One axis longer than this is a slip of the hand."""
 
@@ -56,6 +59,11 @@ def expand(sweep: Sweep, choices: Choices) -> tuple[list[Cell], list[str]]:
     if not engines or not all(axes.values()):
         empty = ", ".join(name for name, values in axes.items() if not values) or "backend"
         raise NothingToRun(f"{sweep.name}: nothing to run; the axis {empty} is empty.")
+    count = len(engines) * math.prod(map(len, axes.values()))
+    if count > MOST_CELLS:
+        raise SpecError(
+            f"{sweep.name}: {count:,} cells are more than {MOST_CELLS:,}; shorten an axis."
+        )
     cells = [
         make_cell(
             sweep.protocol,

@@ -7,11 +7,13 @@ them instead of silently taking a number that nobody wrote.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import msgspec
 from ruamel.yaml import YAML
+from ruamel.yaml.composer import Composer, ComposerError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.events import AliasEvent
 
 from llmbench.errors import SpecError, did_you_mean
 
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 T = TypeVar("T")
+
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 
 
 def read(path: Path, kind: type[T]) -> T:
@@ -29,7 +34,7 @@ def read(path: Path, kind: type[T]) -> T:
 def load(path: Path) -> dict[str, Any]:
     """Read one YAML mapping of plain values."""
     try:
-        value = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+        value = _reader().load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SpecError(f"{path}: cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
@@ -54,6 +59,24 @@ def decode(value: object, kind: type[T], where: str) -> T:
     except msgspec.ValidationError as error:
         text, _, path = str(error).partition(" - at `$")
         raise SpecError(f"{where}{path.rstrip('`')}: {text[0].lower()}{text[1:]}.") from error
+
+
+class WithoutAliases(Composer):
+    """Refuses `*name`: what is meant stands where it is meant, and ten lines of aliases can mean gigabytes."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Compose the next node, unless it is an alias."""
+        if self.parser.check_event(AliasEvent):
+            alias = self.parser.peek_event()
+            text = f"found alias {alias.anchor!r}, which stands for another place: write it out"
+            raise ComposerError(None, None, text, alias.start_mark)
+        return super().compose_node(parent, index)
+
+
+def _reader() -> YAML:
+    reader = YAML(typ="safe", pure=True)
+    reader.Composer = WithoutAliases
+    return reader
 
 
 def _refuse_unknown_keys(value: object, kind: object, where: str) -> None:
