@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import os
 import secrets
 import subprocess
 import sys
@@ -15,8 +17,9 @@ import pytest
 
 from llmbench import cli, journal, messages, reap, spec, store
 from llmbench.errors import SpecError
+from llmbench.record import Finding, Status
 from make_records import make_cell, make_plan, make_record, make_samples, write_lines
-from sweeps import Bench
+from sweeps import Bench, assert_complete
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -275,3 +278,102 @@ def test_a_grid_that_nobody_can_mean_is_refused_before_it_is_made(
         "x: 999,700,029,999 cells are more than 100,000; shorten an axis."
         in capsys.readouterr().err
     )
+
+
+# -- what acts where it is shown ---------------------------------------------------------------------
+
+HOSTILE = (
+    "org/\x1b[2J\x1b]0;title\x07model",
+    "\x9b2Jmodel",
+    "abc\u202egnp.exe",
+    "=cmd|' /C calc'!A0",
+    "[bold red]x[/bold]",
+    "</script><img src=x onerror=alert(1)>",
+    "a\nb\rc",
+    "../../../../tmp/x",
+)
+LLAMA = '{"model_type": "llama", "max_position_embeddings": 64}'
+ACTING = {chr(n) for n in (*range(9), *range(11, 32), *range(0x7F, 0xA0))} | {"\u202e"}
+
+READERS = (
+    *(("table", "RUN", "--format", form) for form in ("terminal", "markdown", "csv", "json")),
+    *(("compare", "RUN", "OTHER", "--format", form) for form in ("terminal", "markdown", "json")),
+    *(("compare", "RUN", "--by", "model", "--format", form) for form in ("terminal", "markdown", "json")),
+    *(("cost", "RUN", "--usd-per-hour", "2", "--format", form) for form in ("terminal", "markdown", "csv", "json")),
+    *(("claims", "RUN", "--format", form) for form in ("terminal", "markdown", "json")),
+    *(("claims", "RUN", "--published", "--format", form) for form in ("terminal", "markdown", "json")),
+    *(("fit", "RUN", "--format", form) for form in ("terminal", "markdown", "csv", "json")),
+    ("export", "RUN"),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a run in which every text that can come from anywhere is hostile."""
+    cells = [
+        make_cell(number, model=name, backend=name, device="cpu", options={name: name})
+        for number, name in enumerate(HOSTILE)
+    ]
+    warned = [Finding(HOSTILE[0], HOSTILE[1])]
+    ends = [make_record(cell, n, SAMPLES, warnings=warned) for cell in cells for n in (1, 2)]
+    lost = [
+        make_record(cells[0], 3, status=Status.CRASH, phase=name, reason=name) for name in HOSTILE
+    ]
+    facts = {"name": HOSTILE[0], "why": HOSTILE[1], "command": HOSTILE[2], "warnings": [*HOSTILE]}
+    machine = {"cpu": HOSTILE[0], "name": HOSTILE[1], "cores": 2}
+    folder = tmp_path_factory.mktemp("hostile") / "run\x1b[2J=1"
+    write_lines(folder, [make_plan(cells, machine=machine, **facts), *ends, *lost])
+    return folder
+
+
+@pytest.mark.parametrize("command", READERS, ids=" ".join)
+def test_no_command_shows_what_could_act(
+    command: tuple[str, ...], hostile: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = {"RUN": hostile, "OTHER": hostile}
+
+    code = cli.run([str(places.get(word, word)) for word in command])
+
+    out, err = capsys.readouterr()
+    assert code in (0, 1, 3), err
+    assert ACTING.isdisjoint(out)
+    if command[-1] == "csv":
+        cells = [cell for row in csv.reader(out.splitlines()) for cell in row]
+        assert not [cell for cell in cells if cell.startswith(("=", "@", "|"))]
+
+
+def test_a_hostile_run_that_cannot_be_read_is_named_without_acting(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(["table", str(tmp_path / HOSTILE[0])]) == 2
+
+    assert ACTING.isdisjoint(capsys.readouterr().err)
+
+
+def test_a_hostile_name_of_a_model_stays_inside_the_run(bench: Bench) -> None:
+    models = [bench.folder / "models" / name.replace("/", "_") for name in HOSTILE]
+    for model in models:
+        model.mkdir(parents=True)
+        (model / "config.json").write_text(LLAMA)
+    bench.write(
+        axes={"model": [*map(str, models)], "batch_size": 1},
+        fault="junk",
+        protocol={"sessions": 1, "max_sessions": 1},
+    )
+    before = everything(bench.folder)
+
+    done = bench.sweep()
+
+    assert done.code == 0, done.err
+    assert_complete(done)
+    assert ACTING.isdisjoint(done.out + done.err)
+    new = everything(bench.folder) - before
+    ours = {bench.run, bench.out, bench.err}
+    assert all(ours & {path, *path.parents} for path in new)
+    assert all(path.name.isascii() and path.name.isprintable() for path in new)
+
+
+def everything(folder: Path) -> set[Path]:
+    return {
+        Path(at) / name for at, folders, files in os.walk(folder) for name in (*folders, *files)
+    }

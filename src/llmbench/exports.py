@@ -14,6 +14,7 @@ import numpy as np
 
 from llmbench.errors import LlmbenchError
 from llmbench.iterations import iterated
+from llmbench.redact import spelled
 from llmbench.stats import percentile
 from llmbench.table import AXES_AFTER, AXES_BEFORE
 from llmbench.tally import Tally
@@ -51,7 +52,7 @@ def vllm(log: Log) -> str:
         if len(apart["e2el"][place])
         and None not in (cell.batch_size, cell.input_len, cell.output_len)
     ]
-    return msgspec.json.format(msgspec.json.encode(facts), indent=1).decode() + "\n"
+    return spelled(msgspec.json.format(msgspec.json.encode(facts), indent=1).decode()) + "\n"
 
 
 def parquet(table: Table) -> bytes:

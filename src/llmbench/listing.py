@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from llmbench.redact import shown
+from llmbench.redact import shown, spelled
 from llmbench.reports import Page, _columns, _layout
 from llmbench.reports._columns import Columns
 from llmbench.reports.csv import safe
@@ -113,7 +113,7 @@ def one(facts: Mapping[str, Any]) -> str:
 
 def json(value: object) -> str:
     """Return a value as indented JSON."""
-    return msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n"
+    return spelled(msgspec.json.format(msgspec.json.encode(value), indent=2).decode()) + "\n"
 
 
 def _scaled(value: float, units: Sequence[tuple[float, str]], space: str) -> str:

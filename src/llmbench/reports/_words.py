@@ -10,6 +10,7 @@ import numpy as np
 
 from llmbench.metrics import SHARES
 from llmbench.reasons import MEANINGS
+from llmbench.redact import shown
 from llmbench.shares import OVERHEAD_OVER
 from llmbench.spec import NOT_SAID
 
@@ -59,7 +60,7 @@ class Figures(NamedTuple):
 
 def head(name: str) -> str:
     """Return an axis's name as the head of a column."""
-    return SHORT.get(name, name)
+    return SHORT.get(name) or shown(name)
 
 
 def value_of(value: object) -> str:
@@ -161,7 +162,7 @@ def warnings(codes: Mapping[str, int], valid: int) -> str:
 
 def how(failure: Failure) -> str:
     """Return how sessions ended: `oom in warmup`."""
-    return f"{failure.status} in {failure.phase}" if failure.phase else str(failure.status)
+    return f"{failure.status} in {shown(failure.phase)}" if failure.phase else str(failure.status)
 
 
 def cells_of(failure: Failure, table: Table) -> Iterator[str]:

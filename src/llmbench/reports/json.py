@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from llmbench import __version__
+from llmbench.redact import spelled
 
 if TYPE_CHECKING:
     from llmbench.record import Stop
@@ -33,7 +34,7 @@ def render(table: Table, page: Page) -> str:
         "warnings_everywhere": table.everywhere,
         "notices": table.notices,
     }
-    return msgspec.json.format(msgspec.json.encode(whole), indent=1).decode() + "\n"
+    return spelled(msgspec.json.format(msgspec.json.encode(whole), indent=1).decode()) + "\n"
 
 
 def _run(table: Table) -> dict[str, Any] | None:

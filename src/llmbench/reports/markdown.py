@@ -70,7 +70,7 @@ def _caption(table: Table) -> Iterator[str]:
     yield f"**{name}**: {cells}; {_words.progress(table.progress)}."
     same = _words.constants(table)
     if same:
-        yield ", ".join(f"{key} {plain(value)}" for key, value in same.items()) + "."
+        yield ", ".join(f"{plain(key)} {plain(value)}" for key, value in same.items()) + "."
     if made := table.plan or table.imported:
         yield f"Made by {plain(made.command)}."
 

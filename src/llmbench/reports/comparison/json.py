@@ -9,6 +9,7 @@ import msgspec
 from llmbench import __version__
 from llmbench.compare import words
 from llmbench.effects import FALSE_DISCOVERIES, SAME_CONFIDENCE, Noise, Verdict
+from llmbench.redact import spelled
 from llmbench.reports.comparison import _words
 from llmbench.stats import CONFIDENCE
 
@@ -40,7 +41,7 @@ def render(made: Comparison, page: Page) -> str:
         "notices": made.notices,
         "candidates": [_candidate(made, contrast) for contrast in made.contrasts],
     }
-    return msgspec.json.format(msgspec.json.encode(whole), indent=1).decode() + "\n"
+    return spelled(msgspec.json.format(msgspec.json.encode(whole), indent=1).decode()) + "\n"
 
 
 def _candidate(made: Comparison, contrast: Contrast) -> dict[str, Any]:

@@ -35,7 +35,7 @@ def _caption(made: Comparison, rows: Rows) -> Iterator[str]:
     yield f"**{_words.title(made)}**: baseline {plain(made.baseline)}, candidate {candidates}."
     same = _words.constants(made, rows)
     if same:
-        yield ", ".join(f"{key} {plain(value)}" for key, value in same.items()) + "."
+        yield ", ".join(f"{plain(key)} {plain(value)}" for key, value in same.items()) + "."
 
 
 def _told(made: Comparison, contrast: Contrast) -> Iterator[str]:
