@@ -26,7 +26,7 @@ MISTAKES = {
     ("device: cpu", "device: cpu\nname: z"): 'sweep.yaml:10: found duplicate key "name"',
     ("why: y", "\twhy: y"): "sweep.yaml:2: found character 'tab' that cannot start any token",
     ("why: y", "why: !!python/object:os.system x"): "sweep.yaml:2: could not determine a constructor",
-    ("why: y", "why: *nope"): "sweep.yaml:2: found undefined alias 'nope'",
+    ("why: y", "why: *nope"): "sweep.yaml:2: found alias 'nope', which stands for another place: write it out",
     ("why: y", "why: [a"): "sweep.yaml:3: expected ',' or ']'",
     ("why: y", "why: " + "[" * 2000 + "]" * 2000): "sweep.yaml: is nested too deeply",
     ("why: y", "why: [a]"): "sweep.yaml.why: expected `str`, got `array`",

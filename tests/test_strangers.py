@@ -377,3 +377,23 @@ def everything(folder: Path) -> set[Path]:
     return {
         Path(at) / name for at, folders, files in os.walk(folder) for name in (*folders, *files)
     }
+
+
+# -- whose machine it is -------------------------------------------------------------------------------
+
+
+def test_nobodys_home_is_in_a_run(bench: Bench) -> None:
+    home = bench.folder / "home-of-somebody"
+    model = home / "models" / "mine"
+    model.mkdir(parents=True)
+    (model / "config.json").write_text(LLAMA)
+    bench.write(axes={"model": str(model), "batch_size": 1}, fault="error", when="session=2")
+    bench.run = home / "run"
+    bench.rows = bench.run / store.RECORDS
+
+    done = bench.sweep(environment={"HOME": str(home)})
+
+    assert done.code == 3, done.err
+    assert {record.cell.model for record in done.records} == {"~/models/mine"}
+    for path in everything(bench.run):
+        assert path.is_dir() or b"home-of-somebody" not in path.read_bytes(), path

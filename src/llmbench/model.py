@@ -118,15 +118,16 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 def resolve(name: str) -> Model:
     """Return the model that a sweep means by `name`; raise SpecError with the nearest name if there is none."""
-    if os.path.isfile(f"{name}/config.json"):  # noqa: PTH113 - Path's own fails on a name too long for a file
-        return _from_folder(name)
+    folder = os.path.expanduser(name)  # noqa: PTH111 - pathlib raises where there is no home
+    if os.path.isfile(f"{folder}/config.json"):  # noqa: PTH113 - or fails on a name too long for a file
+        return _from_folder(name, Path(folder))
     base, scaled, size = name.partition(AT)
     known = _files()
     if base in known:
         if scaled and size not in tiny.SIZES:
             raise SpecError(f"model: {name!r}: no such size.{did_you_mean(size, tiny.SIZES)}")
         return _from_catalogue(name, yamlfile.read(known[base], Entry), size)
-    if os.path.isdir(name):  # noqa: PTH112 - likewise
+    if os.path.isdir(folder):  # noqa: PTH112 - likewise
         raise SpecError(
             f"model: {name!r} is a folder without config.json, so it holds no checkpoint."
         )
@@ -177,8 +178,7 @@ def _from_catalogue(name: str, found: Entry, size: str) -> Model:
     return _model(name, "catalogue", None, found.model_type, config)
 
 
-def _from_folder(name: str) -> Model:
-    folder = Path(name)
+def _from_folder(name: str, folder: Path) -> Model:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         model_type = str(config["model_type"])

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec.structs import replace
 
 from llmbench import backends, grid, machine, model, spec, workload
 from llmbench.digest import digest_of
 from llmbench.errors import NothingToRun, SpecError
+from llmbench.redact import without_home
 
 if TYPE_CHECKING:
     from llmbench.model import Model
@@ -34,7 +36,10 @@ def plan(sweep: Sweep, *, device: str | None = None) -> Planned:
 
     `device` is one to plan for that need not be here: it is what `auto` means then, and nobody asks a driver.
     """
-    models = {name: model.resolve(name) for name in grid.words(sweep.axes.model)}
+    given = sweep.axes.model if isinstance(sweep.axes.model, list) else [sweep.axes.model]
+    names = [without_home(name) for name in given]
+    sweep = replace(sweep, axes=replace(sweep.axes, model=names))
+    models = {name: model.resolve(name) for name in dict.fromkeys(names)}
     choices = grid.Choices(
         model_digests={name: found.digest for name, found in models.items()},
         options={name: backends.options(name) for name in backends.known()},

@@ -1,0 +1,54 @@
+"""What is told of this machine: what changes a number, from an allow-list, and nothing that names its owner."""
+
+import json
+import os
+import types
+
+import pynvml
+import pytest
+
+from llmbench import machine
+
+SERIAL = "GPU-6f1b0a3e-1111-2222-3333-444455556666"
+
+
+def test_the_environment_holds_no_variable_but_those_on_the_list(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("DATABASE", "LD_PRELOAD", "HTTPS_PROXY", "USER", "OMP_NUM_THREADS"):
+        monkeypatch.setenv(name, f"zebra-{name}")
+
+    facts, _ = machine.environment(machine.machine())
+
+    told = json.dumps(facts)
+    assert facts["variables"]["OMP_NUM_THREADS"] == "zebra-OMP_NUM_THREADS"
+    assert told.count("zebra-") == 1
+    assert set(facts["variables"]) == set(machine.VARIABLES) & set(os.environ)
+
+
+def test_a_devices_serial_number_is_hashed(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = {
+        "nvmlInit": None,
+        "nvmlDeviceGetCount": 1,
+        "nvmlDeviceGetHandleByIndex": 0,
+        "nvmlDeviceGetMemoryInfo": types.SimpleNamespace(total=2**30),
+        "nvmlDeviceGetUUID": SERIAL,
+        "nvmlDeviceGetName": "NVIDIA H200",
+        "nvmlSystemGetDriverVersion": "1",
+        "nvmlSystemGetCudaDriverVersion": 1,
+        "nvmlDeviceGetPowerManagementLimit": 700_000,
+        "nvmlDeviceGetMaxClockInfo": 1980,
+        "nvmlDeviceGetEccMode": (1, 1),
+        "nvmlDeviceGetMigMode": (0, 0),
+        "nvmlDeviceGetPersistenceMode": 1,
+    }
+    for question, answer in answers.items():
+        monkeypatch.setattr(pynvml, question, lambda *_, answer=answer: answer)
+
+    found = machine.machine()
+
+    (gpu,) = found["gpus"]
+    assert found["name"] == "h200"
+    assert SERIAL not in json.dumps(machine.environment(found))
+    assert len(gpu["uuid_hash"]) == 12
+    assert gpu["uuid_hash"] not in SERIAL
