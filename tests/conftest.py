@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from llmbench import kept
 from sweeps import Bench
@@ -26,6 +27,11 @@ QUICK = (
     "64",
 )
 """Seven seconds, most of them imports; the loss still falls from 6.95 to 4.95."""
+
+
+settings.register_profile("short", derandomize=True, deadline=None, max_examples=50)
+settings.register_profile("long", deadline=None, max_examples=2000, print_blob=True)
+settings.load_profile("short")  # --hypothesis-profile chooses, as scripts/fuzz does
 
 
 @pytest.fixture(autouse=True)

@@ -146,10 +146,12 @@ def effects(made: Differences, margin: float, *, lower_is_better: bool) -> Effec
         [Verdict.WORSE, Verdict.BETTER, Verdict.SAME],
         Verdict.UNCLEAR,
     )
+    with np.errstate(over="ignore"):
+        ratio, low, high = (np.exp(made.d + part) for part in (0, -reach, reach))
     return Effects(
-        ratio=np.exp(made.d),
-        low=np.exp(made.d - reach),
-        high=np.exp(made.d + reach),
+        ratio=ratio,
+        low=low,
+        high=high,
         p=p,
         adjusted=adjusted,
         verdict=verdict,

@@ -58,8 +58,7 @@ def around(values: Sequence[float]) -> Interval:
     """Return the mean of logarithms of sessions' values, with its interval from Student's t."""
     array = np.asarray(values, dtype=np.float64)
     found = estimates(array, np.zeros(len(array), np.int64), 1)
-    middle, width = float(found.middle[0]), float(found.half_width[0])
-    return Interval(middle, middle / (1 + width), middle * (1 + width))
+    return _reaching(float(found.middle[0]), 1 + float(found.half_width[0]))
 
 
 def ratio(numerator: Sequence[float], denominator: Sequence[float]) -> Interval:
@@ -73,7 +72,7 @@ def product(powers: Sequence[tuple[float, Sequence[float]]]) -> Interval:
     A weighted sum of means of logarithms; its degrees of freedom are Satterthwaite's.
     """
     sides = [(power, np.log(np.asarray(values, np.float64))) for power, values in powers if power]
-    middle = math.exp(sum(power * float(side.mean()) for power, side in sides))
+    middle = _exp(sum(power * float(side.mean()) for power, side in sides))
     if min(len(side) for _, side in sides) < 2:
         return Interval(middle, math.nan, math.nan)
     parts = [power**2 * float(side.var(ddof=1)) / len(side) for power, side in sides]
@@ -82,8 +81,18 @@ def product(powers: Sequence[tuple[float, Sequence[float]]]) -> Interval:
         return exactly(middle)
     shares = zip(parts, sides, strict=True)
     freedom = total**2 / sum(part**2 / (len(side) - 1) for part, (_, side) in shares)
-    reach = math.exp(stdtrit(freedom, QUANTILE) * math.sqrt(total))
-    return Interval(middle, middle / reach, middle * reach)
+    return _reaching(middle, _exp(stdtrit(freedom, QUANTILE) * math.sqrt(total)))
+
+
+def _reaching(middle: float, factor: float) -> Interval:
+    """Return a figure and its ends a factor below and above; no ends where they would be nought and infinity."""
+    ends = (middle / factor, middle * factor)
+    return Interval(middle, *(ends if math.isfinite(ends[1]) else (math.nan, math.nan)))
+
+
+def _exp(logarithm: float) -> float:
+    with np.errstate(over="ignore"):
+        return float(np.exp(logarithm))
 
 
 def slope(x: Sequence[float], y: Sequence[float]) -> Interval:

@@ -243,7 +243,7 @@ def shape_of(model_type: str | None, config: Mapping[str, Any]) -> Shape | None:
         return None
     try:
         return msgspec.convert(msgspec.structs.asdict(_read(family, config)), Shape)
-    except (ArithmeticError, AttributeError, KeyError, TypeError, msgspec.ValidationError):
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError):
         return None  # a configuration from anywhere may hold anything
 
 

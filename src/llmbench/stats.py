@@ -53,10 +53,10 @@ def estimates(
     100,000 sessions one call at a time take longer than reading them.
     """
     n, mean, squares = moments(values, cells, count)
-    with np.errstate(divide="ignore", invalid="ignore"):  # one session: 0 degrees of freedom
-        error = np.sqrt(squares / (n - 1) / n)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        error = np.sqrt(squares / (n - 1) / n)  # one session: 0 degrees of freedom
         reach = stdtrit(n - 1.0, (1 + confidence) / 2) * error
-    half_width = np.where(n > 1, np.expm1(reach), np.nan)
+        half_width = np.where(n > 1, np.expm1(reach), np.nan)
     return Estimates(np.exp(mean), half_width, n)
 
 
