@@ -13,6 +13,7 @@ import msgspec
 
 from llmbench import configs, yamlfile
 from llmbench.errors import SpecError, did_you_mean
+from llmbench.yamlfile import Positive  # noqa: TC001 - msgspec reads the annotations
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,8 +30,8 @@ class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     date: str | None
     provider: str
     source: str
-    usd_per_hour: float | None = None
-    usd_per_hour_range: tuple[float, float] | None = None
+    usd_per_hour: Positive | None = None
+    usd_per_hour_range: tuple[Positive, Positive] | None = None
     note: str | None = None
 
 
@@ -49,15 +50,15 @@ class Chip(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     name: str
     vendor: str
     driver_names: list[str]
-    memory_gb: float | None
+    memory_gb: Positive | None
     memory_type: str
-    bandwidth_gb_s: float
-    dense_tflops: dict[str, float]
-    power_w: float | None
+    bandwidth_gb_s: Positive
+    dense_tflops: dict[str, Positive]
+    power_w: Positive | None
     interconnect: str
     launch_date: str | None
     sources: dict[str, str]
-    measured_tflops: dict[str, float] = {}
+    measured_tflops: dict[str, Positive] = {}
     prices: list[Price] = []
     unverified: list[str] = []
     notes: list[str] = []

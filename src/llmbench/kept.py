@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+import zlib
 from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
@@ -23,10 +24,14 @@ FORMAT = 1
 
 
 class OfMachine(msgspec.Struct, frozen=True, kw_only=True):
-    """What every such file begins with: its format, and a digest of the machine that it speaks of."""
+    """What every such file begins with: its format, a digest of the machine that it speaks of, and a checksum.
+
+    A figure that was changed since looks like any other.
+    """
 
     format: int = FORMAT
     machine: str
+    crc32: str = ""
 
 
 T = TypeVar("T", bound=OfMachine)
@@ -47,13 +52,15 @@ class Shelf(NamedTuple, Generic[T]):
             found = msgspec.json.decode(path.read_bytes(), type=self.kind)
         except FileNotFoundError:
             return None, None
-        except (OSError, ValueError) as error:  # msgspec's errors are the latter
+        except (OSError, ValueError, RecursionError) as error:  # msgspec's errors are the second
             return None, self._unused(path, getattr(error, "strerror", None) or str(error))
         if found.format > FORMAT:
             return None, self._unused(path, f"a newer llmbench wrote it (format {found.format})")
         if found.machine != digest:
             return None, self._unused(path, "it was measured on another machine")
-        return found, None
+        if found.crc32 != _checksum(found):
+            return None, self._unused(path, "it is not as it was written")
+        return msgspec.structs.replace(found, crc32=""), None
 
     def keep(self, value: T) -> Path:
         """Keep a value in place of the machine's last one; return the file.
@@ -63,7 +70,8 @@ class Shelf(NamedTuple, Generic[T]):
 
         """
         path = self.path(value.machine)
-        data = msgspec.json.format(msgspec.json.encode(value), indent=1) + b"\n"
+        sealed = msgspec.structs.replace(value, crc32=_checksum(value))
+        data = msgspec.json.format(msgspec.json.encode(sealed), indent=1) + b"\n"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             _replace(path, data)
@@ -90,6 +98,11 @@ def folder() -> Path:
     if os.path.isabs(state):  # noqa: PTH117 - XDG: a relative one is to be ignored
         return Path(state, "llmbench")
     return Path(os.path.expanduser("~"), ".local", "state", "llmbench")  # noqa: PTH111 - pathlib raises without a home
+
+
+def _checksum(value: OfMachine) -> str:
+    plain = msgspec.structs.replace(value, crc32="")
+    return f"{zlib.crc32(msgspec.json.encode(plain)):08x}"
 
 
 def _replace(path: Path, data: bytes) -> None:

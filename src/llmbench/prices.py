@@ -13,6 +13,7 @@ import msgspec
 
 from llmbench import chips, configs, yamlfile
 from llmbench.errors import SpecError, did_you_mean
+from llmbench.yamlfile import NotNegative, Positive  # noqa: TC001 - msgspec reads the annotations
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,8 +32,8 @@ class ApiPrice(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     model: str
     provider: str
     date: str
-    input_usd: float
-    output_usd: float
+    input_usd: NotNegative
+    output_usd: Positive
     source: str
     runs: str | None = None
     note: str | None = None
