@@ -12,12 +12,16 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SCRIPTS = ROOT / "scripts"
 VERBS = (
+    "advisories",
     "bench-self",
     "bench-vllm",
     "check",
+    "coverage",
     "fix",
+    "fuzz",
     "llmbench",
     "make-checkpoint",
+    "soak",
     "test",
     "test-gpu",
     "test-slow",

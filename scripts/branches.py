@@ -1,0 +1,50 @@
+"""Which branches no test takes where a number is read or kept: `scripts/coverage` measures and calls this."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+
+from test_architecture import HALF  # noqa: E402 - the one table of layers
+
+LEAST = 0.95
+KEEPING = ("runner", "supervisor", "launch", "store", "journal", "lock")
+"""What starts the measuring processes and writes what they say, beside the whole reading half."""
+
+
+def main() -> int:
+    """Print a line for each file with branches that no test takes; return 1 under 95 % over all of them."""
+    measured = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))["files"]
+    taken = known = 0
+    print(f"{'file':44} {'branches':>8} {'taken':>6}  not taken, from line to line")
+    for path, found in sorted(measured.items()):
+        if not _counts(path):
+            continue
+        summary = found["summary"]
+        taken, known = taken + summary["covered_branches"], known + summary["num_branches"]
+        if summary["missing_branches"]:
+            share = summary["covered_branches"] / summary["num_branches"]
+            print(f"{path:44} {summary['num_branches']:8,} {share:6.0%}  {_told(found)}")
+    print(f"\n{taken:,} of {known:,} branches: {taken / known:.1%} of at least {LEAST:.0%}")
+    return 1 if taken < LEAST * known else 0
+
+
+def _counts(path: str) -> bool:
+    name = Path(path).relative_to("src/llmbench").parts[0].removesuffix(".py")
+    return HALF.get(name) == "reading" or name in KEEPING
+
+
+def _told(found: dict[str, Any]) -> str:
+    """Return the branches not taken; a negative line is the end of the function that begins there."""
+    return " ".join(
+        f"{start}-{'end' if end < 0 else end}" for start, end in found["missing_branches"]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
