@@ -150,7 +150,7 @@ def _markdown(named: Sequence[Column], facts: Sequence[Mapping[str, Any]]) -> st
 def _csv(columns: Sequence[Column], facts: Sequence[Mapping[str, Any]]) -> str:
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(column.key for column in columns)
+    writer.writerow(safe(column.key) for column in columns)
     writer.writerows([_csv_cell(row[column.key]) for column in columns] for row in facts)
     return stream.getvalue()
 
