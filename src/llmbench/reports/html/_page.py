@@ -28,6 +28,8 @@ GENERATOR = '<meta name="generator" content="llmbench '
 
 LONG = 36
 """Characters of a text that stays on one line; longer ones are wrapped, and get room for it."""
+MOST_WHOLE = 30
+"""Rows of a table that is shown whole, without a scroll bar of its own."""
 UNSAFE = {ord(char): f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"}
 """Characters that could end a script or a line of it; inside JSON they mean the same as escapes."""
 
@@ -136,11 +138,12 @@ def _sections(figures: Sequence[Figure]) -> Iterator[str]:
 
 
 def _table(title: str, grid: Grid, *, opened: bool) -> Iterator[str]:
-    """Yield a table that scrolls by itself; folded away below a plot."""
+    """Yield a table, folded away below a plot; a long one scrolls by itself."""
     rows = _words.plural(len(grid.rows), "row")
     classes = [_class(grid, column) for column in range(len(grid.heads))]
     yield f"<details{' open' if opened else ''}><summary>Table: {text(title)} ({rows})</summary>"
-    yield f"<div class='scroll' tabindex='0' role='region' aria-label='{text(title)}'><table>"
+    kind = "scroll" if len(grid.rows) > MOST_WHOLE else "scroll whole"
+    yield f"<div class='{kind}' tabindex='0' role='region' aria-label='{text(title)}'><table>"
     yield f"<thead><tr>{_cells(classes, grid.heads, 'th scope=col')}</tr></thead><tbody>"
     yield from (f"<tr>{_cells(classes, row, 'td')}</tr>" for row in grid.rows)
     yield "</tbody></table></div></details>"
