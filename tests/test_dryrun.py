@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from llmbench import store
+from llmbench import backends, dryrun, store
 from llmbench.prediction import Prediction
 from llmbench.record import Plan
 from sweeps import Bench, Done
@@ -60,6 +60,39 @@ def test_the_sum_is_that_of_the_cells(bench: Bench) -> None:
     assert facts["sweep_s"] == pytest.approx(facts["sessions"] * sum(sessions))
     assert facts["price"]["usd_per_hour"] == 3.6
     assert facts["cells_without_time"] == 0
+
+
+def test_the_most_sessions_are_told_beside_the_fewest(bench: Bench) -> None:
+    on_gpu(bench, input_len=[128, 1024])
+    asked = (*H200, "--usd-per-gpu-hour", "3.6")
+    bench.file.write_text(bench.file.read_text().replace('"max_sessions": 2', '"max_sessions": 8'))
+
+    facts = told(bench.sweep(*asked, "--format", "json"))
+    text = bench.sweep(*asked).out
+
+    least_s = facts["sweep_s"]
+    assert (facts["sessions"], facts["max_sessions"]) == (2, 8)
+    assert f"Time: about {dryrun.seconds(least_s)} to {dryrun.seconds(4 * least_s)}.\n" in text
+    assert f"Cost: about {least_s / 1000:,.2f} to {least_s / 250:,.2f} USD" in text
+    assert "2 to 8 sessions (until the interval is within ±1.5%) each." in text
+    assert "2 sessions  cell" in text
+
+
+@pytest.mark.parametrize("flags", [("--dry-run",), ("--sessions", "1")])
+def test_an_engine_that_is_not_installed_is_said_before_anything_runs(
+    bench: Bench, flags: tuple[str, ...]
+) -> None:
+    if backends.missing("vllm") is None:
+        pytest.skip("vLLM is installed here")
+    bench.write(axes={"backend": "vllm", "batch_size": 1})
+
+    done = bench.sweep(*flags)
+
+    line = (
+        "Not installed here: the vllm backend needs the package vllm: pip install 'llmbench[vllm]'."
+    )
+    assert line in done.out
+    assert bench.sweep("--dry-run", "--machine", "h200").out.count("Not installed") == 0
 
 
 def test_a_cell_that_does_not_fit_takes_no_time(bench: Bench) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from llmbench.chips import Chip, Price
     from llmbench.plan import Planned
     from llmbench.prediction import Prediction
-    from llmbench.spec import Cell, Sweep
+    from llmbench.spec import Cell, Protocol, Sweep
 
 MOST_ROWS = 100
 """More cells than this are shown folded: a line for each model, engine and type of number."""
@@ -139,10 +139,11 @@ def _price(asked: Asked, chip: Chip | None) -> Price | None:
 
 def _text(rows: Sequence[Row], planned: Planned, price: Price | None) -> Iterator[str]:
     facts = [_fact(row) for row in rows]
-    if len(rows) > MOST_ROWS:
-        yield listing.rows(FOLDED, _folded(rows, facts), "terminal").rstrip("\n")
-    else:
-        yield listing.rows(_worth_showing(facts), facts, "terminal").rstrip("\n")
+    protocol = planned.sweep.protocol
+    folded = len(rows) > MOST_ROWS
+    columns = FOLDED if folded else _worth_showing(facts)
+    columns = [_by_sessions(column, protocol) for column in columns]
+    yield listing.rows(columns, _folded(rows, facts) if folded else facts, "terminal").rstrip("\n")
     yield ""
     yield from _refusals(rows)
     yield from _too_large(rows)
@@ -151,10 +152,25 @@ def _text(rows: Sequence[Row], planned: Planned, price: Price | None) -> Iterato
             f"{plural(count, 'cell')}: {basis}." if len(rows) > count else f"Estimates: {basis}."
         )
     yield from map(shown, planned.warnings)
-    protocol = planned.sweep.protocol
     shared = len(groups(planned.cells, protocol.isolation))
-    yield f"{plural(len(rows), 'cell')} in {plural(shared, 'group')}, {plural(protocol.sessions, 'session')} each."
-    yield from _total(rows, price)
+    yield f"{plural(len(rows), 'cell')} in {plural(shared, 'group')}, {_sessions(protocol)} each."
+    yield from _total(rows, price, protocol)
+
+
+def _by_sessions(column: listing.Column, protocol: Protocol) -> listing.Column:
+    """Return the column of times with the sessions in its head that they are of, where it may be more."""
+    if column.key != "sweep_s" or protocol.max_sessions == protocol.sessions:
+        return column
+    return column._replace(head=plural(protocol.sessions, "session"))
+
+
+def _sessions(protocol: Protocol) -> str:
+    least, most = protocol.sessions, protocol.max_sessions
+    if least == most:
+        return plural(least, "session")
+    return (
+        f"{least} to {most} sessions (until the interval is within ±{protocol.interval_within:.1%})"
+    )
 
 
 def _forecast(planned: Planned) -> str:
@@ -178,8 +194,8 @@ def _refusals(rows: Sequence[Row]) -> Iterator[str]:
         yield shown(f"unsupported: {reasons[0]}{others}")
 
 
-def _total(rows: Sequence[Row], price: Price | None) -> Iterator[str]:
-    """Yield the time of the whole sweep, and its cost if there is a price."""
+def _total(rows: Sequence[Row], price: Price | None, protocol: Protocol) -> Iterator[str]:
+    """Yield the time of the whole sweep, with the fewest sessions and the most, and its cost if there is a price."""
     known = [row.sweep_s for row in rows if row.sweep_s is not None]
     if not known:
         yield "Time: unknown."
@@ -188,12 +204,14 @@ def _total(rows: Sequence[Row], price: Price | None) -> Iterator[str]:
         row.sweep_s is None and not row.refused and row.prediction.fits != "no" for row in rows
     )
     least = f", and {plural(missing, 'cell')} whose time is unknown" if missing else ""
-    yield f"Time: about {seconds(sum(known))}{least}."
+    times = [sum(known), sum(known) * protocol.max_sessions / protocol.sessions]
+    told = " to ".join(dict.fromkeys(map(seconds, times)))
+    yield f"Time: about {told}{least}."
     if price and price.usd_per_hour is not None:
         dated = f", {price.date}" if price.date else ""
-        cost = sum(known) / 3600 * price.usd_per_hour
+        usd = dict.fromkeys(f"{time_s / 3600 * price.usd_per_hour:,.2f}" for time_s in times)
         yield shown(
-            f"Cost: about {cost:,.2f} USD at {price.usd_per_hour:g} USD an hour ({price.provider}{dated})."
+            f"Cost: about {' to '.join(usd)} USD at {price.usd_per_hour:g} USD an hour ({price.provider}{dated})."
         )
 
 
@@ -261,6 +279,7 @@ def _facts(rows: Sequence[Row], planned: Planned, price: Price | None) -> dict[s
     return {
         "name": planned.sweep.name,
         "sessions": planned.sweep.protocol.sessions,
+        "max_sessions": planned.sweep.protocol.max_sessions,
         "cells": [
             {**_fact(row), "refused": row.refused, "prediction": row.prediction} for row in rows
         ],

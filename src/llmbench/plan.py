@@ -54,6 +54,7 @@ def plan(sweep: Sweep, *, device: str | None = None) -> Planned:
     cells, warnings = grid.expand(sweep, choices)
     if device is None:
         _check_device(cells)
+        warnings += _not_installed(cells)
     cells, doubles = _distinct(cells)
     refused = {
         cell.id: reason for cell in cells if (reason := _impossible(cell, models[cell.model]))
@@ -79,6 +80,18 @@ def text(prompts: str) -> str:
         raise SpecError(
             f"prompts: {prompts!r}: {reason}. Give a text file, or {workload.SYNTHETIC!r}."
         ) from error
+
+
+def _not_installed(cells: list[Cell]) -> list[str]:
+    """Return what will not load here, so that it is known before a night's sweep and not after it."""
+    missing = {
+        name: backends.missing(name) for name in dict.fromkeys(cell.backend for cell in cells)
+    }
+    return [
+        f"Not installed here: {backends.how_to_install(name, package)}"
+        for name, package in missing.items()
+        if package
+    ]
 
 
 def _check_device(cells: list[Cell]) -> None:

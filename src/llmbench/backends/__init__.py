@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -86,15 +87,34 @@ def known() -> list[str]:
     return sorted(path.stem for path in HERE.glob("*.py") if not path.stem.startswith("_"))
 
 
+def missing(name: str) -> str | None:
+    """Return the first package that a backend imports and that is not installed, without importing any."""
+    packages: dict[str, None] = {}
+    for node in _source(name).body:
+        if isinstance(node, ast.Import):
+            packages.update(dict.fromkeys(alias.name.partition(".")[0] for alias in node.names))
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            packages[node.module.partition(".")[0]] = None
+    return next((one for one in packages if importlib.util.find_spec(one) is None), None)
+
+
+def how_to_install(name: str, package: str) -> str:
+    """Return what is missing for a backend, and the command that brings it."""
+    return f"the {name} backend needs the package {package}: pip install 'llmbench[{name}]'."
+
+
 def options(name: str) -> dict[str, object]:
     """Return a backend's declared options without importing it."""
-    tree = ast.parse((HERE / f"{name}.py").read_text(encoding="utf-8"))
-    for node in tree.body:
+    for node in _source(name).body:
         if isinstance(node, ast.Assign) and any(
             isinstance(t, ast.Name) and t.id == "OPTIONS" for t in node.targets
         ):
             return dict(ast.literal_eval(node.value))
     raise AssertionError(f"backends/{name}.py declares no OPTIONS")
+
+
+def _source(name: str) -> ast.Module:
+    return ast.parse((HERE / f"{name}.py").read_text(encoding="utf-8"))
 
 
 def load(job: Job) -> Engine:
@@ -103,8 +123,6 @@ def load(job: Job) -> Engine:
     try:
         module = importlib.import_module(f"llmbench.backends.{name}")
     except ImportError as error:
-        raise LoadFailed(
-            f"the {name} backend needs the package {error.name}: pip install 'llmbench[{name}]'."
-        ) from error
+        raise LoadFailed(how_to_install(name, str(error.name))) from error
     engine: Engine = module.load(job)
     return engine
