@@ -1,5 +1,6 @@
 """Rows of plain facts as text."""
 
+import pytest
 from rich.cells import cell_len
 
 from llmbench import listing
@@ -19,3 +20,32 @@ def test_markdown_is_aligned_in_its_source() -> None:
     text = listing.rows(COLUMNS, FACTS[1:], "markdown")
 
     assert text == "| model | tokens |\n| :---- | -----: |\n| llama |      3 |\n"
+
+
+def test_a_narrow_screen_repeats_the_names_and_breaks_words_beneath_their_head(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "24")
+    columns = (*COLUMNS, listing.Column("why", "why"))
+    facts = [
+        {"model": "llama", "tokens": 3, "why": ""},
+        {"model": "opt", "tokens": 1, "why": "the disk was full at noon"},
+    ]
+
+    text = listing.rows(columns, facts, "terminal")
+
+    assert text == (
+        "model  tokens\n-----  ------\nllama       3\nopt         1\n\n"
+        "model  why\n-----  -----------------\nopt    the disk was full\n       at noon\n"
+    )
+
+
+def test_only_a_screen_breaks_sentences(monkeypatch: pytest.MonkeyPatch) -> None:
+    note = "A note that is long."
+
+    monkeypatch.delenv("COLUMNS", raising=False)
+    anywhere = listing.wrapped([note])
+    monkeypatch.setenv("COLUMNS", "12")
+
+    assert anywhere == listing.wrapped([note], "markdown") == note + "\n"
+    assert listing.wrapped([note, "", "b"]) == "A note that\n  is long.\n\nb\n"

@@ -28,10 +28,11 @@ WITHIN = 1.5
 
 
 class Quantity(NamedTuple):
-    """What is compared: its key, its name with the unit, and how a number is shown in that unit."""
+    """What is compared: its key, its name, the unit, and how a number is shown in that unit."""
 
     key: str
-    label: str
+    name: str
+    unit: str
     figure: Callable[[float], str]
 
 
@@ -51,9 +52,9 @@ def factor(value: float) -> str:
 
 
 QUANTITIES = (
-    Quantity("ttft_s", "TTFT (ms)", milliseconds),
-    Quantity("tpot_s", "TPOT (ms)", milliseconds),
-    Quantity("peak_bytes", "peak (MiB)", mebibytes),
+    Quantity("ttft_s", "TTFT", "ms", milliseconds),
+    Quantity("tpot_s", "TPOT", "ms", milliseconds),
+    Quantity("peak_bytes", "peak", "MiB", mebibytes),
 )
 
 PEAKS = {"cpu": "host_peak_rss_bytes", "cuda": "peak_allocated_bytes"}
@@ -68,12 +69,14 @@ COLUMNS = (
         column
         for one in QUANTITIES
         for column in (
-            listing.Column(f"{one.key}_measured", one.label, one.figure),
-            listing.Column(f"{one.key}_predicted", "predicted", one.figure),
-            listing.Column(f"{one.key}_factor", "factor", factor),
+            listing.Column(f"{one.key}_measured", f"{one.name}\n({one.unit})", one.figure),
+            listing.Column(f"{one.key}_predicted", f"{one.name}\npredicted", one.figure),
+            listing.Column(f"{one.key}_factor", f"{one.name}\nfactor", factor),
         )
     ),
 )
+FACTOR = "factor: predicted over measured; above 1 the prediction was too large."
+COORDINATES = {column.key for column in COLUMNS[: -3 * len(QUANTITIES)]}
 ALWAYS = ("batch_size", "input_len", "output_len")
 
 
@@ -88,13 +91,15 @@ def render(log: Log, format: str) -> str:
     sums = summary(facts)
     if format == "json":
         return listing.json({"cells": facts, "summary": sums, "within": WITHIN})
-    text = listing.rows(_columns(facts, format), facts, format)
+    columns = _columns(facts, format)
+    names = sum(column.key in COORDINATES for column in columns)
+    text = listing.rows(columns, facts, format, names)
     if format == "csv":
         return text
     bases = dict.fromkeys(told.basis for told in built.plan.predictions.values())
     quote, bullet = (plain, "- ") if format == "markdown" else (shown, "")
-    notes = [*_sentences(sums), *(f"Predicted from: {quote(basis)}." for basis in bases)]
-    return text + "\n" + "".join(f"{bullet}{note}\n" for note in notes)
+    notes = [FACTOR, *_sentences(sums), *(f"Predicted from: {quote(basis)}." for basis in bases)]
+    return text + "\n" + listing.wrapped((f"{bullet}{note}" for note in notes), format)
 
 
 def summary(facts: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
@@ -118,7 +123,7 @@ def _sentences(sums: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
         if found := sums.get(one.key):
             near = round(found["within_share"] * found["cells"])
             yield (
-                f"{one.label.partition(' ')[0]}: {near} of {found['cells']} cells within a factor of {WITHIN};"
+                f"{one.name}: {near} of {found['cells']} cells within a factor of {WITHIN};"
                 f" off by {factor(found['median_factor'])} in the median, {factor(found['worst_factor'])} at worst."
             )
 
@@ -173,11 +178,10 @@ def _columns(facts: Sequence[Mapping[str, Any]], format: str) -> list[listing.Co
     """Return the columns that say something: of coordinates those that vary, of figures those there are."""
     if format == "csv":
         return list(COLUMNS)
-    coordinates = COLUMNS[: -3 * len(QUANTITIES)]
+    coordinates, figures = COLUMNS[: len(COORDINATES)], COLUMNS[len(COORDINATES) :]
     varying = [
         column
         for column in coordinates
         if column.key in ALWAYS or len({fact[column.key] for fact in facts}) > 1
     ]
-    figures = COLUMNS[len(coordinates) :]
     return [*varying, *(one for one in figures if any(fact[one.key] is not None for fact in facts))]

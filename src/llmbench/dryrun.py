@@ -99,7 +99,8 @@ def show(sweep: Sweep, asked: Asked, results: Path) -> int:
     if asked.format == "json":
         sys.stdout.write(listing.json(_facts(rows, planned, price)))
     else:
-        sys.stdout.write("".join(f"{line}\n" for line in _text(rows, planned, price)))
+        sys.stdout.write(_table(rows, planned.sweep.protocol))
+        sys.stdout.write(listing.wrapped(["", *_text(rows, planned, price)]))
         if asked.chip is None:
             sys.stdout.write(_forecast(planned))
     return 0
@@ -137,14 +138,21 @@ def _price(asked: Asked, chip: Chip | None) -> Price | None:
     return max(known, key=lambda one: str(one.date), default=None)
 
 
-def _text(rows: Sequence[Row], planned: Planned, price: Price | None) -> Iterator[str]:
+def _table(rows: Sequence[Row], protocol: Protocol) -> str:
+    """Return the cells with what is predicted; of very many a line for all that differ in batch and lengths only."""
     facts = [_fact(row) for row in rows]
-    protocol = planned.sweep.protocol
     folded = len(rows) > MOST_ROWS
     columns = FOLDED if folded else _worth_showing(facts)
-    columns = [_by_sessions(column, protocol) for column in columns]
-    yield listing.rows(columns, _folded(rows, facts) if folded else facts, "terminal").rstrip("\n")
-    yield ""
+    names = [column.key for column in columns].index("cells" if folded else "fits")
+    return listing.rows(
+        [_by_sessions(column, protocol) for column in columns],
+        _folded(rows, facts) if folded else facts,
+        "terminal",
+        names,
+    )
+
+
+def _text(rows: Sequence[Row], planned: Planned, price: Price | None) -> Iterator[str]:
     yield from _refusals(rows)
     yield from _too_large(rows)
     for basis, count in Counter(row.prediction.basis for row in rows).items():
@@ -152,6 +160,7 @@ def _text(rows: Sequence[Row], planned: Planned, price: Price | None) -> Iterato
             f"{plural(count, 'cell')}: {basis}." if len(rows) > count else f"Estimates: {basis}."
         )
     yield from map(shown, planned.warnings)
+    protocol = planned.sweep.protocol
     shared = len(groups(planned.cells, protocol.isolation))
     yield f"{plural(len(rows), 'cell')} in {plural(shared, 'group')}, {_sessions(protocol)} each."
     yield from _total(rows, price, protocol)
@@ -178,7 +187,7 @@ def _forecast(planned: Planned) -> str:
     known = calibration.kept_of(machine.machine()).calibration
     within = planned.sweep.protocol.interval_within
     forecast = known.forecast(planned.cells, within) if known else ""
-    return forecast and f"{forecast}\n"
+    return listing.wrapped([forecast]) if forecast else ""
 
 
 def _refusals(rows: Sequence[Row]) -> Iterator[str]:

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from llmbench.redact import shown, spelled
-from llmbench.reports import Page, _columns, _layout
+from llmbench.reports import Page, _columns, _layout, screen
 from llmbench.reports._columns import Columns
 from llmbench.reports.csv import safe
 from llmbench.reports.markdown import aligned
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from llmbench.intervals import Interval
 
@@ -80,30 +80,41 @@ def plus_minus(figure: Interval) -> str:
     return f"{figure.value:,.{places}f} ±{spread:,.{places}f}"
 
 
-def rows(columns: Sequence[Column], facts: Sequence[Mapping[str, Any]], format: str) -> str:
-    """Return rows as text in one of the formats, with its last newline."""
+def rows(
+    columns: Sequence[Column], facts: Sequence[Mapping[str, Any]], format: str, names: int = 1
+) -> str:
+    """Return rows as text in one of the formats, with its last newline.
+
+    The first `names` columns say which row is which: a narrow screen repeats them beside what does not fit.
+    """
+    if format == "terminal":
+        return _terminal(columns, facts, names)
     return _FORMATS[format](columns, facts)
 
 
-def columns(columns: Sequence[Column], facts: Sequence[Mapping[str, Any]]) -> Columns:
+def wrapped(lines: Iterable[str], format: str = "terminal") -> str:
+    """Return sentences, a line or more each, as wide as the screen if they are for one."""
+    page = screen() if format == "terminal" else Page()
+    return "".join(
+        f"{part}\n"
+        for line in lines
+        for part in (_layout.wrapped(line, page, indent=2) if line else [""])
+    )
+
+
+def columns(
+    columns: Sequence[Column], facts: Sequence[Mapping[str, Any]], names: int = 0
+) -> Columns:
     """Return rows as the columns that every report can lay out."""
-    found = (
+    found = [
         _columns.Column(
             column.head,
             [_text(column, row[column.key]) for row in facts],
             "figures" if column.figure else "words",
         )
         for column in columns
-    )
-    return Columns([], list(found))
-
-
-def cut(text: str, width: int) -> str:
-    """Return lines none of which is wider than a screen; what is cut off ends in dots."""
-    lines = (
-        line if len(line) <= width else f"{line[: width - 3]}..." for line in text.splitlines()
-    )
-    return "".join(f"{line}\n" for line in lines)
+    ]
+    return Columns(found[:names], found[names:])
 
 
 def one(facts: Mapping[str, Any]) -> str:
@@ -137,10 +148,9 @@ def _text(column: Column, value: Any) -> str:
     return column.figure(value) if column.figure else str(value)
 
 
-def _terminal(named: Sequence[Column], facts: Sequence[Mapping[str, Any]]) -> str:
-    return "".join(
-        f"{block}\n" for block in _layout.blocks(columns(named, facts), Page(), _layout.ASCII)
-    )
+def _terminal(named: Sequence[Column], facts: Sequence[Mapping[str, Any]], names: int) -> str:
+    found = columns(named, facts, names)
+    return "\n".join(f"{block}\n" for block in _layout.blocks(found, screen(), _layout.ASCII))
 
 
 def _markdown(named: Sequence[Column], facts: Sequence[Mapping[str, Any]]) -> str:
@@ -166,7 +176,6 @@ def _json(_columns: Sequence[Column], facts: Sequence[Mapping[str, Any]]) -> str
 
 
 _FORMATS: Mapping[str, Callable[[Sequence[Column], Sequence[Mapping[str, Any]]], str]] = {
-    "terminal": _terminal,
     "markdown": _markdown,
     "csv": _csv,
     "json": _json,

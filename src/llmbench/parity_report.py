@@ -55,7 +55,7 @@ def show(subject: Path, format: str) -> int:
         console.print(shown(progress), markup=False, style="dim", soft_wrap=True)
 
     verdicts = of_run(subject, tell) if subject.is_dir() else of_sweep(subject, tell)
-    sys.stdout.write(listing.rows(COLUMNS, [_facts(verdict) for verdict in verdicts], format))
+    sys.stdout.write(listing.rows(COLUMNS, [_facts(verdict) for verdict in verdicts], format, 4))
     return 0 if all(verdict.verdict == "passed" for verdict in verdicts) else FAILED
 
 

@@ -50,9 +50,10 @@ def command(
 
 def told(found: Calibration, within: float) -> str:
     """Return a calibration as text: for each shape how much a metric varies, and what an interval takes."""
+    told = f"{plural(found.sessions, 'session')} of {plural(found.cells, 'cell')}"
     head = (
-        f"{shown(found.name)}, {found.at[:10]}: {plural(found.sessions, 'session')} of {plural(found.cells, 'cell')}. "
-        "Standard deviations, within a session and between sessions.\n\n"
+        f"{shown(found.name)}, {found.at[:10]}: {told}. "
+        "Standard deviations, within a session and between sessions."
     )
     facts = [
         {
@@ -76,7 +77,7 @@ def told(found: Calibration, within: float) -> str:
         listing.Column("drawn", "with its neighbours", percent),
         listing.Column("sessions", f"sessions for ±{within:.1%}", str),
     ]
-    return head + listing.rows(columns, facts, "terminal")
+    return listing.wrapped([head, ""]) + listing.rows(columns, facts, "terminal", names=4)
 
 
 def percent(share: float) -> str:

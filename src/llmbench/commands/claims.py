@@ -93,7 +93,7 @@ def _published(found: Sequence[published.Comparison], format: str) -> str:
     table = published.table(found)
     if format == "json":
         return listing.json(table)
-    rows = listing.rows(published.COLUMNS, table, format)
+    rows = listing.rows(published.COLUMNS, table, format, 3)
     return f"{published.summary(found)}\n" + (f"\n{rows}" if table else "")
 
 

@@ -19,6 +19,10 @@ COLUMNS = (
 )
 """What every row has; whatever else varies stands behind the model, or two rows would look alike."""
 KINDS = {"output": "$/1M output", "input": "$/1M input", "token": "$/1M tokens"}
+BREAK_EVEN = (
+    "Break-even: the volume, input and output, from which this machine, paid day and night, costs no"
+    " more than the API for the same requests; above 100 % it cannot serve so much."
+)
 DURATIONS = {"ms": 1e-3, "s": 1.0}
 
 
@@ -197,8 +201,8 @@ def _people(
         if any(key in row for row in rows)
     ]
     shown = [{**dict.fromkeys(column.key for column in figures), **_in_ms(row)} for row in rows]
-    parts = ["\n\n".join(heads) if format == "markdown" else "\n".join(heads)]
-    parts.append(listing.rows([*left, *figures], shown, format).rstrip("\n"))
+    parts = list(heads) if format == "markdown" else [listing.wrapped(heads)]
+    parts.append(listing.rows([*left, *figures], shown, format, len(left)))
     parts.append("±: 95 % interval between sessions, Student's t on logarithms.")
     if breaks:
         columns = (
@@ -207,12 +211,9 @@ def _people(
             listing.Column("tokens_per_day", "break-even tokens/day", _volume),
             listing.Column("utilisation", "at utilisation", _share),
         )
-        parts.append(listing.rows(columns, breaks, format).rstrip("\n"))
-        parts.append(
-            "Break-even: the volume, input and output, from which this machine, paid day and night, costs no "
-            "more than the API for the same requests; above 100 % it cannot serve so much."
-        )
-    return "\n\n".join(parts) + "\n"
+        parts.append(listing.rows(columns, breaks, format, len(left)))
+        parts.append(listing.wrapped([BREAK_EVEN], format))
+    return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
 
 
 def _in_ms(row: dict[str, Any]) -> dict[str, Any]:

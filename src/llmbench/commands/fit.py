@@ -1,6 +1,5 @@
 """The `fit` command: the largest batch that fits for each model and length, and how that is known."""
 
-import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -56,8 +55,6 @@ def command(
         text = listing.rows(ALL, [_plain(row) for row in rows], format)
     else:
         text = "\n".join(_sections(rows, format))
-    if format == "terminal" and sys.stdout.isatty():
-        text = listing.cut(text, shutil.get_terminal_size().columns)
     sys.stdout.write(_sayable(text))
 
 
@@ -79,11 +76,13 @@ def _sections(rows: Sequence[fit.Fit], format: str) -> Iterator[str]:
         ]
         if facts:
             columns = _columns(facts)
-            table = listing.rows(columns, facts, format)
+            names = [column.key for column in columns].index("context") + 1
+            table = listing.rows(columns, facts, format, names)
             notes = [note for word, note in NOTES.items() if word in table]
             mark = "- " if format == "markdown" else ""
-            below = "".join(f"{mark}{note}\n" for note in notes)
-            yield (f"{title}\n\n" if title else "") + f"{table}\n{below}"
+            below = listing.wrapped((f"{mark}{note}" for note in notes), format)
+            above = listing.wrapped([title, ""], format) if title else ""
+            yield f"{above}{table}\n{below}"
 
 
 def _columns(facts: Sequence[Mapping[str, Any]]) -> list[listing.Column]:

@@ -1,6 +1,5 @@
 """The `models` command: the catalogue as a list, or one entry with its sources and doubts."""
 
-import shutil
 import sys
 from typing import Annotated, Literal
 
@@ -34,8 +33,6 @@ def command(
     if name is None or format in {"markdown", "csv"}:
         names = model.catalogue() if name is None else [name]
         text = listing.rows(COLUMNS, [catalogue.facts(known) for known in names], format)
-        if format == "terminal" and sys.stdout.isatty():
-            text = listing.cut(text, shutil.get_terminal_size().columns)
     else:
         facts = catalogue.whole(name)
         text = listing.json(facts) if format == "json" else listing.one(facts)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import importlib
 import os
+import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -59,6 +61,12 @@ def page_of(console: Console) -> Page:
         encoding=console.encoding,
         colour=console.is_terminal and not console.no_color,
     )
+
+
+def screen() -> Page:
+    """Return what standard output can take, for what is written there without a style."""
+    on_screen = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return Page(width=shutil.get_terminal_size().columns if on_screen else None)
 
 
 def write(text: str, console: Console) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 from rich.cells import cell_len
@@ -34,11 +35,12 @@ FANCY, ASCII = Signs("±", "─", "…", "–"), Signs("+-", "-", "...", "-")  #
 
 
 class Placed(NamedTuple):
-    """A head of two lines and a text for each row, all of one width."""
+    """A head of two lines and a text for each row, all of one width; words may be broken into lines."""
 
     head: tuple[str, str]
     texts: list[str]
     width: int
+    breaks: bool = False
 
 
 def signs_for(encoding: str) -> Signs:
@@ -51,13 +53,18 @@ def signs_for(encoding: str) -> Signs:
 
 
 def blocks(columns: Columns, page: Page, signs: Signs) -> Iterator[str]:
-    """Yield the columns side by side; those that do not fit follow in further blocks, beside the same left ones."""
+    """Yield the columns side by side; those that do not fit follow in further blocks, beside the same left ones.
+
+    A further block leaves out the rows of which it has nothing to say.
+    """
     left = [placed(column, signs) for column in columns.left]
     right = [placed(column, signs) for column in columns.right]
+    rows: Sequence[int] = range(len(right[0].texts)) if right else ()
     while right:
         count = _fitting(left, right, page.width)
-        yield _block([*left, *right[:count]], page, signs)
+        yield _block([*left, *right[:count]], rows, page, signs)
         right = right[count:]
+        rows = [row for row in rows if any(column.texts[row].strip() for column in right)]
 
 
 def placed(column: Column, signs: Signs) -> Placed:
@@ -76,6 +83,7 @@ def placed(column: Column, signs: Signs) -> Placed:
         (_padded(head[0], width), _padded(head[1], width)),
         [_padded(text, width) for text in texts],
         width,
+        breaks=column.kind == "words",
     )
 
 
@@ -124,12 +132,24 @@ def _fitting(left: Sequence[Placed], right: Sequence[Placed], width: int | None)
     return len(right)
 
 
-def _block(columns: Sequence[Placed], page: Page, signs: Signs) -> str:
+def _block(columns: Sequence[Placed], rows: Sequence[int], page: Page, signs: Signs) -> str:
     heads = [
         GAP.join(column.head[line].rjust(column.width) for column in columns).rstrip()
         for line in (0, 1)
     ]
     rule = GAP.join(signs.line * column.width for column in columns)
-    body = map(GAP.join, zip(*(column.texts for column in columns), strict=True))
+    body = (GAP.join(column.texts[row] for column in columns).rstrip() for row in rows)
     styled = [f"{BOLD}{line}{PLAIN}" if page.colour and line else line for line in heads if line]
-    return "\n".join([*styled, rule, *(line.rstrip() for line in body)])
+    if page.width is None or len(rule) <= page.width or not columns[-1].breaks:
+        return "\n".join([*styled, rule, *body])
+    before = len(rule) - columns[-1].width
+    broken = chain.from_iterable(_broken(line, page.width, before) for line in body)
+    return "\n".join([*styled, rule[: page.width], *broken])
+
+
+def _broken(line: str, width: int, before: int) -> list[str]:
+    """Return a row whose last column is too wide as lines, the further ones beneath that column."""
+    indent = " " * min(before, width // 2)
+    return textwrap.wrap(
+        line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
