@@ -97,7 +97,7 @@ def test_the_terminal_shows_what_varies_first_and_every_value_with_its_spread(fu
     text = terminal(full)
 
     assert lines_of(text) == lines_of("""
-example: 3 cells; 6 sessions: 2 valid, 1 valid with warnings, 1 failed, 2 still to come
+example, 2025-06-01: 3 cells; 6 sessions: 2 valid, 1 valid with warnings, 1 failed, 2 still to come
 Show what a table looks like.
 model llama-7b@tiny, backend transformers, device cpu, dtype float32, weights dummy, prompts synthetic, in 32, out 16
 
@@ -116,7 +116,7 @@ Without a number: 1 session
 TTFT: call to the first new token of every sequence in the batch; in-process, so it holds no queue.
 TPOT: (e2e - ttft) / (n - 1) for n new tokens a sequence; absent when n = 1.
 output: batch x n / e2e: new tokens only, time of the prefill included.
-peak RSS: most resident host memory of the worker, imports included; the largest of the sessions.
+peak RSS: most resident host memory of the worker, with imports and what its earlier cells left; the largest of the sessions.
 trend: iterations grew steadily slower or faster: heat, a filling cache, or too short a warm-up.
 """)
 
@@ -169,7 +169,7 @@ def test_markdown_pastes_into_an_issue_with_the_command_that_made_it(full: Table
     text = reports.render(full, "markdown")
 
     assert text.startswith("""\
-**example**: 3 cells; 6 sessions: 2 valid, 1 valid with warnings, 1 failed, 2 still to come.
+**example**, 2025-06-01: 3 cells; 6 sessions: 2 valid, 1 valid with warnings, 1 failed, 2 still to come.
 model llama-7b@tiny, backend transformers, device cpu, dtype float32, weights dummy, prompts synthetic, in 32, out 16.
 Made by llmbench sweep configs/sweeps/example.yaml.
 
@@ -302,6 +302,34 @@ def test_a_warning_of_all_sessions_is_said_once(built: Any) -> None:
     assert text.count("synthetic_routing") == 1
 
 
+def test_what_holds_for_every_number_and_where_it_is_from_stand_above_them(tmp_path: Path) -> None:
+    findings = [Finding("busy_machine", "others used 76% of the CPUs")]
+    with store.open_run(tmp_path / "run") as run:
+        run.append(make_plan([SMALL], machine={"name": "xeon-2cpu"}, at="2026-11-26T04:50:00Z"))
+        run.append(record(SMALL, 1, warnings=findings))
+    made = table.build(store.read(tmp_path / "run"))
+
+    head, second, *_ = terminal(made).splitlines()
+    marked = reports.render(made, "markdown").splitlines()
+
+    assert head.startswith("example, on xeon-2cpu, 2026-11-26: 1 cell; ")
+    assert marked[0].startswith("**example**, on xeon-2cpu, 2026-11-26: 1 cell; ")
+    assert second == marked[1] == "Every number: busy_machine."
+
+
+def test_an_option_that_a_backend_never_sets_has_no_default_in_its_rows(built: Any) -> None:
+    eager = make_cell(0, backend="vllm", options={"enforce_eager": True})
+    both = make_cell(1, backend="vllm", options={})
+
+    alone = built([record(cell, 1) for cell in (SMALL, eager)], (SMALL, eager))
+    beside = built([record(cell, 1) for cell in (SMALL, eager, both)], (SMALL, eager, both))
+
+    (axis,) = [axis for axis in alone.axes if axis.name == "enforce_eager"]
+    (wider,) = [axis for axis in beside.axes if axis.name == "enforce_eager"]
+    assert axis.values == ("-", True)
+    assert wider.values == ("-", True, None)
+
+
 def test_the_same_coordinates_measured_in_two_ways_are_told_apart_by_id(built: Any) -> None:
     other = make_cell(
         5, **{key: getattr(SMALL, key) for key in ("model", "batch_size", "input_len")}
@@ -338,7 +366,9 @@ def test_chosen_metrics_are_shown_in_the_order_asked(tmp_path: Path) -> None:
 
 
 def test_a_plan_without_records_says_what_is_to_come(built: Any) -> None:
-    assert terminal(built([])).startswith("example: 2 cells; 4 sessions: 4 still to come\n")
+    assert terminal(built([])).startswith(
+        "example, 2025-06-01: 2 cells; 4 sessions: 4 still to come\n"
+    )
 
 
 def test_a_run_with_nothing_in_it_is_a_table_too(tmp_path: Path) -> None:
@@ -489,7 +519,9 @@ def test_the_command_prints_the_table_of_a_run_and_exits_0() -> None:
 
     assert done.returncode == 0
     assert done.stderr == ""
-    assert done.stdout.startswith("example: 2 cells; 4 sessions: 1 valid, 1 valid with warnings, ")
+    assert done.stdout.startswith(
+        "example, 2025-06-01: 2 cells; 4 sessions: 1 valid, 1 valid with warnings, "
+    )
 
 
 def test_a_folder_that_is_not_a_run_exits_2_with_one_line(tmp_path: Path) -> None:
@@ -565,4 +597,5 @@ def test_an_interval_wider_than_its_value_is_told_as_such() -> None:
 
     shown = figures(numbers, [0, 1], "±")
 
+    assert shown.values == ["14", "14.0"]
     assert shown.spreads == ["±>100%", "±1.4"]

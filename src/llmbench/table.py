@@ -46,6 +46,9 @@ HEADLINE = (
 """What people are shown unless they ask for more; with three axes it fits a terminal of 80 columns."""
 
 
+NOT_ITS_OWN = "-"
+"""The value of an option that no cell of a backend sets: it may not even have it."""
+
 NONE: Mapping[str, int] = MappingProxyType({})
 
 
@@ -243,9 +246,16 @@ def axes_of(
 ) -> tuple[tuple[Axis, ...], dict[str, object]]:
     """Return the coordinates that vary, and the constant ones with their value; `absent` for an option left out."""
     options = dict.fromkeys(name for cell in cells for name in cell.options)
+    own = {(cell.backend, name) for cell in cells for name in cell.options}
     columns = {
         **{name: tuple(getattr(cell, name) for cell in cells) for name in AXES_BEFORE},
-        **{name: tuple(cell.options.get(name, absent) for cell in cells) for name in options},
+        **{
+            name: tuple(
+                cell.options.get(name, absent if (cell.backend, name) in own else NOT_ITS_OWN)
+                for cell in cells
+            )
+            for name in options
+        },
         **{name: tuple(_said(cell, name) for cell in cells) for name in AXES_AFTER},
     }
     varying = [Axis(name, values) for name, values in columns.items() if len(set(values)) > 1]

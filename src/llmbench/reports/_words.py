@@ -15,7 +15,7 @@ from llmbench.shares import OVERHEAD_OVER
 from llmbench.spec import NOT_SAID
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from llmbench.metrics import Metric
     from llmbench.record import Stop
@@ -42,7 +42,8 @@ STOPPED = {
 WIDEST = 1.0
 """A relative half-width above this is told as being above it."""
 SPREAD_DIGITS, MOST_DIGITS, PLAIN_DIGITS = 2, 5, 4
-"""Digits shown of a spread, at most of a value with a spread, and of a value without."""
+"""Digits shown of a spread and of a value that may be off by more than itself, at most of a value with a spread, and
+of one without."""
 BOUND_BY = (
     "bound by: what takes longer at its ceiling, operations (compute) or bytes (bandwidth); overhead where the"
     f" measured time is over {OVERHEAD_OVER:g} times that."
@@ -78,7 +79,8 @@ def figures(numbers: Numbers, rows: Sequence[int], plus_minus: str) -> Figures:
         apart = np.where(wide, np.nan, middle * relative)
         digits = MOST_DIGITS - 1 - np.floor(np.log10(middle))
         wanted = SPREAD_DIGITS - 1 - np.floor(np.log10(apart))
-        plain = PLAIN_DIGITS - 1 - np.floor(np.log10(middle))
+        shown_digits = np.where(wide, SPREAD_DIGITS, PLAIN_DIGITS)
+        plain = shown_digits - 1 - np.floor(np.log10(middle))
     places = np.where(np.isfinite(wanted), np.minimum(wanted, digits), plain)
     places = np.where(np.isfinite(places), np.maximum(places, 0), 0).astype(int)
     decimals = places.tolist()
@@ -104,6 +106,20 @@ def title(table: Table) -> str:
     """Return what the table is called: as its sweep is, or its import."""
     named = table.plan or table.imported
     return named.name if named else "run"
+
+
+def origin(table: Table) -> str:
+    """Return on which machine and day a run was planned; empty for an import, which does not say."""
+    if not table.plan:
+        return ""
+    name = table.plan.machine.get("name")
+    return f"on {name}, {table.plan.at[:10]}" if name else table.plan.at[:10]
+
+
+def everywhere(table: Table, quoted: Callable[[str], str]) -> Iterator[str]:
+    """Yield what holds for every number, which belongs above them; nothing if nothing does."""
+    if table.rows and table.everywhere:
+        yield f"Every number: {', '.join(map(quoted, table.everywhere))}."
 
 
 def progress(progress: Progress) -> str:

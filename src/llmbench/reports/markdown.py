@@ -67,7 +67,10 @@ def _cell(text: str) -> str:
 def _caption(table: Table) -> Iterator[str]:
     name = plain(_words.title(table))
     cells = _words.plural(len(table.cells), "cell")
-    yield f"**{name}**: {cells}; {_words.progress(table.progress)}."
+    origin = _words.origin(table)
+    where = f", {plain(origin)}" if origin else ""
+    yield f"**{name}**{where}: {cells}; {_words.progress(table.progress)}."
+    yield from _words.everywhere(table, plain)
     same = _words.constants(table)
     if same:
         yield ", ".join(f"{plain(key)} {plain(value)}" for key, value in same.items()) + "."
@@ -94,8 +97,6 @@ def _notes(table: Table) -> Iterator[str]:
         yield f"- {plain(notice)}"
     if not table.rows:
         return
-    if table.everywhere:
-        yield f"- Every number: {', '.join(map(plain, table.everywhere))}."
     if stopped := _words.stops(table, FANCY.plus_minus):
         yield f"- {stopped}"
     for line in _words.legend(table, FANCY.plus_minus):

@@ -30,11 +30,13 @@ def render(table: Table, page: Page) -> str:
 
 
 def _caption(table: Table, page: Page) -> Iterator[str]:
-    name = shown(_words.title(table))
+    name = shown(", ".join(filter(None, (_words.title(table), _words.origin(table)))))
     cells = _words.plural(len(table.cells), "cell")
     yield from _layout.wrapped(
         f"{name}: {cells}; {_words.progress(table.progress)}", page, _layout.BOLD
     )
+    for line in _words.everywhere(table, shown):
+        yield from _layout.wrapped(line, page, _layout.YELLOW)
     if table.plan:
         yield from _layout.wrapped(shown(table.plan.why), page)
     same = _words.constants(table)
@@ -70,10 +72,6 @@ def _notes(table: Table, page: Page, signs: _layout.Signs) -> Iterator[str]:
         yield from _layout.wrapped(shown(notice), page, _layout.YELLOW)
     if not table.rows:
         return
-    if table.everywhere:
-        yield from _layout.wrapped(
-            f"Every number: {', '.join(map(shown, table.everywhere))}.", page, _layout.YELLOW
-        )
     if stopped := _words.stops(table, signs.plus_minus):
         yield from _layout.wrapped(stopped, page)
     for line in _words.legend(table, signs.plus_minus):
