@@ -116,7 +116,7 @@ Without a number: 1 session
 TTFT: call to the first new token of every sequence in the batch; in-process, so it holds no queue.
 TPOT: (e2e - ttft) / (n - 1) for n new tokens a sequence; absent when n = 1.
 output: batch x n / e2e: new tokens only, time of the prefill included.
-peak RSS: most resident host memory of the worker, with imports and what its earlier cells left; the largest of the sessions.
+peak RSS: most resident host memory of a worker, with imports and what earlier cells left; the largest of the sessions.
 trend: iterations grew steadily slower or faster: heat, a filling cache, or too short a warm-up.
 """)
 

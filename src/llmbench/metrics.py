@@ -156,7 +156,7 @@ OURS: tuple[Metric, ...] = (
            "device memory that the driver ascribes to the process",
            "", DRIVER, lambda s: s.process_used_bytes),
     Metric("host_peak_rss_bytes", "peak RSS", MIB, "lower", "max",
-           "most resident host memory of the worker, with imports and what its earlier cells left",
+           "most resident host memory of a worker, with imports and what earlier cells left",
            "", SYSTEM, lambda s: s.host_peak_rss_bytes),
     Metric("host_peak_rss_load_bytes", "load RSS", MIB, "lower", "max",
            "most resident host memory until the engine was loaded",
