@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import subprocess
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import psutil
 
-from llmbench import store
+from llmbench import cli, store
 from llmbench.record import Plan, Record, Status
 
 if TYPE_CHECKING:
@@ -25,6 +26,25 @@ BATCH_SIZES = (1, 2, 4)
 MARK = "LLMBENCH_TEST"
 PATIENCE_S = 60.0
 DEADLINES = {"start_s": 20, "load_s": 20, "warmup_s": 20, "iteration_s": 20, "memory_s": 20}
+
+ONLY_IN_THE_NURSERY = "import sys\nif sys.orig_argv[1:3] == ['-m', 'llmbench.nursery']:\n    "
+"""What must come before one line of code that the command itself is not to run."""
+
+
+class Answer(NamedTuple):
+    """How a command ended that was run in this process."""
+
+    code: int
+    out: str
+    err: str
+
+
+def asked(*arguments: object) -> Answer:
+    """Run a command in this process, as its own process would: half a second less."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = cli.run(list(map(str, arguments)))
+    return Answer(code, out.getvalue(), err.getvalue())
 
 
 class Done(NamedTuple):
@@ -132,6 +152,15 @@ class Bench:
         return plan
 
     def wait_for(
+    def beginning_with(self, code: str) -> dict[str, str]:
+        """Return the environment in which every Python of a command begins by running this code."""
+        (self.folder / "sitecustomize.py").write_text(code)
+        return {"PYTHONPATH": str(self.folder)}
+
+    def copy(self, run: Path) -> None:
+        """Have the records of another run, and go on where it ended."""
+        shutil.copytree(run, self.run)
+
         self, text: str, process: subprocess.Popen[str], patience_s: float = PATIENCE_S
     ) -> None:
         """Wait until the records hold a text."""

@@ -6,15 +6,12 @@ import time
 import pytest
 
 from llmbench.record import Status
-from sweeps import Bench, assert_complete
-
-ONLY_IN_THE_NURSERY = "import sys\nif sys.orig_argv[1:3] == ['-m', 'llmbench.nursery']:\n    "
+from sweeps import ONLY_IN_THE_NURSERY, Bench, assert_complete
 
 
 def with_nursery_that(bench: Bench, does: str) -> dict[str, str]:
     """Return the environment in which every nursery begins by doing this."""
-    (bench.folder / "sitecustomize.py").write_text(ONLY_IN_THE_NURSERY + does)
-    return {"PYTHONPATH": str(bench.folder)}
+    return bench.beginning_with(ONLY_IN_THE_NURSERY + does)
 
 
 def test_where_an_import_started_threads_workers_are_new_interpreters(bench: Bench) -> None:

@@ -14,6 +14,7 @@ from llmbench.launch import signal_name
 from llmbench.record import Finding, Outcome, Record, Status
 from llmbench.redact import redact, redact_all
 from llmbench.spec import PROTOCOL
+from llmbench.telemetry import LEVELS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
     from llmbench.launch import Ended
     from llmbench.spec import Cell
 
-TAIL = 2000
-"""Characters of a dead worker's log that go into its record."""
-
 
 def record_of(  # noqa: PLR0913 - one argument a field of the record
     cell: Cell, session: int, attempt: int, outcome: Outcome, *,
@@ -34,7 +32,7 @@ def record_of(  # noqa: PLR0913 - one argument a field of the record
     """Return the judged record of one session of one cell."""
     outcome = cleaned(outcome)
     status, problems, warnings = judge(cell, outcome, ceilings)
-    warnings += _surroundings(status, telemetry, worker)
+    warnings += _surroundings(status, telemetry, outcome.telemetry, worker)
     reason = (
         outcome.error
         or "; ".join(f"{problem.code}: {problem.detail}" for problem in problems)
@@ -50,7 +48,7 @@ def record_of(  # noqa: PLR0913 - one argument a field of the record
 
 
 def _surroundings(
-    status: Status, telemetry: dict[str, Any], worker: dict[str, Any]
+    status: Status, telemetry: dict[str, Any], counters: dict[str, Any], worker: dict[str, Any]
 ) -> Iterator[Finding]:
     """Yield what a reader must know of the worker's end and of the device meanwhile."""
     if worker.get("strays"):
@@ -60,10 +58,20 @@ def _surroundings(
     if measured and (worker.get("end", "done") != "done" or worker.get("exit")):
         how = signal_name(worker["exit"]) if worker["end"] == "signal" else worker["end"]
         yield Finding("worker_end", f"after its result, the worker ended badly: {how}")
-    if telemetry.get("device_samples") == 0:
-        yield Finding("telemetry", "the device was not sampled")
+    if untold := _untold(telemetry, counters):
+        yield Finding("telemetry", untold)
     if telemetry.get("isolation") == "shared":
         yield Finding("shared_device", "other processes were using the device")
+
+
+def _untold(telemetry: dict[str, Any], counters: dict[str, Any]) -> str:
+    """Return what the device did not tell of itself, or nothing."""
+    samples = telemetry.get("device_samples")
+    if samples == 0:
+        return "the device was not sampled"
+    names = [name for name in LEVELS if samples and f"{name}_mean" not in telemetry]
+    names += ["energy or throttling"] if counters.get("device_counters") == "partial" else []
+    return f"partial: the device did not tell {', '.join(names)}" if names else ""
 
 
 def ended_badly(cell: Cell, ended: Ended) -> Outcome:

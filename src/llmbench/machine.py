@@ -54,7 +54,7 @@ def machine() -> dict[str, Any]:
     cpu = _cpu_model()
     cores = os.cpu_count() or 1
     return {
-        "name": _short(found[0]["name"]) if found else f"{_short(cpu)}-{cores}cpu",
+        "name": _short(found[0]["name"] or "gpu") if found else f"{_short(cpu)}-{cores}cpu",
         "cpu": cpu,
         "cpu_count": cores,
         "cpu_flags": _flags(),
@@ -112,15 +112,15 @@ def _gpu(handle: Any) -> dict[str, Any]:
     def ask(question: Any) -> Any:
         try:
             return question(handle)
-        except pynvml.NVMLError:
+        except Exception:  # noqa: BLE001 - whatever a driver does, it costs one fact and not the device
             return None
 
     memory, uuid = ask(pynvml.nvmlDeviceGetMemoryInfo), ask(pynvml.nvmlDeviceGetUUID)
     return {
         "name": ask(pynvml.nvmlDeviceGetName),
         "memory_bytes": memory and memory.total,
-        "driver": pynvml.nvmlSystemGetDriverVersion(),
-        "cuda_driver": pynvml.nvmlSystemGetCudaDriverVersion(),
+        "driver": ask(lambda _: pynvml.nvmlSystemGetDriverVersion()),
+        "cuda_driver": ask(lambda _: pynvml.nvmlSystemGetCudaDriverVersion()),
         "power_limit_w": (ask(pynvml.nvmlDeviceGetPowerManagementLimit) or 0) / 1000 or None,
         "max_sm_mhz": ask(lambda h: pynvml.nvmlDeviceGetMaxClockInfo(h, pynvml.NVML_CLOCK_SM)),
         "max_mem_mhz": ask(lambda h: pynvml.nvmlDeviceGetMaxClockInfo(h, pynvml.NVML_CLOCK_MEM)),

@@ -18,7 +18,7 @@ MEANINGS = {
     "mixed_dtype": "the family keeps some parameters in float32, whatever was asked.",
     "strays": "the engine left processes behind, which were ended before the next cell.",
     "worker_end": "the worker ended badly after its result was safe.",
-    "telemetry": "the GPU told nothing of clocks and power, so throttling would not have been seen.",
+    "telemetry": "the GPU told little or nothing of clocks and power: throttling may have gone unseen.",
     "imported": "another tool's numbers, neither measured nor checked here.",
     "measured_once": "a single call, so nothing is known of its spread or its warm-up.",
     "requests_failed": "some requests failed, and their absence flatters every number.",

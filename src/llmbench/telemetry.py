@@ -30,6 +30,9 @@ THROTTLE_REASONS = (
 )
 """Slowdowns that make an iteration another machine's. A software power cap is normal and not among them."""
 
+LOST = (pynvml.NVMLError_GpuIsLost, pynvml.NVMLError_ResetRequired)
+"""What a driver says of a device that has fallen off its bus, or that only a reset brings back."""
+
 
 class Spent(NamedTuple):
     """What one iteration cost the device."""
@@ -113,7 +116,7 @@ def _answer(question: Any, handle: Any) -> Any:
     """Return what a device answers; None if there is no device, or no answer."""
     if handle is None:
         return None
-    with contextlib.suppress(pynvml.NVMLError):
+    with contextlib.suppress(Exception):  # whatever it does, it costs a field and no measurement
         return question(handle)
     return None
 
@@ -171,29 +174,36 @@ class CpuWindow:
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
+LEVELS: dict[str, Any] = {
+    "sm_mhz": lambda h: pynvml.nvmlDeviceGetClockInfo(h, pynvml.NVML_CLOCK_SM),
+    "mem_mhz": lambda h: pynvml.nvmlDeviceGetClockInfo(h, pynvml.NVML_CLOCK_MEM),
+    "temperature_c": lambda h: pynvml.nvmlDeviceGetTemperature(h, pynvml.NVML_TEMPERATURE_GPU),
+    "power_w": lambda h: pynvml.nvmlDeviceGetPowerUsage(h) / 1000,
+}
+"""What a device is asked several times a second: clocks in MHz, temperature in C, power in W."""
+
+
 class Gpu:
-    """One NVIDIA GPU as the parent sees it: levels, memory in use, who else is there."""
+    """One NVIDIA GPU as the parent sees it: levels, memory in use, who else is there.
+
+    Attributes:
+        lost: whether the driver said that the device no longer answers: nothing more can be measured on it.
+
+    """
 
     def __init__(self, index: int) -> None:
         """Open the device; a missing driver leaves every answer None."""
+        self.lost = False
         self.handle = gpus.handle(index)
 
     def levels(self) -> dict[str, Any]:
-        """Return clock (MHz), temperature (C), power (W) and use (%), as far as the device tells."""
-        asked = {
-            "sm_mhz": lambda h: pynvml.nvmlDeviceGetClockInfo(h, pynvml.NVML_CLOCK_SM),
-            "mem_mhz": lambda h: pynvml.nvmlDeviceGetClockInfo(h, pynvml.NVML_CLOCK_MEM),
-            "temperature_c": lambda h: pynvml.nvmlDeviceGetTemperature(
-                h, pynvml.NVML_TEMPERATURE_GPU
-            ),
-            "power_w": lambda h: pynvml.nvmlDeviceGetPowerUsage(h) / 1000,
-        }
-        return {name: self._ask(question) for name, question in asked.items()}
+        """Return every one of LEVELS, as far as the device tells."""
+        return {name: self._ask(question) for name, question in LEVELS.items()}
 
     def used_bytes(self) -> int | None:
         """Return the device memory in use by anyone."""
-        info = self._ask(pynvml.nvmlDeviceGetMemoryInfo)
-        return None if info is None else int(info.used)
+        used: int | None = self._ask(lambda h: int(pynvml.nvmlDeviceGetMemoryInfo(h).used))
+        return used
 
     def others(self, own: set[int]) -> list[int] | None:
         """Return the ids of compute processes on the device that are not ours; None = cannot be seen."""
@@ -203,7 +213,13 @@ class Gpu:
         )
 
     def _ask(self, question: Any) -> Any:
-        return _answer(question, self.handle)
+        if self.handle is None:
+            return None
+        try:
+            return question(self.handle)
+        except Exception as error:  # noqa: BLE001 - whatever a driver does, it costs a field and no measurement
+            self.lost = self.lost or isinstance(error, LOST)
+            return None
 
 
 def isolation(gpu: Gpu) -> str:
