@@ -21,7 +21,7 @@ LAYERS = (
     ("measuring", ("parity_check", "runner")),
     ("measuring", ("supervisor",)),
     ("measuring", ("foregone",)),
-    ("measuring", ("ending", "plan", "progress", "standing")),
+    ("measuring", ("ending", "plan", "progress", "standing", "watch")),
     ("measuring", ("launch", "parity_child")),
     ("measuring", ("nursery",)),
     ("measuring", ("worker",)),

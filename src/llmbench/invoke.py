@@ -134,8 +134,8 @@ def _conclude(run: Run, runner: Runner, console: Console, interrupt: Interrupt) 
         console.print("Nothing left to do.", markup=False)
     folder = shown(str(run.folder))
     console.print(f"{told or 'no session ended'}  ->  {folder}", markup=False, soft_wrap=True)
-    if runner.dirty:
-        console.print(shown(runner.dirty), markup=False, style="red", soft_wrap=True)
+    if runner.watch.halt:
+        console.print(shown(runner.watch.halt.why), markup=False, style="red", soft_wrap=True)
     if interrupt.signal is not None:
         console.print(
             f"Stopped. The same sweep with -o {folder} goes on from here.",
@@ -143,7 +143,7 @@ def _conclude(run: Run, runner: Runner, console: Console, interrupt: Interrupt) 
             soft_wrap=True,
         )
         return interrupt.exit_code
-    return 0 if not runner.dirty and set(counts) <= {Status.OK} else COMPLETED_WITH_FAILURES
+    return 0 if not runner.watch.halt and set(counts) <= {Status.OK} else COMPLETED_WITH_FAILURES
 
 
 def _folder(name: str, machine_name: str, *, resume: bool) -> Path:

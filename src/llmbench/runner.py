@@ -22,8 +22,10 @@ from llmbench.plan import text
 from llmbench.record import Begin, Job, Outcome, Status, Stop
 from llmbench.standing import standings, why_stop
 from llmbench.supervisor import Supervisor
+from llmbench.watch import Watch
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from llmbench.interrupt import Interrupt
@@ -32,9 +34,7 @@ if TYPE_CHECKING:
     from llmbench.record import Plan
     from llmbench.spec import Cell
     from llmbench.store import Run
-
-MEMORY_BACK_S, MEMORY_SLACK = 30.0, 256 * 2**20
-"""How long a device may take to give back a dead worker's memory, and how much may be missing."""
+    from llmbench.watch import Halt
 
 
 class Runner:
@@ -71,16 +71,10 @@ class Runner:
             for name in {cell.prompts for cell in planned.cells}
             if name != workload.SYNTHETIC
         }
-        self.gpu = (
-            telemetry.Gpu(0)
-            if any(cell.device.startswith("cuda") for cell in planned.cells)
-            else None
-        )
-        self.devices = limits.devices(machine.machine()["gpus"]) if self.gpu else []
-        self.isolation = telemetry.isolation(self.gpu) if self.gpu else "alone"
-        self.levels = telemetry.Levels()
+        gpu = any(cell.device.startswith("cuda") for cell in planned.cells)
+        self.watch = Watch(telemetry.Gpu(0) if gpu else None)
+        self.devices = limits.devices(machine.machine()["gpus"]) if gpu else []
         self.began = time.monotonic()
-        self.dirty = ""
 
     def pending(self, session: int) -> list[Cell]:
         """Return the cells that still need session `session`."""
@@ -95,7 +89,7 @@ class Runner:
         ]
 
     def measure_all(self) -> None:
-        """Run every round until no cell needs another session, or a signal or a dirty device says stop."""
+        """Run every round until no cell needs another session, or a signal or the device says stop."""
         try:
             for session in range(1, self.protocol.max_sessions + 1):
                 cells = self.pending(session)
@@ -105,13 +99,24 @@ class Runner:
                 self._round(session, cells)
                 self._close_nurseries()
                 if self._told_to_stop():
+                    self._skip_rounds(session + 1)
                     return
             self._note_stops()
         finally:
             self._close_nurseries()
 
     def _told_to_stop(self) -> bool:
-        return self.interrupt.signal is not None or bool(self.dirty)
+        return self.interrupt.signal is not None or self.watch.halt is not None
+
+    def _skip_rounds(self, first: int) -> None:
+        """Record the planned sessions of rounds that will not come, if they are skipped for good."""
+        if (halt := self.watch.halt) and halt.status is Status.SKIPPED:
+            for session in range(first, self.protocol.sessions + 1):
+                self._end_all(self.pending(session), session, halt)
+
+    def _end_all(self, cells: Iterable[Cell], session: int, halt: Halt) -> None:
+        for cell in cells:
+            self.put(cell, session, Outcome(cell=cell.id, status=halt.status, error=halt.why))
 
     def _round(self, session: int, cells: list[Cell]) -> None:
         """Measure session `session` of these cells, groups and the cells inside them in a seeded order."""
@@ -123,10 +128,8 @@ class Runner:
             group = groups.pop(0)
             order.shuffle(group)
             left = self._group(session, group)
-        if self.dirty:
-            for cell in itertools.chain(left, *groups):
-                dirty = Outcome(cell=cell.id, status=Status.DEVICE_DIRTY, error=self.dirty)
-                self.put(cell, session, dirty)
+        if self.watch.halt:
+            self._end_all(itertools.chain(left, *groups), session, self.watch.halt)
 
     def _forgo(self, session: int, cells: list[Cell]) -> list[Cell]:
         """Record the sessions that need not be run to be known; return the cells that must be measured."""
@@ -140,11 +143,11 @@ class Runner:
         """Measure one group, with a new worker whenever one ends early; return what a stop left out."""
         remaining = list(cells)
         while (remaining := self._forgo(session, remaining)) and not self._told_to_stop():
-            used_before = self.gpu.used_bytes() if self.gpu else None
+            self.watch.before_worker()
             remaining = self._worker(session, remaining)
             if self.protocol.nursery == "session":
                 self._close_nurseries()
-            self._await_memory(used_before)
+            self.watch.after_worker(self.interrupt)
         return remaining
 
     def _worker(self, session: int, cells: list[Cell]) -> list[Cell]:
@@ -208,7 +211,7 @@ class Runner:
     def begin(self, cell: Cell, session: int, worker: launch.Worker) -> None:
         """Write the intent to measure, durably, before the cell begins."""
         attempt = self.standings[cell.id].attempts[session] = self._attempt(cell, session)
-        self.levels = telemetry.Levels()
+        self.watch.before_cell()
         begin = Begin(
             cell=cell.id, session=session, attempt=attempt, at=now(), token=worker.session,
             pid=worker.pid, pid_start_s=started_at(worker.pid), boot=machine.boot_id(),
@@ -231,33 +234,12 @@ class Runner:
             outcome = msgspec.structs.replace(outcome, engine={**work, **outcome.engine})
         record = record_of(
             cell, session, self.standings[cell.id].attempts.get(session, 1), outcome,
-            telemetry=self._seen(), worker=worker or {}, environment=self.written.environment_digest,
+            telemetry=self.watch.seen(), worker=worker or {}, environment=self.written.environment_digest,
             ceilings=limits.ceilings(cell, outcome.engine, self.devices),
         )  # fmt: skip
         self.run.append(record)
         self.standings[cell.id].note(record)
         self.screen.ended_with(record)
-
-    def _seen(self) -> dict[str, Any]:
-        """Return what was seen of the device since the cell began."""
-        return {**self.levels.summary(), "isolation": self.isolation} if self.gpu else {}
-
-    def _await_memory(self, used_before: int | None) -> None:
-        """Wait until the device has its memory back; a device that keeps it measures nothing more."""
-        if used_before is None or self.gpu is None:
-            return
-        deadline = time.monotonic() + MEMORY_BACK_S
-        while (used := self.gpu.used_bytes()) is not None and used > used_before + MEMORY_SLACK:
-            if self.interrupt.signal is not None:
-                return
-            if time.monotonic() > deadline:
-                missing = (used - used_before) / 2**30
-                self.dirty = (
-                    f"{missing:.1f} GiB of device memory did not come back. "
-                    "See what holds it with nvidia-smi, then run the same command again to go on."
-                )
-                return
-            time.sleep(0.1)
 
     def _note_stops(self) -> None:
         """Write, once a cell, why it got no further session."""

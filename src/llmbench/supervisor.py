@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from llmbench.interrupt import Interrupt
     from llmbench.progress import Screen
     from llmbench.spec import Cell
-    from llmbench.telemetry import Gpu, Levels
+    from llmbench.watch import Watch
 
 
 class Runner(Protocol):
@@ -24,8 +24,7 @@ class Runner(Protocol):
     protocol: spec.Protocol
     interrupt: Interrupt
     screen: Screen
-    gpu: Gpu | None
-    levels: Levels
+    watch: Watch
 
     def begin(self, cell: Cell, session: int, worker: launch.Worker) -> None:
         """Write the intent to measure a cell."""
@@ -60,7 +59,9 @@ class Supervisor:
         self._begin()
         spared = {nursery.process.pid for nursery in self.runner.nurseries.values()}
         deadlines, interrupt = self.runner.protocol.deadlines, self.runner.interrupt
-        with closing(self.worker.listen(deadlines, interrupt, spared, self._tick)) as heard:
+        with closing(
+            self.worker.listen(deadlines, interrupt, spared, self.runner.watch.tick)
+        ) as heard:
             for message in heard:
                 if isinstance(message, Progress):
                     self._progress(message)
@@ -72,10 +73,6 @@ class Supervisor:
 
     def _begin(self) -> None:
         self.runner.begin(self.remaining[0], self.session, self.worker)
-
-    def _tick(self) -> None:
-        if self.runner.gpu:
-            self.runner.levels.add(self.runner.gpu.levels())
 
     def _progress(self, message: Progress) -> None:
         if message.phase == "warmup" and message.iteration == 0:
