@@ -53,6 +53,16 @@ def trained_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the run of the sweep that a bench writes unless told otherwise, to be copied."""
+    made = Bench(tmp_path_factory.mktemp("measured"))
+    made.write()
+    done = made.sweep(environment={kept.STATE: str(made.folder / "state")})
+    assert done.code == 0, done.err
+    return made.run
+
+
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Bench]:
     """Return a sweep whose processes do not outlive the test."""

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -26,7 +27,6 @@ BATCH_SIZES = (1, 2, 4)
 MARK = "LLMBENCH_TEST"
 PATIENCE_S = 60.0
 DEADLINES = {"start_s": 20, "load_s": 20, "warmup_s": 20, "iteration_s": 20, "memory_s": 20}
-
 ONLY_IN_THE_NURSERY = "import sys\nif sys.orig_argv[1:3] == ['-m', 'llmbench.nursery']:\n    "
 """What must come before one line of code that the command itself is not to run."""
 
@@ -151,7 +151,6 @@ class Bench:
         assert plan is not None
         return plan
 
-    def wait_for(
     def beginning_with(self, code: str) -> dict[str, str]:
         """Return the environment in which every Python of a command begins by running this code."""
         (self.folder / "sitecustomize.py").write_text(code)
@@ -161,6 +160,7 @@ class Bench:
         """Have the records of another run, and go on where it ended."""
         shutil.copytree(run, self.run)
 
+    def wait_for(
         self, text: str, process: subprocess.Popen[str], patience_s: float = PATIENCE_S
     ) -> None:
         """Wait until the records hold a text."""

@@ -17,7 +17,7 @@ LAYERS = (
     ("ways in", ("cli",)),
     ("ways in", ("commands",)),
     ("ways in", ("audit", "invoke", "parity_report")),
-    ("ways in", ("adhoc", "dryrun")),
+    ("ways in", ("adhoc", "changed", "dryrun")),
     ("measuring", ("parity_check", "runner")),
     ("measuring", ("supervisor",)),
     ("measuring", ("foregone",)),

@@ -155,16 +155,17 @@ def _of_separate_runs(baseline: Side, candidate: Side) -> Iterator[str]:
 
 
 def _changes(baseline: Plan, candidate: Plan) -> Iterator[str]:
-    settings = _differing(baseline.settings.measuring(), candidate.settings.measuring())
+    settings = differing(baseline.settings.measuring(), candidate.settings.measuring())
     if settings:
         yield f"Measured with other settings: {', '.join(settings)}."
-    facts = _differing(_flat(baseline.environment), _flat(candidate.environment))
+    facts = differing(flat(baseline.environment), flat(candidate.environment))
     if facts:
         more = f", and {len(facts) - MOST_CHANGES} more" if len(facts) > MOST_CHANGES else ""
         yield f"Changed between the runs: {', '.join(facts[:MOST_CHANGES])}{more}."
 
 
-def _differing(before: Mapping[str, object], after: Mapping[str, object]) -> list[str]:
+def differing(before: Mapping[str, object], after: Mapping[str, object]) -> list[str]:
+    """Return every fact that is not the same in both, with both of its values."""
     return [
         f"{key} {_change(before.get(key, 'none'), after.get(key, 'none'))}"
         for key in dict.fromkeys((*before, *after))
@@ -181,12 +182,12 @@ def _change(before: object, after: object) -> str:
     return " ".join([*lost, *gained]) or "in another order"
 
 
-def _flat(facts: Mapping[str, Any]) -> dict[str, object]:
+def flat(facts: Mapping[str, Any]) -> dict[str, object]:
     """Return nested facts by their innermost names; the machine's by its own."""
-    flat: dict[str, object] = {}
+    found: dict[str, object] = {}
     for key, value in facts.items():
         if isinstance(value, dict):
-            flat |= _flat(value)
+            found |= flat(value)
         elif key not in machine.VOLATILE:
-            flat[key] = value
-    return flat
+            found[key] = value
+    return found

@@ -17,6 +17,7 @@ from rich.console import Console
 from llmbench import (
     adhoc,
     ceilings,
+    changed,
     kept,
     learned,
     machine,
@@ -81,6 +82,8 @@ def sweep(wanted: Sweep, asked: Asked, console: Console, command: str) -> int:
         for notice in run.notices:
             console.print(shown(notice), markup=False, style="yellow", soft_wrap=True)
         written = _describe(run, planned, found, asked, redact(command))
+        for change in changed.since(run.log.plan, written) if run.log.plan else ():
+            console.print(shown(change), markup=False, style="yellow", soft_wrap=True)
         reap.become_subreaper()
         for stray in reap.kill_run(written.run):
             console.print(
@@ -180,13 +183,10 @@ def _describe(
             f"{run.folder}: was imported from other tools' files; a sweep needs a folder of its own."
         )
     earlier = run.log.plan
-    if earlier is not None:
-        if earlier.name != planned.sweep.name:
-            raise RunError(
-                f"{run.folder}: holds a run of the sweep {earlier.name!r}, and this one is {planned.sweep.name!r}. "
-                "Two sweeps in one run could not be told apart; use another --output-dir."
-            )
-        _refuse_other_environment(earlier, facts, digest, allowed=asked.new_environment)
+    if earlier:
+        changed.refuse_other_sweep(earlier, planned.sweep.name, run.folder)
+    if earlier and not asked.new_environment:
+        changed.refuse_other_environment(earlier, facts, digest)
     probes = ceilings.probes_of(found)
     written = Plan(
         protocol=PROTOCOL,
@@ -205,7 +205,8 @@ def _describe(
         predictions=_predictions(planned, found, probes, earlier),
         probes=probes,
     )
-    if earlier and _same(earlier, written) and any(isinstance(line, Plan) for line in run.log):
+    planned_before = any(isinstance(line, Plan) for line in run.log)
+    if earlier and planned_before and changed.same(earlier, written):
         written = earlier
     else:
         run.append(written)
@@ -233,39 +234,6 @@ def _predictions(
     place = predict.here(found, probes, past)
     said = predict.predictions(new, planned.models, planned.sweep.protocol, place)
     return {**(earlier.predictions if earlier else {}), **said}
-
-
-def _same(earlier: Plan, written: Plan) -> bool:
-    """Return whether two plans ask for the same measurements in the same environment."""
-    return (earlier.cells, earlier.settings, earlier.environment_digest) == (
-        written.cells,
-        written.settings,
-        written.environment_digest,
-    )
-
-
-def _refuse_other_environment(
-    earlier: Plan, facts: dict[str, object], digest: str, *, allowed: bool
-) -> None:
-    if earlier.environment_digest == digest or allowed:
-        return
-    before = earlier.environment
-    changed = [
-        f"{key}: {_differing(before.get(key), facts.get(key))}"
-        for key in facts
-        if before.get(key) != facts.get(key)
-    ]
-    raise RunError(
-        f"{earlier.name}: the environment has changed since this run began ({'; '.join(changed)}). "
-        "Its sessions would not be replicates; use another --output-dir, or --new-environment to go on."
-    )
-
-
-def _differing(before: object, after: object) -> str:
-    if isinstance(before, dict) and isinstance(after, dict):
-        keys = [key for key in sorted({*before, *after}) if before.get(key) != after.get(key)]
-        return ", ".join(f"{key} {before.get(key)} -> {after.get(key)}" for key in keys)
-    return f"{before} -> {after}"
 
 
 def _refuse_shared(planned: Planned, asked: Asked) -> None:
