@@ -9,6 +9,7 @@ import numpy as np
 from llmbench import machine
 from llmbench.errors import RunError
 from llmbench.matching import ELSEWHERE
+from llmbench.spec import NOT_OURS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -41,9 +42,6 @@ class Asked(NamedTuple):
     cross_machine: bool = False
     calibration: Calibration | None = None
 
-
-NOT_OURS = 0
-"""The protocol of what other tools measured."""
 
 CLOCKS_APART = 0.02
 """Mean clocks further apart than this explain a difference by themselves."""

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 PROTOCOL = 1
 """How a number is measured. Comparisons across protocols are refused."""
+NOT_OURS = 0
+"""The protocol of what other tools measured."""
 
 LONGEST_SLUG = 96
 MOST_SESSIONS = 1000

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmbench import metrics, shares
-from llmbench.spec import NOT_SAID
+from llmbench.spec import NOT_OURS, NOT_SAID
 from llmbench.stats import Estimates, estimates
 from llmbench.tally import Tally
 
@@ -290,6 +290,11 @@ def _notices(log: Log, tally: Tally) -> list[str]:
     if len(tally.environments) > 1:
         notices.append(
             f"The records come from {len(tally.environments)} environments; see run.json."
+        )
+    if len(ours := sorted(tally.protocols - {NOT_OURS})) > 1:
+        told = " and ".join(map(str, ours))
+        notices.append(
+            f"The records were measured by protocols {told}, whose numbers mean different things."
         )
     if log.plan and (others := len(tally.cells) - len(log.plan.cells)):
         notices.append(f"{others} cells are of an earlier plan of this run.")

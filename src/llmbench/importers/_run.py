@@ -13,16 +13,13 @@ from llmbench.digest import digest_of
 from llmbench.errors import RunError, SpecError, Unconvertible
 from llmbench.importers import read
 from llmbench.record import Finding, Import, Outcome, Result, Source, Status
-from llmbench.spec import NOT_SAID, Point, slug
+from llmbench.spec import NOT_OURS, NOT_SAID, Point, slug
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from llmbench.importers import Document, Reading, Said
-
-NOT_OURS = 0
-"""The protocol of numbers that llmbench did not measure."""
 
 TEXTS = ("model", "backend", "device", "dtype", "load_format", "prompts")
 LENGTHS = ("batch_size", "input_len", "output_len")
