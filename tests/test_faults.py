@@ -1,11 +1,12 @@
 """What befalls a worker becomes one record; the rows before it stay, and the sweep goes on (FAULTS 1 to 9)."""
 
 import time
+from itertools import pairwise
 
 import pytest
 
 from llmbench import store
-from llmbench.record import Status
+from llmbench.record import Status, Stop
 from sweeps import BATCH_SIZES, Bench, assert_complete
 
 ALL = {(batch, session) for batch in BATCH_SIZES for session in (1, 2)}
@@ -95,6 +96,48 @@ def test_a_process_that_met_a_device_error_measures_nothing_more(bench: Bench, f
     assert pids[place] not in pids[place + 1 :]
     assert "batch 2" in (done.failed().reason or "") or fault == "cuda_error"
     assert done.failed().outcome.trace
+
+
+def test_a_device_error_sticks_to_its_process_and_to_nothing_else(bench: Bench) -> None:
+    bench.write(
+        fault="cuda_error", when="batch_size>=5,session=1", axes={"batch_size": list(range(1, 9))}
+    )
+
+    done = bench.sweep()
+
+    assert_complete(done)
+    first = [record for record in done.records if record.session == 1]
+    assert [record.status is Status.CUDA_ERROR for record in first] == [
+        record.cell.batch_size >= 5 for record in first
+    ]
+    pairs = list(pairwise(record.worker["pid"] for record in first))
+    ended = [record.status is Status.CUDA_ERROR for record in first[:-1]]
+    assert [one != next_one for one, next_one in pairs] == ended
+    assert {True, False} == set(ended)
+
+
+NAMED = {
+    "oom_reworded": (Status.OOM, "OutOfMemoryError: the device has no room left"),
+    "oom_by_text": (Status.OOM, "RuntimeError: CUDA out of memory. Tried to allocate 2.00 GiB"),
+    "cuda_misleading": (Status.CUDA_ERROR, "AcceleratorError: a kernel ran out of memory bounds"),
+    "error": (Status.CRASH, "ValueError: something nobody has seen before"),
+}
+
+
+def test_an_exception_is_known_by_its_type_first_and_by_its_text_last(bench: Bench) -> None:
+    bench.write(fault=list(NAMED), when="session=1", axes={"batch_size": 2})
+
+    done = bench.sweep()
+
+    assert_complete(done)
+    for record in done.records:
+        if record.session == 1:
+            status, reason = NAMED[str(record.cell.options["fault"])]
+            assert record.status is status
+            assert (record.reason or "").startswith(reason)
+            trace = record.outcome.trace or ""
+            assert trace.startswith("Traceback (most recent call last):")
+            assert trace.rstrip().endswith(record.outcome.error or "nothing")
 
 
 def test_a_hang_ends_at_the_deadline_of_its_phase(bench: Bench) -> None:
@@ -253,3 +296,19 @@ def test_a_fault_by_chance_strikes_a_share_of_the_sessions_and_the_same_ones_aga
 
     assert struck[0] == struck[1]
     assert 4 <= len(struck[0]) <= 20  # 12 of 40 to be expected, with a spread of 3
+
+
+def test_noise_that_never_settles_ends_by_its_budget_with_its_interval(bench: Bench) -> None:
+    bench.write(jitter=0.2, axes={"batch_size": 2}, protocol={
+        "sessions": 2, "max_sessions": 1000, "interval_within": 1e-6, "budget_s": 0.5,
+    })  # fmt: skip
+
+    done = bench.sweep()
+
+    assert done.code == 0
+    (stop,) = (line for line in store.read(bench.run) if isinstance(line, Stop))
+    assert stop.reason == "budget"
+    assert stop.sessions == len(done.records) >= 2
+    assert stop.half_width is not None
+    assert stop.half_width > 1e-6
+    assert "±" in done.out

@@ -39,7 +39,8 @@ OPTIONS = {
         "hang_native", "grandchild", "orphan", "junk", "flood", "fake_result", "partial", "oversized",
         "unknown", "stranger", "nested", "tokens_short", "tokens_long", "tokens_ragged", "early", "unit", "prefix_hits",
         "placement", "dtype", "clock_zero", "clock_negative", "clock_nan", "clock_infinite",
-        "clock_drift", "wall_jump", "trend", "two_modes", "spike", "unsupported",
+        "clock_drift", "wall_jump", "trend", "two_modes", "spike", "unsupported", "oom_reworded", "oom_by_text",
+        "cuda_misleading", "hostile", "leak", "leak_hang", "orphan_hang",
     ),
     "at": ("call", "load", "prepare", "memory", "exit"),
     "call": 5,
@@ -52,6 +53,8 @@ Times are milliseconds; `jitter` is a relative standard deviation."""
 
 VOCABULARY = 32_000
 HOST_GIB = 2**30
+HOSTILE = "=cmd()|[/bold]</script><script>owned()</script>\n| a | b |\x1b[31m\x9b2J\u202e\u200b\U0001f680`\udcff"
+"""What an engine may say of itself that must not act where it is shown."""
 
 
 def load(job: Job) -> FakeEngine:
@@ -313,6 +316,38 @@ def _partial(engine: FakeEngine) -> None:
     os._exit(0)
 
 
+def _raising(error: Exception) -> Callable[[FakeEngine], None]:
+    """Return a fault that is this exception."""
+
+    def fault(_: FakeEngine) -> None:
+        raise error
+
+    return fault
+
+
+def _both(
+    first: Callable[[FakeEngine], None], second: Callable[[FakeEngine], None]
+) -> Callable[[FakeEngine], None]:
+    """Return two faults, one after the other."""
+
+    def fault(engine: FakeEngine) -> None:
+        first(engine)
+        second(engine)
+
+    return fault
+
+
+def _leak_into_log(_: FakeEngine) -> None:
+    """Print the environment."""
+    print(dict(os.environ), *os.environ.values(), sep="\n", flush=True)
+
+
+def _leak(engine: FakeEngine) -> None:
+    """Print the environment and fail with it in the text, as an engine that logs in somewhere may."""
+    _leak_into_log(engine)
+    raise ConnectionError(f"refused: {dict(os.environ)}\n" + "\n".join(os.environ.values()))
+
+
 def _unsupported(_: FakeEngine) -> None:
     raise Unsupported("the fake engine does not run this; it runs anything with fault=none.")
 
@@ -329,6 +364,7 @@ FAULTS: dict[str, Callable[[FakeEngine], Any]] = {
     "hang_native": _hang_native,
     "grandchild": _grandchild,
     "orphan": _orphan,
+    "orphan_hang": _both(_orphan, _hang),
     "junk": _junk,
     "flood": _flood,
     "fake_result": _fake_result,
@@ -338,5 +374,13 @@ FAULTS: dict[str, Callable[[FakeEngine], Any]] = {
     "stranger": _on_pipe(b'{"kind":"result","outcome":{"cell":"another"},"last":true}\n'),
     "nested": _on_pipe(b'{"kind":"result","outcome":{"engine":' + b'{"a":' * 100_000 + b"\n"),
     "unsupported": _unsupported,
+    "oom_reworded": _raising(OutOfMemoryError("the device has no room left")),
+    "oom_by_text": _raising(RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")),
+    "cuda_misleading": _raising(
+        AcceleratorError("a kernel ran out of memory bounds: out of memory")
+    ),
+    "hostile": _raising(ValueError(HOSTILE)),
+    "leak": _leak,
+    "leak_hang": _both(_leak_into_log, _hang),
     "prefix_hits": lambda engine: setattr(engine, "hits", engine.hits + 1),
 }
