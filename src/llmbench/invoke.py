@@ -85,7 +85,7 @@ def sweep(wanted: Sweep, asked: Asked, console: Console, command: str) -> int:
         for change in changed.since(run.log.plan, written) if run.log.plan else ():
             console.print(shown(change), markup=False, style="yellow", soft_wrap=True)
         reap.become_subreaper()
-        for stray in reap.kill_run(written.run):
+        for stray in reap.kill_run(reap.token_of(written.run, folder)):
             console.print(
                 f"Killed {stray}, left over from an earlier invocation.",
                 markup=False,

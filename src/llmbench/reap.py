@@ -19,6 +19,7 @@ import psutil
 from llmbench import leavings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 RUN_VARIABLE = "LLMBENCH_RUN"
@@ -26,6 +27,9 @@ RUN_VARIABLE = "LLMBENCH_RUN"
 PR_SET_CHILD_SUBREAPER = 36
 PATIENCE_S = 10.0
 """How long killed processes may take to be gone; one in uninterruptible sleep cannot be waited for longer."""
+
+undying: set[psutil.Process] = set()
+"""Those that were not gone by then. Nobody waits for one of them a second time."""
 
 
 def become_subreaper() -> None:
@@ -48,6 +52,11 @@ def kill_session(token: str, worker: int, spared: set[int]) -> list[str]:
     return strays
 
 
+def token_of(run: str, folder: Path) -> str:
+    """Return what every process of a run carries: the run's id, and of its folder what a copy has not."""
+    return f"{run}-{folder.stat().st_ino}"
+
+
 def kill_run(token: str) -> list[str]:
     """Kill every process of a run, left over from a harness that was killed itself.
 
@@ -59,25 +68,29 @@ def kill_run(token: str) -> list[str]:
     )
 
 
-def kill(find: object, unnamed: int) -> list[str]:
+def kill(find: Callable[[], list[psutil.Process]], unnamed: int) -> list[str]:
     """Kill what `find` finds until it finds nothing, and remove the files that only the killed held.
 
     Returns:
-        A line for each process but `unnamed`.
+        A line for each process but `unnamed`, and for any that outlives being killed.
 
     """
     strays: dict[int, str] = {}
     held: set[Path] = set()
     deadline = time.monotonic() + PATIENCE_S
-    while time.monotonic() < deadline:
-        found = [process for process in find() if process.pid != os.getpid()]  # type: ignore[operator]
-        if not found:
+    while found := [one for one in find() if one.pid != os.getpid() and one not in undying]:
+        if time.monotonic() > deadline:
+            undying.update(found)
+            strays |= {
+                one.pid: f"{_described(one)} (still there after {PATIENCE_S:.0f} s)"
+                for one in found
+            }
             break
         held |= leavings.held_by(found)
         for process in found:
             if process.pid != unnamed:
                 strays.setdefault(process.pid, _described(process))
-            with contextlib.suppress(psutil.NoSuchProcess):
+            with contextlib.suppress(psutil.Error):
                 process.kill()
         psutil.wait_procs(found, timeout=0.2)
     leavings.remove(held)

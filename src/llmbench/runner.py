@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import psutil
 
-from llmbench import launch, limits, machine, spec, stats, store, telemetry, workload
+from llmbench import launch, limits, machine, reap, spec, stats, store, telemetry, workload
 from llmbench.ending import record_of, scrub
 from llmbench.foregone import Foregone
 from llmbench.plan import text
@@ -191,7 +191,7 @@ class Runner:
     def _nursery(self, backend: str) -> launch.Nursery:
         if backend not in self.nurseries:
             self.nurseries[backend] = launch.Nursery(
-                backend, self.written.run, self._log_of(backend)
+                backend, reap.token_of(self.written.run, self.run.folder), self._log_of(backend)
             )
         return self.nurseries[backend]
 
