@@ -14,7 +14,7 @@ import os
 import re
 import zlib
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -34,8 +34,8 @@ HEAD = re.compile(rb'\{"kind":"(\w+)","format":(\d{1,9}),')
 """How every line of ours begins, so that a reader can pass over a kind without decoding it."""
 
 QUICK_HEADS = tuple(
-    (b'{"kind":"%s","format":%d,' % (kind, record.FORMAT), kind.decode())
-    for kind in (b"end", b"begin")
+    (b'{"kind":"%s","format":%d,' % (kind.encode(), record.FORMAT), (kind, record.FORMAT))
+    for kind in ("end", "begin")
 )
 """The heads of nearly all lines, found in a third of the time."""
 
@@ -57,7 +57,7 @@ class Head(msgspec.Struct):
     """What every line of every format says of itself."""
 
     kind: str = ""
-    format: int = record.FORMAT
+    format: Any = record.FORMAT
 
 
 _head = msgspec.json.Decoder(Head)
@@ -72,7 +72,7 @@ def encode(line: record.Line | record.Result) -> bytes:
     text = json.dumps(
         msgspec.to_builtins(line), allow_nan=False, ensure_ascii=False, separators=(",", ":")
     )
-    return LONE_SURROGATE.sub(_spelled, text).encode()
+    return spelled(text).encode()
 
 
 def seal(member: bytes) -> bytes:
@@ -81,8 +81,9 @@ def seal(member: bytes) -> bytes:
     return body + SEAL % zlib.crc32(body)
 
 
-def _spelled(match: re.Match[str]) -> str:
-    return f"\\\\u{ord(match[0]):04x}"
+def spelled(text: str) -> str:
+    """Return JSON whose strings say every half surrogate as its escape."""
+    return LONE_SURROGATE.sub(lambda match: f"\\\\u{ord(match[0]):04x}", text)
 
 
 def intact(line: bytes) -> bool:
@@ -126,22 +127,19 @@ def salvaged(line: bytes) -> Iterator[bytes]:
         begun = seal.end()
 
 
-def kind_of(line: bytes) -> str:
-    """Return what a line holds: sweep, begin, end or stop; raise FormatError if it is of a newer format."""
-    for quick, kind in QUICK_HEADS:
+def head_of(line: bytes) -> tuple[str, int]:
+    """Return what a line holds (sweep, begin, end, ...) and its format; raise FormatError if that is none."""
+    for quick, known in QUICK_HEADS:
         if line.startswith(quick):
-            return kind
+            return known
     if head := HEAD.match(line):
         kind, version = head[1].decode(), int(head[2])
     else:
         words = _head.decode(line)
         kind, version = words.kind, words.format
-    if version > record.FORMAT:
-        raise FormatError(
-            f"is of format {version}, and this llmbench knows formats up to {record.FORMAT}. "
-            "Read it with the version that wrote it, or a later one."
-        )
-    return kind
+    if type(version) is not int or version < 1:
+        raise FormatError(f"is of format {version!r}, which no llmbench writes.")
+    return kind, version
 
 
 def refuse_newer(line: bytes) -> None:
@@ -149,7 +147,17 @@ def refuse_newer(line: bytes) -> None:
     if b'"crc32":"' in line[-SEAL_LENGTH:]:
         return  # sealed as we seal, so it is damaged, and its format may be the damage
     with contextlib.suppress(*NOT_UNDERSTOOD):
-        kind_of(line)
+        _, version = head_of(line)
+        if version > record.FORMAT:
+            raise newer(version)
+
+
+def newer(version: int) -> FormatError:
+    """Return what is to be said of lines that a later version wrote."""
+    return FormatError(
+        f"is of format {version}, and this llmbench knows formats up to {record.FORMAT}. "
+        "Read it with the version that wrote it, or a later one."
+    )
 
 
 def decode(line: bytes) -> record.Line:

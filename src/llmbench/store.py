@@ -65,14 +65,17 @@ def open_run(folder: Path) -> Run:
         raise RunError(f"{folder}: cannot be written: {_reason(error)}.") from error
 
 
-def read(folder: Path) -> Log:
-    """Return what a run holds at this moment, without locking or writing; raise RunError if it is no run."""
+def read(folder: Path, *, newer: bool = False) -> Log:
+    """Return what a run holds at this moment, without locking or writing; raise RunError if it is no run.
+
+    With `newer`, lines of a later format are read as far as they are understood, and a notice says so.
+    """
     path = folder / RECORDS
     lost = (folder / DESCRIPTION).is_file() and not path.exists()
     if not path.is_file() and not lost:
         what = f"has no {RECORDS}" if folder.is_dir() else "is no directory"
         raise RunError(f"{folder}: {what}, so it is not a run.")
-    return Log(folder)
+    return Log(folder, newer=newer)
 
 
 class Log:
@@ -82,9 +85,9 @@ class Log:
     for them alone.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, newer: bool = False) -> None:
         """Fix the moment; nothing is read yet."""
-        self._folder = folder
+        self._folder, self._newer = folder, newer
         self._path = folder / RECORDS
         self._size = self._path.stat().st_size if self._path.exists() else 0
         self._plan: record.Plan | None = None
@@ -129,7 +132,7 @@ class Log:
         return self._decoded(msgspec.json.Decoder(kind).decode, ends)
 
     def check(self) -> None:
-        """Read every line, unless that was done; raise FormatError for a newer format."""
+        """Read every line, unless that was done; raise FormatError for a format that is not read."""
         if not self._checked:
             for _ in self._lines():
                 pass
@@ -154,10 +157,12 @@ class Log:
         try:
             for line in journal.scan(self._path, self._size, bad.append):
                 try:
-                    kind = journal.kind_of(line)
+                    kind, version = journal.head_of(line)
                 except journal.NOT_UNDERSTOOD as error:
                     self.pass_over(str(error))
                     continue
+                if version > record.FORMAT:
+                    self._meet_newer(version)
                 if kind in kept:
                     kept[kind].append(line)
                 yield kind, line
@@ -167,6 +172,12 @@ class Log:
             raise RunError(f"{self._path}: cannot be read: {_reason(error)}.") from error
         if not self._checked:
             self._conclude(bad, kept)
+
+    def _meet_newer(self, version: int) -> None:
+        error = journal.newer(version)
+        if not self._newer:
+            raise FormatError(f"{error} 'llmbench table' shows what is understood of it.")
+        self._notice(f"{error} What is shown here may be wrong.")
 
     def _conclude(self, bad: list[int], kept: dict[str, list[bytes]]) -> None:
         self._checked = True

@@ -43,7 +43,8 @@ def command(
         if predicted:
             sys.stdout.write(accuracy.render(store.read(run), format))
             return
-        reports.show(table.build(store.read(run), chosen), format, Console())
+        log = store.read(run, newer=format != "csv")  # where a warning has no place
+        reports.show(table.build(log, chosen), format, Console())
 
 
 @contextlib.contextmanager
