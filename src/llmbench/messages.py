@@ -5,11 +5,13 @@ A worker's stdout and stderr go to its log; engines print there, results never d
 
 from __future__ import annotations
 
+import json
 import os
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import msgspec
 
+from llmbench import journal
 from llmbench.record import Outcome  # noqa: TC001 - msgspec reads the annotations
 
 if TYPE_CHECKING:
@@ -47,9 +49,17 @@ _decoder = msgspec.json.Decoder(Progress | Result)
 
 def send(fd: int, message: Message) -> None:
     """Write one message whole."""
-    data = memoryview(_encoder.encode(message) + b"\n")
+    data = memoryview(_encoded(message) + b"\n")
     while data:
         data = data[os.write(fd, data) :]
+
+
+def _encoded(message: Message) -> bytes:
+    try:
+        return _encoder.encode(message)
+    except UnicodeEncodeError:  # a path that is no UTF-8 in an error, say
+        text = json.dumps(msgspec.to_builtins(message, enc_hook=str), ensure_ascii=False)
+        return journal.spelled(text).encode()
 
 
 def read_line(fd: int) -> bytes:
