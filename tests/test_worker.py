@@ -205,3 +205,17 @@ def test_a_worker_prints_to_its_log_and_not_among_its_messages(tmp_path: Path) -
 
     assert b"not utf-8" in done.stderr
     assert isinstance(list(Reader().feed(done.stdout))[-1], Result)
+
+
+def test_a_secret_at_the_edge_of_what_is_kept_is_taken_out_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    secret = "correct-horse-battery"  # noqa: S105 - nobody's
+    monkeypatch.setenv("MY_PASSWORD", secret)
+
+    for before in range(worker.LONGEST_ERROR - len(secret), worker.LONGEST_ERROR + 1):
+        told = worker.described(ValueError("x" * before + secret), Status.CRASH)
+        assert "corr" not in told["error"]
+    for after in range(4 * worker.LONGEST_ERROR - len(secret), 4 * worker.LONGEST_ERROR + 1):
+        told = worker.described(ValueError(secret + "x" * after), Status.CRASH)
+        assert "tery" not in told["trace"]

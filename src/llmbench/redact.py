@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 SECRET_NAMES = re.compile("TOKEN|KEY|SECRET|PASS|CRED|AUTH", re.IGNORECASE)
 """Environment variables named like one of these hold what nobody else may read."""
@@ -14,6 +18,13 @@ SHORTEST_SECRET = 6
 """A shorter value (`1`, `false`) is a setting; blotting it out would blot out ordinary words."""
 
 REDACTED = "<redacted>"
+
+SPELLINGS: tuple[Callable[[str], str], ...] = (
+    lambda value: quote(value, safe=""),
+    lambda value: repr(value)[1:-1],
+    lambda value: json.dumps(value)[1:-1],
+)
+"""How links, Python and JSON write a value that is not plain."""
 
 PATTERNS = (
     (re.compile(r"\bhf_\w{8,}"), REDACTED),
@@ -54,10 +65,11 @@ def redact_all(value: Any) -> Any:
 
 
 def _secrets() -> list[str]:
-    """Return secret values, and how links spell them, the longest first: one may contain another."""
+    """Return secret values in every spelling, the longest first: one may contain another."""
     values = {value.strip() for name, value in os.environ.items() if SECRET_NAMES.search(name)}
     values = {value for value in values if len(value) >= SHORTEST_SECRET}
-    return sorted(values | {quote(value, safe="") for value in values}, key=len, reverse=True)
+    spelled = {spell(value) for value in values for spell in SPELLINGS}
+    return sorted(values | spelled, key=len, reverse=True)
 
 
 ACTING = re.compile("[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")

@@ -19,6 +19,7 @@ from llmbench import backends, messages, telemetry, workload
 from llmbench.errors import LoadFailed, Unsupported
 from llmbench.measure import Loop, Measurement
 from llmbench.record import Job, Outcome, Status
+from llmbench.redact import redact
 
 if TYPE_CHECKING:
     from llmbench.backends import Engine
@@ -110,12 +111,12 @@ def described(error: BaseException, otherwise: Status) -> dict[str, Any]:
     """Return an exception as the fields of an outcome: status, one line, and its trace."""
     status = classify(error, otherwise)
     said = isinstance(error, LoadFailed | Unsupported)
-    text = " ".join(str(error).split())[:LONGEST_ERROR]
-    trace = None if said else "".join(traceback.format_exception(error))[-4 * LONGEST_ERROR :]
+    text = " ".join(redact(str(error)).split())[:LONGEST_ERROR]  # half a secret would not be known
+    trace = None if said else redact("".join(traceback.format_exception(error)))
     return {
         "status": status,
         "error": text if said else f"{type(error).__name__}: {text}",
-        "trace": trace,
+        "trace": trace and trace[-4 * LONGEST_ERROR :],
     }
 
 

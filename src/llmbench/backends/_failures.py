@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import transformers
 
 from llmbench.errors import LoadFailed, Unsupported
+from llmbench.redact import redact
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -159,7 +160,7 @@ def _line(row: Row, first: BaseException, job: Job) -> str:
     cell, model = job.cells[0], job.model
     return row.line.format(
         where=model.location or model.name,
-        detail=re.sub(r"\s+", " ", str(first))[:LONGEST_DETAIL],
+        detail=re.sub(r"\s+", " ", redact(str(first)))[:LONGEST_DETAIL],
         version=transformers.__version__,
         attention=cell.options.get("attn_implementation", "default"),
     )
