@@ -1,0 +1,132 @@
+"""Checkpoints that cannot be loaded: each is a record with its reason, and none of their code runs (FAULTS 22)."""
+
+from __future__ import annotations
+
+import http.server
+import shutil
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from jobs import family, job
+from llmbench import backends
+from llmbench.record import Record, Status
+from sweeps import Bench, assert_complete
+from test_backend_transformers_loading import (
+    AUTO_MAP,
+    REMOTE,
+    Trap,
+    configured,
+    cut,
+    set_by_torch,
+    without_weights,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+PATIENT = {"deadlines": {"start_s": 55, "load_s": 55}, "sessions": 1, "max_sessions": 1}
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """A hub on which every repository is gated, or missing."""
+
+    def do_GET(self) -> None:
+        """Refuse."""
+        gated = "gated" in self.path
+        self.send_response(403 if gated else 404)
+        self.send_header("X-Error-Code", "GatedRepo" if gated else "RepoNotFound")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def do_HEAD(self) -> None:
+        """Refuse."""
+        self.do_GET()
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """Return the environment in which a refusing hub is the hub."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield {
+        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
+        "HF_HOME": str(tmp_path / "hub"),
+        "HF_HUB_OFFLINE": "0",
+        "NO_PROXY": "127.0.0.1",
+    }
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def checkpoints(tmp_path: Path) -> dict[str, str]:
+    """Return folders of one tiny checkpoint, each bad in its own way, and two hub ids, by what they are."""
+    whole = tmp_path / "whole"
+    engine: Any = backends.load(job(family("llama")))
+    engine._model.save_pretrained(whole)
+    found = {"missing": "nobody/missing", "gated": "nobody/gated"}
+    for name in ("truncated", "malicious", "remote"):
+        found[name] = str(shutil.copytree(whole, tmp_path / name))
+    cut(tmp_path / "truncated")
+    without_weights(tmp_path / "malicious")
+    set_by_torch(Trap(tmp_path / "sprung"), tmp_path / "malicious")
+    configured(model_type="own", auto_map=AUTO_MAP)(tmp_path / "remote")
+    (tmp_path / "remote" / "own.py").write_text(REMOTE.format(sprung=str(tmp_path / "sprung")))
+    return found
+
+
+def swept(
+    bench: Bench, checkpoints: dict[str, str], environment: dict[str, str], *arguments: str
+) -> dict[str, Record]:
+    """Sweep over checkpoints that cannot be loaded; return each one's record."""
+    bench.write(
+        axes={"model": list(checkpoints.values()), "backend": "transformers", "batch_size": 1},
+        protocol=PATIENT,
+    )
+    done = bench.sweep(*arguments, environment=environment)
+    assert_complete(done)
+    assert done.code == 3
+    names = {location: name for name, location in checkpoints.items()}
+    return {names[record.cell.model]: record for record in done.records}
+
+
+REFUSED = {
+    "missing": "is not on the hub, or private: HF_TOKEN opens private ones.",
+    "gated": "is gated: accept its terms on the hub and set HF_TOKEN.",
+    "truncated": "a weight file is truncated or damaged",
+    "malicious": "has only pickled weights (pytorch_model.bin), which can carry code; --allow-pickle would",
+    "remote": "needs code of its own, which was not run; --trust-remote-code would run it.",
+}
+
+
+def test_what_cannot_be_loaded_says_why_and_what_would_allow_it(
+    bench: Bench, checkpoints: dict[str, str], hub: dict[str, str]
+) -> None:
+    records = swept(bench, checkpoints, hub)
+
+    assert records.keys() == REFUSED.keys()
+    for name, record in records.items():
+        assert (record.status, record.phase) == (Status.LOAD_FAILED, "load"), name
+        assert REFUSED[name] in (record.reason or "")
+        assert checkpoints[name] in (record.reason or "")
+    assert not (bench.folder / "sprung").exists()
+
+
+def test_what_no_flag_allows_stays_refused(
+    bench: Bench, checkpoints: dict[str, str], hub: dict[str, str]
+) -> None:
+    asked = {name: checkpoints[name] for name in ("missing", "malicious")}
+
+    records = swept(bench, asked, hub, "--allow-pickle", "--offline")
+
+    assert "nothing in them was run" in (records["malicious"].reason or "")
+    assert "is not in the local cache and the hub is" in (records["missing"].reason or "")
+    assert not (bench.folder / "sprung").exists()
