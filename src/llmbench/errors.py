@@ -6,7 +6,7 @@
     ├── Unconvertible        2  a file of another tool is damaged, or says nothing that llmbench can hold
     ├── RunError             2  a run directory cannot be used as asked
     │   ├── RunLocked        2  another process holds it
-    │   └── FormatError      2  its records were written by a newer llmbench
+    │   └── FormatError      2  its records are of a newer format, or of none
     └── WriteError           4  a record could not be made durable
 
 A cell's misfortune is not an error: it is a record with a status (`record.Status`). Inside a worker an
@@ -49,7 +49,7 @@ class RunLocked(RunError):  # noqa: N818 - reads as the sentence it is
 
 
 class FormatError(RunError):
-    """The records were written in a format that this version does not know."""
+    """The records are of a format that this version does not know."""
 
 
 class WriteError(LlmbenchError):
