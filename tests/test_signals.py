@@ -67,6 +67,26 @@ def test_a_stop_keeps_what_was_interrupted_and_leaves_nothing(
     assert_resumable(bench, done)
 
 
+def test_a_stop_that_is_heard_late_names_the_phase_that_it_met(bench: Bench) -> None:
+    bench.write(clock="real", load_ms=500.0, ttft_ms=0.1, tpot_ms=0.1, fault="hang", at="memory",
+                axes=ONE, when="attempt=1,session=1")  # fmt: skip
+    process = bench.start()
+    bench.wait_for('"begin"', process)
+    time.sleep(0.2)
+    process.send_signal(signal.SIGSTOP)  # it has handed over the job, and hears no more of it
+    while not any("hanging" in path.read_text() for path in bench.run.glob("logs/*-s*.log")):
+        time.sleep(0.01)
+
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGCONT)
+    done = bench.ended(process)
+
+    assert done.code == 130
+    assert [(record.status, record.phase) for record in done.records] == [
+        (Status.INTERRUPTED, "memory")
+    ]
+
+
 @pytest.mark.parametrize(
     ("signals", "code"),
     [

@@ -210,13 +210,11 @@ class Worker:
         while (ended := self.nursery.fact("ended", self.pid)) is None:
             left = max(deadline - time.monotonic(), 0.0)
             ready, _, _ = select.select(sources, [], [], min(left, TICK_S))
-            if self._must_end(left, deadlines, interrupt):
-                return
             if time.monotonic() >= tick:  # a heartbeat comes just before a clock starts: do no more
                 tick = time.monotonic() + TICK_S
                 on_tick()
                 self._cap_log()
-            if self.out in ready:
+            if self.out in sources:  # a signal may end `select` before it has looked
                 arrived = self._messages(reader)
                 if arrived is None:
                     sources.remove(self.out)
@@ -225,6 +223,9 @@ class Worker:
                     deadline = time.monotonic() + limit(deadlines, self.phase)
             if self.nursery.channel in ready:
                 self.nursery.hear()
+            # Only now: what has been sent by then says in which phase the worker is.
+            if self._must_end(deadline - time.monotonic(), deadlines, interrupt):
+                return
         self.ended = ended
         yield from self._messages(reader) or []
 
