@@ -88,7 +88,11 @@ def _sections(rows: Sequence[fit.Fit], format: str) -> Iterator[str]:
 def _columns(facts: Sequence[Mapping[str, Any]]) -> list[listing.Column]:
     axes = [listing.Column(name, name) for name in AXES if _varies(name, facts)]
     lengths = LENGTHS if _varies("output_len", facts) else ()
-    known = [column for column in FIGURES if any(row[column.key] for row in facts)]
+    known = [
+        column
+        for column in FIGURES
+        if column.key == "answer" or any(row[column.key] for row in facts)
+    ]
     return [listing.Column("model", "model"), *axes, *lengths, *known]
 
 
