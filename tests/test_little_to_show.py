@@ -111,7 +111,7 @@ ANSWERS: dict[str, dict[str, tuple[int, str]]] = {
         **NOTHING,
         "table": (0, "3 cells; 9 sessions: 9 still to come"),
         "report": (0, "3 cells of 1 run."),
-        "fit": (0, "largest batch ───────────── ─────── ───────────── llama-7b@tiny 48 -"),
+        "fit": (0, "pythia-70m 48 -"),
     },
     "all invalid": {
         **NOTHING,
