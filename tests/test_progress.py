@@ -13,7 +13,9 @@ from make_records import make_cell, make_record, make_samples
 def screen_of(width: int) -> tuple[Screen, io.StringIO]:
     file = io.StringIO()
     console = Console(file=file, force_terminal=True, width=width, no_color=True)
-    return Screen(console, "example", planned=2), file
+    screen = Screen(console, "example")
+    screen.planned = 2
+    return screen, file
 
 
 def test_what_wide_intervals_may_add_is_said_from_the_start() -> None:

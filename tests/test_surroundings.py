@@ -7,6 +7,7 @@ import pty
 import resource
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -179,6 +180,24 @@ def test_a_hundred_workers_leave_the_parent_as_it_was(bench: Bench) -> None:
     assert_complete(done)
     assert done.code == 3
     assert max(seen) <= seen[len(seen) // 4] + 6
+
+
+def test_a_busy_machine_is_said_before_anything_is_measured(bench: Bench) -> None:
+    bench.write(axes={"batch_size": 1})
+    spin = [sys.executable, "-c", "while True: pass"]
+    others = [subprocess.Popen(spin) for _ in range(os.cpu_count() or 1)]
+
+    try:
+        first, *_ = bench.sweep().out.splitlines()
+        again = bench.sweep()
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+
+    assert first.startswith("Others use ")
+    assert "of the processors: what is measured beside them comes out worse" in first
+    assert "Others use" not in again.out, "nothing is measured"
 
 
 @pytest.mark.parametrize(

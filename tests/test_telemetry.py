@@ -115,7 +115,16 @@ def test_others_cannot_have_used_more_than_there_was(
     assert (seen["cpu_other_s"], seen["cpu_steal_s"]) == (other_s, steal_s)
 
 
+def test_the_share_of_others_is_of_all_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    stands = iter([(10.0, 0.0, 0.0, 0.0), (12.0, 0.5, 2.5, 0.0)])
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr(CpuWindow, "_now", staticmethod(lambda: next(stands)))
+
+    assert CpuWindow().others() == 0.5
+
+
 def test_a_window_without_proc_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CpuWindow, "_now", staticmethod(lambda: None))
 
     assert CpuWindow().read() == {"cpu": "unknown"}
+    assert CpuWindow().others() == 0.0

@@ -48,6 +48,9 @@ if TYPE_CHECKING:
 
 RESULTS = Path("results")
 COMPLETED_WITH_FAILURES = 3
+BUSY = 0.2
+"""Share of all processors, while a sweep is planned, above which every number will come out worse. A record warns of
+less, but planning takes a fraction of a second, in which a tick of 10 ms counts for much."""
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -73,6 +76,7 @@ def probe_first(sweep: Sweep, console: Console) -> None:
 
 def sweep(wanted: Sweep, asked: Asked, console: Console, command: str) -> int:
     """Measure what is pending, show the table, and return the exit code."""
+    window = telemetry.CpuWindow()
     if asked.offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
     planned = plan(wanted)
@@ -92,7 +96,12 @@ def sweep(wanted: Sweep, asked: Asked, console: Console, command: str) -> int:
                 style="yellow",
             )
         _refuse_shared(planned, asked)
-        return _measure(run, planned, written, asked, console, interrupt)
+        screen = Screen(console, planned.sweep.name)
+        runner = Runner(planned, written, run, screen, interrupt, run_anyway=asked.run_anyway)
+        _announce(runner, window.others())
+        with screen:
+            runner.measure_all()
+        return _conclude(run, runner, console, interrupt)
 
 
 def measured_anew(file: Path, purpose: str, sessions: int) -> tuple[Path, int]:
@@ -105,25 +114,25 @@ def measured_anew(file: Path, purpose: str, sessions: int) -> tuple[Path, int]:
     return folder, sweep(wanted, asked, Console(highlight=False, stderr=True), command)
 
 
-def _measure(
-    run: Run, planned: Planned, written: Plan, asked: Asked, console: Console, interrupt: Interrupt
-) -> int:
-    sessions, most = planned.sweep.protocol.sessions, planned.sweep.protocol.max_sessions
-    screen = Screen(console, planned.sweep.name, len(planned.cells) * sessions)
-    runner = Runner(planned, written, run, screen, interrupt, run_anyway=asked.run_anyway)
+def _announce(runner: Runner, others: float) -> None:
+    """Say what is to be measured, and what speaks against measuring it now."""
+    screen, planned, protocol = runner.screen, runner.planned, runner.protocol
+    sessions, most = protocol.sessions, protocol.max_sessions
+    screen.planned = len(planned.cells) * sessions
     screen.before = sum(min(len(standing.done), sessions) for standing in runner.standings.values())
     screen.further = sum(len(runner.pending(session)) for session in range(sessions + 1, most + 1))
-    with screen:
-        for warning in planned.warnings:
-            screen.note(warning)
-        if any(runner.pending(session) for session in range(1, sessions + 1)):
-            left = screen.planned - screen.before
-            more = f", and up to {screen.further} more while intervals are wide"
-            screen.note(
-                f"{run.folder}: {left} of {screen.planned} sessions to run{more if screen.further else ''}."
-            )
-        runner.measure_all()
-    return _conclude(run, runner, console, interrupt)
+    for warning in planned.warnings:
+        screen.note(warning)
+    if not any(runner.pending(session) for session in range(1, most + 1)):
+        return
+    if others > BUSY:
+        screen.note(
+            f"Others use {others:.0%} of the processors: what is measured beside them comes out worse,"
+            " and will say so."
+        )
+    left = screen.planned - screen.before
+    more = f", and up to {screen.further} more while intervals are wide" if screen.further else ""
+    screen.note(f"{runner.run.folder}: {left} of {screen.planned} sessions to run{more}.")
 
 
 def _conclude(run: Run, runner: Runner, console: Console, interrupt: Interrupt) -> int:

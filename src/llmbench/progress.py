@@ -33,10 +33,10 @@ FAILED = "red"
 class Screen:
     """A live table on a terminal; one line a session elsewhere."""
 
-    def __init__(self, console: Console, name: str, planned: int) -> None:
-        """Begin with the sessions that are planned; whoever knows sets how many ended before, and may be added."""
-        self.console, self.name, self.planned = console, shown(name), planned
-        self.before = self.further = 0
+    def __init__(self, console: Console, name: str) -> None:
+        """Begin with no sessions; whoever knows sets how many are planned, ended before, and may be added."""
+        self.console, self.name = console, shown(name)
+        self.planned = self.before = self.further = 0
         self.began = time.monotonic()
         self.ended = 0
         self.counts: Counter[Status] = Counter()

@@ -157,6 +157,12 @@ class CpuWindow:
             "cpu_count": count,
         }
 
+    def others(self) -> float:
+        """Return the share of all processors that others have used since; 0 where nothing is known."""
+        seen = self.read()
+        room = seen.get("cpu_wall_s", 0.0) * seen.get("cpu_count", 1)
+        return float(seen["cpu_other_s"] / room) if room else 0.0
+
     @staticmethod
     def _now() -> tuple[float, float, float, float] | None:
         try:
