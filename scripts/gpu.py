@@ -1,10 +1,11 @@
 """Spends the hours of a GPU on what is most wanted first, and stops in time to carry the results home.
 
-    python3 scripts/gpu.py --budget 540 [--only NAME,...] [--list] [-o gpu.tar.gz]
+    python3 scripts/gpu.py --budget 540 [--only NAME,...] [--new-environment] [--list] [-o gpu.tar.gz]
 
 Everything it makes lies in .gpu/: runs, logs, the probe, and which steps are done. A step that was cut off
-goes on with the next call where .gpu/ came along, because a sweep resumes. It needs no .venv: any Python
-that imports llmbench and the engines will do, so a bare machine needs no network.
+goes on with the next call where .gpu/ came along, because a sweep resumes; on another machine, which has
+another card, with --new-environment only. It needs no .venv: any Python that imports llmbench and the
+engines will do, so a bare machine needs no network.
 """
 
 from __future__ import annotations
@@ -29,6 +30,11 @@ TO_PACK_S = 15
 SHORTEST_S = 30
 """With less than this left no step is begun: loading a model would take it all."""
 
+MARK = "pytest.mark.gpu"
+CUT_OFF = 128 + signal.SIGINT
+NOT_RUN = (2, 4, CUT_OFF)
+"""Exit codes of what must run again: refused or not begun, no room on the disk, cut off."""
+
 
 class Step(NamedTuple):
     """Something to run: its name, and what follows `python -m`. `{runs}` stands for the folder of runs."""
@@ -44,9 +50,23 @@ def sweep(name: str, why: str) -> Step:
     return Step(name, ("llmbench", "sweep", file, "-o", f"{{runs}}/{name}"), why)
 
 
+def gpu_tests() -> tuple[str, ...]:
+    """Return the files that hold tests for a GPU: others may import what a bare machine does not have."""
+    files = sorted((ROOT / "tests").glob("test_*.py"))
+    return tuple(f"tests/{file.name}" for file in files if MARK in file.read_text(encoding="utf-8"))
+
+
 STEPS = (
-    Step("tests", ("pytest", "-m", "gpu", "-q", "--timeout", "300"), "the CUDA path works at all"),
-    Step("probe", ("llmbench", "machine", "--probe"), "the ceilings that shares are taken of"),
+    Step(
+        "tests",
+        ("pytest", "-m", "gpu", "-q", "--timeout", "300", *gpu_tests()),
+        "the CUDA path works at all",
+    ),
+    Step(
+        "probe",
+        ("llmbench", "sweep", "configs/sweeps/gpu-7b.yaml", "--probe", "--dry-run"),
+        "the ceilings that shares are taken of, the GPU's only, and what is to be expected",
+    ),
     sweep("gpu-7b", "LLaMA-7B and MPT-7B as users run them"),
     sweep("gpu-7b-compiled", "the same with a static cache and a compiled step"),
     sweep("gpu-vllm", "LLaMA-7B on vLLM"),
@@ -69,6 +89,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--budget", type=float, default=540, help="seconds for all [540]")
     parser.add_argument("--only", default="", help="these steps, by name, done or not")
+    parser.add_argument(
+        "--new-environment", action="store_true", help="go on with runs that another machine began"
+    )
     parser.add_argument("--list", action="store_true", help="say what would run and stop")
     parser.add_argument("-o", "--output", type=Path, help="pack .gpu/ into this .tar.gz at the end")
     asked = parser.parse_args()
@@ -84,7 +107,8 @@ def main() -> int:
         if left_s < SHORTEST_S:
             print(f"gpu: {step.name}: no time left", flush=True)
             continue
-        codes[step.name] = run(step, left_s)
+        more = ("--new-environment",) if asked.new_environment and "sweep" in step.words else ()
+        codes[step.name] = run(step._replace(words=(*step.words, *more)), left_s)
     if asked.output:
         pack(asked.output)
     return max(codes.values(), default=0)
@@ -123,7 +147,7 @@ def run(step: Step, left_s: float) -> int:
     tail = (PLACE / f"{step.name}.log").read_text(errors="replace").splitlines()[-25:]
     print(*tail, sep="\n")
     print(f"gpu: {step.name}: exit {code} after {time.monotonic() - began:.0f} s", flush=True)
-    if code != 128 + signal.SIGINT:
+    if code not in NOT_RUN:
         with DONE.open("a") as done:
             done.write(f"{step.name}\n")
     return code
@@ -140,7 +164,7 @@ def ended(child: subprocess.Popen[bytes], left_s: float) -> int:
     except subprocess.TimeoutExpired:
         child.kill()
         child.wait()
-    return 128 + signal.SIGINT
+    return CUT_OFF
 
 
 def pack(archive: Path) -> None:

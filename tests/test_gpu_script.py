@@ -1,6 +1,8 @@
 """scripts/gpu.py: steps in order within a budget, resumable, and all of it in one archive."""
 
 import importlib.util
+import os
+import subprocess
 import sys
 import tarfile
 from pathlib import Path
@@ -69,6 +71,44 @@ def test_a_step_that_outlasts_its_time_is_cut_off_and_not_done(
     assert code == 130
     assert not gpu.DONE.exists()
     assert not (gpu.PLACE / "late.log").exists()
+
+
+@pytest.mark.parametrize("code", [2, 4, 130])
+def test_a_step_that_was_refused_runs_again(
+    gpu: ModuleType, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    (gpu.PLACE.parent / "ends.py").write_text(f"raise SystemExit({code})")
+    monkeypatch.setenv("PYTHONPATH", str(gpu.PLACE.parent))
+
+    assert given(gpu, monkeypatch, refused="ends", good="platform") == code
+
+    assert gpu.DONE.read_text().split() == ["good"]
+
+
+def test_runs_that_another_machine_began_go_on_when_told(
+    gpu: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (gpu.PLACE.parent / "says.py").write_text("import sys; print(sys.argv[1:])")
+    monkeypatch.setenv("PYTHONPATH", str(gpu.PLACE.parent))
+
+    given(gpu, monkeypatch, "--new-environment", runs="says sweep x.yaml", other="says machine")
+
+    assert "['sweep', 'x.yaml', '--new-environment']" in (gpu.PLACE / "runs.log").read_text()
+    assert "['machine']" in (gpu.PLACE / "other.log").read_text()
+
+
+def test_the_tests_for_a_gpu_need_no_hypothesis(gpu: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "hypothesis.py").write_text("raise ImportError")
+    tests = next(step for step in gpu.STEPS if step.name == "tests")
+    plain = ("--collect-only", "-p", "no:hypothesispytest", "-p", "no:cacheprovider")
+
+    done = subprocess.run(
+        (sys.executable, "-m", *tests.words, *plain),
+        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "test_memory_adds_up" in done.stdout
 
 
 def test_everything_comes_home_in_one_file(
