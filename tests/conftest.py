@@ -1,5 +1,6 @@
 """Fixtures that several files share."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -8,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
 
 from llmbench import kept
 from sweeps import Bench
@@ -29,9 +29,12 @@ QUICK = (
 """Seven seconds, most of them imports; the loss still falls from 6.95 to 4.95."""
 
 
-settings.register_profile("short", derandomize=True, deadline=None, max_examples=50)
-settings.register_profile("long", deadline=None, max_examples=2000, print_blob=True)
-settings.load_profile("short")  # --hypothesis-profile chooses, as scripts/fuzz does
+with contextlib.suppress(ImportError):  # a bare machine with a GPU has none
+    from hypothesis import settings
+
+    settings.register_profile("short", derandomize=True, deadline=None, max_examples=50)
+    settings.register_profile("long", deadline=None, max_examples=2000, print_blob=True)
+    settings.load_profile("short")  # --hypothesis-profile chooses, as scripts/fuzz does
 
 
 @pytest.fixture(autouse=True)

@@ -69,6 +69,7 @@ def test_tokens_are_those_of_a_model_without_a_cache(model_type: str, loop: str)
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("default")
 @every_family
 @both_loops
 def test_tokens_on_a_gpu_are_those_of_a_cpu(model_type: str, loop: str) -> None:
