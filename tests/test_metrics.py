@@ -150,6 +150,19 @@ def test_a_single_iteration_has_no_spread() -> None:
     assert math.isnan(measured(CELL, [sample(40, [20, 28, 40])]).e2e_spread[0])
 
 
+@pytest.mark.parametrize(
+    ("counted_mj", "joules"),
+    [([0, 0, 0, 70_000, 0], 14.0), ([0, 0, 0, 0, 0], math.nan), ([7, None, 7, 7, 7], math.nan)],
+)
+def test_energy_is_the_mean_of_a_counter_that_moves_in_steps(
+    counted_mj: list[int | None], joules: float
+) -> None:
+    plain = sample(40, [20, 28, 40])
+    samples = [msgspec.structs.replace(plain, energy_mj=energy_mj) for energy_mj in counted_mj]
+
+    assert measured(CELL, samples).energy_j[0] == pytest.approx(joules, nan_ok=True)
+
+
 def test_sessions_of_different_shapes_keep_their_order() -> None:
     gatherer = sessions.Gatherer()
     expected = [0.040, 0.010, 0.050, 0.020]

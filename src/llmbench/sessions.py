@@ -6,7 +6,6 @@ numbers takes, 100,000 times over.
 
 from __future__ import annotations
 
-import statistics
 from collections import defaultdict
 from itertools import chain
 from operator import attrgetter
@@ -87,7 +86,7 @@ class Sessions(NamedTuple):
     Times are in seconds, each the median over the session's iterations that count: `decode_s` is the median
     of e2e - ttft, `gap_s` the median of all gaps between successive tokens of a sequence. The `_spread` of
     each is half the range of its samples over their median; NaN for a single sample. `energy_j` is the
-    median of the device's energy over an iteration, `bytes_per_token` is of the prompts' text. The five from
+    mean of the device's energy over an iteration, `bytes_per_token` is of the prompts' text. The five from
     `prefill_work` on are of the whole batch, as predicted: operations, bytes, and ceilings of both a second.
     `given` holds, by the keys of METRICS, the values and spreads that other tools took themselves.
     """
@@ -245,9 +244,13 @@ def _columns(given: Mapping[int, Given], count: int) -> tuple[Column, Column]:
 
 
 def _energy_j(kept: Sequence[Timed]) -> float | None:
-    """Return the median energy of the iterations; None unless each has one."""
+    """Return the mean energy of the iterations; None unless each has one.
+
+    A driver moves its counter on some ten times a second: a short iteration reads nothing or a whole step of
+    it, so its median is no energy at all.
+    """
     known = [sample.energy_mj for sample in kept if sample.energy_mj is not None]
-    return statistics.median(known) / 1e3 if known and len(known) == len(kept) else None
+    return sum(known) / len(known) / 1e3 or None if known and len(known) == len(kept) else None
 
 
 def typical(e2e_ns: Sequence[Sequence[int]], tokens: Sequence[Tokens]) -> Columns:
