@@ -168,10 +168,20 @@ def test_a_listed_price_is_the_chips_own(measured: Any) -> None:
     assert str(listed.date) in found.said
 
 
-def test_two_gpus_cost_twice(measured: Any) -> None:
-    row = on_gpu(measured, options={"tensor_parallel_size": 2})
+@pytest.mark.parametrize(
+    ("options", "usd"),
+    [
+        ({"tensor_parallel_size": 2}, 5.0),
+        ({"pipeline_parallel_size": 4}, 10.0),
+        ({"tensor_parallel_size": 2, "pipeline_parallel_size": 4}, 20.0),
+    ],
+)
+def test_every_gpu_of_several_is_paid_for(
+    measured: Any, options: dict[str, int], usd: float
+) -> None:
+    row = on_gpu(measured, options=options)
 
-    assert prices.hour(Asked(usd_per_gpu_hour=2.5), row).usd == 5.0
+    assert prices.hour(Asked(usd_per_gpu_hour=2.5), row).usd == usd
 
 
 @pytest.mark.parametrize(

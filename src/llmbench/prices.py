@@ -24,6 +24,8 @@ MILLION = 1e6
 
 SPREADING = ("auto", "balanced", "balanced_low_0", "sequential")
 """Values of `device_map` that use every GPU there is."""
+PARALLEL = ("tensor_parallel_size", "pipeline_parallel_size")
+"""vLLM's options whose product is how many GPUs it uses."""
 
 
 class ApiPrice(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -129,7 +131,7 @@ def gpus_of(measured: Measured) -> int:
     options = measured.cell.options
     if options.get("device_map") in SPREADING:
         return max(1, measured.machine.gpus)
-    return int(options.get("tensor_parallel_size", 1))
+    return math.prod(int(options.get(name, 1)) for name in PARALLEL)
 
 
 def _listed(provider: str | None, measured: Measured) -> chips.Price:
