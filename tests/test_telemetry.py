@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pynvml
 import pytest
 
+from fakes import a_cell
 from llmbench import gpus
+from llmbench.messages import Progress
+from llmbench.supervisor import Supervisor
 from llmbench.telemetry import CpuWindow, Gpu, Levels, NvmlCounters, isolation
+from llmbench.watch import Watch
 
 
 class Device(Gpu):
@@ -51,6 +58,23 @@ def test_levels_keep_the_extremes_and_the_mean_and_leave_out_what_is_unknown() -
         "sm_mhz_mean": 1500.0,
         "sm_mhz_max": 2000,
     }
+
+
+def test_clocks_are_those_of_the_measuring_not_of_the_load() -> None:
+    mhz = iter([345, 1980])
+    told = SimpleNamespace(measuring=lambda *_: None)
+    watch = Watch(None)
+    watch.gpu = Device([], 0)
+    watch.gpu.levels = lambda: {"sm_mhz": next(mhz)}  # type: ignore[method-assign]
+    runner: Any = SimpleNamespace(watch=watch, screen=told)
+    nobody: Any = None
+    supervisor = Supervisor(runner, nobody, 1, [a_cell()])
+
+    watch.tick()
+    supervisor._progress(Progress(phase="warmup", iteration=0))
+    watch.tick()
+
+    assert watch.seen()["sm_mhz_mean"] == 1980
 
 
 def test_a_driver_that_raises_leaves_fields_empty_and_says_partial(
