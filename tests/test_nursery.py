@@ -32,6 +32,25 @@ def test_where_an_import_started_threads_workers_are_new_interpreters(bench: Ben
     assert [record.cell.options["fault"] for record in strays] == ["orphan"]
 
 
+def test_where_an_import_asked_cuda_for_something_workers_are_new_interpreters(
+    bench: Bench,
+) -> None:
+    # torch refuses CUDA to the forks of a process that has so much as counted the devices.
+    bench.write()
+    spoiled = with_nursery_that(
+        bench,
+        "from types import SimpleNamespace as Made; parent = __import__('os').getpid();"
+        " refused = lambda: __import__('os').getpid() != parent;"
+        " sys.modules['torch'] = Made(cuda=Made(_is_in_bad_fork=refused))",
+    )
+
+    done = bench.sweep(environment=spoiled)
+
+    assert_complete(done)
+    assert {record.worker["start"] for record in done.records} == {"exec"}
+    assert {record.status for record in done.records} == {Status.OK}
+
+
 def test_without_threads_workers_are_forks(bench: Bench) -> None:
     bench.write()
 

@@ -2,8 +2,8 @@
 
 Importing torch and transformers takes seconds; forking takes milliseconds. A fork is as clean as a new
 interpreter as long as the nursery has one thread, no device and no pool of threads: it checks the first
-before every fork, and touches no device. Where an import has started threads it does the slow, safe
-thing: the child replaces itself with a new interpreter.
+before every fork, and touches no device. Where an import has started threads, or has asked CUDA for
+anything, it does the slow, safe thing: the child replaces itself with a new interpreter.
 
 All workers forked from one nursery share its memory layout, which is part of what makes sessions differ.
 So a nursery lives for one round: no two sessions of a cell come from the same one.
@@ -43,11 +43,25 @@ def main() -> None:
     gc.collect()
     gc.freeze()  # so that no collection in a worker walks, and copies, what was imported here
     gc.enable()
-    serve(socket.socket(fileno=fd))
+    serve(socket.socket(fileno=fd), forks=forks_may_use_cuda())
 
 
-def serve(channel: socket.socket) -> None:
-    """Answer requests until the launcher goes away; report every worker's end with its status."""
+def forks_may_use_cuda() -> bool:
+    """Return whether torch lets a fork of this process use CUDA; only a fork is told, so one is made."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return True
+    pid = os.fork()
+    if pid == 0:
+        os._exit(torch.cuda._is_in_bad_fork())  # noqa: SLF001 - has no public name
+    return os.waitpid(pid, 0)[1] == 0
+
+
+def serve(channel: socket.socket, *, forks: bool) -> None:
+    """Answer requests until the launcher goes away; report every worker's end with its status.
+
+    `forks` says whether a fork is as good as a new interpreter while there is one thread.
+    """
     woken, wake = os.pipe()
     os.set_blocking(wake, False)
     signal.set_wakeup_fd(wake)
@@ -65,7 +79,8 @@ def serve(channel: socket.socket) -> None:
                 for pid in workers:
                     os.kill(pid, signal.SIGKILL)
                 return
-            workers.add(hatch(channel, json.loads(request), *fds))
+            fresh = forks and count_threads() == 1
+            workers.add(hatch(channel, json.loads(request), *fds, fresh=fresh))
 
 
 def report_ends(channel: socket.socket, workers: set[int]) -> None:
@@ -77,22 +92,30 @@ def report_ends(channel: socket.socket, workers: set[int]) -> None:
             say(channel, {"ended": pid, "status": status, "peak_rss_bytes": usage.ru_maxrss * 1024})
 
 
-def hatch(channel: socket.socket, request: dict[str, str], control: int, out: int, log: int) -> int:
+def hatch(
+    channel: socket.socket,
+    request: dict[str, str],
+    control: int,
+    out: int,
+    log: int,
+    *,
+    fresh: bool,
+) -> int:
     """Fork one worker; return its process id, and tell it to the launcher."""
-    threads, nursery = count_threads(), os.getpid()
+    nursery = os.getpid()
     pid = os.fork()
     if pid == 0:
         try:
             die_with_parent()
             if os.getppid() != nursery:
                 leave(70)  # it died before the kernel knew that this process is to die with it
-            become_worker(channel, request["session"], control, out, log, fresh=threads == 1)
+            become_worker(channel, request["session"], control, out, log, fresh=fresh)
         except BaseException:  # noqa: BLE001 - a child must never return into its parent's loop
             traceback.print_exc()
             leave(70)
     for fd in (control, out, log):
         os.close(fd)
-    say(channel, {"hatched": pid, "start": "fork" if threads == 1 else "exec"})
+    say(channel, {"hatched": pid, "start": "fork" if fresh else "exec"})
     return pid
 
 
