@@ -76,7 +76,7 @@ class Supervisor:
 
     def _progress(self, message: Progress) -> None:
         if message.phase == "warmup" and message.iteration == 0:
-            self.runner.watch.before_cell()  # a device that waits for weights clocks down
+            self.runner.watch.after_load()
             self.runner.screen.measuring(self.remaining[0], self.session)
 
     def _result(self, message: Result) -> None:

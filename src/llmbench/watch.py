@@ -33,7 +33,8 @@ class Watch:
 
     def __init__(self, gpu: Gpu | None) -> None:
         """Look once, before anything of ours is on the device."""
-        self.gpu, self.levels, self.isolation = gpu, Levels(), "alone"
+        self.gpu, self.isolation = gpu, "alone"
+        self.waiting = self.levels = Levels()
         self.used_bytes: int | None = None
         self.halt: Halt | None = None
         self.before_worker()
@@ -46,6 +47,10 @@ class Watch:
 
     def before_cell(self) -> None:
         """Begin new levels."""
+        self.waiting = self.levels = Levels()
+
+    def after_load(self) -> None:
+        """Begin levels of the measuring alone: a device that waits for weights clocks down."""
         self.levels = Levels()
 
     def tick(self) -> None:
@@ -54,8 +59,9 @@ class Watch:
             self.levels.add(self.gpu.levels())
 
     def seen(self) -> dict[str, Any]:
-        """Return what was seen of the device since the cell began."""
-        return {**self.levels.summary(), "isolation": self.isolation} if self.gpu else {}
+        """Return what was seen of the device since the cell was loaded."""
+        levels = self.levels if self.levels.count else self.waiting  # a cell may be done in no time
+        return {**levels.summary(), "isolation": self.isolation} if self.gpu else {}
 
     def after_worker(self, interrupt: Interrupt) -> None:
         """Wait until the device has its memory back; one that keeps it, or is gone, measures nothing more."""
