@@ -117,6 +117,7 @@ WARNINGS: dict[str, list[tuple[Change, str]]] = {
             "the family keeps 1,000 of its 10,000 parameters in float32",
         )
     ],
+    "hot": [(lambda outcome: seen(outcome, hot_share=0.02), "clocks down 2% of the time")],
     "busy_machine": [(lambda outcome: seen(outcome, cpu_other_s=2.0), "used 10% of the CPUs")],
     "cpu_steal": [(lambda outcome: seen(outcome, cpu_steal_s=1.0), "took 5% of the CPUs")],
     "spike": [(lasting(8, 8, 80, 8, 8, 8), "the slowest iteration took 10.0x the median")],

@@ -119,6 +119,34 @@ def test_a_thermal_slowdown_is_named_and_a_power_cap_is_only_counted(
     assert counters.summary()["power_cap_share"] == 0.5
 
 
+def test_what_held_the_clocks_down_and_is_over_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Two iterations of a second each: a power cap of a tenth in the first, heat of a fifth in the second.
+    held_ms = {
+        pynvml.NVML_PERF_POLICY_POWER: iter([5000, 5100, 5100, 5100]),
+        pynvml.NVML_PERF_POLICY_THERMAL: iter([70, 70, 70, 270]),
+    }
+    at_ns = iter([0, 10**9, 10**9, 2 * 10**9])
+    monkeypatch.setattr(gpus, "handle", lambda _: object())
+    monkeypatch.setattr("llmbench.telemetry.time.monotonic_ns", lambda: next(at_ns))
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetCurrentClocksThrottleReasons", lambda _: 0)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetTotalEnergyConsumption", lambda _: 0)
+    monkeypatch.setattr(
+        pynvml,
+        "nvmlDeviceGetViolationStatus",
+        lambda _, policy: SimpleNamespace(violationTime=next(held_ms[policy]) * 10**6),
+    )
+    counters = NvmlCounters([0])
+
+    spent = [counters.since(counters.read()) for _ in range(2)]
+
+    assert [each.throttled for each in spent] == [None, None]
+    assert counters.summary() == {
+        "power_cap_share": 0.5,
+        "hot_share": 0.1,
+        "device_counters": "full",
+    }
+
+
 @pytest.mark.parametrize(
     ("ended", "other_s", "steal_s"),
     [

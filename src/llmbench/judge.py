@@ -26,6 +26,8 @@ handing all tokens to the host may take 2 ms of a short call."""
 CEILING_SLACK = 1.05
 OTHER_WARNS, STEAL_WARNS = 0.05, 0.02
 """CPU time of others, and time stolen by the hypervisor, as a share of all cores over the timed window."""
+HOT_WARNS = 0.01
+"""Time in which heat held clocks down, as a share of all iterations, the warm-up among them."""
 MODES_APART, TREND_OVER, SPIKE_OVER = 0.10, 0.05, 2.0
 FEWEST_FOR_SHAPE = 5
 
@@ -231,6 +233,13 @@ def _throttled(_cell: Cell, outcome: Outcome, _: Ceilings) -> Iterator[Finding]:
         )
 
 
+def _hot(_cell: Cell, outcome: Outcome, _: Ceilings) -> Iterator[Finding]:
+    """Heat held the clocks down at times, if not at the end of an iteration."""
+    share = outcome.telemetry.get("hot_share") or 0.0
+    if share > HOT_WARNS:
+        yield Finding("hot", f"heat held the device's clocks down {share:.0%} of the time")
+
+
 def _warm(_cell: Cell, outcome: Outcome, _: Ceilings) -> Iterator[Finding]:
     if outcome.warmup_converged is False:
         yield Finding(
@@ -285,4 +294,4 @@ PROBLEMS: tuple[Check, ...] = (
     _dtype,
     _throttled,
 )
-WARNINGS: tuple[Check, ...] = (_clock_warning, _mixed, _warm, _busy, _shape)
+WARNINGS: tuple[Check, ...] = (_clock_warning, _mixed, _hot, _warm, _busy, _shape)

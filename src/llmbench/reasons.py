@@ -10,6 +10,7 @@ MEANINGS = {
     "busy_machine": "others used over 5 % of the processors meanwhile; measure again when they are done.",
     "cpu_steal": "the hypervisor took over 2 % of the processors meanwhile; other tenants slowed this down.",
     "shared_device": "other processes used the GPU meanwhile; measure again when they are done.",
+    "hot": "heat held the GPU's clocks down for over 1 % of the time; cool it, or measure again when it is cooler.",
     "spike": "one iteration took over twice the median, which hides it; records.jsonl has every iteration.",
     "trend": "iterations grew steadily slower or faster: heat, a filling cache, or too short a warm-up.",
     "two_modes": "iterations fall into two groups, and the median shows one of them; compare the samples.",

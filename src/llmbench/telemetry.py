@@ -72,39 +72,80 @@ class NoCounters:
 NOTHING_KNOWN = Spent()
 
 
+class Stand(NamedTuple):
+    """Where the counters stand, of all devices together; None for one that a device does not have.
+
+    `capped_ns` and `hot_ns` is how long clocks have been held down for power, and for heat.
+    """
+
+    at_ns: int
+    energy_mj: int | None
+    capped_ns: int | None
+    hot_ns: int | None
+
+
 class NvmlCounters:
-    """Energy counters and throttle reasons of the GPUs in use; what one of them does not offer stays None."""
+    """Cumulative counters and throttle reasons of the GPUs in use; what one of them does not offer stays None."""
 
     def __init__(self, indices: Sequence[int]) -> None:
         """Open the devices; NVML errors leave `partial` true instead of ending a measurement."""
         self.partial = False
         self.cap_seen = 0
         self.reads = 0
+        self.watched_ns = self.hot_ns = 0
         self.handles = [gpus.handle(index) for index in indices]
 
-    def read(self) -> int | None:
-        """Return millijoules since the driver was loaded, of all devices together."""
+    def read(self) -> Stand:
+        """Return where the counters stand."""
         energies = self._ask(pynvml.nvmlDeviceGetTotalEnergyConsumption)
-        return None if None in energies else sum(energies)
+        return Stand(
+            time.monotonic_ns(),
+            None if None in energies else sum(energies),
+            self._held_ns(pynvml.NVML_PERF_POLICY_POWER),
+            self._held_ns(pynvml.NVML_PERF_POLICY_THERMAL),
+        )
 
-    def since(self, before: int | None) -> Spent:
-        """Return the energy since `before`, and the slowdowns in force now, if any."""
+    def since(self, before: Stand) -> Spent:
+        """Return the energy since `before`, and the slowdowns in force now, if any.
+
+        What holds clocks down may be over when it is asked for, the device being idle by then: the counters
+        tell how long it was.
+        """
         asked = self._ask(pynvml.nvmlDeviceGetCurrentClocksThrottleReasons)
         reasons = functools.reduce(operator.or_, (each or 0 for each in asked))
         now = self.read()
+        passed_ns, energy, capped_ns, hot_ns = (
+            None if early is None or late is None else late - early
+            for early, late in zip(before, now, strict=True)
+        )
         self.reads += 1
-        self.cap_seen += bool(reasons & pynvml.nvmlClocksThrottleReasonSwPowerCap)
+        self.cap_seen += bool(reasons & pynvml.nvmlClocksThrottleReasonSwPowerCap or capped_ns)
+        self.watched_ns += passed_ns or 0
+        self.hot_ns += hot_ns or 0
         active = [name for name in THROTTLE_REASONS if reasons & getattr(pynvml, name)]
-        energy = now - before if now is not None and before is not None else None
         return Spent(
             energy,
             ", ".join(name.removeprefix("nvmlClocksThrottleReason") for name in active) or None,
         )
 
     def summary(self) -> dict[str, Any]:
-        """Return the share of iterations under a software power cap, and whether fields were missing."""
-        share = self.cap_seen / self.reads if self.reads else None
-        return {"power_cap_share": share, "device_counters": "partial" if self.partial else "full"}
+        """Return the share of calls under a power cap, that of the time under heat, and whether fields were missing."""
+        return {
+            "power_cap_share": self.cap_seen / self.reads if self.reads else None,
+            "hot_share": self.hot_ns / self.watched_ns / len(self.handles)
+            if self.watched_ns
+            else None,
+            "device_counters": "partial" if self.partial else "full",
+        }
+
+    def _held_ns(self, policy: int) -> int | None:
+        held = [
+            _answer(
+                lambda h: int(pynvml.nvmlDeviceGetViolationStatus(h, policy).violationTime), handle
+            )
+            for handle in self.handles
+        ]
+        return None if None in held else sum(held)
 
     def _ask(self, question: Any) -> list[Any]:
         answers = [_answer(question, handle) for handle in self.handles]
