@@ -139,6 +139,14 @@ class Renamed(fake.OutOfMemoryError):
     """As an engine would derive its own."""
 
 
+def coded(code: int) -> Exception:
+    """Return a device's error as torch raises it, with CUDA's own code."""
+    error: Any = fake.AcceleratorError("reworded")
+    error.error_code = code
+    found: Exception = error
+    return found
+
+
 @pytest.mark.parametrize(
     ("error", "status"),
     [
@@ -146,12 +154,14 @@ class Renamed(fake.OutOfMemoryError):
         (Renamed("reworded"), Status.OOM),
         (MemoryError(), Status.OOM),
         (fake.AcceleratorError("anything"), Status.CUDA_ERROR),
-        (fake.AcceleratorError("CUDA error: out of memory"), Status.CUDA_ERROR),
+        (coded(2), Status.OOM),  # as where the driver has no room for a graph or a kernel
+        (coded(700), Status.CUDA_ERROR),
         (RuntimeError("CUDA out of memory. Tried to allocate"), Status.OOM),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), Status.OOM),
         (OSError(12, "Cannot allocate memory"), Status.OOM),
         (RuntimeError("CUDA error: device-side assert triggered"), Status.CUDA_ERROR),
-        (RuntimeError("CUBLAS_STATUS_ALLOC_FAILED"), Status.CUDA_ERROR),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling it"), Status.OOM),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED"), Status.CUDA_ERROR),
         (LoadFailed("no weights"), Status.LOAD_FAILED),
         (Unsupported("no such thing"), Status.UNSUPPORTED),
         (ValueError("something else"), Status.CRASH),

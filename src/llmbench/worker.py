@@ -33,8 +33,11 @@ BY_TYPE = {
     "AcceleratorError": Status.CUDA_ERROR,
 }
 """Exceptions by the name of their class or of one it derives from; torch's cannot be imported here."""
+NO_ROOM = 2
+"""CUDA's own code of no memory: `error_code` of torch's AcceleratorError where a call beside its allocator got none."""
 BY_TEXT = (
     ("out of memory", Status.OOM),
+    ("cublas_status_alloc_failed", Status.OOM),
     ("can't allocate memory", Status.OOM),
     ("cannot allocate memory", Status.OOM),
     ("cuda error", Status.CUDA_ERROR),
@@ -121,7 +124,9 @@ def described(error: BaseException, otherwise: Status) -> dict[str, Any]:
 
 
 def classify(error: BaseException, otherwise: Status) -> Status:
-    """Return the status that an exception means: by its type first, by its text last."""
+    """Return the status that an exception means: by its code or type first, by its text last."""
+    if getattr(error, "error_code", None) == NO_ROOM:
+        return Status.OOM
     for kind in type(error).__mro__:
         if kind.__name__ in BY_TYPE:
             return BY_TYPE[kind.__name__]
