@@ -24,9 +24,10 @@ protocol: {sessions: 1, max_sessions: 1}
 MISTAKES = {
     # YAML itself
     ("device: cpu", "device: cpu\nname: z"): 'sweep.yaml:10: found duplicate key "name"',
-    ("why: y", "\twhy: y"): "sweep.yaml:2: found character 'tab' that cannot start any token",
+    ("why: y", "\twhy: y"): "sweep.yaml:2: found character 'tab' that cannot start any token; use spaces.",
     ("why: y", "why: !!python/object:os.system x"): "sweep.yaml:2: could not determine a constructor",
     ("why: y", "why: *nope"): "sweep.yaml:2: found alias 'nope', which stands for another place: write it out",
+    ("why: y", 'why: "y'): "sweep.yaml:2: found unexpected end of stream; this is never closed.",
     ("why: y", "why: [a"): "sweep.yaml:3: expected ',' or ']'",
     ("why: y", "why: " + "[" * 2000 + "]" * 2000): "sweep.yaml: is nested too deeply",
     ("why: y", "why: [a]"): "sweep.yaml.why: expected `str`, got `array`",
@@ -102,8 +103,11 @@ def test_a_mistake_is_one_line(
         (["nowhere.yaml"], "nowhere.yaml: cannot be read: No such file or directory."),
         (["--model", "llama-7b@tiny", "--batch-size", "1,x"], "--batch-size: 'x' is not a whole"),
         (["--model", "llama-7b@tiny", "--dtype", "f32"], "axes.dtype: unknown value 'f32'"),
-        (["--model", "llama-7b@tiny", "--seed", "-1"], "adhoc: seed cannot be negative, got -1."),
-        (["--model", "llama-7b@tiny", "--sessions", "0"], "adhoc: sessions must be at least 1"),
+        (["--model", "llama-7b@tiny", "--seed", "-1"], "--seed: seed cannot be negative, got -1."),
+        (
+            ["--model", "llama-7b@tiny", "--sessions", "0"],
+            "--sessions: sessions must be at least 1, got 0.",
+        ),
         (["--modle", "llama-7b@tiny"], "No such option: --modle. Did you mean '--model'?"),
         (["--model", "llama-7b@tiny", "--resume"], "--resume: there is no run of 'adhoc'"),
     ],

@@ -402,10 +402,24 @@ def test_a_directory_or_link_in_the_place_of_the_records_is_refused(tmp_path: Pa
     assert not (tmp_path / "elsewhere").exists()
 
 
-@pytest.mark.parametrize(("name", "reason"), [("", "has no records"), ("none", "is no directory")])
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("", "has no records"), ("none", "does not exist"), ("file", "is no directory")],
+)
 def test_a_folder_that_is_not_a_run_is_refused(tmp_path: Path, name: str, reason: str) -> None:
+    (tmp_path / "file").touch()
+
     with pytest.raises(RunError, match=reason):
         store.read(tmp_path / name)
+
+
+def test_a_folder_of_runs_names_one(tmp_path: Path) -> None:
+    for name in ("2026-11-25-x", "2026-11-26-x"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / store.RECORDS).touch()
+
+    with pytest.raises(RunError, match=r"not a run\. It holds 2 of them, such as 2026-11-26-x\.$"):
+        store.read(tmp_path)
 
 
 def test_too_little_room_is_said_before_anything_is_measured(

@@ -14,6 +14,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+FLAGS = {
+    "iterations": "--num-iters",
+    "warmup": "--num-iters-warmup",
+    "sessions": "--sessions",
+    "seed": "--seed",
+}
+"""Which flag gives a setting, to be named if it cannot be meant; a file's settings were checked when it was read."""
 LENGTHS = ("batch_size", "input_len", "output_len")
 
 
@@ -54,7 +61,8 @@ def with_protocol(sweep: Sweep, changes: Mapping[str, Any]) -> Sweep:
     try:
         settings: Protocol = msgspec.structs.replace(sweep.protocol, **changes)
     except ValueError as error:
-        raise SpecError(f"{sweep.name}: {error}.") from error
+        flag = FLAGS.get(str(error).partition(" ")[0], sweep.name)
+        raise SpecError(f"{flag}: {error}.") from error
     return msgspec.structs.replace(sweep, protocol=settings)
 
 

@@ -104,6 +104,12 @@ def check(asked: Asked) -> None:
         raise SpecError("Give one of --usd-per-hour, --usd-per-gpu-hour and --price, not several.")
     if any(isinstance(value, float) and not 0 < value < math.inf for value in given):
         raise SpecError("--usd-per-hour, --usd-per-gpu-hour: a price is dollars above 0.")
+    name = (asked.provider or "").partition("@")[0].lower()
+    known = {_short(row) for chip in chips.known() for row in _prices(chip)} if name else {name}
+    if not any(one.startswith(name) for one in known):
+        raise SpecError(
+            f"--price: {name!r} is no provider in a chip's file.{did_you_mean(name, known)}"
+        )
 
 
 def hour(asked: Asked, measured: Measured) -> Hour:
@@ -163,10 +169,10 @@ def _meant(row: chips.Price, name: str, date: str) -> bool:
 
 
 def _list(rows: Sequence[chips.Price]) -> str:
-    names = [
-        f"{row.provider.split()[0].lower()}@{row.date}"
-        if row.date
-        else row.provider.split()[0].lower()
-        for row in rows
-    ]
+    names = [f"{_short(row)}@{row.date}" if row.date else _short(row) for row in rows]
     return ", ".join(dict.fromkeys(names)) or "none"
+
+
+def _short(row: chips.Price) -> str:
+    """Return a provider's name as --price takes it."""
+    return row.provider.split()[0].lower()

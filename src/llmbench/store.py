@@ -73,9 +73,19 @@ def read(folder: Path, *, newer: bool = False) -> Log:
     path = folder / RECORDS
     lost = (folder / DESCRIPTION).is_file() and not path.exists()
     if not path.is_file() and not lost:
-        what = f"has no {RECORDS}" if folder.is_dir() else "is no directory"
-        raise RunError(f"{folder}: {what}, so it is not a run.")
+        raise RunError(f"{folder}: {_no_run(folder)}")
     return Log(folder, newer=newer)
+
+
+def _no_run(folder: Path) -> str:
+    """Return why a folder is no run, and which runs are in it if it holds some."""
+    if not folder.exists():
+        return "does not exist, so it is not a run."
+    if not folder.is_dir():
+        return "is no directory, so it is not a run."
+    runs = sorted(path.parent.name for path in folder.glob(f"*/{RECORDS}"))
+    within = f" It holds {len(runs)} of them, such as {runs[-1]}." if runs else ""
+    return f"has no {RECORDS}, so it is not a run.{within}"
 
 
 class Log:

@@ -22,6 +22,13 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+UNCLOSED = "found unexpected end of stream"
+REMEDIES = {
+    UNCLOSED: "; this is never closed",
+    "found character 'tab' that cannot start any token": "; use spaces",
+}
+"""What to do about a problem that YAML's own words leave open."""
+
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 
@@ -40,7 +47,8 @@ def load(path: Path) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise SpecError(f"{path}: is not UTF-8 text (byte {error.start}).") from error
     except MarkedYAMLError as error:
-        raise SpecError(f"{path}{_line(error)}: {_problem(error)}.") from error
+        problem = _problem(error)
+        raise SpecError(f"{path}{_line(error)}: {problem}{REMEDIES.get(problem, '')}.") from error
     except RecursionError as error:
         raise SpecError(f"{path}: is nested too deeply.") from error
     except (YAMLError, ValueError) as error:
@@ -105,6 +113,8 @@ def _refuse_no_numbers(value: object, where: str) -> None:
 
 def _line(error: MarkedYAMLError) -> str:
     mark = error.problem_mark or error.context_mark
+    if _problem(error) == UNCLOSED:
+        mark = error.context_mark or mark  # the end of the file says nothing
     return f":{mark.line + 1}" if mark else ""
 
 
