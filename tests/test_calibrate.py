@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -53,7 +54,10 @@ def grid(count: int) -> list[Cell]:
 
 def llmbench(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = (sys.executable, "-m", "llmbench", *map(str, arguments))
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    width_free = dict(
+        os.environ
+    )  # what readline told C alone, the width of a screen, is not passed on
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=width_free)
 
 
 def test_the_spread_within_and_between_is_found_again(tmp_path: Path) -> None:

@@ -194,21 +194,37 @@ def test_the_plan_is_a_sweep_that_runs(
 
     code, out, _ = ran(capsys, "--plan", "moe-cuts-cost")
 
-    sweep = spec.read_sweep(tmp_path / "moe-cuts-cost.yaml")
+    file = tmp_path / "moe-cuts-cost.yaml"
+    sweep = spec.read_sweep(file)
     assert code == 0
     assert out.startswith("moe-cuts-cost.yaml: ")
     assert "mixtral-8x7b-v0.1" in sweep.axes.model
+    assert [line.split(":")[0] for line in file.read_text().splitlines() if line[0] != " "] == [
+        "name", "why", "axes", "protocol",
+    ]  # fmt: skip
     assert ran(capsys, "--plan", "moe-cuts-cost")[0] == 2, "it never overwrites"
+
+
+def test_without_a_run_every_claim_says_what_it_needs(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    code, out, _ = ran(capsys)
+
+    assert code == 0
+    assert [name for name in claims.known() if f"{name}: " not in out] == []
+    assert out.count("  needs: ") == 17, "arithmetic needs nothing"
+    assert ran(capsys, "--claim", "moe-cuts-cost")[1].endswith("1 claim: 1 not measured.\n")
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ((), "give the folder of a run"),
+        (("--published",), "give the folder of a run"),
+        (("--price", "amazon"), "--price: 'amazon' is no provider in a chip's file"),
         ((SMALL, "--claim", "moe-cuts-costs"), "Did you mean 'moe-cuts-cost'?"),
         (("--plan", "edge"), "there is no claim 'edge'"),
         (("--plan", "training-price-per-parameter"), "no sweep of one's own settles it"),
-        (("nowhere",), "nowhere: is no directory"),
+        (("nowhere",), "nowhere: does not exist"),
         ((SMALL, "--usd-per-hour", "-1"), "dollars above 0"),
     ],
 )

@@ -143,7 +143,8 @@ def _controls(log: Log) -> Iterator[Checked]:
     whole = by_fault.get("none")
     times = {sample.e2e_ns for sample in whole.outcome.samples} if whole else set()
     exact = whole is not None and whole.status is Status.OK and times == {KNOWN_NS}
-    yield Checked("known answer: a virtual clock, exactly", exact, f"{times} of {KNOWN_NS} ns")
+    told = ", ".join(map(str, sorted(time for time in times if time))) or "no time"
+    yield Checked("known answer: a virtual clock, exactly", exact, f"{told} of {KNOWN_NS} ns")
 
 
 def _sleeps(log: Log) -> Iterator[Checked]:

@@ -260,5 +260,5 @@ def _basis(rated: Probe | None, chip: Chip | None, factors: Factors) -> str:
     rates = "no probe, typical rates"
     if rated:
         rates = f"probe of {rated.at}" if rated.at else f"datasheet of {chip.name if chip else ''}"
-    cells = f"{factors.cells} cells of {factors.runs} earlier runs"
+    cells = f"{factors.cells} cells of {factors.runs} earlier run{'s' if factors.runs > 1 else ''}"
     return f"{rates}; {cells}" if factors.cells else f"{rates}; no earlier records"

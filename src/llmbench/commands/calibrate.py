@@ -15,6 +15,12 @@ from llmbench.reports._words import plural
 SHOWN = ("ttft_s", "tpot_s", "e2e_s")
 """The phases and the whole; the rates vary as these do."""
 
+LEGEND = (
+    "between: of the medians of sessions, over all models and engines of a shape.",
+    "with its neighbours: drawn towards what all shapes have in common; compare and sweep --dry-run use this one.",
+    f"sessions: the fewest whose interval is as narrow; - for over {calibration.MOST_SESSIONS}.",
+)
+
 SESSIONS = 5
 """What a sweep that is run for a calibration gets at least: four degrees of freedom a cell."""
 
@@ -77,7 +83,8 @@ def told(found: Calibration, within: float) -> str:
         listing.Column("drawn", "with its neighbours", percent),
         listing.Column("sessions", f"sessions for ±{within:.1%}", str),
     ]
-    return listing.wrapped([head, ""]) + listing.rows(columns, facts, "terminal", names=4)
+    table = listing.rows(columns, facts, "terminal", names=4)
+    return listing.wrapped([head, ""]) + table + listing.wrapped(["", *LEGEND])
 
 
 def percent(share: float) -> str:

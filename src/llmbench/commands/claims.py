@@ -19,7 +19,10 @@ PAGE = Path("claims.html")
 
 def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
     runs: Annotated[
-        list[Path] | None, typer.Argument(metavar="RUN...", help="The folders of one run or more.")
+        list[Path] | None,
+        typer.Argument(
+            metavar="RUN...", help="The folders of runs; without one, what each claim needs."
+        ),
     ] = None,
     claim: Annotated[
         list[str] | None, typer.Option(metavar="ID", help="Check this claim only; may be repeated.")
@@ -63,15 +66,13 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
     if plan is not None:
         _write(plan, output or Path(f"{plan}.yaml"))
         return 0
-    if not runs:
-        raise SpecError(
-            "claims: give the folder of a run, or --plan ID. See 'llmbench claims --help'."
-        )
+    if not runs and against_published:
+        raise SpecError("--published: give the folder of a run, whose figures are compared.")
     asked = prices.Asked(usd_per_hour, usd_per_gpu_hour, price)
     prices.check(asked)
     place = html.place(output, PAGE, format)
     script = html.library() if place else ""
-    rows = [row for run in runs for row in evidence.read(store.read(run), run.name)]
+    rows = [row for run in runs or () for row in evidence.read(store.read(run), run.name)]
     given = Given(rows, asked)
     names = [] if against_published else claim or claims.known()
     judged = [
@@ -105,9 +106,11 @@ def _write(name: str, path: Path) -> None:
     yamlfile.decode(found.sweep, spec.Sweep, f"configs/claims/{name}.yaml.sweep")
     try:
         with path.open("x", encoding="utf-8") as file:
-            YAML(typ="safe", pure=True).dump(found.sweep, file)
+            yaml = YAML(pure=True)  # keeps the order, which reads aloud
+            yaml.default_flow_style = None
+            yaml.dump(found.sweep, file)
     except FileExistsError as error:
         raise SpecError(f"{path}: is there already; choose another with --output.") from error
     except OSError as error:
         raise SpecError(f"{path}: cannot be written: {error.strerror}.") from error
-    sys.stdout.write(f"{path}: {verdicts.settled_by(found)}.\n")
+    sys.stdout.write(f"{path}: the sweep that would settle {name}, to be run on {found.on}.\n")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from llmbench import listing
 from llmbench.claims import Verdict
 from llmbench.redact import shown
+from llmbench.reports._words import plural
 from llmbench.reports.markdown import plain
 
 if TYPE_CHECKING:
@@ -167,7 +168,7 @@ def counts(judged: Iterable[Judged]) -> str:
     counts = ", ".join(
         f"{found.count(verdict)} {verdict}" for verdict in Verdict if verdict in found
     )
-    return f"{len(found)} claims: {counts}."
+    return f"{plural(len(found), 'claim')}: {counts}."
 
 
 def _markdown(judged: Sequence[Judged]) -> Iterator[str]:
