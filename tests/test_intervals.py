@@ -62,3 +62,13 @@ def test_the_ends_of_an_inverse_change_places() -> None:
 
     assert found.low < found.value < found.high
     assert found.low == pytest.approx(6.0 / around([1.0, 1.2, 1.1]).high)
+
+
+def test_sessions_whose_interval_reaches_infinity_have_none() -> None:
+    apart = [1e-60, 1e60]
+
+    for found in (around(apart), ratio(apart, apart[::-1]), around(apart).over(2.0)):
+        assert found.value > 0
+        assert not found.known
+        assert math.isnan(found.low)
+        assert math.isnan(found.high)
