@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import psutil
 
 from llmbench import kept, store
+from llmbench.record import Status
 from sweeps import Bench, Done, assert_complete
 
 if TYPE_CHECKING:
@@ -188,6 +189,8 @@ def check(soak: Soak, done: Done) -> None:
     assert done.err == ""
     assert_complete(done)
     assert len(done.bench.plan().cells) == soak.scale.cells
+    ends = {(record.id, record.session): record.status for record in done.records}
+    assert Status.INTERRUPTED not in ends.values()
     assert list(soak.scratch.iterdir()) == []
     left = {path.name for path in done.bench.run.iterdir()} - {store.TORN}
     assert left == {"logs", store.RECORDS, store.DESCRIPTION}
