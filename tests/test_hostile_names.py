@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from llmbench.backends.fake import HOSTILE as HOSTILE_ERROR
+from llmbench.backends._faults import HOSTILE as HOSTILE_ERROR
 from llmbench.record import Status
 from llmbench.reports.csv import FORMULA
 from sweeps import LLMBENCH, Bench, asked

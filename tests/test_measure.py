@@ -11,7 +11,8 @@ import pytest
 from fakes import a_cell, a_job, measured, quick
 from llmbench import workload
 from llmbench.backends import fake
-from llmbench.backends.fake import FakeEngine, OutOfMemoryError
+from llmbench.backends._faults import OutOfMemoryError
+from llmbench.backends.fake import FakeEngine
 from llmbench.clock import REAL
 from llmbench.errors import LoadFailed
 from llmbench.measure import MOST_RETRIES, Loop, Measurement, lengths_of, settled, whole

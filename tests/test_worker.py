@@ -12,7 +12,7 @@ import pytest
 
 from fakes import a_cell, a_job, quick
 from llmbench import messages, worker
-from llmbench.backends import fake
+from llmbench.backends import _faults
 from llmbench.errors import LoadFailed, Unsupported
 from llmbench.messages import Message, Progress, Reader, Result
 from llmbench.record import Job, Status
@@ -136,13 +136,13 @@ def test_a_launcher_that_has_gone_ends_the_worker() -> None:
     assert [message.outcome.cell for message in heard if isinstance(message, Result)] == ["one"]
 
 
-class Renamed(fake.OutOfMemoryError):
+class Renamed(_faults.OutOfMemoryError):
     """As an engine would derive its own."""
 
 
 def coded(code: int) -> Exception:
     """Return a device's error as torch raises it, with CUDA's own code."""
-    error: Any = fake.AcceleratorError("reworded")
+    error: Any = _faults.AcceleratorError("reworded")
     error.error_code = code
     found: Exception = error
     return found
@@ -151,10 +151,10 @@ def coded(code: int) -> Exception:
 @pytest.mark.parametrize(
     ("error", "status"),
     [
-        (fake.OutOfMemoryError("anything"), Status.OOM),
+        (_faults.OutOfMemoryError("anything"), Status.OOM),
         (Renamed("reworded"), Status.OOM),
         (MemoryError(), Status.OOM),
-        (fake.AcceleratorError("anything"), Status.CUDA_ERROR),
+        (_faults.AcceleratorError("anything"), Status.CUDA_ERROR),
         (coded(2), Status.OOM),  # as where the driver has no room for a graph or a kernel
         (coded(700), Status.CUDA_ERROR),
         (RuntimeError("CUDA out of memory. Tried to allocate"), Status.OOM),
