@@ -28,6 +28,7 @@ MISTAKES = {
     ("why: y", "why: !!python/object:os.system x"): "sweep.yaml:2: could not determine a constructor",
     ("why: y", "why: *nope"): "sweep.yaml:2: found alias 'nope', which stands for another place: write it out",
     ("why: y", 'why: "y'): "sweep.yaml:2: found unexpected end of stream; this is never closed.",
+    ("why: y", 'why: "\\ud83d\\ude00"'): "sweep.yaml.why: '\\ud83d\\ude00' holds half a character; write it as itself",
     ("why: y", "why: [a"): "sweep.yaml:3: expected ',' or ']'",
     ("why: y", "why: " + "[" * 2000 + "]" * 2000): "sweep.yaml: is nested too deeply",
     ("why: y", "why: [a]"): "sweep.yaml.why: expected `str`, got `array`",

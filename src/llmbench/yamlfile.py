@@ -7,6 +7,7 @@ them instead of silently taking a number that nobody wrote.
 from __future__ import annotations
 
 import math
+import re
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import msgspec
@@ -28,6 +29,9 @@ REMEDIES = {
     "found character 'tab' that cannot start any token": "; use spaces",
 }
 """What to do about a problem that YAML's own words leave open."""
+
+HALF = re.compile("[\ud800-\udfff]")
+"""What JSON writes an emoji with, in two escapes; YAML takes each for itself."""
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 NotNegative = Annotated[float, msgspec.Meta(ge=0)]
@@ -61,7 +65,7 @@ def load(path: Path) -> dict[str, Any]:
 def decode(value: object, kind: type[T], where: str) -> T:
     """Convert plain values into the struct `kind`, refusing unknown keys, wrong types, and what is no number."""
     _refuse_unknown_keys(value, kind, where)
-    _refuse_no_numbers(value, where)
+    _refuse_unmeant(value, where)
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
@@ -99,16 +103,20 @@ def _refuse_unknown_keys(value: object, kind: object, where: str) -> None:
         _refuse_unknown_keys(inner, fields[key], f"{where}.{key}")
 
 
-def _refuse_no_numbers(value: object, where: str) -> None:
-    """Refuse `.nan` and `.inf`: no setting can be meant so, and JSON cannot keep them."""
+def _refuse_unmeant(value: object, where: str) -> None:
+    """Refuse `.nan`, `.inf` and half a character: no setting can be meant so, and JSON cannot keep them."""
     if isinstance(value, dict):
         for key, inner in value.items():
-            _refuse_no_numbers(inner, f"{where}.{key}")
+            _refuse_unmeant(inner, f"{where}.{key}")
     elif isinstance(value, list):
         for number, inner in enumerate(value):
-            _refuse_no_numbers(inner, f"{where}[{number}]")
+            _refuse_unmeant(inner, f"{where}[{number}]")
     elif isinstance(value, float) and not math.isfinite(value):
         raise SpecError(f"{where}: {value} is not a number that can be meant; give a finite one.")
+    elif isinstance(value, str) and HALF.search(value):
+        raise SpecError(
+            f"{where}: {value!r} holds half a character; write it as itself, not in \\u."
+        )
 
 
 def _line(error: MarkedYAMLError) -> str:
