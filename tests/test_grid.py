@@ -2,6 +2,8 @@
 
 import contextlib
 import itertools
+import re
+from random import Random
 from typing import Any
 
 import msgspec
@@ -175,3 +177,28 @@ def test_a_range_by_factors_multiplies_up_to_its_end(first: int, more: int, fact
     assert values[0] == first
     assert all(late == early * factor for early, late in itertools.pairwise(values))
     assert values[-1] <= first + more < values[-1] * factor
+
+
+NAMES = st.lists(st.text(min_size=1, max_size=30), min_size=1, max_size=3, unique=True)
+LENGTHS = st.lists(st.integers(1, 4096), min_size=1, max_size=3, unique=True)
+TIMES = st.lists(st.floats(0, 1e6), min_size=1, max_size=3, unique=True)
+
+
+@given(NAMES, LENGTHS, LENGTHS, TIMES, st.randoms(use_true_random=False))
+def test_the_ids_of_any_grid_are_distinct_and_safe_and_know_no_order(
+    models: list[str], batches: list[int], lens: list[int], times: list[float], dice: Random
+) -> None:
+    digests = dict.fromkeys(models, "1111111111")
+    choices = msgspec.structs.replace(CHOICES, model_digests=digests)
+
+    def ids() -> list[str]:
+        axes: dict[str, Any] = {"model": models, "batch_size": batches, "input_len": lens}
+        return [c.id for c in cells(a_sweep(**axes, backend={"fake": {"ttft_ms": times}}), choices)]
+
+    before = ids()
+    for values in (models, batches, lens, times):
+        dice.shuffle(values)
+
+    assert len(set(before)) == len(models) * len(batches) * len(lens) * len(times)
+    assert set(ids()) == set(before)
+    assert all(re.fullmatch(r"[A-Za-z0-9@=][A-Za-z0-9@=.-]{0,106}", name) for name in before)

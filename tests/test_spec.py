@@ -1,10 +1,14 @@
 """What a sweep says: settings that contradict each other, groups, names that are safe."""
 
+import json
 import re
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from fakes import a_cell
 from llmbench import spec
@@ -91,3 +95,34 @@ def test_what_only_says_how_often_is_no_part_of_how_it_is_measured() -> None:
 
     assert often.measuring() == Protocol().measuring()
     assert Protocol(warmup=5).measuring() != Protocol().measuring()
+
+
+ONE_ESCAPE = st.characters(max_codepoint=0xFFFF, exclude_categories=["Cs"])
+"""Characters for which JSON and YAML have one escape, the same one."""
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.text(ONE_ESCAPE, max_size=20),
+    st.lists(st.text(ONE_ESCAPE, max_size=20), max_size=4),
+    st.lists(st.integers(), max_size=4),
+    st.integers(1, 100),
+    st.floats(0, 1e6),
+)
+def test_what_a_sweep_file_says_is_what_is_read(
+    tmp_path: Path, text: str, models: list[str], batches: list[int], sessions: int, budget_s: float
+) -> None:
+    said = {
+        "name": text,
+        "why": text,
+        "axes": {"model": models, "batch_size": batches, "prompts": text},
+        "protocol": {"sessions": sessions, "max_sessions": 100, "budget_s": budget_s},
+    }
+    path = tmp_path / "sweep.yaml"
+    path.write_text(json.dumps(said))  # JSON is YAML
+
+    read = msgspec.to_builtins(spec.read_sweep(path))
+
+    assert (read["name"], read["why"]) == (text, text)
+    assert read["axes"] | said["axes"] == read["axes"]
+    assert read["protocol"] | said["protocol"] == read["protocol"]
