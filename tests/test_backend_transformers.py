@@ -1,12 +1,15 @@
 """The transformers backend on a CPU: the same tokens by every way, true facts, true memory."""
 
 import gc
+import importlib
+import os
 import statistics
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from transformers import DynamicCache
@@ -456,6 +459,24 @@ def test_a_compiled_model_says_the_same(model_type: str) -> None:
 
     assert tokens == recomputed(engine._model, prompts(wanted), 8)
     assert engine.counters() == before, "nothing is compiled once it is warm"
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_what_compiled_kernels_for_a_gpu_does_not_outlive_the_engine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "2")
+    engine: Any = backends.load(job(family("llama"), cache="static", compile=True))
+    compiling = importlib.import_module("torch._inductor.async_compile")
+    process = (
+        compiling.AsyncCompile.process_pool().process
+    )  # started only where Triton is installed
+    assert psutil.Process(process.pid).ppid() == os.getpid()
+
+    engine.close()
+
+    assert not psutil.pid_exists(process.pid)
 
 
 def test_weights_that_are_offloaded_are_said_to_lie_on_the_host(

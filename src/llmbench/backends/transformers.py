@@ -6,6 +6,7 @@ synchronisation added a token. Seen with transformers 5.17 to 5.19 and torch 2.1
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import accelerate
@@ -140,6 +141,11 @@ class TransformersEngine:
         if self._device.type == "cuda":
             for device in self._devices:
                 torch.cuda.synchronize(device)
+
+    def close(self) -> None:
+        """End the processes in which Triton's kernels were compiled: they outlive their parent for a moment."""
+        if compiling := sys.modules.get("torch._inductor.async_compile"):
+            compiling.shutdown_compile_workers()
 
     def memory(self, prompts: Sequence[Sequence[int]], output_len: int) -> Memory:
         """Run one untimed iteration and return what it held, in bytes."""
