@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from llmbench import audit, store
+from llmbench.commands import audit as command
 from llmbench.errors import RunError
 from llmbench.record import Finding, Status
 from make_records import make_cell, make_plan, make_record, make_samples, write_lines
@@ -134,6 +135,19 @@ def test_a_busy_machine_is_said(tmp_path: Path) -> None:
     run = written(tmp_path / "run", 6, warnings=[Finding("busy_machine", "others used 40 %")])
 
     assert verdicts(run)["quiet: nothing else on the machine"] is False
+
+
+@pytest.mark.parametrize(
+    ("quiet", "text"),
+    [
+        (True, "1 of 2 passed."),
+        (False, "0 of 2 passed. Other work may be why: audit again when nothing else runs."),
+    ],
+)
+def test_a_last_line_says_what_to_do(quiet: bool, text: str) -> None:
+    checks = [audit.Checked(f"{audit.QUIET}: x", quiet, ""), audit.Checked("A/A", False, "")]
+
+    assert command.told(checks) == text
 
 
 def test_a_sleep_that_is_measured_wrong_fails(tmp_path: Path) -> None:

@@ -71,6 +71,10 @@ CHANGE = 1.05
 """The change that a real machine is asked to find."""
 
 
+QUIET = "quiet"
+"""How the check begins whose failure may explain that of others."""
+
+
 class Checked(NamedTuple):
     """One promise: whether it held, and the figures behind that."""
 
@@ -207,7 +211,7 @@ def _quiet(log: Log) -> Checked:
     records = _records(log)
     beside = sum(any(f.code in DISTURBING for f in record.warnings) for record in records)
     figures = f"{beside} of {len(records)} sessions ran beside other work"
-    return Checked("quiet: nothing else on the machine", 2 * beside <= len(records), figures)
+    return Checked(f"{QUIET}: nothing else on the machine", 2 * beside <= len(records), figures)
 
 
 def _clocks(log: Log) -> Checked:

@@ -2,6 +2,7 @@
 
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -67,4 +68,14 @@ def command(
         for one in checked
     ]
     sys.stdout.write(listing.rows(COLUMNS, facts, format))
+    if format in {"terminal", "markdown"}:
+        sys.stdout.write(listing.wrapped(["", told(checked)], format))
     return 0 if all(one.passed for one in checked) else FAILED
+
+
+def told(checked: Sequence[audit.Checked]) -> str:
+    """Return how many checks passed, and what to do where those that failed may be the machine's doing."""
+    passed = sum(one.passed for one in checked)
+    loud = any(one.check.startswith(audit.QUIET) and not one.passed for one in checked)
+    why = " Other work may be why: audit again when nothing else runs." if loud else ""
+    return f"{passed} of {len(checked)} passed.{why}"
