@@ -216,6 +216,16 @@ def test_without_a_run_every_claim_says_what_it_needs(
     assert ran(capsys, "--claim", "moe-cuts-cost")[1].endswith("1 claim: 1 not measured.\n")
 
 
+def test_no_line_is_longer_than_a_narrow_screen_is_wide(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+
+    lines = ran(capsys)[1].splitlines()
+
+    assert max(map(len, lines)) == 60
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

@@ -16,7 +16,7 @@ from llmbench.reasons import MEANINGS
 from llmbench.record import Finding, Memory, Status
 from llmbench.reports import html
 from llmbench.spec import NOT_SAID
-from make_records import make_record
+from make_records import make_cell, make_record
 from pages import Page, grid, page_of, save, timed, told
 
 if TYPE_CHECKING:
@@ -224,6 +224,20 @@ def test_runs_are_told_apart_in_every_plot(tmp_path: Path) -> None:
             assert any(name in str(row) for row in rows), title
     machine = next(row for row in page.section("Conditions")["rows"] if "cpu" in row[0])
     assert machine == ["machine: cpu (differs)", "a", "b"]
+
+
+def test_a_variant_begins_with_its_option_and_an_engine_without_it_says_none(
+    tmp_path: Path,
+) -> None:
+    alone = make_cell(0, backend="transformers")
+    eager = make_cell(1, backend="vllm", options={"enforce_eager": True})
+    ends = [timed(cell, 1, 0.1, 0.01) for cell in (alone, eager)]
+
+    page = page_of(*(save(tmp_path / name / "run", ends, (alone, eager)) for name in ("a", "b")))
+
+    assert {row["variant"] for row in page.values("Throughput")} == {
+        "a/run", "enforce_eager True, a/run", "b/run", "enforce_eager True, b/run",
+    }  # fmt: skip
 
 
 @pytest.mark.usefixtures("drawn_by")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from llmbench import listing
 from llmbench.claims import Verdict
 from llmbench.redact import shown
+from llmbench.reports import screen
 from llmbench.reports._words import plural
 from llmbench.reports.markdown import plain
 
@@ -157,8 +158,9 @@ def cells_of(part: Part) -> str:
 
 
 def _wrapped(text: str) -> list[str]:
+    width = min(WIDTH, screen().width or WIDTH)
     return textwrap.wrap(
-        text, WIDTH, initial_indent="  ", subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
+        text, width, initial_indent="  ", subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
     )  # fmt: skip
 
 

@@ -68,9 +68,9 @@ class Run:
         self.sessions = tally.gatherer.sessions(cells)
 
     @cached_property
-    def options(self) -> set[str]:
-        """Return the options of engines that any of its cells sets."""
-        return {name for cell in self.table.cells for name in cell.options}
+    def options(self) -> set[tuple[str, str]]:
+        """Return the engines and their options that any of its cells sets."""
+        return {(cell.backend, name) for cell in self.table.cells for name in cell.options}
 
     @cached_property
     def numbers(self) -> dict[str, list[Number | None]]:
@@ -125,11 +125,14 @@ def dots(runs: Sequence[Run]) -> list[Dot]:
     options = list(dict.fromkeys(chain.from_iterable(cell.options for cell in cells)))
     variants = _texts(
         [
-            (run.label if len(runs) > 1 else "", *(_option(run, cell, name) for name in options))
+            (*(_option(run, cell, name) for name in options), run.label if len(runs) > 1 else "")
             for run in runs
             for cell in run.table.cells
         ],
-        ("", *options),
+        (
+            *options,
+            "",
+        ),  # a legend cuts the end of what is long, and runs have beginnings of their own
     )
     lengths = _texts(
         [tuple(map(_said, (cell.batch_size, cell.input_len, cell.output_len))) for cell in cells],
@@ -216,8 +219,8 @@ def _number(value: float, width: float, text: str) -> Number | None:
 
 
 def _option(run: Run, cell: Point, name: str) -> object:
-    """Return an engine's option, None for the default of a run that sets it elsewhere; others do not say it."""
-    set_here = name in run.options and not run.table.imported
+    """Return an engine's option, None for the default where the run sets it elsewhere; others do not say it."""
+    set_here = (cell.backend, name) in run.options and not run.table.imported
     return cell.options.get(name, None if set_here else NOT_SAID)
 
 
