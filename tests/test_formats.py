@@ -112,6 +112,12 @@ def with_a_nul_block(rows: Path) -> str:
     return "line 4: damaged and passed over"
 
 
+def with_lines_of_another_program(rows: Path) -> str:
+    lines = rows.read_bytes().splitlines(keepends=True)
+    rows.write_bytes(b"".join([*lines[:3], b'{"format":null}\n', b'{"format":0}\n', *lines[3:]]))
+    return "lines 4-5: damaged and passed over"
+
+
 def truncated_to_nothing(rows: Path) -> str:
     rows.write_bytes(b"")
     return "the plan is lost; run.json still tells it"
@@ -122,7 +128,9 @@ def vanished(rows: Path) -> str:
     return "the plan is lost; run.json still tells it"
 
 
-@pytest.mark.parametrize("damage", [with_a_nul_block, truncated_to_nothing, vanished])
+@pytest.mark.parametrize(
+    "damage", [with_a_nul_block, with_lines_of_another_program, truncated_to_nothing, vanished]
+)
 def test_a_damaged_run_says_so_and_goes_on(
     bench: Bench, measured: Path, damage: Callable[[Path], str]
 ) -> None:

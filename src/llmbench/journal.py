@@ -146,10 +146,11 @@ def refuse_newer(line: bytes) -> None:
     """Raise FormatError for a line that is no line of ours only because a later version wrote it."""
     if b'"crc32":"' in line[-SEAL_LENGTH:]:
         return  # sealed as we seal, so it is damaged, and its format may be the damage
-    with contextlib.suppress(*NOT_UNDERSTOOD):
+    version = 0
+    with contextlib.suppress(*NOT_UNDERSTOOD, FormatError):  # what says no format is damage, too
         _, version = head_of(line)
-        if version > record.FORMAT:
-            raise newer(version)
+    if version > record.FORMAT:
+        raise newer(version)
 
 
 def newer(version: int) -> FormatError:
