@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import pynvml
 import pytest
 
+from jobs import job
 from llmbench import gpus, machine
-from llmbench.telemetry import Gpu, NvmlCounters, counters_of
+from llmbench.telemetry import Gpu, NvmlCounters, counters_of, gpu_of, isolation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from llmbench.spec import Cell
 
 IDS = ("GPU-aaaa-1", "GPU-aabb-2", "GPU-cccc-3")
 SLICE = "MIG-dddd"
@@ -56,7 +60,7 @@ def test_what_cuda_shows_in_its_order(
         monkeypatch.setenv(gpus.VISIBLE, visible)
 
     assert gpus.handles() == shown
-    assert Gpu(0).handle == (shown[0] if shown else None)
+    assert Gpu(0).handles == ([shown[0]] if shown else [None])
 
 
 def test_without_a_driver_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,6 +76,50 @@ def test_hidden_gpus_are_no_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(gpus.VISIBLE, "")
 
     assert machine.device() == "cpu"
+
+
+def on_gpus(**options: Any) -> Cell:
+    (cell,) = job("llama-7b", device="cuda", **options).cells
+    return cell
+
+
+@pytest.mark.parametrize(
+    ("options", "used"),
+    [
+        ({}, 1),
+        ({"device_map": "cpu_offload"}, 1),
+        ({"device_map": "balanced"}, 3),
+        ({"tensor_parallel_size": 2}, 2),
+    ],
+)
+def test_every_gpu_that_a_cell_uses_is_watched_and_no_other(
+    options: dict[str, Any], used: int
+) -> None:
+    gpu = gpu_of([on_gpus(), on_gpus(**options)])
+
+    assert gpu is not None
+    assert gpu.handles == list(IDS[:used])
+
+
+def test_several_gpus_are_watched_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    by_name: dict[str, Any] = {
+        "nvmlDeviceGetClockInfo": lambda h, _: {IDS[0]: 1980, IDS[1]: 1755}[h],
+        "nvmlDeviceGetTemperature": lambda h, _: {IDS[0]: 41, IDS[1]: 67}[h],
+        "nvmlDeviceGetPowerUsage": {IDS[0]: 120_000, IDS[1]: 300_000}.__getitem__,
+        "nvmlDeviceGetMemoryInfo": lambda h: SimpleNamespace(used={IDS[0]: 1, IDS[1]: 5}[h]),
+        "nvmlDeviceGetComputeRunningProcesses": lambda h: (
+            [SimpleNamespace(pid=4711)] if h == IDS[1] else []
+        ),
+    }
+    for name, answer in by_name.items():
+        monkeypatch.setattr(pynvml, name, answer)
+
+    gpu = Gpu(0, 1)
+
+    assert gpu.levels() == {"sm_mhz": 1755, "mem_mhz": 1755, "temperature_c": 67, "power_w": 420.0}
+    assert gpu.used_bytes() == 6
+    assert gpu.others(set()) == [4711]
+    assert isolation(gpu) == "shared"
 
 
 @pytest.fixture

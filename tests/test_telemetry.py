@@ -20,7 +20,7 @@ class Device(Gpu):
     """A GPU that says what a test wants."""
 
     def __init__(self, others: list[int] | None, used_bytes: int | None) -> None:
-        self.answer, self.used = others, used_bytes
+        self.answer, self.used, self.handles = others, used_bytes, [None]
 
     def others(self, own: set[int]) -> list[int] | None:  # noqa: ARG002 - the signature of the real one
         return self.answer

@@ -246,9 +246,10 @@ def _predictions(
 
 
 def _refuse_shared(planned: Planned, asked: Asked) -> None:
-    if asked.allow_shared or not any(cell.device.startswith("cuda") for cell in planned.cells):
+    gpu = telemetry.gpu_of(planned.cells)
+    if asked.allow_shared or gpu is None:
         return
-    if others := telemetry.Gpu(0).others({os.getpid()}):
+    if others := gpu.others({os.getpid()}):
         raise RunError(
             f"the GPU is in use by process {', '.join(map(str, others))}. "
             "Wait for it, or measure anyway with --allow-shared."

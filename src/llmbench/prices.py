@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from llmbench import chips, configs, yamlfile
+from llmbench import chips, configs, spec, yamlfile
 from llmbench.errors import SpecError, did_you_mean
 from llmbench.yamlfile import NotNegative, Positive  # noqa: TC001 - msgspec reads the annotations
 
@@ -21,11 +21,6 @@ if TYPE_CHECKING:
     from llmbench.evidence import Measured
 
 MILLION = 1e6
-
-SPREADING = ("auto", "balanced", "balanced_low_0", "sequential")
-"""Values of `device_map` that use every GPU there is."""
-PARALLEL = ("tensor_parallel_size", "pipeline_parallel_size")
-"""vLLM's options whose product is how many GPUs it uses."""
 
 
 class ApiPrice(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -134,10 +129,7 @@ def hour(asked: Asked, measured: Measured) -> Hour:
 
 def gpus_of(measured: Measured) -> int:
     """Return how many GPUs a cell occupies, which are paid for whether they are busy or not."""
-    options = measured.cell.options
-    if options.get("device_map") in SPREADING:
-        return max(1, measured.machine.gpus)
-    return math.prod(int(options.get(name, 1)) for name in PARALLEL)
+    return spec.gpus_of(measured.cell.options, measured.machine.gpus)
 
 
 def _listed(provider: str | None, measured: Measured) -> chips.Price:

@@ -71,8 +71,8 @@ class Runner:
             for name in {cell.prompts for cell in planned.cells}
             if name != workload.SYNTHETIC
         }
-        gpu = any(cell.device.startswith("cuda") for cell in planned.cells)
-        self.watch = Watch(telemetry.Gpu(0) if gpu else None)
+        gpu = telemetry.gpu_of(planned.cells)
+        self.watch = Watch(gpu)
         self.devices = limits.devices(machine.machine()["gpus"]) if gpu else []
         self.began = time.monotonic()
 

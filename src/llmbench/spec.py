@@ -6,6 +6,7 @@ model's facts, and how it is measured. Host, time and order are not in it, so tw
 
 from __future__ import annotations
 
+import math
 import re
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -14,7 +15,7 @@ import msgspec
 from llmbench import yamlfile
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
 PROTOCOL = 1
@@ -120,6 +121,19 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
     batch_size: int | None
     input_len: int | None
     output_len: int | None
+
+
+SPREADING = ("auto", "balanced", "balanced_low_0", "sequential")
+"""Values of `device_map` that use every GPU there is."""
+PARALLEL = ("tensor_parallel_size", "pipeline_parallel_size")
+"""vLLM's options whose product is how many GPUs it uses."""
+
+
+def gpus_of(options: Mapping[str, Option], present: int) -> int:
+    """Return how many of the GPUs that are present these options use."""
+    if options.get("device_map") in SPREADING:
+        return max(1, present)
+    return math.prod(int(options.get(name, 1)) for name in PARALLEL)
 
 
 class Cell(Point, frozen=True, kw_only=True):

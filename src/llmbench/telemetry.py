@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import operator
 import os
 import re
@@ -17,10 +18,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import pynvml
 
-from llmbench import gpus
+from llmbench import gpus, spec
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Sequence
+
+    from llmbench.spec import Cell
 
 THROTTLE_REASONS = (
     "nvmlClocksThrottleReasonHwSlowdown",
@@ -221,52 +224,77 @@ class CpuWindow:
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
-LEVELS: dict[str, Any] = {
-    "sm_mhz": lambda h: pynvml.nvmlDeviceGetClockInfo(h, pynvml.NVML_CLOCK_SM),
-    "mem_mhz": lambda h: pynvml.nvmlDeviceGetClockInfo(h, pynvml.NVML_CLOCK_MEM),
-    "temperature_c": lambda h: pynvml.nvmlDeviceGetTemperature(h, pynvml.NVML_TEMPERATURE_GPU),
-    "power_w": lambda h: pynvml.nvmlDeviceGetPowerUsage(h) / 1000,
+class Level(NamedTuple):
+    """What a device is asked several times a second, and what the answers of several come to."""
+
+    question: Any
+    together: Callable[[Iterable[Any]], Any]
+
+
+LEVELS = {
+    "sm_mhz": Level(lambda h: pynvml.nvmlDeviceGetClockInfo(h, pynvml.NVML_CLOCK_SM), min),
+    "mem_mhz": Level(lambda h: pynvml.nvmlDeviceGetClockInfo(h, pynvml.NVML_CLOCK_MEM), min),
+    "temperature_c": Level(
+        lambda h: pynvml.nvmlDeviceGetTemperature(h, pynvml.NVML_TEMPERATURE_GPU), max
+    ),
+    "power_w": Level(lambda h: pynvml.nvmlDeviceGetPowerUsage(h) / 1000, sum),
 }
-"""What a device is asked several times a second: clocks in MHz, temperature in C, power in W."""
+"""Clocks in MHz, the slowest device's; temperature in C, the hottest's; power in W, of all."""
 
 
 class Gpu:
-    """One NVIDIA GPU as the parent sees it: levels, memory in use, who else is there.
+    """The NVIDIA GPU that cells use, or several as one, as the parent sees it: levels, memory, who else is there.
 
     Attributes:
-        lost: whether the driver said that the device no longer answers: nothing more can be measured on it.
+        lost: whether the driver said that a device no longer answers: nothing more can be measured on it.
 
     """
 
-    def __init__(self, index: int) -> None:
-        """Open the device; a missing driver leaves every answer None."""
+    def __init__(self, *indices: int) -> None:
+        """Open the devices; a missing driver leaves every answer None."""
         self.lost = False
-        self.handle = gpus.handle(index)
+        self.handles = [gpus.handle(index) for index in indices]
 
     def levels(self) -> dict[str, Any]:
-        """Return every one of LEVELS, as far as the device tells."""
-        return {name: self._ask(question) for name, question in LEVELS.items()}
+        """Return every one of LEVELS, as far as the devices tell."""
+        return {name: self._ask(level.question, level.together) for name, level in LEVELS.items()}
 
     def used_bytes(self) -> int | None:
         """Return the device memory in use by anyone."""
-        used: int | None = self._ask(lambda h: int(pynvml.nvmlDeviceGetMemoryInfo(h).used))
+        used: int | None = self._ask(lambda h: int(pynvml.nvmlDeviceGetMemoryInfo(h).used), sum)
         return used
 
     def others(self, own: set[int]) -> list[int] | None:
-        """Return the ids of compute processes on the device that are not ours; None = cannot be seen."""
-        found = self._ask(pynvml.nvmlDeviceGetComputeRunningProcesses)
-        return (
-            None if found is None else [process.pid for process in found if process.pid not in own]
+        """Return the ids of compute processes on the devices that are not ours; None = cannot be seen."""
+        found = self._ask(
+            pynvml.nvmlDeviceGetComputeRunningProcesses, itertools.chain.from_iterable
         )
+        if found is None:
+            return None
+        return list(dict.fromkeys(process.pid for process in found if process.pid not in own))
 
-    def _ask(self, question: Any) -> Any:
-        if self.handle is None:
+    def _ask(self, question: Any, together: Callable[[Iterable[Any]], Any]) -> Any:
+        """Return what the answers of all devices come to; None if one has none."""
+        answers = [self._answer(question, handle) for handle in self.handles]
+        return None if None in answers else together(answers)
+
+    def _answer(self, question: Any, handle: Any) -> Any:
+        if handle is None:
             return None
         try:
-            return question(self.handle)
+            return question(handle)
         except Exception as error:  # noqa: BLE001 - whatever a driver does, it costs a field and no measurement
             self.lost = self.lost or isinstance(error, LOST)
             return None
+
+
+def gpu_of(cells: Iterable[Cell]) -> Gpu | None:
+    """Return the GPUs that these cells use, as one; None if they use none."""
+    options = [cell.options for cell in cells if cell.device.startswith("cuda")]
+    if not options:
+        return None
+    present = len(gpus.handles())
+    return Gpu(*range(max(spec.gpus_of(each, present) for each in options)))
 
 
 def isolation(gpu: Gpu) -> str:
@@ -277,7 +305,11 @@ def isolation(gpu: Gpu) -> str:
     others, used = gpu.others({os.getpid()}), gpu.used_bytes()
     if others:
         return "shared"
-    return "unverifiable" if others is None or used is None or used > IDLE_BYTES else "alone"
+    return (
+        "unverifiable"
+        if others is None or used is None or used > IDLE_BYTES * len(gpu.handles)
+        else "alone"
+    )
 
 
 IDLE_BYTES = 2**30
