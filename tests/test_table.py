@@ -317,6 +317,22 @@ def test_what_holds_for_every_number_and_where_it_is_from_stand_above_them(tmp_p
     assert second == marked[1] == "Every number: busy_machine."
 
 
+@pytest.mark.parametrize("odd", [False, True])
+def test_signs_are_explained_where_they_stand_and_only_there(built: Any, *, odd: bool) -> None:
+    other = make_cell(0, batch_size=4, output_len=1 if odd else 16)
+    times = (1.0, 9.0 if odd else 1.0)
+
+    text = terminal(
+        built(
+            [*(record(SMALL, n, time) for n, time in enumerate(times, 1)), record(other, 1)],
+            [SMALL, other],
+        )
+    )
+
+    assert ("±>100%: sessions lie so far apart that" in text) is odd
+    assert ("-: no figure; the engine does not tell it" in text) is odd
+
+
 def test_an_option_that_a_backend_never_sets_has_no_default_in_its_rows(built: Any) -> None:
     eager = make_cell(0, backend="vllm", options={"enforce_eager": True})
     both = make_cell(1, backend="vllm", options={})

@@ -25,6 +25,14 @@ if TYPE_CHECKING:
 DTYPES = ("float32", "bfloat16", "float16")
 DEVICES = ("cpu", "cuda")
 LOAD_FORMATS = ("dummy", "safetensors")
+ALIASES = {
+    "fp32": "float32",
+    "bf16": "bfloat16",
+    "fp16": "float16",
+    "half": "float16",
+    "gpu": "cuda",
+}
+"""What other tools call some of these; a cell has one name, so they are only understood well enough to say so."""
 MOST_TOKENS = 2**31
 """Batch x (input + output) above this cannot be indexed by any engine."""
 MOST_CELLS = 100_000
@@ -99,7 +107,7 @@ def _axes(sweep: Sweep, warn: list[str]) -> dict[str, list[Any]]:
         for word in axes[name]:
             if word not in known:
                 raise SpecError(
-                    f"{where}.{name}: unknown value {word!r}.{did_you_mean(word, known)}"
+                    f"{where}.{name}: unknown value {word!r}.{did_you_mean(ALIASES.get(word, word), known)}"
                 )
     return axes
 

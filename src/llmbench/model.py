@@ -133,9 +133,8 @@ def resolve(name: str) -> Model:
         )
     if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
         return _model(name, "hub", name, None, {})
-    raise SpecError(
-        f"model: {name!r} is no catalogue entry, folder or hub id.{did_you_mean(base, known)}"
-    )
+    meant = did_you_mean(name, [f"{one}{scaled}{size}" for one in known])
+    raise SpecError(f"model: {name!r} is no catalogue entry, folder or hub id.{meant}")
 
 
 def catalogue() -> list[str]:

@@ -232,8 +232,12 @@ def legend(table: Table, plus_minus: str) -> Iterator[str]:
     rows = table.rows
     if any(np.isfinite(numbers.half_width[rows]).any() for numbers in table.headline):
         yield f"{plus_minus}: 95 % interval between sessions, Student's t on the logarithms of their medians."
+    if any((numbers.half_width[rows] > WIDEST).any() for numbers in table.headline):
+        yield f"{plus_minus}>100%: sessions lie so far apart that the value says little; measure on a quieter machine."
     if any(np.isfinite(numbers.spread[rows]).any() for numbers in table.headline):
         yield f"({plus_minus}): half the range within the only session's process; not an interval."
+    if any(np.isnan(numbers.middle[rows]).any() for numbers in table.headline):
+        yield f"{ABSENT}: no figure; the engine does not tell it, or the cell has none."
     yield from (meaning(numbers.metric) for numbers in table.headline)
     if sides(table):
         yield BOUND_BY
