@@ -145,6 +145,16 @@ def test_the_energy_is_that_of_the_gpus_in_use(
     assert next(meters[IDS[0]]) == 0  # it was not asked
 
 
+def test_the_energy_of_a_gpu_in_slices_is_nobodys(
+    meters: dict[str, Iterator[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetMigMode", lambda _: [1, 1])
+    counters = NvmlCounters([0])
+
+    assert counters.since(counters.read()).energy_mj is None
+    assert next(meters[IDS[0]]) == 0  # it was not asked
+
+
 def test_an_energy_that_one_of_them_does_not_tell_is_none(
     meters: dict[str, Iterator[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

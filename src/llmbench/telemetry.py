@@ -100,7 +100,7 @@ class NvmlCounters:
 
     def read(self) -> Stand:
         """Return where the counters stand."""
-        energies = self._ask(pynvml.nvmlDeviceGetTotalEnergyConsumption)
+        energies = self._ask(_energy_mj)
         return Stand(
             time.monotonic_ns(),
             None if None in energies else sum(energies),
@@ -154,6 +154,13 @@ class NvmlCounters:
         answers = [_answer(question, handle) for handle in self.handles]
         self.partial |= None in answers
         return answers
+
+
+def _energy_mj(handle: Any) -> int | None:
+    """Return the energy of a whole GPU; one cut into slices (MIG) has a single counter for all who use it."""
+    if _answer(lambda h: pynvml.nvmlDeviceGetMigMode(h)[0], handle):
+        return None
+    return int(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle))
 
 
 def _answer(question: Any, handle: Any) -> Any:
