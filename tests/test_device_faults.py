@@ -174,6 +174,23 @@ def test_company_that_comes_later_is_a_warning_from_then_on(bench: Bench) -> Non
     assert [codes(record) for record in done.records] == [[]] * 3 + [["shared_device"]] * 3
 
 
+LISTED = """
+import time
+def listed(_):
+    late = ended() and time.time() - RECORDS.stat().st_mtime < 0.3
+    return [SimpleNamespace(pid=4711)] if late else []
+pynvml.nvmlDeviceGetComputeRunningProcesses = listed
+"""
+
+
+def test_a_worker_that_is_listed_a_moment_longer_is_no_company(bench: Bench) -> None:
+    done = on_a_gpu(bench, LISTED, axes=ONE)
+
+    assert_complete(done)
+    assert done.code == 0
+    assert [codes(record) for record in done.records] == [[], []]
+
+
 # -- memory that does not come back ----------------------------------------------------------------
 
 KEPT = """

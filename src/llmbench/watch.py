@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 MEMORY_BACK_S, MEMORY_SLACK = 30.0, 256 * 2**20
 """How long a device may take to give back a dead worker's memory, and how much may be missing."""
 
+UNLISTED_S = 1.0
+"""How long a driver may still list a worker that has ended, as somebody else on the device."""
+
 LOST = (
     "the GPU no longer answers its driver. See nvidia-smi and the kernel's log, reset it or reboot, "
     "then run the same command with --run-anyway to measure what was skipped."
@@ -42,8 +45,16 @@ class Watch:
     def before_worker(self) -> None:
         """Note who is on the device while nothing of ours is, and its memory in use."""
         if self.gpu:
-            self.isolation = isolation(self.gpu)
+            self.isolation = self._isolation(self.gpu)
             self.used_bytes = self.gpu.used_bytes()
+
+    def _isolation(self, gpu: Gpu) -> str:
+        deadline = time.monotonic() + UNLISTED_S
+        found = isolation(gpu)
+        while found == "shared" != self.isolation and time.monotonic() < deadline:
+            time.sleep(0.1)
+            found = isolation(gpu)
+        return found
 
     def before_cell(self) -> None:
         """Begin new levels."""
