@@ -260,6 +260,17 @@ def test_the_command_says_price_rule_and_cost(
     assert "OpenAI gpt-4o-mini, 2024-07-18" in out
 
 
+@pytest.mark.parametrize(("model", "copy"), [("llama-7b@tiny", True), ("me@home/x", False)])
+def test_the_price_of_a_copy_is_not_that_of_its_model(
+    measured: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], model: str, *, copy: bool
+) -> None:
+    measured((make_cell(0, model=model), [2.0, 2.0]))
+
+    out = ran(capsys, str(tmp_path / "run"), "--usd-per-hour", "3.6")[1]
+
+    assert ("NAME@SIZE is a small copy of a model" in out) is copy
+
+
 def test_two_engines_are_never_two_rows_alike(
     measured: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from llmbench import cost, evidence, listing, prices, store, table
+from llmbench import cost, evidence, listing, prices, store, table, tiny
 from llmbench.errors import RunError, SpecError
+from llmbench.model import AT
 from llmbench.reports._words import head
 
 COLUMNS = (
@@ -92,7 +93,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
     others = _others(cells)
     rows = [_row(one, others) for one in costs]
     breaks = [_break_row(one, row, others) for one, row in _breaks(cells, hours, against)]
-    heads = _heads(hours, charge, utilisation)
+    heads = [*_heads(hours, charge, utilisation), *_copies(cells)]
     best = tpot_under and _cheapest(costs, tpot_under)
     if format in {"csv", "json"}:
         sys.stdout.write(_plain(rows, breaks, heads, best, format))
@@ -105,6 +106,12 @@ def _heads(hours: Sequence[prices.Hour], charge: str, utilisation: float) -> lis
     said = "; ".join(dict.fromkeys(hour.said for hour in hours))
     busy = f"busy {utilisation:.0%} of the paid time"
     return [f"Price: {said}; {busy}.", f"Rule ({charge}): {cost.CHARGES[charge].rule}."]
+
+
+def _copies(cells: Sequence[evidence.Measured]) -> Iterator[str]:
+    """Yield what must be known of a price if models were scaled down."""
+    if any(one.cell.model.partition(AT)[2] in tiny.SIZES for one in cells):
+        yield f"NAME{AT}SIZE is a small copy of a model: its tokens cost a fraction of the model's."
 
 
 def _others(cells: Sequence[evidence.Measured]) -> dict[str, dict[str, object]]:
