@@ -188,6 +188,15 @@ def test_cells_that_only_their_weights_set_apart_say_so(written: Any) -> None:
     assert "there with other weights" in done.out
 
 
+def test_a_model_that_has_changed_under_its_name_is_said(written: Any) -> None:
+    changed = like_the_first(7, model_digest="9876543210")
+
+    done = Done(written("a", all_cells()), written("b", sessions(changed)))
+
+    assert done.code == 3
+    assert "there under the same model's name, with another configuration or other weights" in done.out
+
+
 def test_a_missing_number_fails_only_if_asked(written: Any) -> None:
     baseline, candidate = written("a", all_cells()), written("b", sessions(CELLS[0]))
 

@@ -20,7 +20,7 @@ Lacking = Literal["baseline", "candidate", "both"]
 
 ELSEWHERE = {
     "load_format": "there with other weights",
-    "model_digest": "there with another model of that name",
+    "model_digest": "there under the same model's name, with another configuration or other weights",
 }
 """Axes whose difference is not seen in a table, and what is said of a cell that only they set apart."""
 
