@@ -194,7 +194,9 @@ def test_a_model_that_has_changed_under_its_name_is_said(written: Any) -> None:
     done = Done(written("a", all_cells()), written("b", sessions(changed)))
 
     assert done.code == 3
-    assert "there under the same model's name, with another configuration or other weights" in done.out
+    assert (
+        "there under the same model's name, with another configuration or other weights" in done.out
+    )
 
 
 def test_a_missing_number_fails_only_if_asked(written: Any) -> None:

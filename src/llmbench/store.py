@@ -65,16 +65,17 @@ def open_run(folder: Path) -> Run:
         raise RunError(f"{folder}: cannot be written: {_reason(error)}.") from error
 
 
-def read(folder: Path, *, newer: bool = False) -> Log:
+def read(folder: Path, *, newer: bool = False, tell: Callable[[str], None] | None = None) -> Log:
     """Return what a run holds at this moment, without locking or writing; raise RunError if it is no run.
 
     With `newer`, lines of a later format are read as far as they are understood, and a notice says so.
+    Whoever shows no notices has them told, each once.
     """
     path = folder / RECORDS
     lost = (folder / DESCRIPTION).is_file() and not path.exists()
     if not path.is_file() and not lost:
         raise RunError(f"{folder}: {_no_run(folder)}")
-    return Log(folder, newer=newer)
+    return Log(folder, newer=newer, tell=tell)
 
 
 def _no_run(folder: Path) -> str:
@@ -95,9 +96,11 @@ class Log:
     for them alone.
     """
 
-    def __init__(self, folder: Path, *, newer: bool = False) -> None:
+    def __init__(
+        self, folder: Path, *, newer: bool = False, tell: Callable[[str], None] | None = None
+    ) -> None:
         """Fix the moment; nothing is read yet."""
-        self._folder, self._newer = folder, newer
+        self._folder, self._newer, self._tell = folder, newer, tell
         self._path = folder / RECORDS
         self._size = self._path.stat().st_size if self._path.exists() else 0
         self._plan: record.Plan | None = None
@@ -206,7 +209,10 @@ class Log:
             self._plan = _described(self._folder / DESCRIPTION)
 
     def _notice(self, text: str) -> None:
-        self._notices[f"{RECORDS}: {text}"] = None
+        notice = f"{RECORDS}: {text}"
+        if self._tell and notice not in self._notices:
+            self._tell(f"{self._folder}/{notice}")
+        self._notices[notice] = None
 
 
 class Run:

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from llmbench import audit, invoke, listing, parity_report, store
+from llmbench.commands._telling import tell
 from llmbench.errors import SpecError
 from llmbench.redact import shown
 
@@ -58,7 +59,7 @@ def command(
         )
         if code not in (0, invoke.COMPLETED_WITH_FAILURES):
             return code
-        checked = list(audit.of_a_run(store.read(run), shown(str(run))))
+        checked = list(audit.of_a_run(store.read(run, tell=tell), shown(str(run))))
     facts = [
         {
             "check": one.check,

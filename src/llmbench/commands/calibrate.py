@@ -8,6 +8,7 @@ import typer
 
 from llmbench import calibrate, calibration, invoke, listing, metrics, store
 from llmbench.calibration import Calibration
+from llmbench.commands._telling import tell
 from llmbench.commands.table import without_collection
 from llmbench.redact import redact, shown
 from llmbench.reports._words import plural
@@ -47,7 +48,7 @@ def command(
     if code not in (0, invoke.COMPLETED_WITH_FAILURES):
         return code
     with without_collection():
-        found = calibrate.calibrate(store.read(run), shown(str(run)))
+        found = calibrate.calibrate(store.read(run, tell=tell), shown(str(run)))
     sys.stdout.write(told(found, within))
     path = calibration.SHELF.keep(found)
     print(f"\nKept in {shown(redact(str(path)))}; compare uses it for cells with one session.")

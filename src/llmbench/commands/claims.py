@@ -10,6 +10,7 @@ from ruamel.yaml import YAML
 
 from llmbench import claims, evidence, listing, prices, published, spec, store, verdicts, yamlfile
 from llmbench.claims import Given, Verdict
+from llmbench.commands._telling import tell
 from llmbench.errors import SpecError
 from llmbench.reports import html
 from llmbench.verdicts import page
@@ -72,7 +73,9 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
     prices.check(asked)
     place = html.place(output, PAGE, format)
     script = html.library() if place else ""
-    rows = [row for run in runs or () for row in evidence.read(store.read(run), run.name)]
+    rows = [
+        row for run in runs or () for row in evidence.read(store.read(run, tell=tell), run.name)
+    ]
     given = Given(rows, asked)
     names = [] if against_published else claim or claims.known()
     judged = [

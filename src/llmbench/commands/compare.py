@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 
 from llmbench import calibration, compare, conditions, effects, machine, metrics, sides, store
+from llmbench.commands._telling import tell
 from llmbench.commands.table import without_collection
 from llmbench.errors import SpecError, did_you_mean
 from llmbench.reports import comparison, html
@@ -72,7 +73,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
     with without_collection():
         runs = counted(runs, by)
         names = html.labels(runs) if page else map(str, runs)
-        logs = [(name, store.read(run)) for name, run in zip(names, runs, strict=True)]
+        logs = [(name, store.read(run, tell=tell)) for name, run in zip(names, runs, strict=True)]
         read = [sides.read(name, log, chosen) for name, log in logs]
         kept = kept_of(read)
         asked = conditions.Asked(

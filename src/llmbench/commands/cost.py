@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from llmbench import cost, evidence, listing, prices, store, table, tiny
+from llmbench.commands._telling import tell
 from llmbench.errors import RunError, SpecError
 from llmbench.model import AT
 from llmbench.reports._words import head
@@ -78,7 +79,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
         raise SpecError(
             f"--utilisation: {utilisation:g} is no share; give one above 0 and up to 1."
         )
-    cells = evidence.read(store.read(run), run.name)
+    cells = evidence.read(store.read(run, tell=tell), run.name)
     hours = [prices.hour(asked, cell) for cell in cells]
     costs = [
         found

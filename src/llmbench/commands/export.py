@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from llmbench import exports, store, table
+from llmbench.commands._telling import tell
 from llmbench.commands.table import without_collection
 from llmbench.errors import RunError, SpecError
 from llmbench.redact import shown
@@ -29,7 +30,7 @@ def command(
     if form == "parquet" and output is None:
         raise SpecError("export: Parquet is no text; say where it goes: -o FILE.")
     with without_collection():
-        log = store.read(run)
+        log = store.read(run, tell=tell)
         data = (
             exports.parquet(table.build(log)) if form == "parquet" else exports.vllm(log).encode()
         )

@@ -9,6 +9,7 @@ import msgspec
 import typer
 
 from llmbench import fit, listing, store
+from llmbench.commands._telling import tell
 
 AXES = ("backend", "options", "device", "dtype", "load_format")
 LENGTHS = (
@@ -48,7 +49,7 @@ def command(
     ] = "terminal",
 ) -> None:
     """Show the largest batch that fits, by model and context."""
-    rows = fit.fits(store.read(run))
+    rows = fit.fits(store.read(run, tell=tell))
     if format == "json":
         text = listing.json(rows)
     elif format == "csv":

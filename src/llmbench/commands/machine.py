@@ -7,6 +7,7 @@ import msgspec
 import typer
 
 from llmbench import ceilings, chips, listing, machine, probe
+from llmbench.commands._telling import tell
 from llmbench.errors import SpecError
 from llmbench.prediction import Probe
 
@@ -41,11 +42,6 @@ def command(
         probe.measure_and_keep(found, probe.kinds(found), tell)
     facts = msgspec.to_builtins(chips.chip(name)) if name else here(whole=format == "json")
     sys.stdout.write(listing.json(facts) if format == "json" else listing.one(facts))
-
-
-def tell(text: str) -> None:
-    """Say on stderr what is going on: stdout is for the facts."""
-    print(text, file=sys.stderr)
 
 
 def here(*, whole: bool) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from llmbench import accuracy, reports, store, table
 from llmbench import metrics as known
+from llmbench.commands._telling import tell
 from llmbench.errors import SpecError
 
 
@@ -41,9 +42,10 @@ def command(
         chosen = known.named(word.strip() for word in metrics.split(","))
     with without_collection():
         if predicted:
-            sys.stdout.write(accuracy.render(store.read(run), format))
+            sys.stdout.write(accuracy.render(store.read(run, tell=tell), format))
             return
-        log = store.read(run, newer=format != "csv")  # where a warning has no place
+        beside = tell if format == "csv" else None  # where a warning has no place
+        log = store.read(run, newer=format != "csv", tell=beside)
         reports.show(table.build(log, chosen), format, Console())
 
 
