@@ -49,3 +49,15 @@ def test_only_a_screen_breaks_sentences(monkeypatch: pytest.MonkeyPatch) -> None
 
     assert anywhere == listing.wrapped([note], "markdown") == note + "\n"
     assert listing.wrapped([note, "", "b"]) == "A note that\n  is long.\n\nb\n"
+
+
+def test_facts_of_one_thing_are_broken_beneath_their_beginning(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+
+    text = listing.one(
+        {"cpu_flags": ["avx", "avx2", "fma"], "sources": {"a": "one two three four"}}
+    )
+
+    assert text == "cpu flags: avx,\n  avx2, fma\nsources:\n  a: one two three\n    four\n"

@@ -119,7 +119,12 @@ def columns(
 
 def one(facts: Mapping[str, Any]) -> str:
     """Return everything about one thing, a line or more a fact; what is not known is left out."""
-    return "".join(f"{line}\n" for line in _lines(facts, 0))
+    page = screen()
+    return "".join(
+        f"{part}\n"
+        for line in _lines(facts, 0)
+        for part in _layout.wrapped(line, page, indent=len(line) - len(line.lstrip()) + len(INDENT))
+    )
 
 
 def json(value: object) -> str:
