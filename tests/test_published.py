@@ -13,6 +13,7 @@ from llmbench.evidence import Machine
 from llmbench.published import Outcome
 
 A100 = Machine("a100", "a100-80gb-sxm", 1)
+TWO = Machine("a100", "a100-80gb-sxm", 2)
 
 
 def cell(e2e_s: float = 0.988, share: float = 0.01, **changes: Any) -> Any:
@@ -68,7 +69,8 @@ def test_one_session_reproduces_nothing() -> None:
             "another chip: measured on h200, published on 1xA100-80GB",
         ),
         ({"device": "cpu"}, "another chip: measured on cpu"),
-        ({"machine": Machine("a", "a100-80gb-sxm", 2)}, "another number of GPUs"),
+        ({"machine": TWO, "options": {"device_map": "auto"}}, "another number of GPUs"),
+        ({"machine": TWO, "options": {"tensor_parallel_size": 2}}, "another number of GPUs"),
         ({"backend": "vllm"}, "another engine: measured with vllm, published with HF generate"),
         ({"dtype": "float32"}, "another precision: float32 against bfloat16"),
         ({"input_len": 128}, "512 in and 64 out was not measured"),
@@ -80,6 +82,10 @@ def test_what_differs_is_the_reason(changes: dict[str, Any], says: str) -> None:
 
     assert found.outcome is Outcome.NOT_COMPARABLE
     assert found.reason.startswith(says)
+
+
+def test_a_gpu_that_was_idle_beside_does_not_count() -> None:
+    assert of_foundry(cell(machine=TWO)).outcome is Outcome.REPRODUCED
 
 
 def test_the_nearest_cell_gives_the_reason() -> None:

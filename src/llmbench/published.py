@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from llmbench import configs, listing, yamlfile
+from llmbench import configs, listing, spec, yamlfile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -187,7 +187,7 @@ CONDITIONS: tuple[
         lambda f, row: f"another chip: measured on {row.where}, published on {f.hardware}",
     ),
     (
-        lambda f, row: row.machine.gpus > 1 or f.gpus != "1",
+        lambda f, row: spec.gpus_of(row.cell.options, row.machine.gpus) > 1 or f.gpus != "1",
         lambda f, _: f"another number of GPUs: published on {f.hardware}",
     ),
     (
