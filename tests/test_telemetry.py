@@ -86,12 +86,17 @@ def test_a_driver_that_raises_leaves_fields_empty_and_says_partial(
     monkeypatch.setattr(gpus, "handle", lambda _: object())
     monkeypatch.setattr(pynvml, "nvmlDeviceGetTotalEnergyConsumption", refuse)
     monkeypatch.setattr(pynvml, "nvmlDeviceGetCurrentClocksThrottleReasons", refuse)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetViolationStatus", refuse)
     counters = NvmlCounters([0])
 
     spent = counters.since(counters.read())
 
     assert (spent.energy_mj, spent.throttled) == (None, None)
-    assert counters.summary()["device_counters"] == "partial"
+    assert counters.summary() == {
+        "power_cap_share": None,
+        "hot_share": None,
+        "device_counters": "partial",
+    }
 
 
 def test_a_thermal_slowdown_is_named_and_a_power_cap_is_only_counted(

@@ -95,7 +95,8 @@ class NvmlCounters:
         self.partial = False
         self.cap_seen = 0
         self.reads = 0
-        self.watched_ns = self.hot_ns = 0
+        self.watched_ns = 0
+        self.hot_ns: int | None = 0
         self.handles = [gpus.handle(index) for index in indices]
 
     def read(self) -> Stand:
@@ -121,10 +122,10 @@ class NvmlCounters:
             None if early is None or late is None else late - early
             for early, late in zip(before, now, strict=True)
         )
-        self.reads += 1
+        self.reads += capped_ns is not None or None not in asked
         self.cap_seen += bool(reasons & pynvml.nvmlClocksThrottleReasonSwPowerCap or capped_ns)
         self.watched_ns += passed_ns or 0
-        self.hot_ns += hot_ns or 0
+        self.hot_ns = None if self.hot_ns is None or hot_ns is None else self.hot_ns + hot_ns
         active = [name for name in THROTTLE_REASONS if reasons & getattr(pynvml, name)]
         return Spent(
             energy,
@@ -135,11 +136,14 @@ class NvmlCounters:
         """Return the share of calls under a power cap, that of the time under heat, and whether fields were missing."""
         return {
             "power_cap_share": self.cap_seen / self.reads if self.reads else None,
-            "hot_share": self.hot_ns / self.watched_ns / len(self.handles)
-            if self.watched_ns
-            else None,
+            "hot_share": self._hot_share(),
             "device_counters": "partial" if self.partial else "full",
         }
+
+    def _hot_share(self) -> float | None:
+        if self.hot_ns is None or not self.watched_ns:
+            return None
+        return self.hot_ns / self.watched_ns / len(self.handles)
 
     def _held_ns(self, policy: int) -> int | None:
         held = [
