@@ -147,6 +147,8 @@ def test_facts_are_what_was_loaded(model_type: str) -> None:
     assert facts["weights_bytes"] == 2 * counted
     assert (facts["param_devices"], facts["param_dtypes"]) == ("cpu", "bfloat16")
     assert facts["attn_implementation"] == ("eager" if model_type in EAGER else "sdpa")
+    experts = "grouped_mm" if model_type == "mixtral" else None
+    assert facts.get("experts_implementation") == experts
     assert facts["threads"] == torch.get_num_threads() == 1
     assert facts["torch"] == torch.__version__
     assert facts["load_weights_s"] > 0

@@ -159,8 +159,16 @@ def _found(model: Any) -> dict[str, Any]:
         **_level(model),
         "model_class": type(model).__name__,
         "attn_implementation": model.config._attn_implementation,  # noqa: SLF001 - has no public name
+        **_experts(model),
         "generation_config_ignored": _generation_settings(model),
     }
+
+
+def _experts(model: Any) -> dict[str, str]:
+    """Return how the experts of a mixture are multiplied, which decides its speed; nothing of another model."""
+    if not getattr(model.config, "num_local_experts", 0):
+        return {}
+    return {"experts_implementation": str(model.config._experts_implementation)}  # noqa: SLF001 - has no public name
 
 
 def _level(model: Any) -> dict[str, float]:
