@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import msgspec
 
 from llmbench import footprint, formulas, learned, limits, roofline
+from llmbench.chips import TERA
 from llmbench.prediction import Prediction, Probe
 from llmbench.roofline import ON_CHIP_BYTES
 from llmbench.shape import shape_of
@@ -233,10 +234,11 @@ def _rated(probe: Probe | None, dtype: str) -> Probe | None:
 
 
 def _of_chip(chip: Chip, dtype: str) -> Probe | None:
-    """Return a datasheet's peaks as rates; None where they are not verified."""
-    flops, bandwidth = chip.flops(dtype), chip.bandwidth()
-    if flops is None or bandwidth is None:
+    """Return a datasheet's peaks as rates; None where they are not verified. transformers leaves TF32 off."""
+    bandwidth = chip.bandwidth()
+    if chip.flops(dtype) is None or bandwidth is None:
         return None
+    flops = chip.dense_tflops[dtype] * TERA
     return Probe(
         device="cuda", name=chip.name, at="", torch="", copy_bytes_s=bandwidth,
         flops_s={dtype: flops}, step_s=UNPROBED_STEP_S,
