@@ -318,6 +318,21 @@ def test_a_machine_that_only_its_load_sets_apart_is_the_same(written: Any) -> No
     assert Done(baseline, candidate).code == 0
 
 
+def test_two_processors_of_one_name_are_told_apart_by_what_they_can(written: Any) -> None:
+    with_amx = {"name": "x", "cpu_flags": ["amx_bf16", "avx512f"]}
+    baseline = written("a", all_cells(), machine=with_amx)
+    candidate = written("b", all_cells(), machine={**with_amx, "cpu_flags": ["avx512f"]})
+
+    assert "two machines of the kind x" in refused(baseline, candidate)
+
+
+def test_a_factor_may_be_called_by_the_head_of_its_column(written: Any) -> None:
+    cells = [make_cell(0, batch_size=size) for size in (1, 4)]
+    run = written("a", [record for cell in cells for record in sessions(cell)])
+
+    assert Done(run, "--by", "batch").out == Done(run, "--by", "batch_size").out
+
+
 def test_random_and_real_weights_are_refused(written: Any) -> None:
     real = [make_cell(number, load_format="safetensors") for number in range(3)]
     baseline = written("a", all_cells())
@@ -340,7 +355,7 @@ def test_memory_taken_in_advance_is_refused_beside_needed_memory(written: Any) -
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--metric", "tpot"), "Did you mean 'tpot_s'?"),
+        (("--metric", "tpot_ms"), "Did you mean 'tpot_s'?"),
         (("--margin", "two"), "'two' is no share"),
         (("--margin", "0"), "no share between 0 and 1"),
         (("--margin", "nan"), "no share"),

@@ -187,6 +187,13 @@ def test_every_kind_of_memory_that_is_recorded_is_a_metric() -> None:
     assert set(Memory.__struct_fields__) <= {metric.key for metric in metrics.METRICS}
 
 
+def test_a_metric_may_be_called_by_the_head_of_its_column() -> None:
+    assert metrics.named(["ttft", "in+out", "TTFT", "ttft_s"]) == metrics.named(
+        ["ttft_s", "total_tok_s"]
+    )
+    assert len(metrics.BY_LABEL) == len(metrics.METRICS)
+
+
 def test_an_unknown_metric_is_refused_with_the_nearest_one() -> None:
     with pytest.raises(SpecError, match=r"unknown metric 'ttft_ms'\. Did you mean 'ttft_s'\?"):
         metrics.named(["e2e_s", "ttft_ms"])

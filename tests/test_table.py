@@ -549,10 +549,10 @@ def test_a_folder_that_is_not_a_run_exits_2_with_one_line(tmp_path: Path) -> Non
 
 
 def test_an_unknown_metric_exits_2_and_says_which_was_meant() -> None:
-    done = llmbench("table", GOLDEN, "--metrics", "tpot")
+    done = llmbench("table", GOLDEN, "--metrics", "tpot_ms")
 
     assert done.returncode == 2
-    assert "unknown metric 'tpot'. Did you mean 'tpot_s'?" in done.stderr
+    assert "unknown metric 'tpot_ms'. Did you mean 'tpot_s'?" in done.stderr
 
 
 def test_the_command_works_without_colour_in_the_c_locale_in_80_columns() -> None:

@@ -45,9 +45,10 @@ VARIABLES = (
 """The environment variables that change a number."""
 VOLATILE = ("load_1m", "memory_available_bytes")
 """What differs from hour to hour and is recorded without making another environment."""
-PHYSICAL = ("name", "cpu", "cpu_count")
+PHYSICAL = ("name", "cpu", "cpu_count", "cpu_flags")
 OF_A_GPU = ("name", "memory_bytes", "uuid_hash")
-"""What makes a machine the same one; its driver and its settings may change, and are told."""
+"""What makes a machine the same one; its driver and its settings may change, and are told. A processor's name
+alone does not: hypervisors give one name to chips with AMX and without."""
 
 
 def machine() -> dict[str, Any]:
@@ -85,9 +86,13 @@ def identity(found: Mapping[str, Any]) -> tuple[Any, ...]:
     """Return what makes a machine that one, its name first."""
     theirs = found.get("gpus") or ()
     return (
-        *(found.get(name) for name in PHYSICAL),
+        *(_hashable(found.get(name)) for name in PHYSICAL),
         *(tuple(gpu.get(name) for name in OF_A_GPU) for gpu in theirs),
     )
+
+
+def _hashable(fact: Any) -> Any:
+    return tuple(fact) if isinstance(fact, list) else fact
 
 
 def identity_digest(found: Mapping[str, Any]) -> str:

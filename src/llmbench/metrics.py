@@ -223,14 +223,16 @@ def or_given(metric: Metric) -> Metric:
 METRICS = tuple(or_given(metric) for metric in (*OURS, *THEIRS))
 
 BY_KEY = {metric.key: metric for metric in METRICS}
+BY_LABEL = {metric.label.lower(): metric for metric in METRICS}
 SHARES = tuple(metric.key for metric in METRICS if metric.unit is PERCENT)
 
 
 def named(keys: Iterable[str], flag: str = "--metrics") -> tuple[Metric, ...]:
-    """Return the metrics with these keys, in that order; raise SpecError for one that does not exist."""
-    chosen = []
-    for key in dict.fromkeys(keys):
-        if key not in BY_KEY:
+    """Return the metrics with these keys, or heads of columns; raise SpecError for one that does not exist."""
+    chosen: dict[str, Metric] = {}
+    for key in keys:
+        metric = BY_KEY.get(key) or BY_LABEL.get(key.lower())
+        if metric is None:
             raise SpecError(f"{flag}: unknown metric {key!r}.{did_you_mean(key, BY_KEY)}")
-        chosen.append(BY_KEY[key])
-    return tuple(chosen)
+        chosen[metric.key] = metric
+    return tuple(chosen.values())

@@ -27,6 +27,14 @@ LONGEST_SLUG = 96
 MOST_SESSIONS = 1000
 """More fresh processes for one cell than this is a slip of the hand."""
 
+HEADS = {
+    "batch_size": "batch",
+    "input_len": "in",
+    "output_len": "out",
+    "load_format": "weights",
+    "id": "cell",
+}
+"""How tables head an axis whose own name is long; commands take either."""
 NOT_SAID = "not said"
 """What stands in a coordinate that another tool leaves open."""
 

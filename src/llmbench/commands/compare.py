@@ -11,8 +11,10 @@ from llmbench.commands._telling import tell
 from llmbench.commands.table import without_collection
 from llmbench.errors import SpecError, did_you_mean
 from llmbench.reports import comparison, html
+from llmbench.spec import HEADS
 
 NOTHING_COMPARABLE = 3
+BY_HEAD = {head: axis for axis, head in HEADS.items()}
 PAGE = Path("compare.html")
 
 VERDICTS = {
@@ -67,6 +69,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
 ) -> int:
     """Say what is slower, faster or the same, cell by cell."""
     (chosen,) = metrics.named([metric], "--metric")
+    by = BY_HEAD.get(by or "", by)
     failing = verdicts(fail_on)
     page = html.place(output, PAGE, format)
     script = html.library() if page else ""

@@ -12,7 +12,7 @@ from llmbench.metrics import SHARES
 from llmbench.reasons import MEANINGS
 from llmbench.redact import shown
 from llmbench.shares import OVERHEAD_OVER
-from llmbench.spec import NOT_SAID
+from llmbench.spec import HEADS, NOT_SAID
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,15 +22,6 @@ if TYPE_CHECKING:
     from llmbench.shares import Words
     from llmbench.table import Numbers, Progress, Table
     from llmbench.tally import Failure
-
-SHORT = {
-    "batch_size": "batch",
-    "input_len": "in",
-    "output_len": "out",
-    "load_format": "weights",
-    "id": "cell",
-}
-"""How an axis is headed where its own name is long."""
 
 ABSENT = "-"
 STOPPED = {
@@ -61,7 +52,7 @@ class Figures(NamedTuple):
 
 def head(name: str) -> str:
     """Return an axis's name as the head of a column."""
-    return SHORT.get(name) or shown(name)
+    return HEADS.get(name) or shown(name)
 
 
 def value_of(value: object) -> str:
