@@ -44,7 +44,7 @@ def a_cell(name: str = "cell", *, batch_size: int = 2, output_len: int = 4, **sc
 
 def quick(**changes: Any) -> Protocol:
     """Return a protocol of three iterations."""
-    return Protocol(**{"iterations": 3, "min_time_s": 0.0, **changes})
+    return Protocol(**{"iterations": 3, "min_time_s": 0.0, "cool_down_s": 0.0, **changes})
 
 
 def a_job(cell: Cell, protocol: Protocol | None = None, session: int = 1) -> Job:

@@ -88,7 +88,8 @@ class Bench:
     ) -> Path:
         """Write the sweep: `fake` holds the backend's options; deadlines may stand in `protocol`."""
         settings = {
-            "sessions": 2, "max_sessions": 2, "min_time_s": 0.001, "iterations": 3, **(protocol or {}),
+            "sessions": 2, "max_sessions": 2, "min_time_s": 0.001, "iterations": 3, "cool_down_s": 0,
+            **(protocol or {}),
         }  # fmt: skip
         settings["deadlines"] = {**DEADLINES, **settings.get("deadlines", {})}
         sweep = {

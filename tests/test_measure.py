@@ -162,6 +162,16 @@ def test_endless_throttling_is_given_up() -> None:
     assert len(taken.samples) == MOST_RETRIES + 1
 
 
+def test_a_device_cools_down_before_each_retry(monkeypatch: pytest.MonkeyPatch) -> None:
+    rests: list[float] = []
+    monkeypatch.setattr("llmbench.measure.time.sleep", rests.append)
+
+    measured(a_cell(), quick(cool_down_s=7.0), counters=Throttled(2))
+    measured(a_cell(), quick(cool_down_s=1.0), counters=Throttled(1000))
+
+    assert rests == [7.0] * 2 + [1.0] * MOST_RETRIES
+
+
 def test_cache_hits_are_those_of_the_timed_iterations() -> None:
     taken = measured(a_cell(fault="prefix_hits", call=4))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import math
+import time
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -130,6 +131,7 @@ class Loop:
             self.taken.returned.update(lengths)
             if sample.discarded:
                 discarded += 1
+                self._cool_down(discarded)
                 continue
             kept += 1
             timed_ns += max(sample.e2e_ns or 0, 0)
@@ -137,6 +139,11 @@ class Loop:
         self.taken.counters = {
             key: value - before.get(key, 0) for key, value in self.engine.counters().items()
         }
+
+    def _cool_down(self, discarded: int) -> None:
+        """Give a device that was too hot some time, unless it is given up."""
+        if discarded <= MOST_RETRIES:
+            time.sleep(self.protocol.cool_down_s)
 
     def _enough(self, kept: int, timed_ns: int) -> bool:
         if kept >= self.protocol.max_iterations:

@@ -70,6 +70,7 @@ class Protocol(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     warmup: int = 2
     warmup_within: float = 0.02
     warmup_budget_s: float = 30.0
+    cool_down_s: float = 10.0
     seed: int = 0
     isolation: Literal["group", "cell"] = "group"
     nursery: Literal["round", "session"] = "round"
@@ -91,7 +92,14 @@ class Protocol(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             raise ValueError(
                 f"max_iterations ({self.max_iterations}) is below iterations ({self.iterations})"
             )
-        for name in ("warmup", "min_time_s", "warmup_within", "warmup_budget_s", "seed"):
+        for name in (
+            "warmup",
+            "min_time_s",
+            "warmup_within",
+            "warmup_budget_s",
+            "cool_down_s",
+            "seed",
+        ):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} cannot be negative, got {getattr(self, name)}")
         if self.max_sessions > MOST_SESSIONS:
