@@ -187,6 +187,21 @@ def test_every_kind_of_memory_that_is_recorded_is_a_metric() -> None:
     assert set(Memory.__struct_fields__) <= {metric.key for metric in metrics.METRICS}
 
 
+@pytest.mark.parametrize(
+    ("key", "within"),
+    [
+        ("e2e_s", "median over iterations"),
+        ("energy_per_output_token_j", "mean over iterations"),
+        ("load_s", None),
+        ("weights_bytes", None),
+    ],
+)
+def test_it_is_told_how_a_sessions_value_comes_of_its_iterations(
+    key: str, within: str | None
+) -> None:
+    assert metrics.BY_KEY[key].within == within
+
+
 def test_a_metric_may_be_called_by_the_head_of_its_column() -> None:
     assert metrics.named(["ttft", "in+out", "TTFT", "ttft_s"]) == metrics.named(
         ["ttft_s", "total_tok_s"]

@@ -47,7 +47,8 @@ class Metric(NamedTuple):
         tokens: where the token counts or times in it come from; empty if there are none in it.
         clock: what it is timed or counted by.
         value: the column of session values.
-        spread: the column of spreads within each session's process, if it has samples.
+        spread: the column of spreads within each session's process, if it is a median of samples.
+        within: how a session's value comes of its iterations; the median, where there is a spread.
 
     """
 
@@ -61,8 +62,10 @@ class Metric(NamedTuple):
     clock: str
     value: Callable[[Sessions], Column]
     spread: Callable[[Sessions], Column] | None = None
+    within: str | None = None
 
 
+MEDIAN, MEAN = "median over iterations", "mean over iterations"
 HOST = "host, monotonic, device synchronised before and after"
 ENGINE = "the engine's own token times, from the same start"
 BOTH = f"e2e by {HOST}; ttft by {ENGINE}"
@@ -127,7 +130,7 @@ OURS: tuple[Metric, ...] = (
            ASKED, BOTH, lambda s: s.decode_moved / s.decode_s / s.memory_ceiling, lambda s: s.decode_spread),
     Metric("energy_per_output_token_j", "energy", JOULES, "lower", "mean",
            "the device's energy over an iteration / (batch x n): prompt and new tokens' work, charged to new ones",
-           ASKED, DRIVER, lambda s: s.energy_j / (s.batch_size * s.output_len)),
+           ASKED, DRIVER, lambda s: s.energy_j / (s.batch_size * s.output_len), within=MEAN),
     Metric("load_s", "load", S, "lower", "mean",
            "from nothing to a loaded engine, imports left out",
            "", "host, monotonic", lambda s: s.load_s),
@@ -217,7 +220,8 @@ def or_given(metric: Metric) -> Metric:
         given = sessions.given_value(metric.key)
         return np.where(np.isnan(given), spread(sessions), sessions.given_spread(metric.key))
 
-    return metric._replace(value=values, spread=spreads)
+    within = metric.within or (MEDIAN if metric.spread else None)
+    return metric._replace(value=values, spread=spreads, within=within)
 
 
 METRICS = tuple(or_given(metric) for metric in (*OURS, *THEIRS))

@@ -62,7 +62,7 @@ def _metric(numbers: Numbers) -> dict[str, Any]:
         "better": metric.better,
         "tokens": metric.tokens or None,
         "clock": metric.clock,
-        "within_session": "median over iterations" if metric.over == "mean" else None,
+        "within_session": metric.within,
         "over_sessions": over,
         "interval": "95 %, Student's t on logarithms" if metric.over == "mean" else None,
     }
