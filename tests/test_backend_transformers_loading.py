@@ -16,6 +16,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+from hubs import Refusing
 from jobs import family, job, prompts
 from llmbench import backends
 from llmbench.errors import LoadFailed, Unsupported
@@ -324,26 +325,6 @@ def test_a_hub_that_is_switched_off_is_named(monkeypatch: pytest.MonkeyPatch) ->
 
     assert line.startswith("nobody/nothing is not in the local cache and the hub is out of reach")
     assert "--load-format dummy" in line
-
-
-class Refusing(http.server.BaseHTTPRequestHandler):
-    """A hub that answers every question with one refusal."""
-
-    code, reason = 404, ""
-
-    def do_GET(self) -> None:
-        """Refuse."""
-        self.send_response(self.code)
-        self.send_header("X-Error-Code", self.reason)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def do_HEAD(self) -> None:
-        """Refuse."""
-        self.do_GET()
-
-    def log_message(self, *_: Any) -> None:
-        """Say nothing."""
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from hubs import Refusing
 from jobs import family, job
 from llmbench import backends
 from llmbench.record import Record, Status
@@ -30,23 +31,12 @@ if TYPE_CHECKING:
 PATIENT = {"deadlines": {"start_s": 55, "load_s": 55}, "sessions": 1, "max_sessions": 1}
 
 
-class Hub(http.server.BaseHTTPRequestHandler):
+class Hub(Refusing):
     """A hub on which every repository is gated, or missing."""
 
-    def do_GET(self) -> None:
-        """Refuse."""
-        gated = "gated" in self.path
-        self.send_response(403 if gated else 404)
-        self.send_header("X-Error-Code", "GatedRepo" if gated else "RepoNotFound")
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def do_HEAD(self) -> None:
-        """Refuse."""
-        self.do_GET()
-
-    def log_message(self, *_: Any) -> None:
-        """Say nothing."""
+    def refusal(self) -> tuple[int, str]:
+        """Return what is said of the repository that was asked for."""
+        return (403, "GatedRepo") if "gated" in self.path else (404, "RepoNotFound")
 
 
 @pytest.fixture

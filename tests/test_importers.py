@@ -19,6 +19,7 @@ from llmbench.importers import _document
 from llmbench.record import Outcome  # noqa: TC001 - msgspec reads the annotations
 from llmbench.sessions import Ended
 from llmbench.spec import NOT_SAID, Point
+from mutations import places
 
 FILES = Path(__file__).parent / "importers"
 FIXTURES = sorted(path for path in FILES.iterdir() if path.suffix in {".json", ".jsonl"})
@@ -488,21 +489,6 @@ def test_an_importer_asked_for_reads_nothing_else() -> None:
         importers.read(FILES / "vllm_serve.json", {}, "guidelm")
 
 
-def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Return the path to every value in a JSON value."""
-    inner: list[tuple[Any, ...]] = [path] if path else []
-    pairs = (
-        value.items()
-        if isinstance(value, dict)
-        else enumerate(value)
-        if isinstance(value, list)
-        else ()
-    )
-    for key, one in pairs:
-        inner += places(one, (*path, key))
-    return inner
-
-
 def documents(path: Path) -> list[Any]:
     text = path.read_text()
     return (
@@ -517,7 +503,7 @@ ODD = st.one_of(
     st.just([]), st.just({}), st.sampled_from([0, -1, 1e308, 10**400, "\x1b[2J", "1"]),
 )  # fmt: skip
 WHOLE = {path.name: documents(path) for path in FIXTURES}
-PLACES = {name: places(held) for name, held in WHOLE.items()}
+PLACES = {name: list(places(held)) for name, held in WHOLE.items()}
 
 
 @settings(
