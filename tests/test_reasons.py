@@ -4,6 +4,9 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
+from llmbench import judge
 from llmbench.reasons import MEANINGS
 
 SOURCE = Path(__file__).parents[1] / "src" / "llmbench"
@@ -23,6 +26,19 @@ def codes() -> Iterator[str]:
 
 def test_every_warning_has_a_meaning_and_every_meaning_a_warning() -> None:
     assert set(codes()) - PROBLEMS == set(MEANINGS)
+
+
+@pytest.mark.parametrize(
+    ("code", "share"),
+    [
+        ("busy_machine", judge.OTHER_WARNS),
+        ("cpu_steal", judge.STEAL_WARNS),
+        ("hot", judge.HOT_WARNS),
+        ("clock_drift", judge.CLOCK_WARNS),
+    ],
+)
+def test_the_share_that_is_told_is_the_one_that_is_judged_by(code: str, share: float) -> None:
+    assert f"over {100 * share:g} %" in MEANINGS[code]
 
 
 def test_a_meaning_is_one_short_sentence() -> None:

@@ -8,6 +8,7 @@ import msgspec
 
 from llmbench.conditions import differing, flat
 from llmbench.errors import RunError
+from llmbench.table import AXES_AFTER, AXES_BEFORE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -15,10 +16,6 @@ if TYPE_CHECKING:
 
     from llmbench.record import Plan
     from llmbench.spec import Cell
-
-AXES = (
-    "model", "backend", "device", "dtype", "load_format", "prompts", "batch_size", "input_len", "output_len",
-)  # fmt: skip
 
 
 def same(earlier: Plan, written: Plan) -> bool:
@@ -62,7 +59,8 @@ def _values(cells: Sequence[Cell]) -> dict[str, dict[object, None]]:
     """Return the values of every axis and option, in their order."""
     found: dict[str, dict[object, None]] = {}
     for cell in cells:
-        for name, value in (*((name, getattr(cell, name)) for name in AXES), *cell.options.items()):
+        axes = {name: getattr(cell, name) for name in (*AXES_BEFORE, *AXES_AFTER)}
+        for name, value in (*axes.items(), *cell.options.items()):
             found.setdefault(name, {})[value] = None
     return found
 

@@ -99,8 +99,10 @@ def check(asked: Asked) -> None:
         raise SpecError("Give one of --usd-per-hour, --usd-per-gpu-hour and --price, not several.")
     if any(isinstance(value, float) and not 0 < value < math.inf for value in given):
         raise SpecError("--usd-per-hour, --usd-per-gpu-hour: a price is dollars above 0.")
-    name = (asked.provider or "").partition("@")[0].lower()
-    known = {_short(row) for chip in chips.known() for row in _prices(chip)} if name else {name}
+    if asked.provider is None:
+        return
+    name = asked.provider.partition("@")[0].lower()
+    known = {_short(row) for chip in chips.known() for row in _prices(chip)}
     if not any(one.startswith(name) for one in known):
         raise SpecError(
             f"--price: {name!r} is no provider in a chip's file.{did_you_mean(name, known)}"

@@ -64,7 +64,7 @@ class Taken(msgspec.Struct, gc=False):
 
 
 class Ended(msgspec.Struct, tag_field="kind", tag="end", gc=False):
-    """What is read of a record; the cell waits undecoded, because the plan has it too."""
+    """What is read of a record; the cell waits undecoded, because it is the same in all records of it."""
 
     id: str
     session: int
@@ -250,7 +250,9 @@ def _energy_j(kept: Sequence[Timed]) -> float | None:
     it, so its median is no energy at all.
     """
     known = [sample.energy_mj for sample in kept if sample.energy_mj is not None]
-    return sum(known) / len(known) / 1e3 or None if known and len(known) == len(kept) else None
+    if not known or len(known) < len(kept):
+        return None
+    return sum(known) / len(known) / 1e3 or None  # a counter that never moved tells nothing
 
 
 def typical(e2e_ns: Sequence[Sequence[int]], tokens: Sequence[Tokens]) -> Columns:
