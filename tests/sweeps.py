@@ -27,7 +27,10 @@ BATCH_SIZES = (1, 2, 4)
 MARK = "LLMBENCH_TEST"
 PATIENCE_S = 60.0
 DEADLINES = {"start_s": 20, "load_s": 20, "warmup_s": 20, "iteration_s": 20, "memory_s": 20}
-ONLY_IN_THE_NURSERY = "import sys\nif sys.orig_argv[1:3] == ['-m', 'llmbench.nursery']:\n    "
+ONLY_IN_THE_NURSERY = """
+import os, sys
+if sys.orig_argv[3:4] == ['llmbench.nursery'] and "LLMBENCH_SESSION" not in os.environ:
+    """
 """What must come before one line of code that the command itself is not to run."""
 
 

@@ -2,9 +2,12 @@
 
 import os
 import secrets
+import shutil
+import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
@@ -12,7 +15,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from llmbench import leavings, nursery, reap
+from llmbench import leavings, reap
+from llmbench.leavings import Existing
 
 NOBODY = 2**22 + 1
 """No process has this id: Linux ends at 2²²."""
@@ -47,23 +51,26 @@ def holder(place: Path, shared: str = "") -> tuple[subprocess.Popen[str], Path]:
     return process, Path("/dev/shm") / process.stdout.readline().strip()  # noqa: S108
 
 
-def kill(process: subprocess.Popen[str]) -> None:
-    """Kill a process and what it started, as a session is killed."""
+def kill(process: subprocess.Popen[str], before: Existing | None) -> None:
+    """Kill a process and what it started, as a session is killed, or what is left over from one."""
     found = [psutil.Process(process.pid)]
 
     def alive() -> list[psutil.Process]:
         return [one for one in found if one.is_running() and one.status() != "zombie"]
 
-    reap.kill(alive, os.getpid())
+    reap.kill(alive, os.getpid(), before)
     process.communicate()
 
 
-def test_a_killed_process_leaves_no_shared_memory_and_no_socket(tmp_path: Path) -> None:
+@pytest.mark.parametrize("before", [Existing.now(), None], ids=["a session", "left over"])
+def test_a_killed_process_leaves_no_shared_memory_and_no_socket(
+    tmp_path: Path, before: Existing | None
+) -> None:
     process, shared = holder(tmp_path / "socket")
     assert shared.exists()
     assert (tmp_path / "socket").exists()
 
-    kill(process)
+    kill(process, before)
 
     assert not shared.exists()
     assert not (tmp_path / "socket").exists()
@@ -72,7 +79,7 @@ def test_a_killed_process_leaves_no_shared_memory_and_no_socket(tmp_path: Path) 
 def test_what_another_process_still_maps_stays(tmp_path: Path, block: SharedMemory) -> None:
     process, shared = holder(tmp_path / "socket", block.name)
 
-    kill(process)
+    kill(process, None)
 
     assert shared.exists()
 
@@ -86,7 +93,8 @@ def test_the_folders_of_a_session_are_removed_and_no_others(
         (tmp_path / f"{leavings.prefix(session)}x").mkdir()
         (tmp_path / f"{leavings.prefix(session)}x" / "config.json").touch()
 
-    reap.kill_session(mine, NOBODY, set())
+    family = reap.Family(mine, None, frozenset(), Existing.now())
+    reap.kill_session(family, NOBODY)
 
     assert [path.name for path in tmp_path.iterdir()] == [f"llmbench-{other}-x"]
 
@@ -94,12 +102,82 @@ def test_the_folders_of_a_session_are_removed_and_no_others(
 def test_a_worker_names_its_folders_by_what_its_launcher_calls_the_session() -> None:
     folder = Path(leavings.__file__).parent / "backends" / "_vllm_folder.py"
 
-    assert f'os.environ.get("{nursery.SESSION_VARIABLE}")' in folder.read_text()
+    assert f'os.environ.get("{reap.SESSION_VARIABLE}")' in folder.read_text()
 
 
-def test_an_ordinary_file_is_never_removed(tmp_path: Path) -> None:
-    (tmp_path / "mine").touch()
+MAPPER = """
+import mmap, sys, time
+with open(sys.argv[1], "r+b") as file:
+    view = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+print("mapped", flush=True)
+time.sleep(3600)
+"""
 
-    leavings.remove({tmp_path / "mine"})
 
-    assert (tmp_path / "mine").exists()
+@pytest.fixture
+def in_shared_memory() -> Iterator[Path]:
+    """Return a folder of the user's in shared memory."""
+    folder = Path(tempfile.mkdtemp(dir=leavings.SHARED, prefix="mine-"))
+    yield folder
+    shutil.rmtree(folder)
+
+
+def mapper(path: Path) -> subprocess.Popen[str]:
+    """Start a process that maps a file and nothing else."""
+    process = subprocess.Popen(
+        (sys.executable, "-c", MAPPER, path), stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout
+    assert process.stdout.readline() == "mapped\n"
+    return process
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["a session", "left over"])
+@pytest.mark.parametrize("name", ["model.safetensors", "psm_1a2b3c4d", "torch_1_2_3"])
+def test_a_file_of_the_user_is_never_removed(
+    in_shared_memory: Path, name: str, *, known: bool
+) -> None:
+    path = in_shared_memory / name
+    path.write_bytes(b"weights")
+
+    kill(mapper(path), Existing.now() if known else None)
+
+    assert path.read_bytes() == b"weights"
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "site-packages.so", "blobs"])
+def test_a_file_that_a_worker_put_there_to_stay_stays(name: str) -> None:
+    before = Existing.now()
+    path = leavings.SHARED / f"{secrets.token_hex(4)}-{name}"
+    path.write_bytes(b"downloaded")
+
+    kill(mapper(path), before)
+
+    assert path.exists()
+    path.unlink()
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["a session", "left over"])
+def test_shared_memory_that_was_there_before_stays(*, known: bool) -> None:
+    path = leavings.SHARED / f"psm_{secrets.token_hex(4)}"
+    path.write_bytes(b"somebody's")
+    time.sleep(
+        1.1 + 0.1
+    )  # a file system and a process table tell time to different parts of a second
+
+    kill(mapper(path), Existing.now() if known else None)
+
+    assert path.exists()
+    path.unlink()
+
+
+def test_a_socket_that_somebody_else_has_bound_since_stays(tmp_path: Path) -> None:
+    before = Existing.now()
+    process, _ = holder(tmp_path / "socket")
+    (tmp_path / "socket").unlink()
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(tmp_path / "socket"))
+
+        kill(process, before)
+
+        assert (tmp_path / "socket").exists()

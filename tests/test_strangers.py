@@ -118,23 +118,12 @@ def bystander() -> Iterator[subprocess.Popen[bytes]]:
 
 
 def test_a_runs_own_word_for_it_marks_no_innocent_process(
-    bystander: subprocess.Popen[bytes],
+    bystander: subprocess.Popen[bytes], tmp_path: Path
 ) -> None:
-    strays = reap.kill_run(WORD)
+    strays = reap.kill_left_over(reap.Mark.of_run(WORD, tmp_path))
 
     assert strays == []
     assert bystander.poll() is None
-
-
-def test_a_process_of_the_run_is_killed_by_it() -> None:
-    process = subprocess.Popen(
-        (sys.executable, "-c", "import time; time.sleep(600)"), env={reap.RUN_VARIABLE: WORD}
-    )
-
-    while not reap.kill_run(WORD):
-        assert process.poll() is None  # it is not that program yet
-
-    process.wait()
 
 
 # -- lines that take an age, or the interpreter down -----------------------------------------------------

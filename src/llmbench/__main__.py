@@ -1,5 +1,10 @@
 """The way in: `python -m llmbench`, and the command `llmbench`. Ctrl-C is met quietly from the first moment."""
 
+import sys
+
+if __name__ == "__main__" and not sys.flags.safe_path:
+    del sys.path[0]  # the working folder, where a `signal.py` may be anybody's
+
 import os
 import signal
 from importlib import import_module

@@ -6,14 +6,14 @@ real engine is split into its odd and its even rounds, which nothing but chance 
 
 from __future__ import annotations
 
+import os
 import statistics
 import subprocess
-import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from llmbench import compare, effects, metrics, sides, store
+from llmbench import compare, effects, interpreter, metrics, sides, store
 from llmbench.conditions import MARGIN, Asked
 from llmbench.effects import Verdict
 from llmbench.errors import RunError
@@ -124,8 +124,10 @@ def _swept(folder: Path, text: str) -> Log:
     """Measure a sweep through the real command."""
     sweep = folder.with_suffix(".yaml")
     sweep.write_text(text, encoding="utf-8")
-    command = (sys.executable, "-m", "llmbench", "sweep", str(sweep), "-o", str(folder))
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = interpreter.command("llmbench.__main__", "sweep", sweep, "-o", folder)
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=os.environ | interpreter.SAFE
+    )
     if done.returncode not in (0, 3):
         raise RunError(
             f"audit: a sweep of the fake engine ended with {done.returncode}: {done.stderr.strip()}"

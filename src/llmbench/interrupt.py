@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
+from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from types import FrameType, TracebackType
 
 ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+LOOK_S = 1.0
+"""How often, after a stop signal, it is seen whether anybody takes what is printed."""
 
 
 class Interrupt:
@@ -25,6 +29,7 @@ class Interrupt:
         """Take over the signals, but for those that whoever started us had ignored, as `nohup` does."""
         heeded = [number for number in ASKING if signal.getsignal(number) is not signal.SIG_IGN]
         self._before = {number: signal.signal(number, self._note) for number in heeded}
+        self._before[signal.SIGALRM] = signal.signal(signal.SIGALRM, discard_unread_output)
         self._woken_before = signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
         return self
 
@@ -35,6 +40,7 @@ class Interrupt:
         trace: TracebackType | None,
     ) -> None:
         """Give the signals back."""
+        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.set_wakeup_fd(self._woken_before)
         for number, handler in self._before.items():
             signal.signal(number, handler)
@@ -48,3 +54,14 @@ class Interrupt:
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         self.signal = self.signal or number
+        signal.setitimer(signal.ITIMER_REAL, LOOK_S / 1000, LOOK_S)
+
+
+def discard_unread_output(*_: object) -> None:
+    """Send what is printed nowhere, if nobody takes it: a write that waits for a reader cannot be stopped."""
+    for stream in (1, 2):
+        with suppress(OSError, ValueError):  # it is closed
+            if not select.select([], [stream], [], 0)[1]:
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, stream)
+                os.close(nowhere)

@@ -88,8 +88,8 @@ def sweep(wanted: Sweep, asked: Asked, console: Console, command: str) -> int:
         written = _describe(run, planned, found, asked, redact(command))
         for change in changed.since(run.log.plan, written) if run.log.plan else ():
             console.print(shown(change), markup=False, style="yellow", soft_wrap=True)
-        reap.become_subreaper()
-        for stray in reap.kill_run(reap.token_of(written.run, folder)):
+        reap.adopt_orphans()
+        for stray in reap.kill_left_over(reap.Mark.of_run(written.run, folder)):
             console.print(
                 f"Killed {stray}, left over from an earlier invocation.",
                 markup=False,

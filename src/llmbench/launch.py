@@ -13,13 +13,12 @@ import select
 import signal
 import socket
 import subprocess
-import sys
 import time
 from typing import IO, TYPE_CHECKING, Any
 
 import msgspec
 
-from llmbench import gpus, messages, reap
+from llmbench import gpus, interpreter, leavings, messages, reap
 from llmbench.errors import WriteError
 
 if TYPE_CHECKING:
@@ -58,16 +57,17 @@ class NurseryDied(Exception):  # noqa: N818 - reads as the sentence it is
 class Nursery:
     """A running `llmbench.nursery`, and the channel to it."""
 
-    def __init__(self, backend: str, run_token: str, log: Path) -> None:
+    def __init__(self, backend: str, mark: reap.Mark, log: Path) -> None:
         """Start it; the first `hatch` waits for its imports."""
         ours, theirs = socket.socketpair()
         self.channel, self.rest = ours, b""
         self.told: list[dict[str, Any]] = []
-        environment = gpus.ORDER | os.environ | {reap.RUN_VARIABLE: run_token} | single_threaded()
+        marked = {reap.RUN_VARIABLE: str(mark)}
+        environment = gpus.ORDER | os.environ | marked | interpreter.SAFE | single_threaded()
         with contextlib.closing(theirs), opened(log) as output:
             try:
                 self.process = subprocess.Popen(
-                    [sys.executable, "-m", "llmbench.nursery", backend, str(theirs.fileno())],
+                    interpreter.command("llmbench.nursery", backend, theirs.fileno()),
                     stdin=subprocess.DEVNULL, stdout=output, stderr=output,
                     pass_fds=(theirs.fileno(),), env=environment,
                     start_new_session=True,  # so that a Ctrl-C meant for the sweep does not reach it
@@ -78,7 +78,7 @@ class Nursery:
 
     def hatch(self, job: Job, log: Path, timeout_s: float, interrupt: Interrupt) -> Worker:
         """Fork a worker and hand it its job; a stop signal ends the wait as NurseryDied."""
-        session = secrets.token_hex(16)
+        session, before = secrets.token_hex(16), leavings.Existing.now()
         with opened(log) as log_file:
             (control_read, control), (out, out_write) = os.pipe(), os.pipe()
             theirs = (control_read, out_write, log_file.fileno())
@@ -99,6 +99,7 @@ class Nursery:
             reply["hatched"],
             reply["start"],
             session,
+            before,
             control,
             out,
             log,
@@ -137,16 +138,27 @@ class Nursery:
         except ConnectionError:
             data = b""
         if not data:
-            raise NurseryDied(f"it ended with code {self.process.wait()}")
+            raise NurseryDied(f"it ended with code {self._collect()}")
         *lines, self.rest = (self.rest + data).split(b"\n")
         self.told += [json.loads(line) for line in lines]
 
     def close(self) -> None:
         """End it; a worker still alive dies with it."""
         self.channel.close()
-        with contextlib.suppress(ProcessLookupError):
+        self.process.kill()
+        self._collect()
+
+    def collected(self) -> bool:
+        """Return whether it has ended and its process id may be somebody else's by now."""
+        return self.process.returncode is not None
+
+    def _collect(self) -> int | None:
+        """Return its exit code; one that closed its channel and lives on, or cannot die, is killed and let be."""
+        for _ in range(2):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return self.process.wait(reap.PATIENCE_S)
             self.process.kill()
-        self.process.wait()
+        return None
 
 
 class Worker:
@@ -158,21 +170,23 @@ class Worker:
         pid: int,
         start: str,
         session: str,
+        before: leavings.Existing,
         control: int,
         out: int,
         log: Path,
         job: bytes,
     ) -> None:
-        """Keep the parts; `job` is written as soon as somebody listens."""
+        """Keep the parts; `job` is written as soon as somebody listens, and as fast as the worker reads it."""
         self.nursery, self.pid, self.start, self.session = nursery, pid, start, session
-        self.control, self.out, self.log, self.job = control, out, log, job
+        self.before, self.control, self.out, self.log = before, control, out, log
+        self.unsent = memoryview(job)
         self.phase = "start"
         self.why = Ended(why="done", phase="start")
         self.ended: dict[str, Any] | None = None
 
     def go(self) -> None:
         """Tell the worker that its last result is on disk."""
-        with contextlib.suppress(BrokenPipeError):
+        with contextlib.suppress(BrokenPipeError, BlockingIOError):
             os.write(self.control, messages.GO)
 
     def listen(
@@ -191,7 +205,7 @@ class Worker:
             on_tick: called several times a second, for telemetry.
 
         """
-        self._send_job()
+        os.set_blocking(self.control, False)
         try:
             yield from self._heard(deadlines, interrupt, on_tick)
         except NurseryDied as error:
@@ -209,7 +223,10 @@ class Worker:
         sources: list[Any] = [self.out, self.nursery.channel, interrupt.fd]
         while (ended := self.nursery.fact("ended", self.pid)) is None:
             left = max(deadline - time.monotonic(), 0.0)
-            ready, _, _ = select.select(sources, [], [], min(left, TICK_S))
+            taking = [self.control] if self.unsent else []
+            ready, free, _ = select.select(sources, taking, [], min(left, TICK_S))
+            if free:
+                self._send()
             if time.monotonic() >= tick:  # a heartbeat comes just before a clock starts: do no more
                 tick = time.monotonic() + TICK_S
                 on_tick()
@@ -237,12 +254,12 @@ class Worker:
             self.why = Ended(why="timeout", phase=self.phase, detail=silence)
         return self.why.why != "done"
 
-    def _send_job(self) -> None:
-        os.set_blocking(self.control, True)
-        data = memoryview(self.job)
-        with contextlib.suppress(BrokenPipeError):
-            while data:
-                data = data[os.write(self.control, data) :]
+    def _send(self) -> None:
+        """Write as much of the job as the pipe takes; to a worker that has gone there is nothing to say."""
+        try:
+            self.unsent = self.unsent[os.write(self.control, self.unsent) :]
+        except BrokenPipeError:
+            self.unsent = memoryview(b"")
 
     def _messages(self, reader: messages.Reader) -> list[messages.Message] | None:
         """Return the messages that have arrived, or None at the pipe's end; never wait for more."""
@@ -261,7 +278,9 @@ class Worker:
 
     def _finish(self, spared: set[int]) -> Ended:
         """Kill what is left, collect the worker's status, close the pipes."""
-        strays = reap.kill_session(self.session, self.pid, spared)
+        nursery = None if self.nursery.collected() else self.nursery.process.pid
+        family = reap.Family(self.session, nursery, frozenset(spared), self.before)
+        strays = reap.kill_session(family, self.pid)
         if self.ended is None and self.why.why != "nursery":
             self._await_end()
         os.close(self.control)

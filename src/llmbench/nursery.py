@@ -11,7 +11,7 @@ So a nursery lives for one round: no two sessions of a cell come from the same o
 
 from __future__ import annotations
 
-import ctypes
+import contextlib
 import gc
 import importlib
 import json
@@ -25,15 +25,18 @@ import traceback
 from pathlib import Path
 from typing import Any, NoReturn
 
-SESSION_VARIABLE = "LLMBENCH_SESSION"
-"""Names the session in the environment of everything that a worker starts, so that it can be found."""
-PR_SET_PDEATHSIG = 1
+from llmbench import interpreter, reap
+
+AFRESH = "afresh"
+"""Stands for the backend where an interpreter begins as a worker."""
 
 
 def main() -> None:
     """Serve on the socket given by its number, forking workers of the backend given by its name."""
     backend, fd = sys.argv[1], int(sys.argv[2])
-    die_with_parent()
+    if backend == AFRESH:
+        work_afresh(fd)
+    reap.become_subreaper()  # an orphan of a worker is handed to us, where it is known for what it is
     gc.disable()  # imports make little garbage: a tenth of 2.2 s went into looking for it
     importlib.import_module("llmbench.worker")
     try:
@@ -84,12 +87,14 @@ def serve(channel: socket.socket, *, forks: bool) -> None:
 
 
 def report_ends(channel: socket.socket, workers: set[int]) -> None:
-    """Send the wait status and peak memory of every worker that has ended."""
-    for pid in list(workers):
-        ended, status, usage = os.wait4(pid, os.WNOHANG)
-        if ended:
-            workers.discard(pid)
-            say(channel, {"ended": pid, "status": status, "peak_rss_bytes": usage.ru_maxrss * 1024})
+    """Send the wait status and peak memory of every worker that has ended; bury the orphans of workers."""
+    with contextlib.suppress(ChildProcessError):  # nobody is left to wait for
+        while (ended := os.wait4(-1, os.WNOHANG))[0]:
+            pid, status, usage = ended
+            if pid in workers:
+                workers.discard(pid)
+                peak = usage.ru_maxrss * 1024
+                say(channel, {"ended": pid, "status": status, "peak_rss_bytes": peak})
 
 
 def hatch(
@@ -106,7 +111,7 @@ def hatch(
     pid = os.fork()
     if pid == 0:
         try:
-            die_with_parent()
+            interpreter.die_with_parent()
             if os.getppid() != nursery:
                 leave(70)  # it died before the kernel knew that this process is to die with it
             become_worker(channel, request["session"], control, out, log, fresh=fresh)
@@ -127,24 +132,24 @@ def become_worker(
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     channel.close()
     os.setsid()  # so that a Ctrl-C meant for the sweep does not reach it
-    os.environ[SESSION_VARIABLE] = session
+    os.environ[reap.SESSION_VARIABLE] = session
     os.dup2(log, 1)
     os.dup2(log, 2)
     if not fresh:
         os.dup2(control, 0)
         os.set_inheritable(out, True)
-        code = f"from llmbench.nursery import work_afresh; work_afresh({out})"
-        os.execv(sys.executable, [sys.executable, "-c", code])  # noqa: S606 - our own interpreter
+        afresh = interpreter.command("llmbench.nursery", AFRESH, out)
+        os.execv(afresh[0], afresh)  # noqa: S606 - our own interpreter
     run(control, out)
 
 
-def work_afresh(out: int) -> None:
+def work_afresh(out: int) -> NoReturn:
     """Run a worker in a new interpreter, its job on standard input."""
     os.set_inheritable(out, False)
     run(0, out)
 
 
-def run(control: int, out: int) -> None:
+def run(control: int, out: int) -> NoReturn:
     """Work, flush what was printed, and leave without the teardown in which engines hang."""
     from llmbench import messages, worker  # noqa: PLC0415 - already imported, or not needed by the nursery
 
@@ -168,13 +173,3 @@ def count_threads() -> int:
     """Return this process's threads, native ones too where the system tells."""
     tasks = Path("/proc/self/task")
     return len(list(tasks.iterdir())) if tasks.is_dir() else threading.active_count() + 1
-
-
-def die_with_parent() -> None:
-    """Ask the kernel to kill this process when the one that started it dies (Linux; elsewhere nothing)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-if __name__ == "__main__":
-    main()

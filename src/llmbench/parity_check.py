@@ -10,7 +10,6 @@ import math
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 import numpy as np
 
-from llmbench import gpus
+from llmbench import gpus, interpreter
 from llmbench.parity import Distance, distance, faults, wrong_tokens
 from llmbench.parity_child import Answer, Task
 from llmbench.record import Job, Parity
@@ -172,11 +171,11 @@ def ask(tasks: Sequence[Task], answers: Path) -> list[Answer]:
     """Have a fresh process do some tasks; whatever it leaves behind dies with it."""
     answers.unlink(missing_ok=True)
     child = subprocess.Popen(
-        [sys.executable, "-m", "llmbench.parity_child", str(answers)],
+        interpreter.command("llmbench.parity_child", answers),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        env=gpus.ORDER | os.environ,
+        env=gpus.ORDER | os.environ | interpreter.SAFE,
         start_new_session=True,
     )
     try:

@@ -17,7 +17,6 @@ import msgspec
 
 from llmbench import backends
 from llmbench.errors import LoadFailed, Unsupported
-from llmbench.nursery import die_with_parent
 from llmbench.record import Job  # noqa: TC001 - msgspec reads the annotations
 
 
@@ -44,7 +43,6 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 def main() -> None:
     """Do the tasks in their order; one that cannot be done says why."""
-    die_with_parent()
     tasks = msgspec.json.decode(sys.stdin.buffer.read(), type=list[Task])
     answers = [_answered(task) for task in tasks]
     Path(sys.argv[1]).write_bytes(msgspec.json.encode(answers))

@@ -9,13 +9,12 @@ import importlib.util
 import os
 import signal
 import subprocess
-import sys
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import psutil
 
-from llmbench import ceilings, chips, gpus, telemetry
+from llmbench import ceilings, chips, gpus, interpreter, telemetry
 from llmbench.errors import RunError
 from llmbench.judge import CEILING_SLACK
 from llmbench.prediction import Probe
@@ -24,7 +23,7 @@ from llmbench.redact import redact, shown
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-PROGRAM = (sys.executable, "-m", "llmbench.backends._probe")
+PROGRAM = tuple(interpreter.command("llmbench.backends._probe"))
 DEADLINE_S = 300.0
 """For all devices of a kind; a CPU of two cores takes 50 s, one that others use several times as long."""
 BUSY, LOOK_S = 0.1, 0.5
@@ -55,7 +54,7 @@ def measure(
             capture_output=True,
             timeout=deadline_s,
             check=False,
-            env=gpus.ORDER | os.environ,
+            env=gpus.ORDER | os.environ | interpreter.SAFE,
         )
     except subprocess.TimeoutExpired:
         raise RunError(

@@ -191,7 +191,7 @@ class Runner:
     def _nursery(self, backend: str) -> launch.Nursery:
         if backend not in self.nurseries:
             self.nurseries[backend] = launch.Nursery(
-                backend, reap.token_of(self.written.run, self.run.folder), self._log_of(backend)
+                backend, reap.Mark.of_run(self.written.run, self.run.folder), self._log_of(backend)
             )
         return self.nurseries[backend]
 

@@ -1,0 +1,48 @@
+"""Child interpreters that import nothing from the working folder, whoever may have put what there.
+
+Every Python that llmbench starts begins with this file as its program, under `-P`, which leaves the working folder
+out of the import path; the environment says the same to whatever a child starts in turn. The standard library and
+llmbench itself come before PYTHONPATH, so that a `ctypes.py` or an `llmbench/` there is not taken for ours; other
+packages of PYTHONPATH come before the installed ones, as Python has it. Such a child dies with its parent.
+"""
+
+import os
+import sys
+
+SAFE = {"PYTHONSAFEPATH": "1"}
+"""What a child's environment must say, so that its own children are safe too."""
+PR_SET_PDEATHSIG, SIGKILL = 1, 9
+
+
+def command(module: str, *arguments: object) -> list[str]:
+    """Return the command line that runs `main()` of one of our modules in an interpreter of its own."""
+    return [sys.executable, "-P", __file__, module, *map(str, arguments)]
+
+
+def main() -> None:
+    """Run the module that the first argument names, which then sees the arguments after it."""
+    standard = os.path.dirname(os.__file__)  # noqa: PTH120 - nothing is imported before the path is in order
+    ours = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120
+    first = [folder for folder in sys.path if folder in (standard, f"{standard}/lib-dynload")]
+    order = [*first, *(folder for folder in sys.path if folder not in first)]
+    sys.path[:] = [*first, ours]
+    from importlib import import_module  # noqa: PLC0415 - only now is it sure whose this is
+
+    import_module("llmbench")
+    sys.path[:] = order
+    del sys.argv[0]
+    module = import_module(sys.argv[0])
+    die_with_parent()
+    module.main()
+
+
+def die_with_parent() -> None:
+    """Ask the kernel to kill this process when the one that started it dies (Linux; elsewhere nothing)."""
+    if sys.platform == "linux":
+        import ctypes  # noqa: PLC0415 - see `main`
+
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, SIGKILL)
+
+
+if __name__ == "__main__":
+    main()
