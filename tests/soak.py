@@ -10,9 +10,11 @@ import argparse
 import contextlib
 import os
 import random
+import secrets
 import shutil
 import signal
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -22,12 +24,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import psutil
 
-from llmbench import kept, store
+from llmbench import kept, leavings, reap, store
 from llmbench.record import Status
 from sweeps import Bench, Done, assert_complete
 
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Iterator
 
 FAULTS = (
@@ -39,6 +40,10 @@ FAULTS = (
 CHANCE = 0.2
 STROKES = {signal.SIGKILL: 12, signal.SIGINT: 3, signal.SIGTERM: 3, signal.SIGHUP: 2}
 """What ends the command, in proportion."""
+CHILDREN = ("fork server", "worker", "grandchild")
+CHILD_STROKES = (signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV, signal.SIGHUP, signal.SIGINT)
+FIND_S = 5.0
+"""How long a process of one kind is waited for, to be struck."""
 HANG_S = 1.0
 """Silence after which a phase is taken for hung."""
 
@@ -51,13 +56,14 @@ MORE_FILES = 6
 
 
 class Scale(NamedTuple):
-    """How much of it: cells are FAULTS x places x shapes; each of `strokes` ends the command, as many a child."""
+    """How much of it: cells are FAULTS x places x shapes; `strokes` end the command, `child_strokes` a child."""
 
     places: tuple[str, ...]
     batch_sizes: int
     input_lens: int
     sessions: int
     strokes: int
+    child_strokes: int
 
     @property
     def cells(self) -> int:
@@ -65,8 +71,10 @@ class Scale(NamedTuple):
         return len(FAULTS) * len(self.places) * self.batch_sizes * self.input_lens
 
 
-WHOLE = Scale(("call", "load", "prepare", "memory", "exit"), 5, 4, sessions=5, strokes=20)
-SHORT = Scale(("call",), 3, 1, sessions=2, strokes=5)
+WHOLE = Scale(
+    ("call", "load", "prepare", "memory", "exit"), 5, 4, sessions=5, strokes=50, child_strokes=150
+)
+SHORT = Scale(("call",), 3, 1, sessions=2, strokes=5, child_strokes=6)
 
 
 class Level(NamedTuple):
@@ -87,6 +95,7 @@ class Soak:
         self.scratch.mkdir()
         self.levels: list[list[Level]] = []
         self.blows: Counter[str] = Counter()
+        self.innocent = Innocent(bench.folder)
         self.acknowledged = b""
         self.read, self.count = 0, 0
         phases = ("load_s", "warmup_s", "iteration_s", "memory_s", "exit_s")
@@ -125,7 +134,7 @@ class Soak:
     def _planned_blows(self) -> Iterator[tuple[int, signal.Signals | None]]:
         """Yield after how many ended sessions what happens: a signal to the command, or None to a child."""
         ending = self.dice.choices([*STROKES], [*STROKES.values()], k=self.scale.strokes)
-        blows: list[signal.Signals | None] = [*ending, *[None] * self.scale.strokes]
+        blows: list[signal.Signals | None] = [*ending, *[None] * self.scale.child_strokes]
         self.dice.shuffle(blows)
         most = round(0.95 * self.scale.cells * self.scale.sessions)
         return zip(sorted(self.dice.choices(range(most), k=len(blows))), blows, strict=True)
@@ -168,10 +177,16 @@ class Soak:
                 self.levels[-1].append(level)
 
     def _strike_a_child(self, process: subprocess.Popen[str]) -> None:
-        with contextlib.suppress(psutil.Error):
-            if children := psutil.Process(process.pid).children(recursive=True):
-                self.dice.choice(children).kill()
-                self.blows["a child"] += 1
+        """Send a signal to a process of some kind, as soon as there is one."""
+        kind, blow = self.dice.choice(CHILDREN), self.dice.choice(CHILD_STROKES)
+        give_up = time.monotonic() + FIND_S
+        while process.poll() is None and time.monotonic() < give_up:
+            with contextlib.suppress(psutil.Error):
+                if found := [one for one in _descendants(process) if _kind(one, process) == kind]:
+                    found[0].send_signal(blow)
+                    self.blows[f"a {kind}"] += 1
+                    return
+        self.blows[f"no {kind}"] += 1
 
     def _strike(self, process: subprocess.Popen[str], blow: signal.Signals) -> None:
         self._assert_kept()
@@ -184,8 +199,44 @@ class Soak:
         self._assert_kept()
 
 
+def _descendants(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    children: list[psutil.Process] = psutil.Process(process.pid).children(recursive=True)
+    return children
+
+
+def _kind(child: psutil.Process, process: subprocess.Popen[str]) -> str:
+    if child.ppid() == process.pid:
+        return "fork server"
+    return "worker" if "llmbench.nursery" in child.cmdline() else "grandchild"
+
+
+class Innocent:
+    """What has nothing to do with the run, but looks as if it had: a process, and a file in shared memory."""
+
+    def __init__(self, folder: Path) -> None:
+        """Make them."""
+        mark = reap.Mark.of_run("0" * 32, folder)
+        environment = {**os.environ, reap.RUN_VARIABLE: str(mark)}
+        self.process = subprocess.Popen(("sleep", "7200"), env=environment)
+        self.file = leavings.SHARED / f"psm_{secrets.token_hex(4)}"
+        self.file.write_bytes(b"mine")
+
+    def assert_untouched(self) -> None:
+        """Assert that both are as they were, and end them."""
+        assert self.process.poll() is None, "an innocent process was ended"
+        assert self.file.read_bytes() == b"mine"
+        self.clear()
+
+    def clear(self) -> None:
+        """End the process and remove the file."""
+        self.process.kill()
+        self.process.wait()
+        self.file.unlink(missing_ok=True)
+
+
 def check(soak: Soak, done: Done) -> None:
     """Assert what must be true of a soak that has finished."""
+    soak.innocent.assert_untouched()
     assert done.code == 3, done.err
     assert done.err == ""
     assert_complete(done)
@@ -232,6 +283,7 @@ def main() -> int:
         )
         return 1
     finally:
+        soak.innocent.clear()
         bench.clear()
     statuses = Counter(str(record.status) for record in done.records)
     for told in (soak.blows, statuses):
