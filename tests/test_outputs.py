@@ -1,0 +1,301 @@
+"""What every reading command prints, in every format, held to files under outputs/: a net under refactoring.
+
+A changed file is either a mistake or a change that users see; `scripts/fix` writes the files anew, and the
+commit's diff then shows what users see. Each file holds the command, its exit code, stdout and stderr.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import difflib
+import hashlib
+import itertools
+import json
+import os
+import re
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+
+from llmbench import cli
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parents[1]
+OUTPUTS = Path(__file__).parent / "outputs"
+
+REBUILDING = bool(os.environ.get("LLMBENCH_REBUILD"))
+"""Whether to write the files instead of comparing with them, as `scripts/fix` does."""
+
+LINES_SHOWN = 80
+"""Of a difference; the rest can be seen with `scripts/fix` and `git diff`."""
+
+RUNS = {
+    "seven": "results/2026-11-23-xeon-2cpu-cpu-7b",
+    "small": "results/2026-11-23-xeon-2cpu-cpu-small",
+    "older": "results/2026-11-23-xeon-2cpu-quickstart",
+    "quick": "results/2026-11-26-xeon-2cpu-quickstart",
+    "engines": "results/2026-11-26-xeon-2cpu-cpu-engines",
+    "claims": "results/2026-11-26-xeon-2cpu-claims-cpu",
+    "context": "results/2026-11-26-xeon-2cpu-claims-cpu-context",
+    "edge": "results/2026-11-26-xeon-2cpu-claims-cpu-edge",
+    "tiers": "results/2026-11-26-xeon-2cpu-claims-cpu-tiers",
+    "failed": "tests/golden/format-1",
+    "newer": "tests/golden/format-2",
+}
+"""Committed runs by the names that the commands below give them; the last two hold failures."""
+
+PARTS = {"first": (1,), "others": (2, 3)}
+"""Unfinished runs, made of these sessions of `quick`."""
+
+SIX = "{small} {seven} {claims} {context} {edge} {tiers} --usd-per-hour 0.1"
+"""What the README's table of claims is made from."""
+
+FORMATS = {
+    "terminal": ["--format", "terminal"],
+    "wide": ["--format", "terminal"],
+    "markdown": ["--format", "markdown"],
+    "csv": ["--format", "csv"],
+    "json": ["--format", "json"],
+    "html": ["--format", "html", "-o", "page.html"],
+    "plain": [],
+    "page": ["-o", "page.html"],
+}
+"""The arguments that each format adds. `wide` is a terminal of 200 columns, all others have 80."""
+
+PEOPLE = "terminal wide markdown"
+FOUR = f"{PEOPLE} csv json"
+
+
+class Row(NamedTuple):
+    """A command, how its files begin, and the formats that it is written in."""
+
+    name: str
+    command: str
+    formats: str
+
+
+ROWS = (
+    *(Row(f"table-{run}", f"table {{{run}}}", FOUR) for run in ("quick", "engines", "failed")),
+    *(Row(f"table-{run}", f"table {{{run}}}", f"{PEOPLE} csv") for run in RUNS if run in "seven small older claims"),
+    *(Row(f"table-{run}", f"table {{{run}}}", "wide csv") for run in ("context", "edge", "tiers")),
+    Row("table-newer", "table {newer}", FOUR),
+    Row("table-unfinished", "table first", FOUR),
+    Row("table-all-metrics", "table {engines} --metrics all", "wide markdown csv"),
+    Row("table-shares", "table {claims} --metrics mfu_prefill,mbu_decode", PEOPLE),
+    Row("table-predicted", "table {engines} --predicted", FOUR),
+    Row("table-predicted-memory", "table {context} --predicted", FOUR),
+    Row("table-predicted-by-none", "table {small} --predicted", "terminal"),
+    Row("compare-engines", "compare {engines} --by backend", "terminal wide markdown json html"),
+    Row("compare-tpot", "compare {engines} --by backend --metric tpot_s --margin 10%", PEOPLE),
+    Row("compare-memory", "compare {small} --by model --metric host_peak_rss_bytes", PEOPLE),
+    Row("compare-two-runs", "compare {claims} {tiers}", "terminal wide markdown json html"),
+    Row("compare-parts", "compare first others", "terminal wide markdown json html"),
+    Row("compare-cells-missing", "compare {older} {quick} --cross-machine", "terminal wide json html"),
+    Row("compare-failed", "compare {failed} {newer}", "terminal json"),
+    Row("compare-refused", "compare {older} {quick}", "terminal json html"),
+    Row("calibrate-quick", "calibrate {quick}", "plain"),
+    Row("calibrate-small", "calibrate {small} --within 0.05", "plain"),
+    *(Row(f"fit-{run}", f"fit {{{run}}}", FOUR) for run in ("small", "engines", "failed")),
+    Row("fit-tiers", "fit {tiers}", "terminal json"),
+    Row("cost-output", "cost {small} --usd-per-hour 0.1 --tpot-under 20ms", FOUR),
+    Row("cost-total", "cost {claims} --usd-per-hour 0.1 --charge total --utilisation 0.5", FOUR),
+    Row("cost-split", "cost {engines} --usd-per-hour 2 --charge split", FOUR),
+    Row("cost-api", "cost {seven} --usd-per-hour 0.1 --against gpt-4o-mini", FOUR),
+    Row("cost-refused", "cost {small} --price aws", "terminal"),
+    Row("claims-known", "claims", "terminal wide markdown json"),
+    Row("claims-six", f"claims {SIX}", "terminal wide markdown json html"),
+    Row("claims-one", "claims {small} --claim edge-models --claim verify-budget", "terminal json"),
+    Row("claims-published", "claims {small} {seven} --published", "terminal wide markdown json"),
+    Row("claims-plan", "claims --plan moe-cuts-cost -o plan.yaml", "plain"),
+    Row("models-all", "models", FOUR),
+    *(Row(f"models-{name}", f"models {name}", FOUR) for name in ("llama-7b", "mixtral-8x7b-v0.1")),
+    Row("models-unknown", "models mpt-7b@small", "terminal json"),
+    *(Row(f"machine-{name}", f"machine {name}", "terminal json") for name in ("h200", "a10g", "epyc-9654")),
+    Row("dry-run-7b", "sweep configs/sweeps/gpu-7b.yaml --dry-run --machine h200", "terminal wide json"),
+    Row("dry-run-large", "sweep configs/sweeps/gpu-large.yaml --dry-run --machine l4", "terminal wide json"),
+    Row("dry-run-flags", "sweep --model pythia-1b --batch-size 1,8 --device cuda --dry-run --machine t4", "terminal"),
+    Row("export-quick", "export {quick} --format vllm-json", "plain"),
+    Row("export-failed", "export {failed} --format vllm-json", "plain"),
+    Row("report-two", "report {quick} {older}", "page"),
+    Row("report-engines", "report {engines}", "page"),
+    Row("report-six", "report {small} {seven} {claims} {context} {edge} {tiers}", "page"),
+    Row("report-failed", "report {failed}", "page"),
+    Row("cell-small", "cell configs/sweeps/cpu-small.yaml 0f4c1518f4", "plain"),
+    Row("cell-unknown", "cell configs/sweeps/cpu-small.yaml 0f4c1518f5", "plain"),
+    Row("audit-quick", "audit {quick}", "terminal json"),
+    *(
+        Row(f"import-{path.stem}", f"import tests/importers/{path.name} -o imported", "plain")
+        for path in sorted((ROOT / "tests" / "importers").glob("*.json*"))
+    ),
+)  # fmt: skip
+
+CASES = [(row, format) for row in ROWS for format in row.formats.split()]
+
+
+@pytest.fixture(autouse=True)
+def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work in a folder that holds the committed runs only, with nothing of this user, machine or terminal."""
+    for path in ("configs", "tests", *RUNS.values()):
+        if not (tmp_path / path).exists():
+            (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / path).symlink_to(ROOT / path)
+    for name, sessions in PARTS.items():
+        part(ROOT / RUNS["quick"], tmp_path / name, sessions)
+    monkeypatch.chdir(tmp_path)
+    for name in os.environ:
+        if name.startswith(("LLMBENCH_", "XDG_", "HF_", "FORCE_", "TTY_")):
+            monkeypatch.delenv(name)
+    pinned = {
+        "LLMBENCH_STATE": "state", "HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1", "TZ": "UTC",
+        "NO_COLOR": "1", "TERM": "xterm", "LC_ALL": "C.UTF-8", "LINES": "25", "COLUMNS": "80",
+    }  # fmt: skip
+    for name, value in pinned.items():
+        monkeypatch.setenv(name, value)
+
+
+def part(run: Path, folder: Path, sessions: tuple[int, ...]) -> None:
+    """Write some of a run's sessions as a run of their own."""
+    lines = (run / "records.jsonl").read_bytes().splitlines(keepends=True)
+    kept = [line for line in lines if json.loads(line).get("session", sessions[0]) in sessions]
+    folder.mkdir()
+    (folder / "records.jsonl").write_bytes(b"".join(kept))
+
+
+@pytest.mark.parametrize(
+    ("row", "format"), CASES, ids=[f"{row.name}.{format}" for row, format in CASES]
+)
+def test_a_command_prints_what_it_printed(
+    row: Row, format: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = [*row.command.format(**RUNS).split(), *FORMATS[format]]
+    monkeypatch.setattr(sys, "argv", ["llmbench", *arguments])
+    if format == "wide":
+        monkeypatch.setenv("COLUMNS", "200")
+
+    code = cli.run(arguments)
+
+    printed = capsys.readouterr()
+    text = whole(arguments, code, printed.out, printed.err)
+    hold(OUTPUTS / f"{row.name}.{format}.txt", text)
+
+
+def test_every_kept_file_belongs_to_a_row() -> None:
+    known = {f"{row.name}.{format}.txt" for row, format in CASES}
+    others = [path for path in OUTPUTS.iterdir() if path.name not in known]
+    if REBUILDING:
+        for path in others:
+            path.unlink()
+        return
+
+    assert others == []
+    assert len(known) == len(CASES)
+
+
+def hold(path: Path, text: str) -> None:
+    """Compare a text with the file that keeps it, or write the file where that is asked for."""
+    if REBUILDING:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        return
+    kept = path.read_text(encoding="utf-8") if path.exists() else ""
+    if kept == text:
+        return
+    lines = difflib.unified_diff(
+        kept.splitlines(), text.splitlines(), f"{path.name}, kept", "printed now", lineterm=""
+    )
+    shown = list(itertools.islice(lines, LINES_SHOWN + 1))
+    cut = ["... and more"] if len(shown) > LINES_SHOWN else []
+    advice = "If users are to see this, run `scripts/fix` and commit tests/outputs with the change."
+    pytest.fail("\n".join([*shown[:LINES_SHOWN], *cut, "", advice]), pytrace=False)
+
+
+def whole(arguments: list[str], code: int, out: str, err: str) -> str:
+    """Return all that a command said, without what differs between machines, days and installed packages."""
+    said = [f"$ llmbench {' '.join(arguments)}", f"exit {code}", "", out]
+    if err:
+        said += ["-- stderr", err]
+    for name in ("page.html", "plan.yaml"):
+        if Path(name).exists():
+            text = Path(name).read_text(encoding="utf-8")
+            said += [f"-- {name}", visible(text) if name.endswith("html") else text]
+    text = "\n".join(said).replace(str(Path.cwd()), "FOLDER")
+    text = re.sub(r'(?m)^( "llmbench": "|llmbench )\d+\.\d+\.\w+', r"\1VERSION", text)
+    if arguments[0] == "import":
+        text = text.replace(dt.datetime.now(dt.UTC).date().isoformat(), "TODAY")
+    text = re.sub(r"page.html: \d\.\d MB", "page.html: N MB", text)
+    return f"{rounded(text).rstrip()}\n"
+
+
+def rounded(text: str) -> str:
+    """Return the text with nine digits of each long number: the last ones differ between versions of numpy."""
+    long = re.compile(r"(?<![\w.-])-?\d+\.\d{9,}(?:e[+-]?\d+)?(?![\w.])")
+    return long.sub(lambda number: f"{float(number[0]):.9g}", text)
+
+
+# -- pages -----------------------------------------------------------------------------------------
+
+
+def visible(page: str) -> str:
+    """Return what a reader sees of a page: its text, its tables by rows, and of each plot a line."""
+    reader = Reader()
+    reader.feed(page)
+    lines = (re.sub(r"\s+", " ", line).strip(" |") for line in "".join(reader.parts).splitlines())
+    return "\n".join(line for line in lines if line)
+
+
+class Reader(HTMLParser):
+    """Gathers the visible text of a page."""
+
+    INLINE = frozenset(
+        {"a", "abbr", "b", "code", "em", "i", "q", "small", "span", "strong", "sub", "sup"}
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts: list[str] = []
+        self.skipped = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag in ("td", "th"):
+            self.parts.append(" | ")
+        elif tag in ("script", "style"):
+            self.skipped = dict(attrs).get("type") or tag
+        elif tag not in self.INLINE:
+            self.parts.append("\n")
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("script", "style"):
+            self.skipped = ""
+        elif tag not in self.INLINE | {"td", "th"}:
+            self.parts.append("\n")
+
+    def handle_data(self, data: str) -> None:
+        if self.skipped == "application/json":
+            self.parts.append(f"\n[plot: {plot(json.loads(data))}]\n")
+        elif not self.skipped:
+            self.parts.append(data.replace("\n", " "))
+
+
+def plot(spec: dict[str, object]) -> str:
+    """Return the titles of a plot, the number of its values, and a digest of all that it says."""
+    values = spec.get("data", {})
+    titles = ", ".join(dict.fromkeys(found("title", spec)))
+    count = len(values["values"]) if isinstance(values, dict) and "values" in values else 0
+    digest = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()
+    return f"{titles}; {count} values; {digest[:12]}"
+
+
+def found(key: str, value: object) -> Iterator[str]:
+    """Yield every text under a key, however deep."""
+    if isinstance(value, dict):
+        if isinstance(value.get(key), str):
+            yield value[key]
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from found(key, item)
