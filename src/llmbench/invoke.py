@@ -9,7 +9,7 @@ import sys
 from collections import Counter
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 from rich.console import Console
@@ -24,10 +24,8 @@ from llmbench import (
     predict,
     probe,
     reap,
-    reports,
     spec,
     store,
-    table,
     telemetry,
 )
 from llmbench.errors import RunError
@@ -40,6 +38,8 @@ from llmbench.runner import Runner, now
 from llmbench.spec import PROTOCOL, slug
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from llmbench.model import Model
     from llmbench.plan import Planned
     from llmbench.prediction import Prediction, Probe
@@ -51,6 +51,10 @@ COMPLETED_WITH_FAILURES = 3
 BUSY = 0.2
 """Share of all processors, while a sweep is planned, above which every number will come out worse. A record warns of
 less, but planning takes a fraction of a second, in which a tick of 10 ms counts for much."""
+
+
+Show: TypeAlias = "Callable[[Path, Console], None]"
+"""Shows the run in a folder on a console."""
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -74,8 +78,8 @@ def probe_first(sweep: Sweep, console: Console) -> None:
     )
 
 
-def sweep(wanted: Sweep, asked: Asked, console: Console, command: str) -> int:
-    """Measure what is pending, show the table, and return the exit code."""
+def sweep(wanted: Sweep, asked: Asked, console: Console, command: str, show: Show) -> int:
+    """Measure what is pending, have the table shown, and return the exit code."""
     window = telemetry.CpuWindow()
     if asked.offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
@@ -101,17 +105,18 @@ def sweep(wanted: Sweep, asked: Asked, console: Console, command: str) -> int:
         _announce(runner, window.others())
         with screen:
             runner.measure_all()
+        show(folder, console)
         return _conclude(run, runner, console, interrupt)
 
 
-def measured_anew(file: Path, purpose: str, sessions: int) -> tuple[Path, int]:
+def measured_anew(file: Path, purpose: str, sessions: int, show: Show) -> tuple[Path, int]:
     """Measure a sweep's file into the state folder, as many sessions of every cell; return the run and exit code."""
     changes = {"sessions": sessions, "max_sessions": sessions}
     wanted = adhoc.with_protocol(spec.read_sweep(file), changes)
     folder = kept.folder() / purpose / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{slug(wanted.name)}"
     asked = Asked(folder, resume=False, new_environment=False, allow_shared=False, offline=False)
     command = " ".join(["llmbench", *sys.argv[1:]])
-    return folder, sweep(wanted, asked, Console(highlight=False, stderr=True), command)
+    return folder, sweep(wanted, asked, Console(highlight=False, stderr=True), command, show)
 
 
 def _announce(runner: Runner, others: float) -> None:
@@ -136,8 +141,7 @@ def _announce(runner: Runner, others: float) -> None:
 
 
 def _conclude(run: Run, runner: Runner, console: Console, interrupt: Interrupt) -> int:
-    """Print the table, the counts and the path; return the exit code."""
-    reports.show(table.build(store.read(run.folder)), "terminal", console)
+    """Print the counts and the path; return the exit code."""
     counts = Counter(
         status for standing in runner.standings.values() for status in standing.done.values()
     )

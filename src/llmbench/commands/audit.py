@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from llmbench import audit, invoke, listing, parity_report, store
-from llmbench.commands._telling import tell
+from llmbench.commands._telling import show_table, tell
 from llmbench.errors import SpecError
 from llmbench.redact import shown
 
@@ -55,7 +55,9 @@ def command(
             checked = list(audit.on_the_fake_engine(Path(folder)))
     else:
         run, code = (
-            (sweep, 0) if sweep.is_dir() else invoke.measured_anew(sweep, "audits", SESSIONS)
+            (sweep, 0)
+            if sweep.is_dir()
+            else invoke.measured_anew(sweep, "audits", SESSIONS, show_table)
         )
         if code not in (0, invoke.COMPLETED_WITH_FAILURES):
             return code

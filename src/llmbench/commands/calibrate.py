@@ -8,7 +8,7 @@ import typer
 
 from llmbench import calibrate, calibration, invoke, listing, metrics, store
 from llmbench.calibration import Calibration
-from llmbench.commands._telling import tell
+from llmbench.commands._telling import show_table, tell
 from llmbench.commands.table import without_collection
 from llmbench.redact import redact, shown
 from llmbench.reports._words import plural
@@ -43,7 +43,9 @@ def command(
 ) -> int:
     """Measure how much this machine's numbers vary, and keep it."""
     run, code = (
-        (sweep, 0) if sweep.is_dir() else invoke.measured_anew(sweep, "calibrations", sessions)
+        (sweep, 0)
+        if sweep.is_dir()
+        else invoke.measured_anew(sweep, "calibrations", sessions, show_table)
     )
     if code not in (0, invoke.COMPLETED_WITH_FAILURES):
         return code

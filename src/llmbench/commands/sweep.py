@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 from llmbench import adhoc, dryrun, invoke
+from llmbench.commands._telling import show_table
 from llmbench.errors import SpecError
 
 
@@ -166,7 +167,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
         offline=offline,
         run_anyway=run_anyway,
     )
-    return invoke.sweep(wanted, asked, console, " ".join(["llmbench", *sys.argv[1:]]))
+    return invoke.sweep(wanted, asked, console, " ".join(["llmbench", *sys.argv[1:]]), show_table)
 
 
 def _refuse_alone(machine: str | None, usd_per_gpu_hour: float | None, format: str) -> None:
