@@ -1,0 +1,159 @@
+"""The generated parts of README.md and docs/, each made by the words in the comment above it.
+
+A part stands between `<!-- WORDS -->` and `<!-- end -->`. Without arguments this rewrites them; `--check`
+names those that are out of date, and fails. The words are a command, whose Markdown is inserted as it is,
+`console: ` and a command, which is shown with what it prints, or a name in `PARTS`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import shlex
+import sys
+import tempfile
+from pathlib import Path
+from unittest import mock
+
+from llmbench import backends, cli, metrics, reasons
+
+ROOT = Path(__file__).parents[1]
+MARKED = re.compile(
+    r"<!-- ((?:console: )?llmbench [^\n]*?|(?:commands|metrics|options|warnings)\b[^\n]*?) -->\n"
+    r"(.*?)<!-- end -->",
+    re.DOTALL,
+)
+WIDTH = "100"
+"""Columns of what a console shows: more would have to be scrolled on most screens."""
+
+
+def pages() -> list[Path]:
+    """Return every page that users read."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def rebuilt(text: str) -> str:
+    """Return a page with every generated part made anew."""
+    return MARKED.sub(lambda part: f"<!-- {part[1]} -->\n\n{made(part[1])}\n\n<!-- end -->", text)
+
+
+def made(words: str) -> str:
+    """Return one generated part."""
+    if words.startswith("llmbench "):
+        return printed(words)
+    if words.startswith("console: "):
+        return console(words.removeprefix("console: "))
+    name, *arguments = words.split()
+    return PARTS[name](*arguments)
+
+
+def console(command: str) -> str:
+    """Return a command and what it prints, as a block of code."""
+    return f"```console\n$ {command}\n{printed(command)}\n```"
+
+
+def printed(command: str) -> str:
+    """Return what an llmbench command prints in the repository, with nothing kept of this machine."""
+    pinned = {"COLUMNS": WIDTH, "NO_COLOR": "1"}
+    with (
+        tempfile.TemporaryDirectory() as state,
+        mock.patch.dict(os.environ, {**pinned, "LLMBENCH_STATE": state}),
+        contextlib.chdir(ROOT),
+        contextlib.redirect_stdout(io.StringIO()) as out,
+    ):
+        code = cli.run(shlex.split(command)[1:])
+    if code not in (0, 1):  # 1 is an answer of compare
+        raise SystemExit(f"{command}: ended with exit code {code}.")
+    return "\n".join(line.rstrip() for line in out.getvalue().strip().splitlines())
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """Return a Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+# -- PARTS -----------------------------------------------------------------------------------------
+
+
+def commands() -> str:
+    """Return the help of every command."""
+    parts = [f"## {name}\n\n{console(f'llmbench {name} --help')}" for name in cli.COMMANDS]
+    return "\n\n".join(parts)
+
+
+def all_metrics(whose: str) -> str:
+    """Return the table of metrics: `ours`, which llmbench measures, or `theirs`, which it only imports."""
+    rows = [
+        [
+            f"`{row.key}`",
+            f"{row.label} ({row.unit.word})",
+            row.better or "-",
+            row.definition,
+            row.clock,
+            row.tokens or "-",
+        ]
+        for row in {"ours": metrics.OURS, "theirs": metrics.THEIRS}[whose]
+    ]
+    return table(["key", "column", "better", "definition", "clock", "tokens counted"], rows)
+
+
+def options(backend: str) -> str:
+    """Return the options of a backend, with the default of each and what else it may be."""
+    rows = [
+        [
+            f"`{name}`",
+            *(choices(value) if isinstance(value, tuple) else (spelled(value), kind(value))),
+        ]
+        for name, value in backends.options(backend).items()
+    ]
+    return table(["option", "default", "other values"], rows)
+
+
+def choices(values: tuple[object, ...]) -> tuple[str, str]:
+    """Return the default among some choices, which is the first, and the others."""
+    return spelled(values[0]), ", ".join(map(spelled, values[1:]))
+
+
+def spelled(value: object) -> str:
+    """Return a value as a sweep file spells it."""
+    if isinstance(value, bool):
+        return f"`{value}`".lower()
+    return f"`{value}`" if value != "" else "empty"
+
+
+def kind(value: object) -> str:
+    """Return which other values an option may have."""
+    return {str: "any text", int: "a whole number", float: "a number"}[type(value)]
+
+
+def warnings() -> str:
+    """Return every reason code of a warning with its meaning."""
+    return table(
+        ["code", "meaning"], [[f"`{code}`", text] for code, text in reasons.MEANINGS.items()]
+    )
+
+
+PARTS = {"commands": commands, "metrics": all_metrics, "options": options, "warnings": warnings}
+
+
+def main() -> int:
+    """Rewrite the pages, or with --check compare them."""
+    status = 0
+    for page in pages():
+        before = page.read_text(encoding="utf-8")
+        after = rebuilt(before)
+        if "--check" not in sys.argv:
+            page.write_text(after, encoding="utf-8")
+            continue
+        for old, new in zip(MARKED.findall(before), MARKED.findall(after), strict=True):
+            if old != new:
+                print(f"{page.relative_to(ROOT)}: out of date: {old[0]}", file=sys.stderr)
+                status = 1
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,110 @@
+"""The pages that users read: what they show is what the program prints, and what they name exists and runs."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+from llmbench import cli
+
+ROOT = Path(__file__).parents[1]
+SCRIPT = runpy.run_path(str(ROOT / "scripts" / "docs.py"))
+rebuilt, MARKED = SCRIPT["rebuilt"], SCRIPT["MARKED"]
+
+PAGES = {
+    str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in SCRIPT["pages"]()
+}
+COMMANDS = [
+    (page, command)
+    for page, text in PAGES.items()
+    for block in re.findall(
+        r"^```console\n(.*?)^```$", MARKED.sub("", text), re.DOTALL | re.MULTILINE
+    )
+    for command in re.findall(r"^\$ (.+)$", block, re.MULTILINE)
+]
+
+NOT_RUN = {
+    "scripts/llmbench audit": "24 seconds; test_audit.py runs it",
+    "scripts/llmbench machine --probe": "a minute; test_probe.py runs it",
+}
+"""Commands that are shown and not run here, with the reason."""
+PROGRAMS = ("pip", "jq", "python", "python3", "git", "less", "tail")
+"""Programs that are not ours: what is shown of them is not run."""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a working folder with the repository's data and the sweeps that the pages show."""
+    for name in ("configs", "results", "tests"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    for text in PAGES.values():
+        for sweep, name in re.findall(
+            r"^```yaml\n(name: ([\w-]+)\n.*?)^```$", text, re.DOTALL | re.MULTILINE
+        ):
+            (tmp_path / f"{name}.yaml").write_text(sweep, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_generated_part_is_what_its_words_make(page: str) -> None:
+    assert rebuilt(PAGES[page]) == PAGES[page], "run scripts/fix"
+
+
+def test_a_part_that_was_edited_is_seen() -> None:
+    text = PAGES["README.md"]
+    first = MARKED.search(text)
+    assert first is not None
+    edited = text.replace(first[2], first[2] + "| 1 |\n", 1)
+
+    assert rebuilt(edited) != edited
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(("page", "command"), COMMANDS, ids=[f"{p}: {c}" for p, c in COMMANDS])
+def test_a_command_that_is_shown_runs(
+    page: str, command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [
+        word for word in shlex.split(command.partition(" | ")[0]) if word != "LLMBENCH_VENV=vllm"
+    ]
+    if command in NOT_RUN or words[0] in PROGRAMS:
+        return
+    if words[0] not in ("scripts/llmbench", "llmbench"):
+        assert (ROOT / words[0]).exists(), page
+        return
+    arguments = words[1 : words.index(">") if ">" in words else None]
+    if arguments[0] == "sweep" and "--dry-run" not in arguments:
+        arguments.append("--dry-run")
+    monkeypatch.setattr(sys, "argv", ["llmbench", *arguments])
+
+    code = cli.run(arguments)
+
+    assert code == 0 or (arguments[0] == "compare" and code == 1), capsys.readouterr().err
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_path_that_is_named_exists(page: str) -> None:
+    named = re.findall(r"`((?:configs|docs|results|scripts|src|tests)/[\w./@-]+)`", PAGES[page])
+
+    assert [path for path in named if "NAME" not in path and not (ROOT / path).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_link_leads_to_a_page_and_a_heading(page: str) -> None:
+    for target, anchor in re.findall(r"\]\(([\w./-]*)(?:#([\w-]+))?\)", PAGES[page]):
+        path = (ROOT / page).parent / target if target else ROOT / page
+        assert path.exists(), target
+        if anchor:
+            assert anchor in anchors(path.read_text(encoding="utf-8")), f"{target}#{anchor}"
+
+
+def anchors(text: str) -> set[str]:
+    """Return the names by which the headings of a page can be linked."""
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
