@@ -31,6 +31,7 @@ COMMANDS = [
 NOT_RUN = {
     "scripts/llmbench audit": "24 seconds; test_audit.py runs it",
     "scripts/llmbench machine --probe": "a minute; test_probe.py runs it",
+    "scripts/llmbench sweep bigram.yaml -o bigram-run": "needs its backend; test_backend_page.py runs it",
 }
 """Commands that are shown and not run here, with the reason."""
 PROGRAMS = ("pip", "jq", "python", "python3", "git", "less", "tail")
