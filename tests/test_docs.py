@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
 import runpy
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 from llmbench import cli
 
@@ -109,3 +112,71 @@ def anchors(text: str) -> set[str]:
     """Return the names by which the headings of a page can be linked."""
     headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+# -- the workflow of docs/comparing.md -------------------------------------------------------------
+
+PYTHON = f"""#!/usr/bin/env bash
+mkdir -p "$4/bin"
+printf '#!/bin/sh\n' >"$4/bin/pip"
+printf '#!/bin/sh\nexec {sys.executable} -m llmbench "$@"\n' >"$4/bin/llmbench"
+chmod +x "$4/bin/pip" "$4/bin/llmbench"
+"""
+"""A `python -m venv --clear FOLDER` whose pip installs nothing and whose llmbench is the one under test."""
+
+BENCH = """
+name: bench
+why: Show that the workflow works.
+axes:
+  model: llama-7b@tiny
+  backend: {fake: {clock: virtual}}
+  device: cpu
+  batch_size: BATCHES
+  input_len: 8
+  output_len: 4
+protocol: {sessions: 2, max_sessions: 2, min_time_s: 0}
+"""
+
+
+def steps() -> list[str]:
+    """Return the shell commands of the workflow, a text each step."""
+    [text] = re.findall(
+        r"^```yaml\n(on: .*?)^```$", PAGES["docs/comparing.md"], re.DOTALL | re.MULTILINE
+    )
+    workflow = YAML(typ="safe", pure=True).load(text)
+    return [step["run"] for step in workflow["jobs"]["speed"]["steps"] if "run" in step]
+
+
+def run_step(folder: Path, step: str) -> int:
+    """Run one step as GitHub does and return its exit code."""
+    environment = {
+        **os.environ,
+        "PATH": f"{folder / 'bin'}:{os.environ['PATH']}",
+        "GITHUB_STEP_SUMMARY": str(folder / "summary.md"),
+    }
+    done = subprocess.run(
+        ("bash", "-e", "-c", step), cwd=folder, env=environment, check=False, capture_output=True
+    )
+    return done.returncode
+
+
+@pytest.mark.parametrize(("batches", "code"), [("[1, 2]", 0), ("[1]", 1)])
+def test_the_workflow_compares_and_fails_if_a_cell_is_missing(
+    tmp_path: Path, batches: str, code: int
+) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python").write_text(PYTHON)
+    (tmp_path / "bin" / "python").chmod(0o755)
+    bench = tmp_path / "candidate" / "bench.yaml"
+    bench.parent.mkdir()
+    baseline, candidate, compare = steps()
+
+    bench.write_text(BENCH.replace("BATCHES", "[1, 2]"))
+    measured = [run_step(tmp_path, baseline)]
+    bench.write_text(BENCH.replace("BATCHES", batches))
+    measured.append(run_step(tmp_path, candidate))
+    compared = run_step(tmp_path, compare)
+
+    assert (measured, compared) == ([0, 0], code)
+    assert "verdict" in (tmp_path / "summary.md").read_text(encoding="utf-8")
+    assert (tmp_path / "compare.html").exists()
