@@ -10,10 +10,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 from ruamel.yaml import YAML
 
 from llmbench import cli
+from llmbench.spec import Axes, Deadlines, Protocol, Sweep
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = runpy.run_path(str(ROOT / "scripts" / "docs.py"))
@@ -112,6 +114,31 @@ def anchors(text: str) -> set[str]:
     """Return the names by which the headings of a page can be linked."""
     headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+# -- pages that list everything --------------------------------------------------------------------
+
+
+def test_the_page_on_sweep_files_has_every_key_and_its_default() -> None:
+    keys = {
+        row.split("|")[1].strip(" `"): row.split("|")[2].strip(" `")
+        for row in PAGES["docs/sweep-files.md"].splitlines()
+        if row.startswith("| `")
+    }
+    defaults = {
+        field.name: "required" if field.required else spelled(field.default)
+        for kind in (Axes, Protocol, Deadlines)
+        for field in msgspec.structs.fields(kind)
+    }
+
+    assert set(Sweep.__struct_fields__) <= keys.keys()
+    assert {name: keys.get(name) for name in defaults} == defaults
+
+
+def spelled(value: object) -> str:
+    if isinstance(value, Deadlines):
+        return "see below"
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
 
 
 # -- the workflow of docs/comparing.md -------------------------------------------------------------
