@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import runpy
@@ -9,12 +10,14 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 import pytest
 from ruamel.yaml import YAML
 
 from llmbench import cli
+from llmbench.record import Line, Status
 from llmbench.spec import Axes, Deadlines, Protocol, Sweep
 
 ROOT = Path(__file__).parents[1]
@@ -76,15 +79,13 @@ def test_a_part_that_was_edited_is_seen() -> None:
 def test_a_command_that_is_shown_runs(
     page: str, command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = [
-        word for word in shlex.split(command.partition(" | ")[0]) if word != "LLMBENCH_VENV=vllm"
-    ]
+    words = [word for word in shlex.split(command) if word != "LLMBENCH_VENV=vllm"]
     if command in NOT_RUN or words[0] in PROGRAMS:
         return
     if words[0] not in ("scripts/llmbench", "llmbench"):
         assert (ROOT / words[0]).exists(), page
         return
-    arguments = words[1 : words.index(">") if ">" in words else None]
+    arguments = list(itertools.takewhile(lambda word: word not in (">", "|"), words[1:]))
     if arguments[0] == "sweep" and "--dry-run" not in arguments:
         arguments.append("--dry-run")
     monkeypatch.setattr(sys, "argv", ["llmbench", *arguments])
@@ -133,6 +134,13 @@ def test_the_page_on_sweep_files_has_every_key_and_its_default() -> None:
 
     assert set(Sweep.__struct_fields__) <= keys.keys()
     assert {name: keys.get(name) for name in defaults} == defaults
+
+
+def test_the_page_on_the_format_has_every_kind_of_line_and_every_status() -> None:
+    named = set(re.findall(r"^\| `(\w+)` \|", PAGES["docs/file-format.md"], re.MULTILINE))
+
+    assert {str(status) for status in Status} <= named
+    assert {kind.__struct_config__.tag for kind in get_args(Line)} <= named
 
 
 def spelled(value: object) -> str:
