@@ -117,6 +117,29 @@ def anchors(text: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
+LONGEST_README = 12_000
+"""Bytes: a screen and a page. What does not fit belongs into docs/."""
+UNPLAIN = re.compile(r"\b(?:beside|nought|whoever)\b", re.IGNORECASE)
+"""Words that read as a riddle; generated parts have their words elsewhere."""
+
+
+def test_the_readme_is_short_and_links_every_page() -> None:
+    text = PAGES["README.md"]
+
+    assert len(text.encode()) <= LONGEST_README
+    assert [page for page in PAGES if page.startswith("docs/") and f"({page})" not in text] == []
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page != "docs/architecture.md"])
+def test_a_page_is_in_plain_words_and_names_no_module(page: str) -> None:
+    text = re.sub(
+        r"^```python\n.*?^```$", "", MARKED.sub("", PAGES[page]), flags=re.DOTALL | re.MULTILINE
+    )
+
+    assert UNPLAIN.findall(text) == []
+    assert re.findall(r"src/llmbench/\w+\.py|`\w+\.py`", text.replace("`bigram.py`", "")) == []
+
+
 # -- pages that list everything --------------------------------------------------------------------
 
 
@@ -141,6 +164,15 @@ def test_the_page_on_the_format_has_every_kind_of_line_and_every_status() -> Non
 
     assert {str(status) for status in Status} <= named
     assert {kind.__struct_config__.tag for kind in get_args(Line)} <= named
+
+
+def test_the_pages_count_models_and_published_figures_rightly() -> None:
+    models = list((ROOT / "configs" / "models").glob("*.yaml"))
+    files = (ROOT / "configs" / "baselines").glob("*.csv")
+    figures = sum(len(path.read_text(encoding="utf-8").splitlines()) - 1 for path in files)
+
+    assert f"lists the {len(models)} models" in PAGES["docs/quickstart.md"]
+    assert f"compares with {figures} dated figures" in PAGES["docs/claims.md"]
 
 
 def spelled(value: object) -> str:
