@@ -236,6 +236,8 @@ def test_the_workflow_compares_and_fails_if_a_cell_is_missing(
     (tmp_path / "bin" / "python").chmod(0o755)
     bench = tmp_path / "candidate" / "bench.yaml"
     bench.parent.mkdir()
+    stale = tmp_path / "runs" / "baseline" / "stale"
+    stale.mkdir(parents=True)
     baseline, candidate, compare = steps()
 
     bench.write_text(BENCH.replace("BATCHES", "[1, 2]"))
@@ -247,3 +249,4 @@ def test_the_workflow_compares_and_fails_if_a_cell_is_missing(
     assert (measured, compared) == ([0, 0], code)
     assert "verdict" in (tmp_path / "summary.md").read_text(encoding="utf-8")
     assert (tmp_path / "compare.html").exists()
+    assert not stale.exists()
