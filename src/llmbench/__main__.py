@@ -1,11 +1,14 @@
 """The way in: `python -m llmbench`, and the command `llmbench`. Ctrl-C is met quietly from the first moment."""
 
+import os  # loaded before any path was looked at
 import sys
 
 if __name__ == "__main__" and not sys.flags.safe_path:
-    del sys.path[0]  # the working folder, where a `signal.py` may be anybody's
+    try:  # noqa: SIM105 - contextlib may be anybody's, too
+        sys.path.remove(os.getcwd())  # noqa: PTH109 - as may be what pathlib imports
+    except (FileNotFoundError, ValueError):
+        pass  # it is gone, or is not on the path
 
-import os
 import signal
 from importlib import import_module
 
