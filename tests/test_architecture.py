@@ -66,7 +66,7 @@ LAYERS = (
     ("shared", ("model",)),
     ("shared", ("formulas", "tiny")),
     ("shared", ("shape", "yamlfile")),
-    ("shared", ("configs", "digest", "gpus", "interpreter", "reasons", "redact")),
+    ("shared", ("configs", "digest", "files", "gpus", "interpreter", "reasons", "redact")),
     ("shared", ("errors",)),
     ("shared", ("__init__",)),
 )

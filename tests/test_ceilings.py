@@ -113,7 +113,7 @@ def spoil_with(text: str) -> Any:
         (lambda path: path.write_text(path.read_text().replace("3e-6", "0.0")), "0.0 is no rate"),
         (lambda path: path.write_text(path.read_text().replace("100000000000.0", "-1.0")), "is no rate"),
         (lambda path: path.write_text(path.read_text().replace('"format": 1', '"format": 2')), "newer"),
-        (lambda path: (path.unlink(), path.mkdir()), "s a directory"),
+        (lambda path: (path.unlink(), path.mkdir()), "is a folder"),
     ],
 )  # fmt: skip
 def test_a_spoiled_file_costs_one_sentence(here: dict[str, Any], spoil: Any, reason: str) -> None:

@@ -150,7 +150,7 @@ def test_a_damaged_run_says_so_and_goes_on(
 def as_a_folder(rows: Path) -> str:
     rows.unlink()
     rows.mkdir()
-    return "is no file; a run is kept in files of its own."
+    return "is a folder; a run is kept in files of its own."
 
 
 def as_a_link(rows: Path) -> str:

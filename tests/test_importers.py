@@ -477,9 +477,9 @@ def test_bytes_are_no_text(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_says_so(tmp_path: Path) -> None:
-    assert "is no file" in complaint(tmp_path / "nowhere.json")
-    assert "is no file" in complaint(tmp_path)
-    assert "is no file" in complaint(Path("/dev/zero"))
+    assert "No such file" in complaint(tmp_path / "nowhere.json")
+    assert "is a folder" in complaint(tmp_path)
+    assert "is a device" in complaint(Path("/dev/zero"))
 
 
 def test_an_importer_asked_for_reads_nothing_else() -> None:

@@ -393,11 +393,11 @@ def test_a_directory_or_link_in_the_place_of_the_records_is_refused(tmp_path: Pa
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / store.RECORDS).symlink_to(tmp_path / "elsewhere")
 
-    with pytest.raises(RunError, match="is no file; a run is kept in files of its own"):
+    with pytest.raises(RunError, match="is a folder; a run is kept in files of its own"):
         store.open_run(tmp_path / "a")
     with pytest.raises(RunError, match="is a symbolic link"):
         store.open_run(tmp_path / "b")
-    with pytest.raises(RunError, match="so it is not a run"):
+    with pytest.raises(RunError, match="is a folder, so this is not a run"):
         store.read(tmp_path / "a")
     assert not (tmp_path / "elsewhere").exists()
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import psutil
 
+from llmbench import files
 from llmbench.judge import judge
-from llmbench.launch import signal_name
+from llmbench.launch import LONGEST_LOG, signal_name
 from llmbench.record import Finding, Outcome, Record, Status
 from llmbench.redact import redact, redact_all
 from llmbench.spec import PROTOCOL
@@ -115,11 +117,14 @@ def cleaned(outcome: Outcome) -> Outcome:
 
 def scrub(log: Path) -> None:
     """Take secrets out of a finished worker's log, in place; an empty log is removed."""
-    if log.is_symlink():
-        return  # not ours, and neither is where it leads
-    with contextlib.suppress(OSError):
-        text = log.read_bytes().decode("utf-8", errors="replace")
+    with (
+        contextlib.suppress(OSError),  # not ours, and neither is where it leads
+        os.fdopen(files.open_regular(log, os.O_RDWR, own=True), "r+b") as stream,
+    ):
+        text = stream.read(LONGEST_LOG).decode("utf-8", errors="replace")
         if not text:
             log.unlink()
         elif (clean := redact(text)) != text:
-            log.write_text(clean, encoding="utf-8")
+            stream.seek(0)
+            stream.truncate()
+            stream.write(clean.encode())

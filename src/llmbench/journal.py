@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import errno
 import itertools
 import json
 import os
 import re
 import zlib
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import msgspec
 
-from llmbench import record
+from llmbench import files, record
 from llmbench.errors import FormatError
 
 if TYPE_CHECKING:
@@ -40,11 +40,14 @@ QUICK_HEADS = tuple(
 """The heads of nearly all lines, found in a third of the time."""
 
 START = re.compile(rb'\{"kind":"')
-SEALED = re.compile(rb',"crc32":"[0-9a-f]{8}"\}')
+SEALED = re.compile(rb',"crc32":"([0-9a-f]{8})"\}')
 MOST_STARTS = 64
 """Places at which a record may begin that are tried before each seal: a line made of beginnings costs no more."""
 LONGEST_LINE = 2**27
-"""No record is longer: what a worker may say of one cell is half of it. More is passed over in pieces, unread."""
+"""No record is longer: what a worker may say of one cell is half of it. Of more only the last block is looked into."""
+LONGEST_VERSION = 32
+MOST_RANGES = 20
+"""Damaged lines are named in so many ranges; a file of junk has millions."""
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 """What is left of bytes that were no UTF-8: JSON can spell it, but strict readers refuse it."""
 
@@ -57,7 +60,7 @@ class Head(msgspec.Struct):
     """What every line of every format says of itself."""
 
     kind: str = ""
-    format: Any = record.FORMAT
+    format: msgspec.Raw = msgspec.Raw(b"%d" % record.FORMAT)
 
 
 _head = msgspec.json.Decoder(Head)
@@ -88,7 +91,10 @@ def spelled(text: str) -> str:
 
 def intact(line: bytes) -> bool:
     """Return whether a line ends in the checksum of what comes before it."""
-    return line[-SEAL_LENGTH:] == SEAL % zlib.crc32(line[:-SEAL_LENGTH])
+    seal = line[-SEAL_LENGTH:]
+    if not seal.startswith(SEAL[:8]):
+        return False  # most junk, without a checksum
+    return seal == SEAL % zlib.crc32(memoryview(line)[:-SEAL_LENGTH])
 
 
 def scan(path: Path, size: int, bad: Callable[[int], None]) -> Iterator[bytes]:
@@ -97,33 +103,52 @@ def scan(path: Path, size: int, bad: Callable[[int], None]) -> Iterator[bytes]:
     A record that is whole inside a damaged line (its newline was hit, or a block of NULs precedes it) is
     yielded all the same. A last line without its newline is being written, or was cut: it is passed over.
     """
+    for number, line in enumerate(lines(path, size), 1):
+        if intact(line):
+            yield line
+        else:
+            refuse_newer(line)
+            yield from salvaged(line)
+            bad(number)
+
+
+def lines(path: Path, size: int) -> Iterator[bytes]:
+    """Yield every line that ends in the first `size` bytes of a file; of one that is too long, its end only."""
     if not size:
         return
-    read = 0
-    with path.open("rb", buffering=BLOCK_BYTES) as stream:
-        number, begun = 1, True
-        for piece in iter(partial(stream.readline, LONGEST_LINE), b""):
-            read += len(piece)
-            if read > size:
+    start = 0
+    with os.fdopen(files.open_regular(path), "rb", BLOCK_BYTES) as stream:
+        while start < size:
+            line = stream.readline(min(BLOCK_BYTES, size - start))
+            if line.endswith(b"\n"):
+                start += len(line)
+            elif end := _end_of_line(stream, size):  # looked for first: nothing is held twice
+                kept = end - start if end - start <= LONGEST_LINE else BLOCK_BYTES
+                stream.seek(end - kept)
+                line = stream.read(kept)
+                start = end
+            else:
                 return
-            ended = piece.endswith(b"\n")
-            if begun and intact(piece):
-                yield piece
-            elif ended:
-                refuse_newer(piece)
-                yield from salvaged(piece)
-                bad(number)
-            number, begun = number + ended, ended
+            yield line
+
+
+def _end_of_line(stream: IO[bytes], size: int) -> int | None:
+    """Return the place after the next newline, None if there is none in the first `size` bytes."""
+    while piece := stream.readline(min(BLOCK_BYTES, size - stream.tell())):
+        if piece.endswith(b"\n"):
+            return stream.tell()
+    return None
 
 
 def salvaged(line: bytes) -> Iterator[bytes]:
     """Yield the records that are whole inside a damaged line."""
-    begun = 0
+    begun, view = 0, memoryview(line)
     for seal in SEALED.finditer(line):
-        part = line[begun : seal.end()] + b"\n"
-        starts = itertools.islice(START.finditer(part), MOST_STARTS)
-        pieces = (part[start.start() :] for start in starts)
-        yield from itertools.islice(filter(intact, pieces), 1)
+        checksum = int(seal[1], 16)
+        for start in itertools.islice(START.finditer(line, begun, seal.end()), MOST_STARTS):
+            if zlib.crc32(view[start.start() : seal.start()]) == checksum:
+                yield b"".join((view[start.start() : seal.end()], b"\n"))
+                break
         begun = seal.end()
 
 
@@ -136,16 +161,21 @@ def head_of(line: bytes) -> tuple[str, int]:
         kind, version = head[1].decode(), int(head[2])
     else:
         words = _head.decode(line)
-        kind, version = words.kind, words.format
+        kind, version = words.kind, _version(bytes(words.format))
     if type(version) is not int or version < 1:
         raise FormatError(f"is of format {version!r}, which no llmbench writes.")
     return kind, version
 
 
+def _version(words: bytes) -> Any:
+    """Return the value of `format`; a long one is no version, and could be a list of millions."""
+    return msgspec.json.decode(words) if len(words) <= LONGEST_VERSION else "..."
+
+
 def refuse_newer(line: bytes) -> None:
     """Raise FormatError for a line that is no line of ours only because a later version wrote it."""
-    if b'"crc32":"' in line[-SEAL_LENGTH:]:
-        return  # sealed as we seal, so it is damaged, and its format may be the damage
+    if not line.startswith(b"{") or b'"crc32":"' in line[-SEAL_LENGTH:]:
+        return  # no line of any version; or sealed as we seal, so it is damaged, and its format may be the damage
     version = 0
     with contextlib.suppress(*NOT_UNDERSTOOD, FormatError):  # what says no format is damage, too
         _, version = head_of(line)
@@ -172,15 +202,32 @@ def set_torn_tail_aside(records: int, side: Path) -> int:
     whole = _end_of_last_line(records, size)
     if whole == size:
         return 0
-    tail = os.pread(records, size - whole, whole)
     at = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
-    with side.open("ab") as stream:
-        stream.write(b"# %s, from byte %d:\n%s\n" % (at.encode(), whole, tail))
-        stream.flush()
-        os.fsync(stream.fileno())
+    heading = b"# %s, from byte %d:\n" % (at.encode(), whole)
+    blocks = (
+        os.pread(records, min(BLOCK_BYTES, size - start), start)
+        for start in range(whole, size, BLOCK_BYTES)
+    )
+    _append(side, itertools.chain((heading,), blocks, (b"\n",)))
     os.ftruncate(records, whole)
     os.fsync(records)
     return size - whole
+
+
+def _append(side: Path, blocks: Iterable[bytes]) -> None:
+    """Write blocks to the end of a file, all of them or none."""
+    descriptor = files.open_regular(side, os.O_WRONLY | os.O_CREAT | os.O_APPEND, own=True)
+    with os.fdopen(descriptor, "ab", buffering=0) as stream:
+        before = os.fstat(descriptor).st_size
+        try:
+            whole = all(stream.write(block) == len(block) for block in blocks)
+            os.fsync(descriptor)
+        except OSError:
+            os.ftruncate(descriptor, before)
+            raise
+        if not whole:
+            os.ftruncate(descriptor, before)
+            raise OSError(errno.ENOSPC, f"there is no room for {side.name}")
 
 
 def _end_of_last_line(records: int, size: int) -> int:
@@ -194,12 +241,28 @@ def _end_of_last_line(records: int, size: int) -> int:
     return 0
 
 
-def ranges(numbers: Iterable[int]) -> str:
-    """Return whole numbers in order as words: `3, 7-9`."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][1] + 1:
-            runs[-1][1] = number
+class Numbers:
+    """Whole numbers that come in ascending order, kept as ranges: `3, 7-9`; of very many ranges, the first ones."""
+
+    def __init__(self) -> None:
+        """Begin without any."""
+        self.count = 0
+        self._ranges: list[list[int]] = []
+        self._listed = 0
+
+    def add(self, number: int) -> None:
+        """Take in the next number."""
+        self.count += 1
+        if self._listed + 1 == self.count and self._ranges and number == self._ranges[-1][1] + 1:
+            self._ranges[-1][1] = number
+        elif len(self._ranges) < MOST_RANGES:
+            self._ranges.append([number, number])
         else:
-            runs.append([number, number])
-    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
+            return
+        self._listed += 1
+
+    def __str__(self) -> str:
+        """Return them as words."""
+        told = ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in self._ranges)
+        more = self.count - self._listed
+        return f"{told} and {more:,} more" if more else told

@@ -5,15 +5,14 @@ A file is replaced whole or not at all. One that cannot be read costs a sentence
 
 from __future__ import annotations
 
-import contextlib
 import os
-import tempfile
 import zlib
 from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
 import msgspec
 
+from llmbench import files
 from llmbench.errors import RunError
 from llmbench.redact import redact
 
@@ -49,7 +48,7 @@ class Shelf(NamedTuple, Generic[T]):
         """Return what is kept of a machine, and what was wrong if it could not be read. Never raises."""
         path = self.path(digest)
         try:
-            found = msgspec.json.decode(path.read_bytes(), type=self.kind)
+            found = msgspec.json.decode(files.read(path), type=self.kind)
         except FileNotFoundError:
             return None, None
         except (OSError, ValueError, RecursionError) as error:  # msgspec's errors are the second
@@ -74,7 +73,7 @@ class Shelf(NamedTuple, Generic[T]):
         data = msgspec.json.format(msgspec.json.encode(sealed), indent=1) + b"\n"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            _replace(path, data)
+            files.replace(path, data, 0o600)
         except OSError as error:
             raise RunError(
                 f"{redact(str(path))}: the {self.noun} cannot be kept: {error.strerror or error}. "
@@ -103,18 +102,3 @@ def folder() -> Path:
 def _checksum(value: OfMachine) -> str:
     plain = msgspec.structs.replace(value, crc32="")
     return f"{zlib.crc32(msgspec.json.encode(plain)):08x}"
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Write a file whole, on the disk before it takes the place of the one before."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-")
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            Path(name).unlink()
-        raise

@@ -18,8 +18,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 import msgspec
 
-from llmbench import gpus, interpreter, leavings, messages, reap
-from llmbench.errors import WriteError
+from llmbench import files, gpus, interpreter, leavings, messages, reap
+from llmbench.errors import RunError, WriteError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -308,18 +308,22 @@ class Worker:
 
     def _cap_log(self) -> None:
         with contextlib.suppress(OSError):
-            if self.log.stat().st_size > LONGEST_LOG:
-                os.truncate(self.log, LONGEST_LOG)
+            if self.log.lstat().st_size > LONGEST_LOG:
+                log = files.open_regular(self.log, os.O_WRONLY, own=True)
+                try:
+                    os.ftruncate(log, LONGEST_LOG)
+                finally:
+                    os.close(log)
 
 
 @contextlib.contextmanager
 def opened(log: Path) -> Iterator[IO[bytes]]:
-    """Open a log for appending; raise WriteError if there is no room for it."""
-    flags = (
-        os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
-    )  # a stranger's folder may hold links
+    """Open a log for appending; raise RunError if its name is taken, WriteError if there is no room for it."""
+    if strange := files.why_not(log, own=True):
+        raise RunError(f"{log}: {strange}, so no log can be written there. Remove it and resume.")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
     try:
-        stream = os.fdopen(os.open(log, flags, 0o666), "ab")
+        stream = os.fdopen(files.open_regular(log, flags, own=True), "ab")
     except OSError as error:
         raise WriteError(
             f"{log}: cannot be made: {error.strerror}. "

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from llmbench import files
 from llmbench.errors import RunLocked
 
 if TYPE_CHECKING:
@@ -29,11 +30,11 @@ def take(path: Path) -> int:
 
     Raises:
         RunLocked: another process holds it; the text says which, where and since when.
-        OSError: the file cannot be made, or its file system has no locks.
+        OSError: the file cannot be made, is no file of its own, or its file system has no locks.
 
     """
     while True:
-        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        lock = files.open_regular(path, os.O_RDWR | os.O_CREAT, own=True)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.path.samestat(os.fstat(lock), path.stat()):

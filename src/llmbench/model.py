@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from llmbench import configs, tiny, yamlfile
+from llmbench import configs, files, tiny, yamlfile
 from llmbench.digest import digest_of
 from llmbench.errors import SpecError, did_you_mean
 from llmbench.shape import FAMILIES
@@ -119,7 +119,7 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 def resolve(name: str) -> Model:
     """Return the model that a sweep means by `name`; raise SpecError with the nearest name if there is none."""
     folder = os.path.expanduser(name)  # noqa: PTH111 - pathlib raises where there is no home
-    if os.path.isfile(f"{folder}/config.json"):  # noqa: PTH113 - or fails on a name too long for a file
+    if os.path.lexists(f"{folder}/config.json"):  # or Path would fail on a name too long for a file
         return _from_folder(name, Path(folder))
     base, scaled, size = name.partition(AT)
     known = _files()
@@ -179,11 +179,12 @@ def _from_catalogue(name: str, found: Entry, size: str) -> Model:
 
 def _from_folder(name: str, folder: Path) -> Model:
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = json.loads(files.read_text(folder / "config.json"))
         model_type = str(config["model_type"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) else repr(error)
         raise SpecError(
-            f"model: {name}/config.json is not a model's configuration ({error!r})."
+            f"model: {name}/config.json is not a model's configuration: {reason}."
         ) from error
     for old, new in RENAMED.get(model_type, {}).items():
         if old in config and new not in config:
@@ -191,7 +192,11 @@ def _from_folder(name: str, folder: Path) -> Model:
                 f"model: {name}/config.json: transformers passes over {old!r} and would build another size; "
                 f"it is called {new!r} now."
             )
-    weights = sorted([path.name, path.stat().st_size] for path in folder.glob("*.safetensors"))
+    shards = sorted(folder.glob("*.safetensors"))
+    for path in shards:
+        if why := files.why_not(path):
+            raise SpecError(f"model: {name}/{path.name}: {why}, and weights are read from files.")
+    weights = [[path.name, path.stat().st_size] for path in shards]
     return _model(name, "folder", str(folder.resolve()), model_type, config, weights)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec.structs import replace
 
-from llmbench import backends, grid, machine, model, spec, workload
+from llmbench import backends, files, grid, machine, model, spec, workload
 from llmbench.digest import digest_of
 from llmbench.errors import NothingToRun, SpecError
 from llmbench.redact import without_home
@@ -19,6 +19,10 @@ from llmbench.redact import without_home
 if TYPE_CHECKING:
     from llmbench.model import Model
     from llmbench.spec import Cell, Sweep
+
+
+MOST_PROMPT_BYTES = 2**26
+"""A prompts file is handed to every worker whole."""
 
 
 class Planned(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,12 +78,16 @@ def real_or_random(found: Model) -> str:
 def text(prompts: str) -> str:
     """Return the text of a prompts file."""
     try:
-        return Path(prompts).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
+        return files.read_text(Path(prompts), MOST_PROMPT_BYTES)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else _no_text(error)
         raise SpecError(
             f"prompts: {prompts!r}: {reason}. Give a text file, or {workload.SYNTHETIC!r}."
         ) from error
+
+
+def _no_text(error: ValueError) -> str:
+    return "is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else "is no name of a file"
 
 
 def _not_installed(cells: list[Cell]) -> list[str]:

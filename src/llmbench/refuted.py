@@ -6,7 +6,6 @@ A verdict is a line of its own, written beside the records that it covers; they 
 from __future__ import annotations
 
 import contextlib
-import mmap
 import os
 from typing import TYPE_CHECKING, TypeVar
 
@@ -43,14 +42,9 @@ def cells(path: Path, size: int) -> dict[str, str]:
 def _verdicts(path: Path, size: int) -> Iterator[record.Parity]:
     if not size or not os.access(path, os.R_OK):
         return  # whoever reads the run is told so
-    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as view:
-        at = view.find(HEAD, 0, size)
-        while at >= 0:
-            end = view.find(b"\n", at, size) + 1
-            if not end:
-                return
-            yield from _of_line(view[at : min(end, at + journal.LONGEST_LINE)])
-            at = view.find(HEAD, end, size)
+    for line in journal.lines(path, size):
+        if HEAD in line:
+            yield from _of_line(line)
 
 
 def _of_line(line: bytes) -> Iterator[record.Parity]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 import msgspec
 
-from llmbench import journal, lock, record, refuted
+from llmbench import files, journal, lock, record, refuted
 from llmbench.errors import FormatError, RunError, WriteError
 
 if TYPE_CHECKING:
@@ -30,15 +30,17 @@ DESCRIPTION_NEW = "run.json.new"
 LOCK = ".lock"
 TORN = "records.jsonl.torn"
 LOGS = "logs"
-OWN = {
-    **dict.fromkeys((RECORDS, DESCRIPTION, DESCRIPTION_NEW, TORN), stat.S_ISREG),
-    LOGS: stat.S_ISDIR,
-}
-"""What a run writes: a link in the place of one, in a folder from anywhere, would have it write elsewhere."""
+OWN = (RECORDS, DESCRIPTION, DESCRIPTION_NEW, TORN, LOCK)
+"""The files that a run writes: a link in the place of one, in a folder from anywhere, would have it write elsewhere."""
+MOST_NOTICES = 20
+"""A damaged file can be wrong in a million ways; nobody reads more."""
+LONGEST_NOTICE = 300
 
 LEAST_ROOM_BYTES = 16 * 2**20
 """A sweep does not start with less room than this: 5,000 records of 3 kB."""
 PROBE_BYTES = 4096
+MOST_DESCRIPTION_BYTES = 2**26
+"""The plan of 5,000 cells is a tenth of it."""
 
 
 def open_run(folder: Path) -> Run:
@@ -52,8 +54,7 @@ def open_run(folder: Path) -> Run:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, is_usual in OWN.items():
-            _refuse_strange(folder / name, is_usual)
+        _refuse_strange(folder)
         _probe(folder)
         held = lock.take(folder / LOCK)
         try:
@@ -73,7 +74,9 @@ def read(folder: Path, *, newer: bool = False, tell: Callable[[str], None] | Non
     """
     path = folder / RECORDS
     lost = (folder / DESCRIPTION).is_file() and not path.exists()
-    if not path.is_file() and not lost:
+    if folder.is_dir() and (strange := files.why_not(path)):
+        raise RunError(f"{path}: {strange}, so this is not a run.")
+    if not path.exists() and not lost:
         raise RunError(f"{folder}: {_no_run(folder)}")
     return Log(folder, newer=newer, tell=tell)
 
@@ -165,10 +168,10 @@ class Log:
 
     def _lines(self) -> Iterator[tuple[str, bytes]]:
         """Yield every intact line after its kind."""
-        bad: list[int] = []
+        bad = journal.Numbers()
         kept: dict[str, list[bytes]] = {"sweep": [], "import": [], "stop": []}
         try:
-            for line in journal.scan(self._path, self._size, bad.append):
+            for line in journal.scan(self._path, self._size, bad.add):
                 try:
                     kind, version = journal.head_of(line)
                 except journal.NOT_UNDERSTOOD as error:
@@ -192,11 +195,11 @@ class Log:
             raise FormatError(f"{error} 'llmbench table' shows what is understood of it.")
         self._notice(f"{error} What is shown here may be wrong.")
 
-    def _conclude(self, bad: list[int], kept: dict[str, list[bytes]]) -> None:
+    def _conclude(self, bad: journal.Numbers, kept: dict[str, list[bytes]]) -> None:
         self._checked = True
         self._stops = kept["stop"]
-        if bad:
-            lines = f"line{'s' if len(bad) > 1 else ''} {journal.ranges(bad)}"
+        if bad.count:
+            lines = f"line{'s' if bad.count > 1 else ''} {bad}"
             self._notice(f"{lines}: damaged and passed over.")
         for plan in self._decoded(msgspec.json.Decoder(record.Plan).decode, iter(kept["sweep"])):
             self._plan = plan
@@ -209,7 +212,9 @@ class Log:
             self._plan = _described(self._folder / DESCRIPTION)
 
     def _notice(self, text: str) -> None:
-        notice = f"{RECORDS}: {text}"
+        notice = f"{RECORDS}: {text[:LONGEST_NOTICE]}"
+        if notice not in self._notices and len(self._notices) >= MOST_NOTICES:
+            notice = f"{RECORDS}: there is more wrong with it than is told here."
         if self._tell and notice not in self._notices:
             self._tell(f"{self._folder}/{notice}")
         self._notices[notice] = None
@@ -231,8 +236,8 @@ class Run:
         self._path = folder / RECORDS
         self._held = held
         self._torn = False
-        self._records = os.open(
-            self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o644
+        self._records = files.open_regular(
+            self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT, own=True
         )
         try:
             Log(folder).check()  # raises FormatError before anything is changed
@@ -296,10 +301,11 @@ class Run:
         """
         path, new = self.folder / DESCRIPTION, self.folder / DESCRIPTION_NEW
         data = msgspec.json.format(journal.encode(plan), indent=2) + b"\n"
-        if path.is_file() and path.read_bytes() == data:
+        if _content(path) == data:
             return
         try:
-            with new.open("wb") as stream:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+            with os.fdopen(files.open_regular(new, flags, own=True), "wb") as stream:
                 stream.write(data)
                 stream.flush()
                 os.fsync(stream.fileno())
@@ -324,15 +330,15 @@ class Run:
         self.close()
 
 
-def _refuse_strange(path: Path, is_usual: Callable[[int], bool]) -> None:
-    try:
-        mode = path.lstat().st_mode
-    except FileNotFoundError:
-        return
-    if not is_usual(mode):
-        usual = "folder" if is_usual is stat.S_ISDIR else "file"
-        kind = "a symbolic link" if stat.S_ISLNK(mode) else f"no {usual}"
-        raise RunError(f"{path}: is {kind}; a run is kept in files of its own.")
+def _refuse_strange(folder: Path) -> None:
+    """Raise RunError if something else has the name of a file of the run, or of its folder of logs."""
+    strange = {folder / name: files.why_not(folder / name, own=True) for name in OWN}
+    logs = folder / LOGS
+    if os.path.lexists(logs) and not stat.S_ISDIR(logs.lstat().st_mode):
+        strange[logs] = "is a symbolic link" if logs.is_symlink() else "is no folder"
+    for path, why in strange.items():
+        if why:
+            raise RunError(f"{path}: {why}; a run is kept in files of its own.")
 
 
 def _probe(folder: Path) -> None:
@@ -356,9 +362,16 @@ def _sync_directory(folder: Path) -> None:
         os.close(descriptor)
 
 
+def _content(path: Path) -> bytes | None:
+    try:
+        return files.read(path, MOST_DESCRIPTION_BYTES)
+    except OSError:
+        return None
+
+
 def _described(path: Path) -> record.Plan | None:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=record.Plan)
+        return msgspec.json.decode(files.read(path, MOST_DESCRIPTION_BYTES), type=record.Plan)
     except (OSError, *journal.NOT_UNDERSTOOD):
         return None
 

@@ -16,6 +16,7 @@ from ruamel.yaml.composer import Composer, ComposerError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.events import AliasEvent
 
+from llmbench import files
 from llmbench.errors import SpecError, did_you_mean
 
 if TYPE_CHECKING:
@@ -33,6 +34,9 @@ REMEDIES = {
 HALF = re.compile("[\ud800-\udfff]")
 """What JSON writes an emoji with, in two escapes; YAML takes each for itself."""
 
+MOST_BYTES = 2**20
+"""Nobody writes more by hand, and to read so much takes half a minute."""
+
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 
@@ -45,7 +49,7 @@ def read(path: Path, kind: type[T]) -> T:
 def load(path: Path) -> dict[str, Any]:
     """Read one YAML mapping of plain values."""
     try:
-        value = _reader().load(path.read_text(encoding="utf-8"))
+        value = _reader().load(files.read_text(path, MOST_BYTES))
     except OSError as error:
         raise SpecError(f"{path}: cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:

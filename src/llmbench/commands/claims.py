@@ -1,5 +1,6 @@
 """The `claims` command: what runs say of the reports' claims, or the sweep that would settle one."""
 
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +9,18 @@ from typing import Annotated, Literal
 import typer
 from ruamel.yaml import YAML
 
-from llmbench import claims, evidence, listing, prices, published, spec, store, verdicts, yamlfile
+from llmbench import (
+    claims,
+    evidence,
+    files,
+    listing,
+    prices,
+    published,
+    spec,
+    store,
+    verdicts,
+    yamlfile,
+)
 from llmbench.claims import Given, Verdict
 from llmbench.commands._telling import tell
 from llmbench.errors import SpecError
@@ -107,11 +119,12 @@ def _write(name: str, path: Path) -> None:
     if found.sweep is None:
         raise SpecError(f"--plan: {name}: {verdicts.settled_by(found)}.")
     yamlfile.decode(found.sweep, spec.Sweep, f"configs/claims/{name}.yaml.sweep")
+    text = io.BytesIO()
+    yaml = YAML(pure=True)  # keeps the order, which reads aloud
+    yaml.default_flow_style = None
+    yaml.dump(found.sweep, text)
     try:
-        with path.open("x", encoding="utf-8") as file:
-            yaml = YAML(pure=True)  # keeps the order, which reads aloud
-            yaml.default_flow_style = None
-            yaml.dump(found.sweep, file)
+        files.write_new(path, text.getvalue())
     except FileExistsError as error:
         raise SpecError(f"{path}: is there already; choose another with --output.") from error
     except OSError as error:

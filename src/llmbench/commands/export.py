@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from llmbench import exports, store, table
+from llmbench import exports, files, store, table
 from llmbench.commands._telling import tell
 from llmbench.commands.table import without_collection
 from llmbench.errors import RunError, SpecError
@@ -38,7 +38,6 @@ def command(
         sys.stdout.write(data.decode())
         return
     try:
-        with output.open("xb") as stream:
-            stream.write(data)
+        files.write_new(output, data)
     except OSError as error:
         raise RunError(f"{shown(str(output))}: cannot be written: {error.strerror}.") from error

@@ -7,6 +7,7 @@ import json
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from llmbench import files
 from llmbench.errors import Unconvertible
 from llmbench.redact import redact, shown
 
@@ -39,13 +40,9 @@ def read(path: Path) -> Document:
     """Read a file of JSON, or of one JSON value a line; raise Unconvertible in one line if it is neither."""
     name = shown(path.name)
     try:
-        if not path.is_file():
-            raise Unconvertible(f"{path}: is no file.")
-        if path.stat().st_size > MOST_BYTES:
-            raise Unconvertible(f"{name}: is larger than {MOST_BYTES >> 20} MiB.")
-        data = path.read_bytes()
+        data = files.read(path, MOST_BYTES)
     except OSError as error:
-        raise Unconvertible(f"{path}: cannot be read: {error.strerror or error}.") from error
+        raise Unconvertible(f"{path}: {error.strerror or error}.") from error
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

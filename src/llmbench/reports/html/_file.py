@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from llmbench import files
 from llmbench.errors import LlmbenchError, SpecError, WriteError
 from llmbench.reports.html._page import GENERATOR
 
@@ -50,13 +51,10 @@ def check(output: Path, default: Path, *, force: bool = False) -> None:
 
 def write(path: Path, page: str) -> str:
     """Write the page whole or not at all, and return what it is called and how large; raise WriteError."""
-    new = path.with_name(f".{path.name}.{os.getpid()}.new")
     data = page.encode()
     try:
-        new.write_bytes(data)
-        new.replace(path)
+        files.replace(path, data)
     except OSError as error:
-        new.unlink(missing_ok=True)
         raise WriteError(f"{path}: cannot be written: {error.strerror or error}.") from error
     return f"{path}: {len(data) / 1e6:.1f} MB"
 
@@ -64,7 +62,7 @@ def write(path: Path, page: str) -> str:
 def _written_by_us(path: Path) -> bool:
     """Return whether a file says at its top that it is a page."""
     try:
-        with path.open("rb") as stream:
+        with os.fdopen(files.open_regular(path), "rb") as stream:
             return GENERATOR.encode() in stream.read(HEAD_BYTES)
     except OSError as error:
         raise LlmbenchError(f"{path}: cannot be read: {error.strerror}.") from error
