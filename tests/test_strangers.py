@@ -19,10 +19,10 @@ from llmbench import cli, journal, messages, reap, spec, store
 from llmbench.errors import SpecError
 from llmbench.record import Finding, Status
 from make_records import make_cell, make_plan, make_record, make_samples, write_lines
-from sweeps import Bench, assert_complete
+from sweeps import LLMBENCH, Bench, assert_complete
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 CELL = make_cell()
 SAMPLES = make_samples([1.0, 1.1, 1.2], ttft_s=0.2, tokens=4)
@@ -219,6 +219,78 @@ def test_a_line_without_end_is_read_in_pieces_and_named_once(
 
     assert sessions(run) == [1, 2, 3]
     assert store.read(run).notices == ["records.jsonl: line 4: damaged and passed over."]
+
+
+MEASURED = (
+    "import json, resource, subprocess, sys\n"
+    "done = subprocess.run(sys.argv[1:], capture_output=True, text=True)\n"
+    "peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss\n"
+    "print(json.dumps([done.returncode, done.stdout, done.stderr, peak]))\n"
+)
+"""Runs a command from a small process: a fork counts what its parent held as its own."""
+
+
+def a_gigabyte_in_one_line(rows: Path) -> None:
+    with rows.open("ab") as stream:
+        stream.truncate(2**30)
+        stream.seek(0, os.SEEK_END)
+        stream.write(b"\n")
+
+
+def a_gigabyte_without_an_end(rows: Path) -> None:
+    with rows.open("ab") as stream:
+        stream.truncate(2**30)
+
+
+def a_format_of_a_hundred_megabytes(rows: Path) -> None:
+    with rows.open("ab") as stream:
+        stream.write(b'{"kind":"end","format":[%s[]]}\n' % (b"[]," * (2**25)))
+
+
+def ten_million_lines(rows: Path) -> None:
+    with rows.open("ab") as stream:
+        for _ in range(100):
+            stream.write(b"junk\n" * 100_000)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    ("spoil", "code"),
+    [
+        (a_gigabyte_in_one_line, 0),
+        (a_gigabyte_without_an_end, 0),
+        (a_format_of_a_hundred_megabytes, 0),
+        (ten_million_lines, 2),
+    ],
+)
+def test_a_monstrous_file_takes_little_memory_and_time(
+    spoil: Callable[[Path], None], code: int, run: Path
+) -> None:
+    spoil(run / store.RECORDS)
+
+    done = subprocess.run(
+        (sys.executable, "-c", MEASURED, *LLMBENCH, "table", run),
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+
+    ended, out, err, kilobytes = json.loads(done.stdout)
+    assert ended == code, err
+    assert ("damaged" in err) if code else (CELL.model in out)
+    assert kilobytes < 300 * 2**10
+
+
+def test_of_a_million_notices_a_few_are_shown(run: Path) -> None:
+    for number in range(50):
+        strange = b'{"kind":"end","format":1,"status":"%d%s"}' % (number, b"x" * 9999)
+        appended(run, journal.seal(strange) + b"junk\n")
+
+    log = store.read(run)
+    list(log)
+
+    assert len(log.notices) <= store.MOST_NOTICES + 2
+    assert max(map(len, log.notices)) < 400
+    assert any("more lines" in notice for notice in log.notices)
+    assert any(notice.endswith("30 more: damaged and passed over.") for notice in log.notices)
 
 
 def test_no_record_of_ours_is_too_long_to_be_read() -> None:

@@ -46,8 +46,10 @@ MOST_STARTS = 64
 LONGEST_LINE = 2**27
 """No record is longer: what a worker may say of one cell is half of it. Of more only the last block is looked into."""
 LONGEST_VERSION = 32
+MOST_DAMAGED = 100_000
+"""A larger run than any has as many lines; a file of junk has millions, each read again by every reader."""
 MOST_RANGES = 20
-"""Damaged lines are named in so many ranges; a file of junk has millions."""
+"""Damaged lines are named in so many ranges."""
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 """What is left of bytes that were no UTF-8: JSON can spell it, but strict readers refuse it."""
 
@@ -102,14 +104,25 @@ def scan(path: Path, size: int, bad: Callable[[int], None]) -> Iterator[bytes]:
 
     A record that is whole inside a damaged line (its newline was hit, or a block of NULs precedes it) is
     yielded all the same. A last line without its newline is being written, or was cut: it is passed over.
+
+    Raises:
+        FormatError: a newer llmbench wrote the file, or hardly anything in it is a line of ours.
+
     """
+    damaged = 0
     for number, line in enumerate(lines(path, size), 1):
         if intact(line):
             yield line
-        else:
-            refuse_newer(line)
-            yield from salvaged(line)
-            bad(number)
+            continue
+        refuse_newer(line)
+        yield from salvaged(line)
+        bad(number)
+        damaged += 1
+        if damaged > MOST_DAMAGED:
+            raise FormatError(
+                f"more than {MOST_DAMAGED:,} lines are damaged, so this is no file of records. "
+                "If there are records in it, copy their lines to a new one."
+            )
 
 
 def lines(path: Path, size: int) -> Iterator[bytes]:
@@ -161,13 +174,13 @@ def head_of(line: bytes) -> tuple[str, int]:
         kind, version = head[1].decode(), int(head[2])
     else:
         words = _head.decode(line)
-        kind, version = words.kind, _version(bytes(words.format))
+        kind, version = words.kind, _version(memoryview(words.format))
     if type(version) is not int or version < 1:
         raise FormatError(f"is of format {version!r}, which no llmbench writes.")
     return kind, version
 
 
-def _version(words: bytes) -> Any:
+def _version(words: memoryview) -> Any:
     """Return the value of `format`; a long one is no version, and could be a list of millions."""
     return msgspec.json.decode(words) if len(words) <= LONGEST_VERSION else "..."
 

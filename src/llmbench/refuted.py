@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 
 from llmbench import journal, record
+from llmbench.errors import FormatError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -27,7 +28,7 @@ _verdict = msgspec.json.Decoder(record.Parity)
 def cells(path: Path, size: int) -> dict[str, str]:
     """Return why each cell failed, by id; of several verdicts on a cell the last that says anything counts.
 
-    Only the lines of verdicts are read: a run of 100,000 records that has none costs a search through its bytes.
+    Only the lines of verdicts are decoded.
     """
     failed: dict[str, str] = {}
     for verdict in _verdicts(path, size):
@@ -41,18 +42,12 @@ def cells(path: Path, size: int) -> dict[str, str]:
 
 def _verdicts(path: Path, size: int) -> Iterator[record.Parity]:
     if not size or not os.access(path, os.R_OK):
-        return  # whoever reads the run is told so
-    for line in journal.lines(path, size):
-        if HEAD in line:
-            yield from _of_line(line)
-
-
-def _of_line(line: bytes) -> Iterator[record.Parity]:
-    """Yield the verdict that a line is, or those that are whole inside a damaged one."""
-    for whole in [line] if journal.intact(line) else journal.salvaged(line):
-        if whole.startswith(HEAD):
-            with contextlib.suppress(*journal.NOT_UNDERSTOOD):  # whoever reads the run is told so
-                yield _verdict.decode(whole)
+        return
+    with contextlib.suppress(FormatError):  # whoever reads the run is told so, as of any damage
+        for line in journal.scan(path, size, lambda _: None):
+            if line.startswith(HEAD):
+                with contextlib.suppress(*journal.NOT_UNDERSTOOD):
+                    yield _verdict.decode(line)
 
 
 def seen(value: T, failed: Mapping[str, str]) -> T:

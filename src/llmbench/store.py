@@ -33,7 +33,7 @@ LOGS = "logs"
 OWN = (RECORDS, DESCRIPTION, DESCRIPTION_NEW, TORN, LOCK)
 """The files that a run writes: a link in the place of one, in a folder from anywhere, would have it write elsewhere."""
 MOST_NOTICES = 20
-"""A damaged file can be wrong in a million ways; nobody reads more."""
+"""Lines can be wrong in a million ways; nobody reads more."""
 LONGEST_NOTICE = 300
 
 LEAST_ROOM_BYTES = 16 * 2**20
@@ -155,7 +155,10 @@ class Log:
 
     def pass_over(self, why: str) -> None:
         """Note that a line was not understood."""
-        self._notice(f"a line was not understood and passed over: {why}.")
+        if len(self._notices) < MOST_NOTICES:
+            self._notice(f"a line was not understood and passed over: {why[:LONGEST_NOTICE]}.")
+        else:
+            self._notice("more lines were not understood and passed over.")
 
     def _decoded(self, decode: Callable[[bytes], T], lines: Iterator[bytes]) -> Iterator[T]:
         for line in lines:
@@ -212,9 +215,7 @@ class Log:
             self._plan = _described(self._folder / DESCRIPTION)
 
     def _notice(self, text: str) -> None:
-        notice = f"{RECORDS}: {text[:LONGEST_NOTICE]}"
-        if notice not in self._notices and len(self._notices) >= MOST_NOTICES:
-            notice = f"{RECORDS}: there is more wrong with it than is told here."
+        notice = f"{RECORDS}: {text}"
         if self._tell and notice not in self._notices:
             self._tell(f"{self._folder}/{notice}")
         self._notices[notice] = None
