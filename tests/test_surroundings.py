@@ -17,7 +17,7 @@ import pytest
 
 from llmbench import store
 from llmbench.record import Status
-from sweeps import LLMBENCH, MARK, Bench, assert_complete
+from sweeps import LLMBENCH, MARK, Bench, asked, assert_complete
 
 ONE = {"batch_size": 2}
 
@@ -217,6 +217,40 @@ def test_a_poor_terminal_is_enough(bench: Bench, environment: dict[str, str]) ->
     assert (done.code, done.err) == (0, "")
     assert "\x1b" not in done.out
     assert "6 ok  ->" in done.out
+
+
+@pytest.mark.parametrize(
+    "size", ["0", "-5", "abc", "", "1", "1000000000", "9" * 5000, "\u00b2", "0x10", "1.5"]
+)
+def test_a_terminal_of_an_impossible_size_is_enough(
+    size: str, measured: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", size)
+    monkeypatch.setenv("LINES", size)
+
+    for command in (
+        ("table", measured),
+        ("compare", measured, measured, "--metric", "e2e_s"),
+        ("models",),
+        ("machine",),
+        ("fit", measured),
+        ("cost", measured, "--usd-per-hour", "1"),
+        ("claims", measured),
+    ):
+        done = asked(*command)
+        assert (done.code, "Traceback" in done.err) in {(0, False), (2, False)}, command
+        assert done.out or done.err
+        assert len(done.out) < 10**6
+
+
+def test_a_sweep_needs_no_size_of_its_terminal(bench: Bench) -> None:
+    bench.write(axes={"batch_size": 1})
+
+    done = bench.sweep(environment={"COLUMNS": "0", "LINES": "0"})
+
+    assert (done.code, done.err) == (0, "")
+    assert_complete(done)
+    assert "llama-7b@tiny" in done.out
 
 
 def test_a_deleted_working_directory_is_no_obstacle(bench: Bench) -> None:

@@ -53,6 +53,9 @@ RED, PLAIN = "\x1b[31m", "\x1b[0m"
 DENIED = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 """What a system says of a file that is the user's to mend, wherever it was met."""
 
+MOST_CELLS = {"COLUMNS": 10_000, "LINES": 10_000}
+"""The largest terminal that a variable is believed to speak of, by the variable's name."""
+
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 """What typer raises for arguments that it cannot read; it exports only this descendant."""
 
@@ -65,6 +68,7 @@ def main() -> None:
 def run(arguments: "Sequence[str]") -> int:
     """Run one command and return its exit code; a user's mistake becomes one line on stderr."""
     accept_any_text(sys.stdout)
+    forget_impossible_sizes()
     try:
         code = dispatch(list(arguments) or ["--help"])
         if sys.stdout is not None:
@@ -199,6 +203,14 @@ def accept_any_text(stream: "TextIO | None") -> None:
     """Escape what the terminal's encoding cannot say, instead of failing on it."""
     if reconfigure := getattr(stream, "reconfigure", None):
         reconfigure(errors="backslashreplace")
+
+
+def forget_impossible_sizes() -> None:
+    """Take a size that no terminal has out of the environment: what draws would believe it, and fail."""
+    for name, most in MOST_CELLS.items():
+        told = os.environ.get(name, "1")
+        if not (told.isascii() and told.isdigit() and 0 < int(told[:9]) <= most):
+            del os.environ[name]
 
 
 def gone(error: OSError | SystemExit) -> int:
