@@ -106,6 +106,30 @@ def fill(path: Path) -> None:
                 continue
 
 
+@pytest.mark.parametrize("allowed", [5, 8, 12, 16, 20])
+def test_too_few_open_files_are_said_before_anything_is_written(bench: Bench, allowed: int) -> None:
+    bench.write()
+
+    done = bench.sweep(limit=open_files(allowed))
+
+    assert (done.code, done.out) == (2, "")
+    assert done.err.count("\n") == 1
+    assert not bench.run.exists()
+    again = bench.sweep(limit=open_files(needed(done.err)))
+    assert again.code == 0
+    assert_complete(again)
+
+
+def open_files(most: int) -> Callable[[], None]:
+    """Return what keeps a command from having more files open than this."""
+    return lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def needed(message: str) -> int:
+    """Return the limit that a message tells to set."""
+    return int(message.rpartition("ulimit -n ")[2].partition("'")[0])
+
+
 def test_a_second_sweep_on_the_same_run_is_refused(bench: Bench) -> None:
     bench.write(fault="hang", when="session=1,attempt=1")
     first = bench.start()

@@ -56,6 +56,8 @@ DENIED = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.EROFS, errno.ENOS
 MOST_CELLS = {"COLUMNS": 10_000, "LINES": 10_000}
 """The largest terminal that a variable is believed to speak of, by the variable's name."""
 
+TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
+
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 """What typer raises for arguments that it cannot read; it exports only this descendant."""
 
@@ -84,6 +86,9 @@ def run(arguments: "Sequence[str]") -> int:
     except (OSError, SystemExit) as error:
         if isinstance(error, OSError) and error.filename and error.errno in DENIED:
             complain(f"{error.filename}: cannot be used: {error.strerror}.")
+            return 2
+        if isinstance(error, OSError) and error.errno in TOO_MANY_FILES:
+            complain(f"{error.strerror}: allow this command more of them with 'ulimit -n 1024'.")
             return 2
         code = gone(error)
         discard_output()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import secrets
 import sys
 from collections import Counter
@@ -48,6 +49,11 @@ if TYPE_CHECKING:
 
 RESULTS = Path("results")
 COMPLETED_WITH_FAILURES = 3
+FILES_OF_A_SWEEP = 20
+"""Open files at once, besides those at its start and a channel to each nursery: lock, records, signals, and eight
+while a worker starts, 11 in all as counted; and some for what a worker imports and opens."""
+USUAL_FILES = 4
+"""Open at the start, where the system does not tell."""
 BUSY = 0.2
 """Share of all processors, while a sweep is planned, above which every number will come out worse. A record warns of
 less, but planning takes a fraction of a second, in which a tick of 10 ms counts for much."""
@@ -84,6 +90,7 @@ def sweep(wanted: Sweep, asked: Asked, console: Console, command: str, show: Sho
     if asked.offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
     planned = plan(wanted)
+    _refuse_few_files(planned)
     found = machine.machine()
     folder = asked.output_dir or _folder(wanted.name, found["name"], resume=asked.resume)
     with Interrupt() as interrupt, store.open_run(folder) as run:
@@ -247,6 +254,18 @@ def _predictions(
     place = predict.here(found, probes, past)
     said = predict.predictions(new, planned.models, planned.sweep.protocol, place)
     return {**(earlier.predictions if earlier else {}), **said}
+
+
+def _refuse_few_files(planned: Planned) -> None:
+    """Refuse to begin where the limit of open files would end every worker before it starts."""
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    in_use = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else USUAL_FILES  # noqa: PTH112, PTH208 - names only
+    needed = in_use + FILES_OF_A_SWEEP + len({cell.backend for cell in planned.cells})
+    if resource.RLIM_INFINITY != allowed < needed:
+        raise RunError(
+            f"ulimit -n: {allowed} open files are allowed, and this sweep needs {needed}. "
+            f"Run 'ulimit -n {needed}' first."
+        )
 
 
 def _refuse_shared(planned: Planned, asked: Asked) -> None:
