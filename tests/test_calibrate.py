@@ -119,6 +119,17 @@ def test_a_spoiled_file_costs_a_sentence(content: bytes) -> None:
     assert "is not used" in str(kept.notice)
 
 
+@pytest.mark.parametrize("figure", [-1.0, 1e300, 30.0])
+def test_a_spread_that_no_machine_has_costs_a_sentence(figure: float) -> None:
+    usual = calibration.SHELF.keep(made({"e2e_s": Varying(shapes=[], other=0.125, other_dof=8.0)}))
+    usual.write_bytes(usual.read_bytes().replace(b"0.125", str(figure).encode()))
+
+    kept = calibration.kept_of(MACHINE)
+
+    assert kept.calibration is None
+    assert "is no standard deviation" in str(kept.notice)
+
+
 def test_a_newer_file_and_another_machines_are_not_used() -> None:
     for wrong in (made({}, format=99), made({}, machine="0" * 10)):
         path = calibration.SHELF.keep(made({}))

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
+import shutil
 import socket
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from llmbench import files, store
+from llmbench import calibration, ceilings, files, kept, machine, store
 from sweeps import LLMBENCH, asked, assert_complete
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
 
     from sweeps import Bench
 
@@ -141,6 +143,30 @@ def test_records_that_are_no_file_are_refused(
     assert err.count("\n") == 1
 
 
+@odd
+def test_a_kept_file_that_is_none_costs_a_sentence_and_no_sweep(
+    odd: Callable[[Path], None], bench: Bench, state: Path, measured: Path
+) -> None:
+    here = machine.machine()
+    for kept_file in (
+        ceilings.SHELF.path(ceilings.key_of(here)),
+        calibration.SHELF.path(machine.identity_digest(here)),
+    ):
+        kept_file.parent.mkdir(parents=True)
+        odd(kept_file)
+    bench.write(axes={"batch_size": 1})
+
+    done = bench.sweep()
+    told = asked("machine")
+    compared = asked("compare", measured, measured)
+
+    assert (done.code, done.err) == (0, "")
+    assert_complete(done)
+    assert told.code == compared.code == 0
+    for answer in (told, compared):
+        assert (str(state) in answer.out + answer.err) is (odd is not nothing)
+
+
 # -- what is written -----------------------------------------------------------------------------------
 
 
@@ -216,6 +242,64 @@ def test_an_answer_is_not_written_to_what_is_no_file(
         assert str(output) in err
         assert err.count("\n") == 1
     assert output.lstat().st_mode == kind
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """Return a file system without any room."""
+    folder = tmp_path / "full"
+    folder.mkdir()
+    mount = ("mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder)
+    if (
+        shutil.which("mount") is None
+        or subprocess.run(mount, capture_output=True, check=False).returncode
+    ):
+        pytest.skip("no right to mount")
+    with contextlib.suppress(OSError), (folder / "filler").open("wb", 0) as stream:
+        while True:
+            stream.write(bytes(4096))
+    yield folder
+    subprocess.run(("umount", "-l", folder), check=True)
+
+
+def test_a_full_disk_costs_one_line_and_leaves_nothing(
+    full_disk: Path, measured: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = sorted(full_disk.rglob("*"))
+    result = Path(__file__).parent / "importers" / "llama_bench.jsonl"
+    monkeypatch.setenv(kept.STATE, str(full_disk / "state"))
+
+    for command, exits in (
+        (("report", measured, "-o", full_disk / "page.html"), 4),
+        (("compare", measured, measured, "--format", "html", "-o", full_disk / "page.html"), 4),
+        (("claims", measured, "--format", "html", "-o", full_disk / "page.html"), 4),
+        (("claims", "--plan", "context-is-memory", "-o", full_disk / "plan.yaml"), 2),
+        (("export", measured, "-o", full_disk / "export.json"), 2),
+        (("import", result, "-o", full_disk / "imported"), 2),
+        (("calibrate", measured), 2),
+    ):
+        code, _, err = asked(*command)
+        assert code == exits, (command, err)
+        assert "No space left" in err or "are free" in err
+        assert err.count("\n") == 1
+    assert [path for path in full_disk.rglob("*") if path.is_file()] == before
+
+
+@pytest.mark.parametrize("command", ["table", "export", "models", "--help", "sweep"])
+def test_output_to_a_full_disk_costs_one_line(command: str, bench: Bench, measured: Path) -> None:
+    bench.write()
+    runs = {"table": (measured,), "export": (measured,), "sweep": (bench.file, "-o", bench.run)}
+
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            (*LLMBENCH, command, *runs.get(command, ())),
+            stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+
+    assert done.returncode == 4
+    assert "No space left" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert bench.gone()
 
 
 # -- the helper ----------------------------------------------------------------------------------------

@@ -188,6 +188,46 @@ def test_500_cells_leave_the_parent_as_it_was(bench: Bench) -> None:
     assert {path.name for path in bench.run.iterdir()} == {"logs", "records.jsonl", "run.json"}
 
 
+def test_readers_see_whole_rows_while_a_sweep_writes(bench: Bench) -> None:
+    bench.write(axes={"batch_size": list(range(1, 40))}, protocol={"isolation": "cell"})
+    process = bench.start()
+    bench.wait_for('"end"', process)
+    seen: list[int] = []
+
+    while len(seen) < 20 and process.poll() is None:
+        table = asked("table", bench.run)
+        assert (table.code, table.err) == (0, "")
+        assert "damaged" not in table.out
+        seen.append(table.out.count("llama-7b@tiny"))
+        page = asked("report", bench.run, "-o", bench.folder / "page.html")
+        assert (page.code, page.err) == (0, "")
+    process.send_signal(signal.SIGTERM)
+    bench.ended(process)
+
+    assert len(seen) > 2
+    assert seen == sorted(seen)
+
+
+@pytest.mark.slow
+def test_5000_cells_leave_the_parent_as_it_was(bench: Bench) -> None:
+    bench.write(axes={"batch_size": list(range(1, 1001)), "input_len": [8, 16, 24, 32, 40]},
+                protocol={"sessions": 1, "max_sessions": 1})  # fmt: skip
+    process = bench.start()
+    bench.wait_for('"begin"', process, patience_s=300)
+    seen: list[tuple[int, int]] = []
+
+    while process.poll() is None:
+        if (level := levels(process)) and level[1]:
+            seen.append(level)
+        time.sleep(0.05)
+    done = bench.ended(process)
+
+    assert_complete(done)
+    files, bytes_held = zip(*seen[: -max(4, len(seen) // 10)], strict=True)  # the table comes last
+    assert max(files) <= files[len(files) // 4] + 3
+    assert max(bytes_held) <= bytes_held[len(files) // 4] + 16 * 2**20
+
+
 def test_a_hundred_workers_leave_the_parent_as_it_was(bench: Bench) -> None:
     bench.write(axes={"batch_size": list(range(1, 51))}, fault="oom", when="session=1",
                 protocol={"isolation": "cell"})  # fmt: skip

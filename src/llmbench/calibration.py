@@ -26,6 +26,8 @@ Shape: TypeAlias = "tuple[int | None, int | None, int | None]"
 """Batch size, prompt tokens, new tokens."""
 
 MOST_SESSIONS = 100
+MOST_DEVIATION = 20.0
+"""A session would be 500 million times another."""
 MANY = f"over {MOST_SESSIONS}"
 """Nobody takes more sessions of a cell, so more are not counted."""
 
@@ -52,6 +54,12 @@ class Spread(msgspec.Struct, frozen=True, kw_only=True):
     drawn: float
     dof: float
 
+    def __post_init__(self) -> None:
+        """Refuse figures that nobody can have measured."""
+        check(self.drawn, self.dof)
+        check(self.between, self.dof)
+        check(self.within or 0.0, self.dof)
+
 
 class Varying(msgspec.Struct, frozen=True, kw_only=True):
     """How one metric varies: at the shapes measured, and what to expect of any other."""
@@ -59,6 +67,10 @@ class Varying(msgspec.Struct, frozen=True, kw_only=True):
     shapes: list[Spread]
     other: float
     other_dof: float
+
+    def __post_init__(self) -> None:
+        """Refuse figures that nobody can have measured."""
+        check(self.other, self.other_dof)
 
 
 class Calibration(kept.OfMachine, frozen=True, kw_only=True):
@@ -105,6 +117,14 @@ class Calibration(kept.OfMachine, frozen=True, kw_only=True):
             else f"{least or MANY} to {most or MANY} sessions"
         )
         return f"An interval within ±{within:.1%} takes {told} a cell, by the calibration of {self.at[:10]}."
+
+
+def check(deviation: float, dof: float) -> None:
+    """Raise ValueError if these are no standard deviation of logarithms, or no degrees of freedom."""
+    if not 0 <= deviation <= MOST_DEVIATION:
+        raise ValueError(f"{deviation} is no standard deviation of logarithms")
+    if not dof >= 0:
+        raise ValueError(f"{dof} are no degrees of freedom")
 
 
 SHELF = kept.Shelf(

@@ -5,7 +5,6 @@ So a probe never speaks for another processor, driver or torch.
 
 from __future__ import annotations
 
-import math
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -37,6 +36,11 @@ class File(kept.OfMachine, frozen=True, kw_only=True):
         """Refuse figures that nobody can have measured."""
         for probe in self.probes:
             check(probe)
+
+
+RATES = (1e4, 1e18)
+"""Bytes or operations a second: from a slower machine than any to a faster one, to refuse what nobody measured."""
+STEPS_S = (1e-10, 100.0)
 
 
 SHELF = kept.Shelf("probes", "probe", File, "measure again with llmbench machine --probe")
@@ -89,8 +93,9 @@ def check(probe: Probe) -> None:
         *((f"{rate.dtype} at {rate.rows} rows", rate.flops_s) for rate in probe.rates),
     ]
     for name, figure in figures:
-        if figure is not None and not (math.isfinite(figure) and figure > 0):
-            raise ValueError(f"{name}: {figure} is no rate or time")
+        least, most = STEPS_S if name == "step" else RATES
+        if figure is not None and not least <= figure <= most:  # NaN neither
+            raise ValueError(f"{name}: {figure} is no rate or time of a machine")
 
 
 def _processors() -> int | None:

@@ -15,7 +15,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from llmbench import __version__
-from llmbench.errors import LlmbenchError, did_you_mean
+from llmbench.errors import LlmbenchError, WriteError, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,6 +56,9 @@ DENIED = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.EROFS, errno.ENOS
 MOST_CELLS = {"COLUMNS": 10_000, "LINES": 10_000}
 """The largest terminal that a variable is believed to speak of, by the variable's name."""
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What a system says where there is no room; of a file by name it is known which, else it is our output."""
+
 TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
 
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
@@ -84,15 +87,24 @@ def run(arguments: "Sequence[str]") -> int:
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
     except (OSError, SystemExit) as error:
-        if isinstance(error, OSError) and error.filename and error.errno in DENIED:
-            complain(f"{error.filename}: cannot be used: {error.strerror}.")
-            return 2
-        if isinstance(error, OSError) and error.errno in TOO_MANY_FILES:
-            complain(f"{error.strerror}: allow this command more of them with 'ulimit -n 1024'.")
-            return 2
-        code = gone(error)
-        discard_output()
+        told = refusal(error) if isinstance(error, OSError) else None
+        code = told.exit_code if told else gone(error)
+        if told is None or isinstance(told, WriteError):
+            discard_output()
+        if told:
+            complain(str(told))
     return code
+
+
+def refusal(error: OSError) -> LlmbenchError | None:
+    """Return what a system refuses as a mistake that the user can mend; None for anything else."""
+    if error.errno in TOO_MANY_FILES:
+        return LlmbenchError(f"{error.strerror}: allow more of them, with 'ulimit -n 1024'.")
+    if error.errno in DENIED and error.filename:
+        return LlmbenchError(f"{error.filename}: cannot be used: {error.strerror}.")
+    if error.errno in FULL and not error.filename:
+        return WriteError(f"standard output: cannot be written: {error.strerror}.")
+    return None
 
 
 def dispatch(arguments: list[str]) -> int:
