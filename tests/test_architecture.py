@@ -67,6 +67,9 @@ LAYERS = (
     ("shared", ("formulas", "tiny")),
     ("shared", ("shape", "yamlfile")),
     ("shared", ("configs", "digest", "files", "gpus", "interpreter", "reasons", "redact")),
+    ("shared", ("secret_values",)),
+    ("shared", ("secret_shapes",)),
+    ("shared", ("secret_names",)),
     ("shared", ("errors",)),
     ("shared", ("__init__",)),
 )

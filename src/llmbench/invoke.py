@@ -34,7 +34,7 @@ from llmbench.interrupt import Interrupt
 from llmbench.plan import plan
 from llmbench.progress import Screen
 from llmbench.record import Plan, Status
-from llmbench.redact import redact, shown
+from llmbench.redact import command_line, redact, shown
 from llmbench.runner import Runner, now
 from llmbench.spec import PROTOCOL, slug
 
@@ -96,7 +96,7 @@ def sweep(wanted: Sweep, asked: Asked, console: Console, command: str, show: Sho
     with Interrupt() as interrupt, store.open_run(folder) as run:
         for notice in run.notices:
             console.print(shown(notice), markup=False, style="yellow", soft_wrap=True)
-        written = _describe(run, planned, found, asked, redact(command))
+        written = _describe(run, planned, found, asked, command)
         for change in changed.since(run.log.plan, written) if run.log.plan else ():
             console.print(shown(change), markup=False, style="yellow", soft_wrap=True)
         reap.adopt_orphans()
@@ -122,7 +122,7 @@ def measured_anew(file: Path, purpose: str, sessions: int, show: Show) -> tuple[
     wanted = adhoc.with_protocol(spec.read_sweep(file), changes)
     folder = kept.folder() / purpose / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{slug(wanted.name)}"
     asked = Asked(folder, resume=False, new_environment=False, allow_shared=False, offline=False)
-    command = " ".join(["llmbench", *sys.argv[1:]])
+    command = command_line(["llmbench", *sys.argv[1:]])
     return folder, sweep(wanted, asked, Console(highlight=False, stderr=True), command, show)
 
 

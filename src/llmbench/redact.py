@@ -2,51 +2,38 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
+import shlex
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+
+from llmbench.secret_names import is_setting, kind
+from llmbench.secret_shapes import REDACTED, without_shapes
+from llmbench.secret_values import without_values
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-SECRET_NAMES = re.compile("TOKEN|KEY|SECRET|PASS|CRED|AUTH", re.IGNORECASE)
-"""Environment variables named like one of these hold what nobody else may read."""
-
-SHORTEST_SECRET = 6
-"""A shorter value (`1`, `false`) is a setting; blotting it out would blot out ordinary words."""
-
-REDACTED = "<redacted>"
-
-SPELLINGS: tuple[Callable[[str], str], ...] = (
-    lambda value: quote(value, safe=""),
-    lambda value: repr(value)[1:-1],
-    lambda value: json.dumps(value)[1:-1],
-)
-"""How links, Python and JSON write a value that is not plain."""
-
-PATTERNS = (
-    (re.compile(r"\bhf_\w{8,}"), REDACTED),
-    (re.compile(r"\b(bearer|basic)\s+[\w.~+/=-]{8,}", re.IGNORECASE), rf"\1 {REDACTED}"),
-    (re.compile(r"(\w://)[^\s/]*@"), rf"\1{REDACTED}@"),
-    (
-        re.compile(
-            r"([?&][\w-]*(?:token|key|secret|pass|cred|auth|sig)[\w-]*=)[^&\s'\"]+", re.IGNORECASE
-        ),
-        rf"\1{REDACTED}",
-    ),
-)
-"""Hub tokens, headers, user info in URLs, and signed or keyed links."""
+    from collections.abc import Sequence
 
 
 def redact(text: str) -> str:
     """Return text without secrets, and with `~` for the home folder: fit to be written to a file."""
-    for secret in _secrets():
-        text = text.replace(secret, REDACTED)
-    for pattern, instead in PATTERNS:
-        text = pattern.sub(instead, text)
-    return without_home(text)
+    return without_home(without_secrets(text))
+
+
+def without_secrets(text: str) -> str:
+    """Return text without the secrets of the environment, and without what looks or is named like one."""
+    return without_shapes(without_values(text))
+
+
+def command_line(arguments: Sequence[str]) -> str:
+    """Return a command as a file may tell it: quoted as a shell needs it, without secrets."""
+    words: list[str] = []
+    for before, word in zip(("", *arguments), arguments, strict=False):
+        beside = before.startswith("-") and "=" not in before and not word.startswith("-")
+        sure = kind(before) if beside else ""
+        clean = REDACTED if sure and not is_setting(word, sure) else redact(word)
+        words.append(clean if re.fullmatch(r"[\w@%+=:,./~<>-]+", clean) else shlex.quote(clean))
+    return " ".join(words)
 
 
 def without_home(text: str) -> str:
@@ -62,14 +49,6 @@ def redact_all(value: Any) -> Any:
     if isinstance(value, dict):
         return {redact_all(key): redact_all(inner) for key, inner in value.items()}
     return [redact_all(inner) for inner in value] if isinstance(value, list | tuple) else value
-
-
-def _secrets() -> list[str]:
-    """Return secret values in every spelling, the longest first: one may contain another."""
-    values = {value.strip() for name, value in os.environ.items() if SECRET_NAMES.search(name)}
-    values = {value for value in values if len(value) >= SHORTEST_SECRET}
-    spelled = {spell(value) for value in values for spell in SPELLINGS}
-    return sorted(values | spelled, key=len, reverse=True)
 
 
 ACTING = re.compile("[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")

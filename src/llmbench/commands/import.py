@@ -1,7 +1,6 @@
 """The `import` command: other tools' result files as a run that every reading command takes."""  # noqa: N999 - the word is the command
 
 import datetime as dt
-import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +10,7 @@ from rich.console import Console
 
 from llmbench import reports, store, table
 from llmbench.importers import _run
-from llmbench.redact import redact, shown
+from llmbench.redact import command_line, shown
 
 
 def command(  # noqa: PLR0913, PLR0917 - one argument a flag
@@ -52,7 +51,7 @@ def command(  # noqa: PLR0913, PLR0917 - one argument a flag
         "batch_size": batch_size, "input_len": input_len, "output_len": output_len,
     }  # fmt: skip
     said = {key: value for key, value in coordinates.items() if value is not None}
-    called = redact(shlex.join(["llmbench", *sys.argv[1:]]))
+    called = command_line(["llmbench", *sys.argv[1:]])
     now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
     _run.write(files, said, importer, output_dir, called, now)
     log, console = store.read(output_dir), Console()

@@ -10,6 +10,7 @@ from rich.console import Console
 from llmbench import adhoc, dryrun, invoke
 from llmbench.commands._telling import show_table
 from llmbench.errors import SpecError
+from llmbench.redact import command_line
 
 
 def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
@@ -167,7 +168,8 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
         offline=offline,
         run_anyway=run_anyway,
     )
-    return invoke.sweep(wanted, asked, console, " ".join(["llmbench", *sys.argv[1:]]), show_table)
+    command = command_line(["llmbench", *sys.argv[1:]])
+    return invoke.sweep(wanted, asked, console, command, show_table)
 
 
 def _refuse_alone(machine: str | None, usd_per_gpu_hour: float | None, format: str) -> None:

@@ -1,0 +1,136 @@
+"""Names that say a secret stands beside them, and values that are settings whatever their name.
+
+A name is read word by word, so that KEY is found in `apiKey` and `DB_KEY`, and not in KEYBOARD or MONKEY.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from functools import lru_cache
+from typing import Literal
+
+Kind = Literal["certain", "likely", ""]
+"""`certain`: every value but a setting is secret. `likely`: only a value that looks like a secret is."""
+
+PART = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
+"""The words of `DB_PWD`, `apiKey`, `X-Api-Key` and `OAuth2Token`."""
+
+CERTAIN = re.compile(
+    r"passw(?:or)?d|passphrase|passcode|passkey|secret|credential|cookie|webhook|bearer|(?:^|_)jwt"
+    r"|(?:api|app|access|private|account|shared|signing|encryption|master|admin|deploy|ssh|host|service|client"
+    r"|storage|subscription|licen[cs]e|auth|hmac|root|vault|gpg|pgp)_?keys?(?:_|$|id)"
+    r"|(?:auth|access|refresh|api|bot|id|session|csrf|xsrf|security|hub|hf|gh|github|gitlab|slack|npm|pypi|deploy"
+    r"|personal|oauth|admin|root|user|service|client|job|ci|push|sas|secure|app|vault|registry)_?tokens?(?:_|$)"
+    r"|conn(?:ection)?_?str(?:ing)?(?:_|$)|sess(?:ion)?_?(?:id|key)(?:_|$)|authorization"
+    r"|(?:^|_)(?:\w*pwd|\w+_pass|\w{2,}pass|pat|creds?|dsn|sas|otp)(?:_|$)|_pin$"
+)
+"""In a name of lower-case words that are joined by `_`."""
+
+LIKELY = re.compile(
+    r"(?:^|_)(?:pass|\w*tokens?|\w*keys?|o?auth|sig|signature|private|licen[cs]e|pem|salt)(?:_|$)"
+)
+
+INNOCENT = re.compile(
+    r"bypass|compass|trespass|surpass|(?:^|_)\w*(?:monkey|turkey|donkey|hockey|jockey|whiskey)s?(?:_|$)"
+    r"|(?:^|_)(?:two|multi|one|single|n|num|each|first|second|forward|backward)_pass(?:es)?(?:_|$)"
+    r"|_(?:type|method|algorithm|algo|format|length|len|count|limit|size|timeout|ttl|expiry|expires|provider|backend"
+    r"|sock|socket|enabled|name|parallelism|policy|rotation|manager|helper|store|dir|dim|heads|error)$"
+    r"|^(?:pad|bos|eos|unk|mask|sep|cls|image|audio|video|special|additional|num|max|min|new|n|total|stop|start)_"
+    r"(?:\w+_)?tokens?(?:_ids?)?$|^(?:num_)?keys?_(?:value|states|padding|cache|layer|proj|heads)"
+)
+"""Names that hold one of those words and no secret: where something lies, how many, of which kind."""
+
+SETTING = re.compile(
+    r"|[01]|true|false|yes|no|y|n|on|off|none|null|nil|undefined|auto|default|enabled?|disabled?|required|optional"
+    r"|cpu|gpu|cuda(?::\d+)?|basic|bearer|digest|negotiate|token|password|key|secret|string|str|bytes|int|float|bool"
+    r"|utf-?8|b?float\d+|[bf]p?\d+|u?int\d+|production|development|staging|test|debug|info|file|keyring"
+    r"|\*+|\.+|<[^<>]*>|\[[\w, ]*\]|\{\}|\(\)|\$\{?\w+\}?|%\w+%",
+    re.IGNORECASE,
+)
+"""Values that are no secret under any name; `<redacted>` is one of them."""
+
+NUMBER = re.compile(r"[+-]?[\d.,_]+(?:[eE][+-]?\d+)?[a-zA-Z%]{0,3}")
+PATH = re.compile(r"(?:~|\.{1,2}|[A-Za-z]:)?[\\/][^\n]*")
+ROOTS = frozenset(
+    [
+        "bin",
+        "boot",
+        "data",
+        "dev",
+        "etc",
+        "home",
+        "lib",
+        "media",
+        "mnt",
+        "nfs",
+        "opt",
+        "proc",
+        "root",
+        "run",
+        "sbin",
+        "scratch",
+        "srv",
+        "sys",
+        "tmp",
+        "usr",
+        "users",
+        "var",
+        "volumes",
+        "work",
+        "workspace",
+    ]
+)
+"""First folders of a path; a key in base64 may begin with `/`, too."""
+
+SOLID = re.compile(r"[\w.~+/=:@!#$%^&*?-]+")
+
+
+@lru_cache(maxsize=4096)
+def kind(name: str) -> Kind:
+    """Return whether a secret stands beside a name."""
+    words = "_".join(PART.findall(name)).lower()
+    if INNOCENT.search(words):
+        return ""
+    if CERTAIN.search(words):
+        return "certain"
+    return "likely" if LIKELY.search(words) else ""
+
+
+def is_doubtless(name: str) -> bool:
+    """Return whether a value beside a name is a secret even if it is a plain word: `DB_PWD`, `GH_TOKEN`."""
+    if kind(name) == "likely":
+        return name.isupper() and "_" in name and not name.endswith(("KEY", "KEYS", "PRIVATE"))
+    return kind(name) == "certain"
+
+
+def is_setting(value: str, kind: Kind) -> bool:
+    """Return whether a value beside such a name is a setting or a path, and no secret."""
+    if SETTING.fullmatch(value) or is_path(value):
+        return True
+    return kind == "likely" and NUMBER.fullmatch(value) is not None
+
+
+def is_path(value: str) -> bool:
+    """Return whether text is a file's path: it begins in a folder that there is, or that systems have."""
+    if not PATH.fullmatch(value):
+        return False
+    if not value.startswith("/"):
+        return True
+    first = value[1:].partition("/")[0]
+    return first.lower() in ROOTS or os.path.isdir(f"/{first}")  # noqa: PTH112 - or fails on a long name
+
+
+def looks_secret(value: str) -> bool:
+    """Return whether text looks drawn at random: long, of one piece, letters mixed with digits or cases."""
+    if len(value) < 16 or not SOLID.fullmatch(value):
+        return False
+    return is_mixed(value)
+
+
+def is_mixed(value: str) -> bool:
+    """Return whether text is more than a word: letters with digits, or small with capital ones after the first."""
+    digits = any(char.isdigit() for char in value)
+    letters = any(char.isalpha() for char in value)
+    cases = any(char.islower() for char in value) and any(char.isupper() for char in value[1:])
+    return letters and (digits or cases)
