@@ -5,15 +5,21 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+import pytest
+
 from llmbench.record import Status
-from sweeps import ONLY_IN_THE_NURSERY, Bench, assert_complete
+from sweeps import ONLY_IN_THE_NURSERY, Bench, asked, assert_complete
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from sweeps import Done
 
 SECRETS = {
     "HF_TOKEN": "hf_WmXqLrTzPdKvBnYcHgFs",
@@ -25,6 +31,17 @@ SECRETS = {
 }
 NAMED_OTHERWISE = {"PROXY": "http://someone:pr0xy-pa55@proxy.example:3128"}
 """What only its form betrays."""
+
+MARKED = {
+    "GITHUB_PAT": "ghp_SEKRITabcdefghijklmnopqrstuvwxyz01",
+    "DB_PWD": "S3KR",
+    "SESSION_COOKIE": "SEKRITc3xyz",
+    "SLACK_WEBHOOK": "https://hooks.slack.com/services/T0/B0/SEKRITd4",
+    "STORE_URL": "postgres://me:SEK@RIT/x@db.example/x",
+    "CLIENT_PEM": "-----BEGIN PRIVATE KEY-----\nSEKRITabcdefghijk\n-----END PRIVATE KEY-----",
+}
+MARKS = ("SEKRIT", "S3KR", "SEK@", "RIT/x")
+
 
 LEAST = 8
 """A piece of a secret as long as this is as good as half of it."""
@@ -98,3 +115,67 @@ def test_what_a_killed_invocation_left_in_its_logs_is_taken_out_by_the_next(benc
 
     assert_complete(done)
     assert leaks(bench.run) == set()
+
+
+def marks(done: Done) -> set[str]:
+    """Return which marks of secrets are in the run, its names included, and on the screen."""
+    files = [path for path in done.bench.run.rglob("*") if path.is_file()]
+    texts = [*(path.read_text() for path in files), *map(str, files), done.out, done.err]
+    return {mark for mark in MARKS for text in texts if mark in text}
+
+
+def test_no_secret_of_any_name_is_in_a_run_or_on_the_screen(bench: Bench) -> None:
+    bench.write(fault="leak", axes={"batch_size": 1})
+
+    done = bench.sweep("--prompts", "synthetic", environment=MARKED)
+
+    assert done.code == 3
+    assert "<redacted>" in done.out
+    assert marks(done) == set()
+
+
+def test_a_models_path_is_written_down_without_its_secret_and_read_with_it(bench: Bench) -> None:
+    folder = bench.folder / "token=SEKRIT12345abcdefg"
+    folder.mkdir()
+    (folder / "config.json").write_text(
+        '{"model_type": "llama", "vocab_size": 32000, "api_key": "SEKRITx"}'
+    )
+    bench.write(axes={"batch_size": 1, "model": str(folder)})
+
+    done = bench.sweep()
+
+    assert done.code == 0
+    assert bench.plan().models[0].name.endswith("token=<redacted>")
+    assert marks(done) == set()
+
+
+@pytest.mark.parametrize("dry", [(), ("--dry-run",)])
+def test_a_secret_that_every_record_would_hold_is_refused(bench: Bench, dry: tuple[str]) -> None:
+    bench.write(axes={"batch_size": 1}, when="password=SEKRIT")
+
+    done = bench.sweep(*dry)
+
+    assert done.code == 2
+    assert "fake: when: holds a secret" in done.err
+    assert marks(done) == set()
+
+
+def test_an_error_line_shows_no_secret() -> None:
+    answer = asked("table", "https://me:SEKRIT@host.example/run")
+
+    assert answer.code == 2
+    assert "https:/<redacted>@host.example" in answer.err
+
+
+def test_a_trace_that_nobody_caught_shows_no_secret() -> None:
+    code = (
+        "from llmbench import cli\n"
+        "def fail(_): raise RuntimeError('password=SEKRIT')\n"
+        "cli.outcome = fail; cli.main()"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+    assert done.returncode == 1
+    assert "RuntimeError: password=<redacted>" in done.stderr
+    assert "SEKRIT" not in done.stderr

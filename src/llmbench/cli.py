@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
-from llmbench import __version__
+from llmbench import __version__, guard
 from llmbench.errors import LlmbenchError, WriteError, did_you_mean
 
 if TYPE_CHECKING:
@@ -67,13 +67,20 @@ UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 def main() -> None:
     """Run llmbench with this process's arguments and exit with the code of its outcome."""
+    sys.excepthook = guard.show_exception
     sys.exit(run(sys.argv[1:]))
 
 
 def run(arguments: "Sequence[str]") -> int:
-    """Run one command and return its exit code; a user's mistake becomes one line on stderr."""
+    """Run one command, which shows no secret, and return its exit code."""
     accept_any_text(sys.stdout)
     forget_impossible_sizes()
+    with guard.guarded():
+        return outcome(arguments)
+
+
+def outcome(arguments: "Sequence[str]") -> int:
+    """Run one command and return its exit code; a user's mistake becomes one line on stderr."""
     try:
         code = dispatch(list(arguments) or ["--help"])
         if sys.stdout is not None:

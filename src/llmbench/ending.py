@@ -32,7 +32,7 @@ def record_of(  # noqa: PLR0913 - one argument a field of the record
     telemetry: dict[str, Any], worker: dict[str, Any], environment: str, ceilings: Ceilings,
 ) -> Record:  # fmt: skip
     """Return the judged record of one session of one cell."""
-    outcome = cleaned(outcome)
+    outcome, worker = cleaned(outcome), redact_all(worker)
     status, problems, warnings = judge(cell, outcome, ceilings)
     warnings += _surroundings(status, telemetry, outcome.telemetry, worker)
     reason = (

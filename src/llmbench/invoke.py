@@ -34,7 +34,7 @@ from llmbench.interrupt import Interrupt
 from llmbench.plan import plan
 from llmbench.progress import Screen
 from llmbench.record import Plan, Status
-from llmbench.redact import command_line, redact, shown
+from llmbench.redact import command_line, redact, redact_all, shown
 from llmbench.runner import Runner, now
 from llmbench.spec import PROTOCOL, slug
 
@@ -221,7 +221,7 @@ def _describe(
         machine=found,
         environment=facts,
         environment_digest=digest,
-        warnings=planned.warnings,
+        warnings=redact_all(planned.warnings),
         predictions=_predictions(planned, found, probes, earlier),
         probes=probes,
     )
@@ -236,7 +236,9 @@ def _describe(
 
 def _told(model: Model) -> Model:
     """Return a model as a file may tell it: where its weights lie is often in somebody's home."""
-    return msgspec.structs.replace(model, location=model.location and redact(model.location))
+    return msgspec.structs.replace(
+        model, location=model.location and redact(model.location), config=redact_all(model.config)
+    )
 
 
 def _predictions(

@@ -18,6 +18,7 @@ import pynvml
 
 from llmbench import __version__, gpus
 from llmbench.digest import digest_of
+from llmbench.redact import redact_all
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -76,7 +77,9 @@ def environment(found: dict[str, Any]) -> tuple[dict[str, Any], str]:
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()}",
         "packages": {name: version for name in PACKAGES if (version := _version(name))},
-        "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
+        "variables": redact_all(
+            {name: os.environ[name] for name in VARIABLES if name in os.environ}
+        ),
         "machine": {key: value for key, value in found.items() if key not in VOLATILE},
     }
     return facts, digest_of(facts)

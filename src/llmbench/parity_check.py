@@ -21,6 +21,7 @@ from llmbench import gpus, interpreter
 from llmbench.parity import Distance, distance, faults, wrong_tokens
 from llmbench.parity_child import Answer, Task
 from llmbench.record import Job, Parity
+from llmbench.redact import redact
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -186,7 +187,7 @@ def ask(tasks: Sequence[Task], answers: Path) -> list[Answer]:
         _end(child)
     if child.returncode or not answers.exists():
         lines = said.decode(errors="replace").strip().splitlines() or ["it said nothing"]
-        died = Answer(unable=f"it ended with code {child.returncode}: {lines[-1][:300]}")
+        died = Answer(unable=f"it ended with code {child.returncode}: {redact(lines[-1])[:300]}")
         return [died for _ in tasks]
     return msgspec.json.decode(answers.read_bytes(), type=list[Answer])
 
@@ -224,7 +225,7 @@ def _line(
         {
             "cells": [own.id for own in subject.cells],
             "verdict": verdict,
-            "why": why,
+            "why": redact(why),
             "model": cell.model,
             "backend": cell.backend,
             "options": cell.options,

@@ -5,6 +5,7 @@ Planning reads files and the driver's list of GPUs; it imports no engine.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from msgspec.structs import replace
 from llmbench import backends, files, grid, machine, model, spec, workload
 from llmbench.digest import digest_of
 from llmbench.errors import NothingToRun, SpecError
-from llmbench.redact import without_home
+from llmbench.redact import redact, without_home, without_secrets
 
 if TYPE_CHECKING:
     from llmbench.model import Model
@@ -41,21 +42,21 @@ def plan(sweep: Sweep, *, device: str | None = None) -> Planned:
     `device` is one to plan for that need not be here: it is what `auto` means then, and nobody asks a driver.
     """
     given = sweep.axes.model if isinstance(sweep.axes.model, list) else [sweep.axes.model]
-    names = [without_home(name) for name in given]
-    sweep = replace(sweep, axes=replace(sweep.axes, model=names))
-    models = {name: model.resolve(name) for name in dict.fromkeys(names)}
+    models = _models(given)
+    prompts = [without_home(name) for name in grid.words(sweep.axes.prompts)]
+    axes = replace(sweep.axes, model=list(map(redact, given)), prompts=prompts)
+    sweep = replace(sweep, name=redact(sweep.name), why=redact(sweep.why), axes=axes)
     choices = grid.Choices(
         model_digests={name: found.digest for name, found in models.items()},
         options={name: backends.options(name) for name in backends.known()},
         load_formats={name: real_or_random(found) for name, found in models.items()},
         device=device or (machine.device() if "auto" in grid.words(sweep.axes.device) else "cpu"),
         prompt_digests={
-            name: digest_of(text(name))
-            for name in grid.words(sweep.axes.prompts)
-            if name != workload.SYNTHETIC
+            name: digest_of(text(name)) for name in prompts if name != workload.SYNTHETIC
         },
     )
     cells, warnings = grid.expand(sweep, choices)
+    _refuse_secrets(cells)
     if device is None:
         _check_device(cells)
         warnings += _not_installed(cells)
@@ -70,6 +71,33 @@ def plan(sweep: Sweep, *, device: str | None = None) -> Planned:
     )
 
 
+def _models(given: list[str]) -> dict[str, Model]:
+    """Return the models by the names under which they are written down: without secrets and home folders."""
+    models: dict[str, Model] = {}
+    for name in dict.fromkeys(map(without_home, given)):
+        told = redact(name)
+        if told in models:
+            raise SpecError(f"model: two are called {told!r} once their secrets are taken out.")
+        models[told] = replace(model.resolve(name), name=told)
+    return models
+
+
+def _refuse_secrets(cells: list[Cell]) -> None:
+    """Refuse secrets where they would be written to every record and into the names of files."""
+    told = {("prompts", cell.prompts) for cell in cells}
+    told |= {
+        (f"{cell.backend}: {key}", text)
+        for cell in cells
+        for key, text in cell.options.items()
+        if isinstance(text, str)
+    }
+    for where, text in told:
+        if without_secrets(text) != text:
+            raise SpecError(
+                f"{where}: holds a secret, and records would, too. Leave it out of the sweep."
+            )
+
+
 def real_or_random(found: Model) -> str:
     """Return what `load_format: auto` means: real weights where a folder or hub id was named."""
     return "dummy" if found.source == "catalogue" else "safetensors"
@@ -78,7 +106,8 @@ def real_or_random(found: Model) -> str:
 def text(prompts: str) -> str:
     """Return the text of a prompts file."""
     try:
-        return files.read_text(Path(prompts), MOST_PROMPT_BYTES)
+        path = os.path.expanduser(prompts)  # noqa: PTH111 - pathlib raises where there is no home
+        return files.read_text(Path(path), MOST_PROMPT_BYTES)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else _no_text(error)
         raise SpecError(

@@ -7,7 +7,7 @@ import re
 import shlex
 from typing import TYPE_CHECKING, Any
 
-from llmbench.secret_names import is_setting, kind
+from llmbench.secret_names import is_secret, is_setting, kind
 from llmbench.secret_shapes import REDACTED, without_shapes
 from llmbench.secret_values import without_values
 
@@ -47,7 +47,12 @@ def redact_all(value: Any) -> Any:
     if isinstance(value, str):
         return redact(value)
     if isinstance(value, dict):
-        return {redact_all(key): redact_all(inner) for key, inner in value.items()}
+        return {
+            redact_all(key): REDACTED
+            if isinstance(key, str) and isinstance(inner, str) and is_secret(key, inner)
+            else redact_all(inner)
+            for key, inner in value.items()
+        }
     return [redact_all(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 

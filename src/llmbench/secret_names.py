@@ -104,6 +104,20 @@ def is_doubtless(name: str) -> bool:
     return kind(name) == "certain"
 
 
+def is_secret(name: str, value: str) -> bool:
+    """Return whether what stands beside a name is a secret: a variable's value is, a word of prose is not."""
+    sure = kind(name)
+    if not sure or not value or is_setting(value, sure):
+        return False
+    if is_doubtless(name):
+        return True
+    if name.isupper() and "_" in name:
+        return not value.replace("_", "").islower()
+    if name.lower() in ("key", "keys") or "." in value:
+        return False
+    return looks_secret(value)
+
+
 def is_setting(value: str, kind: Kind) -> bool:
     """Return whether a value beside such a name is a setting or a path, and no secret."""
     if SETTING.fullmatch(value) or is_path(value):

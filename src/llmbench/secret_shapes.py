@@ -6,67 +6,89 @@ Every pattern takes time in proportion to the text, whatever the text: repeats a
 from __future__ import annotations
 
 import re
+from functools import cache
 
-from llmbench.secret_names import is_doubtless, is_mixed, is_setting, kind, looks_secret
+from llmbench.secret_names import is_mixed, is_secret, is_setting, kind
 
 REDACTED = "<redacted>"
 
-ISSUED = (
-    *((f"gh{letter}_", r"[A-Za-z0-9]{4,}+") for letter in "pousr"),
-    *((f"xox{letter}-", r"[\w-]{4,}+") for letter in "abceoprs"),
-    *(
-        (f"{four}", r"[A-Z0-9]{12,}+")
-        for four in ("AKIA", "ASIA", "AROA", "AIDA", "ABIA", "ACCA", "AGPA", "ANPA")
-    ),
-    *(
-        (f"gl{kind}-", r"[\w.-]{8,}+")
-        for kind in ("pat", "dt", "rt", "cbt", "ptt", "ft", "imt", "agent", "oas", "soat", "ffct")
-    ),
-    ("github_pat_", r"\w{4,}+"),
-    ("xapp-", r"[\w-]{8,}+"),
-    ("sk-proj-", r"[\w-]{4,}+"),
-    ("sk-ant-", r"[\w-]{4,}+"),
-    ("sk-", r"(?=[\w-]{0,64}\d)[\w-]{12,}+"),
-    *((f"{two}_{mode}_", r"\w{8,}+") for two in ("sk", "pk", "rk") for mode in ("live", "test")),
-    ("AIza", r"[\w-]{20,}+"),
-    ("ya29.", r"[\w-]{12,}+"),
-    ("GOCSPX-", r"[\w-]{8,}+"),
-    ("hf_", r"(?=[a-z]{0,64}[A-Z0-9])[A-Za-z0-9]{8,}+"),
-    ("api_org_", r"[A-Za-z0-9]{8,}+"),
-    ("nvapi-", r"[\w-]{8,}+"),
-    ("npm_", r"(?=[a-z]{0,64}[A-Z0-9])[A-Za-z0-9]{20,}+"),
-    ("pypi-", r"(?=[a-z-]{0,64}[A-Z0-9])[\w-]{16,}+"),
-    ("gsk_", r"\w{16,}+"),
-    ("xai-", r"(?=[\w-]{0,64}\d)[\w-]{16,}+"),
-    ("pplx-", r"[\w-]{16,}+"),
-    ("r8_", r"[A-Za-z0-9]{20,}+"),
-    ("dckr_pat_", r"[\w-]{8,}+"),
-    ("dop_v1_", r"\w{8,}+"),
-    ("dapi", r"[0-9a-f]{32}"),
-    ("shpat_", r"\w{8,}+"),
-    ("whsec_", r"[\w+/=-]{8,}+"),
-    ("hvs.", r"[\w-]{12,}+"),
-    ("glsa_", r"\w{12,}+"),
-    ("SG.", r"[\w-]{12,}+\.[\w-]{12,}+"),
-    ("ATATT3", r"[\w=-]{12,}+"),
-    ("lin_api_", r"\w{12,}+"),
-    ("AGE-SECRET-KEY-", r"\w{8,}+"),
-    ("eyJ", r"[\w-]{6,}+\.[\w.-]{4,}+"),
-    ("hooks.slack.com/", r"[^\s\"'<>\\]{4,}+"),
-    ("discord.com/api/webhooks/", r"[^\s\"'<>\\]{4,}+"),
-    ("discordapp.com/api/webhooks/", r"[^\s\"'<>\\]{4,}+"),
-    ("webhook.office.com/", r"[^\s\"'<>\\]{4,}+"),
-    ("api.telegram.org/bot", r"[^\s\"'<>\\/]{4,}+"),
+ISSUED = dict(
+    (
+        *((f"gh{letter}_", r"[A-Za-z0-9]{4,}+") for letter in "pousr"),
+        *((f"xox{letter}-", r"[\w-]{4,}+") for letter in "abceoprs"),
+        *(
+            (f"{four}", r"[A-Z0-9]{12,}+")
+            for four in ["AKIA", "ASIA", "AROA", "AIDA", "ABIA", "ACCA", "AGPA", "ANPA"]
+        ),
+        *(
+            (f"gl{kind}-", r"[\w.-]{8,}+")
+            for kind in [
+                "pat",
+                "dt",
+                "rt",
+                "cbt",
+                "ptt",
+                "ft",
+                "imt",
+                "agent",
+                "oas",
+                "soat",
+                "ffct",
+            ]
+        ),
+        ("github_pat_", r"\w{4,}+"),
+        ("xapp-", r"[\w-]{8,}+"),
+        ("sk-proj-", r"[\w-]{4,}+"),
+        ("sk-ant-", r"[\w-]{4,}+"),
+        ("sk-", r"(?=[\w-]{0,64}\d)[\w-]{12,}+"),
+        *(
+            (f"{two}_{mode}_", r"\w{8,}+")
+            for two in ("sk", "pk", "rk")
+            for mode in ("live", "test")
+        ),
+        ("AIza", r"[\w-]{20,}+"),
+        ("ya29.", r"[\w-]{12,}+"),
+        ("GOCSPX-", r"[\w-]{8,}+"),
+        ("hf_", r"(?=[a-z]{0,64}[A-Z0-9])[A-Za-z0-9]{8,}+"),
+        ("api_org_", r"[A-Za-z0-9]{8,}+"),
+        ("nvapi-", r"[\w-]{8,}+"),
+        ("npm_", r"(?=[a-z]{0,64}[A-Z0-9])[A-Za-z0-9]{20,}+"),
+        ("pypi-", r"(?=[a-z-]{0,64}[A-Z0-9])[\w-]{16,}+"),
+        ("gsk_", r"\w{16,}+"),
+        ("xai-", r"(?=[\w-]{0,64}\d)[\w-]{16,}+"),
+        ("pplx-", r"[\w-]{16,}+"),
+        ("r8_", r"[A-Za-z0-9]{20,}+"),
+        ("dckr_pat_", r"[\w-]{8,}+"),
+        ("dop_v1_", r"\w{8,}+"),
+        ("dapi", r"[0-9a-f]{32}"),
+        ("shpat_", r"\w{8,}+"),
+        ("whsec_", r"[\w+/=-]{8,}+"),
+        ("hvs.", r"[\w-]{12,}+"),
+        ("glsa_", r"\w{12,}+"),
+        ("SG.", r"[\w-]{12,}+\.[\w-]{12,}+"),
+        ("ATATT3", r"[\w=-]{12,}+"),
+        ("lin_api_", r"\w{12,}+"),
+        ("AGE-SECRET-KEY-", r"\w{8,}+"),
+        ("eyJ", r"[\w-]{6,}+\.[\w.-]{4,}+"),
+        ("hooks.slack.com/", r"[^\s\"'<>\\]{4,}+"),
+        ("discord.com/api/webhooks/", r"[^\s\"'<>\\]{4,}+"),
+        ("discordapp.com/api/webhooks/", r"[^\s\"'<>\\]{4,}+"),
+        ("webhook.office.com/", r"[^\s\"'<>\\]{4,}+"),
+        ("api.telegram.org/bot", r"[^\s\"'<>\\/]{4,}+"),
+    )
 )
 """How a secret that some service issues begins, and how it goes on."""
 
 START = r"(?:(?<![A-Za-z0-9]{0})|(?<=\\[nrtbf]{0})|(?<=%[0-9A-Fa-f][0-9A-Fa-f]{0}))"
 """Before it stands no letter or digit, but for that of an escape."""
 
-SHAPES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
-    (begin, re.compile(re.escape(begin) + START.replace("{0}", re.escape(begin)) + rest))
-    for begin, rest in ISSUED
-)
+
+@cache
+def _shape(begin: str) -> re.Pattern[str]:
+    """Return the pattern of one issuer; few are ever met."""
+    escaped = re.escape(begin)
+    return re.compile(escaped + START.replace("{0}", escaped) + ISSUED[begin])
+
 
 SCHEME = re.compile(
     r"(?:\b|(?<=\\[nrt]))((?i:bearer|basic))((?:\s|%20|\+){1,8})(?=\S[\w.~+/-]{0,400}[A-Z0-9=])[\w.~+/-]{8,}+={0,2}+(?!\w)"
@@ -102,7 +124,8 @@ HEADER_VALUE = re.compile(
 )
 """To the end of the line, or of the quotes around the header."""
 
-ADDRESS = re.compile(r"(?<![^\"'])[\"']?\w[\w+.-]{0,40}://[^\s\"<>]++|\w://[^\s\"<>]++")
+ADDRESS = re.compile(r"(?<![^\"'])[\"']?\w[\w+.-]{0,40}:/{1,3}+[^\s\"<>]++|\w\w:/{1,3}+[^\s\"<>]++")
+"""With one slash, too: what was taken for a path has lost the other."""
 PORT = re.compile(r"\d{1,5}(?:[/?#,]|$)")
 LOGIN = re.compile(
     r"(?:(?<![^\s\"'=(,])|(?<=\\[nrt]))[\w.+-]{1,64}:[^\s\"'<>:]{3,256}@(?=(?:[\w-]{1,63}\.)+[A-Za-z]|localhost\b|\d+\.\d+\.\d+)"
@@ -120,13 +143,13 @@ def without_shapes(text: str) -> str:
     """Return text without what is a secret by its shape or by the name beside it."""
     if PEM_BEGIN in text:
         text = _without_pem(text)
-    if "://" in text:
+    if ":/" in text and "@" in text:
         text = ADDRESS.sub(lambda match: _address(match[0]), text)
     if "@" in text:
         text = LOGIN.sub(f"{REDACTED}@", text)
-    for begin, pattern in SHAPES:
+    for begin in ISSUED:
         if begin in text:
-            text = pattern.sub(REDACTED, text)
+            text = _shape(begin).sub(REDACTED, text)
     if "=" in text:
         text = QUERY.sub(_query, text)
     text = _without_pairs(text)
@@ -158,12 +181,12 @@ def _without_pem(text: str) -> str:
 
 def _address(found: str) -> str:
     """Return the addresses in a run of text without their user info: all up to the last `@` that can end it."""
-    pieces = re.split(r"(?<=[,;|])(?=\w[\w+.-]{0,40}://)", found)
+    pieces = re.split(r"(?<=[,;|])(?=\w[\w+.-]{0,40}:/)", found)
     return "".join(map(_one_address, pieces))
 
 
 def _one_address(found: str) -> str:
-    scheme, _, rest = found.partition("://")
+    scheme, slashes, rest = re.split(r"(:/{1,3})", found, maxsplit=1)
     quote = scheme[:1] if scheme[:1] in ("'", '"') else ""
     rest, end, beyond = rest.partition(quote) if quote else (rest, "", "")
     host = re.split(r"[/?#@]", rest, maxsplit=1)[0]
@@ -172,7 +195,7 @@ def _one_address(found: str) -> str:
     at = rest.rfind("@") if login else len(host) if rest[len(host) :].startswith("@") else -1
     if at > 0:
         rest = REDACTED + rest[at:]
-    return f"{scheme}://{rest}{end}{beyond}"
+    return f"{scheme}{slashes}{rest}{end}{beyond}"
 
 
 def _query(match: re.Match[str]) -> str:
@@ -233,24 +256,10 @@ def _secret_of(pair: re.Match[str], text: str) -> tuple[int, int] | None:
         return None if is_setting(value, sure) else (start, start + len(value))
     group = "in" if quoted else "plain"
     value = pair[group] if quoted else pair[group].rstrip(")]},.:")
-    if not value or is_setting(value, sure):
-        return None
-    prose = not pair["between"].strip() and not pair["flag"] and not quoted
+    between = pair["between"].strip()
+    prose = not between and not pair["flag"] and not quoted
     if prose and not (sure == "certain" and is_mixed(value) and any(map(str.isdigit, value))):
         return None
-    if not _is_believed(name, value, pair["between"]):
+    if (between == "is" and not is_mixed(value)) or not is_secret(name, value):
         return None
     return pair.start(group), pair.start(group) + len(value)
-
-
-def _is_believed(name: str, value: str, between: str) -> bool:
-    """Return whether what stands beside a name is a secret: a variable's value is, a word of prose is not."""
-    if between.strip() == "is":
-        return is_mixed(value)
-    if is_doubtless(name):
-        return True
-    if name.isupper() and "_" in name:
-        return not value.replace("_", "").islower()
-    if name.lower() in ("key", "keys") or "." in value:
-        return False
-    return looks_secret(value)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import html
 import json
 import os
 import re
@@ -35,7 +34,7 @@ SPELLINGS: tuple[Callable[[str], str], ...] = (
     lambda value: json.dumps(value)[1:-1],
     lambda value: json.dumps(json.dumps(value))[3:-3],
     lambda value: json.dumps(value, ensure_ascii=False)[1:-1],
-    html.escape,
+    lambda value: value.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;"),
     lambda value: " ".join(value.split()),
     lambda value: value.replace("'", "'\"'\"'"),
     lambda value: _base64(value).rstrip("="),

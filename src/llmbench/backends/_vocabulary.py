@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import transformers
 
 from llmbench.errors import LoadFailed
+from llmbench.redact import redact
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -28,7 +29,7 @@ def tokenizer(job: Job, revision: str) -> Any:
             **({"revision": revision} if revision else {}),
         )
     except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = " ".join(redact(str(error)).split())[:300]
         return f"{model.location} has no tokenizer that can be read, so no text: {reason}"
 
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from llmbench import files
 from llmbench.errors import Unconvertible
 from llmbench.redact import redact, shown
+from llmbench.secret_names import is_secret
+from llmbench.secret_shapes import REDACTED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -71,7 +73,7 @@ def _values(text: str, name: str) -> list[Any]:
 
 
 def _why(error: ValueError) -> str:
-    return shown(str(error))[:LONGEST_TEXT].rstrip(".")
+    return shown(redact(str(error)))[:LONGEST_TEXT].rstrip(".")
 
 
 def _is_json(line: str) -> bool:
@@ -95,7 +97,7 @@ def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     if len(held) < len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"the key {shown(twice)[:LONGEST_TEXT]!r} stands twice")
+        raise ValueError(f"the key {shown(redact(twice))[:LONGEST_TEXT]!r} stands twice")
     return held
 
 
@@ -170,7 +172,7 @@ class Fields:
         if not isinstance(value, str) or not value:
             raise Unconvertible(f"{self.where}.{key}: {_told(value)} is no text.")
         spelled = value.encode("utf-8", "backslashreplace").decode()  # half a surrogate is no text
-        return redact(spelled)[:LONGEST_TEXT]
+        return REDACTED if is_secret(key, spelled) else redact(spelled)[:LONGEST_TEXT]
 
     def _list(self, key: str) -> list[Any]:
         value = self._given(key)
@@ -194,7 +196,7 @@ def _number(value: Any, where: str) -> float:
 def _told(value: Any) -> str:
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
-    return shown(repr(value)[:40])
+    return shown(redact(repr(value))[:40])
 
 
 def agree(told: float, worked_out: float, what: str, where: str) -> None:
