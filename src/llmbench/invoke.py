@@ -17,6 +17,7 @@ from rich.console import Console
 
 from llmbench import (
     adhoc,
+    anonymous,
     ceilings,
     changed,
     kept,
@@ -72,6 +73,7 @@ class Asked(msgspec.Struct, frozen=True):
     allow_shared: bool
     offline: bool
     run_anyway: bool = False
+    anonymous: bool = False
 
 
 def probe_first(sweep: Sweep, console: Console) -> None:
@@ -96,6 +98,8 @@ def sweep(wanted: Sweep, asked: Asked, console: Console, command: str, show: Sho
     with Interrupt() as interrupt, store.open_run(folder) as run:
         for notice in run.notices:
             console.print(shown(notice), markup=False, style="yellow", soft_wrap=True)
+        if is_anonymous := _is_anonymous(run, asked):
+            run.told = anonymous.line
         written = _describe(run, planned, found, asked, command)
         for change in changed.since(run.log.plan, written) if run.log.plan else ():
             console.print(shown(change), markup=False, style="yellow", soft_wrap=True)
@@ -110,10 +114,26 @@ def sweep(wanted: Sweep, asked: Asked, console: Console, command: str, show: Sho
         screen = Screen(console, planned.sweep.name)
         runner = Runner(planned, written, run, screen, interrupt, run_anyway=asked.run_anyway)
         _announce(runner, window.others())
-        with screen:
-            runner.measure_all()
+        try:
+            with screen:
+                runner.measure_all()
+        finally:
+            if is_anonymous:
+                runner.leave_no_logs()
         show(folder, console)
         return _conclude(run, runner, console, interrupt)
+
+
+def _is_anonymous(run: Run, asked: Asked) -> bool:
+    """Return whether a run is written without who measured it; a run that began otherwise stays so."""
+    earlier = run.log.plan
+    began_so = earlier is not None and earlier.command == anonymous.COMMAND
+    if asked.anonymous and earlier is not None and not began_so:
+        raise RunError(
+            f"{run.folder}: was not begun with --anonymous. Continue it without, then copy it: "
+            "llmbench export --anonymous."
+        )
+    return asked.anonymous or began_so
 
 
 def measured_anew(file: Path, purpose: str, sessions: int, show: Show) -> tuple[Path, int]:
@@ -225,6 +245,7 @@ def _describe(
         predictions=_predictions(planned, found, probes, earlier),
         probes=probes,
     )
+    written = run.told(written)
     planned_before = any(isinstance(line, Plan) for line in run.log)
     if earlier and planned_before and changed.same(earlier, written):
         written = earlier

@@ -69,7 +69,7 @@ _head = msgspec.json.Decoder(Head)
 _line: msgspec.json.Decoder[record.Line] = msgspec.json.Decoder(record.Line)
 
 
-def encode(line: record.Line | record.Result) -> bytes:
+def encode(line: record.Line | record.Result | dict[str, Any]) -> bytes:
     """Return a line as compact JSON; raise ValueError for NaN or infinity.
 
     The standard library writes it, because msgspec would turn NaN into null, which means "not measured".

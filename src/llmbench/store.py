@@ -11,7 +11,7 @@ import errno
 import os
 import stat
 import tempfile
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import msgspec
 
@@ -142,6 +142,10 @@ class Log:
         """Yield every line in order, plans too, decoded whole."""
         return self._decoded(journal.decode, (line for _, line in self._lines()))
 
+    def lines(self) -> Iterator[bytes]:
+        """Yield every intact line as it stands."""
+        return (line for _, line in self._lines())
+
     def records(self, kind: type[T]) -> Iterator[T]:
         """Yield the records only, each as the struct `kind`, which may know fewer fields than `Record`."""
         ends = (line for held, line in self._lines() if held == "end")
@@ -228,12 +232,14 @@ class Run:
         folder: the directory.
         log: what it held when it was opened.
         notices: what was wrong with it then, in words.
+        told: what is written of a line; `anonymous.line` leaves out who measured, and where.
 
     """
 
     def __init__(self, folder: Path, held: int) -> None:
         """Open the records under a lock already held; `open_run` is the way in."""
         self.folder = folder
+        self.told: Callable[[Any], Any] = lambda line: line
         self._path = folder / RECORDS
         self._held = held
         self._torn = False
@@ -264,7 +270,7 @@ class Run:
             ValueError: a number in it is NaN or infinite.
 
         """
-        data = journal.seal(journal.encode(line))
+        data = journal.seal(journal.encode(self.told(line)))
         try:
             self._roll_back()
             self._write(data)
@@ -301,7 +307,7 @@ class Run:
 
         """
         path, new = self.folder / DESCRIPTION, self.folder / DESCRIPTION_NEW
-        data = msgspec.json.format(journal.encode(plan), indent=2) + b"\n"
+        data = msgspec.json.format(journal.encode(self.told(plan)), indent=2) + b"\n"
         if _content(path) == data:
             return
         try:

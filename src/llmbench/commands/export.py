@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from llmbench import exports, files, store, table
+from llmbench import anonymously, exports, files, store, table
 from llmbench.commands._telling import tell
 from llmbench.commands.table import without_collection
 from llmbench.errors import RunError, SpecError
@@ -23,10 +23,28 @@ def command(
         ),
     ] = "vllm-json",
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where to; a new file.")
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Where to; new.",
+        ),
     ] = None,
+    anonymous: Annotated[
+        bool,
+        typer.Option(
+            "--anonymous",
+            help="Copy the run to the folder -o, without paths, command line, logs, or names of users.",
+        ),
+    ] = False,
 ) -> None:
-    """Write a run under other tools' keys, or as Parquet."""
+    """Write a run under other tools' keys, as Parquet, or as a run without who measured it and where."""
+    if anonymous:
+        if output is None:
+            raise SpecError("export: --anonymous writes a folder; say which: -o FOLDER.")
+        anonymously.copy(run, output)
+        return
     if form == "parquet" and output is None:
         raise SpecError("export: Parquet is no text; say where it goes: -o FILE.")
     with without_collection():

@@ -125,6 +125,13 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
     allow_shared: Annotated[
         bool, typer.Option("--allow-shared", help="Measure on a GPU that others are using.")
     ] = False,
+    anonymous: Annotated[
+        bool,
+        typer.Option(
+            "--anonymous",
+            help="Write no paths, command line, logs, or names of processes and users.",
+        ),
+    ] = False,
 ) -> int:
     """Measure every cell of a sweep and keep each result as it comes."""
     axes = {
@@ -167,6 +174,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
         allow_shared=allow_shared,
         offline=offline,
         run_anyway=run_anyway,
+        anonymous=anonymous,
     )
     command = command_line(["llmbench", *sys.argv[1:]])
     return invoke.sweep(wanted, asked, console, command, show_table)
