@@ -3,6 +3,7 @@
 Nothing here imports numpy, scipy, msgspec, ruamel or psutil, so that `--help` answers in a blink.
 """
 
+import contextlib
 import errno
 import os
 import sys
@@ -213,7 +214,8 @@ def complain(message: str) -> None:
         return  # started with stderr closed: the exit code says it
     line = printable(f"llmbench: {message}")
     colour = stream.isatty() and not os.environ.get("NO_COLOR")
-    print(f"{RED}{line}{PLAIN}" if colour else line, file=stream)
+    with contextlib.suppress(OSError):  # a terminal that was closed, a disk that is full
+        print(f"{RED}{line}{PLAIN}" if colour else line, file=stream, flush=True)
 
 
 def printable(text: str) -> str:
