@@ -13,7 +13,7 @@ from hubs import Refusing
 from jobs import family, job
 from llmbench import backends
 from llmbench.record import Record, Status
-from sweeps import Bench, assert_complete
+from sweeps import Bench, asked, assert_complete
 from test_backend_transformers_loading import (
     AUTO_MAP,
     REMOTE,
@@ -119,4 +119,36 @@ def test_what_no_flag_allows_stays_refused(
 
     assert "nothing in them was run" in (records["malicious"].reason or "")
     assert "is not in the local cache and the hub is" in (records["missing"].reason or "")
+    assert not (bench.folder / "sprung").exists()
+
+
+WAYS = ("{here}/{name}", "link-to-{name}", "../here/{name}/")
+
+
+def test_no_way_to_name_a_model_runs_its_code(
+    bench: Bench, checkpoints: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, names = bench.folder / "here", ("malicious", "remote")
+    here.mkdir()
+    for name in names:
+        shutil.move(checkpoints[name], here / name)
+        (here / f"link-to-{name}").symlink_to(here / name)
+    ways = [way.format(here=here, name=name) for way in WAYS for name in names]
+    monkeypatch.chdir(here)
+    bench.write(
+        axes={"model": ways[-2:], "backend": "transformers", "batch_size": 1}, protocol=PATIENT
+    )
+
+    dry = bench.sweep("--dry-run", "--model", ",".join(ways))
+    measured = bench.sweep("--model", ",".join(ways))
+    answers = [
+        asked("audit", "--parity", bench.file),
+        asked("fit", bench.run),
+        asked("cell", bench.file, "x"),
+        *(asked("models", way) for way in ways),
+    ]
+
+    assert dry.code == 0
+    assert [record.status for record in measured.records] == [Status.LOAD_FAILED] * len(ways)
+    assert all(answer.code in (0, 1, 2, 3) for answer in answers)
     assert not (bench.folder / "sprung").exists()
