@@ -56,6 +56,7 @@ INNOCENT = (
     "sk-learn hf_transformers hf_checkpoints task-abcdefghijkl123456 session=1,attempt=1 signature: (self, x)",
     "TOKENIZERS_PARALLELISM=false CUDA_VISIBLE_DEVICES=0,1 AUTH_TYPE=basic USE_AUTH=1 API_KEY_ENABLED=true cuda:0",
     "llama-7b@tiny-fake-float32-b1-i128-o8-fault=leak-jitter=0.01-tpot-ms=2.0-ttft-ms=8.0-f595ae4ae8",
+    "Cheapest under 20ms a token: model=pythia-70m, tokens: llama-2-70b-chat-hf, auth=kerberos-5-something",
     "PASSWORD_FILE=/run/secrets/db GOOGLE_APPLICATION_CREDENTIALS=/etc/gcp/key.json password=None secret: ''",
     "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----",
 )  # fmt: skip

@@ -83,7 +83,10 @@ ROOTS = frozenset(
 )
 """First folders of a path; a key in base64 may begin with `/`, too."""
 
-SOLID = re.compile(r"[\w.~+/=:@!#$%^&*?-]+")
+SOLID = re.compile(r"[\w.~+/:@!#$%^&*?-]+={0,2}")
+RUN = re.compile(r"[A-Za-z0-9]{12,}")
+"""`llama-2-70b-chat-hf` has none of these."""
+UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 
 @lru_cache(maxsize=4096)
@@ -136,10 +139,10 @@ def is_path(value: str) -> bool:
 
 
 def looks_secret(value: str) -> bool:
-    """Return whether text looks drawn at random: long, of one piece, letters mixed with digits or cases."""
+    """Return whether text looks drawn at random: long, of one piece, and no words, numbers or settings in a row."""
     if len(value) < 16 or not SOLID.fullmatch(value):
         return False
-    return is_mixed(value)
+    return any(map(is_mixed, RUN.findall(value))) or UUID.fullmatch(value) is not None
 
 
 def is_mixed(value: str) -> bool:

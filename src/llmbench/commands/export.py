@@ -39,7 +39,7 @@ def command(
         ),
     ] = False,
 ) -> None:
-    """Write a run under other tools' keys, as Parquet, or as a run without who measured it and where."""
+    """Write a run under other tools' keys, or as Parquet."""
     if anonymous:
         if output is None:
             raise SpecError("export: --anonymous writes a folder; say which: -o FOLDER.")
