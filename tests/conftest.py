@@ -39,7 +39,8 @@ with contextlib.suppress(ImportError):  # a bare machine with a GPU has none
 
 @pytest.fixture(autouse=True)
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the folder in which a test finds what was kept: nothing of this machine's user."""
+    """Return the folder in which a test finds what was kept: nothing of this machine's user, nor of its terminal."""
+    monkeypatch.delenv("COLUMNS", raising=False)  # a test runner of several processes sets it
     monkeypatch.setenv(kept.STATE, str(tmp_path / "state"))
     return tmp_path / "state"
 
