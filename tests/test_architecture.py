@@ -61,6 +61,7 @@ LAYERS = (
     ("shared", ("frontier", "journal", "kept", "lock")),
     ("shared", ("anonymous",)),
     ("shared", ("record",)),
+    ("shared", ("engine",)),
     ("shared", ("machine", "prediction")),
     ("shared", ("grid",)),
     ("shared", ("spec",)),

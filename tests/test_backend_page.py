@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from llmbench.backends import Engine
+from llmbench.engine import Engine
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "adding-a-backend.md").read_text(encoding="utf-8")

@@ -10,8 +10,8 @@ import msgspec
 import pytest
 
 from llmbench import ceilings, kept, machine
+from llmbench.ceilings import Probe, Rate
 from llmbench.errors import RunError
-from llmbench.prediction import Probe, Rate
 
 CPU = Probe(
     device="cpu",

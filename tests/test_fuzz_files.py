@@ -29,9 +29,9 @@ from llmbench import (
     yamlfile,
 )
 from llmbench.calibration import Calibration, Spread, Varying
+from llmbench.ceilings import Probe, Rate
 from llmbench.claims import Claim
 from llmbench.errors import LlmbenchError
-from llmbench.prediction import Probe, Rate
 from llmbench.published import Source
 from llmbench.shape import shape_of
 from mutations import as_json, changed, garbled

@@ -12,8 +12,8 @@ import pytest
 
 from jobs import job
 from llmbench import learned, model, predict, roofline, store
+from llmbench.ceilings import Probe
 from llmbench.learned import Seen
-from llmbench.prediction import Probe
 from llmbench.record import Plan
 from llmbench.shape import shape_of
 from llmbench.spec import Protocol

@@ -58,7 +58,7 @@ def measured(cell: Cell, first_ms: float, step_ms: float) -> Record:
     )
     return ending.record_of(
         cell, 1, 1, outcome, telemetry={}, worker={}, environment="",
-        ceilings=limits.ceilings(cell, engine, limits.devices([GPU])),
+        ceilings=limits.ceilings(cell, engine, chips.devices([GPU])),
     )  # fmt: skip
 
 
@@ -103,13 +103,13 @@ def test_a_prefill_faster_than_the_peak_is_invalid() -> None:
 def test_ceilings_are_those_of_the_chip_that_ran(
     cell: Cell, engine: dict[str, Any], gpus: list[dict[str, Any]], expected: Ceilings
 ) -> None:
-    assert limits.ceilings(cell, engine, limits.devices(gpus)) == expected
+    assert limits.ceilings(cell, engine, chips.devices(gpus)) == expected
 
 
 def test_a_value_that_nobody_verified_is_no_ceiling(made_up: Path) -> None:
     made_up.write_text(f"{CHIP}unverified: [bandwidth_gb_s, dense_tflops]\n")
 
-    assert limits.ceilings(on_gpu(), ENGINE, limits.devices([GPU])) == Ceilings()
+    assert limits.ceilings(on_gpu(), ENGINE, chips.devices([GPU])) == Ceilings()
 
 
 def test_the_least_work_is_that_of_the_formulas() -> None:
@@ -144,6 +144,6 @@ def test_a_model_without_a_shape_has_no_least_work() -> None:
 
 
 def test_the_real_chips_are_found_once_a_sweep() -> None:
-    (device,) = limits.devices([{"name": "NVIDIA H200", "memory_bytes": 143_771 * 2**20}])
+    (device,) = chips.devices([{"name": "NVIDIA H200", "memory_bytes": 143_771 * 2**20}])
 
     assert device.chip == chips.chip("h200")

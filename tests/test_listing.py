@@ -3,9 +3,9 @@
 import pytest
 from rich.cells import cell_len
 
-from llmbench import listing
+from llmbench import listing, numbers
 
-COLUMNS = (listing.Column("model", "model"), listing.Column("tokens", "tokens", listing.whole))
+COLUMNS = (listing.Column("model", "model"), listing.Column("tokens", "tokens", numbers.whole))
 FACTS = [{"model": "模型", "tokens": 1200}, {"model": "llama", "tokens": 3}]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from llmbench import cli, listing, model
+from llmbench import cli, model, numbers
 from test_startup import ENGINES, loaded_by
 
 Output = pytest.CaptureFixture[str]
@@ -130,7 +130,7 @@ def test_listing_loads_no_engine() -> None:
     ],
 )
 def test_counts_have_three_digits(value: float, text: str) -> None:
-    assert listing.count(value) == text
+    assert numbers.count(value) == text
 
 
 @pytest.mark.parametrize(
@@ -138,4 +138,4 @@ def test_counts_have_three_digits(value: float, text: str) -> None:
     [(512, "512 B"), (8192, "8 KiB"), (4014080, "3.83 MiB"), (1023 * 1024, "1,023 KiB")],
 )
 def test_bytes_have_three_digits(value: int, text: str) -> None:
-    assert listing.binary(value) == text
+    assert numbers.binary(value) == text

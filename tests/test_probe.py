@@ -11,8 +11,8 @@ import psutil
 import pytest
 
 from llmbench import ceilings, chips, cli, machine, probe, telemetry
+from llmbench.ceilings import Probe
 from llmbench.errors import RunError
-from llmbench.prediction import Probe
 from test_ceilings import CPU
 
 torch = pytest.importorskip("torch")

@@ -11,6 +11,7 @@ from claimed import row
 from llmbench import published
 from llmbench.evidence import Machine
 from llmbench.published import Outcome
+from llmbench.verdicts import page
 
 A100 = Machine("a100", "a100-80gb-sxm", 1)
 TWO = Machine("a100", "a100-80gb-sxm", 2)
@@ -124,7 +125,7 @@ def test_every_figure_has_a_source_and_a_date() -> None:
 
 
 def test_what_is_comparable_comes_first() -> None:
-    rows = published.table(published.comparisons([cell()]))
+    rows = page.table(published.comparisons([cell()]))
 
     outcomes = [each["outcome"] for each in rows]
     assert outcomes[0] == "reproduced"
@@ -134,7 +135,7 @@ def test_what_is_comparable_comes_first() -> None:
 def test_alike_figures_are_one_row() -> None:
     found = published.comparisons([cell(device="cpu")])
 
-    rows = published.table(found)
+    rows = page.table(found)
 
     assert sum(int(str(each["figures"])) for each in rows) == len(found)
     assert len(rows) < len(found) / 3

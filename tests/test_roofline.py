@@ -7,7 +7,8 @@ import pytest
 
 from jobs import job
 from llmbench import chips, formulas, model, predict, roofline
-from llmbench.prediction import Prediction, Probe, Rate
+from llmbench.ceilings import Probe, Rate
+from llmbench.prediction import Prediction
 from llmbench.shape import Shape, shape_of
 from llmbench.spec import Cell, Protocol
 

@@ -20,9 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from llmbench.metrics import Metric
-    from llmbench.sides import Integers, Reals
     from llmbench.spec import Point
-    from llmbench.stats import Moments
+    from llmbench.stats import Integers, Moments, Reals
     from llmbench.store import Log
 
 FEWEST_SESSIONS = 2

@@ -7,7 +7,7 @@ look like a measurement.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -16,7 +16,7 @@ from llmbench.errors import SpecError, did_you_mean
 from llmbench.yamlfile import Positive  # noqa: TC001 - msgspec reads the annotations
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 GIGA, TERA = 1e9, 1e12
@@ -120,3 +120,16 @@ def _memory_fits(found: Chip, memory_bytes: int | None) -> bool:
     if memory_bytes is None or found.memory_gb is None:
         return True
     return math.isclose(memory_bytes / 2**30, found.memory_gb, rel_tol=MEMORY_WITHIN)
+
+
+class Device(NamedTuple):
+    """A GPU by the driver's name, and its chip if that is known."""
+
+    name: str
+    chip: Chip | None
+
+
+def devices(gpus: Sequence[Mapping[str, Any]]) -> list[Device]:
+    """Return the GPUs of a machine with their chips, as its facts list them. Reads files: once a sweep."""
+    matched = [(str(gpu.get("name")), match(gpu)) for gpu in gpus]
+    return [Device(name, chip(short) if short else None) for name, short in matched]

@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from llmbench.effects import Differences, Effects
     from llmbench.matching import Match, Missing, Taken
     from llmbench.metrics import Metric
-    from llmbench.sides import Integers, Reals, Side
+    from llmbench.sides import Side
     from llmbench.spec import Point
+    from llmbench.stats import Integers, Reals
 
 Words: TypeAlias = "dict[effects.Verdict, str]"
 

@@ -6,7 +6,7 @@ import sys
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from llmbench import calibration, ceilings, chips, learned, listing, machine, plan, predict
+from llmbench import calibration, ceilings, chips, learned, listing, machine, numbers, plan, predict
 from llmbench.errors import SpecError
 from llmbench.redact import shown
 from llmbench.reports._words import plural
@@ -71,7 +71,7 @@ COLUMNS = (
     listing.Column("input_len", "in", str),
     listing.Column("output_len", "out", str),
     listing.Column("fits", "memory"),
-    listing.Column("need_bytes", "need", listing.binary),
+    listing.Column("need_bytes", "need", numbers.binary),
     listing.Column("ttft_s", "TTFT", seconds),
     listing.Column("tpot_s", "TPOT", seconds),
     listing.Column("sweep_s", "all sessions", seconds),
@@ -83,9 +83,9 @@ ALWAYS = (
 """Columns that a reader looks for, whether they vary or not."""
 FOLDED = (
     *COLUMNS[:5],
-    listing.Column("cells", "cells", listing.whole),
-    *(listing.Column(name, name, listing.whole) for name in (*WORDS.values(), UNSUPPORTED)),
-    listing.Column("most_bytes", "most needed", listing.binary),
+    listing.Column("cells", "cells", numbers.whole),
+    *(listing.Column(name, name, numbers.whole) for name in (*WORDS.values(), UNSUPPORTED)),
+    listing.Column("most_bytes", "most needed", numbers.binary),
     listing.Column("sweep_s", "all sessions", seconds),
 )
 
@@ -230,8 +230,8 @@ def _too_large(rows: Iterable[Row]) -> Iterator[str]:
     if large:
         least = min(large, key=lambda one: one.need_bytes or 0)
         parts = (("weights", least.weights_bytes), ("KV", least.kv_cache_bytes))
-        told = ", ".join(f"{word} {listing.binary(value or 0)}" for word, value in parts)
-        need, have = listing.binary(least.need_bytes or 0), listing.binary(least.have_bytes or 0)
+        told = ", ".join(f"{word} {numbers.binary(value or 0)}" for word, value in parts)
+        need, have = numbers.binary(least.need_bytes or 0), numbers.binary(least.have_bytes or 0)
         yield f"Without room: {plural(len(large), 'cell')}; the least of them needs {need} of {have} ({told})."
 
 

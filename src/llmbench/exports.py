@@ -22,8 +22,8 @@ from llmbench.tally import Tally
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from llmbench.sides import Reals
     from llmbench.spec import Point
+    from llmbench.stats import Reals
     from llmbench.store import Log
     from llmbench.table import Table
 

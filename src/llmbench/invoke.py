@@ -42,9 +42,10 @@ from llmbench.spec import PROTOCOL, slug
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from llmbench.ceilings import Probe
     from llmbench.model import Model
     from llmbench.plan import Planned
-    from llmbench.prediction import Prediction, Probe
+    from llmbench.prediction import Prediction
     from llmbench.spec import Sweep
     from llmbench.store import Run
 

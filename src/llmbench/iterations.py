@@ -12,7 +12,7 @@ from llmbench.tally import measured, understood
 
 if TYPE_CHECKING:
     from llmbench.sessions import Sessions
-    from llmbench.sides import Integers
+    from llmbench.stats import Integers
     from llmbench.store import Log
     from llmbench.tally import Tally
 

@@ -15,8 +15,8 @@ import msgspec
 import numpy as np
 
 from llmbench import roofline, store
+from llmbench.ceilings import Probe
 from llmbench.errors import LlmbenchError
-from llmbench.prediction import Probe
 from llmbench.record import Plan, Status
 from llmbench.shape import shape_of
 

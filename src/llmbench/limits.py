@@ -6,9 +6,9 @@ them is not known there is no limit, and nothing is held against it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from llmbench import chips, formulas
+from llmbench import formulas
 from llmbench.judge import Ceilings
 from llmbench.roofline import ON_CHIP_BYTES
 from llmbench.shape import shape_of
@@ -16,16 +16,9 @@ from llmbench.shape import shape_of
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from llmbench.chips import Chip
+    from llmbench.chips import Device
     from llmbench.model import Model
     from llmbench.spec import Cell
-
-
-class Device(NamedTuple):
-    """A GPU by the driver's name, and its chip if that is known."""
-
-    name: str
-    chip: Chip | None
 
 
 def least_work(cell: Cell, model: Model, engine: Mapping[str, Any]) -> dict[str, int]:
@@ -43,12 +36,6 @@ def least_work(cell: Cell, model: Model, engine: Mapping[str, Any]) -> dict[str,
         **({"bytes_per_step": read} if read >= ON_CHIP_BYTES else {}),
         "flops_per_prompt_token": formulas.prompt_token_flops(shape),
     }
-
-
-def devices(gpus: Sequence[Mapping[str, Any]]) -> list[Device]:
-    """Return the GPUs of a machine with their chips, as its facts list them. Reads files: once a sweep."""
-    matched = [(str(gpu.get("name")), chips.match(gpu)) for gpu in gpus]
-    return [Device(name, chips.chip(short) if short else None) for name, short in matched]
 
 
 def ceilings(cell: Cell, engine: Mapping[str, Any], found: Sequence[Device]) -> Ceilings:

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray  # noqa: TC002
 
-from llmbench.sides import Integers, Reals, key_of
+from llmbench.sides import key_of
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence
 
     from llmbench.sides import Side
     from llmbench.spec import Point
+    from llmbench.stats import Integers, Reals
 
 Lacking = Literal["baseline", "candidate", "both"]
 

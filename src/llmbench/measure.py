@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
-    from llmbench.backends import Engine
     from llmbench.clock import Clock
+    from llmbench.engine import Engine
     from llmbench.record import Memory
     from llmbench.spec import Cell, Protocol
     from llmbench.telemetry import Counters

@@ -16,6 +16,7 @@ from typing import Literal
 import msgspec
 
 from llmbench import backends
+from llmbench.engine import Speaker
 from llmbench.errors import LoadFailed, Unsupported
 from llmbench.record import Job  # noqa: TC001 - msgspec reads the annotations
 
@@ -64,7 +65,7 @@ def _save(task: Task) -> Answer:
 
 def _speak(task: Task) -> Answer:
     engine = backends.load(task.job)
-    if not isinstance(engine, backends.Speaker):
+    if not isinstance(engine, Speaker):
         return Answer(
             unable=f"the {task.job.cells[0].backend} backend does not say how sure it is."
         )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from rich.console import Console
 
-from llmbench import listing, machine, parity_check, spec, store
+from llmbench import listing, machine, numbers, parity_check, spec, store
 from llmbench.errors import RunError
 from llmbench.plan import plan
 from llmbench.redact import shown
@@ -37,9 +37,9 @@ COLUMNS = (
     listing.Column("dtype", "dtype"),
     listing.Column("backend", "backend"),
     listing.Column("options", "options"),
-    listing.Column("positions", "tokens", listing.whole),
+    listing.Column("positions", "tokens", numbers.whole),
     listing.Column("agreement", "same", _percent),
-    listing.Column("wrong", "wrong", listing.whole),
+    listing.Column("wrong", "wrong", numbers.whole),
     listing.Column("error_nats", "error", _nats),
     listing.Column("noise_nats", "noise", _nats),
     listing.Column("verdict", "verdict"),

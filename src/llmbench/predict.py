@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import msgspec
 
-from llmbench import footprint, formulas, learned, limits, roofline
+from llmbench import chips, footprint, formulas, learned, roofline
+from llmbench.ceilings import Probe
 from llmbench.chips import TERA
-from llmbench.prediction import Prediction, Probe
+from llmbench.prediction import Prediction
 from llmbench.roofline import ON_CHIP_BYTES
 from llmbench.shape import shape_of
 from llmbench.spec import groups
@@ -76,7 +77,7 @@ class Pace(NamedTuple):
 def here(found: Mapping[str, Any], probes: Sequence[Probe], past: Sequence[Seen]) -> Place:
     """Return this machine, as `machine.machine()` describes it."""
     gpus = found["gpus"]
-    kinds = {device.chip and device.chip.name: device.chip for device in limits.devices(gpus)}
+    kinds = {device.chip and device.chip.name: device.chip for device in chips.devices(gpus)}
     return Place(
         have_bytes={
             "cpu": found["memory_available_bytes"],

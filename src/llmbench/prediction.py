@@ -10,48 +10,6 @@ from typing import Literal
 import msgspec
 
 
-class Rate(msgspec.Struct, frozen=True, kw_only=True):
-    """A measured matrix product, [rows, inner] times [inner, columns], in operations a second.
-
-    The typical of several, each with other weights, which came from memory and not out of a cache.
-    """
-
-    dtype: str
-    rows: int
-    inner: int
-    columns: int
-    flops_s: float
-
-
-class Probe(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Measured ceilings of one device: what it reached, which is no law as a datasheet's peak is.
-
-    Attributes:
-        device: `cpu` or `cuda`.
-        name: of the processor or GPU.
-        at: when it was measured.
-        torch: the version that measured it.
-        threads: of a CPU's operators; None on a GPU.
-        copy_bytes_s: a large copy, bytes read and written together.
-        read_bytes_s: by dtype, what a matrix-vector product reads of weights far larger than any cache.
-        flops_s: by dtype, the best rate of a matrix product.
-        rates: that rate over the number of rows, 1 to 16,384.
-        step_s: one trivial operation, which is what it takes to dispatch any.
-
-    """
-
-    device: str
-    name: str
-    at: str
-    torch: str
-    threads: int | None = None
-    copy_bytes_s: float | None = None
-    read_bytes_s: dict[str, float] = {}
-    flops_s: dict[str, float] = {}
-    rates: list[Rate] = []
-    step_s: float | None = None
-
-
 class Prediction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a cell was expected to need, of the whole batch, before it ran. None = not known.
 

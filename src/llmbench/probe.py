@@ -15,9 +15,9 @@ import msgspec
 import psutil
 
 from llmbench import ceilings, chips, gpus, interpreter, telemetry
+from llmbench.ceilings import Probe
 from llmbench.errors import RunError
 from llmbench.judge import CEILING_SLACK
-from llmbench.prediction import Probe
 from llmbench.redact import redact, shown
 
 if TYPE_CHECKING:

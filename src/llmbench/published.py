@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from llmbench import configs, listing, spec, yamlfile
+from llmbench import configs, spec, yamlfile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -88,21 +88,6 @@ CONVERSIONS: Mapping[str, Conversion] = {
     "total_output_tok_s": Conversion("output_tok_s", 1.0),
 }
 """Exact ones only. A rate of requests is none of ours unless all have one length and arrive at once."""
-
-
-COLUMNS = (
-    listing.Column("source", "source"),
-    listing.Column("model", "model"),
-    listing.Column("conditions", "conditions"),
-    listing.Column("figures", "figures", listing.whole),
-    listing.Column("published", "published"),
-    listing.Column("outcome", "outcome"),
-    listing.Column("ratio", "measured/published", listing.digits),
-    listing.Column("ratio_low", "low", listing.digits),
-    listing.Column("ratio_high", "high", listing.digits),
-    listing.Column("reason", "because"),
-)
-"""What people are shown of `table`."""
 
 
 class Comparison(NamedTuple):
@@ -212,45 +197,3 @@ CONDITIONS: tuple[
     ),
 )  # fmt: skip
 """What must agree, the most telling first, and how its absence is said."""
-
-
-def table(found: Sequence[Comparison]) -> list[dict[str, object]]:
-    """Return comparisons as rows, comparable ones first; those of one source that fail for one reason are one row."""
-    rows: dict[tuple[str, ...], list[Comparison]] = {}
-    for each in sorted(found, key=lambda each: each.measured is None):
-        figure = each.figure
-        shape = (figure.batch, figure.input_len, figure.output_len) if each.measured else ()
-        named = (each.source.title, figure.model, figure.hardware, figure.software)
-        rows.setdefault((*named, each.outcome, each.reason, *shape), []).append(each)
-    return [_row(alike[0], len(alike)) for alike in rows.values()]
-
-
-def _row(each: Comparison, count: int) -> dict[str, object]:
-    figure, ratio = each.figure, each.ratio
-    known = ratio is not None and ratio.known
-    return {
-        "source": f"{each.source.title}, {figure.date}",
-        "model": figure.model,
-        "conditions": f"{figure.hardware}, {figure.software}",
-        "figures": count,
-        "published": f"{figure.value} {figure.metric}" if each.measured else None,
-        "outcome": str(each.outcome),
-        "ratio": ratio.value if ratio else None,
-        "ratio_low": ratio.low if ratio and known else None,
-        "ratio_high": ratio.high if ratio and known else None,
-        "reason": each.reason or None,
-        "cell": each.measured.cell.id if each.measured else None,
-    }
-
-
-def summary(found: Sequence[Comparison]) -> str:
-    """Return how many comparisons came out how, and by which rule."""
-    counts = ", ".join(
-        f"{number} {outcome}"
-        for outcome in Outcome
-        if (number := sum(each.outcome is outcome for each in found))
-    )
-    return (
-        f"{len(found)} published figures of models measured here: {counts or 'none'}. "
-        f"Reproduced: the whole 95 % interval of the ratio within {REPRODUCED_WITHIN:.0%}."
-    )

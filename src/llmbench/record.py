@@ -17,8 +17,9 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
+from llmbench.ceilings import Probe  # noqa: TC001 - msgspec reads the annotations
 from llmbench.model import Model  # noqa: TC001 - msgspec reads the annotations
-from llmbench.prediction import Prediction, Probe  # noqa: TC001 - msgspec reads the annotations
+from llmbench.prediction import Prediction  # noqa: TC001 - msgspec reads the annotations
 from llmbench.spec import Cell, Point, Protocol  # noqa: TC001 - msgspec reads the annotations
 
 FORMAT = 1

@@ -19,7 +19,7 @@ from llmbench.formulas import ITEMSIZE
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from llmbench.prediction import Probe, Rate
+    from llmbench.ceilings import Probe, Rate
     from llmbench.shape import Shape
     from llmbench.spec import Cell
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import psutil
 
-from llmbench import launch, limits, machine, reap, spec, stats, store, telemetry, workload
+from llmbench import chips, launch, limits, machine, reap, spec, stats, store, telemetry, workload
 from llmbench.ending import record_of, scrub
 from llmbench.foregone import Foregone
 from llmbench.plan import text
@@ -73,7 +73,7 @@ class Runner:
         }
         gpu = telemetry.gpu_of(planned.cells)
         self.watch = Watch(gpu)
-        self.devices = limits.devices(machine.machine()["gpus"]) if gpu else []
+        self.devices = chips.devices(machine.machine()["gpus"]) if gpu else []
         self.began = time.monotonic()
 
     def pending(self, session: int) -> list[Cell]:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from llmbench import shares
 from llmbench.errors import SpecError, did_you_mean
@@ -16,12 +15,12 @@ from llmbench.tally import Tally
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
 
+    from numpy.typing import NDArray
+
     from llmbench.metrics import Metric
     from llmbench.record import Plan
+    from llmbench.stats import Integers, Reals
     from llmbench.store import Log
-
-Reals: TypeAlias = NDArray[np.float64]
-Integers: TypeAlias = NDArray[np.int64]
 
 AXES = tuple(name for name in Cell.__struct_fields__ if name != "id")
 """What says which cell is which; the id says the same, and how it was measured too."""

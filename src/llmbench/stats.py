@@ -5,15 +5,17 @@ The replicate is the session. Everything works on y = log(value of a session), s
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import stdtrit  # the t quantile itself; importing scipy.stats costs 0.6 s
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from numpy.typing import NDArray
+Reals: TypeAlias = NDArray[np.float64]
+Integers: TypeAlias = NDArray[np.int64]
 
 CONFIDENCE = 0.95
 

@@ -22,7 +22,7 @@ from llmbench.record import Job, Outcome, Status
 from llmbench.redact import redact
 
 if TYPE_CHECKING:
-    from llmbench.backends import Engine
+    from llmbench.engine import Engine
     from llmbench.spec import Cell
 
 BY_TYPE = {

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from llmbench.backends import Engine
+    from llmbench.engine import Engine
     from llmbench.spec import Cell
 
 Phase: TypeAlias = Literal["warmup", "iteration", "memory"]

@@ -21,7 +21,7 @@ from torch.nn.functional import linear
 
 from llmbench.backends import _fill
 from llmbench.backends._places import PLACES, Place
-from llmbench.prediction import Probe, Rate
+from llmbench.ceilings import Probe, Rate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

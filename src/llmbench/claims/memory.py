@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from llmbench import formulas
 from llmbench.claims._answer import Answer, Range, Verdict, grouped, held
 from llmbench.intervals import exactly, ratio
-from llmbench.listing import binary, digits
+from llmbench.numbers import binary, digits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from llmbench import chips, cost, formulas, prices
 from llmbench.claims._answer import Answer, Given, Part, Range, Verdict, at_batch, grouped, held
 from llmbench.intervals import Interval
-from llmbench.listing import count, digits
+from llmbench.numbers import count, digits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

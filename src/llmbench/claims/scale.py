@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from llmbench import formulas, model
 from llmbench.claims._answer import Answer, Part, Range, Verdict, at_batch, grouped, held
 from llmbench.intervals import Interval, product, ratio, slope
-from llmbench.listing import digits
+from llmbench.numbers import digits
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

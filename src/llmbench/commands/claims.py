@@ -106,11 +106,11 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
 
 
 def _published(found: Sequence[published.Comparison], format: str) -> str:
-    table = published.table(found)
+    table = page.table(found)
     if format == "json":
         return listing.json(table)
-    rows = listing.rows(published.COLUMNS, table, format, 3)
-    return f"{published.summary(found)}\n" + (f"\n{rows}" if table else "")
+    rows = listing.rows(page.COLUMNS, table, format, 3)
+    return f"{page.summary(found)}\n" + (f"\n{rows}" if table else "")
 
 
 def _write(name: str, path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from llmbench import cost, evidence, listing, prices, store, table, tiny
+from llmbench import cost, evidence, listing, numbers, prices, store, table, tiny
 from llmbench.commands._telling import tell
 from llmbench.errors import RunError, SpecError
 from llmbench.model import AT
@@ -15,9 +15,9 @@ from llmbench.reports._words import head
 
 COLUMNS = (
     listing.Column("model", "model"),
-    listing.Column("batch_size", "batch", listing.whole),
-    listing.Column("input_len", "in", listing.whole),
-    listing.Column("output_len", "out", listing.whole),
+    listing.Column("batch_size", "batch", numbers.whole),
+    listing.Column("input_len", "in", numbers.whole),
+    listing.Column("output_len", "out", numbers.whole),
 )
 """What every row has; whatever else varies stands behind the model, or two rows would look alike."""
 KINDS = {"output": "$/1M output", "input": "$/1M input", "token": "$/1M tokens"}
@@ -179,7 +179,7 @@ def _cheapest(costs: Sequence[cost.Cost], tpot_under: str) -> str:
         return f"Under {tpot_under} a token: no cell."
     return (
         f"Cheapest under {tpot_under} a token: {best.measured.cell.where()}, "
-        f"${listing.plus_minus(best.main)} per 1M."
+        f"${numbers.plus_minus(best.main)} per 1M."
     )
 
 
@@ -204,7 +204,7 @@ def _people(
     kinds = {f"usd_per_1m_{kind}": head for kind, head in KINDS.items()}
     known = {"tpot_s": "TPOT (ms)", **kinds, "energy_usd_per_1m_output": "energy $/1M output"}
     figures = [
-        listing.Column(key, head, listing.plus_minus)
+        listing.Column(key, head, numbers.plus_minus)
         for key, head in known.items()
         if any(key in row for row in rows)
     ]
@@ -229,11 +229,11 @@ def _in_ms(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _volume(tokens: float) -> str:
-    return listing.count(round(tokens))
+    return numbers.count(round(tokens))
 
 
 def _share(figure: Any) -> str:
-    return f"{listing.digits(100 * figure.value)} %"
+    return f"{numbers.digits(100 * figure.value)} %"
 
 
 def _plain(

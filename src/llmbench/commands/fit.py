@@ -8,22 +8,22 @@ from typing import Annotated, Any, Literal
 import msgspec
 import typer
 
-from llmbench import fit, listing, store
+from llmbench import fit, listing, numbers, store
 from llmbench.commands._telling import tell
 
 AXES = ("backend", "options", "device", "dtype", "load_format")
 LENGTHS = (
-    listing.Column("input_len", "in", listing.whole),
-    listing.Column("output_len", "out", listing.whole),
+    listing.Column("input_len", "in", numbers.whole),
+    listing.Column("output_len", "out", numbers.whole),
 )
 """What is shown only if it varies, the lengths only if both do; the model and the context always are."""
 
 FIGURES = (
-    listing.Column("context", "context", listing.whole),
+    listing.Column("context", "context", numbers.whole),
     listing.Column("answer", "largest batch"),
-    listing.Column("sessions", "sessions", listing.whole),
+    listing.Column("sessions", "sessions", numbers.whole),
     listing.Column("beyond", "beyond it"),
-    listing.Column("predicted", "predicted", listing.whole),
+    listing.Column("predicted", "predicted", numbers.whole),
 )
 
 ALL = tuple(listing.Column(name, name) for name in fit.Fit.__struct_fields__)

@@ -6,10 +6,10 @@ from typing import Annotated, Any, Literal
 import msgspec
 import typer
 
-from llmbench import ceilings, chips, listing, machine, probe
+from llmbench import ceilings, chips, listing, machine, numbers, probe
+from llmbench.ceilings import Probe
 from llmbench.commands._telling import tell
 from llmbench.errors import SpecError
-from llmbench.prediction import Probe
 
 NO_GPU = "No NVIDIA driver shows a GPU, and no processor has verified ceilings: no shares of a datasheet are given."
 UNKNOWN = "No known chip has this name and memory: no shares of a datasheet are given."
@@ -72,11 +72,11 @@ def figures(each: Probe, shares: dict[str, float]) -> dict[str, Any]:
     for rate in each.rates:
         if rate.rows in TYPICAL_ROWS:
             shape = curve.setdefault(f"{rate.dtype} {rate.inner}x{rate.columns}, by rows", {})
-            shape[str(rate.rows)] = listing.rate(rate.flops_s, "FLOP/s")
+            shape[str(rate.rows)] = numbers.rate(rate.flops_s, "FLOP/s")
 
     def told(key: str, value: float | None, unit: str) -> str | None:
         share = f" ({shares[key]:.0%} of the datasheet's)" if key in shares else ""
-        return None if value is None else listing.rate(value, unit) + share
+        return None if value is None else numbers.rate(value, unit) + share
 
     return {
         "device": f"{each.device}, {each.name}",

@@ -5,15 +5,15 @@ from typing import Annotated, Literal
 
 import typer
 
-from llmbench import catalogue, listing, model
+from llmbench import catalogue, listing, model, numbers
 
 COLUMNS = (
     listing.Column("name", "model"),
     listing.Column("family", "family"),
-    listing.Column("parameters", "parameters", listing.count),
-    listing.Column("active_parameters", "active", listing.count),
-    listing.Column("kv_bytes_per_token_bfloat16", "bf16 KV/token", listing.binary),
-    listing.Column("context", "context", listing.whole),
+    listing.Column("parameters", "parameters", numbers.count),
+    listing.Column("active_parameters", "active", numbers.count),
+    listing.Column("kv_bytes_per_token_bfloat16", "bf16 KV/token", numbers.binary),
+    listing.Column("context", "context", numbers.whole),
     listing.Column("release_date", "released"),
     listing.Column("engines", "engines"),
     listing.Column("license", "licence"),

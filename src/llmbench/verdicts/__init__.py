@@ -9,7 +9,7 @@ from __future__ import annotations
 import textwrap
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from llmbench import listing
+from llmbench import listing, numbers
 from llmbench.claims import Verdict
 from llmbench.redact import shown
 from llmbench.reports import screen
@@ -95,11 +95,11 @@ def figure_of(figure: Interval | None, unit: str) -> str:
     """Return a figure with its interval and its unit."""
     if figure is None:
         return ""
-    text = listing.digits(figure.value)
+    text = numbers.digits(figure.value)
     if not figure.known:
         text += " (no interval)"
     elif figure.low < figure.high:
-        text += f" ({listing.digits(figure.low)} to {listing.digits(figure.high)})"
+        text += f" ({numbers.digits(figure.low)} to {numbers.digits(figure.high)})"
     return f"{text} {unit}".rstrip()
 
 

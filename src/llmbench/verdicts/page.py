@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from llmbench import listing, published
+from llmbench import listing, numbers, published
 from llmbench.claims import Verdict
-from llmbench.listing import digits
+from llmbench.numbers import digits
 from llmbench.published import Outcome
 from llmbench.redact import shown
 from llmbench.reports.html import _figure, _forest, _page
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from llmbench.claims import Given, Part
-    from llmbench.published import Comparison
 
 VERDICTS = (Verdict.CONTRADICTED, Verdict.SUPPORTED, Verdict.MIXED, Verdict.INCONCLUSIVE)
 OUTCOMES = (
@@ -50,7 +49,10 @@ WORDS = (
 
 
 def render(
-    judged: Sequence[Judged], found: Sequence[Comparison] | None, given: Given, script: str
+    judged: Sequence[Judged],
+    found: Sequence[published.Comparison] | None,
+    given: Given,
+    script: str,
 ) -> str:
     """Return the page.
 
@@ -131,9 +133,9 @@ def _predicted(part: Part) -> str:
     return f"{digits(low)} to {digits(high)}" if low else f"at most {digits(high)}"
 
 
-def _published(found: Sequence[Comparison]) -> Figure:
+def _published(found: Sequence[published.Comparison]) -> Figure:
     """Return what others published, and the plot of what is comparable."""
-    facts = published.table(found)
+    facts = table(found)
     estimates = [
         Estimate(
             cut(f"{_shape(each.figure)}, {each.figure.hardware}", LONGEST),
@@ -151,12 +153,69 @@ def _published(found: Sequence[Comparison]) -> Figure:
     ]
     return Figure(
         "Published figures",
-        published.summary(found),
+        summary(found),
         _forest.spec(estimates, "measured / published", OUTCOMES) if estimates else None,
-        _figure.grid_of(listing.columns(published.COLUMNS, facts)) if facts else None,
+        _figure.grid_of(listing.columns(COLUMNS, facts)) if facts else None,
         opened=True,
     )
 
 
 def _shape(figure: published.Figure) -> str:
     return f"{figure.model}, batch {figure.batch}, in {figure.input_len}, out {figure.output_len}"
+
+
+COLUMNS = (
+    listing.Column("source", "source"),
+    listing.Column("model", "model"),
+    listing.Column("conditions", "conditions"),
+    listing.Column("figures", "figures", numbers.whole),
+    listing.Column("published", "published"),
+    listing.Column("outcome", "outcome"),
+    listing.Column("ratio", "measured/published", numbers.digits),
+    listing.Column("ratio_low", "low", numbers.digits),
+    listing.Column("ratio_high", "high", numbers.digits),
+    listing.Column("reason", "because"),
+)
+"""What people are shown of `table`."""
+
+
+def table(found: Sequence[published.Comparison]) -> list[dict[str, object]]:
+    """Return comparisons as rows, comparable ones first; those of one source that fail for one reason are one row."""
+    rows: dict[tuple[str, ...], list[published.Comparison]] = {}
+    for each in sorted(found, key=lambda each: each.measured is None):
+        figure = each.figure
+        shape = (figure.batch, figure.input_len, figure.output_len) if each.measured else ()
+        named = (each.source.title, figure.model, figure.hardware, figure.software)
+        rows.setdefault((*named, each.outcome, each.reason, *shape), []).append(each)
+    return [_row(alike[0], len(alike)) for alike in rows.values()]
+
+
+def _row(each: published.Comparison, count: int) -> dict[str, object]:
+    figure, ratio = each.figure, each.ratio
+    known = ratio is not None and ratio.known
+    return {
+        "source": f"{each.source.title}, {figure.date}",
+        "model": figure.model,
+        "conditions": f"{figure.hardware}, {figure.software}",
+        "figures": count,
+        "published": f"{figure.value} {figure.metric}" if each.measured else None,
+        "outcome": str(each.outcome),
+        "ratio": ratio.value if ratio else None,
+        "ratio_low": ratio.low if ratio and known else None,
+        "ratio_high": ratio.high if ratio and known else None,
+        "reason": each.reason or None,
+        "cell": each.measured.cell.id if each.measured else None,
+    }
+
+
+def summary(found: Sequence[published.Comparison]) -> str:
+    """Return how many comparisons came out how, and by which rule."""
+    counts = ", ".join(
+        f"{number} {outcome}"
+        for outcome in published.Outcome
+        if (number := sum(each.outcome is outcome for each in found))
+    )
+    return (
+        f"{len(found)} published figures of models measured here: {counts or 'none'}. "
+        f"Reproduced: the whole 95 % interval of the ratio within {published.REPRODUCED_WITHIN:.0%}."
+    )
