@@ -22,11 +22,15 @@ import psutil
 import torch
 from transformers import AutoModelForCausalLM, DynamicCache
 
-from llmbench import grid, messages, spec, telemetry, workload
 from llmbench.backends import fake, load
-from llmbench.measure import Loop, Measurement
-from llmbench.model import Model
-from llmbench.record import Job
+from llmbench.measure import prompts as measure_prompts
+from llmbench.measure import telemetry
+from llmbench.measure.loop import Loop, Measurement
+from llmbench.models.resolve import Model
+from llmbench.results.record import Job
+from llmbench.run import messages
+from llmbench.spec import grid
+from llmbench.spec import sweep as spec_sweep
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -108,7 +112,7 @@ def _by_hand(model: Any, prompts: list[list[int]], output_len: int) -> tuple[flo
     return first, (time.perf_counter() - start - first) / (output_len - 1)
 
 
-def _transformers_loop(dtype: str, hidden: int, batch_size: int) -> tuple[spec.Cell, Loop]:
+def _transformers_loop(dtype: str, hidden: int, batch_size: int) -> tuple[spec_sweep.Cell, Loop]:
     config = {
         "hidden_size": hidden,
         "num_hidden_layers": 4,
@@ -124,18 +128,18 @@ def _transformers_loop(dtype: str, hidden: int, batch_size: int) -> tuple[spec.C
     return _loop("transformers", model, batch_size, dtype)
 
 
-def _loop(backend: str, model: Model, batch: int, dtype: str) -> tuple[spec.Cell, Loop]:
+def _loop(backend: str, model: Model, batch: int, dtype: str) -> tuple[spec_sweep.Cell, Loop]:
     point = {
         "model": model.name, "device": "cpu", "dtype": dtype, "load_format": "dummy", "prompts": "synthetic",
         "batch_size": batch, "input_len": INPUT_LEN, "output_len": OUTPUT_LEN,
     }  # fmt: skip
     known = {"transformers": {}, "fake": fake.OPTIONS}
     choices = grid.Choices({model.name: model.digest}, known, "cpu", {})
-    protocol = spec.Protocol()
+    protocol = spec_sweep.Protocol()
     cell = grid.make_cell(protocol, choices, backend=backend, options={}, **point)
     engine = load(Job(cells=[cell], model=model, protocol=protocol, session=1))
     engine.prepare(cell)
-    prompts = workload.synthetic(cell, engine, 0, 1)
+    prompts = measure_prompts.synthetic(cell, engine, 0, 1)
     loop = Loop(
         engine, protocol, prompts, Measurement(cell), telemetry.NoCounters(), lambda *_: None
     )
@@ -150,7 +154,7 @@ def overhead() -> Iterator[Line]:
     )  # fmt: skip
     cell, loop = _loop("fake", model, 1, "float32")
     loop.engine = Instant()  # type: ignore[assignment]
-    loop.protocol = spec.Protocol(iterations=5000, max_iterations=5000, min_time_s=0)
+    loop.protocol = spec_sweep.Protocol(iterations=5000, max_iterations=5000, min_time_s=0)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     loop.say = lambda phase, iteration: messages.send(
         nowhere, messages.Progress(phase=phase, cell=cell.id, iteration=iteration)

@@ -27,12 +27,15 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 import msgspec
 from vllm import LLM, SamplingParams
 
-from llmbench import grid, spec, stats, telemetry, workload
 from llmbench.backends import load, options
-from llmbench.backends._vllm_steps import Steps
-from llmbench.measure import Loop, Measurement
-from llmbench.model import resolve
-from llmbench.record import Job
+from llmbench.backends.vllm.steps import Steps
+from llmbench.measure import prompts as measure_prompts
+from llmbench.measure import telemetry
+from llmbench.measure.loop import Loop, Measurement
+from llmbench.models.resolve import resolve
+from llmbench.results.record import Job
+from llmbench.spec import grid, sweep
+from llmbench.stats import intervals
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -78,11 +81,11 @@ def by_hand(folder: Path) -> LLM:
     )  # fmt: skip
 
 
-def planned() -> tuple[spec.Cell, Job]:
+def planned() -> tuple[sweep.Cell, Job]:
     """Return the cell of the catalogue's Pythia-160m, and its job."""
     model = resolve("pythia-160m")
     choices = grid.Choices({model.name: model.digest}, {"vllm": options("vllm")}, "cpu", {})
-    protocol = spec.Protocol()
+    protocol = sweep.Protocol()
     point = {
         "model": model.name, "device": "cpu", "dtype": DTYPE, "load_format": "dummy",
         "prompts": "synthetic", "batch_size": 1, "input_len": 128, "output_len": OUTPUT_LEN,
@@ -107,7 +110,7 @@ def truth(sessions: int, shapes: Sequence[tuple[int, int]]) -> Iterator[Line]:
         )
         apart = [one - other for one, other in zip(own, hand, strict=True)]
         ratio = math.exp(statistics.fmean(apart))
-        reach = stats.half_width([math.exp(difference) for difference in apart])
+        reach = intervals.half_width([math.exp(difference) for difference in apart])
         mean_own, mean_hand = (math.exp(statistics.fmean(side)) for side in (own, hand))
         behind = f"{mean_own:.2f} against {mean_hand:.2f}, {sessions} pairs"
         behind += f", 95 % interval ±{reach:.1%}" if reach is not None else ""
@@ -130,7 +133,7 @@ def by_ours(session: int, shapes: Sequence[tuple[int, int]]) -> Iterator[list[fl
     engine = load(job)
     for batch_size, input_len in shapes:
         shaped = msgspec.structs.replace(cell, batch_size=batch_size, input_len=input_len)
-        drawn = workload.synthetic(shaped, engine, 0, session)
+        drawn = measure_prompts.synthetic(shaped, engine, 0, session)
         kept = Measurement(shaped)
         loop = Loop(engine, job.protocol, drawn, kept, telemetry.NoCounters(), lambda *_: None)
         engine.prepare(shaped)
@@ -215,7 +218,7 @@ def main() -> int:
     cell, job = planned()
     engine = load(job)
     engine.prepare(cell)
-    engine.generate(workload.synthetic(cell, engine, 0, 1)("memory", 0), OUTPUT_LEN)
+    engine.generate(measure_prompts.synthetic(cell, engine, 0, 1)("memory", 0), OUTPUT_LEN)
     broken += sum(map(_said, stepping(engine)))
     facts = engine.facts
     print(f"\nvLLM {facts['vllm']}, torch {facts['torch']}, {facts['threads']} threads", flush=True)

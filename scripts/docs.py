@@ -17,7 +17,9 @@ import tempfile
 from pathlib import Path
 from unittest import mock
 
-from llmbench import backends, cli, metrics, reasons
+from llmbench import backends, cli
+from llmbench.measure import reasons
+from llmbench.results import metrics
 
 ROOT = Path(__file__).parents[1]
 MARKED = re.compile(

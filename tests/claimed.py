@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from llmbench import claims, model, prices
+from llmbench import claims
 from llmbench.claims import Answer, Given, Part
-from llmbench.evidence import Machine, Measured
-from llmbench.spec import Cell
+from llmbench.cost import prices
+from llmbench.models import resolve
+from llmbench.results.cells import Machine, Measured
+from llmbench.spec.sweep import Cell
 
 HOST = Machine("test-cpu", None, 0)
 YEAR = "2026-05-01T00:00:00Z"
@@ -26,7 +28,7 @@ def row(name: str = "llama-7b", step_s: float = 0.05, **changes: Any) -> Measure
     }  # fmt: skip
     cell |= {key: changes.pop(key) for key in list(changes) if key in cell}
     share = changes.pop("share", 0.01)
-    found = model.resolve(name)
+    found = resolve.resolve(name)
     coordinates = f"b{cell['batch_size']}-i{cell['input_len']}-o{cell['output_len']}"
     e2e_s = (10 + cell["output_len"] - 1) * step_s
     timed = {

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from llmbench import kept
+from llmbench.machine import state as machine_state
 from sweeps import Bench
 
 MAKE_CHECKPOINT = Path(__file__).parents[1] / "scripts" / "make_checkpoint.py"
@@ -41,7 +41,7 @@ with contextlib.suppress(ImportError):  # a bare machine with a GPU has none
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return the folder in which a test finds what was kept: nothing of this machine's user, nor of its terminal."""
     monkeypatch.delenv("COLUMNS", raising=False)  # a test runner of several processes sets it
-    monkeypatch.setenv(kept.STATE, str(tmp_path / "state"))
+    monkeypatch.setenv(machine_state.STATE, str(tmp_path / "state"))
     return tmp_path / "state"
 
 
@@ -62,7 +62,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the run of the sweep that a bench writes unless told otherwise, to be copied."""
     made = Bench(tmp_path_factory.mktemp("measured"))
     made.write()
-    done = made.sweep(environment={kept.STATE: str(made.folder / "state")})
+    done = made.sweep(environment={machine_state.STATE: str(made.folder / "state")})
     assert done.code == 0, done.err
     return made.run
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from llmbench import workload
 from llmbench.backends import fake
-from llmbench.measure import Loop, Measurement
-from llmbench.model import Model
-from llmbench.record import Job
-from llmbench.spec import Cell, Protocol
-from llmbench.telemetry import NoCounters
+from llmbench.measure import prompts as measure_prompts
+from llmbench.measure.loop import Loop, Measurement
+from llmbench.measure.telemetry import NoCounters
+from llmbench.models.resolve import Model
+from llmbench.results.record import Job
+from llmbench.spec.sweep import Cell, Protocol
 
 MODEL = Model(
     name="none",
@@ -55,7 +55,7 @@ def measured(cell: Cell, protocol: Protocol | None = None, counters: Any = None)
     """Run the loop on one cell and return what it took."""
     job = a_job(cell, protocol)
     engine = fake.load(job)
-    prompts = workload.synthetic(cell, engine, job.protocol.seed, job.session)
+    prompts = measure_prompts.synthetic(cell, engine, job.protocol.seed, job.session)
     taken = Measurement(cell)
     Loop(engine, job.protocol, prompts, taken, counters or NoCounters(), lambda *_: None).run()
     return taken

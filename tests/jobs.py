@@ -5,9 +5,9 @@ from typing import Any
 
 import msgspec
 
-from llmbench.model import Model, resolve
-from llmbench.record import Job
-from llmbench.spec import Cell, Protocol
+from llmbench.models.resolve import Model, resolve
+from llmbench.results.record import Job
+from llmbench.spec.sweep import Cell, Protocol
 
 VOCABULARY = 96
 POSITIONS = 64

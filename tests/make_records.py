@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from llmbench import journal, store
-from llmbench.record import Begin, Memory, Outcome, Plan, Record, Sample, Status
-from llmbench.spec import Cell, Protocol
+from llmbench.results import lines as results_lines
+from llmbench.results import store
+from llmbench.results.record import Begin, Memory, Outcome, Plan, Record, Sample, Status
+from llmbench.spec.sweep import Cell, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -158,7 +159,7 @@ def write_lines(folder: Path, written: Iterable[Plan | Begin | Record]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     encode = msgspec.json.Encoder().encode
     with (folder / store.RECORDS).open("wb") as stream:
-        stream.writelines(journal.seal(encode(line)) for line in written)
+        stream.writelines(results_lines.seal(encode(line)) for line in written)
 
 
 if __name__ == "__main__":

@@ -8,23 +8,28 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from llmbench import claims, compare, journal, prices, sides, store
+from llmbench import claims, compare
 from llmbench.claims import Answer, Given, Part, Verdict
-from llmbench.claims._answer import Range, held
+from llmbench.claims.claim import Range, held
 from llmbench.commands import report
-from llmbench.conditions import Asked
-from llmbench.intervals import Interval
-from llmbench.metrics import BY_KEY
-from llmbench.reports import html
-from llmbench.verdicts import Judged, page
+from llmbench.compare import sides
+from llmbench.compare.confounds import Asked
+from llmbench.cost import prices
+from llmbench.report.views import claims_page as page
+from llmbench.report.views import page as views_page
+from llmbench.report.views.claims import Judged
+from llmbench.results import lines as results_lines
+from llmbench.results import store
+from llmbench.results.metrics import BY_KEY
+from llmbench.stats.interval import Interval
 from make_records import make_cell, make_plan, make_record, make_samples
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from llmbench.record import Record
-    from llmbench.spec import Cell
+    from llmbench.results.record import Record
+    from llmbench.spec.sweep import Cell
 
 
 class Page(HTMLParser):
@@ -91,15 +96,17 @@ def save(folder: Path, records: Iterable[Record], cells: Sequence[Cell], **plan:
     """Write a run."""
     folder.mkdir(parents=True)
     encode = msgspec.json.Encoder().encode
-    lines = (journal.seal(encode(line)) for line in (make_plan(cells, **plan), *records))
+    lines = (results_lines.seal(encode(line)) for line in (make_plan(cells, **plan), *records))
     (folder / store.RECORDS).write_bytes(b"".join(lines))
     return folder
 
 
 def page_of(*folders: Path, script: str = "") -> Page:
-    runs = [html.seen(store.read(path), label) for path, label in report.labelled(list(folders))]
+    runs = [
+        views_page.seen(store.read(path), label) for path, label in report.labelled(list(folders))
+    ]
     compared = report.compared(list(folders)) if len(folders) > 1 else None
-    return Page(html.render(runs, script, compared))
+    return Page(views_page.render(runs, script, compared))
 
 
 def comparison_of(*folders: Path, script: str = "") -> Page:
@@ -107,7 +114,7 @@ def comparison_of(*folders: Path, script: str = "") -> Page:
     logs = [(str(path), store.read(path)) for path in folders]
     asked = Asked(BY_KEY["e2e_s"])
     made = compare.runs([sides.read(name, log, asked.metric) for name, log in logs], asked)
-    return Page(html.of_comparison(made, logs, script))
+    return Page(views_page.of_comparison(made, logs, script))
 
 
 def claims_of(*names: str, script: str = "") -> Page:

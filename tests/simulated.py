@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from llmbench import effects
-from llmbench.effects import Verdict
-from llmbench.stats import Moments
+from llmbench.stats import effects
+from llmbench.stats.effects import Verdict
+from llmbench.stats.intervals import Moments
 
 MARGIN = 0.02
 

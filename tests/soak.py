@@ -24,8 +24,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import psutil
 
-from llmbench import kept, leavings, reap, store
-from llmbench.record import Status
+from llmbench.machine import leftovers, processes, state
+from llmbench.results import store
+from llmbench.results.record import Status
 from sweeps import Bench, Done, assert_complete
 
 if TYPE_CHECKING:
@@ -207,7 +208,7 @@ def _descendants(process: subprocess.Popen[str]) -> list[psutil.Process]:
 def _kind(child: psutil.Process, process: subprocess.Popen[str]) -> str:
     if child.ppid() == process.pid:
         return "fork server"
-    return "worker" if "llmbench.nursery" in child.cmdline() else "grandchild"
+    return "worker" if "llmbench.run.forkserver" in child.cmdline() else "grandchild"
 
 
 class Innocent:
@@ -215,10 +216,10 @@ class Innocent:
 
     def __init__(self, folder: Path) -> None:
         """Make them."""
-        mark = reap.Mark.of_run("0" * 32, folder)
-        environment = {**os.environ, reap.RUN_VARIABLE: str(mark)}
+        mark = processes.Mark.of_run("0" * 32, folder)
+        environment = {**os.environ, processes.RUN_VARIABLE: str(mark)}
         self.process = subprocess.Popen(("sleep", "7200"), env=environment)
-        self.file = leavings.SHARED / f"psm_{secrets.token_hex(4)}"
+        self.file = leftovers.SHARED / f"psm_{secrets.token_hex(4)}"
         self.file.write_bytes(b"mine")
 
     def assert_untouched(self) -> None:
@@ -268,7 +269,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))  # noqa: S311 - no secret
     seed = parser.parse_args().seed
     folder = Path(tempfile.mkdtemp(prefix="llmbench-soak-"))
-    os.environ[kept.STATE] = str(folder / "state")
+    os.environ[state.STATE] = str(folder / "state")
     bench, began = Bench(folder), time.monotonic()
     soak = Soak(bench, WHOLE, seed)
     print(

@@ -234,7 +234,7 @@ def forget() -> None:
     """Have our modules that imported vLLM, the stand-in or the real one, imported anew."""
     package = sys.modules.get("llmbench.backends")
     for name in list(sys.modules):
-        last = name.rpartition(".")[2]
-        if name.startswith("llmbench.backends.") and "vllm" in last:
+        if name.startswith("llmbench.backends.vllm"):
             del sys.modules[name]
-            vars(package).pop(last, None)
+    if package:
+        vars(package).pop("vllm", None)

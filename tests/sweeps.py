@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import psutil
 
-from llmbench import cli, store
-from llmbench.record import Plan, Record, Status
+from llmbench import cli
+from llmbench.results import store
+from llmbench.results.record import Plan, Record, Status
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +30,7 @@ PATIENCE_S = 60.0
 DEADLINES = {"start_s": 20, "load_s": 20, "warmup_s": 20, "iteration_s": 20, "memory_s": 20}
 ONLY_IN_THE_NURSERY = """
 import os, sys
-if sys.orig_argv[3:4] == ['llmbench.nursery'] and "LLMBENCH_SESSION" not in os.environ:
+if sys.orig_argv[3:4] == ['llmbench.run.forkserver'] and "LLMBENCH_SESSION" not in os.environ:
     """
 """What must come before one line of code that the command itself is not to run."""
 

@@ -10,9 +10,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from llmbench import accuracy, journal, store
 from llmbench.errors import RunError
-from llmbench.prediction import Prediction
+from llmbench.report.views import accuracy
+from llmbench.results import lines, store
+from llmbench.results.prediction import Prediction
 
 RESULTS = Path(__file__).parents[1] / "results"
 RUN = RESULTS / "2026-11-23-xeon-2cpu-cpu-7b"
@@ -34,7 +35,7 @@ def run(tmp_path: Path) -> Path:
         )
         for cell, factor in zip(plan.cells, (1, 2), strict=True)
     }
-    line = journal.seal(journal.encode(msgspec.structs.replace(plan, predictions=said)))
+    line = lines.seal(lines.encode(msgspec.structs.replace(plan, predictions=said)))
     path.write_bytes(line + b"".join(path.read_bytes().splitlines(keepends=True)[1:]))
     return tmp_path / "run"
 

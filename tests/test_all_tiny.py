@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from llmbench import grid, model, spec, store
-from llmbench.configs import folder
-from llmbench.record import Record, Status
+from llmbench.models import resolve
+from llmbench.results import store
+from llmbench.results.record import Record, Status
+from llmbench.spec import grid, sweep
+from llmbench.spec.configs import folder
 from sweeps import LLMBENCH
 
 SWEEP = folder("sweeps") / "all-tiny.yaml"
@@ -17,9 +19,9 @@ AT_MOST_S = 300
 
 
 def test_the_sweep_names_the_whole_catalogue_and_nothing_else() -> None:
-    named = grid.words(spec.read_sweep(SWEEP).axes.model)
+    named = grid.words(sweep.read_sweep(SWEEP).axes.model)
 
-    assert named == [f"{name}@tiny" for name in model.catalogue()]
+    assert named == [f"{name}@tiny" for name in resolve.catalogue()]
 
 
 @pytest.mark.slow
@@ -34,6 +36,6 @@ def test_every_model_of_the_catalogue_is_measured_within_five_minutes(tmp_path: 
     records = [line for line in store.read(run) if isinstance(line, Record)]
     assert {record.status for record in records} == {Status.OK}
     assert {record.cell.model for record in records} == {
-        f"{name}@tiny" for name in model.catalogue()
+        f"{name}@tiny" for name in resolve.catalogue()
     }
-    assert len(records) == len(model.catalogue())
+    assert len(records) == len(resolve.catalogue())

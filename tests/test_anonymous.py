@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from llmbench import anonymous, store
-from llmbench.record import Plan, Record, Status
+from llmbench.results import anonymous, store
+from llmbench.results.record import Plan, Record, Status
 from sweeps import ONLY_IN_THE_NURSERY, Bench, asked, assert_complete
 
 if TYPE_CHECKING:

@@ -1,7 +1,4 @@
-"""The layers of the source: imports point down only; the two halves meet only below both.
-
-Adding a module means adding its name to a row. A folder is one name: its modules know each other.
-"""
+"""The layers of the source: imports point down only. A folder is a layer: its modules know each other."""
 
 import ast
 import re
@@ -13,79 +10,23 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "llmbench"
 
 LAYERS = (
-    ("ways in", ("__main__",)),
-    ("ways in", ("cli",)),
-    ("ways in", ("commands",)),
-    ("ways in", ("audit", "invoke", "parity_report")),
-    ("ways in", ("adhoc", "changed", "dryrun")),
-    ("measuring", ("parity_check", "runner")),
-    ("measuring", ("supervisor",)),
-    ("measuring", ("foregone",)),
-    ("measuring", ("ending", "plan", "progress", "standing", "watch")),
-    ("measuring", ("launch", "parity_child")),
-    ("measuring", ("nursery",)),
-    ("measuring", ("worker",)),
-    ("measuring", ("measure",)),
-    ("measuring", ("workload", "predict", "probe")),
-    ("measuring", ("limits",)),
-    ("measuring", ("learned",)),
-    ("measuring", ("roofline",)),
-    ("measuring", ("footprint",)),
-    ("measuring", ("backends",)),
-    ("measuring", ("clock", "interrupt", "judge", "messages", "parity", "reap", "telemetry")),
-    ("measuring", ("leavings",)),
-    ("reading", ("accuracy",)),
-    ("reading", ("verdicts",)),
-    ("reading", ("published",)),
-    ("reading", ("claims",)),
-    ("reading", ("cost",)),
-    ("reading", ("prices",)),
-    ("reading", ("evidence",)),
-    ("reading", ("listing",)),
-    ("reading", ("reports",)),
-    ("reading", ("compare", "exports")),
-    ("reading", ("conditions",)),
-    ("reading", ("fit", "matching", "overall", "table")),
-    ("reading", ("importers",)),
-    ("reading", ("calibrate",)),
-    ("reading", ("iterations",)),
-    ("reading", ("sides",)),
-    ("reading", ("shares",)),
-    ("reading", ("metrics", "tally")),
-    ("reading", ("effects", "intervals", "sessions")),
-    ("reading", ("moderation",)),
-    ("shared", ("calibration", "ceilings")),
-    ("shared", ("anonymously",)),
-    ("shared", ("stats", "store")),
-    ("shared", ("refuted",)),
-    ("shared", ("frontier", "journal", "kept", "lock")),
-    ("shared", ("anonymous",)),
-    ("shared", ("record",)),
-    ("shared", ("engine",)),
-    ("shared", ("machine", "prediction")),
-    ("shared", ("grid",)),
-    ("shared", ("spec",)),
-    ("shared", ("catalogue", "chips")),
-    ("shared", ("model",)),
-    ("shared", ("formulas", "tiny")),
-    ("shared", ("shape", "yamlfile")),
-    ("shared", ("configs", "digest", "files", "gpus", "guard", "interpreter", "reasons")),
-    ("shared", ("redact",)),
-    ("shared", ("secret_values",)),
-    ("shared", ("secret_shapes",)),
-    ("shared", ("secret_names",)),
-    ("shared", ("errors",)),
-    ("shared", ("__init__",)),
+    ("__main__",),
+    ("cli",),
+    ("commands",),
+    ("report",),
+    ("run", "parity"),
+    ("backends",),
+    ("claims", "measure", "selftest"),
+    ("compare", "cost", "importers", "predict"),
+    ("results",),
+    ("machine", "models"),
+    ("numbers", "spec"),
+    ("errors", "files", "interpreter", "redact", "stats"),
+    ("__init__",),
 )
-"""A row may import from the rows under it; measuring and reading know nothing of each other.
+"""A row may import from the rows under it: a command from everything, the statistics from nothing."""
 
-They meet in a file: so the store that writes and reads it is shared, and the interval that tells a sweep
-when it has measured enough is the one that a table prints."""
-
-DEPTH = {name: depth for depth, (_, names) in enumerate(LAYERS) for name in names}
-HALF = {name: half for half, names in LAYERS for name in names}
-
-APART = {("measuring", "reading"), ("reading", "measuring")}
+DEPTH = {name: depth for depth, names in enumerate(LAYERS) for name in names}
 
 ENGINES = {"accelerate", "torch", "transformers", "vllm"}
 """Loaded by a worker only, so imported in backends/ only."""
@@ -120,16 +61,25 @@ def badly_imported(source: Path, path: Path) -> Iterator[str]:
             yield f"{'.'.join(parts)}: imports relatively"
         if package == "llmbench":
             yield from badly_layered(parts, target(source, rest))
+            yield from badly_entered(parts, rest)
 
 
 def badly_layered(parts: tuple[str, ...], other: str) -> Iterator[str]:
     own = parts[0]
     if own == other or own not in DEPTH:
         return
-    if (HALF[own], HALF.get(other)) in APART:
-        yield f"{'.'.join(parts)}: the {HALF[own]} half imports {other} of the {HALF[other]} half"
-    elif DEPTH.get(other, len(LAYERS)) <= DEPTH[own]:
+    if DEPTH.get(other, len(LAYERS)) <= DEPTH[own]:
         yield f"{'.'.join(parts)}: imports {other}, which is not below it"
+
+
+def badly_entered(parts: tuple[str, ...], rest: str) -> Iterator[str]:
+    """Yield a sentence if a name with an underscore is taken out of another folder."""
+    *folder, _ = parts
+    private = next(
+        (n for n, name in enumerate(rest.split(".")) if name[:1] == "_" != name[1:2]), None
+    )
+    if private is not None and rest.split(".")[:private] not in (folder, list(parts)):
+        yield f"{'.'.join(parts)}: enters {rest}, which is private"
 
 
 def target(source: Path, rest: str) -> str:
@@ -169,25 +119,38 @@ def test_the_source_keeps_its_layers() -> None:
 
 
 def test_every_name_has_one_row() -> None:
-    assert sum(len(names) for _, names in LAYERS) == len(DEPTH)
+    assert sum(len(names) for names in LAYERS) == len(DEPTH)
+
+
+def test_few_modules_stand_outside_a_folder() -> None:
+    assert len([path for path in SOURCE.glob("*.py") if not path.stem.startswith("__")]) <= 8
 
 
 @pytest.mark.parametrize(
     ("files", "sentence"),
     [
-        ({"spec.py": "import llmbench.record", "record.py": ""}, "spec: imports record"),
-        ({"spec.py": "from llmbench import cli", "cli.py": ""}, "spec: imports cli"),
-        ({"spec.py": "def f():\n from llmbench.cli import main", "cli.py": ""}, "spec: imports"),
-        ({"stats.py": "from llmbench.store import x", "store.py": ""}, "stats: imports store"),
-        ({"reports/csv.py": "from llmbench.runner import x", "runner.py": ""}, "reading half"),
-        ({"runner.py": "from llmbench.table import x", "table.py": ""}, "measuring half"),
-        ({"worker.py": "import torch"}, "worker: imports torch outside backends"),
-        ({"worker.py": "from transformers.cache import x"}, "worker: imports transformers"),
-        ({"worker.py": "import_module('vllm')"}, "worker: imports vllm"),
-        ({"measure.py": "import_module(f'llmbench.cli.{x}')", "cli.py": ""}, "measure: imports"),
-        ({"store.py": "from . import record"}, "store: imports relatively"),
-        ({"reports/utils.py": ""}, "reports.utils: the name says nothing"),
+        (
+            {"spec/grid.py": "import llmbench.results", "results/a.py": ""},
+            "spec.grid: imports results",
+        ),
+        ({"files.py": "from llmbench import cli", "cli.py": ""}, "files: imports cli"),
+        ({"files.py": "def f():\n from llmbench.cli import main", "cli.py": ""}, "files: imports"),
+        (
+            {"report/csv.py": "from llmbench.commands import x", "commands/a.py": ""},
+            "report.csv: imports",
+        ),
+        ({"run/worker.py": "import torch"}, "run.worker: imports torch outside backends"),
+        ({"run/worker.py": "from transformers.cache import x"}, "run.worker: imports transformers"),
+        ({"run/worker.py": "import_module('vllm')"}, "run.worker: imports vllm"),
+        ({"files.py": "import_module(f'llmbench.cli.{x}')", "cli.py": ""}, "files: imports"),
+        ({"results/store.py": "from . import record"}, "results.store: imports relatively"),
+        ({"report/utils.py": ""}, "report.utils: the name says nothing"),
         ({"novelty.py": ""}, "novelty: has no row"),
+        ({"run/a.py": "from llmbench.results import _b", "results/_b.py": ""}, "enters results._b"),
+        (
+            {"run/a.py": "from llmbench.results.b import _c", "results/b.py": ""},
+            "enters results.b._c",
+        ),
     ],
 )
 def test_a_violation_is_seen(files: dict[str, str], sentence: str, tmp_path: Path) -> None:
@@ -203,12 +166,12 @@ def test_a_violation_is_seen(files: dict[str, str], sentence: str, tmp_path: Pat
 
 def test_what_is_allowed_is_not_seen(tmp_path: Path) -> None:
     files = {
-        "backends/fake.py": "import torch\nfrom llmbench.record import Sample\nimport numpy",
-        "backends/other.py": "from llmbench.backends.fake import x\nfrom llmbench import __version__",
-        "commands/sweep.py": "from llmbench import runner, store",
-        "runner.py": "import_module(name)",
-        "store.py": "from llmbench.record import Record",
-        "record.py": "",
+        "backends/fake.py": "import torch\nfrom llmbench.results.record import Sample\nimport numpy",
+        "backends/other.py": "from llmbench.backends._mine import x\nfrom llmbench import __version__",
+        "commands/sweep.py": "from llmbench.run import runner\nfrom llmbench import files",
+        "run/runner.py": "import_module(name)",
+        "results/record.py": "",
+        "files.py": "",
     }
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -218,34 +181,17 @@ def test_what_is_allowed_is_not_seen(tmp_path: Path) -> None:
 
 
 PAGE = Path(__file__).parents[1] / "docs" / "architecture.md"
-TABLE = re.compile(r"^\| (\w[\w ]+) \| \|\n\| :-- \| :-- \|\n((?:\|.*\n)+)", re.MULTILINE)
 
 
-def told(text: str) -> dict[str, list[str]]:
-    """Return the modules that the tables of a page name, by the half that a table is of."""
-    return {
-        half.removeprefix("the ").removesuffix(" half").removesuffix(" by both"): [
-            name.rstrip("/")
-            for row in rows.splitlines()
-            for name in re.findall(r"`([\w/]+)`", row.split("|")[1])
-        ]
-        for half, rows in TABLE.findall(text)
-    }
+def test_the_page_names_every_room() -> None:
+    rows = re.findall(r"^\| `(\w+)/?` \|", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+
+    assert sorted(rows) == sorted(name for name in DEPTH if not name.startswith("__"))
 
 
-def test_the_page_tells_every_module_once_and_in_its_half() -> None:
-    halves = told(PAGE.read_text(encoding="utf-8"))
+def test_the_page_names_only_what_is_there() -> None:
+    named = re.findall(r"`(\w+/[\w/]+\.py)`", PAGE.read_text(encoding="utf-8"))
 
-    assert {half: sorted(names) for half, names in halves.items()} == {
-        half: sorted(name for name in HALF if HALF[name] == half and not name.startswith("__"))
-        for half in dict.fromkeys(HALF.values())
-    }
-
-
-def test_the_page_names_folders_as_folders() -> None:
-    names = re.findall(
-        r"`([\w]+/?)`",
-        "".join(rows for _, rows in TABLE.findall(PAGE.read_text(encoding="utf-8"))),
-    )
-
-    assert [name for name in names if name in DEPTH and (SOURCE / name).is_dir()] == []
+    assert named
+    ours = [name for name in named if not name.startswith("tests/")]
+    assert [name for name in ours if not (SOURCE / name).is_file()] == []

@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from llmbench import audit, store
+from llmbench import selftest
 from llmbench.commands import audit as command
 from llmbench.errors import RunError
-from llmbench.record import Finding, Status
+from llmbench.results import store
+from llmbench.results.record import Finding, Status
 from make_records import make_cell, make_plan, make_record, make_samples, write_lines
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from llmbench.record import Record
+    from llmbench.results.record import Record
 
 
 def llmbench(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -44,7 +45,7 @@ def written(
 
 
 def verdicts(run: Path) -> dict[str, bool]:
-    return {one.check: one.passed for one in audit.of_a_run(store.read(run), "run")}
+    return {one.check: one.passed for one in selftest.of_a_run(store.read(run), "run")}
 
 
 def test_the_fake_engine_is_audited_through_the_real_command() -> None:
@@ -52,7 +53,7 @@ def test_the_fake_engine_is_audited_through_the_real_command() -> None:
 
     facts = {fact["check"]: fact["verdict"] for fact in json.loads(done.stdout)}
     exact = {check for check in facts if check.startswith(("caught", "known"))}
-    assert len(exact) == len(audit.CONTROLS) + 1
+    assert len(exact) == len(selftest.CONTROLS) + 1
     assert {facts[check] for check in exact} == {"passed"}
     assert (
         sum(check.startswith(("A/A", "sensitivity", "clock", "overhead")) for check in facts) == 4
@@ -115,17 +116,17 @@ def test_a_session_that_is_not_valid_fails(tmp_path: Path) -> None:
 
 def test_too_few_sessions_are_said(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="--sessions 4"):
-        list(audit.of_a_run(store.read(written(tmp_path / "run", 3)), "run"))
+        list(selftest.of_a_run(store.read(written(tmp_path / "run", 3)), "run"))
 
 
 def test_a_control_that_is_not_caught_fails(tmp_path: Path) -> None:
     records: list[Record] = []
-    for number, fault in enumerate(["none", *audit.CONTROLS]):
+    for number, fault in enumerate(["none", *selftest.CONTROLS]):
         cell = make_cell(number, options={"fault": fault})
         records.append(make_record(cell, 1, make_samples([1.0] * 3, 0.2, cell.output_len)))
     write_lines(tmp_path / "run", [make_plan([record.cell for record in records]), *records])
 
-    checked = list(audit._controls(store.read(tmp_path / "run")))
+    checked = list(selftest._controls(store.read(tmp_path / "run")))
 
     assert not any(one.passed for one in checked)
     assert {one.figures for one in checked[:-1]} == {"not caught"}
@@ -145,7 +146,10 @@ def test_a_busy_machine_is_said(tmp_path: Path) -> None:
     ],
 )
 def test_a_last_line_says_what_to_do(quiet: bool, text: str) -> None:
-    checks = [audit.Checked(f"{audit.QUIET}: x", quiet, ""), audit.Checked("A/A", False, "")]
+    checks = [
+        selftest.Checked(f"{selftest.QUIET}: x", quiet, ""),
+        selftest.Checked("A/A", False, ""),
+    ]
 
     assert command.told(checks) == text
 
@@ -155,7 +159,7 @@ def test_a_sleep_that_is_measured_wrong_fails(tmp_path: Path) -> None:
         cell = make_cell(0, output_len=9, options={"tpot_ms": 1.0})
         samples = make_samples([0.010 * off] * 3, 0.002, 9)
         write_lines(tmp_path / "run", [make_plan([cell]), make_record(cell, 1, samples)])
-        (one,) = audit._sleeps(store.read(tmp_path / "run"))
+        (one,) = selftest._sleeps(store.read(tmp_path / "run"))
         return one.passed
 
     assert checked(1.02)

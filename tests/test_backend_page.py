@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from llmbench.engine import Engine
+from llmbench.measure.engine import Engine
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "adding-a-backend.md").read_text(encoding="utf-8")
@@ -29,7 +29,8 @@ def checkout(tmp_path: Path) -> Path:
     """Return a copy of the source with the page's two files in it."""
     shutil.copytree(ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "configs").symlink_to(ROOT / "configs")
-    (tmp_path / "src/llmbench/backends/bigram.py").write_text(example("python"))
+    (tmp_path / "src/llmbench/backends/bigram").mkdir()
+    (tmp_path / "src/llmbench/backends/bigram/__init__.py").write_text(example("python"))
     (tmp_path / "bigram.yaml").write_text(example("yaml"))
     return tmp_path
 
@@ -55,7 +56,7 @@ def test_the_example_is_swept_to_a_valid_table(checkout: Path) -> None:
 
 
 def test_the_example_is_held_to_the_source_s_own_checks(checkout: Path) -> None:
-    file = checkout / "src/llmbench/backends/bigram.py"
+    file = checkout / "src/llmbench/backends/bigram/__init__.py"
     config = str(ROOT / "pyproject.toml")
 
     for command in (("ruff", "check"), ("ruff", "format", "--check")):

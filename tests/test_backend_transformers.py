@@ -16,11 +16,11 @@ from transformers import DynamicCache
 
 from jobs import FAMILIES, VOCABULARY, family, job, prompts
 from llmbench import backends
-from llmbench.backends import _placement
-from llmbench.backends._clocks import CpuStamps
-from llmbench.backends._failures import NO_STATIC_CACHE
+from llmbench.backends.load_errors import NO_STATIC_CACHE
+from llmbench.backends.transformers import offload
+from llmbench.backends.transformers.clocks import CpuStamps
 from llmbench.errors import LoadFailed, Unsupported
-from llmbench.record import Job
+from llmbench.results.record import Job
 
 every_family = pytest.mark.parametrize("model_type", FAMILIES)
 
@@ -257,7 +257,7 @@ def test_host_memory_has_a_peak_for_each_phase() -> None:
 def test_without_a_mark_to_reset_only_the_whole_lifes_peak_is_known(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
-    monkeypatch.setattr("llmbench.backends._memory.PROC", tmp_path / "missing")
+    monkeypatch.setattr("llmbench.backends.memory.PROC", tmp_path / "missing")
     engine = loaded(job(family("llama")))
 
     memory = engine.memory([[1, 2]], 1)
@@ -520,13 +520,11 @@ def test_a_model_is_spread_as_its_map_says_and_filled_where_it_lies() -> None:
         for parameter in model.parameters():
             parameter.zero_()
 
-    spread = _placement.spread(
-        model, {**device_map, "model.rotary_emb": "cpu", "lm_head": "cpu"}, 0
-    )
+    spread = offload.spread(model, {**device_map, "model.rotary_emb": "cpu", "lm_head": "cpu"}, 0)
 
     assert all(parameter.count_nonzero() for parameter in spread.parameters())
 
 
 def test_weights_on_disk_are_refused() -> None:
     with pytest.raises(LoadFailed, match="fits neither the devices nor the host's memory"):
-        _placement.refuse_disk({"model.layers.0": 0, "model.layers.1": "disk"})
+        offload.refuse_disk({"model.layers.0": 0, "model.layers.1": "disk"})

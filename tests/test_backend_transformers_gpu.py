@@ -9,8 +9,8 @@ import torch
 
 from jobs import family, job, prompts
 from llmbench import backends
-from llmbench.backends._clocks import CpuStamps
-from llmbench.record import Job, Memory
+from llmbench.backends.transformers.clocks import CpuStamps
+from llmbench.results.record import Job, Memory
 
 pytestmark = [
     pytest.mark.gpu,

@@ -20,9 +20,9 @@ from hubs import Refusing
 from jobs import family, job, prompts
 from llmbench import backends
 from llmbench.errors import LoadFailed, Unsupported
-from llmbench.model import Model
-from llmbench.record import Job
-from llmbench.spec import Protocol
+from llmbench.models.resolve import Model
+from llmbench.results.record import Job
+from llmbench.spec.sweep import Protocol
 
 Breakage = Callable[[Path], object]
 

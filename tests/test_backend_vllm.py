@@ -11,12 +11,14 @@ import pytest
 
 import standin_vllm
 from jobs import family, job, prompts
-from llmbench import backends, judge, workload
+from llmbench import backends
 from llmbench.errors import LoadFailed, Unsupported
-from llmbench.measure import Loop, Measurement
-from llmbench.record import Job, Outcome, Status
-from llmbench.spec import Protocol
-from llmbench.telemetry import NoCounters
+from llmbench.measure import checks
+from llmbench.measure import prompts as measure_prompts
+from llmbench.measure.loop import Loop, Measurement
+from llmbench.measure.telemetry import NoCounters
+from llmbench.results.record import Job, Outcome, Status
+from llmbench.spec.sweep import Protocol
 
 
 @pytest.fixture(autouse=True)
@@ -90,13 +92,13 @@ def measured(**shape: Any) -> tuple[Job, Outcome]:
     engine = backends.load(asked)
     cell = asked.cells[0]
     taken = Measurement(cell)
-    drawn = workload.synthetic(cell, engine, 0, 1)
+    drawn = measure_prompts.synthetic(cell, engine, 0, 1)
     Loop(engine, asked.protocol, drawn, taken, NoCounters(), lambda *_: None).run()
     return asked, taken.outcome(engine=dict(engine.facts))
 
 
 def verdict(asked: Job, outcome: Outcome) -> tuple[Status, list[str]]:
-    status, problems, _ = judge.judge(asked.cells[0], outcome, judge.Ceilings())
+    status, problems, _ = checks.judge(asked.cells[0], outcome, checks.Ceilings())
     return status, [problem.code for problem in problems]
 
 
@@ -160,7 +162,7 @@ def test_options_reach_the_engine_by_its_own_names_and_others_are_left_to_it() -
 
 
 def test_every_option_that_is_passed_on_is_declared_with_a_default() -> None:
-    assert set(import_module("llmbench.backends._vllm_arguments").OURS) < set(
+    assert set(import_module("llmbench.backends.vllm.arguments").OURS) < set(
         backends.options("vllm")
     )
 

@@ -12,15 +12,17 @@ import msgspec
 import numpy as np
 import pytest
 
-from llmbench import calibrate, calibration, machine, store
-from llmbench.calibration import Calibration, Varying, sessions_for
+from llmbench.compare import calibrate
 from llmbench.errors import RunError
+from llmbench.machine import calibration, info
+from llmbench.machine.calibration import Calibration, Varying, sessions_for
+from llmbench.results import store
 from make_records import make_cell, make_plan, make_record, make_samples, write_lines
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from llmbench.spec import Cell
+    from llmbench.spec.sweep import Cell
 
 MACHINE = {"name": "bench-2cpu", "cpu": "a CPU", "cpu_count": 2}
 BETWEEN, WITHIN = 0.02, 0.005
@@ -92,7 +94,7 @@ def test_one_session_is_no_calibration(tmp_path: Path, sessions: int) -> None:
 
 def made(metrics: dict[str, Varying], **changes: Any) -> Calibration:
     facts: dict[str, Any] = {
-        "machine": machine.identity_digest(MACHINE), "name": "x", "at": "2026-11-26T00:00:00Z",
+        "machine": info.identity_digest(MACHINE), "name": "x", "at": "2026-11-26T00:00:00Z",
         "run": "0", "sessions": 50, "cells": 10, "metrics": metrics,
     }  # fmt: skip
     return Calibration(**{**facts, **changes})
@@ -198,7 +200,7 @@ def test_a_sweep_is_measured_and_kept(tmp_path: Path) -> None:
 
     assert done.returncode == 0, done.stderr
     assert "3 sessions of 1 cell." in done.stdout
-    assert calibration.kept_of(machine.machine()).calibration is not None
+    assert calibration.kept_of(info.machine()).calibration is not None
     told = llmbench("sweep", sweep, "--dry-run").stdout
     assert "by the calibration of" in told
 

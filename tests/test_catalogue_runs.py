@@ -3,14 +3,17 @@
 import pytest
 
 from jobs import job, prompts
-from llmbench import backends, formulas, model
-from llmbench.backends import _configuration, _failures
-from llmbench.shape import shape_of
+from llmbench import backends
+from llmbench.backends import config as backends_config
+from llmbench.backends import load_errors
+from llmbench.models import formulas, resolve
+from llmbench.models.shape import shape_of
 from test_formulas import ONE_OF_EACH_KIND
 
 SOON = {*ONE_OF_EACH_KIND, "flan-t5-xl"}
 MODELS = [
-    pytest.param(name, marks=() if name in SOON else pytest.mark.slow) for name in model.catalogue()
+    pytest.param(name, marks=() if name in SOON else pytest.mark.slow)
+    for name in resolve.catalogue()
 ]
 """One of each kind always; the others take half a minute."""
 
@@ -39,17 +42,17 @@ def test_a_small_copy_runs_and_holds_what_was_predicted(name: str) -> None:
 
 def attention(name: str) -> list[str]:
     """Return the attention implementations that the catalogue knows of a model, the default first."""
-    known = model.entry(name).engines.transformers
+    known = resolve.entry(name).engines.transformers
     assert known is not None
     return known.attention
 
 
-@pytest.mark.parametrize("name", model.catalogue())
+@pytest.mark.parametrize("name", resolve.catalogue())
 def test_the_catalogue_knows_which_attention_a_model_has(name: str) -> None:
-    config = _configuration.configuration(job(name), "")
-    built_as = _configuration.builder(config)._model_mapping[type(config)]
+    config = backends_config.configuration(job(name), "")
+    built_as = backends_config.builder(config)._model_mapping[type(config)]
 
-    flags = _failures.ATTENTION.items()
+    flags = load_errors.ATTENTION.items()
     found = [choice for choice, flag in flags if getattr(built_as, flag, False)]
 
     assert set(attention(name)) == {"eager", *found}

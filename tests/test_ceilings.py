@@ -9,9 +9,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from llmbench import ceilings, kept, machine
-from llmbench.ceilings import Probe, Rate
 from llmbench.errors import RunError
+from llmbench.machine import info, peaks
+from llmbench.machine import state as machine_state
+from llmbench.machine.peaks import Probe, Rate
 
 CPU = Probe(
     device="cpu",
@@ -30,27 +31,27 @@ GPU = msgspec.structs.replace(CPU, device="cuda", name="a GPU", threads=None)
 
 @pytest.fixture(scope="module")
 def here() -> dict[str, Any]:
-    return machine.machine()
+    return info.machine()
 
 
 def test_there_is_no_probe_before_one_was_made(here: dict[str, Any]) -> None:
-    assert ceilings.kept_of(here) == ([], None)
+    assert peaks.kept_of(here) == ([], None)
 
 
 def test_what_was_kept_is_found_again(here: dict[str, Any]) -> None:
-    ceilings.keep(here, [CPU])
+    peaks.keep(here, [CPU])
 
-    assert ceilings.probes_of(here) == [CPU]
-    assert ceilings.probes_of(machine.machine()) == [CPU]  # an hour later, with another load
+    assert peaks.probes_of(here) == [CPU]
+    assert peaks.probes_of(info.machine()) == [CPU]  # an hour later, with another load
 
 
 def test_a_device_measured_again_replaces_itself_only(here: dict[str, Any]) -> None:
     newer = msgspec.structs.replace(CPU, copy_bytes_s=3e10)
-    ceilings.keep(here, [CPU, GPU])
+    peaks.keep(here, [CPU, GPU])
 
-    ceilings.keep(here, [newer])
+    peaks.keep(here, [newer])
 
-    assert ceilings.probes_of(here) == [GPU, newer]
+    assert peaks.probes_of(here) == [GPU, newer]
 
 
 @pytest.mark.parametrize(
@@ -65,34 +66,34 @@ def test_a_device_measured_again_replaces_itself_only(here: dict[str, Any]) -> N
 def test_a_probe_of_another_machine_is_not_used(
     here: dict[str, Any], change: dict[str, Any]
 ) -> None:
-    ceilings.keep({**here, **change}, [CPU])
+    peaks.keep({**here, **change}, [CPU])
 
-    assert ceilings.probes_of(here) == []
+    assert peaks.probes_of(here) == []
 
 
 def test_neither_is_one_of_another_torch(
     here: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ceilings.keep(here, [CPU])
+    peaks.keep(here, [CPU])
 
-    monkeypatch.setattr(machine, "_version", lambda package: f"{package} 0.0")
+    monkeypatch.setattr(info, "_version", lambda package: f"{package} 0.0")
 
-    assert ceilings.probes_of(here) == []
+    assert peaks.probes_of(here) == []
 
 
 def test_nor_one_of_other_threads(here: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    ceilings.keep(here, [CPU])
+    peaks.keep(here, [CPU])
 
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
-    assert ceilings.probes_of(here) == []
+    assert peaks.probes_of(here) == []
 
 
 def test_a_file_brought_from_another_machine_is_not_used(here: dict[str, Any]) -> None:
-    theirs = ceilings.keep({**here, "cpu": "another CPU"}, [CPU])
-    theirs.rename(theirs.with_name(f"{ceilings.key_of(here)}.json"))
+    theirs = peaks.keep({**here, "cpu": "another CPU"}, [CPU])
+    theirs.rename(theirs.with_name(f"{peaks.key_of(here)}.json"))
 
-    probes, notice = ceilings.kept_of(here)
+    probes, notice = peaks.kept_of(here)
 
     assert probes == []
     assert notice
@@ -120,10 +121,10 @@ def spoil_with(text: str) -> Any:
     ],
 )  # fmt: skip
 def test_a_spoiled_file_costs_one_sentence(here: dict[str, Any], spoil: Any, reason: str) -> None:
-    path = ceilings.keep(here, [CPU])
+    path = peaks.keep(here, [CPU])
     spoil(path)
 
-    probes, notice = ceilings.kept_of(here)
+    probes, notice = peaks.kept_of(here)
 
     assert probes == []
     assert notice
@@ -136,33 +137,35 @@ def test_a_spoiled_file_costs_one_sentence(here: dict[str, Any], spoil: Any, rea
 def test_a_write_that_fails_leaves_the_old_one_whole(
     here: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = ceilings.keep(here, [CPU])
+    path = peaks.keep(here, [CPU])
 
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(RunError, match="the probe cannot be kept: No space left on device"):
-        ceilings.keep(here, [msgspec.structs.replace(CPU, torch="9")])
+        peaks.keep(here, [msgspec.structs.replace(CPU, torch="9")])
     monkeypatch.undo()
-    os.environ[kept.STATE] = str(path.parents[1])
+    os.environ[machine_state.STATE] = str(path.parents[1])
 
-    assert msgspec.json.decode(path.read_bytes(), type=ceilings.File).probes == [CPU]
+    assert msgspec.json.decode(path.read_bytes(), type=peaks.File).probes == [CPU]
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(here: dict[str, Any], state: Path) -> None:
     state.write_text("a file where the folder should be")
 
-    with pytest.raises(RunError, match=f"Name a folder that can be written with {kept.STATE}."):
-        ceilings.keep(here, [CPU])
-    assert ceilings.probes_of(here) == []
+    with pytest.raises(
+        RunError, match=f"Name a folder that can be written with {machine_state.STATE}."
+    ):
+        peaks.keep(here, [CPU])
+    assert peaks.probes_of(here) == []
 
 
 @pytest.mark.parametrize(
     ("variables", "folder"),
     [
-        ({kept.STATE: "/a", "XDG_STATE_HOME": "/b"}, "/a"),
+        ({machine_state.STATE: "/a", "XDG_STATE_HOME": "/b"}, "/a"),
         ({"XDG_STATE_HOME": "/b"}, "/b/llmbench"),
         ({"XDG_STATE_HOME": "b", "HOME": "/home/me"}, "/home/me/.local/state/llmbench"),
         ({"HOME": "/home/me"}, "/home/me/.local/state/llmbench"),
@@ -171,18 +174,18 @@ def test_a_folder_that_cannot_be_made_is_one_line(here: dict[str, Any], state: P
 def test_the_folder_is_the_users(
     variables: dict[str, str], folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in (kept.STATE, "XDG_STATE_HOME"):
+    for name in (machine_state.STATE, "XDG_STATE_HOME"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
 
-    assert kept.folder() == Path(folder)
+    assert machine_state.folder() == Path(folder)
 
 
 def test_nothing_secret_is_kept(here: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_TOKEN", "sesame-open")
 
-    path = ceilings.keep(here, [msgspec.structs.replace(CPU, name="a CPU called sesame-open")])
+    path = peaks.keep(here, [msgspec.structs.replace(CPU, name="a CPU called sesame-open")])
 
     assert "sesame" not in path.read_text()
     assert json.loads(path.read_text())["probes"][0]["name"] == "a CPU called <redacted>"

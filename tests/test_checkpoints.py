@@ -12,7 +12,7 @@ import pytest
 from hubs import Refusing
 from jobs import family, job
 from llmbench import backends
-from llmbench.record import Record, Status
+from llmbench.results.record import Record, Status
 from sweeps import Bench, asked, assert_complete
 from test_backend_transformers_loading import (
     AUTO_MAP,

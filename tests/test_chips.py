@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
-from llmbench import chips, cli, configs, machine
+from llmbench import cli
 from llmbench.errors import SpecError
+from llmbench.machine import chips, info
+from llmbench.spec import configs
 from test_startup import ENGINES, loaded_by
 
 Output = pytest.CaptureFixture[str]
@@ -141,7 +143,7 @@ def test_one_chip_is_shown_with_its_prices(capsys: Output) -> None:
 
 def told(monkeypatch: pytest.MonkeyPatch, capsys: Output, *gpus: dict[str, Any]) -> Any:
     """Return what the command says in JSON on a machine with these GPUs."""
-    monkeypatch.setattr(machine, "_gpus", lambda: list(gpus))
+    monkeypatch.setattr(info, "_gpus", lambda: list(gpus))
     assert cli.run(["machine", "--format", "json"]) == 0
     return json.loads(capsys.readouterr().out)
 
@@ -174,7 +176,7 @@ def test_a_machine_without_a_gpu_says_so(monkeypatch: pytest.MonkeyPatch, capsys
 
 
 def test_the_terminal_shows_every_gpu(monkeypatch: pytest.MonkeyPatch, capsys: Output) -> None:
-    monkeypatch.setattr(machine, "_gpus", lambda: [gpu("NVIDIA H200", 140.4), gpu("Odd\x1b", 1)])
+    monkeypatch.setattr(info, "_gpus", lambda: [gpu("NVIDIA H200", 140.4), gpu("Odd\x1b", 1)])
 
     cli.run(["machine"])
 

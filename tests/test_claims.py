@@ -9,10 +9,14 @@ from typing import Any
 import pytest
 
 from claimed import asked, row
-from llmbench import claims, cli, configs, plan, spec, verdicts, yamlfile
+from llmbench import claims, cli
 from llmbench.claims import Answer, Part, Verdict
-from llmbench.intervals import Interval
-from llmbench.verdicts import Judged
+from llmbench.report.views import claims as views_claims
+from llmbench.report.views.claims import Judged
+from llmbench.run import plan
+from llmbench.spec import configs, yaml
+from llmbench.spec import sweep as spec_sweep
+from llmbench.stats.interval import Interval
 
 RESULTS = Path(__file__).parents[1] / "results"
 SMALL = str(RESULTS / "2026-11-23-xeon-2cpu-cpu-small")
@@ -70,7 +74,7 @@ def test_the_sweep_that_would_settle_a_claim_can_be_planned(name: str) -> None:
     if found.sweep is None:
         assert name == "training-price-per-parameter"
         return
-    sweep = yamlfile.decode(found.sweep, spec.Sweep, name)
+    sweep = yaml.decode(found.sweep, spec_sweep.Sweep, name)
 
     planned = plan.plan(sweep)
 
@@ -82,7 +86,7 @@ def test_the_sweep_that_would_settle_a_claim_can_be_planned(name: str) -> None:
     "path", sorted(configs.folder("sweeps").glob("claims-*.yaml")), ids=lambda p: p.stem
 )
 def test_the_sweeps_of_all_claims_can_be_planned(path: Path) -> None:
-    planned = plan.plan(spec.read_sweep(path))
+    planned = plan.plan(spec_sweep.read_sweep(path))
 
     assert planned.cells
     assert not planned.refused
@@ -95,7 +99,7 @@ def judged(*parts: Part) -> Judged:
 def test_a_mixed_verdict_says_what_is_true_for_which() -> None:
     conditions = [Part(f"batch {n}", Verdict.CONTRADICTED, "costs") for n in (4, 8, 16, 32)]
 
-    text = verdicts.verdict_of(judged(Part("batch 1", Verdict.SUPPORTED, "costs"), *conditions))
+    text = views_claims.verdict_of(judged(Part("batch 1", Verdict.SUPPORTED, "costs"), *conditions))
 
     assert text == "true for batch 1; false for batch 4, batch 8, batch 16 and 1 more"
 
@@ -107,12 +111,12 @@ def test_a_figure_stands_with_its_interval() -> None:
         Part("batch 1", Verdict.INCONCLUSIVE, "costs", figure._replace(low=float("nan")))
     )
 
-    assert "batch 1: costs 1.50 (1.25 to 1.80) x" in verdicts.render([several], "terminal")
-    assert "batch 1: costs 1.50 (no interval)" in verdicts.render([alone], "terminal")
+    assert "batch 1: costs 1.50 (1.25 to 1.80) x" in views_claims.render([several], "terminal")
+    assert "batch 1: costs 1.50 (no interval)" in views_claims.render([alone], "terminal")
 
 
 def test_an_assumed_number_can_be_read() -> None:
-    text = verdicts.render(
+    text = views_claims.render(
         [
             Judged(claims.claim(name), Answer())
             for name in ("serving-fleet", "inference-cost-decline")
@@ -127,7 +131,7 @@ def test_an_assumed_number_can_be_read() -> None:
 def test_copies_and_cpus_are_called_so() -> None:
     rows = (row("llama-7b@small"),)
 
-    data = verdicts.data_of(Answer((Part("", Verdict.SUPPORTED, "", rows=rows),)))
+    data = views_claims.data_of(Answer((Part("", Verdict.SUPPORTED, "", rows=rows),)))
 
     assert data == "CPU data, copies at a 64th of their models"
 
@@ -141,7 +145,9 @@ def test_hostile_names_stay_text(format: str) -> None:
     })  # fmt: skip
     rows = (type(hostile)(**{**vars(hostile), "cell": cell}),)
 
-    text = verdicts.render([judged(Part("a\x1b|b", Verdict.SUPPORTED, "is", rows=rows))], format)
+    text = views_claims.render(
+        [judged(Part("a\x1b|b", Verdict.SUPPORTED, "is", rows=rows))], format
+    )
 
     assert "\x1b" not in text
 
@@ -195,7 +201,7 @@ def test_the_plan_is_a_sweep_that_runs(
     code, out, _ = ran(capsys, "--plan", "moe-cuts-cost")
 
     file = tmp_path / "moe-cuts-cost.yaml"
-    sweep = spec.read_sweep(file)
+    sweep = spec_sweep.read_sweep(file)
     assert code == 0
     assert out.startswith("moe-cuts-cost.yaml: ")
     assert "mixtral-8x7b-v0.1" in sweep.axes.model

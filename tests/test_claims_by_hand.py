@@ -15,8 +15,12 @@ from typing import Any
 
 import pytest
 
-from llmbench import claims, evidence, model, prices, store
+from llmbench import claims
 from llmbench.claims import Answer, Given, Part, Verdict
+from llmbench.cost import prices
+from llmbench.models import resolve
+from llmbench.results import cells as results_cells
+from llmbench.results import store
 from make_records import make_cell, make_plan, make_record, make_samples
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -28,7 +32,7 @@ HOUR_USD = 0.10
 
 
 def answered(name: str, *runs: Path) -> Answer:
-    rows = [row for run in runs for row in evidence.read(store.read(run), run.name)]
+    rows = [row for run in runs for row in results_cells.read(store.read(run), run.name)]
     given = Given(rows, prices.Asked(usd_per_hour=HOUR_USD))
     return claims.answer(claims.claim(name), given)
 
@@ -171,11 +175,11 @@ def test_thirty_billion_against_sixty_five(tmp_path: Path) -> None:
 
 def write_run(folder: Path, seconds: dict[str, tuple[float, ...]]) -> None:
     cells = [
-        make_cell(number, model=name, model_digest=model.resolve(name).digest, batch_size=1)
+        make_cell(number, model=name, model_digest=resolve.resolve(name).digest, batch_size=1)
         for number, name in enumerate(seconds)
     ]
     with store.open_run(folder) as run:
-        run.append(make_plan(cells, models=[model.resolve(name) for name in seconds]))
+        run.append(make_plan(cells, models=[resolve.resolve(name) for name in seconds]))
         for cell in cells:
             for session, e2e in enumerate(seconds[cell.model], 1):
                 run.append(

@@ -8,7 +8,7 @@ import pytest
 
 from claimed import asked, only, row, spread
 from llmbench.claims import Verdict
-from llmbench.intervals import around
+from llmbench.stats.interval import around
 
 KIB = 1024.0
 

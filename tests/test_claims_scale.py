@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from claimed import HOST, asked, only, row
-from llmbench import formulas
 from llmbench.claims import Verdict
-from llmbench.evidence import Machine, Measured
+from llmbench.models import formulas
+from llmbench.results.cells import Machine, Measured
 
 FAMILY = ("llama-7b", "llama-13b", "llama-30b", "llama-65b")
 H200 = Machine("h200", "h200", 1)

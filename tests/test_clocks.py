@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llmbench.record import Record, Status
+from llmbench.results.record import Record, Status
 from sweeps import Bench, assert_complete
 
 WALL = """

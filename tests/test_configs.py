@@ -7,7 +7,7 @@ from types import ModuleType
 
 import pytest
 
-from llmbench import configs
+from llmbench.spec import configs
 
 ROOT = Path(__file__).parents[1]
 
@@ -33,13 +33,13 @@ def test_this_checkout_has_the_folder(kind: str) -> None:
 
 
 def test_a_checkout_finds_its_own_folder(tmp_path: Path) -> None:
-    module = placed(tmp_path / "src" / "llmbench" / "configs.py")
+    module = placed(tmp_path / "src" / "llmbench" / "spec" / "configs.py")
 
     assert module.folder("models") == tmp_path / "configs" / "models"
 
 
 def test_an_installed_package_finds_the_folder_beside_its_modules(tmp_path: Path) -> None:
-    module = placed(tmp_path / "site-packages" / "llmbench" / "configs.py")
+    module = placed(tmp_path / "site-packages" / "llmbench" / "spec" / "configs.py")
     (tmp_path / "site-packages" / "llmbench" / "configs").mkdir()
 
     assert module.folder("models") == tmp_path / "site-packages" / "llmbench" / "configs" / "models"

@@ -10,17 +10,21 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from llmbench import chips, cli, cost, evidence, prices, store
+from llmbench import cli, cost
+from llmbench.cost import prices
+from llmbench.cost.prices import Asked
 from llmbench.errors import SpecError
-from llmbench.prices import Asked
+from llmbench.machine import chips
+from llmbench.results import cells as results_cells
+from llmbench.results import store
 from make_records import make_cell, make_plan, make_record, make_samples
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from llmbench.evidence import Measured
-    from llmbench.spec import Cell
+    from llmbench.results.cells import Measured
+    from llmbench.spec.sweep import Cell
 
 H200 = {"name": "h200", "gpus": [{"name": "NVIDIA H200", "memory_bytes": 150_754_820_096}]}
 LENGTHS = {"model": "llama-7b@tiny", "batch_size": 4, "input_len": 100, "output_len": 20}
@@ -39,7 +43,7 @@ def measured(tmp_path: Path) -> Callable[..., list[Measured]]:
                     samples = make_samples([e2e_s] * 3, 0.25 * e2e_s, cell.output_len)
                     samples = [msgspec.structs.replace(s, energy_mj=6_000) for s in samples]
                     run.append(make_record(cell, session, samples))
-        return evidence.read(store.read(tmp_path / folder), folder)
+        return results_cells.read(store.read(tmp_path / folder), folder)
 
     return write
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from llmbench.record import Status
+from llmbench.results.record import Status
 from sweeps import ONLY_IN_THE_NURSERY, Bench, Done, assert_complete
 
 DRIVER = (Path(__file__).parent / "standin_nvml.py").read_text(encoding="utf-8")

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
-from llmbench import backends, dryrun, store
-from llmbench.prediction import Prediction
-from llmbench.record import Plan
+from llmbench import backends
+from llmbench.report.views import dryrun
+from llmbench.results import store
+from llmbench.results.prediction import Prediction
+from llmbench.results.record import Plan
 from sweeps import Bench, Done
 
 H200 = ("--dry-run", "--machine", "h200")

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from llmbench import effects, overall
-from llmbench.effects import Differences, Noise, Verdict
-from llmbench.stats import Moments, moments
+from llmbench.stats import effects, overall
+from llmbench.stats.effects import Differences, Noise, Verdict
+from llmbench.stats.intervals import Moments, moments
 from simulated import Setting, simulate
 
 MARGIN = 0.02

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from llmbench.record import Status
+from llmbench.results.record import Status
 from sweeps import LLMBENCH, Bench, assert_complete
 
 if TYPE_CHECKING:

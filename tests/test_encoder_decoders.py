@@ -11,11 +11,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from jobs import VOCABULARY, job, prompts
-from llmbench import backends, formulas, model, plan
+from llmbench import backends
 from llmbench.errors import Unsupported
-from llmbench.model import Model
-from llmbench.shape import shape_of
-from llmbench.spec import Axes, Sweep
+from llmbench.models import formulas, resolve
+from llmbench.models.resolve import Model
+from llmbench.models.shape import shape_of
+from llmbench.run import plan
+from llmbench.spec.sweep import Axes, Sweep
 from test_backend_transformers import loaded, other, outspoken
 
 T5 = {
@@ -167,7 +169,7 @@ def test_the_first_token_has_come_after_the_encoder_and_one_step() -> None:
 @pytest.mark.parametrize("name", ["flan-t5-base", "flan-t5-xl", "flan-t5-xxl"])
 def test_facts_are_what_was_loaded(name: str) -> None:
     engine = loaded(job(f"{name}@tiny", dtype="bfloat16"))
-    found = model.resolve(f"{name}@tiny")
+    found = resolve.resolve(f"{name}@tiny")
     shape = shape_of(found.model_type, found.config)
     assert shape is not None
 
@@ -274,7 +276,7 @@ def written(folder: Path, config: dict[str, Any]) -> Path:
 def test_relative_positions_set_no_limit(tmp_path: Path) -> None:
     folder = written(tmp_path, {"model_type": "t5", "n_positions": 512, **T5})
 
-    assert model.resolve(str(folder)).max_positions is None
+    assert resolve.resolve(str(folder)).max_positions is None
     assert planned(folder, input_len=2048, output_len=512) == 2
 
 

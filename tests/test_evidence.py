@@ -7,20 +7,23 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from llmbench import claims, evidence, model, prices, store
+from llmbench import claims
 from llmbench.claims import Given, Verdict
-from llmbench.prediction import Prediction
-from llmbench.record import Status
-from llmbench.spec import Point
+from llmbench.cost import prices
+from llmbench.models import resolve
+from llmbench.results import cells, store
+from llmbench.results.prediction import Prediction
+from llmbench.results.record import Status
+from llmbench.spec.sweep import Point
 from make_records import make_cell, make_plan, make_record, make_samples
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from llmbench.evidence import Measured
-    from llmbench.record import Record
+    from llmbench.results.cells import Measured
+    from llmbench.results.record import Record
 
-FOUND = model.resolve("llama-7b@small")
+FOUND = resolve.resolve("llama-7b@small")
 CELL = make_cell(0, model=FOUND.name, model_digest=FOUND.digest, batch_size=2, output_len=11)
 
 
@@ -34,7 +37,7 @@ def read(folder: Path, *records: Record, **plan: Any) -> list[Measured]:
         run.append(make_plan(plan.pop("cells", [CELL]), models=[FOUND], **plan))
         for each in records:
             run.append(each)
-    return evidence.read(store.read(folder), folder.name)
+    return cells.read(store.read(folder), folder.name)
 
 
 def test_a_session_is_one_value_and_an_invalid_one_is_none(tmp_path: Path) -> None:

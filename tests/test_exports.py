@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from llmbench import exports, store, table
-from llmbench.record import Status
+from llmbench.results import export, store, table
+from llmbench.results.record import Status
 from make_records import make_cell, make_plan, make_record, make_samples, write_lines
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def test_vllms_keys_hold_vllms_definitions(tmp_path: Path) -> None:
 def test_a_percentile_needs_ten_calls_beyond_it(tmp_path: Path) -> None:
     few, many = written(tmp_path / "few", 3), written(tmp_path / "many", 60)
 
-    (little,), (much,) = (json.loads(exports.vllm(store.read(run))) for run in (few, many))
+    (little,), (much,) = (json.loads(export.vllm(store.read(run))) for run in (few, many))
 
     assert not [key for key in little if key.startswith("p9")]
     assert [key for key in much if key.startswith("p9")] == [
@@ -62,7 +62,7 @@ def test_a_percentile_needs_ten_calls_beyond_it(tmp_path: Path) -> None:
 
 def test_one_token_has_no_time_per_token(tmp_path: Path) -> None:
     (facts,) = json.loads(
-        exports.vllm(store.read(written(tmp_path / "run", cell=make_cell(0, output_len=1))))
+        export.vllm(store.read(written(tmp_path / "run", cell=make_cell(0, output_len=1))))
     )
 
     assert not [key for key in facts if "tpot" in key or "itl" in key]
@@ -79,7 +79,7 @@ def test_what_was_measured_after_a_skip_counts(tmp_path: Path) -> None:
     )
     write_lines(tmp_path / "run", [make_plan([skipped, other]), *lines])
 
-    facts = json.loads(exports.vllm(store.read(tmp_path / "run")))
+    facts = json.loads(export.vllm(store.read(tmp_path / "run")))
 
     assert [(one["completed"], one["duration"]) for one in facts] == [(4, 2.0), (1, 1.0)]
 

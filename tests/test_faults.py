@@ -5,8 +5,8 @@ from itertools import pairwise
 
 import pytest
 
-from llmbench import store
-from llmbench.record import Status, Stop
+from llmbench.results import store
+from llmbench.results.record import Status, Stop
 from sweeps import BATCH_SIZES, Bench, assert_complete
 
 ALL = {(batch, session) for batch in BATCH_SIZES for session in (1, 2)}

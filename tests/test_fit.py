@@ -9,11 +9,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from llmbench import cli, fit, store
-from llmbench.frontier import GIB
-from llmbench.prediction import Prediction
-from llmbench.record import Line, Outcome, Record, Status
-from llmbench.spec import Cell, Point
+from llmbench import cli
+from llmbench.predict import capacity
+from llmbench.predict.oom import GIB
+from llmbench.results import store
+from llmbench.results.prediction import Prediction
+from llmbench.results.record import Line, Outcome, Record, Status
+from llmbench.spec.sweep import Cell, Point
 from make_records import make_cell, make_plan, make_record
 from sweeps import Bench
 
@@ -54,8 +56,8 @@ def shown(folder: Path, capsys: pytest.CaptureFixture[str], format: str = "termi
     return capsys.readouterr().out
 
 
-def one(folder: Path) -> fit.Fit:
-    (row,) = fit.fits(store.read(folder))
+def one(folder: Path) -> capacity.Fit:
+    (row,) = capacity.fits(store.read(folder))
     return row
 
 
@@ -173,7 +175,7 @@ def test_engines_are_rows_of_their_own(tmp_path: Path) -> None:
         ],
     )
 
-    assert [row.largest for row in fit.fits(store.read(folder))] == [8, None, None]
+    assert [row.largest for row in capacity.fits(store.read(folder))] == [8, None, None]
 
 
 def test_numbers_for_programs_are_bare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -195,7 +197,7 @@ def test_a_number_without_its_lengths_is_left_out(tmp_path: Path) -> None:
     with store.open_run(folder) as run:
         run.append(msgspec.structs.replace(elsewhere, cell=point))
 
-    assert [row.batches for row in fit.fits(store.read(folder))] == [[8]]
+    assert [row.batches for row in capacity.fits(store.read(folder))] == [[8]]
 
 
 def test_a_name_from_anywhere_stays_text(

@@ -10,9 +10,11 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
 from jobs import job
-from llmbench import backends, footprint, model
-from llmbench.shape import Shape, shape_of
-from llmbench.spec import Cell
+from llmbench import backends
+from llmbench.models import resolve
+from llmbench.models.shape import Shape, shape_of
+from llmbench.predict import memory
+from llmbench.spec.sweep import Cell
 
 FAMILIES = (
     "llama-7b", "llama-2-70b", "mistral-7b-v0.1", "mixtral-8x7b-v0.1", "qwen2.5-7b", "qwen3-8b", "pythia-70m",
@@ -24,15 +26,15 @@ NEAR = 0.2
 
 
 def shape(name: str) -> Shape:
-    found = model.resolve(name)
+    found = resolve.resolve(name)
     known = shape_of(found.model_type, found.config)
     assert known is not None
     return known
 
 
-def predicted(cell: Cell) -> footprint.Footprint:
-    found = model.resolve(cell.model)
-    return footprint.footprint(shape(cell.model), str(found.model_type), cell)
+def predicted(cell: Cell) -> memory.Footprint:
+    found = resolve.resolve(cell.model)
+    return memory.footprint(shape(cell.model), str(found.model_type), cell)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -64,7 +66,7 @@ def test_a_static_cache_has_room_for_the_last_token() -> None:
 
 def alive_bytes(name: str, batch_size: int, input_len: int) -> int:
     """Return the most bytes of tensors alive in a prompt's pass, as torch's profiler counts allocations."""
-    found = model.resolve(name)
+    found = resolve.resolve(name)
     config = AutoConfig.for_model(found.model_type, **found.config)
     built: Any = AutoModelForCausalLM.from_config(config).eval()
     ids = torch.full((batch_size, input_len), 5)
@@ -135,14 +137,14 @@ def test_attention_that_writes_its_scores_out_needs_a_square() -> None:
     [(90, 100, "fits"), (91, 100, "tight"), (100, 100, "tight"), (101, 100, "no"), (1, None, "unknown")],
 )  # fmt: skip
 def test_what_fits_has_a_tenth_to_spare(need: int, have: int | None, word: str) -> None:
-    assert footprint.fits(need, have) == word
+    assert memory.fits(need, have) == word
 
 
 def test_families_that_write_scores_out_are_those_without_fused_attention() -> None:
     listed = {
         str(known.model_type)
-        for known in map(model.entry, model.catalogue())
+        for known in map(resolve.entry, resolve.catalogue())
         if known.engines.transformers and "sdpa" not in known.engines.transformers.attention
     }
 
-    assert listed == {*footprint.PAIR_BYTES} - {footprint.SHARED_KEY_ONLY}
+    assert listed == {*memory.PAIR_BYTES} - {memory.SHARED_KEY_ONLY}

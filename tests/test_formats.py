@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from llmbench import journal
+from llmbench.results import lines as results_lines
 from sweeps import Bench, asked
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def test_nothing_is_concluded_from_a_newer_file(command: tuple[str, ...]) -> Non
 def test_an_unknown_format_is_refused(bench: Bench, format: str) -> None:
     bench.run.mkdir()
     line = b'{"kind":"end","format":%s,"id":"x"}' % format.encode()
-    bench.rows.write_bytes(journal.seal(line))
+    bench.rows.write_bytes(results_lines.seal(line))
     before = contents(bench.run)
     bench.write()
 
@@ -137,7 +137,7 @@ def test_a_damaged_run_says_so_and_goes_on(
     bench.copy(measured)
     bench.write()
     told = damage(bench.rows)
-    left = [line for line in bench.raw().splitlines(keepends=True) if journal.intact(line)]
+    left = [line for line in bench.raw().splitlines(keepends=True) if results_lines.intact(line)]
 
     done = bench.sweep()
 

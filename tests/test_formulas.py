@@ -10,12 +10,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers.initialization import no_init_weights
 
 from jobs import job
-from llmbench import backends, formulas, model
-from llmbench.backends import _configuration, _memory
-from llmbench.backends._fill import fill
-from llmbench.shape import FAMILIES, Shape, shape_of
+from llmbench import backends
+from llmbench.backends import config as backends_config
+from llmbench.backends import memory
+from llmbench.backends.random_weights import fill
+from llmbench.models import formulas, resolve
+from llmbench.models.shape import FAMILIES, Shape, shape_of
 
-CATALOGUE = model.catalogue()
+CATALOGUE = resolve.catalogue()
 ONE_OF_EACH_KIND = (
     "bloom-7b1", "cerebras-gpt-6.7b", "falcon-7b", "falcon-40b", "gpt-j-6b", "llama-7b", "llama-3-70b",
     "mistral-7b-v0.1", "mixtral-8x7b-v0.1", "mpt-7b", "opt-6.7b", "pythia-6.9b", "qwen2.5-7b", "qwen3-8b",
@@ -27,7 +29,7 @@ BATCH, PROMPT = 2, 21
 
 
 def shaped(name: str) -> Shape:
-    found = model.resolve(name)
+    found = resolve.resolve(name)
     shape = shape_of(found.model_type, found.config)
     assert shape is not None
     return shape
@@ -35,8 +37,8 @@ def shaped(name: str) -> Shape:
 
 def built(name: str, device: str, **options: Any) -> Any:
     """Return the model as the backend builds it, without weights."""
-    found = model.resolve(name)
-    config = _configuration.configuration(job(found), "")
+    found = resolve.resolve(name)
+    config = backends_config.configuration(job(found), "")
     auto = (
         transformers.AutoModelForSeq2SeqLM
         if config.is_encoder_decoder
@@ -73,7 +75,7 @@ def test_parameters_are_those_of_the_built_model(name: str, small: str) -> None:
 
 
 def test_every_family_is_in_the_catalogue() -> None:
-    assert {model.entry(name).model_type for name in CATALOGUE} == set(FAMILIES)
+    assert {resolve.entry(name).model_type for name in CATALOGUE} == set(FAMILIES)
 
 
 def test_what_the_catalogue_leaves_out_is_counted_too() -> None:
@@ -89,7 +91,7 @@ def test_what_the_catalogue_leaves_out_is_counted_too() -> None:
              "qwen3": "qwen3-8b", "gpt2": "gpt2"}  # fmt: skip
 
     for family, change in changes.items():
-        config = {**model.resolve(f"{names[family]}@tiny").config, **change}
+        config = {**resolve.resolve(f"{names[family]}@tiny").config, **change}
         with torch.device("meta"):
             made = transformers.AutoModelForCausalLM.from_config(
                 transformers.CONFIG_MAPPING[family].from_dict(config)
@@ -134,7 +136,7 @@ def test_what_t5_keeps_in_float32_is_counted_so(dtype: str) -> None:
     assert engine.facts["param_dtypes"] == dtype
 
 
-QWEN = model.resolve("qwen2.5-7b@tiny").config
+QWEN = resolve.resolve("qwen2.5-7b@tiny").config
 LAYERS = ["full_attention", "sliding_attention"]
 
 
@@ -182,7 +184,7 @@ def test_a_cache_of_qwen_holds_what_its_switch_says(switch: bool) -> None:
         past = made(input_ids=ids[:, :1], past_key_values=past, use_cache=True).past_key_values
 
     assert shape is not None
-    held = _memory.cache_bytes(past)
+    held = memory.cache_bytes(past)
     assert held == BATCH * formulas.held_kv_bytes(shape, "float32", PROMPT + 1)
 
 
@@ -221,7 +223,7 @@ def test_a_cache_holds_what_the_formula_says(name: str) -> None:
         past = made(input_ids=ids[:, :1], past_key_values=past, use_cache=True).past_key_values
 
     held = formulas.held_kv_bytes(shaped(f"{name}@tiny"), "float32", PROMPT + 1)
-    assert _memory.cache_bytes(past) == BATCH * held
+    assert memory.cache_bytes(past) == BATCH * held
 
 
 def test_a_decoder_keeps_its_encoders_tokens_once() -> None:
@@ -234,8 +236,8 @@ def test_a_decoder_keeps_its_encoders_tokens_once() -> None:
             input_ids=ids, decoder_input_ids=ids[:, :3], use_cache=True
         ).past_key_values
 
-    assert _memory.cache_bytes(past.self_attention_cache) == BATCH * 3 * per_token
-    assert _memory.cache_bytes(past.cross_attention_cache) == BATCH * PROMPT * per_token
+    assert memory.cache_bytes(past.self_attention_cache) == BATCH * 3 * per_token
+    assert memory.cache_bytes(past.cross_attention_cache) == BATCH * PROMPT * per_token
     assert formulas.held_kv_bytes(shape, "float32", 3, PROMPT) == (3 + PROMPT) * per_token
 
 
@@ -328,8 +330,8 @@ def test_a_step_of_an_encoder_decoder_reads_the_decoder() -> None:
         ("unheard-of", {"hidden_size": 64}),
         (None, {}),
         ("llama", {"hidden_size": 64}),
-        ("llama", {**model.resolve("llama-7b").config, "quantization_config": {"bits": 4}}),
-        ("t5", {**model.resolve("flan-t5-xl").config, "feed_forward_proj": "relu"}),
+        ("llama", {**resolve.resolve("llama-7b").config, "quantization_config": {"bits": 4}}),
+        ("t5", {**resolve.resolve("flan-t5-xl").config, "feed_forward_proj": "relu"}),
     ],
 )
 def test_what_is_not_known_has_no_shape(model_type: str | None, config: dict[str, Any]) -> None:
@@ -339,7 +341,7 @@ def test_what_is_not_known_has_no_shape(model_type: str | None, config: dict[str
 def test_t5s_head_is_tied_whatever_its_configuration_says() -> None:
     made = built("flan-t5-base@tiny", "meta")
 
-    assert model.resolve("flan-t5-base@tiny").config["tie_word_embeddings"] is False
+    assert resolve.resolve("flan-t5-base@tiny").config["tie_word_embeddings"] is False
     assert made.lm_head.weight is made.shared.weight
 
 

@@ -3,11 +3,11 @@
 import msgspec
 import pytest
 
-from llmbench import frontier
-from llmbench.frontier import GIB, Met
-from llmbench.prediction import Prediction
-from llmbench.record import Status
-from llmbench.spec import Cell
+from llmbench.predict import oom
+from llmbench.predict.oom import GIB, Met
+from llmbench.results.prediction import Prediction
+from llmbench.results.record import Status
+from llmbench.spec.sweep import Cell
 from make_records import make_cell
 
 MIDDLE = (8, 512, 128)
@@ -37,9 +37,7 @@ TWICE = (Status.OOM, Status.OOM)
 
 
 def verdict(asked: tuple[int, int, int], *seen: tuple[tuple[int, int, int], Met]) -> str | None:
-    return frontier.dominated(
-        cell(asked), frontier.limits([(cell(point), found) for point, found in seen])
-    )
+    return oom.dominated(cell(asked), oom.limits([(cell(point), found) for point, found in seen]))
 
 
 @pytest.mark.parametrize(
@@ -104,7 +102,7 @@ def test_a_prediction_says_its_figures() -> None:
         weights_bytes=13 * GIB, kv_cache_bytes=128 * GIB, need_bytes=148 * GIB, have_bytes=139 * GIB, fits="no"
     )  # fmt: skip
 
-    assert frontier.too_big(predicted) == (
+    assert oom.too_big(predicted) == (
         "predicted to need 148.0 GiB of 139.0: weights 13.0, keys and values 128.0, the rest 7.0"
     )
 
@@ -115,5 +113,5 @@ def test_a_prediction_that_leaves_room_or_doubt_says_nothing(fits: str) -> None:
         {"need_bytes": 148 * GIB, "have_bytes": 139 * GIB, "fits": fits}, Prediction
     )
 
-    assert frontier.too_big(predicted) is None
-    assert frontier.too_big(None) is None
+    assert oom.too_big(predicted) is None
+    assert oom.too_big(None) is None

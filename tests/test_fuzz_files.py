@@ -15,25 +15,19 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from llmbench import (
-    calibration,
-    ceilings,
-    chips,
-    configs,
-    importers,
-    machine,
-    model,
-    plan,
-    prices,
-    spec,
-    yamlfile,
-)
-from llmbench.calibration import Calibration, Spread, Varying
-from llmbench.ceilings import Probe, Rate
+from llmbench import importers
 from llmbench.claims import Claim
+from llmbench.claims.published import Source
+from llmbench.cost import prices
 from llmbench.errors import LlmbenchError
-from llmbench.published import Source
-from llmbench.shape import shape_of
+from llmbench.machine import calibration, chips, info, peaks
+from llmbench.machine.calibration import Calibration, Spread, Varying
+from llmbench.machine.peaks import Probe, Rate
+from llmbench.models import resolve
+from llmbench.models.shape import shape_of
+from llmbench.run import plan
+from llmbench.spec import configs, yaml
+from llmbench.spec import sweep as spec_sweep
 from mutations import as_json, changed, garbled
 from sweeps import LLMBENCH
 
@@ -46,8 +40,8 @@ few = settings(fuzz, max_examples=max(5, settings().max_examples // 8))
 
 SWEEPS = sorted(configs.folder("sweeps").glob("*.yaml"))
 KINDS: tuple[tuple[str, Any], ...] = (
-    ("sweeps", spec.Sweep),
-    ("models", model.Entry),
+    ("sweeps", spec_sweep.Sweep),
+    ("models", resolve.Entry),
     ("machines", chips.Chip),
     ("claims", Claim),
     ("prices", prices.ApiPrices),
@@ -80,8 +74,8 @@ def test_a_garbled_sweep_is_planned_or_refused_in_one_line(
     text = data.draw(garbled(data.draw(st.sampled_from(SWEEPS)).read_text()))
     path.write_bytes(text.encode("utf-8", "surrogatepass"))
 
-    if refusal(lambda: spec.read_sweep(path), path) is None:
-        refusal(lambda: plan.plan(spec.read_sweep(path), device="cpu"), "whatever it names")
+    if refusal(lambda: spec_sweep.read_sweep(path), path) is None:
+        refusal(lambda: plan.plan(spec_sweep.read_sweep(path), device="cpu"), "whatever it names")
 
 
 @fuzz
@@ -94,7 +88,7 @@ def test_a_garbled_file_of_configs_is_read_or_refused_with_its_name(
     text = data.draw(st.sampled_from(sorted(configs.folder(folder).glob("*.yaml")))).read_text()
     path.write_bytes(data.draw(garbled(text)).encode("utf-8", "surrogatepass"))
 
-    refusal(lambda: yamlfile.read(path, kind), path)
+    refusal(lambda: yaml.read(path, kind), path)
 
 
 NUMBERS = ("-1", "0", "-0.5", ".nan", ".inf", "1e400", "true", "'1'", "~")
@@ -120,7 +114,7 @@ def test_a_number_that_cannot_be_is_refused(
 
         may_be_absent = number == "~" and key == "usd_per_hour"
         is_free = number == "0" and key == "input_usd"
-        refused = refusal(partial(yamlfile.read, path, kind), path) is not None
+        refused = refusal(partial(yaml.read, path, kind), path) is not None
         assert refused != (may_be_absent or is_free)
 
 
@@ -135,11 +129,11 @@ def test_a_garbled_configuration_of_a_model_has_a_plan_or_one_line(
     name = data.draw(
         st.sampled_from(("llama-7b", "falcon-7b", "flan-t5-base", "mixtral-8x7b-v0.1", "qwen3-8b"))
     )
-    entry = model.entry(name)
+    entry = resolve.entry(name)
     told, _ = data.draw(changed({**entry.config, "model_type": entry.model_type}))
     (tmp_path / "config.json").write_bytes(as_json(told))
-    sweep = spec.Sweep(
-        name="x", why="y", axes=spec.Axes(model=str(tmp_path), backend="fake", device="cpu")
+    sweep = spec_sweep.Sweep(
+        name="x", why="y", axes=spec_sweep.Axes(model=str(tmp_path), backend="fake", device="cpu")
     )
 
     if refusal(lambda: plan.plan(sweep), "the model") is None:
@@ -166,12 +160,12 @@ SPREAD = Spread(
 
 @pytest.fixture(scope="module")
 def here() -> dict[str, Any]:
-    return machine.machine()
+    return info.machine()
 
 
 def calibrated(here: dict[str, Any]) -> Calibration:
     return Calibration(
-        machine=machine.identity_digest(here),
+        machine=info.identity_digest(here),
         name="here",
         at="2026-01-01T00:00:00Z",
         run="run",
@@ -186,10 +180,10 @@ def calibrated(here: dict[str, Any]) -> Calibration:
 def test_a_garbled_probe_is_used_as_it_was_kept_or_not_at_all(
     here: dict[str, Any], state: Path, data: st.DataObject
 ) -> None:
-    path = ceilings.keep(here, [CPU])
+    path = peaks.keep(here, [CPU])
     path.write_bytes(as_json(data.draw(changed(json.loads(path.read_bytes())))[0]))
 
-    probes, notice = ceilings.kept_of(here)
+    probes, notice = peaks.kept_of(here)
 
     assert probes == ([] if notice else [CPU])
     assert notice is None or "\n" not in notice

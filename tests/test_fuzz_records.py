@@ -12,8 +12,10 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from llmbench import cli, journal, store
-from llmbench.importers import _run
+from llmbench import cli
+from llmbench.importers import convert
+from llmbench.results import lines as results_lines
+from llmbench.results import store
 from make_records import lines, make_cell, make_record, make_samples, write_lines
 from mutations import as_json, changed, damaged
 
@@ -39,7 +41,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     files = sorted((HERE / "importers").glob("*.json*"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("secrets.token_hex", lambda count: "0" * 2 * count)  # the same examples again
-        _run.write(files, {}, None, folder / "imported", "llmbench import", "2026-01-01T00:00:00")
+        convert.write(
+            files, {}, None, folder / "imported", "llmbench import", "2026-01-01T00:00:00"
+        )
     measured = next(RESULTS.glob("*-quickstart"))
     kept = {
         "golden": HERE / "golden" / "format-1",
@@ -78,12 +82,14 @@ def test_what_damage_spares_is_read_and_all_else_is_named(
     folder = a_run(after)
 
     bad: list[int] = []
-    read = list(journal.scan(folder / store.RECORDS, len(after), bad.append))
+    read = list(results_lines.scan(folder / store.RECORDS, len(after), bad.append))
 
     ended = after[: after.rfind(b"\n") + 1]
     spared = [line for line in whole_lines(before) if line[:-1] in ended]
     assert set(read) == set(spared)
-    assert bad == [n for n, line in enumerate(whole_lines(ended), 1) if not journal.intact(line)]
+    assert bad == [
+        n for n, line in enumerate(whole_lines(ended), 1) if not results_lines.intact(line)
+    ]
 
 
 @fuzz
@@ -104,7 +110,7 @@ def test_after_any_damage_a_run_is_mended_and_goes_on(
     assert after[after.rfind(b"\n") + 1 :] in (aside(folder) or after)
     assert not (folder / store.LOCK).exists()
     damaged_lines = any(
-        not journal.intact(line) for line in whole_lines(after[: after.rfind(b"\n") + 1])
+        not results_lines.intact(line) for line in whole_lines(after[: after.rfind(b"\n") + 1])
     )
     assert any("damaged and passed over" in notice for notice in log.notices) == damaged_lines
 
@@ -211,4 +217,4 @@ def altered(data: st.DataObject, before: bytes, number: int | None = None) -> by
     members.pop("crc32")
     told, where = data.draw(changed(members))
     assume(where != ("format",))  # a newer one is refused whole, and has tests of its own
-    return b"".join([*rows[:at], journal.seal(as_json(told)), *rows[at + 1 :]])
+    return b"".join([*rows[:at], results_lines.seal(as_json(told)), *rows[at + 1 :]])

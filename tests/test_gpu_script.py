@@ -10,8 +10,9 @@ from types import ModuleType
 
 import pytest
 
-from llmbench import machine, spec
-from llmbench.plan import plan
+from llmbench.machine import info
+from llmbench.run.plan import plan
+from llmbench.spec import sweep
 
 ROOT = Path(__file__).parents[1]
 SWEEPS = sorted((ROOT / "configs" / "sweeps").glob("*.yaml"))
@@ -136,8 +137,8 @@ def test_every_sweep_that_it_runs_exists(gpu: ModuleType) -> None:
 def test_a_sweep_of_ours_asks_for_nothing_impossible(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(machine, "device", lambda: "cuda")
+    monkeypatch.setattr(info, "device", lambda: "cuda")
 
-    planned = plan(spec.read_sweep(file))
+    planned = plan(sweep.read_sweep(file))
 
     assert not planned.refused

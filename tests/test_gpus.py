@@ -9,13 +9,13 @@ import pynvml
 import pytest
 
 from jobs import job
-from llmbench import gpus, machine
-from llmbench.telemetry import Gpu, NvmlCounters, counters_of, gpu_of, isolation
+from llmbench.machine import info, nvidia
+from llmbench.measure.telemetry import Gpu, NvmlCounters, counters_of, gpu_of, isolation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from llmbench.spec import Cell
+    from llmbench.spec.sweep import Cell
 
 IDS = ("GPU-aaaa-1", "GPU-aabb-2", "GPU-cccc-3")
 SLICE = "MIG-dddd"
@@ -28,7 +28,7 @@ def _three_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
             raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)
         return name
 
-    monkeypatch.delenv(gpus.VISIBLE, raising=False)
+    monkeypatch.delenv(nvidia.VISIBLE, raising=False)
     monkeypatch.setattr(pynvml, "nvmlInit", lambda: None)
     monkeypatch.setattr(pynvml, "nvmlDeviceGetCount", lambda: len(IDS))
     monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByIndex", IDS.__getitem__)
@@ -57,9 +57,9 @@ def test_what_cuda_shows_in_its_order(
     visible: str | None, shown: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if visible is not None:
-        monkeypatch.setenv(gpus.VISIBLE, visible)
+        monkeypatch.setenv(nvidia.VISIBLE, visible)
 
-    assert gpus.handles() == shown
+    assert nvidia.handles() == shown
     assert Gpu(0).handles == ([shown[0]] if shown else [None])
 
 
@@ -69,13 +69,13 @@ def test_without_a_driver_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(pynvml, "nvmlInit", missing)
 
-    assert gpus.handles() == []
+    assert nvidia.handles() == []
 
 
 def test_hidden_gpus_are_no_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(gpus.VISIBLE, "")
+    monkeypatch.setenv(nvidia.VISIBLE, "")
 
-    assert machine.device() == "cpu"
+    assert info.device() == "cpu"
 
 
 def on_gpus(**options: Any) -> Cell:
@@ -136,7 +136,7 @@ def meters(monkeypatch: pytest.MonkeyPatch) -> dict[str, Iterator[int]]:
 def test_the_energy_is_that_of_the_gpus_in_use(
     meters: dict[str, Iterator[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(gpus.VISIBLE, "2,1")
+    monkeypatch.setenv(nvidia.VISIBLE, "2,1")
     counters = counters_of("cuda", "cpu, cuda:0, cuda:1")
 
     spent = counters.since(counters.read())

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmbench import grid
 from llmbench.errors import SpecError
-from llmbench.grid import Choices
-from llmbench.spec import Axes, Cell, Deadlines, Protocol, Sweep
+from llmbench.spec import grid
+from llmbench.spec.grid import Choices
+from llmbench.spec.sweep import Axes, Cell, Deadlines, Protocol, Sweep
 
 CHOICES = Choices(
     model_digests={"org/small": "1111111111", "org/large": "2222222222"},

@@ -15,9 +15,12 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from llmbench import audit, interpreter, parity_check, probe, reap
-from llmbench.reap import Mark
-from llmbench.record import Status
+from llmbench import interpreter, selftest
+from llmbench.machine import processes as machine_processes
+from llmbench.machine.processes import Mark
+from llmbench.measure import probe
+from llmbench.parity import check
+from llmbench.results.record import Status
 from sweeps import LLMBENCH, MARK, ONLY_IN_THE_NURSERY, Bench
 
 if TYPE_CHECKING:
@@ -89,14 +92,14 @@ def test_the_probe_imports_nothing_of_the_working_folder(trapped: Path) -> None:
 def test_a_parity_child_imports_nothing_of_the_working_folder(
     trapped: Path, tmp_path: Path
 ) -> None:
-    answers = parity_check.ask([], tmp_path / "answers.json")
+    answers = check.ask([], tmp_path / "answers.json")
 
     assert answers == []
     assert not trapped.exists()
 
 
 def test_an_audit_imports_nothing_of_the_working_folder(trapped: Path, bench: Bench) -> None:
-    log = audit._swept(bench.folder / "audited", bench.write(axes=ONE).read_text())
+    log = selftest._swept(bench.folder / "audited", bench.write(axes=ONE).read_text())
 
     assert log.plan
     assert not trapped.exists()
@@ -170,7 +173,7 @@ def marked() -> Iterator[list[subprocess.Popen[bytes]]]:
 
 def carrying(mark: Mark, processes: list[subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]:
     """Start a process that carries a mark."""
-    environment = {**os.environ, reap.RUN_VARIABLE: str(mark)}
+    environment = {**os.environ, machine_processes.RUN_VARIABLE: str(mark)}
     process = subprocess.Popen(WAITS, stdout=subprocess.PIPE, env=environment)
     processes.append(process)
     assert process.stdout
@@ -192,10 +195,10 @@ def test_a_process_is_left_over_from_this_run_alone(
 ) -> None:
     mine = Mark.of_run("a" * 32, tmp_path)
     alive = carrying(mine, marked)
-    ticks = reap.start_ticks(alive.pid) if other.startswith("whose") else "1"
+    ticks = machine_processes.start_ticks(alive.pid) if other.startswith("whose") else "1"
     process = carrying(mine._replace(sweep=f"{alive.pid}.{ticks}", **OTHERS[other]), marked)
 
-    strays = reap.kill_left_over(mine)
+    strays = machine_processes.kill_left_over(mine)
 
     assert strays == []
     assert process.poll() is None
@@ -208,7 +211,7 @@ def test_a_process_whose_sweep_is_dead_is_left_over_whoever_has_its_id_now(
     reused = carrying(mine, marked)  # has the id of the dead sweep, and began later
     process = carrying(mine._replace(sweep=f"{reused.pid}.1"), marked)
 
-    strays = reap.kill_left_over(mine)
+    strays = machine_processes.kill_left_over(mine)
 
     assert [stray.split()[0] for stray in strays] == [str(process.pid)]
     assert process.poll() is not None
@@ -232,7 +235,7 @@ def test_a_worker_that_does_not_read_its_job_is_ended(
 import os, sys, time, threading
 if os.environ.get("LLMBENCH_SESSION"):
     time.sleep(3600)
-elif "llmbench.nursery" in sys.orig_argv:
+elif "llmbench.run.forkserver" in sys.orig_argv:
     threading.Thread(target=time.sleep, args=(3600,), daemon=True).start()
 """
     process = bench.start(environment=bench.beginning_with(deaf))

@@ -4,13 +4,13 @@ from typing import Any
 
 import msgspec
 
-from llmbench.foregone import Foregone
-from llmbench.frontier import GIB
-from llmbench.plan import Planned
-from llmbench.prediction import Prediction
-from llmbench.record import Record, Status
-from llmbench.spec import Axes, Sweep
-from llmbench.standing import Standing
+from llmbench.predict.oom import GIB
+from llmbench.results.prediction import Prediction
+from llmbench.results.record import Record, Status
+from llmbench.run.inferred import Foregone
+from llmbench.run.pending import Standing
+from llmbench.run.plan import Planned
+from llmbench.spec.sweep import Axes, Sweep
 from make_records import make_cell
 from sweeps import Bench, assert_complete
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from llmbench.backends._faults import HOSTILE as HOSTILE_ERROR
-from llmbench.record import Status
-from llmbench.reports.csv import FORMULA
+from llmbench.backends.fake.faults import HOSTILE as HOSTILE_ERROR
+from llmbench.report.csv import FORMULA
+from llmbench.results.record import Status
 from sweeps import LLMBENCH, Bench, asked
 
 if TYPE_CHECKING:

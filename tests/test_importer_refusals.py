@@ -9,7 +9,7 @@ import pytest
 
 from llmbench import importers
 from llmbench.errors import Unconvertible
-from llmbench.importers import _document
+from llmbench.importers import fields
 from test_importers import FILES, changed
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def test_a_file_of_two_tools_is_asked_about(tmp_path: Path) -> None:
 def test_a_file_that_is_too_large_is_not_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_document, "MOST_BYTES", 2**20)
+    monkeypatch.setattr(fields, "MOST_BYTES", 2**20)
     path = tmp_path / "large.json"
     path.write_bytes(bytes(2**20 + 1))
 

@@ -13,12 +13,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llmbench import cli, importers, store, table
+from llmbench import cli, importers
 from llmbench.errors import LlmbenchError, Unconvertible
-from llmbench.importers import _document
-from llmbench.record import Outcome  # noqa: TC001 - msgspec reads the annotations
-from llmbench.sessions import Ended
-from llmbench.spec import NOT_SAID, Point
+from llmbench.importers import fields
+from llmbench.results import store, table
+from llmbench.results.record import Outcome  # noqa: TC001 - msgspec reads the annotations
+from llmbench.results.sessions import Ended
+from llmbench.spec.sweep import NOT_SAID, Point
 from mutations import places
 
 FILES = Path(__file__).parent / "importers"
@@ -77,7 +78,7 @@ def complaint(path: Path, **said: str | int) -> str:
 
 @pytest.mark.parametrize("path", FIXTURES, ids=lambda path: path.name)
 def test_every_file_is_of_one_tool_only(path: Path) -> None:
-    document = _document.read(path)
+    document = fields.read(path)
 
     fitting = [name for name in importers.known() if importers._module(name).recognises(document)]
 
@@ -424,9 +425,9 @@ def test_every_format_shows_every_import(format: str, tmp_path: Path) -> None:
 
 
 def importers_table(made: table.Table, format: str) -> str:
-    from llmbench import reports  # noqa: PLC0415 - only this test needs it
+    from llmbench import report  # noqa: PLC0415 - only this test needs it
 
-    return reports.render(made, format)
+    return report.render(made, format)
 
 
 @pytest.mark.parametrize(

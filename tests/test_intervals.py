@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from llmbench.intervals import around, exactly, ratio, slope
+from llmbench.stats.interval import around, exactly, ratio, slope
 
 
 def test_a_cell_has_the_interval_of_students_t_on_logarithms() -> None:

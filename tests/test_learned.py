@@ -11,12 +11,14 @@ import msgspec
 import pytest
 
 from jobs import job
-from llmbench import learned, model, predict, roofline, store
-from llmbench.ceilings import Probe
-from llmbench.learned import Seen
-from llmbench.record import Plan
-from llmbench.shape import shape_of
-from llmbench.spec import Protocol
+from llmbench.machine.peaks import Probe
+from llmbench.models import resolve
+from llmbench.models.shape import shape_of
+from llmbench.predict import estimate, history, roofline
+from llmbench.predict.history import Seen
+from llmbench.results import store
+from llmbench.results.record import Plan
+from llmbench.spec.sweep import Protocol
 
 RESULTS = Path(__file__).parents[1] / "results"
 CPU_SMALL = RESULTS / "2026-11-23-xeon-2cpu-cpu-small"
@@ -39,8 +41,8 @@ def real_machine() -> dict[str, Any]:
 
 def predicted_from(past: list[Seen], one: Seen) -> tuple[float, float]:
     """Return how far TTFT and TPOT of a cell are off, as factors over 1, without any probe."""
-    place = predict.here(real_machine(), [], past)
-    told = predict.predictions([one.cell], {one.model.name: one.model}, Protocol(), place)[
+    place = estimate.here(real_machine(), [], past)
+    told = estimate.predictions([one.cell], {one.model.name: one.model}, Protocol(), place)[
         one.cell.id
     ]
     assert told.ttft_s
@@ -58,11 +60,11 @@ def near_enough(pairs: list[tuple[float, float]]) -> float:
 
 
 def test_other_sweeps_predict_the_full_size_sweep() -> None:
-    past = learned.seen(RESULTS, real_machine())
+    past = history.seen(RESULTS, real_machine())
     run = store.read(CPU_SMALL).plan
     assert run is not None
     mine = [one for one in past if one.run == run.run]
-    others = learned.seen(RESULTS, real_machine(), without=run.run)
+    others = history.seen(RESULTS, real_machine(), without=run.run)
 
     pairs = [predicted_from(others, one) for one in mine]
 
@@ -72,7 +74,7 @@ def test_other_sweeps_predict_the_full_size_sweep() -> None:
 
 
 def test_other_models_predict_a_model_that_was_never_run() -> None:
-    past = learned.seen(RESULTS, real_machine())
+    past = history.seen(RESULTS, real_machine())
     mine = [one for one in past if one.cell.model in {"pythia-70m", "pythia-160m", "opt-125m"}]
 
     pairs = [
@@ -89,13 +91,13 @@ def test_a_probe_predicts_the_engines_sweep_whatever_small_models_taught(
 ) -> None:
     plan = store.read(RESULTS / f"{PROBED}-cpu-engines").plan
     assert plan is not None
-    seen = learned.seen(RESULTS, plan.machine)
+    seen = history.seen(RESULTS, plan.machine)
     run_of = {name: plan_of(f"{PROBED}-{name}").run for name in teachers}
     past = [one for one in seen if one.run in run_of.values()]
     mine = [one for one in seen if one.run == plan.run and one.cell.backend == "transformers"]
-    place = predict.here(plan.machine, plan.probes, past)
+    place = estimate.here(plan.machine, plan.probes, past)
     models = {one.model.name: one.model for one in mine}
-    told = predict.predictions([one.cell for one in mine], models, plan.settings, place)
+    told = estimate.predictions([one.cell for one in mine], models, plan.settings, place)
 
     pairs = [
         (off(told[one.cell.id].ttft_s / one.ttft_s), off(told[one.cell.id].tpot_s / one.tpot_s))  # type: ignore[operator]
@@ -114,7 +116,7 @@ def plan_of(run: str) -> Plan:
 
 
 def test_without_what_was_learned_the_promise_breaks() -> None:
-    past = learned.seen(RESULTS, real_machine())
+    past = history.seen(RESULTS, real_machine())
     one = next(one for one in past if one.cell.model == "pythia-70m")
     slow = [seen._replace(ttft_s=10 * seen.ttft_s) for seen in past]
 
@@ -124,12 +126,12 @@ def test_without_what_was_learned_the_promise_breaks() -> None:
 def test_another_machine_teaches_nothing() -> None:
     other = {**real_machine(), "cpu_flags": ["avx2"]}
 
-    assert learned.seen(RESULTS, other) == []
-    assert learned.seen(RESULTS, real_machine())
+    assert history.seen(RESULTS, other) == []
+    assert history.seen(RESULTS, real_machine())
 
 
 def test_a_gpu_teaches_no_machine_without_one() -> None:
-    assert learned.seen(RESULTS, {**real_machine(), "gpus": [{"name": "NVIDIA H200"}]}) == []
+    assert history.seen(RESULTS, {**real_machine(), "gpus": [{"name": "NVIDIA H200"}]}) == []
 
 
 def test_a_damaged_run_teaches_nothing_and_stops_nothing(tmp_path: Path) -> None:
@@ -137,7 +139,7 @@ def test_a_damaged_run_teaches_nothing_and_stops_nothing(tmp_path: Path) -> None
     (tmp_path / "bad" / store.RECORDS).write_text('{"kind":"sweep","format":99,"x":1}\n')
     shutil.copytree(CPU_SMALL, tmp_path / "good")
 
-    assert len(learned.seen(tmp_path, real_machine())) == 27
+    assert len(history.seen(tmp_path, real_machine())) == 27
 
 
 def test_medians_are_those_of_the_file() -> None:
@@ -150,21 +152,21 @@ def test_medians_are_those_of_the_file() -> None:
     )
     middles = sorted((row[(len(row) - 1) // 2] + row[len(row) // 2]) / 2 for row in firsts)
 
-    seen = next(one for one in learned.seen(RESULTS, real_machine()) if one.cell.id == name)
+    seen = next(one for one in history.seen(RESULTS, real_machine()) if one.cell.id == name)
 
     assert seen.ttft_s == pytest.approx(middles[len(middles) // 2] / 1e9)
 
 
 def made_up(speed: dict[str, float], name: str = "pythia-160m") -> list[Seen]:
     """Return cells measured on a machine whose costs are these multiples of the probe's."""
-    found = model.resolve(name)
+    found = resolve.resolve(name)
     shape = shape_of(found.model_type, found.config)
     assert shape is not None
     rates = roofline.Speeds(PROBE, "float32")
     seen = []
     for batch, length in itertools.product((1, 4, 16), (32, 128, 512)):
         (cell,) = job(name, batch_size=batch, input_len=length, output_len=9).cells
-        factors = learned.Factors(speed, 1, 1)
+        factors = history.Factors(speed, 1, 1)
         times = (
             factors.priced(costs(shape, "gpt_neox", cell, rates), "float32", phase, "cpu")
             for costs, phase in (
@@ -177,7 +179,7 @@ def made_up(speed: dict[str, float], name: str = "pythia-160m") -> list[Seen]:
 
 
 def test_a_slower_dispatch_is_found() -> None:
-    factors = learned.fitted(made_up({"dispatch": 3.0}, "pythia-160m@tiny"), PROBE, probed=True)
+    factors = history.fitted(made_up({"dispatch": 3.0}, "pythia-160m@tiny"), PROBE, probed=True)
 
     assert factors.of["dispatch"] == pytest.approx(3, rel=0.1)
     assert factors.of["compute float32"] == pytest.approx(1, rel=0.2)
@@ -187,13 +189,13 @@ def test_one_wild_record_moves_little() -> None:
     seen = made_up({})
     seen[4] = seen[4]._replace(ttft_s=100 * seen[4].ttft_s)
 
-    factors = learned.fitted(seen, PROBE, probed=True)
+    factors = history.fitted(seen, PROBE, probed=True)
 
     assert all(off(factor) < 1.2 for factor in factors.of.values())
 
 
 def test_nothing_seen_changes_nothing() -> None:
-    factors = learned.fitted([], PROBE, probed=True)
+    factors = history.fitted([], PROBE, probed=True)
 
     costs = roofline.Costs(1.0, 2.0, 3.0, 4.0, 5.0)
     assert factors.priced(costs, "float32", "decode", "cpu") == 15
@@ -203,7 +205,7 @@ def test_nothing_seen_changes_nothing() -> None:
 def test_a_probe_is_believed_more_than_typical_rates() -> None:
     twice = made_up({"dispatch": 2.0, "compute float32": 2.0})[:1]
 
-    near, far = (learned.fitted(twice, PROBE, probed=probed) for probed in (True, False))
+    near, far = (history.fitted(twice, PROBE, probed=probed) for probed in (True, False))
 
     assert math.prod(near.of.values()) < math.prod(far.of.values())
 
@@ -214,5 +216,5 @@ def test_records_of_another_type_of_number_are_not_enough() -> None:
         for seen in made_up({})
     ]
 
-    assert learned.enough(past, "bfloat16")
-    assert not learned.enough(past, "float32")
+    assert history.enough(past, "bfloat16")
+    assert not history.enough(past, "float32")

@@ -15,8 +15,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from llmbench import leavings, reap
-from llmbench.leavings import Existing
+from llmbench.machine import leftovers, processes
+from llmbench.machine.leftovers import Existing
 
 NOBODY = 2**22 + 1
 """No process has this id: Linux ends at 2²²."""
@@ -58,7 +58,7 @@ def kill(process: subprocess.Popen[str], before: Existing | None) -> None:
     def alive() -> list[psutil.Process]:
         return [one for one in found if one.is_running() and one.status() != "zombie"]
 
-    reap.kill(alive, os.getpid(), before)
+    processes.kill(alive, os.getpid(), before)
     process.communicate()
 
 
@@ -90,19 +90,19 @@ def test_the_folders_of_a_session_are_removed_and_no_others(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     mine, other = secrets.token_hex(16), secrets.token_hex(16)
     for session in (mine, other):
-        (tmp_path / f"{leavings.prefix(session)}x").mkdir()
-        (tmp_path / f"{leavings.prefix(session)}x" / "config.json").touch()
+        (tmp_path / f"{leftovers.prefix(session)}x").mkdir()
+        (tmp_path / f"{leftovers.prefix(session)}x" / "config.json").touch()
 
-    family = reap.Family(mine, None, frozenset(), Existing.now())
-    reap.kill_session(family, NOBODY)
+    family = processes.Family(mine, None, frozenset(), Existing.now())
+    processes.kill_session(family, NOBODY)
 
     assert [path.name for path in tmp_path.iterdir()] == [f"llmbench-{other}-x"]
 
 
 def test_a_worker_names_its_folders_by_what_its_launcher_calls_the_session() -> None:
-    folder = Path(leavings.__file__).parent / "backends" / "_vllm_folder.py"
+    folder = Path(leftovers.__file__).parent.parent / "backends" / "vllm" / "model_folder.py"
 
-    assert f'os.environ.get("{reap.SESSION_VARIABLE}")' in folder.read_text()
+    assert f'os.environ.get("{processes.SESSION_VARIABLE}")' in folder.read_text()
 
 
 MAPPER = """
@@ -117,7 +117,7 @@ time.sleep(3600)
 @pytest.fixture
 def in_shared_memory() -> Iterator[Path]:
     """Return a folder of the user's in shared memory."""
-    folder = Path(tempfile.mkdtemp(dir=leavings.SHARED, prefix="mine-"))
+    folder = Path(tempfile.mkdtemp(dir=leftovers.SHARED, prefix="mine-"))
     yield folder
     shutil.rmtree(folder)
 
@@ -148,7 +148,7 @@ def test_a_file_of_the_user_is_never_removed(
 @pytest.mark.parametrize("name", ["weights.safetensors", "site-packages.so", "blobs"])
 def test_a_file_that_a_worker_put_there_to_stay_stays(name: str) -> None:
     before = Existing.now()
-    path = leavings.SHARED / f"{secrets.token_hex(4)}-{name}"
+    path = leftovers.SHARED / f"{secrets.token_hex(4)}-{name}"
     path.write_bytes(b"downloaded")
 
     kill(mapper(path), before)
@@ -159,7 +159,7 @@ def test_a_file_that_a_worker_put_there_to_stay_stays(name: str) -> None:
 
 @pytest.mark.parametrize("known", [True, False], ids=["a session", "left over"])
 def test_shared_memory_that_was_there_before_stays(*, known: bool) -> None:
-    path = leavings.SHARED / f"psm_{secrets.token_hex(4)}"
+    path = leftovers.SHARED / f"psm_{secrets.token_hex(4)}"
     path.write_bytes(b"somebody's")
     time.sleep(
         1.1 + 0.1

@@ -7,11 +7,15 @@ import msgspec
 import pytest
 
 from jobs import job
-from llmbench import chips, configs, ending, formulas, limits, model
-from llmbench.judge import Ceilings
-from llmbench.record import Outcome, Record, Sample, Status
-from llmbench.shape import shape_of
-from llmbench.spec import Cell
+from llmbench.machine import chips
+from llmbench.measure import bounds
+from llmbench.measure.checks import Ceilings
+from llmbench.models import formulas, resolve
+from llmbench.models.shape import shape_of
+from llmbench.results.record import Outcome, Record, Sample, Status
+from llmbench.run import outcome as run_outcome
+from llmbench.spec import configs
+from llmbench.spec.sweep import Cell
 
 CHIP = """
 name: Made-Up 1
@@ -49,16 +53,16 @@ def on_gpu(name: str = "llama-7b", **changes: Any) -> Cell:
 def measured(cell: Cell, first_ms: float, step_ms: float) -> Record:
     """Return the record of one iteration with these times on the made-up chip."""
     times = [int((first_ms + step_ms * number) * 1e6) for number in range(cell.output_len)]
-    engine = {**limits.least_work(cell, model.resolve(cell.model), {}), **ENGINE}
+    engine = {**bounds.least_work(cell, resolve.resolve(cell.model), {}), **ENGINE}
     outcome = Outcome(
         cell=cell.id,
         engine=engine,
         samples=[Sample(e2e_ns=times[-1], wall_ns=times[-1], token_ns=[times])],
         returned={str(cell.output_len): cell.batch_size},
     )
-    return ending.record_of(
+    return run_outcome.record_of(
         cell, 1, 1, outcome, telemetry={}, worker={}, environment="",
-        ceilings=limits.ceilings(cell, engine, chips.devices([GPU])),
+        ceilings=bounds.ceilings(cell, engine, chips.devices([GPU])),
     )  # fmt: skip
 
 
@@ -103,21 +107,21 @@ def test_a_prefill_faster_than_the_peak_is_invalid() -> None:
 def test_ceilings_are_those_of_the_chip_that_ran(
     cell: Cell, engine: dict[str, Any], gpus: list[dict[str, Any]], expected: Ceilings
 ) -> None:
-    assert limits.ceilings(cell, engine, chips.devices(gpus)) == expected
+    assert bounds.ceilings(cell, engine, chips.devices(gpus)) == expected
 
 
 def test_a_value_that_nobody_verified_is_no_ceiling(made_up: Path) -> None:
     made_up.write_text(f"{CHIP}unverified: [bandwidth_gb_s, dense_tflops]\n")
 
-    assert limits.ceilings(on_gpu(), ENGINE, chips.devices([GPU])) == Ceilings()
+    assert bounds.ceilings(on_gpu(), ENGINE, chips.devices([GPU])) == Ceilings()
 
 
 def test_the_least_work_is_that_of_the_formulas() -> None:
-    found = model.resolve("mixtral-8x7b-v0.1")
+    found = resolve.resolve("mixtral-8x7b-v0.1")
     shape = shape_of(found.model_type, found.config)
     assert shape is not None
 
-    work = limits.least_work(on_gpu(), found, {})
+    work = bounds.least_work(on_gpu(), found, {})
 
     assert work == {
         "bytes_per_step": formulas.step_weight_bytes(shape, "bfloat16"),
@@ -126,21 +130,21 @@ def test_the_least_work_is_that_of_the_formulas() -> None:
 
 
 def test_weights_that_fit_a_chips_caches_bound_no_step() -> None:
-    assert "bytes_per_step" not in limits.least_work(on_gpu(), model.resolve("pythia-70m"), {})
+    assert "bytes_per_step" not in bounds.least_work(on_gpu(), resolve.resolve("pythia-70m"), {})
 
 
 def test_an_engine_that_holds_fewer_bytes_is_believed() -> None:
     quarters = {"weights_bytes": 4_000_000_000}
 
-    work = limits.least_work(on_gpu(), model.resolve("llama-7b"), quarters)
+    work = bounds.least_work(on_gpu(), resolve.resolve("llama-7b"), quarters)
 
     assert work["bytes_per_step"] == 4_000_000_000
 
 
 def test_a_model_without_a_shape_has_no_least_work() -> None:
-    unknown = msgspec.structs.replace(model.resolve("llama-7b"), model_type="mamba")
+    unknown = msgspec.structs.replace(resolve.resolve("llama-7b"), model_type="mamba")
 
-    assert limits.least_work(on_gpu(), unknown, {}) == {}
+    assert bounds.least_work(on_gpu(), unknown, {}) == {}
 
 
 def test_the_real_chips_are_found_once_a_sweep() -> None:

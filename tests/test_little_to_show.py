@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from llmbench.record import Finding, Status
-from llmbench.spec import Protocol
+from llmbench.results.record import Finding, Status
+from llmbench.spec.sweep import Protocol
 from make_records import make_cell, make_plan, make_record, make_samples, write, write_lines
 from sweeps import asked
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from llmbench.record import Record
-    from llmbench.spec import Cell
+    from llmbench.results.record import Record
+    from llmbench.spec.sweep import Cell
 
 CELLS = [make_cell(number) for number in range(3)]
 QUIET = (0.999, 1.0, 1.001)

@@ -7,7 +7,7 @@ import types
 import pynvml
 import pytest
 
-from llmbench import machine
+from llmbench.machine import info
 
 SERIAL = "GPU-6f1b0a3e-1111-2222-3333-444455556666"
 
@@ -18,12 +18,12 @@ def test_the_environment_holds_no_variable_but_those_on_the_list(
     for name in ("DATABASE", "LD_PRELOAD", "HTTPS_PROXY", "USER", "OMP_NUM_THREADS"):
         monkeypatch.setenv(name, f"zebra-{name}")
 
-    facts, _ = machine.environment(machine.machine())
+    facts, _ = info.environment(info.machine())
 
     told = json.dumps(facts)
     assert facts["variables"]["OMP_NUM_THREADS"] == "zebra-OMP_NUM_THREADS"
     assert told.count("zebra-") == 1
-    assert set(facts["variables"]) == set(machine.VARIABLES) & set(os.environ)
+    assert set(facts["variables"]) == set(info.VARIABLES) & set(os.environ)
 
 
 def test_a_devices_serial_number_is_hashed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,10 +45,10 @@ def test_a_devices_serial_number_is_hashed(monkeypatch: pytest.MonkeyPatch) -> N
     for question, answer in answers.items():
         monkeypatch.setattr(pynvml, question, lambda *_, answer=answer: answer)
 
-    found = machine.machine()
+    found = info.machine()
 
     (gpu,) = found["gpus"]
     assert found["name"] == "h200"
-    assert SERIAL not in json.dumps(machine.environment(found))
+    assert SERIAL not in json.dumps(info.environment(found))
     assert len(gpu["uuid_hash"]) == 12
     assert gpu["uuid_hash"] not in SERIAL

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from fakes import a_cell, a_job, measured, quick
-from llmbench import workload
 from llmbench.backends import fake
-from llmbench.backends._faults import OutOfMemoryError
 from llmbench.backends.fake import FakeEngine
-from llmbench.clock import REAL
+from llmbench.backends.fake.faults import OutOfMemoryError
 from llmbench.errors import LoadFailed
-from llmbench.measure import MOST_RETRIES, Loop, Measurement, lengths_of, settled, whole
-from llmbench.telemetry import NoCounters, Spent
+from llmbench.measure import prompts as measure_prompts
+from llmbench.measure.clock import REAL
+from llmbench.measure.loop import MOST_RETRIES, Loop, Measurement, lengths_of, settled, whole
+from llmbench.measure.telemetry import NoCounters, Spent
 
 MS = 1_000_000
 
@@ -117,7 +117,7 @@ def test_the_collector_is_off_while_it_measures_and_on_again_after() -> None:
 
     cell = a_cell()
     engine = Watched(a_job(cell))
-    prompts = workload.synthetic(cell, engine, 0, 1)
+    prompts = measure_prompts.synthetic(cell, engine, 0, 1)
     Loop(engine, quick(), prompts, Measurement(cell), NoCounters(), lambda *_: None).run()
 
     assert not any(seen)
@@ -128,7 +128,7 @@ def test_what_was_taken_survives_the_exception_that_ends_it() -> None:
     cell = a_cell(fault="oom", call=5)
     engine = fake.load(a_job(cell))
     taken = Measurement(cell)
-    prompts = workload.synthetic(cell, engine, 0, 1)
+    prompts = measure_prompts.synthetic(cell, engine, 0, 1)
 
     with pytest.raises(OutOfMemoryError):
         Loop(engine, quick(), prompts, taken, NoCounters(), lambda *_: None).run()
@@ -164,7 +164,7 @@ def test_endless_throttling_is_given_up() -> None:
 
 def test_a_device_cools_down_before_each_retry(monkeypatch: pytest.MonkeyPatch) -> None:
     rests: list[float] = []
-    monkeypatch.setattr("llmbench.measure.time.sleep", rests.append)
+    monkeypatch.setattr("llmbench.measure.loop.time.sleep", rests.append)
 
     measured(a_cell(), quick(cool_down_s=7.0), counters=Throttled(2))
     measured(a_cell(), quick(cool_down_s=1.0), counters=Throttled(1000))
@@ -182,7 +182,7 @@ def test_a_heartbeat_precedes_every_call() -> None:
     cell = a_cell()
     engine = fake.load(a_job(cell))
     said: list[tuple[str, int]] = []
-    prompts = workload.synthetic(cell, engine, 0, 1)
+    prompts = measure_prompts.synthetic(cell, engine, 0, 1)
     loop = Loop(
         engine, quick(), prompts, Measurement(cell), NoCounters(), lambda *beat: said.append(beat)
     )
@@ -196,7 +196,7 @@ def test_a_heartbeat_precedes_every_call() -> None:
 
 def drawn(name: str = "cell", seed: int = 0, session: int = 1) -> Callable[[Any, int], Any]:
     cell = a_cell(name)
-    return workload.synthetic(cell, fake.load(a_job(cell)), seed, session)
+    return measure_prompts.synthetic(cell, fake.load(a_job(cell)), seed, session)
 
 
 def test_no_prompt_comes_twice() -> None:
@@ -223,7 +223,7 @@ def test_special_ids_are_never_drawn() -> None:
     engine = fake.load(a_job(cell))
     engine.vocab_size = 5
 
-    prompts = workload.synthetic(cell, engine, 0, 1)("iteration", 0)
+    prompts = measure_prompts.synthetic(cell, engine, 0, 1)("iteration", 0)
 
     assert {token for row in prompts for token in row} <= {3, 4}
 
@@ -233,12 +233,12 @@ def test_windows_of_a_text_start_at_different_places() -> None:
     engine = fake.load(a_job(cell))
     text = " ".join(f"word{number}" for number in range(100))
 
-    cut = workload.from_text(cell, engine, 0, 1, text)
+    cut = measure_prompts.from_text(cell, engine, 0, 1, text)
 
     assert len({tuple(row) for row in cut.prompts("iteration", 0)}) == 8
     assert cut.bytes_per_token == (10 * 6 + 90 * 7 - 1) / 100  # word0 and a space to word99
     with pytest.raises(LoadFailed, match="the text has 3 tokens"):
-        workload.from_text(cell, engine, 0, 1, "a short one")
+        measure_prompts.from_text(cell, engine, 0, 1, "a short one")
 
 
 def test_small_parts() -> None:

@@ -9,13 +9,13 @@ import msgspec
 import numpy as np
 import pytest
 
-from llmbench import journal, metrics, sessions
 from llmbench.errors import SpecError
-from llmbench.record import Memory, Sample
+from llmbench.results import lines, metrics, sessions
+from llmbench.results.record import Memory, Sample
 from make_records import make_cell, make_record
 
 if TYPE_CHECKING:
-    from llmbench.spec import Cell
+    from llmbench.spec.sweep import Cell
 
 CELL = make_cell(batch_size=2, input_len=8, output_len=3)
 MS = 1_000_000
@@ -32,7 +32,7 @@ def sample(e2e_ms: float, *rows: list[float], discarded: str | None = None) -> S
 
 def measured(cell: Cell, samples: list[Sample], **outcome: Any) -> sessions.Sessions:
     """Return the columns of one session, as the reading half takes them from its line."""
-    line = journal.encode(make_record(cell, 1, samples, outcome=outcome))
+    line = lines.encode(make_record(cell, 1, samples, outcome=outcome))
     gatherer = sessions.Gatherer()
     gatherer.take(msgspec.json.decode(line, type=sessions.Ended).outcome)
     return gatherer.sessions([cell])
@@ -168,7 +168,7 @@ def test_sessions_of_different_shapes_keep_their_order() -> None:
     expected = [0.040, 0.010, 0.050, 0.020]
     for e2e_s, count in zip(expected, (3, 1, 3, 2), strict=True):
         samples = [sample(e2e_s * 1e3, [1, 2, 3])] * count
-        line = journal.encode(make_record(CELL, 1, samples))
+        line = lines.encode(make_record(CELL, 1, samples))
         gatherer.take(msgspec.json.decode(line, type=sessions.Ended).outcome)
 
     assert gatherer.sessions([CELL] * 4).e2e_s == pytest.approx(expected)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from llmbench import cli
-from llmbench.record import Status
+from llmbench.results.record import Status
 from sweeps import Bench
 
 SWEEP = """\

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from llmbench import configs, formulas, model
 from llmbench.errors import SpecError
-from llmbench.shape import Shape, shape_of
+from llmbench.models import formulas, resolve
+from llmbench.models.shape import Shape, shape_of
+from llmbench.spec import configs
 
-CATALOGUE = model.catalogue()
+CATALOGUE = resolve.catalogue()
 ELEVEN = {
     "cerebras-gpt-13b", "cerebras-gpt-6.7b", "gpt-j-6b", "gpt-neox-20b", "llama-7b", "mpt-7b", "opt-13b",
     "opt-6.7b", "pythia-12b", "pythia-6.9b", "stablelm-base-alpha-7b",
@@ -25,7 +26,7 @@ every_entry = pytest.mark.parametrize("name", CATALOGUE)
 
 
 def shaped(name: str) -> Shape:
-    found = model.resolve(name)
+    found = resolve.resolve(name)
     shape = shape_of(found.model_type, found.config)
     assert shape is not None
     return shape
@@ -33,7 +34,7 @@ def shaped(name: str) -> Shape:
 
 def own(folder: Path, name: str, **changes: Any) -> None:
     """Write an entry of one's own: a tiny LLaMA."""
-    config = {**model.resolve("llama-7b@tiny").config, **changes}
+    config = {**resolve.resolve("llama-7b@tiny").config, **changes}
     settings = "".join(f"  {key}: {str(value).lower()}\n" for key, value in config.items())
     (folder / f"{name}.yaml").write_text(f"name: Mine\nmodel_type: llama\nconfig:\n{settings}")
 
@@ -45,7 +46,7 @@ def test_every_model_that_the_reports_name_is_there() -> None:
 
 @every_entry
 def test_an_entry_leaves_nothing_out(name: str) -> None:
-    found = model.entry(name)
+    found = resolve.entry(name)
 
     assert found.family
     assert re.fullmatch(r"[\w-]+/[\w.-]+", found.hub_id or "")
@@ -60,7 +61,7 @@ def test_an_entry_leaves_nothing_out(name: str) -> None:
 
 @every_entry
 def test_an_entry_explains_how_far_the_published_count_is_off(name: str) -> None:
-    found = model.entry(name)
+    found = resolve.entry(name)
 
     counted = formulas.parameters(shaped(name))
 
@@ -72,7 +73,7 @@ def test_an_entry_explains_how_far_the_published_count_is_off(name: str) -> None
 
 @every_entry
 def test_a_published_count_is_near_the_real_one(name: str) -> None:
-    published = str(model.entry(name).published_parameters)
+    published = str(resolve.entry(name).published_parameters)
 
     number, unit = re.match(r"([\d.]+)([MB]?)", published).groups()  # type: ignore[union-attr]
     claimed = float(number) * {"": 1, "M": 1e6, "B": 1e9}[unit]
@@ -81,7 +82,7 @@ def test_a_published_count_is_near_the_real_one(name: str) -> None:
 
 
 def test_the_printed_accuracies_stand_with_the_eleven_models_that_have_them() -> None:
-    found = {name: model.entry(name).zero_shot for name in CATALOGUE}
+    found = {name: resolve.entry(name).zero_shot for name in CATALOGUE}
 
     assert {name for name, figures in found.items() if figures} == ELEVEN
     for figures in filter(None, found.values()):
@@ -137,17 +138,17 @@ def test_a_copy_keeps_the_structure(name: str, size: str) -> None:
 
 def test_a_size_that_no_rule_knows_is_refused_with_the_nearest() -> None:
     with pytest.raises(SpecError, match=r"'llama-7b@smal': no such size\. Did you mean 'small'\?"):
-        model.resolve("llama-7b@smal")
+        resolve.resolve("llama-7b@smal")
 
 
 def test_a_small_copy_is_another_model() -> None:
-    assert model.resolve("llama-7b").digest != model.resolve("llama-7b@tiny").digest
-    assert model.resolve("llama-7b@tiny").location is None
+    assert resolve.resolve("llama-7b").digest != resolve.resolve("llama-7b@tiny").digest
+    assert resolve.resolve("llama-7b@tiny").location is None
 
 
 def test_an_encoder_decoder_sets_no_limit_to_its_positions() -> None:
-    assert model.resolve("flan-t5-xl").max_positions is None
-    assert model.entry("flan-t5-xl").context == 512
+    assert resolve.resolve("flan-t5-xl").max_positions is None
+    assert resolve.entry("flan-t5-xl").context == 512
 
 
 def test_a_folder_of_ones_own_adds_to_the_catalogue(
@@ -158,12 +159,12 @@ def test_a_folder_of_ones_own_adds_to_the_catalogue(
     own(tmp_path / "other", "theirs", hidden_size=128)
     monkeypatch.setenv("LLMBENCH_MODELS", f"{tmp_path}{os.pathsep}{tmp_path / 'other'}")
 
-    names = model.catalogue()
+    names = resolve.catalogue()
 
     assert set(names) == {*CATALOGUE, "mine", "theirs"}
-    assert model.resolve("mine").source == "catalogue"
-    assert model.resolve("theirs@tiny").config["hidden_size"] == 128
-    assert model.entry("mine").license is None
+    assert resolve.resolve("mine").source == "catalogue"
+    assert resolve.resolve("theirs@tiny").config["hidden_size"] == 128
+    assert resolve.entry("mine").license is None
 
 
 @pytest.mark.parametrize(
@@ -181,14 +182,14 @@ def test_a_wrong_file_of_ones_own_says_what_is_wrong(
     monkeypatch.setenv("LLMBENCH_MODELS", str(tmp_path))
 
     with pytest.raises(SpecError, match=re.escape(says)):
-        model.resolve("mine")
+        resolve.resolve("mine")
 
 
 def test_a_folder_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLMBENCH_MODELS", "/nowhere")
 
     with pytest.raises(SpecError, match="LLMBENCH_MODELS: '/nowhere' is not a folder"):
-        model.catalogue()
+        resolve.catalogue()
 
 
 def test_a_family_without_a_rule_has_no_small_copy(
@@ -198,19 +199,19 @@ def test_a_family_without_a_rule_has_no_small_copy(
     monkeypatch.setenv("LLMBENCH_MODELS", str(tmp_path))
 
     with pytest.raises(SpecError, match="no rule that scales mamba down"):
-        model.resolve("mine@tiny")
+        resolve.resolve("mine@tiny")
 
 
 def test_a_name_that_is_nearly_right_is_understood() -> None:
     with pytest.raises(SpecError, match=re.escape("Did you mean 'mpt-7b'?")):
-        model.entry("mpt7b")
+        resolve.entry("mpt7b")
 
 
 def test_a_folder_with_a_name_that_is_passed_over_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "falcon", "n_layer": 2}')
 
     with pytest.raises(SpecError, match="'n_layer' and would build another size"):
-        model.resolve(str(tmp_path))
+        resolve.resolve(str(tmp_path))
 
 
 def test_an_old_name_beside_the_new_one_does_no_harm(tmp_path: Path) -> None:
@@ -218,4 +219,4 @@ def test_an_old_name_beside_the_new_one_does_no_harm(tmp_path: Path) -> None:
         '{"model_type": "falcon", "n_layer": 2, "num_hidden_layers": 2}'
     )
 
-    assert model.resolve(str(tmp_path)).model_type == "falcon"
+    assert resolve.resolve(str(tmp_path)).model_type == "falcon"

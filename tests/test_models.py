@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from llmbench import cli, model, numbers
+from llmbench import cli, numbers
+from llmbench.models import resolve
 from test_startup import ENGINES, loaded_by
 
 Output = pytest.CaptureFixture[str]
@@ -27,7 +28,7 @@ def from_json(capsys: Output, *arguments: str) -> Any:
 def test_every_model_has_a_line(capsys: Output) -> None:
     lines = said(capsys).splitlines()
 
-    assert [line.split()[0] for line in lines[2:]] == model.catalogue()
+    assert [line.split()[0] for line in lines[2:]] == resolve.catalogue()
 
 
 def test_a_line_says_what_there_is_to_choose_by(capsys: Output) -> None:
@@ -52,7 +53,7 @@ def test_a_list_is_plain_text_that_a_narrow_screen_goes_on_with_below(
     ]
     assert wide.isascii()
     assert max(map(len, lines)) <= 80 < max(map(len, wide.splitlines()))
-    assert names == [model.catalogue()] * len(blocks)
+    assert names == [resolve.catalogue()] * len(blocks)
     assert set(wide.split()) - set(wide.splitlines()[1].split()) <= set(" ".join(lines).split())
 
 
@@ -62,7 +63,7 @@ def test_numbers_for_other_programs_are_exact(capsys: Output) -> None:
         row["name"]: row for row in csv.DictReader(io.StringIO(said(capsys, "--format", "csv")))
     }
 
-    assert set(rows) == set(cells) == set(model.catalogue())
+    assert set(rows) == set(cells) == set(resolve.catalogue())
     assert rows["llama-2-70b"]["parameters"] == 68_976_648_192
     assert int(cells["llama-2-70b"]["kv_bytes_per_token_bfloat16"]) == 327_680
     assert rows["mpt-7b"]["engines"] == ["transformers", "vllm 0.26.0"]

@@ -7,8 +7,8 @@ import pytest
 from scipy import optimize, stats
 from scipy.special import polygamma
 
-from llmbench import moderation
-from llmbench.moderation import Prior
+from llmbench.stats import shrinkage
+from llmbench.stats.shrinkage import Prior
 
 
 def drawn(
@@ -24,7 +24,7 @@ def drawn(
 def test_the_prior_of_many_cells_is_found_again(dof: int, d0: float) -> None:
     rng = np.random.default_rng(1)
 
-    found = moderation.prior(*drawn(rng, 200_000, dof, Prior(0.01, d0)))
+    found = shrinkage.prior(*drawn(rng, 200_000, dof, Prior(0.01, d0)))
 
     assert found is not None
     assert found.dof == pytest.approx(d0, rel=0.15)
@@ -40,7 +40,7 @@ def test_the_moments_agree_with_a_fit_by_likelihood() -> None:
         return float(-stats.f.logpdf(variances / scale, 4, d0).sum() + len(variances) * guess[0])
 
     best = np.exp(optimize.minimize(against, np.log([0.01, 3.0]), method="Nelder-Mead").x)
-    found = moderation.prior(variances, dof)
+    found = shrinkage.prior(variances, dof)
 
     assert found is not None
     assert found.variance == pytest.approx(best[0], rel=0.05)
@@ -50,10 +50,10 @@ def test_the_moments_agree_with_a_fit_by_likelihood() -> None:
 def test_equal_variances_share_all_degrees_of_freedom() -> None:
     variances, dof = np.full(12, 4.0), np.full(12, 2.0)
 
-    found = moderation.prior(variances, dof)
+    found = shrinkage.prior(variances, dof)
 
     assert found == Prior(4.0, np.inf)
-    drawn_to, together = moderation.moderated(variances, dof, found)
+    drawn_to, together = shrinkage.moderated(variances, dof, found)
     assert drawn_to.tolist() == [4.0] * 12
     assert together.tolist() == [24.0] * 12
 
@@ -61,7 +61,7 @@ def test_equal_variances_share_all_degrees_of_freedom() -> None:
 def test_a_cell_is_drawn_by_the_weight_of_the_prior() -> None:
     variances, dof = np.array([9.0, 3.0]), np.array([2.0, 3.0])
 
-    drawn_to, together = moderation.moderated(variances, dof, Prior(3.0, 4.0))
+    drawn_to, together = shrinkage.moderated(variances, dof, Prior(3.0, 4.0))
 
     # (2 x 9 + 4 x 3) / 6 = 5; of 6 degrees of freedom no more than the table's own 5
     assert drawn_to.tolist() == [5.0, 3.0]
@@ -70,18 +70,18 @@ def test_a_cell_is_drawn_by_the_weight_of_the_prior() -> None:
 
 @pytest.mark.parametrize("cells", [0, 1, 9])
 def test_too_few_cells_have_no_prior(cells: int) -> None:
-    assert moderation.prior(np.full(cells, 2.0), np.full(cells, 2.0)) is None
+    assert shrinkage.prior(np.full(cells, 2.0), np.full(cells, 2.0)) is None
 
 
 def test_cells_without_degrees_of_freedom_do_not_count() -> None:
     variances = np.array([1.0] * 9 + [np.nan] * 9)
     dof = np.array([2.0] * 9 + [0.0] * 9)
 
-    assert moderation.prior(variances, dof) is None
+    assert shrinkage.prior(variances, dof) is None
 
 
 def test_variances_that_are_all_zero_have_no_prior() -> None:
-    assert moderation.prior(np.zeros(20), np.full(20, 2.0)) is None
+    assert shrinkage.prior(np.zeros(20), np.full(20, 2.0)) is None
 
 
 def test_a_single_zero_does_not_pull_the_prior_to_nothing() -> None:
@@ -89,7 +89,7 @@ def test_a_single_zero_does_not_pull_the_prior_to_nothing() -> None:
     variances, dof = drawn(rng, 60, 4, Prior(0.01, 20.0))
 
     variances[0] = 0.0
-    found = moderation.prior(variances, dof)
+    found = shrinkage.prior(variances, dof)
 
     assert found is not None
     assert 0.001 < found.variance < 0.05
@@ -97,4 +97,4 @@ def test_a_single_zero_does_not_pull_the_prior_to_nothing() -> None:
 
 @pytest.mark.parametrize("x", [1e-7, 1e-3, 0.3, 1.0, 20.0, 1e7])
 def test_the_inverse_of_trigamma_inverts_it(x: float) -> None:
-    assert float(polygamma(1, moderation.trigamma_inverse(x))) == pytest.approx(x, rel=1e-6)
+    assert float(polygamma(1, shrinkage.trigamma_inverse(x))) == pytest.approx(x, rel=1e-6)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from llmbench.spec import Protocol
+from llmbench.spec.sweep import Protocol
 from make_records import make_cell, make_plan, make_record, make_samples, write_lines
 from sweeps import asked
 

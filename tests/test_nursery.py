@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from llmbench.record import Status
+from llmbench.results.record import Status
 from sweeps import ONLY_IN_THE_NURSERY, Bench, assert_complete
 
 

@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from llmbench import calibration, ceilings, files, kept, machine, store
+from llmbench import files
+from llmbench.machine import calibration, info, peaks
+from llmbench.machine import state as machine_state
+from llmbench.results import store
 from sweeps import LLMBENCH, asked, assert_complete
 
 if TYPE_CHECKING:
@@ -147,10 +150,10 @@ def test_records_that_are_no_file_are_refused(
 def test_a_kept_file_that_is_none_costs_a_sentence_and_no_sweep(
     odd: Callable[[Path], None], bench: Bench, state: Path, measured: Path
 ) -> None:
-    here = machine.machine()
+    here = info.machine()
     for kept_file in (
-        ceilings.SHELF.path(ceilings.key_of(here)),
-        calibration.SHELF.path(machine.identity_digest(here)),
+        peaks.SHELF.path(peaks.key_of(here)),
+        calibration.SHELF.path(info.identity_digest(here)),
     ):
         kept_file.parent.mkdir(parents=True)
         odd(kept_file)
@@ -267,7 +270,7 @@ def test_a_full_disk_costs_one_line_and_leaves_nothing(
 ) -> None:
     before = sorted(full_disk.rglob("*"))
     result = Path(__file__).parent / "importers" / "llama_bench.jsonl"
-    monkeypatch.setenv(kept.STATE, str(full_disk / "state"))
+    monkeypatch.setenv(machine_state.STATE, str(full_disk / "state"))
 
     for command, exits in (
         (("report", measured, "-o", full_disk / "page.html"), 4),

@@ -14,8 +14,9 @@ import msgspec
 import psutil
 import pytest
 
-from llmbench import journal, machine
-from llmbench.record import Begin, Status
+from llmbench.machine import info
+from llmbench.results import lines as results_lines
+from llmbench.results.record import Begin, Status
 from sweeps import LLMBENCH, MARK, Bench, assert_complete
 
 if TYPE_CHECKING:
@@ -47,12 +48,14 @@ def killed_while_measuring(bench: Bench) -> None:
 
 def alter_begins(bench: Bench, **facts: object) -> None:
     """Write other facts into every begin of the run, sealed as if they were true."""
-    lines = [journal.decode(line) for line in bench.raw().splitlines(keepends=True)]
+    lines = [results_lines.decode(line) for line in bench.raw().splitlines(keepends=True)]
     altered = [
         msgspec.structs.replace(line, **facts) if isinstance(line, Begin) else line
         for line in lines
     ]
-    bench.rows.write_bytes(b"".join(journal.seal(journal.encode(line)) for line in altered))
+    bench.rows.write_bytes(
+        b"".join(results_lines.seal(results_lines.encode(line)) for line in altered)
+    )
 
 
 def test_an_orphan_is_killed_and_whoever_has_its_process_id_is_not(
@@ -63,7 +66,7 @@ def test_an_orphan_is_killed_and_whoever_has_its_process_id_is_not(
         bench,
         pid=innocent.pid,
         pid_start_s=innocent.create_time(),
-        boot=machine.boot_id(),
+        boot=info.boot_id(),
         token="t" * 32,
     )
     assert bench.alive()

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from claimed import asked, row
-from llmbench import claims, cli, prices, published
-from llmbench.claims import Given
-from llmbench.evidence import Machine
-from llmbench.reports import html
-from llmbench.verdicts import Judged, page
+from llmbench import claims, cli
+from llmbench.claims import Given, published
+from llmbench.cost import prices
+from llmbench.report.views import claims_page, page
+from llmbench.report.views.claims import Judged
+from llmbench.results.cells import Machine
 from pages import Page, claims_of, told
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -26,7 +27,7 @@ PRICE = ("--usd-per-hour", "0.1")
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Work in an empty folder, with pages that hold no library."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(html, "library", lambda: "/* the library */")
+    monkeypatch.setattr(page, "library", lambda: "/* the library */")
 
 
 def page_of(*arguments: str, code: int = 0) -> Page:
@@ -38,7 +39,7 @@ def page_of(*arguments: str, code: int = 0) -> Page:
 def drawn(name: str, *rows: Any, **given: Any) -> Page:
     """Return the page of one claim and these cells."""
     judged = Judged(claims.claim(name), asked(name, *rows, **given))
-    return Page(page.render([judged], None, Given(rows, prices.Asked(**given)), ""))
+    return Page(claims_page.render([judged], None, Given(rows, prices.Asked(**given)), ""))
 
 
 def test_every_claim_has_its_section_and_the_verdict_of_the_other_formats(capsys: Any) -> None:
@@ -123,7 +124,7 @@ def test_a_reproduced_figure_is_drawn_in_its_tenth() -> None:
     ]  # fmt: skip
     compared = published.comparisons(rows)
 
-    found = Page(page.render([], compared, Given(rows, prices.Asked()), ""))
+    found = Page(claims_page.render([], compared, Given(rows, prices.Asked()), ""))
 
     dots = found.values("Published figures")
     assert len(dots) == sum(each.ratio is not None for each in compared) > 0

@@ -11,17 +11,18 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from llmbench import cli
-from llmbench.record import Finding, Status
-from llmbench.reports import html
-from llmbench.reports.html import _comparison, _forest
+from llmbench.report.comparison import html
+from llmbench.report.figures import forest
+from llmbench.report.views import page as views_page
+from llmbench.results.record import Finding, Status
 from make_records import make_cell, make_record
 from pages import Page, grid, save, timed, told
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from llmbench.record import Record
-    from llmbench.spec import Cell
+    from llmbench.results.record import Record
+    from llmbench.spec.sweep import Cell
 
 SESSIONS = (1, 2, 3)
 
@@ -30,7 +31,7 @@ SESSIONS = (1, 2, 3)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Work in an empty folder, with pages that hold no library."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(html, "library", lambda: "/* the library */")
+    monkeypatch.setattr(views_page, "library", lambda: "/* the library */")
 
 
 def run(name: str, pace: float = 1.0, cells: Sequence[Cell] = (), **plan: Any) -> str:
@@ -185,7 +186,7 @@ def test_nothing_comparable_has_its_page_and_its_exit_code() -> None:
 
 
 def test_of_many_cells_those_that_differ_are_drawn_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_comparison, "MOST_POINTS", 180)
+    monkeypatch.setattr(html, "MOST_POINTS", 180)
     many = [make_cell(number, model="m", batch_size=number + 1) for number in range(300)]
     slower = {cell.id for cell in many[4::10]}
     save(Path("a"), [of_pace(c, s, 1.0) for c in many for s in SESSIONS], many, run="a")
@@ -195,7 +196,7 @@ def test_of_many_cells_those_that_differ_are_drawn_first(monkeypatch: pytest.Mon
     page = compare("a", "b", code=1)
 
     drawn, rows = page.values("Comparison"), told(page, "Comparison")
-    assert (len(drawn), len(rows)) == (_forest.MOST_ROWS, 180)
+    assert (len(drawn), len(rows)) == (forest.MOST_ROWS, 180)
     for shown in (drawn, rows):
         assert sum(row["verdict"] == "slower" for row in shown) == len(slower) == 30
     assert {dot["row"] for dot in drawn} < {f"batch {row['batch']}, in {row['in']}" for row in rows}

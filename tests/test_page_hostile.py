@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from llmbench.record import Finding, Status
-from llmbench.reports import html
-from llmbench.reports.html import _dots
+from llmbench.report.figures import cells as figures_cells
+from llmbench.report.views import page as views_page
+from llmbench.results.record import Finding, Status
 from make_records import make_cell, make_record
 from pages import Page, claims_of, comparison_of, grid, page_of, save, timed, told
 
@@ -36,7 +36,7 @@ MOST_BYTES = 5_000_000
 @pytest.fixture(scope="session")
 def script() -> str:
     pytest.importorskip("vl_convert", reason="needs the report extra")
-    return html.library()
+    return views_page.library()
 
 
 @pytest.fixture
@@ -127,13 +127,13 @@ def test_ten_thousand_cells_with_long_names_stay_under_five_megabytes(
 
     assert len(page.text.encode()) < MOST_BYTES
     for title in ("Throughput", "Decode", "Every cell"):
-        assert 0 < len(told(page, title)) <= _dots.MOST_POINTS
+        assert 0 < len(told(page, title)) <= figures_cells.MOST_POINTS
         assert "of 10,000 cells are shown" in page.section(title)["text"]
     assert len(page.values("Throughput")) == len(told(page, "Throughput"))
 
 
 def test_thinning_keeps_what_comes_first_and_the_order() -> None:
-    kept = _dots.thinned(list(range(100)), 10, lambda number: number % 20 == 7)
+    kept = figures_cells.thinned(list(range(100)), 10, lambda number: number % 20 == 7)
 
     assert len(kept) == 10
     assert kept == sorted(kept)

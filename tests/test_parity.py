@@ -6,33 +6,34 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from llmbench import journal, metrics, parity, refuted, store, table, tally
 from llmbench.errors import FormatError
-from llmbench.record import Parity, Record, Status
+from llmbench.parity import distance
+from llmbench.results import aggregate, lines, metrics, parity, store, table
+from llmbench.results.record import Parity, Record, Status
 from make_records import write
 
-NOISE = parity.distance([[-1.0, -2.0]], [[-1.01, -2.01]], [[-1.0, -2.01]])
+NOISE = distance.distance([[-1.0, -2.0]], [[-1.01, -2.01]], [[-1.0, -2.01]])
 """A dtype whose own errors are a hundredth of a nat."""
 
 
-def found(off: float, margin: float) -> parity.Distance:
+def found(off: float, margin: float) -> distance.Distance:
     """Return an engine that is off by so much, and whose second token lies so far below the reference's own."""
     own = [-1.0, -2.0]
-    return parity.distance([[value + off for value in own]], [own], [[own[0], own[1] + margin]])
+    return distance.distance([[value + off for value in own]], [own], [[own[0], own[1] + margin]])
 
 
 def test_what_the_noise_of_the_dtype_explains_is_no_fault() -> None:
-    assert parity.faults(found(off=0.025, margin=0.035), NOISE) == []
+    assert distance.faults(found(off=0.025, margin=0.035), NOISE) == []
 
 
 def test_a_token_beyond_a_near_tie_is_a_fault() -> None:
-    assert parity.faults(found(off=0.0, margin=0.05), NOISE) == [
+    assert distance.faults(found(off=0.0, margin=0.05), NOISE) == [
         "1 of 2 tokens are wrong beyond a near tie"
     ]
 
 
 def test_log_probabilities_beyond_the_noise_are_a_fault() -> None:
-    (fault,) = parity.faults(found(off=0.04, margin=0.0), NOISE)
+    (fault,) = distance.faults(found(off=0.04, margin=0.0), NOISE)
 
     assert fault == "log-probabilities are off by 0.04 nats, and 0.03 are allowed"
 
@@ -40,12 +41,12 @@ def test_log_probabilities_beyond_the_noise_are_a_fault() -> None:
 def test_without_noise_what_nobody_can_notice_is_allowed() -> None:
     exact = found(off=0.0, margin=0.0)
 
-    assert parity.faults(found(off=0.0009, margin=0.003), exact) == []
-    assert len(parity.faults(found(off=0.0011, margin=0.005), exact)) == 2
+    assert distance.faults(found(off=0.0009, margin=0.003), exact) == []
+    assert len(distance.faults(found(off=0.0011, margin=0.005), exact)) == 2
 
 
 def test_no_number_is_a_fault() -> None:
-    assert len(parity.faults(found(off=float("nan"), margin=float("nan")), NOISE)) == 2
+    assert len(distance.faults(found(off=float("nan"), margin=float("nan")), NOISE)) == 2
 
 
 def test_the_same_tokens_are_those_that_the_reference_prefers() -> None:
@@ -87,7 +88,7 @@ READERS: dict[str, Callable[[Path, str], bool]] = {
         for line in store.read(run)
         if isinstance(line, Record) and line.id == cell
     ),
-    "tally": lambda run, cell: cell not in tally.Tally(store.read(run)).owners,
+    "tally": lambda run, cell: cell not in aggregate.Tally(store.read(run)).owners,
     "table": lambda run, cell: (
         not any(
             made.cells[row].id == cell
@@ -137,17 +138,17 @@ def test_the_last_verdict_counts_and_one_that_says_nothing_changes_nothing(run: 
     say(run, "failed", [cell])
     say(run, "untested", [cell])
     path = run / store.RECORDS
-    assert refuted.cells(path, path.stat().st_size) == {cell: "a matrix is wrong"}
+    assert parity.cells(path, path.stat().st_size) == {cell: "a matrix is wrong"}
 
     say(run, "passed", [cell])
 
-    assert refuted.cells(path, path.stat().st_size) == {}
-    assert refuted.cells(path, size) == {}
+    assert parity.cells(path, path.stat().st_size) == {}
+    assert parity.cells(path, size) == {}
 
 
 def seal(run: Path, line: bytes) -> None:
     with (run / store.RECORDS).open("ab") as stream:
-        stream.write(journal.seal(line))
+        stream.write(lines.seal(line))
 
 
 def test_a_verdict_that_is_not_understood_is_passed_over_and_told(run: Path) -> None:

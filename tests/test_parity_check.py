@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from llmbench import parity, parity_check, plan, spec, store
-from llmbench.record import Parity, Status
+from llmbench.parity import check, distance
+from llmbench.results import store
+from llmbench.results.record import Parity, Status
+from llmbench.run import plan
+from llmbench.spec import sweep as spec_sweep
 from test_vllm_real import FAMILIES, SMALL
 
 if TYPE_CHECKING:
@@ -23,26 +26,26 @@ if TYPE_CHECKING:
 def planned(**axes: Any) -> plan.Planned:
     shape = {"device": "cpu", "batch_size": 1, "input_len": 8, "output_len": 4}
     sweep = {"name": "p", "why": "To compare.", "axes": {**shape, **axes}}
-    return plan.plan(msgspec.convert(sweep, spec.Sweep))
+    return plan.plan(msgspec.convert(sweep, spec_sweep.Sweep))
 
 
 def verdicts(**axes: Any) -> list[Parity]:
     found = planned(**axes)
-    return list(parity_check.check(found.cells, found.models, found.sweep.protocol, print))
+    return list(check.check(found.cells, found.models, found.sweep.protocol, print))
 
 
 @pytest.fixture
 def disturbed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the engine that is checked, and nothing else, read the disturbed checkpoint."""
-    speaking = parity_check._Checkpoint._words
+    speaking = check._Checkpoint._words
 
     def from_the_wrong_weights(self: Any, subject: Any) -> Any:
-        monkeypatch.setattr(parity_check, "TRUE", parity_check.DISTURBED)
+        monkeypatch.setattr(check, "TRUE", check.DISTURBED)
         words = speaking(self, subject)
-        monkeypatch.setattr(parity_check, "TRUE", "true")
+        monkeypatch.setattr(check, "TRUE", "true")
         return words
 
-    monkeypatch.setattr(parity_check._Checkpoint, "_words", from_the_wrong_weights)
+    monkeypatch.setattr(check._Checkpoint, "_words", from_the_wrong_weights)
 
 
 @pytest.mark.slow
@@ -70,12 +73,12 @@ def test_a_disturbed_engine_fails() -> None:
 def test_a_check_that_notices_no_disturbance_proves_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    asked = parity_check.ask
+    asked = check.ask
 
     def saving_twice_the_same(tasks: Any, answers: Path) -> Any:
         return asked([msgspec.structs.replace(task, disturbed=False) for task in tasks], answers)
 
-    monkeypatch.setattr(parity_check, "ask", saving_twice_the_same)
+    monkeypatch.setattr(check, "ask", saving_twice_the_same)
 
     (told,) = verdicts(model="llama-7b@tiny", dtype="float32")
 
@@ -145,7 +148,7 @@ def test_a_family_on_vllm_is_at_parity_in_float32(family: str) -> None:
     assert (told.verdict, told.why) == ("passed", "")
     assert told.wrong == 0
     assert told.error_nats is not None
-    assert told.error_nats < parity.LEAST_ERROR
+    assert told.error_nats < distance.LEAST_ERROR
 
 
 @pytest.mark.vllm

@@ -5,9 +5,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from llmbench import chips, model, predict
-from llmbench.prediction import Prediction
-from llmbench.spec import Cell, Protocol
+from llmbench.machine import chips
+from llmbench.models import resolve
+from llmbench.predict import estimate
+from llmbench.results.prediction import Prediction
+from llmbench.spec.sweep import Cell, Protocol
 
 CELL = Cell(
     id="one", model="llama-7b", model_digest="", backend="transformers", options={}, device="cuda",
@@ -20,9 +22,9 @@ MEMORY = ("need_bytes", "kv_cache_bytes", "have_bytes")
 def predicted(**changes: Any) -> Prediction:
     """Return the prediction of a cell on an H200 that is not at hand."""
     cell = msgspec.structs.replace(CELL, **changes)
-    models = {"llama-7b": model.resolve("llama-7b")}
-    place = predict.elsewhere(chips.chip("h200"))
-    return predict.predictions([cell], models, Protocol(), place)["one"]
+    models = {"llama-7b": resolve.resolve("llama-7b")}
+    place = estimate.elsewhere(chips.chip("h200"))
+    return estimate.predictions([cell], models, Protocol(), place)["one"]
 
 
 def absent(prediction: Prediction, names: tuple[str, ...]) -> bool:

@@ -10,14 +10,17 @@ import msgspec
 import psutil
 import pytest
 
-from llmbench import ceilings, chips, cli, machine, probe, telemetry
-from llmbench.ceilings import Probe
+from llmbench import cli
 from llmbench.errors import RunError
+from llmbench.machine import chips, info
+from llmbench.machine import peaks as ceilings
+from llmbench.machine.peaks import Probe
+from llmbench.measure import probe, telemetry
 from test_ceilings import CPU
 
 torch = pytest.importorskip("torch")
-_probe = pytest.importorskip("llmbench.backends._probe")
-_places = pytest.importorskip("llmbench.backends._places")
+_probe = pytest.importorskip("llmbench.backends.device_probe")
+_places = pytest.importorskip("llmbench.backends.places")
 
 Output = pytest.CaptureFixture[str]
 H200 = {"name": "NVIDIA H200", "memory_bytes": int(140.4 * 2**30)}
@@ -124,10 +127,10 @@ def test_an_answer_is_believed() -> None:
 
 def test_what_a_library_prints_is_no_answer() -> None:
     text = (
-        "import os, sys; from llmbench.backends import _probe; sys.argv[1:] = ['none']\n"
+        "import os, sys; from llmbench.backends import device_probe; sys.argv[1:] = ['none']\n"
         "def none(): print('noise'); os.system('echo noise'); return []\n"
-        "_probe.PLACES['none'] = none;"
-        "_probe.main()"
+        "device_probe.PLACES['none'] = none;"
+        "device_probe.main()"
     )
 
     with pytest.raises(RunError, match="this torch sees no none device"):
@@ -208,7 +211,7 @@ def test_the_command_measures_keeps_and_shows(
     monkeypatch: pytest.MonkeyPatch, capsys: Output
 ) -> None:
     monkeypatch.setattr(probe, "PROGRAM", answering(CPU))
-    monkeypatch.setattr(machine, "_gpus", list)
+    monkeypatch.setattr(info, "_gpus", list)
 
     assert run("--probe") == 0
 
@@ -235,8 +238,8 @@ def test_the_command_measures_keeps_and_shows(
 def test_a_known_chip_is_shown_with_the_share_of_its_datasheet(
     monkeypatch: pytest.MonkeyPatch, capsys: Output
 ) -> None:
-    monkeypatch.setattr(machine, "_gpus", lambda: [H200])
-    ceilings.keep(machine.machine(), [ON_H200])
+    monkeypatch.setattr(info, "_gpus", lambda: [H200])
+    ceilings.keep(info.machine(), [ON_H200])
 
     run()
 
@@ -252,7 +255,7 @@ def test_without_a_probe_the_command_that_makes_one_is_named(capsys: Output) -> 
 
 
 def test_a_spoiled_probe_is_told_and_harms_nothing(capsys: Output) -> None:
-    ceilings.keep(machine.machine(), [CPU]).write_text("{")
+    ceilings.keep(info.machine(), [CPU]).write_text("{")
 
     assert run() == 0
     assert "the kept probe is not used" in capsys.readouterr().out
@@ -281,7 +284,7 @@ def test_a_sweep_measures_first_what_is_not_kept(
 
     assert cli.run(sweep) == 0
     assert "Measuring the ceilings of cpu" in capsys.readouterr().out
-    assert ceilings.probes_of(machine.machine()) == [CPU]
+    assert ceilings.probes_of(info.machine()) == [CPU]
 
     assert cli.run(sweep) == 0
     assert "Measuring" not in capsys.readouterr().out
@@ -310,11 +313,11 @@ def test_a_gpu_in_use_is_not_probed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_device_that_fails_does_not_cost_the_other_its_probe(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(machine, "_gpus", lambda: [H200])
+    monkeypatch.setattr(info, "_gpus", lambda: [H200])
     monkeypatch.setattr(telemetry.Gpu, "others", lambda *_: [])
     text = f"import sys; sys.exit('no driver') if sys.argv[1] == 'cuda' else {answering(CPU)[2]}"
     monkeypatch.setattr(probe, "PROGRAM", program(text))
-    found = machine.machine()
+    found = info.machine()
 
     with pytest.raises(RunError, match="measuring cuda failed: no driver"):
         probe.measure_and_keep(found, probe.kinds(found), print)
@@ -324,7 +327,7 @@ def test_a_device_that_fails_does_not_cost_the_other_its_probe(
 
 @pytest.mark.gpu
 def test_a_gpu_reaches_what_its_datasheet_makes_likely() -> None:
-    found = machine.machine()
+    found = info.machine()
 
     reached = probe.measure("cuda", found)
 
@@ -338,11 +341,11 @@ def test_a_gpu_reaches_what_its_datasheet_makes_likely() -> None:
 
 @pytest.mark.gpu
 def test_a_gpu_probe_that_forgets_to_wait_is_refused() -> None:
-    found = machine.machine()
+    found = info.machine()
     assert [chips.match(gpu) for gpu in found["gpus"]] != [None], "the check needs a known chip"
     text = (
-        "from llmbench.backends import _places, _probe; import sys; sys.argv[1:] = ['cuda'];"
-        "_places.CudaWatch.seconds = _places.CpuWatch.seconds; _probe.main()"
+        "from llmbench.backends import places, device_probe; import sys; sys.argv[1:] = ['cuda'];"
+        "places.CudaWatch.seconds = places.CpuWatch.seconds; device_probe.main()"
     )
 
     with pytest.raises(RunError, match="of what the datasheet allows"):

@@ -6,7 +6,7 @@ import io
 
 from rich.console import Console
 
-from llmbench.progress import Screen
+from llmbench.run.progress import Screen
 from make_records import make_cell, make_record, make_samples
 
 

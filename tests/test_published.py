@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from claimed import row
-from llmbench import published
-from llmbench.evidence import Machine
-from llmbench.published import Outcome
-from llmbench.verdicts import page
+from llmbench.claims import published
+from llmbench.claims.published import Outcome
+from llmbench.report.views import claims_page
+from llmbench.results.cells import Machine
 
 A100 = Machine("a100", "a100-80gb-sxm", 1)
 TWO = Machine("a100", "a100-80gb-sxm", 2)
@@ -125,7 +125,7 @@ def test_every_figure_has_a_source_and_a_date() -> None:
 
 
 def test_what_is_comparable_comes_first() -> None:
-    rows = page.table(published.comparisons([cell()]))
+    rows = claims_page.table(published.comparisons([cell()]))
 
     outcomes = [each["outcome"] for each in rows]
     assert outcomes[0] == "reproduced"
@@ -135,7 +135,7 @@ def test_what_is_comparable_comes_first() -> None:
 def test_alike_figures_are_one_row() -> None:
     found = published.comparisons([cell(device="cpu")])
 
-    rows = page.table(found)
+    rows = claims_page.table(found)
 
     assert sum(int(str(each["figures"])) for each in rows) == len(found)
     assert len(rows) < len(found) / 3

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from llmbench import judge
-from llmbench.reasons import MEANINGS
+from llmbench.measure import checks
+from llmbench.measure.reasons import MEANINGS
 
 SOURCE = Path(__file__).parents[1] / "src" / "llmbench"
 PROBLEMS = {
@@ -31,10 +31,10 @@ def test_every_warning_has_a_meaning_and_every_meaning_a_warning() -> None:
 @pytest.mark.parametrize(
     ("code", "share"),
     [
-        ("busy_machine", judge.OTHER_WARNS),
-        ("cpu_steal", judge.STEAL_WARNS),
-        ("hot", judge.HOT_WARNS),
-        ("clock_drift", judge.CLOCK_WARNS),
+        ("busy_machine", checks.OTHER_WARNS),
+        ("cpu_steal", checks.STEAL_WARNS),
+        ("hot", checks.HOT_WARNS),
+        ("clock_drift", checks.CLOCK_WARNS),
     ],
 )
 def test_the_share_that_is_told_is_the_one_that_is_judged_by(code: str, share: float) -> None:

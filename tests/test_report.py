@@ -11,19 +11,19 @@ import pytest
 from llmbench import cli
 from llmbench.commands import report
 from llmbench.errors import LlmbenchError
-from llmbench.prediction import Prediction
-from llmbench.reasons import MEANINGS
-from llmbench.record import Finding, Memory, Status
-from llmbench.reports import html
-from llmbench.spec import NOT_SAID
+from llmbench.measure.reasons import MEANINGS
+from llmbench.report.views import page as views_page
+from llmbench.results.prediction import Prediction
+from llmbench.results.record import Finding, Memory, Status
+from llmbench.spec.sweep import NOT_SAID
 from make_records import make_cell, make_record
 from pages import Page, grid, page_of, save, timed, told
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from llmbench.record import Record
-    from llmbench.spec import Cell
+    from llmbench.results.record import Record
+    from llmbench.spec.sweep import Cell
 
 
 IMPORTED = Path(__file__).parent / "importers"
@@ -294,7 +294,7 @@ def run(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def drawn_by(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(html, "library", lambda: "/* the library */")
+    monkeypatch.setattr(views_page, "library", lambda: "/* the library */")
 
 
 @pytest.mark.usefixtures("drawn_by")
@@ -353,7 +353,7 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "vl_convert", None)
 
     with pytest.raises(LlmbenchError, match=r"vl_convert: pip install 'llmbench\[report\]'"):
-        html.library()
+        views_page.library()
 
 
 def test_two_runs_of_one_name_are_called_by_their_folders(tmp_path: Path) -> None:

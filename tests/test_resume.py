@@ -4,8 +4,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from llmbench import store
-from llmbench.record import Plan, Record, Stop
+from llmbench.results import store
+from llmbench.results.record import Plan, Record, Stop
 from sweeps import BATCH_SIZES, LLMBENCH, Bench, assert_complete
 
 

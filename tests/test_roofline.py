@@ -6,17 +6,19 @@ import msgspec
 import pytest
 
 from jobs import job
-from llmbench import chips, formulas, model, predict, roofline
-from llmbench.ceilings import Probe, Rate
-from llmbench.prediction import Prediction
-from llmbench.shape import Shape, shape_of
-from llmbench.spec import Cell, Protocol
+from llmbench.machine import chips
+from llmbench.machine.peaks import Probe, Rate
+from llmbench.models import formulas, resolve
+from llmbench.models.shape import Shape, shape_of
+from llmbench.predict import estimate, roofline
+from llmbench.results.prediction import Prediction
+from llmbench.spec.sweep import Cell, Protocol
 
-H200 = predict.elsewhere(chips.chip("h200"))
+H200 = estimate.elsewhere(chips.chip("h200"))
 
 
 def shape(name: str) -> Shape:
-    found = model.resolve(name)
+    found = resolve.resolve(name)
     known = shape_of(found.model_type, found.config)
     assert known is not None
     return known
@@ -27,9 +29,9 @@ def on_gpu(name: str = "llama-7b", **changes: Any) -> Cell:
     return msgspec.structs.replace(cell, **changes)
 
 
-def predicted(cell: Cell, place: predict.Place = H200, **protocol: Any) -> Prediction:
-    models = {cell.model: model.resolve(cell.model)}
-    return predict.predictions([cell], models, Protocol(**protocol), place)[cell.id]
+def predicted(cell: Cell, place: estimate.Place = H200, **protocol: Any) -> Prediction:
+    models = {cell.model: resolve.resolve(cell.model)}
+    return estimate.predictions([cell], models, Protocol(**protocol), place)[cell.id]
 
 
 @pytest.mark.parametrize("name", ["llama-7b", "mistral-7b-v0.1@tiny", "qwen3-8b", "flan-t5-xl"])
@@ -87,7 +89,7 @@ def test_no_estimate_is_below_its_bound() -> None:
 
 def test_without_rates_there_is_no_time_and_it_says_how_to_get_one() -> None:
     (cell,) = job("llama-7b", dtype="bfloat16").cells
-    nowhere = predict.Place({"cpu": 2**40, "cuda": None}, None, (), (), {})
+    nowhere = estimate.Place({"cpu": 2**40, "cuda": None}, None, (), (), {})
 
     told = predicted(cell, nowhere)
 
@@ -99,7 +101,7 @@ def test_without_rates_there_is_no_time_and_it_says_how_to_get_one() -> None:
 def test_an_unverified_datasheet_gives_no_time() -> None:
     doubted = msgspec.structs.replace(chips.chip("h200"), unverified=["dense_tflops"])
 
-    told = predicted(on_gpu(), predict.elsewhere(doubted))
+    told = predicted(on_gpu(), estimate.elsewhere(doubted))
 
     assert (told.source, told.ttft_s) == (None, None)
     assert told.have_bytes == 141 * 2**30
@@ -115,9 +117,9 @@ def test_models_of_the_catalogue_on_an_h200(name: str, fits: str) -> None:
 
 def test_an_unknown_family_is_not_guessed() -> None:
     cell = on_gpu()
-    odd = msgspec.structs.replace(model.resolve("llama-7b"), model_type="mamba")
+    odd = msgspec.structs.replace(resolve.resolve("llama-7b"), model_type="mamba")
 
-    told = predict.predictions([cell], {cell.model: odd}, Protocol(), H200)[cell.id]
+    told = estimate.predictions([cell], {cell.model: odd}, Protocol(), H200)[cell.id]
 
     assert told == Prediction(basis="the shape of mamba is not known")
 
@@ -138,17 +140,17 @@ def test_a_session_is_warm_up_iterations_and_one_more() -> None:
     told = predicted(cell, iterations=7, min_time_s=0, warmup=3)
     assert told.ttft_s
 
-    load = predict.LOAD_S + 13_476_831_232 / predict.LOAD_BYTES_S
+    load = estimate.LOAD_S + 13_476_831_232 / estimate.LOAD_BYTES_S
     assert told.session_s == pytest.approx(load + (5 + 7 + 1) * told.ttft_s)
     assert told.tpot_s is None
 
 
 def test_cells_of_a_group_share_its_load() -> None:
     one, two = on_gpu(id="one"), on_gpu(id="two", input_len=11)
-    found = {one.model: model.resolve(one.model)}
+    found = {one.model: resolve.resolve(one.model)}
 
-    together = predict.predictions([one, two], found, Protocol(), H200)
-    alone = predict.predictions([one], found, Protocol(), H200)
+    together = estimate.predictions([one, two], found, Protocol(), H200)
+    alone = estimate.predictions([one], found, Protocol(), H200)
 
     assert together["one"].session_s < alone["one"].session_s  # type: ignore[operator]
 
@@ -174,7 +176,7 @@ def test_a_measured_ceiling_is_called_so() -> None:
     )  # fmt: skip
     (cell,) = job("pythia-160m", output_len=4).cells
 
-    told = predicted(cell, predict.Place({"cpu": 2**40}, None, [probe], (), {}))
+    told = predicted(cell, estimate.Place({"cpu": 2**40}, None, [probe], (), {}))
 
     assert (told.source, told.flops_s, told.bytes_s) == ("measured", 1e11, 2e10)
     assert "probe of today" in told.basis

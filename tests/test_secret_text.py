@@ -9,7 +9,7 @@ import time
 import pytest
 
 from llmbench.redact import command_line, redact
-from llmbench.secret_names import kind
+from llmbench.redact.names import kind
 
 SECRET = "Zq7hunter2"  # noqa: S105 - made up
 

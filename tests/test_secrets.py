@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import pytest
 
-from llmbench.record import Status
+from llmbench.results.record import Status
 from sweeps import ONLY_IN_THE_NURSERY, Bench, asked, assert_complete
 
 if TYPE_CHECKING:

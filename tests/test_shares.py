@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from llmbench import metrics, reports, shares, store, table
-from llmbench.prediction import Prediction
-from llmbench.spec import Protocol
+from llmbench import report
+from llmbench.results import metrics, store, table, utilization
+from llmbench.results.prediction import Prediction
+from llmbench.spec.sweep import Protocol
 from make_records import make_cell, make_plan, make_record, make_samples
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from llmbench.table import Table
+    from llmbench.results.table import Table
 
 CELL = make_cell(0, batch_size=2, input_len=32, output_len=11)
 OTHER = make_cell(0, batch_size=4, input_len=32, output_len=11)
@@ -78,18 +79,18 @@ def test_a_run_without_predictions_has_neither(built: Any) -> None:
     made = built()
 
     assert made.sides == ()
-    assert "bound" not in reports.render(made, "csv")
+    assert "bound" not in report.render(made, "csv")
 
 
 def test_shares_are_not_shown_unless_asked_for(built: Any) -> None:
-    text = reports.render(built(one=KNOWN), "markdown")
+    text = report.render(built(one=KNOWN), "markdown")
 
     assert "MFU" not in text
     assert "bound by" not in text
 
 
 def test_a_share_says_of_what(built: Any) -> None:
-    text = reports.render(built([*metrics.SHARES], one=KNOWN), "markdown")
+    text = report.render(built([*metrics.SHARES], one=KNOWN), "markdown")
 
     assert "| prefill MFU (% of peak) |" in text
     assert "as a share of the dense peak of the datasheet" in text
@@ -101,7 +102,7 @@ def test_a_share_says_of_what(built: Any) -> None:
 def test_a_share_of_a_measured_ceiling_never_looks_like_one_of_a_datasheet(
     built: Any, format: str
 ) -> None:
-    text = reports.render(built([*metrics.SHARES], one=known(source="measured")), format)
+    text = report.render(built([*metrics.SHARES], one=known(source="measured")), format)
 
     assert "share of the measured ceiling of operations" in " ".join(text.split())
     assert "datasheet" not in text
@@ -111,7 +112,7 @@ def test_a_share_of_a_measured_ceiling_never_looks_like_one_of_a_datasheet(
 def test_csv_names_the_source_beside_the_share(built: Any) -> None:
     made = built(one=known(source="measured"), two=KNOWN)
 
-    rows = list(csv.DictReader(io.StringIO(reports.render(made, "csv"))))
+    rows = list(csv.DictReader(io.StringIO(report.render(made, "csv"))))
 
     assert [row["ceilings"] for row in rows] == ["measured", "datasheet"]
     assert [row["mfu_prefill"] for row in rows] == ["0.8", "0.8"]
@@ -119,7 +120,7 @@ def test_csv_names_the_source_beside_the_share(built: Any) -> None:
 
 
 def test_a_table_of_both_names_the_source_in_every_row(built: Any) -> None:
-    text = reports.render(
+    text = report.render(
         built(["mfu_prefill"], one=known(source="measured"), two=KNOWN), "markdown"
     )
 
@@ -130,7 +131,7 @@ def test_a_table_of_both_names_the_source_in_every_row(built: Any) -> None:
 
 
 def test_json_carries_the_sides(built: Any) -> None:
-    [cell] = json.loads(reports.render(built(one=KNOWN), "json"))["cells"]
+    [cell] = json.loads(report.render(built(one=KNOWN), "json"))["cells"]
 
     assert cell["values"]["mfu_prefill"]["value"] == pytest.approx(0.8)
     assert (cell["prefill_bound"], cell["decode_bound"]) == ("compute", "bandwidth")
@@ -153,7 +154,7 @@ def test_json_carries_the_sides(built: Any) -> None:
 def test_the_side_is_the_larger_bound_unless_neither_explains_the_time(
     built: Any, changes: dict[str, Any], prefill: str, decode: str
 ) -> None:
-    text = reports.render(built(["mfu_prefill"], one=known(**changes)), "markdown")
+    text = report.render(built(["mfu_prefill"], one=known(**changes)), "markdown")
 
     [row] = [line for line in text.splitlines() if line.startswith("|")][2:]
     assert [part.strip() for part in row.strip("|").split("|")][-2:] == [prefill, decode]
@@ -162,14 +163,14 @@ def test_the_side_is_the_larger_bound_unless_neither_explains_the_time(
 def test_one_new_token_has_no_decode() -> None:
     nan = np.array([np.nan])
 
-    assert shares.side(nan, np.array([0.0]), np.array([0.0])) == ("",)
-    assert shares.side(np.array([1.0]), np.array([0.0]), np.array([0.0])) == ("",)
+    assert utilization.side(nan, np.array([0.0]), np.array([0.0])) == ("",)
+    assert utilization.side(np.array([1.0]), np.array([0.0]), np.array([0.0])) == ("",)
 
 
 def test_a_share_above_one_is_shown_and_said(built: Any) -> None:
     made = built(["mbu_decode"], one=known(source="measured", bytes_s=6e4))
 
-    text = reports.render(made, "markdown")
+    text = report.render(made, "markdown")
 
     assert "133.3" in text
     [notice] = made.notices
@@ -186,17 +187,19 @@ def test_each_source_has_its_own_words_for_a_wrong_ceiling() -> None:
     middles = np.array([1.2, 1.5, 0.9, np.nan])
     sources = ("measured", "datasheet", "datasheet", "")
 
-    first, second = shares.over_unity("mfu_prefill", middles, sources)
+    first, second = utilization.over_unity("mfu_prefill", middles, sources)
 
     assert first.startswith("mfu_prefill reaches 150% of the dense peak of the datasheet (1 cell ")
     assert second.startswith("mfu_prefill reaches 120% of the measured ceiling of operations")
-    assert list(shares.over_unity("ttft_s", middles, sources)) == []
+    assert list(utilization.over_unity("ttft_s", middles, sources)) == []
 
 
 def test_every_share_names_its_ceiling_in_words_that_are_replaced() -> None:
     for metric in metrics.named(metrics.SHARES):
-        assert (shares.OPERATIONS in metric.definition) != (shares.MEMORY in metric.definition)
-        for source in shares.WORDS:
-            said = shares.worded(metric, [source, ""]).definition
-            assert shares.OPERATIONS not in said
-            assert shares.MEMORY not in said
+        assert (utilization.OPERATIONS in metric.definition) != (
+            utilization.MEMORY in metric.definition
+        )
+        for source in utilization.WORDS:
+            said = utilization.worded(metric, [source, ""]).definition
+            assert utilization.OPERATIONS not in said
+            assert utilization.MEMORY not in said

@@ -10,8 +10,8 @@ import time
 import psutil
 import pytest
 
-from llmbench import journal
-from llmbench.record import Begin, Record, Status
+from llmbench.results import lines as results_lines
+from llmbench.results.record import Begin, Record, Status
 from sweeps import Bench, Done, assert_complete
 
 PHASES = {
@@ -230,7 +230,7 @@ def killed_and_resumed(bench: Bench, kills: int) -> None:
     assert done.code == 0
     assert_complete(done)
     assert all(bench.raw().startswith(acknowledged) for acknowledged in rows)
-    lines = [journal.decode(line) for line in bench.raw().splitlines()]
+    lines = [results_lines.decode(line) for line in bench.raw().splitlines()]
     begun = {(line.cell, line.session) for line in lines if isinstance(line, Begin)}
     assert begun == {(line.id, line.session) for line in lines if isinstance(line, Record)}
 

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fakes import a_cell
-from llmbench import spec
-from llmbench.spec import Deadlines, Protocol
+from llmbench.spec import sweep
+from llmbench.spec.sweep import Deadlines, Protocol
 
 
 @pytest.mark.parametrize(
@@ -30,10 +30,10 @@ from llmbench.spec import Deadlines, Protocol
     ],
 )
 def test_a_slug_is_a_safe_file_name(name: str) -> None:
-    safe = spec.slug(name)
+    safe = sweep.slug(name)
 
     assert safe
-    assert len(safe) <= spec.LONGEST_SLUG
+    assert len(safe) <= sweep.LONGEST_SLUG
     assert safe.isascii()
     assert not set(safe) & set("/\\<>[]()'\"\n\x1b ")
     assert not safe.startswith((".", "-"))
@@ -46,14 +46,14 @@ def test_cells_that_one_engine_can_serve_form_a_group() -> None:
         for dtype in ("float32", "bfloat16")
     ]
 
-    assert [len(group) for group in spec.groups(cells, "group")] == [2, 2]
-    assert [len(group) for group in spec.groups(cells, "cell")] == [1, 1, 1, 1]
+    assert [len(group) for group in sweep.groups(cells, "group")] == [2, 2]
+    assert [len(group) for group in sweep.groups(cells, "cell")] == [1, 1, 1, 1]
 
 
 def test_other_options_are_another_group() -> None:
     cells = [a_cell("one"), a_cell("two", ttft_ms=1.0), a_cell("three", batch_size=4)]
 
-    groups = spec.groups(cells, "group")
+    groups = sweep.groups(cells, "group")
 
     assert [[cell.id for cell in group] for group in groups] == [["one", "three"], ["two"]]
 
@@ -121,7 +121,7 @@ def test_what_a_sweep_file_says_is_what_is_read(
     path = tmp_path / "sweep.yaml"
     path.write_text(json.dumps(said))  # JSON is YAML
 
-    read = msgspec.to_builtins(spec.read_sweep(path))
+    read = msgspec.to_builtins(sweep.read_sweep(path))
 
     assert (read["name"], read["why"]) == (text, text)
     assert read["axes"] | said["axes"] == read["axes"]

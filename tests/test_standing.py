@@ -2,9 +2,9 @@
 
 import pytest
 
-from llmbench.record import Line, Record, Status, Stop
-from llmbench.spec import Protocol
-from llmbench.standing import Standing, standings, why_stop
+from llmbench.results.record import Line, Record, Status, Stop
+from llmbench.run.pending import Standing, standings, why_stop
+from llmbench.spec.sweep import Protocol
 from make_records import make_begin, make_cell, make_record, make_samples
 
 CELL = make_cell()

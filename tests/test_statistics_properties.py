@@ -11,13 +11,13 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from llmbench import effects, intervals, moderation, stats
-from llmbench.effects import Differences, Verdict
-from llmbench.intervals import Interval
-from llmbench.moderation import Prior
+from llmbench.stats import effects, interval, intervals, shrinkage
+from llmbench.stats.effects import Differences, Verdict
+from llmbench.stats.interval import Interval
+from llmbench.stats.shrinkage import Prior
 
 if TYPE_CHECKING:
-    from llmbench.stats import Moments
+    from llmbench.stats.intervals import Moments
 
 POSITIVE = st.floats(1e-6, 1e6)
 FACTOR = st.floats(1e-3, 1e3)
@@ -35,8 +35,8 @@ def nearly(value: object) -> object:
     return pytest.approx(value, rel=1e-6, abs=1e-9, nan_ok=True)
 
 
-def cell(values: list[float], confidence: float = stats.CONFIDENCE) -> stats.Estimates:
-    return stats.estimates(np.array(values), np.zeros(len(values), np.int64), 1, confidence)
+def cell(values: list[float], confidence: float = intervals.CONFIDENCE) -> intervals.Estimates:
+    return intervals.estimates(np.array(values), np.zeros(len(values), np.int64), 1, confidence)
 
 
 # -- one cell ----------------------------------------------------------------------------------------
@@ -78,9 +78,9 @@ def test_a_middle_lies_among_its_sessions_and_inside_its_interval(values: list[f
 
 @given(st.lists(POSITIVE, min_size=1, max_size=300), st.floats(0.5, 0.999))
 def test_a_percentile_is_among_its_samples_or_not_told(values: list[float], share: float) -> None:
-    found = stats.percentile(values, share)
+    found = intervals.percentile(values, share)
 
-    if len(values) * (1 - share) < 0.999 * stats.TAIL_SAMPLES:
+    if len(values) * (1 - share) < 0.999 * intervals.TAIL_SAMPLES:
         assert found is None
     if found is not None:
         assert min(values) <= found <= max(values)
@@ -91,7 +91,7 @@ def test_a_percentile_is_among_its_samples_or_not_told(values: list[float], shar
 
 @given(SESSIONS, SESSIONS)
 def test_a_ratio_the_other_way_round_is_its_inverse(a: list[float], b: list[float]) -> None:
-    there, back = intervals.ratio(a, b), intervals.ratio(b, a)
+    there, back = interval.ratio(a, b), interval.ratio(b, a)
 
     assert there.low <= there.value * (1 + 1e-9)
     assert there.value <= there.high * (1 + 1e-9)
@@ -104,22 +104,22 @@ def test_a_ratio_the_other_way_round_is_its_inverse(a: list[float], b: list[floa
 def test_a_ratio_knows_no_unit(values: list[float], factor: float) -> None:
     other = [1.5 * value for value in values[::-1]]
 
-    one = intervals.ratio(values, other)
-    scaled = intervals.ratio([factor * v for v in values], [factor * v for v in other])
+    one = interval.ratio(values, other)
+    scaled = interval.ratio([factor * v for v in values], [factor * v for v in other])
 
     assert [*scaled] == nearly([*one])
 
 
 @given(SESSIONS)
 def test_a_product_of_one_is_the_cell_itself(values: list[float]) -> None:
-    assert [*intervals.product([(1.0, values)])] == nearly([*intervals.around(values)])
+    assert [*interval.product([(1.0, values)])] == nearly([*interval.around(values)])
 
 
 @given(SESSIONS, st.sampled_from([-2.0, -1.0, 0.5, 2.0]))
 def test_a_power_of_a_cell_has_its_interval_to_that_power(
     values: list[float], power: float
 ) -> None:
-    found, one = intervals.product([(power, values)]), intervals.around(values)
+    found, one = interval.product([(power, values)]), interval.around(values)
     assume(math.isfinite(one.high) and one.low > 0)
 
     ends = sorted((one.low**power, one.high**power))
@@ -130,7 +130,7 @@ def test_a_power_of_a_cell_has_its_interval_to_that_power(
     st.floats(-3, 3), st.lists(st.integers(1, 10**6), min_size=3, max_size=8, unique=True), FACTOR
 )
 def test_a_power_law_has_its_exponent_as_slope(power: float, x: list[int], factor: float) -> None:
-    found = intervals.slope(x, [factor * value**power for value in x])
+    found = interval.slope(x, [factor * value**power for value in x])
 
     assert found.value == pytest.approx(power, abs=1e-6)
     assert found.low - 1e-6 <= power <= found.high + 1e-6
@@ -138,7 +138,7 @@ def test_a_power_law_has_its_exponent_as_slope(power: float, x: list[int], facto
 
 @given(SESSIONS, FACTOR)
 def test_the_inverse_of_a_figure_turns_its_ends(values: list[float], factor: float) -> None:
-    found = intervals.around(values)
+    found = interval.around(values)
     assume(math.isfinite(found.high) and found.low > 0)
 
     inverse = found.over(factor)
@@ -167,7 +167,7 @@ PAIR = SIDE.flatmap(
 def side(cells: list[list[float]], factor: float = 1.0) -> Moments:
     values = np.array([factor * value for one in cells for value in one])
     numbers = np.array([number for number, one in enumerate(cells) for _ in one], dtype=np.int64)
-    return stats.moments(values, numbers, len(cells))
+    return intervals.moments(values, numbers, len(cells))
 
 
 def judged(made: Differences, margin: float = 0.02, *, lower: bool = True) -> effects.Effects:
@@ -271,8 +271,8 @@ VARIANCES = arrays.arrays(np.float64, st.integers(10, 30), elements=st.floats(1e
 
 @given(VARIANCES, st.integers(1, 9), st.floats(1e-3, 1e3))
 def test_a_prior_knows_no_unit(variances: np.ndarray, dof: int, factor: float) -> None:
-    one = moderation.prior(variances, np.full(len(variances), float(dof)))
-    other = moderation.prior(factor * variances, np.full(len(variances), float(dof)))
+    one = shrinkage.prior(variances, np.full(len(variances), float(dof)))
+    other = shrinkage.prior(factor * variances, np.full(len(variances), float(dof)))
 
     assert one is not None
     assert other is not None
@@ -286,7 +286,7 @@ def test_a_variance_is_drawn_towards_the_common_one_and_never_past_it(
 ) -> None:
     own = np.full(len(variances), float(dof))
 
-    drawn, together = moderation.moderated(variances, own, Prior(common, d0))
+    drawn, together = shrinkage.moderated(variances, own, Prior(common, d0))
 
     assert (drawn >= np.minimum(variances, common) * (1 - 1e-9)).all()
     assert (drawn <= np.maximum(variances, common) * (1 + 1e-9)).all()
@@ -298,4 +298,4 @@ def test_a_variance_is_drawn_towards_the_common_one_and_never_past_it(
 def test_the_inverse_of_trigamma_falls(exponent: float, more: float) -> None:
     x = 10**exponent
 
-    assert moderation.trigamma_inverse(x) > moderation.trigamma_inverse(x * (1 + more)) > 0
+    assert shrinkage.trigamma_inverse(x) > shrinkage.trigamma_inverse(x * (1 + more)) > 0

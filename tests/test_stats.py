@@ -7,13 +7,13 @@ import math
 import numpy as np
 import pytest
 
-from llmbench import stats
+from llmbench.stats import intervals
 
 CELLS = 4000
 
 
-def one_cell(values: list[float]) -> stats.Estimates:
-    return stats.estimates(np.array(values), np.zeros(len(values), np.int64), 1)
+def one_cell(values: list[float]) -> intervals.Estimates:
+    return intervals.estimates(np.array(values), np.zeros(len(values), np.int64), 1)
 
 
 @pytest.mark.parametrize("sessions", [3, 5, 10])
@@ -23,7 +23,9 @@ def test_the_interval_covers_the_truth_19_times_in_20(sessions: int, sigma: floa
     truth = 0.125
     values = truth * np.exp(rng.normal(0, sigma, CELLS * sessions))
 
-    middle, half_width, _ = stats.estimates(values, np.repeat(np.arange(CELLS), sessions), CELLS)
+    middle, half_width, _ = intervals.estimates(
+        values, np.repeat(np.arange(CELLS), sessions), CELLS
+    )
 
     covered = (middle / (1 + half_width) <= truth) & (truth <= middle * (1 + half_width))
     assert 0.93 <= covered.mean() <= 0.97
@@ -43,21 +45,21 @@ def test_the_half_width_is_students_t_on_the_logarithms() -> None:
     # log 1, log 2, log 4: mean log 2, standard deviation log 2, t(0.975, 2) = 4.30265
     expected = math.exp(4.30265 * math.log(2) / math.sqrt(3)) - 1
 
-    assert stats.half_width([1.0, 2.0, 4.0]) == pytest.approx(expected, rel=1e-5)
+    assert intervals.half_width([1.0, 2.0, 4.0]) == pytest.approx(expected, rel=1e-5)
     assert one_cell([1.0, 2.0, 4.0]).middle[0] == pytest.approx(2.0)
 
 
 def test_equal_sessions_have_an_interval_of_no_width() -> None:
-    assert stats.half_width([0.2, 0.2, 0.2]) == pytest.approx(0.0, abs=1e-12)
+    assert intervals.half_width([0.2, 0.2, 0.2]) == pytest.approx(0.0, abs=1e-12)
 
 
 @pytest.mark.parametrize("values", [[], [0.5]])
 def test_fewer_than_two_sessions_have_no_interval(values: list[float]) -> None:
-    assert stats.half_width(values) is None
+    assert intervals.half_width(values) is None
 
 
 def test_a_cell_without_sessions_has_no_number() -> None:
-    estimates = stats.estimates(np.array([1.0, 1.1]), np.array([1, 1]), 3)
+    estimates = intervals.estimates(np.array([1.0, 1.1]), np.array([1, 1]), 3)
 
     assert estimates.sessions.tolist() == [0, 2, 0]
     assert np.isnan(estimates.middle).tolist() == [True, False, True]
@@ -66,7 +68,7 @@ def test_a_cell_without_sessions_has_no_number() -> None:
 def test_absent_and_impossible_values_are_left_out() -> None:
     values = np.array([1.0, np.nan, 2.0, 0.0, -1.0, np.inf, 4.0])
 
-    estimates = stats.estimates(values, np.zeros(7, np.int64), 1)
+    estimates = intervals.estimates(values, np.zeros(7, np.int64), 1)
 
     assert estimates.sessions.tolist() == [3]
     assert estimates.middle[0] == pytest.approx(2.0)
@@ -76,7 +78,7 @@ def test_every_cell_is_estimated_as_if_it_were_alone() -> None:
     rng = np.random.default_rng(0)
     values, cells = rng.uniform(1, 2, 200), rng.integers(0, 20, 200)
 
-    together = stats.estimates(values, cells, 20)
+    together = intervals.estimates(values, cells, 20)
 
     for cell in range(20):
         alone = one_cell(values[cells == cell].tolist())
@@ -90,5 +92,5 @@ def test_every_cell_is_estimated_as_if_it_were_alone() -> None:
 def test_a_percentile_needs_ten_samples_beyond_it(share: float, fewest: int) -> None:
     samples = list(range(fewest))
 
-    assert stats.percentile(samples[1:], share) is None
-    assert stats.percentile(samples, share) == pytest.approx(share * (fewest - 1))
+    assert intervals.percentile(samples[1:], share) is None
+    assert intervals.percentile(samples, share) == pytest.approx(share * (fewest - 1))

@@ -18,9 +18,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llmbench import journal, store
 from llmbench.errors import FormatError, RunError, RunLocked, WriteError
-from llmbench.record import Begin, Line, Plan, Record, Stop
+from llmbench.results import lines as results_lines
+from llmbench.results import store
+from llmbench.results.record import Begin, Line, Plan, Record, Stop
 from make_records import make_begin, make_cell, make_plan, make_record, make_samples
 
 CELL = make_cell()
@@ -90,7 +91,7 @@ def test_every_line_is_json_and_its_last_member_is_its_checksum(folder: Path) ->
 
         assert next(iter(members)) == "kind"
         assert list(members)[-1] == "crc32"
-        assert journal.intact(line)
+        assert results_lines.intact(line)
 
 
 def test_records_can_be_read_as_a_smaller_struct(folder: Path) -> None:
@@ -261,7 +262,7 @@ def test_any_flipped_bit_is_found(folder: Path) -> None:
     for bit in range(0, 8 * len(line), 3):
         flipped = bytearray(line)
         flipped[bit // 8] ^= 1 << bit % 8
-        assert not journal.intact(bytes(flipped)), f"bit {bit} of {line[bit // 8 :][:20]!r}"
+        assert not results_lines.intact(bytes(flipped)), f"bit {bit} of {line[bit // 8 :][:20]!r}"
 
 
 def test_a_flipped_newline_loses_no_record(folder: Path) -> None:
@@ -314,7 +315,7 @@ def newer(line: bytes, *, sealed: bool) -> bytes:
     members = {**json.loads(line), "format": 2}
     members.pop("crc32")
     data = json.dumps(members, separators=(",", ":")).encode()
-    return journal.seal(data) if sealed else data + b"\n"
+    return results_lines.seal(data) if sealed else data + b"\n"
 
 
 @pytest.mark.parametrize("sealed", [True, False])
@@ -335,7 +336,7 @@ def test_a_newer_format_is_refused_by_reader_and_writer_and_left_as_it_is(
 def test_a_field_that_this_version_does_not_know_is_passed_over_and_survives(folder: Path) -> None:
     members = {**json.loads(lines_of(folder)[1]), "session": 4, "colour": "blue"}
     members.pop("crc32")
-    line = journal.seal(json.dumps(members).encode())
+    line = results_lines.seal(json.dumps(members).encode())
     rewrite(folder, b"".join([*lines_of(folder), line]))
 
     with store.open_run(folder) as run:
@@ -346,7 +347,7 @@ def test_a_field_that_this_version_does_not_know_is_passed_over_and_survives(fol
 
 
 def test_a_kind_that_this_version_does_not_know_is_noticed_and_passed_over(folder: Path) -> None:
-    line = journal.seal(b'{"kind":"remark","format":1,"text":"hello"}')
+    line = results_lines.seal(b'{"kind":"remark","format":1,"text":"hello"}')
     rewrite(folder, b"".join([*lines_of(folder), line]))
     log = store.read(folder)
 
@@ -447,7 +448,7 @@ def test_a_working_directory_that_was_deleted_is_a_plain_refusal(
 
 HOLD = """
 import sys, pathlib, time
-from llmbench import store
+from llmbench.results import store
 run = store.open_run(pathlib.Path(sys.argv[1]))
 print("held", flush=True)
 time.sleep(60)

@@ -15,9 +15,13 @@ import msgspec
 import psutil
 import pytest
 
-from llmbench import cli, journal, messages, reap, spec, store
+from llmbench import cli
 from llmbench.errors import SpecError
-from llmbench.record import Finding, Status
+from llmbench.machine import processes
+from llmbench.results import lines, store
+from llmbench.results.record import Finding, Status
+from llmbench.run import messages
+from llmbench.spec import sweep
 from make_records import make_cell, make_plan, make_record, make_samples, write_lines
 from sweeps import LLMBENCH, Bench, assert_complete
 
@@ -120,7 +124,7 @@ def bystander() -> Iterator[subprocess.Popen[bytes]]:
 def test_a_runs_own_word_for_it_marks_no_innocent_process(
     bystander: subprocess.Popen[bytes], tmp_path: Path
 ) -> None:
-    strays = reap.kill_left_over(reap.Mark.of_run(WORD, tmp_path))
+    strays = processes.kill_left_over(processes.Mark.of_run(WORD, tmp_path))
 
     assert strays == []
     assert bystander.poll() is None
@@ -150,7 +154,7 @@ def test_a_line_of_nonsense_costs_itself_only(
     name: str, sealed: bool, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     line = NONSENSE[name]
-    appended(run, journal.seal(line + b"}") if sealed else line + b"\n")
+    appended(run, lines.seal(line + b"}") if sealed else line + b"\n")
 
     for command in (("table", str(run)), ("export", str(run)), ("claims", str(run))):
         assert cli.run([*command]) == 0
@@ -178,7 +182,7 @@ def test_a_record_that_makes_no_sense_is_named_and_the_others_stay(
 ) -> None:
     record = {**msgspec.to_builtins(make_record(CELL, 3, SAMPLES)), **SENSELESS[name]}
     others = make_record(make_cell(1), 1, SAMPLES)
-    rows = [journal.seal(json.dumps(one).encode()) for one in (record, msgspec.to_builtins(others))]
+    rows = [lines.seal(json.dumps(one).encode()) for one in (record, msgspec.to_builtins(others))]
     (run / store.RECORDS).write_bytes(b"".join([rows[0], *lines_of(run), rows[1]]))
 
     assert cli.run(["table", str(run), "--format", "json"]) == 0
@@ -205,7 +209,7 @@ def lines_of(run: Path) -> list[bytes]:
     ids=["beginnings", "beginnings and an end", "verdicts", "verdicts, ended", "ends"],
 )
 def test_a_line_made_to_be_searched_for_ever_is_not(line: bytes, run: Path) -> None:
-    appended(run, line + b"\n" + journal.seal(journal.encode(make_record(CELL, 3, SAMPLES))))
+    appended(run, line + b"\n" + lines.seal(lines.encode(make_record(CELL, 3, SAMPLES))))
 
     assert sessions(run) == [1, 2, 3]
 
@@ -213,9 +217,9 @@ def test_a_line_made_to_be_searched_for_ever_is_not(line: bytes, run: Path) -> N
 def test_a_line_without_end_is_read_in_pieces_and_named_once(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    last = journal.seal(journal.encode(make_record(CELL, 3, SAMPLES)))
+    last = lines.seal(lines.encode(make_record(CELL, 3, SAMPLES)))
     appended(run, bytes(100_000) + b"\n" + last)
-    monkeypatch.setattr(journal, "LONGEST_LINE", 10_000)
+    monkeypatch.setattr(lines, "LONGEST_LINE", 10_000)
 
     assert sessions(run) == [1, 2, 3]
     assert store.read(run).notices == ["records.jsonl: line 4: damaged and passed over."]
@@ -282,7 +286,7 @@ def test_a_monstrous_file_takes_little_memory_and_time(
 def test_of_a_million_notices_a_few_are_shown(run: Path) -> None:
     for number in range(50):
         strange = b'{"kind":"end","format":1,"status":"%d%s"}' % (number, b"x" * 9999)
-        appended(run, journal.seal(strange) + b"junk\n")
+        appended(run, lines.seal(strange) + b"junk\n")
 
     log = store.read(run)
     list(log)
@@ -294,7 +298,7 @@ def test_of_a_million_notices_a_few_are_shown(run: Path) -> None:
 
 
 def test_no_record_of_ours_is_too_long_to_be_read() -> None:
-    assert journal.LONGEST_LINE >= 2 * messages.LONGEST
+    assert lines.LONGEST_LINE >= 2 * messages.LONGEST
 
 
 # -- sweeps ------------------------------------------------------------------------------------------
@@ -319,7 +323,7 @@ def test_an_alias_is_refused_where_it_stands(text: str, tmp_path: Path) -> None:
     path.write_text(text)
 
     with pytest.raises(SpecError, match=r"sweep\.yaml:\d+: found alias 'a0?', .*write it out"):
-        spec.read_sweep(path)
+        sweep.read_sweep(path)
 
 
 def test_a_grid_that_nobody_can_mean_is_refused_before_it_is_made(

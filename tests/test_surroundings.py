@@ -15,8 +15,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from llmbench import store
-from llmbench.record import Status
+from llmbench.results import store
+from llmbench.results.record import Status
 from sweeps import LLMBENCH, MARK, Bench, asked, assert_complete
 
 ONE = {"batch_size": 2}

@@ -15,21 +15,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from llmbench import metrics, reports, store, table
-from llmbench.record import Finding, Line, Record, Status, Stop
-from llmbench.reports import Page
-from llmbench.reports._words import figures
-from llmbench.reports.csv import safe
-from llmbench.reports.markdown import plain
-from llmbench.spec import Protocol
-from llmbench.table import Numbers
+from llmbench import report
+from llmbench.report import Page
+from llmbench.report.csv import safe
+from llmbench.report.markdown import plain
+from llmbench.report.views.run import figures
+from llmbench.results import metrics, store, table
+from llmbench.results.record import Finding, Line, Record, Status, Stop
+from llmbench.results.table import Numbers
+from llmbench.spec.sweep import Protocol
 from make_records import make_cell, make_plan, make_record, make_samples, write
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from llmbench.spec import Cell
-    from llmbench.table import Table
+    from llmbench.results.table import Table
+    from llmbench.spec.sweep import Cell
 
 GOLDEN = Path(__file__).parent / "golden" / "format-1"
 
@@ -79,7 +80,7 @@ def full(built: Any) -> Table:
 
 
 def terminal(made: Table, width: int | None = None, encoding: str = "utf-8") -> str:
-    return reports.render(made, "terminal", Page(width=width, encoding=encoding))
+    return report.render(made, "terminal", Page(width=width, encoding=encoding))
 
 
 def lines_of(text: str) -> list[str]:
@@ -153,11 +154,11 @@ def test_people_are_told_where_sessions_did_not_suffice(stopped: Table) -> None:
 
     assert told in terminal(stopped)
     assert told.replace("±", "+-") in terminal(stopped, encoding="ascii")
-    assert f"- {told}" in reports.render(stopped, "markdown", Page())
+    assert f"- {told}" in report.render(stopped, "markdown", Page())
 
 
 def test_exports_tell_the_last_reason_of_each_cell(stopped: Table) -> None:
-    exported = json.loads(reports.render(stopped, "json", Page()))["cells"]
+    exported = json.loads(report.render(stopped, "json", Page()))["cells"]
 
     assert [cell["stopped"] and cell["stopped"]["reason"] for cell in exported] == [
         "interval", "maximum", "maximum", None, "failed",
@@ -166,7 +167,7 @@ def test_exports_tell_the_last_reason_of_each_cell(stopped: Table) -> None:
 
 
 def test_markdown_pastes_into_an_issue_with_the_command_that_made_it(full: Table) -> None:
-    text = reports.render(full, "markdown")
+    text = report.render(full, "markdown")
 
     assert text.startswith("""\
 **example**, 2025-06-01: 3 cells; 6 sessions: 2 valid, 1 valid with warnings, 1 failed, 2 still to come.
@@ -189,7 +190,7 @@ Made by llmbench sweep configs/sweeps/example.yaml.
 
 
 def test_csv_has_every_cell_and_every_coordinate_with_units_in_the_heads(full: Table) -> None:
-    rows = list(csv.DictReader(io.StringIO(reports.render(full, "csv"))))
+    rows = list(csv.DictReader(io.StringIO(report.render(full, "csv"))))
 
     assert [row["batch_size"] for row in rows] == ["1", "4", "16"]
     assert [row["sessions_valid"] for row in rows] == ["2", "1", "0"]
@@ -207,7 +208,7 @@ def test_csv_has_every_cell_and_every_coordinate_with_units_in_the_heads(full: T
 
 
 def test_json_says_of_every_metric_what_it_is_and_where_it_comes_from(full: Table) -> None:
-    whole = json.loads(reports.render(full, "json"))
+    whole = json.loads(report.render(full, "json"))
 
     assert whole["metrics"]["tpot_s"] == {
         "definition": "(e2e - ttft) / (n - 1) for n new tokens a sequence; absent when n = 1",
@@ -230,7 +231,7 @@ def test_json_says_of_every_metric_what_it_is_and_where_it_comes_from(full: Tabl
 
 
 def test_every_format_is_a_file_and_the_command_offers_each() -> None:
-    assert reports.known() == ["csv", "json", "markdown", "terminal"]
+    assert report.known() == ["csv", "json", "markdown", "terminal"]
 
 
 # -- what a number is made of ------------------------------------------------------------------------
@@ -310,7 +311,7 @@ def test_what_holds_for_every_number_and_where_it_is_from_stand_above_them(tmp_p
     made = table.build(store.read(tmp_path / "run"))
 
     head, second, *_ = terminal(made).splitlines()
-    marked = reports.render(made, "markdown").splitlines()
+    marked = report.render(made, "markdown").splitlines()
 
     assert head.startswith("example, on xeon-2cpu, 2026-11-26: 1 cell; ")
     assert marked[0].startswith("**example**, on xeon-2cpu, 2026-11-26: 1 cell; ")
@@ -390,8 +391,8 @@ def test_a_plan_without_records_says_what_is_to_come(built: Any) -> None:
 def test_a_run_with_nothing_in_it_is_a_table_too(tmp_path: Path) -> None:
     store.open_run(tmp_path).close()
 
-    for format in reports.known():
-        assert reports.render(table.build(store.read(tmp_path)), format)
+    for format in report.known():
+        assert report.render(table.build(store.read(tmp_path)), format)
     assert terminal(table.build(store.read(tmp_path))) == "run: 0 cells; 0 sessions: none planned\n"
 
 
@@ -414,7 +415,7 @@ def test_one_session_has_a_spread_in_brackets_and_no_interval(built: Any) -> Non
 
 @pytest.mark.parametrize("format", ["terminal", "markdown", "csv", "json"])
 def test_the_golden_run_of_format_1_is_shown_in_every_format(format: str) -> None:
-    text = reports.render(table.build(store.read(GOLDEN)), format)
+    text = report.render(table.build(store.read(GOLDEN)), format)
 
     assert "llama-7b@tiny" in text
     assert "token_count" in text or format == "csv"
@@ -486,8 +487,8 @@ def test_a_spreadsheet_finds_no_formula_in_a_foreign_name(text: str) -> None:
 
 
 def test_strange_names_stay_whole_in_csv_and_json(strange: Table) -> None:
-    rows = list(csv.DictReader(io.StringIO(reports.render(strange, "csv"))))
-    cells = json.loads(reports.render(strange, "json"))["cells"]
+    rows = list(csv.DictReader(io.StringIO(report.render(strange, "csv"))))
+    cells = json.loads(report.render(strange, "json"))["cells"]
 
     assert rows[1]["model"] == "'=cmd()"
     assert rows[3]["model"] == STRANGE[3]
@@ -597,7 +598,7 @@ def test_the_time_to_read_grows_with_the_records_and_no_faster(tmp_path: Path) -
 def time_to_show(folder: Path) -> float:
     start = time.process_time()
     for format in ("terminal", "markdown", "csv"):
-        reports.render(table.build(store.read(folder)), format)
+        report.render(table.build(store.read(folder)), format)
     return time.process_time() - start
 
 

@@ -9,11 +9,11 @@ import pynvml
 import pytest
 
 from fakes import a_cell
-from llmbench import gpus
-from llmbench.messages import Progress
-from llmbench.supervisor import Supervisor
-from llmbench.telemetry import CpuWindow, Gpu, Levels, NvmlCounters, isolation
-from llmbench.watch import Watch
+from llmbench.machine import nvidia
+from llmbench.measure.telemetry import CpuWindow, Gpu, Levels, NvmlCounters, isolation
+from llmbench.run.device_monitor import Watch
+from llmbench.run.messages import Progress
+from llmbench.run.supervisor import Supervisor
 
 
 class Device(Gpu):
@@ -83,7 +83,7 @@ def test_a_driver_that_raises_leaves_fields_empty_and_says_partial(
     def refuse(*_: object) -> None:
         raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
 
-    monkeypatch.setattr(gpus, "handle", lambda _: object())
+    monkeypatch.setattr(nvidia, "handle", lambda _: object())
     monkeypatch.setattr(pynvml, "nvmlDeviceGetTotalEnergyConsumption", refuse)
     monkeypatch.setattr(pynvml, "nvmlDeviceGetCurrentClocksThrottleReasons", refuse)
     monkeypatch.setattr(pynvml, "nvmlDeviceGetViolationStatus", refuse)
@@ -109,7 +109,7 @@ def test_a_thermal_slowdown_is_named_and_a_power_cap_is_only_counted(
         ]
     )
     energy = iter([1000, 1500, 1500, 2500])
-    monkeypatch.setattr(gpus, "handle", lambda _: object())
+    monkeypatch.setattr(nvidia, "handle", lambda _: object())
     monkeypatch.setattr(
         pynvml, "nvmlDeviceGetCurrentClocksThrottleReasons", lambda _: next(reasons)
     )
@@ -131,8 +131,8 @@ def test_what_held_the_clocks_down_and_is_over_is_counted(monkeypatch: pytest.Mo
         pynvml.NVML_PERF_POLICY_THERMAL: iter([70, 70, 70, 270]),
     }
     at_ns = iter([0, 10**9, 10**9, 2 * 10**9])
-    monkeypatch.setattr(gpus, "handle", lambda _: object())
-    monkeypatch.setattr("llmbench.telemetry.time.monotonic_ns", lambda: next(at_ns))
+    monkeypatch.setattr(nvidia, "handle", lambda _: object())
+    monkeypatch.setattr("llmbench.measure.telemetry.time.monotonic_ns", lambda: next(at_ns))
     monkeypatch.setattr(pynvml, "nvmlDeviceGetCurrentClocksThrottleReasons", lambda _: 0)
     monkeypatch.setattr(pynvml, "nvmlDeviceGetTotalEnergyConsumption", lambda _: 0)
     monkeypatch.setattr(

@@ -11,7 +11,7 @@ import torch
 
 from jobs import job, prompts
 from llmbench import backends
-from llmbench.record import Job, Memory
+from llmbench.results.record import Job, Memory
 
 pytestmark = [
     pytest.mark.gpu,

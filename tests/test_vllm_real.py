@@ -16,15 +16,17 @@ import pytest
 
 import standin_vllm
 from jobs import job, prompts
-from llmbench import backends, judge, workload
+from llmbench import backends
 from llmbench.errors import Unsupported
-from llmbench.measure import Loop, Measurement
-from llmbench.record import Outcome, Status
-from llmbench.spec import Protocol
-from llmbench.telemetry import NoCounters
+from llmbench.measure import checks
+from llmbench.measure import prompts as measure_prompts
+from llmbench.measure.loop import Loop, Measurement
+from llmbench.measure.telemetry import NoCounters
+from llmbench.results.record import Outcome, Status
+from llmbench.spec.sweep import Protocol
 
 if TYPE_CHECKING:
-    from llmbench.record import Job
+    from llmbench.results.record import Job
     from sweeps import Bench
 
 pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("ignore")]
@@ -46,10 +48,10 @@ def measured(asked: Job) -> tuple[Status, list[str], Outcome, Any]:
     engine: Any = backends.load(asked)
     cell = asked.cells[0]
     taken = Measurement(cell)
-    drawn = workload.synthetic(cell, engine, 0, 1)
+    drawn = measure_prompts.synthetic(cell, engine, 0, 1)
     Loop(engine, asked.protocol, drawn, taken, NoCounters(), lambda *_: None).run()
     outcome = taken.outcome(engine=dict(engine.facts))
-    status, problems, _ = judge.judge(cell, outcome, judge.Ceilings())
+    status, problems, _ = checks.judge(cell, outcome, checks.Ceilings())
     return status, [problem.code for problem in problems], outcome, engine
 
 
@@ -125,7 +127,7 @@ def test_the_stand_in_steps_as_the_engine_does() -> None:
     core = standin_vllm.Core()
     stand_in: Any = standin_vllm.LLMEngine(standin_vllm.EngineArgs(enable_prefix_caching=False))
     stand_in.engine_core = core
-    from llmbench.backends._vllm_steps import Steps  # noqa: PLC0415 - imports no vLLM
+    from llmbench.backends.vllm.steps import Steps  # noqa: PLC0415 - imports no vLLM
 
     listening = Steps(core)
     wanted = standin_vllm.SamplingParams(max_tokens=5)
@@ -172,7 +174,7 @@ def test_every_name_of_the_stand_in_is_a_name_of_vllm(name: str) -> None:
 
 def test_every_argument_that_the_backend_passes_is_one_of_vllm() -> None:
     real = import_module("vllm.engine.arg_utils").EngineArgs
-    arguments = import_module("llmbench.backends._vllm_arguments")
+    arguments = import_module("llmbench.backends.vllm.arguments")
     defaults = import_module("llmbench.backends.vllm")._defaults()
 
     passed = arguments.engine_arguments(tiny("llama-7b"), defaults, "somewhere")

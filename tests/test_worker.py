@@ -11,11 +11,11 @@ import msgspec
 import pytest
 
 from fakes import a_cell, a_job, quick
-from llmbench import messages, worker
-from llmbench.backends import _faults
+from llmbench.backends.fake import faults
 from llmbench.errors import LoadFailed, Unsupported
-from llmbench.messages import Message, Progress, Reader, Result
-from llmbench.record import Job, Status
+from llmbench.results.record import Job, Status
+from llmbench.run import messages, worker
+from llmbench.run.messages import Message, Progress, Reader, Result
 from sweeps import LLMBENCH, Bench
 
 
@@ -33,7 +33,10 @@ def test_any_cell_can_be_run_by_hand(bench: Bench) -> None:
         (*LLMBENCH, "cell", bench.file, name), capture_output=True, check=True
     ).stdout
     done = subprocess.run(
-        (sys.executable, "-m", "llmbench.worker"), input=printed, capture_output=True, check=True
+        (sys.executable, "-m", "llmbench.run.worker"),
+        input=printed,
+        capture_output=True,
+        check=True,
     )
 
     heard = list(Reader().feed(done.stdout))
@@ -136,13 +139,13 @@ def test_a_launcher_that_has_gone_ends_the_worker() -> None:
     assert [message.outcome.cell for message in heard if isinstance(message, Result)] == ["one"]
 
 
-class Renamed(_faults.OutOfMemoryError):
+class Renamed(faults.OutOfMemoryError):
     """As an engine would derive its own."""
 
 
 def coded(code: int) -> Exception:
     """Return a device's error as torch raises it, with CUDA's own code."""
-    error: Any = _faults.AcceleratorError("reworded")
+    error: Any = faults.AcceleratorError("reworded")
     error.error_code = code
     found: Exception = error
     return found
@@ -151,10 +154,10 @@ def coded(code: int) -> Exception:
 @pytest.mark.parametrize(
     ("error", "status"),
     [
-        (_faults.OutOfMemoryError("anything"), Status.OOM),
+        (faults.OutOfMemoryError("anything"), Status.OOM),
         (Renamed("reworded"), Status.OOM),
         (MemoryError(), Status.OOM),
-        (_faults.AcceleratorError("anything"), Status.CUDA_ERROR),
+        (faults.AcceleratorError("anything"), Status.CUDA_ERROR),
         (coded(2), Status.OOM),  # as where the driver has no room for a graph or a kernel
         (coded(700), Status.CUDA_ERROR),
         (RuntimeError("CUDA out of memory. Tried to allocate"), Status.OOM),
@@ -211,7 +214,10 @@ def test_a_worker_prints_to_its_log_and_not_among_its_messages(tmp_path: Path) -
 
     with (tmp_path / "job").open("rb") as stdin:
         done = subprocess.run(
-            (sys.executable, "-m", "llmbench.worker"), stdin=stdin, capture_output=True, check=True
+            (sys.executable, "-m", "llmbench.run.worker"),
+            stdin=stdin,
+            capture_output=True,
+            check=True,
         )
 
     assert b"not utf-8" in done.stderr

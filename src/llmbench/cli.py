@@ -15,8 +15,9 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
-from llmbench import __version__, guard
+from llmbench import __version__
 from llmbench.errors import LlmbenchError, WriteError, did_you_mean
+from llmbench.redact import screen
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,7 +69,7 @@ UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 def main() -> None:
     """Run llmbench with this process's arguments and exit with the code of its outcome."""
-    sys.excepthook = guard.show_exception
+    sys.excepthook = screen.show_exception
     sys.exit(run(sys.argv[1:]))
 
 
@@ -76,7 +77,7 @@ def run(arguments: "Sequence[str]") -> int:
     """Run one command, which shows no secret, and return its exit code."""
     accept_any_text(sys.stdout)
     forget_impossible_sizes()
-    with guard.guarded():
+    with screen.guarded():
         return outcome(arguments)
 
 

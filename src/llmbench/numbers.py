@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from llmbench.intervals import Interval
+    from llmbench.stats.interval import Interval
 
 RATES = ((1e12, "T"), (1e9, "G"), (1e6, "M"))
 

@@ -1,6 +1,6 @@
-"""The engines, one file each: the file's name is the backend's name, and nothing else registers it.
+"""The engines, a folder each: the folder's name is the backend's name, and nothing else registers it.
 
-A backend file declares, besides its code:
+A backend's `__init__.py` declares, besides its code:
 
 - `OPTIONS`, a literal: option name -> a tuple of choices (the first is the default), or a default value
   whose type any other value must have;
@@ -21,20 +21,20 @@ from typing import TYPE_CHECKING, Any
 from llmbench.errors import LoadFailed
 
 if TYPE_CHECKING:
-    from llmbench.engine import Engine
-    from llmbench.record import Job
+    from llmbench.measure.engine import Engine
+    from llmbench.results.record import Job
 
 HERE = Path(__file__).parent
 
 
 def reference() -> Any:
     """Import what every engine's function is held to; needs torch and transformers."""
-    return importlib.import_module("llmbench.backends._reference")
+    return importlib.import_module("llmbench.backends.reference_model")
 
 
 def known() -> list[str]:
-    """Return the names of all backends: the files in this folder."""
-    return sorted(path.stem for path in HERE.glob("*.py") if not path.stem.startswith("_"))
+    """Return the names of all backends: the folders in this folder."""
+    return sorted(path.parent.name for path in HERE.glob("*/__init__.py"))
 
 
 def missing(name: str) -> str | None:
@@ -60,11 +60,11 @@ def options(name: str) -> dict[str, object]:
             isinstance(t, ast.Name) and t.id == "OPTIONS" for t in node.targets
         ):
             return dict(ast.literal_eval(node.value))
-    raise AssertionError(f"backends/{name}.py declares no OPTIONS")
+    raise AssertionError(f"backends/{name} declares no OPTIONS")
 
 
 def _source(name: str) -> ast.Module:
-    return ast.parse((HERE / f"{name}.py").read_text(encoding="utf-8"))
+    return ast.parse((HERE / name / "__init__.py").read_text(encoding="utf-8"))
 
 
 def load(job: Job) -> Engine:

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from llmbench import configs, yamlfile
 from llmbench.claims import memory, money, roofline, scale
-from llmbench.claims._answer import Answer, Claim, Given, Part, Verdict
+from llmbench.claims.claim import Answer, Claim, Given, Part, Verdict
 from llmbench.errors import SpecError, did_you_mean
+from llmbench.spec import configs, yaml
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from llmbench.claims._answer import Check
+    from llmbench.claims.claim import Check
 
 __all__ = ["CHECKS", "Answer", "Claim", "Given", "Part", "Verdict", "answer", "claim", "known"]
 
@@ -52,7 +52,7 @@ def claim(name: str) -> Claim:
     """Return one claim; raise SpecError with the nearest id if there is none."""
     if name not in CHECKS:
         raise SpecError(f"claims: there is no claim {name!r}.{did_you_mean(name, CHECKS)}")
-    return yamlfile.read(configs.folder("claims") / f"{name}.yaml", Claim)
+    return yaml.read(configs.folder("claims") / f"{name}.yaml", Claim)
 
 
 def answer(found: Claim, given: Given) -> Answer:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from llmbench import formulas
-from llmbench.claims._answer import Answer, Range, Verdict, grouped, held
-from llmbench.intervals import exactly, ratio
+from llmbench.claims.claim import Answer, Range, Verdict, grouped, held
+from llmbench.models import formulas
 from llmbench.numbers import binary, digits
+from llmbench.stats.interval import exactly, ratio
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from llmbench.claims._answer import Claim, Given
-    from llmbench.evidence import Measured
-    from llmbench.intervals import Interval
+    from llmbench.claims.claim import Claim, Given
+    from llmbench.results.cells import Measured
+    from llmbench.stats.interval import Interval
 
 GB = 1e9
 FAR_BEYOND = 1.5

@@ -5,16 +5,19 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING
 
-from llmbench import chips, cost, formulas, prices
-from llmbench.claims._answer import Answer, Given, Part, Range, Verdict, at_batch, grouped, held
-from llmbench.intervals import Interval
+from llmbench import cost
+from llmbench.claims.claim import Answer, Given, Part, Range, Verdict, at_batch, grouped, held
+from llmbench.cost import prices
+from llmbench.machine import chips
+from llmbench.models import formulas
 from llmbench.numbers import count, digits
+from llmbench.stats.interval import Interval
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from llmbench.claims._answer import Claim
-    from llmbench.evidence import Measured
+    from llmbench.claims.claim import Claim
+    from llmbench.results.cells import Measured
 
 DAYS_A_MONTH = 30
 MONTH_S = DAYS_A_MONTH * cost.DAY_S

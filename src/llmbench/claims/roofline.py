@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from llmbench.claims._answer import Answer, Part, Range, Verdict, at_batch, grouped, held
-from llmbench.evidence import PHASES
+from llmbench.claims.claim import Answer, Part, Range, Verdict, at_batch, grouped, held
+from llmbench.results.cells import PHASES
 
 if TYPE_CHECKING:
-    from llmbench.claims._answer import Claim, Given
-    from llmbench.evidence import Measured
+    from llmbench.claims.claim import Claim, Given
+    from llmbench.results.cells import Measured
 
 COMPUTE = "compute"
 NO_CEILINGS = "{} cells have no ceilings to be held against: measure them first with llmbench machine --probe."

@@ -8,16 +8,16 @@ from itertools import pairwise
 from statistics import mean
 from typing import TYPE_CHECKING
 
-from llmbench import formulas, model
-from llmbench.claims._answer import Answer, Part, Range, Verdict, at_batch, grouped, held
-from llmbench.intervals import Interval, product, ratio, slope
+from llmbench.claims.claim import Answer, Part, Range, Verdict, at_batch, grouped, held
+from llmbench.models import formulas, resolve
 from llmbench.numbers import digits
+from llmbench.stats.interval import Interval, product, ratio, slope
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from llmbench.claims._answer import Claim, Given
-    from llmbench.evidence import Measured
+    from llmbench.claims.claim import Claim, Given
+    from llmbench.results.cells import Measured
 
 COST = "output_tok_s"
 """On one machine a token costs the inverse of this, whatever the hour costs."""
@@ -175,7 +175,7 @@ def _quality(row: Measured) -> float | None:
 
 @cache  # a file read anew for every pair of models would take seconds
 def _mean_accuracy(name: str) -> float | None:
-    scores = model.entry(name).zero_shot if name in model.catalogue() else None
+    scores = resolve.entry(name).zero_shot if name in resolve.catalogue() else None
     return mean(scores.accuracy.values()) if scores else None
 
 
@@ -192,11 +192,11 @@ def _alike(given: Given) -> list[list[Measured]]:
 
 
 def _base(row: Measured) -> str:
-    return row.cell.model.partition(model.AT)[0]
+    return row.cell.model.partition(resolve.AT)[0]
 
 
 def _size(row: Measured) -> str:
-    return row.cell.model.partition(model.AT)[2]
+    return row.cell.model.partition(resolve.AT)[2]
 
 
 def _experts(row: Measured) -> bool:

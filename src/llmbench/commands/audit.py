@@ -8,19 +8,23 @@ from typing import Annotated, Literal
 
 import typer
 
-from llmbench import audit, invoke, listing, parity_report, store
-from llmbench.commands._telling import show_table, tell
+from llmbench import selftest
+from llmbench.commands import parity_report
+from llmbench.commands.options import show_table, tell
 from llmbench.errors import SpecError
 from llmbench.redact import shown
+from llmbench.report import rows
+from llmbench.results import store
+from llmbench.run import sweep as run_sweep
 
 FAILED = 1
 SESSIONS = 6
 """Of a sweep that is measured for an audit: three in odd rounds, three in even ones."""
 
 COLUMNS = (
-    listing.Column("check", "check"),
-    listing.Column("verdict", "verdict"),
-    listing.Column("figures", "figures"),
+    rows.Column("check", "check"),
+    rows.Column("verdict", "verdict"),
+    rows.Column("figures", "figures"),
 )
 
 
@@ -52,16 +56,16 @@ def command(
         return parity_report.show(parity, format)
     if sweep is None:
         with tempfile.TemporaryDirectory(prefix="llmbench-audit-") as folder:
-            checked = list(audit.on_the_fake_engine(Path(folder)))
+            checked = list(selftest.on_the_fake_engine(Path(folder)))
     else:
         run, code = (
             (sweep, 0)
             if sweep.is_dir()
-            else invoke.measured_anew(sweep, "audits", SESSIONS, show_table)
+            else run_sweep.measured_anew(sweep, "audits", SESSIONS, show_table)
         )
-        if code not in (0, invoke.COMPLETED_WITH_FAILURES):
+        if code not in (0, run_sweep.COMPLETED_WITH_FAILURES):
             return code
-        checked = list(audit.of_a_run(store.read(run, tell=tell), shown(str(run))))
+        checked = list(selftest.of_a_run(store.read(run, tell=tell), shown(str(run))))
     facts = [
         {
             "check": one.check,
@@ -70,15 +74,15 @@ def command(
         }
         for one in checked
     ]
-    sys.stdout.write(listing.rows(COLUMNS, facts, format))
+    sys.stdout.write(rows.rows(COLUMNS, facts, format))
     if format in {"terminal", "markdown"}:
-        sys.stdout.write(listing.wrapped(["", told(checked)], format))
+        sys.stdout.write(rows.wrapped(["", told(checked)], format))
     return 0 if all(one.passed for one in checked) else FAILED
 
 
-def told(checked: Sequence[audit.Checked]) -> str:
+def told(checked: Sequence[selftest.Checked]) -> str:
     """Return how many checks passed, and what to do where those that failed may be the machine's doing."""
     passed = sum(one.passed for one in checked)
-    loud = any(one.check.startswith(audit.QUIET) and not one.passed for one in checked)
+    loud = any(one.check.startswith(selftest.QUIET) and not one.passed for one in checked)
     why = " Other work may be why: audit again when nothing else runs." if loud else ""
     return f"{passed} of {len(checked)} passed.{why}"

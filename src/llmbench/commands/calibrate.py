@@ -6,12 +6,16 @@ from typing import Annotated
 
 import typer
 
-from llmbench import calibrate, calibration, invoke, listing, metrics, store
-from llmbench.calibration import Calibration
-from llmbench.commands._telling import show_table, tell
+from llmbench.commands.options import show_table, tell
 from llmbench.commands.table import without_collection
+from llmbench.compare import calibrate
+from llmbench.machine import calibration
+from llmbench.machine.calibration import Calibration
 from llmbench.redact import redact, shown
-from llmbench.reports._words import plural
+from llmbench.report import rows
+from llmbench.report.views.run import plural
+from llmbench.results import metrics, store
+from llmbench.run import sweep as run_sweep
 
 SHOWN = ("ttft_s", "tpot_s", "e2e_s")
 """The phases and the whole; the rates vary as these do."""
@@ -45,9 +49,9 @@ def command(
     run, code = (
         (sweep, 0)
         if sweep.is_dir()
-        else invoke.measured_anew(sweep, "calibrations", sessions, show_table)
+        else run_sweep.measured_anew(sweep, "calibrations", sessions, show_table)
     )
-    if code not in (0, invoke.COMPLETED_WITH_FAILURES):
+    if code not in (0, run_sweep.COMPLETED_WITH_FAILURES):
         return code
     with without_collection():
         found = calibrate.calibrate(store.read(run, tell=tell), shown(str(run)))
@@ -80,14 +84,14 @@ def told(found: Calibration, within: float) -> str:
         for spread in found.metrics[key].shapes
     ]
     columns = [
-        *(listing.Column(key, key) for key in ("metric", "batch", "in", "out")),
-        listing.Column("within", "within", percent),
-        listing.Column("between", "between", percent),
-        listing.Column("drawn", "with its neighbours", percent),
-        listing.Column("sessions", f"sessions for ±{within:.1%}", str),
+        *(rows.Column(key, key) for key in ("metric", "batch", "in", "out")),
+        rows.Column("within", "within", percent),
+        rows.Column("between", "between", percent),
+        rows.Column("drawn", "with its neighbours", percent),
+        rows.Column("sessions", f"sessions for ±{within:.1%}", str),
     ]
-    table = listing.rows(columns, facts, "terminal", names=4)
-    return listing.wrapped([head, ""]) + table + listing.wrapped(["", *LEGEND])
+    table = rows.rows(columns, facts, "terminal", names=4)
+    return rows.wrapped([head, ""]) + table + rows.wrapped(["", *LEGEND])
 
 
 def percent(share: float) -> str:

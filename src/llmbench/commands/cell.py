@@ -7,10 +7,11 @@ from typing import Annotated
 import msgspec
 import typer
 
-from llmbench import spec, workload
 from llmbench.errors import SpecError, did_you_mean
-from llmbench.plan import plan, text
-from llmbench.record import Job
+from llmbench.measure import prompts
+from llmbench.results.record import Job
+from llmbench.run.plan import plan, text
+from llmbench.spec import sweep as spec_sweep
 
 
 def command(
@@ -23,7 +24,7 @@ def command(
     ],
 ) -> None:
     """Print the job of one cell as its worker receives it."""
-    planned = plan(spec.read_sweep(sweep))
+    planned = plan(spec_sweep.read_sweep(sweep))
     found = [cell for cell in planned.cells if cell.id == cell_id] or [
         cell for cell in planned.cells if cell.id.endswith(cell_id)
     ]
@@ -35,6 +36,6 @@ def command(
     cell = found[0]
     job = Job(
         cells=[cell], model=planned.models[cell.model], protocol=planned.sweep.protocol, session=1,
-        prompts_text=None if cell.prompts == workload.SYNTHETIC else text(cell.prompts),
+        prompts_text=None if cell.prompts == prompts.SYNTHETIC else text(cell.prompts),
     )  # fmt: skip
     sys.stdout.write(msgspec.json.encode(job).decode() + "\n")

@@ -9,23 +9,17 @@ from typing import Annotated, Literal
 import typer
 from ruamel.yaml import YAML
 
-from llmbench import (
-    claims,
-    evidence,
-    files,
-    listing,
-    prices,
-    published,
-    spec,
-    store,
-    verdicts,
-    yamlfile,
-)
-from llmbench.claims import Given, Verdict
-from llmbench.commands._telling import tell
+from llmbench import claims, files
+from llmbench.claims import Given, Verdict, published
+from llmbench.commands.options import tell
+from llmbench.cost import prices
 from llmbench.errors import SpecError
-from llmbench.reports import html
-from llmbench.verdicts import page
+from llmbench.report import rows as report_rows
+from llmbench.report.views import claims as views_claims
+from llmbench.report.views import claims_page, page
+from llmbench.results import cells, store
+from llmbench.spec import sweep
+from llmbench.spec import yaml as spec_yaml
 
 PAGE = Path("claims.html")
 
@@ -83,42 +77,41 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
         raise SpecError("--published: give the folder of a run, whose figures are compared.")
     asked = prices.Asked(usd_per_hour, usd_per_gpu_hour, price)
     prices.check(asked)
-    place = html.place(output, PAGE, format)
-    script = html.library() if place else ""
-    rows = [
-        row for run in runs or () for row in evidence.read(store.read(run, tell=tell), run.name)
-    ]
+    place = page.place(output, PAGE, format)
+    script = page.library() if place else ""
+    rows = [row for run in runs or () for row in cells.read(store.read(run, tell=tell), run.name)]
     given = Given(rows, asked)
     names = [] if against_published else claim or claims.known()
     judged = [
-        verdicts.Judged(found, claims.answer(found, given)) for found in map(claims.claim, names)
+        views_claims.Judged(found, claims.answer(found, given))
+        for found in map(claims.claim, names)
     ]
     if place:
         found = published.comparisons(rows) if against_published or not claim else None
-        whole = page.render(judged, found, given, script)
-        print(f"{html.write(place, whole)}.")
+        whole = claims_page.render(judged, found, given, script)
+        print(f"{page.write(place, whole)}.")
     elif against_published:
         sys.stdout.write(_published(published.comparisons(rows), format))
     else:
-        sys.stdout.write(verdicts.render(judged, format))
+        sys.stdout.write(views_claims.render(judged, format))
     failed = any(each.answer.verdict is Verdict.CONTRADICTED for each in judged)
     return int(fail_on is not None and failed)
 
 
 def _published(found: Sequence[published.Comparison], format: str) -> str:
-    table = page.table(found)
+    table = claims_page.table(found)
     if format == "json":
-        return listing.json(table)
-    rows = listing.rows(page.COLUMNS, table, format, 3)
-    return f"{page.summary(found)}\n" + (f"\n{rows}" if table else "")
+        return report_rows.json(table)
+    rows = report_rows.rows(claims_page.COLUMNS, table, format, 3)
+    return f"{claims_page.summary(found)}\n" + (f"\n{rows}" if table else "")
 
 
 def _write(name: str, path: Path) -> None:
     """Write the sweep of a claim to a new file."""
     found = claims.claim(name)
     if found.sweep is None:
-        raise SpecError(f"--plan: {name}: {verdicts.settled_by(found)}.")
-    yamlfile.decode(found.sweep, spec.Sweep, f"configs/claims/{name}.yaml.sweep")
+        raise SpecError(f"--plan: {name}: {views_claims.settled_by(found)}.")
+    spec_yaml.decode(found.sweep, sweep.Sweep, f"configs/claims/{name}.yaml.sweep")
     text = io.BytesIO()
     yaml = YAML(pure=True)  # keeps the order, which reads aloud
     yaml.default_flow_style = None

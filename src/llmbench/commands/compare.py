@@ -6,12 +6,17 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from llmbench import calibration, compare, conditions, effects, machine, metrics, sides, store
-from llmbench.commands._telling import tell
+from llmbench import compare
+from llmbench.commands.options import tell
 from llmbench.commands.table import without_collection
+from llmbench.compare import confounds, sides
 from llmbench.errors import SpecError, did_you_mean
-from llmbench.reports import comparison, html
-from llmbench.spec import HEADS
+from llmbench.machine import calibration, info
+from llmbench.report import comparison
+from llmbench.report.views import page as views_page
+from llmbench.results import metrics, store
+from llmbench.spec.sweep import HEADS
+from llmbench.stats import effects
 
 NOTHING_COMPARABLE = 3
 BY_HEAD = {head: axis for axis, head in HEADS.items()}
@@ -71,22 +76,22 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
     (chosen,) = metrics.named([metric], "--metric")
     by = BY_HEAD.get(by or "", by)
     failing = verdicts(fail_on)
-    page = html.place(output, PAGE, format)
-    script = html.library() if page else ""
+    page = views_page.place(output, PAGE, format)
+    script = views_page.library() if page else ""
     with without_collection():
         runs = counted(runs, by)
-        names = html.labels(runs) if page else map(str, runs)
+        names = views_page.labels(runs) if page else map(str, runs)
         logs = [(name, store.read(run, tell=tell)) for name, run in zip(names, runs, strict=True)]
         read = [sides.read(name, log, chosen) for name, log in logs]
         kept = kept_of(read)
-        asked = conditions.Asked(
+        asked = confounds.Asked(
             chosen, share(margin), by, cross_machine=cross_machine, calibration=kept.calibration
         )
         made = compare.within(read[0], asked) if by else compare.runs(read, asked)
         if kept.notice:
             made = made._replace(notices=(*made.notices, kept.notice))
         if page:
-            print(f"{html.write(page, html.of_comparison(made, logs, script))}.")
+            print(f"{views_page.write(page, views_page.of_comparison(made, logs, script))}.")
         else:
             comparison.show(made, format, Console())
     return exit_code(made, failing)
@@ -142,6 +147,6 @@ def exit_code(made: compare.Comparison, failing: set[object]) -> int:
 def kept_of(read: list[sides.Side]) -> calibration.Kept:
     """Return the calibration of the machine of all runs; none if they have more than one machine."""
     found = [side.plan.machine for side in read if side.plan]
-    if len({machine.identity(facts) for facts in found}) != 1:
+    if len({info.identity(facts) for facts in found}) != 1:
         return calibration.Kept(None)
     return calibration.kept_of(found[0])

@@ -7,17 +7,22 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from llmbench import cost, evidence, listing, numbers, prices, store, table, tiny
-from llmbench.commands._telling import tell
+from llmbench import cost, numbers
+from llmbench.commands.options import tell
+from llmbench.cost import prices
 from llmbench.errors import RunError, SpecError
-from llmbench.model import AT
-from llmbench.reports._words import head
+from llmbench.models import scaled
+from llmbench.models.resolve import AT
+from llmbench.report import rows as report_rows
+from llmbench.report.views.run import head
+from llmbench.results import cells as results_cells
+from llmbench.results import store, table
 
 COLUMNS = (
-    listing.Column("model", "model"),
-    listing.Column("batch_size", "batch", numbers.whole),
-    listing.Column("input_len", "in", numbers.whole),
-    listing.Column("output_len", "out", numbers.whole),
+    report_rows.Column("model", "model"),
+    report_rows.Column("batch_size", "batch", numbers.whole),
+    report_rows.Column("input_len", "in", numbers.whole),
+    report_rows.Column("output_len", "out", numbers.whole),
 )
 """What every row has; whatever else varies stands behind the model, or two rows would look alike."""
 KINDS = {"output": "$/1M output", "input": "$/1M input", "token": "$/1M tokens"}
@@ -79,7 +84,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
         raise SpecError(
             f"--utilisation: {utilisation:g} is no share; give one above 0 and up to 1."
         )
-    cells = evidence.read(store.read(run, tell=tell), run.name)
+    cells = results_cells.read(store.read(run, tell=tell), run.name)
     hours = [prices.hour(asked, cell) for cell in cells]
     costs = [
         found
@@ -109,13 +114,13 @@ def _heads(hours: Sequence[prices.Hour], charge: str, utilisation: float) -> lis
     return [f"Price: {said}; {busy}.", f"Rule ({charge}): {cost.CHARGES[charge].rule}."]
 
 
-def _copies(cells: Sequence[evidence.Measured]) -> Iterator[str]:
+def _copies(cells: Sequence[results_cells.Measured]) -> Iterator[str]:
     """Yield what must be known of a price if models were scaled down."""
-    if any(one.cell.model.partition(AT)[2] in tiny.SIZES for one in cells):
+    if any(one.cell.model.partition(AT)[2] in scaled.SIZES for one in cells):
         yield f"NAME{AT}SIZE is a small copy of a model: its tokens cost a fraction of the model's."
 
 
-def _others(cells: Sequence[evidence.Measured]) -> dict[str, dict[str, object]]:
+def _others(cells: Sequence[results_cells.Measured]) -> dict[str, dict[str, object]]:
     """Return what tells each cell apart besides what every row has, by the cell's id."""
     usual = {column.key for column in COLUMNS}
     axes = [
@@ -127,9 +132,9 @@ def _others(cells: Sequence[evidence.Measured]) -> dict[str, dict[str, object]]:
     }
 
 
-def _columns(others: Mapping[str, Mapping[str, object]]) -> list[listing.Column]:
+def _columns(others: Mapping[str, Mapping[str, object]]) -> list[report_rows.Column]:
     names = next(iter(others.values()), {})
-    return [COLUMNS[0], *(listing.Column(name, head(name)) for name in names), *COLUMNS[1:]]
+    return [COLUMNS[0], *(report_rows.Column(name, head(name)) for name in names), *COLUMNS[1:]]
 
 
 def _row(one: cost.Cost, others: Mapping[str, Mapping[str, object]]) -> dict[str, Any]:
@@ -149,15 +154,15 @@ def _row(one: cost.Cost, others: Mapping[str, Mapping[str, object]]) -> dict[str
 
 
 def _breaks(
-    cells: Sequence[evidence.Measured], hours: Sequence[prices.Hour], against: str | None
-) -> Iterator[tuple[evidence.Measured, cost.BreakEven]]:
+    cells: Sequence[results_cells.Measured], hours: Sequence[prices.Hour], against: str | None
+) -> Iterator[tuple[results_cells.Measured, cost.BreakEven]]:
     for cell, hour in zip(cells, hours, strict=True):
         for row in prices.against(against, cell.cell.model):
             yield cell, cost.break_even(cell, hour.usd, row)
 
 
 def _break_row(
-    measured: evidence.Measured,
+    measured: results_cells.Measured,
     found: cost.BreakEven,
     others: Mapping[str, Mapping[str, object]],
 ) -> dict[str, Any]:
@@ -195,7 +200,7 @@ def _seconds(text: str) -> float:
 
 
 def _people(
-    left: Sequence[listing.Column],
+    left: Sequence[report_rows.Column],
     rows: Sequence[dict[str, Any]],
     breaks: Sequence[dict[str, Any]],
     heads: Sequence[str],
@@ -204,23 +209,23 @@ def _people(
     kinds = {f"usd_per_1m_{kind}": head for kind, head in KINDS.items()}
     known = {"tpot_s": "TPOT (ms)", **kinds, "energy_usd_per_1m_output": "energy $/1M output"}
     figures = [
-        listing.Column(key, head, numbers.plus_minus)
+        report_rows.Column(key, head, numbers.plus_minus)
         for key, head in known.items()
         if any(key in row for row in rows)
     ]
     shown = [{**dict.fromkeys(column.key for column in figures), **_in_ms(row)} for row in rows]
-    parts = list(heads) if format == "markdown" else [listing.wrapped(heads)]
-    parts.append(listing.rows([*left, *figures], shown, format, len(left)))
+    parts = list(heads) if format == "markdown" else [report_rows.wrapped(heads)]
+    parts.append(report_rows.rows([*left, *figures], shown, format, len(left)))
     parts.append("±: 95 % interval between sessions, Student's t on logarithms.")
     if breaks:
         columns = (
             *left,
-            listing.Column("api", "API"),
-            listing.Column("tokens_per_day", "break-even tokens/day", _volume),
-            listing.Column("utilisation", "at utilisation", _share),
+            report_rows.Column("api", "API"),
+            report_rows.Column("tokens_per_day", "break-even tokens/day", _volume),
+            report_rows.Column("utilisation", "at utilisation", _share),
         )
-        parts.append(listing.rows(columns, breaks, format, len(left)))
-        parts.append(listing.wrapped([BREAK_EVEN], format))
+        parts.append(report_rows.rows(columns, breaks, format, len(left)))
+        parts.append(report_rows.wrapped([BREAK_EVEN], format))
     return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
 
 
@@ -245,7 +250,7 @@ def _plain(
 ) -> str:
     flat = [_flat(row) for row in rows]
     if format == "json":
-        return listing.json(
+        return report_rows.json(
             {
                 "notes": [*heads, *([best] if best else [])],
                 "cells": flat,
@@ -253,8 +258,8 @@ def _plain(
             }
         )
     keys = dict.fromkeys(key for row in flat for key in row)
-    columns = [listing.Column(key, key) for key in keys]
-    return listing.rows(columns, [{**dict.fromkeys(keys), **row} for row in flat], format)
+    columns = [report_rows.Column(key, key) for key in keys]
+    return report_rows.rows(columns, [{**dict.fromkeys(keys), **row} for row in flat], format)
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:

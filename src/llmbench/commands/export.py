@@ -6,11 +6,12 @@ from typing import Annotated, Literal
 
 import typer
 
-from llmbench import anonymously, exports, files, store, table
-from llmbench.commands._telling import tell
+from llmbench import files
+from llmbench.commands.options import tell
 from llmbench.commands.table import without_collection
 from llmbench.errors import RunError, SpecError
 from llmbench.redact import shown
+from llmbench.results import anonymous_copy, export, store, table
 
 
 def command(
@@ -43,15 +44,13 @@ def command(
     if anonymous:
         if output is None:
             raise SpecError("export: --anonymous writes a folder; say which: -o FOLDER.")
-        anonymously.copy(run, output)
+        anonymous_copy.copy(run, output)
         return
     if form == "parquet" and output is None:
         raise SpecError("export: Parquet is no text; say where it goes: -o FILE.")
     with without_collection():
         log = store.read(run, tell=tell)
-        data = (
-            exports.parquet(table.build(log)) if form == "parquet" else exports.vllm(log).encode()
-        )
+        data = export.parquet(table.build(log)) if form == "parquet" else export.vllm(log).encode()
     if output is None:
         sys.stdout.write(data.decode())
         return

@@ -8,25 +8,28 @@ from typing import Annotated, Any, Literal
 import msgspec
 import typer
 
-from llmbench import fit, listing, numbers, store
-from llmbench.commands._telling import tell
+from llmbench import numbers
+from llmbench.commands.options import tell
+from llmbench.predict import capacity
+from llmbench.report import rows as report_rows
+from llmbench.results import store
 
 AXES = ("backend", "options", "device", "dtype", "load_format")
 LENGTHS = (
-    listing.Column("input_len", "in", numbers.whole),
-    listing.Column("output_len", "out", numbers.whole),
+    report_rows.Column("input_len", "in", numbers.whole),
+    report_rows.Column("output_len", "out", numbers.whole),
 )
 """What is shown only if it varies, the lengths only if both do; the model and the context always are."""
 
 FIGURES = (
-    listing.Column("context", "context", numbers.whole),
-    listing.Column("answer", "largest batch"),
-    listing.Column("sessions", "sessions", numbers.whole),
-    listing.Column("beyond", "beyond it"),
-    listing.Column("predicted", "predicted", numbers.whole),
+    report_rows.Column("context", "context", numbers.whole),
+    report_rows.Column("answer", "largest batch"),
+    report_rows.Column("sessions", "sessions", numbers.whole),
+    report_rows.Column("beyond", "beyond it"),
+    report_rows.Column("predicted", "predicted", numbers.whole),
 )
 
-ALL = tuple(listing.Column(name, name) for name in fit.Fit.__struct_fields__)
+ALL = tuple(report_rows.Column(name, name) for name in capacity.Fit.__struct_fields__)
 
 ADVANCE = (
     "Engines that take memory in advance: a batch that does not fit waits in a queue, so these ran,"
@@ -49,23 +52,23 @@ def command(
     ] = "terminal",
 ) -> None:
     """Show the largest batch that fits, by model and context."""
-    rows = fit.fits(store.read(run, tell=tell))
+    rows = capacity.fits(store.read(run, tell=tell))
     if format == "json":
-        text = listing.json(rows)
+        text = report_rows.json(rows)
     elif format == "csv":
-        text = listing.rows(ALL, [_plain(row) for row in rows], format)
+        text = report_rows.rows(ALL, [_plain(row) for row in rows], format)
     else:
         text = "\n".join(_sections(rows, format))
     sys.stdout.write(_sayable(text))
 
 
-def _plain(row: fit.Fit) -> dict[str, Any]:
+def _plain(row: capacity.Fit) -> dict[str, Any]:
     facts = msgspec.structs.asdict(row)
     options = ", ".join(f"{key}={value}" for key, value in row.options.items())
     return {**facts, "options": options or None, "preallocates": str(row.preallocates).lower()}
 
 
-def _sections(rows: Sequence[fit.Fit], format: str) -> Iterator[str]:
+def _sections(rows: Sequence[capacity.Fit], format: str) -> Iterator[str]:
     """Yield a table of the engines that take what they need, and apart from it one of the others."""
     if not rows:
         yield "No cell is planned.\n"
@@ -78,30 +81,30 @@ def _sections(rows: Sequence[fit.Fit], format: str) -> Iterator[str]:
         if facts:
             columns = _columns(facts)
             names = [column.key for column in columns].index("context") + 1
-            table = listing.rows(columns, facts, format, names)
+            table = report_rows.rows(columns, facts, format, names)
             notes = [note for word, note in NOTES.items() if word in table]
             mark = "- " if format == "markdown" else ""
-            below = listing.wrapped((f"{mark}{note}" for note in notes), format)
-            above = listing.wrapped([title, ""], format) if title else ""
+            below = report_rows.wrapped((f"{mark}{note}" for note in notes), format)
+            above = report_rows.wrapped([title, ""], format) if title else ""
             yield f"{above}{table}\n{below}"
 
 
-def _columns(facts: Sequence[Mapping[str, Any]]) -> list[listing.Column]:
-    axes = [listing.Column(name, name) for name in AXES if _varies(name, facts)]
+def _columns(facts: Sequence[Mapping[str, Any]]) -> list[report_rows.Column]:
+    axes = [report_rows.Column(name, name) for name in AXES if _varies(name, facts)]
     lengths = LENGTHS if _varies("output_len", facts) else ()
     known = [
         column
         for column in FIGURES
         if column.key == "answer" or any(row[column.key] for row in facts)
     ]
-    return [listing.Column("model", "model"), *axes, *lengths, *known]
+    return [report_rows.Column("model", "model"), *axes, *lengths, *known]
 
 
 def _varies(name: str, facts: Sequence[Mapping[str, Any]]) -> bool:
     return len({row[name] for row in facts}) > 1
 
 
-def answer(row: fit.Fit) -> str | None:
+def answer(row: capacity.Fit) -> str | None:
     """Return the largest batch in words: measured from both sides, from one, or not at all."""
     if row.largest is not None:
         return f"{row.largest}" if row.oom or row.inferred else f"≥ {row.largest}"
@@ -112,7 +115,7 @@ def answer(row: fit.Fit) -> str | None:
     return None if row.predicted is None else f"predicted {row.predicted}"
 
 
-def beyond(row: fit.Fit) -> str | None:
+def beyond(row: capacity.Fit) -> str | None:
     """Return what is known of larger batches, and of OOMs among those that fitted."""
     parts = []
     if row.largest is not None and row.oom:

@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from llmbench import reports, store, table
-from llmbench.importers import _run
+from llmbench import report
+from llmbench.importers import convert
 from llmbench.redact import command_line, shown
+from llmbench.results import store, table
 
 
 def command(  # noqa: PLR0913, PLR0917 - one argument a flag
@@ -53,9 +54,9 @@ def command(  # noqa: PLR0913, PLR0917 - one argument a flag
     said = {key: value for key, value in coordinates.items() if value is not None}
     called = command_line(["llmbench", *sys.argv[1:]])
     now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
-    _run.write(files, said, importer, output_dir, called, now)
+    convert.write(files, said, importer, output_dir, called, now)
     log, console = store.read(output_dir), Console()
-    reports.show(table.build(log), "terminal", console)
+    report.show(table.build(log), "terminal", console)
     assert log.imported is not None
     left = {
         f"{source.tool}: {key}": why

@@ -6,10 +6,14 @@ from typing import Annotated, Any, Literal
 import msgspec
 import typer
 
-from llmbench import ceilings, chips, listing, machine, numbers, probe
-from llmbench.ceilings import Probe
-from llmbench.commands._telling import tell
+from llmbench import numbers
+from llmbench.commands.options import tell
 from llmbench.errors import SpecError
+from llmbench.machine import chips, info
+from llmbench.machine import peaks as machine_peaks
+from llmbench.machine.peaks import Probe
+from llmbench.measure import probe
+from llmbench.report import rows as report_rows
 
 NO_GPU = "No NVIDIA driver shows a GPU, and no processor has verified ceilings: no shares of a datasheet are given."
 UNKNOWN = "No known chip has this name and memory: no shares of a datasheet are given."
@@ -38,10 +42,10 @@ def command(
             f"--probe: measures this machine, not a {name!r}. Leave the chip's name out."
         )
     if measured:
-        found = machine.machine()
+        found = info.machine()
         probe.measure_and_keep(found, probe.kinds(found), tell)
     facts = msgspec.to_builtins(chips.chip(name)) if name else here(whole=format == "json")
-    sys.stdout.write(listing.json(facts) if format == "json" else listing.one(facts))
+    sys.stdout.write(report_rows.json(facts) if format == "json" else report_rows.one(facts))
 
 
 def here(*, whole: bool) -> dict[str, Any]:
@@ -49,9 +53,9 @@ def here(*, whole: bool) -> dict[str, Any]:
 
     `whole` keeps a probe as it is; else it is put in the units that people use.
     """
-    found = machine.machine()
+    found = info.machine()
     gpus = [{**gpu, **peaks(chips.match(gpu))} for gpu in found["gpus"]]
-    probes, notice = ceilings.kept_of(found)
+    probes, notice = machine_peaks.kept_of(found)
     shown = [
         {**msgspec.to_builtins(each), "share_of_datasheet": probe.shares(each, found)}
         if whole

@@ -5,18 +5,20 @@ from typing import Annotated, Literal
 
 import typer
 
-from llmbench import catalogue, listing, model, numbers
+from llmbench import numbers
+from llmbench.models import catalogue, resolve
+from llmbench.report import rows
 
 COLUMNS = (
-    listing.Column("name", "model"),
-    listing.Column("family", "family"),
-    listing.Column("parameters", "parameters", numbers.count),
-    listing.Column("active_parameters", "active", numbers.count),
-    listing.Column("kv_bytes_per_token_bfloat16", "bf16 KV/token", numbers.binary),
-    listing.Column("context", "context", numbers.whole),
-    listing.Column("release_date", "released"),
-    listing.Column("engines", "engines"),
-    listing.Column("license", "licence"),
+    rows.Column("name", "model"),
+    rows.Column("family", "family"),
+    rows.Column("parameters", "parameters", numbers.count),
+    rows.Column("active_parameters", "active", numbers.count),
+    rows.Column("kv_bytes_per_token_bfloat16", "bf16 KV/token", numbers.binary),
+    rows.Column("context", "context", numbers.whole),
+    rows.Column("release_date", "released"),
+    rows.Column("engines", "engines"),
+    rows.Column("license", "licence"),
 )
 
 
@@ -31,9 +33,9 @@ def command(
 ) -> None:
     """List the models of the catalogue, or show one."""
     if name is None or format in {"markdown", "csv"}:
-        names = model.catalogue() if name is None else [name]
-        text = listing.rows(COLUMNS, [catalogue.facts(known) for known in names], format)
+        names = resolve.catalogue() if name is None else [name]
+        text = rows.rows(COLUMNS, [catalogue.facts(known) for known in names], format)
     else:
         facts = catalogue.whole(name)
-        text = listing.json(facts) if format == "json" else listing.one(facts)
+        text = rows.json(facts) if format == "json" else rows.one(facts)
     sys.stdout.write(text)

@@ -5,14 +5,16 @@ from typing import Annotated
 
 import typer
 
-from llmbench import compare, sides, store
+from llmbench import compare
 from llmbench.commands.compare import kept_of
 from llmbench.commands.table import without_collection
-from llmbench.compare import Comparison
-from llmbench.conditions import Asked
+from llmbench.compare import Comparison, sides
+from llmbench.compare.confounds import Asked
 from llmbench.errors import LlmbenchError
-from llmbench.metrics import BY_KEY
-from llmbench.reports import _words, html
+from llmbench.report.views import page as views_page
+from llmbench.report.views import run as views_run
+from llmbench.results import store
+from llmbench.results.metrics import BY_KEY
 
 PAGE = Path("report.html")
 E2E = BY_KEY["e2e_s"]
@@ -29,13 +31,13 @@ def command(
     ] = False,
 ) -> None:
     """Write runs as one page of plots for any browser."""
-    html.check(output, PAGE, force=force)
-    script = html.library()
+    views_page.check(output, PAGE, force=force)
+    script = views_page.library()
     with without_collection():
-        found = [html.seen(store.read(run), label) for run, label in labelled(runs)]
-        page = html.render(found, script, compared(runs) if len(runs) > 1 else None)
-    cells = _words.plural(sum(len(run.table.cells) for run in found), "cell")
-    print(f"{html.write(output, page)}, {cells} of {_words.plural(len(found), 'run')}.")
+        found = [views_page.seen(store.read(run), label) for run, label in labelled(runs)]
+        page = views_page.render(found, script, compared(runs) if len(runs) > 1 else None)
+    cells = views_run.plural(sum(len(run.table.cells) for run in found), "cell")
+    print(f"{views_page.write(output, page)}, {cells} of {views_run.plural(len(found), 'run')}.")
 
 
 def labelled(runs: list[Path]) -> list[tuple[Path, str]]:
@@ -44,7 +46,7 @@ def labelled(runs: list[Path]) -> list[tuple[Path, str]]:
     for path in paths:
         if paths.count(path) > 1:
             raise LlmbenchError(f"{path}: is named twice. Name each run once.")
-    return list(zip(runs, html.labels(runs), strict=True))
+    return list(zip(runs, views_page.labels(runs), strict=True))
 
 
 def compared(runs: list[Path]) -> Comparison | str:

@@ -7,10 +7,12 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from llmbench import adhoc, dryrun, invoke
-from llmbench.commands._telling import show_table
+from llmbench.commands.options import show_table
 from llmbench.errors import SpecError
 from llmbench.redact import command_line
+from llmbench.report.views import dryrun
+from llmbench.run import sweep as run_sweep
+from llmbench.spec import overrides
 
 
 def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
@@ -143,8 +145,8 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
         "output_len": output_len,
     }
     single = {"device": device, "load_format": load_format, "prompts": prompts}
-    wanted = adhoc.overridden(
-        adhoc.read(sweep, model),
+    wanted = overrides.overridden(
+        overrides.read(sweep, model),
         axes,
         {key: value for key, value in single.items() if value is not None},
     )
@@ -158,16 +160,18 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
     changes = {key: value for key, value in measuring.items() if value is not None}
     if sessions is not None:
         changes |= {"sessions": sessions, "max_sessions": sessions}
-    wanted = adhoc.with_protocol(wanted, changes)
+    wanted = overrides.with_protocol(wanted, changes)
     console = Console(highlight=False, stderr=False)
     if probe and machine:
         raise SpecError(f"--probe: measures this machine, and --machine {machine} is another.")
     if probe:
-        invoke.probe_first(wanted, console)
+        run_sweep.probe_first(wanted, console)
     if dry_run:
-        return dryrun.show(wanted, dryrun.Asked(machine, usd_per_gpu_hour, format), invoke.RESULTS)
+        return dryrun.show(
+            wanted, dryrun.Asked(machine, usd_per_gpu_hour, format), run_sweep.RESULTS
+        )
     _refuse_alone(machine, usd_per_gpu_hour, format)
-    asked = invoke.Asked(
+    asked = run_sweep.Asked(
         output_dir,
         resume=resume,
         new_environment=new_environment,
@@ -177,7 +181,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
         anonymous=anonymous,
     )
     command = command_line(["llmbench", *sys.argv[1:]])
-    return invoke.sweep(wanted, asked, console, command, show_table)
+    return run_sweep.sweep(wanted, asked, console, command, show_table)
 
 
 def _refuse_alone(machine: str | None, usd_per_gpu_hour: float | None, format: str) -> None:

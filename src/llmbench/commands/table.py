@@ -10,10 +10,12 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from llmbench import accuracy, reports, store, table
-from llmbench import metrics as known
-from llmbench.commands._telling import tell
+from llmbench import report
+from llmbench.commands.options import tell
 from llmbench.errors import SpecError
+from llmbench.report.views import accuracy
+from llmbench.results import metrics as known
+from llmbench.results import store, table
 
 
 def command(
@@ -46,7 +48,7 @@ def command(
             return
         beside = tell if format == "csv" else None  # where a warning has no place
         log = store.read(run, newer=format != "csv", tell=beside)
-        reports.show(table.build(log, chosen), format, Console())
+        report.show(table.build(log, chosen), format, Console())
 
 
 @contextlib.contextmanager

@@ -14,22 +14,31 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from llmbench.errors import Unconvertible, did_you_mean
-from llmbench.importers import _document
-from llmbench.importers._document import Document
+from llmbench.importers import fields
+from llmbench.importers.fields import Document
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
     from types import ModuleType
 
-    from llmbench.record import Finding, Given, Memory, Sample
+    from llmbench.results.record import Finding, Given, Memory, Sample
 
 __all__ = ["Document", "Reading", "Said", "known", "read"]
 
-HERE = Path(__file__).parent
+TOOLS = (
+    "aiperf",
+    "guidellm",
+    "llama_bench",
+    "optimum_benchmark",
+    "vllm_latency",
+    "vllm_serve",
+    "vllm_throughput",
+)
+"""The modules that read a tool's files, one a tool."""
 
 Said: TypeAlias = "Mapping[str, str | int]"
 """Coordinates that the user adds, by the names of a cell's fields."""
@@ -68,8 +77,8 @@ class Reading:
 
 
 def known() -> list[str]:
-    """Return the names of all importers: the files in this folder."""
-    return sorted(path.stem for path in HERE.glob("*.py") if not path.stem.startswith("_"))
+    """Return the names of all importers, in order."""
+    return list(TOOLS)
 
 
 def read(path: Path, said: Said, name: str | None = None) -> tuple[str, Document, list[Reading]]:
@@ -79,7 +88,7 @@ def read(path: Path, said: Said, name: str | None = None) -> tuple[str, Document
     """
     if name is not None and name not in known():
         raise Unconvertible(f"--from: unknown importer {name!r}.{did_you_mean(name, known())}")
-    document = _document.read(path)
+    document = fields.read(path)
     importers = [_module(one) for one in ([name] if name else known())]
     fitting = [module for module in importers if module.recognises(document)]
     if len(fitting) != 1:

@@ -10,13 +10,13 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from llmbench.errors import Unconvertible
-from llmbench.importers import Reading, _served
-from llmbench.importers._document import Fields, agree, last_name
-from llmbench.record import Finding
+from llmbench.importers import Reading, served
+from llmbench.importers.fields import Fields, agree, last_name
+from llmbench.results.record import Finding
 
 if TYPE_CHECKING:
     from llmbench.importers import Document, Said
-    from llmbench.record import Given
+    from llmbench.results.record import Given
 
 TOOL = "aiperf"
 
@@ -71,13 +71,13 @@ def read(document: Document, said: Said) -> list[Reading]:
         if fields.has(theirs):
             median_s = _figure(fields, theirs, "ms", "p50") / 1e3
             tokens = TOKENS if key == "request_tpot_s" else ""
-            given |= _served.of_run(key, median_s, CLOCK, tokens)
+            given |= served.of_run(key, median_s, CLOCK, tokens)
     given |= _rates(fields)
     return [
         Reading(
             where=_where(fields),
             given=given,
-            warnings=[*_served.failed(failed, done + failed), *_recounted(fields)],
+            warnings=[*served.failed(failed, done + failed), *_recounted(fields)],
             refused=REFUSED,
             version=fields.text("aiperf_version"),
             ended=fields.text("end_time") if fields.has("end_time") else None,
@@ -124,7 +124,7 @@ def _rates(fields: Fields) -> dict[str, Given]:
             rate = _figure(fields, theirs, "tokens/sec", "avg")
             tokens = sum(_figure(fields, name, "tokens", "avg") for name in counted)
             agree(rate, tokens / duration_s, theirs, fields.where)
-            given |= _served.of_run(key, rate, CLOCK, TOKENS)
+            given |= served.of_run(key, rate, CLOCK, TOKENS)
     return given
 
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from llmbench.errors import Unconvertible
-from llmbench.importers import Reading, _served
-from llmbench.importers._document import Fields, agree, last_name
+from llmbench.importers import Reading, served
+from llmbench.importers.fields import Fields, agree, last_name
 
 if TYPE_CHECKING:
     from llmbench.importers import Document, Said
-    from llmbench.record import Given
+    from llmbench.results.record import Given
 
 TOOL = "guidellm"
 
@@ -73,7 +73,7 @@ def _reading(benchmark: Fields, version: str) -> Reading:
     return Reading(
         where={**_where(benchmark), "input_len": lengths[0], "output_len": lengths[1]},
         given=given,
-        warnings=_served.failed(counts.count("errored"), total),
+        warnings=served.failed(counts.count("errored"), total),
         refused=refused,
         version=version,
         own_process=False,
@@ -99,9 +99,7 @@ def _lengths(requests: list[Fields]) -> tuple[int | None, int | None]:
         request.count("prompt_tokens") for request in requests if request.has("prompt_tokens")
     ]
     news = [request.count("output_tokens") for request in requests]
-    return (_served.shared(prompts) if len(prompts) == len(requests) else None), _served.shared(
-        news
-    )
+    return (served.shared(prompts) if len(prompts) == len(requests) else None), served.shared(news)
 
 
 def _of_requests(requests: list[Fields]) -> dict[str, Given]:
@@ -140,9 +138,9 @@ def _of_requests(requests: list[Fields]) -> dict[str, Given]:
     if len(ttfts) != len(requests):
         return {}
     return {
-        **_served.of_requests("request_ttft_s", ttfts, CLOCK),
-        **_served.of_requests("request_tpot_s", tpots, CLOCK, TOKENS),
-        **_served.of_requests("request_e2e_s", wholes, CLOCK),
+        **served.of_requests("request_ttft_s", ttfts, CLOCK),
+        **served.of_requests("request_tpot_s", tpots, CLOCK, TOKENS),
+        **served.of_requests("request_e2e_s", wholes, CLOCK),
     }
 
 
@@ -165,5 +163,5 @@ def _rates(benchmark: Fields) -> dict[str, Given]:
         )
         rate = metrics.inner(theirs).inner("successful").positive("mean")
         agree(rate, tokens / duration_s, f"{theirs}.mean", benchmark.where)
-        given |= _served.of_run(key, rate, CLOCK, TOKENS)
+        given |= served.of_run(key, rate, CLOCK, TOKENS)
     return given

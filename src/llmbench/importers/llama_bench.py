@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from llmbench.errors import Unconvertible
 from llmbench.importers import Reading
-from llmbench.importers._document import Fields, agree, last_name, the_only
-from llmbench.record import Given
+from llmbench.importers.fields import Fields, agree, last_name, the_only
+from llmbench.results.record import Given
 
 if TYPE_CHECKING:
     from llmbench.importers import Document, Said

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from llmbench.errors import Unconvertible
 from llmbench.importers import Reading
-from llmbench.importers._document import Fields, agree, last_name
+from llmbench.importers.fields import Fields, agree, last_name
 from llmbench.importers.vllm_latency import sample
-from llmbench.record import Finding, Given, Memory
+from llmbench.results.record import Finding, Given, Memory
 
 if TYPE_CHECKING:
     from llmbench.importers import Document, Said

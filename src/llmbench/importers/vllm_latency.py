@@ -6,8 +6,8 @@ from statistics import fmean, median
 from typing import TYPE_CHECKING
 
 from llmbench.importers import Reading
-from llmbench.importers._document import Fields, agree
-from llmbench.record import Finding, Sample
+from llmbench.importers.fields import Fields, agree
+from llmbench.results.record import Finding, Sample
 
 if TYPE_CHECKING:
     from llmbench.importers import Document, Said

@@ -7,9 +7,9 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llmbench.errors import Unconvertible
-from llmbench.importers import Reading, _served
-from llmbench.importers._document import Fields, agree, last_name
-from llmbench.record import Given  # noqa: TC001 - a plain import is as cheap
+from llmbench.importers import Reading, served
+from llmbench.importers.fields import Fields, agree, last_name
+from llmbench.results.record import Given  # noqa: TC001 - a plain import is as cheap
 
 if TYPE_CHECKING:
     from llmbench.importers import Document, Said
@@ -54,7 +54,7 @@ def read(document: Document, said: Said) -> list[Reading]:
         Reading(
             where=_where(fields, requests),
             given=given,
-            warnings=_served.failed(asked - completed, asked),
+            warnings=served.failed(asked - completed, asked),
             refused=REFUSED,
             ended=_date(fields),
             own_process=False,
@@ -69,8 +69,8 @@ def _where(fields: Fields, requests: list[Request]) -> dict[str, Any]:
     return {
         "model": last_name(fields.text("model_id")),
         "options": options,
-        "input_len": _served.shared([request.input_len for request in requests]),
-        "output_len": _served.shared([request.output_len for request in requests]),
+        "input_len": served.shared([request.input_len for request in requests]),
+        "output_len": served.shared([request.output_len for request in requests]),
     }
 
 
@@ -81,8 +81,8 @@ def _rates(fields: Fields) -> dict[str, Given]:
     agree(rate, new / duration_s, "output_throughput", fields.where)
     agree(total, (prompt + new) / duration_s, "total_token_throughput", fields.where)
     return {
-        **_served.of_run("served_output_tok_s", rate, CLOCK, TOKENS),
-        **_served.of_run("served_total_tok_s", total, CLOCK, f"prompts by the client; {TOKENS}"),
+        **served.of_run("served_output_tok_s", rate, CLOCK, TOKENS),
+        **served.of_run("served_total_tok_s", total, CLOCK, f"prompts by the client; {TOKENS}"),
     }
 
 
@@ -151,7 +151,7 @@ def _given_by_each(fields: Fields, requests: list[Request]) -> dict[str, Given]:
     }
     given: dict[str, Given] = {}
     for key, (theirs, samples, tokens) in columns.items():
-        given.update(_served.of_requests(key, samples, CLOCK, tokens))
+        given.update(served.of_requests(key, samples, CLOCK, tokens))
         if samples and fields.has(theirs):
             agree(fields.positive(theirs) / 1e3, median(samples), theirs, fields.where)
     return given
@@ -168,7 +168,7 @@ def _given_in_sum(fields: Fields) -> dict[str, Given]:
     given: dict[str, Given] = {}
     for key, theirs in names.items():
         if fields.has(theirs) and fields.scalar(theirs) != 0:
-            given.update(_served.of_run(key, fields.positive(theirs) / 1e3, CLOCK, TOKENS))
+            given.update(served.of_run(key, fields.positive(theirs) / 1e3, CLOCK, TOKENS))
     return given
 
 

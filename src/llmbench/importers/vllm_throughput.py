@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from llmbench.errors import Unconvertible
 from llmbench.importers import Reading
-from llmbench.importers._document import Fields, agree
+from llmbench.importers.fields import Fields, agree
 from llmbench.importers.vllm_latency import sample
-from llmbench.record import Finding, Given
+from llmbench.results.record import Finding, Given
 
 if TYPE_CHECKING:
     from llmbench.importers import Document, Said

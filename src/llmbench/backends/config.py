@@ -1,0 +1,48 @@
+"""A model's configuration as transformers builds it: what every engine starts from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import transformers
+
+if TYPE_CHECKING:
+    from llmbench.results.record import Job
+
+
+def configuration(job: Job, revision: str) -> Any:
+    """Return a fresh configuration: `from_config` writes into the one it is given."""
+    model = job.model
+    own = model.source == "folder" or job.cells[0].load_format == "dummy"
+    if own and model.model_type in transformers.CONFIG_MAPPING:
+        config = transformers.CONFIG_MAPPING[model.model_type].from_dict(_mended(model.config))
+    else:
+        config = transformers.AutoConfig.from_pretrained(
+            model.location,
+            trust_remote_code=job.protocol.allow_remote_code,
+            **revision_of(revision),
+        )
+    config.use_cache = (
+        True  # MPT's hub configuration says false: every token would recompute its past
+    )
+    return config
+
+
+def builder(config: Any) -> Any:
+    """Return the class of transformers that builds a model of this family which generates text."""
+    if config.is_encoder_decoder:
+        return transformers.AutoModelForSeq2SeqLM
+    return transformers.AutoModelForCausalLM
+
+
+def revision_of(revision: str) -> dict[str, str]:
+    """Return the keyword argument that names a revision, if one is named."""
+    return {"revision": revision} if revision else {}
+
+
+def _mended(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a configuration whose `attn_pdrop` is a whole number if it can be: MPT's class refuses 0.0."""
+    attention = config.get("attn_config")
+    if not isinstance(attention, dict) or attention.get("attn_pdrop") != 0:
+        return config
+    return {**config, "attn_config": {**attention, "attn_pdrop": 0}}

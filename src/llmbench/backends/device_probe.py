@@ -1,0 +1,192 @@
+"""What a device reaches at most: copies, matrix-vector products, matrix products over their rows, dispatch.
+
+Run as a program, it measures one kind of device in this process and writes its probes as one line of JSON:
+`python -m llmbench.backends.device_probe cpu`. Weights are random, and so many that they come from memory each
+time, as in a model: of a matrix used twice running, a cache would hold half.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+import statistics
+import sys
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+import torch
+from torch.nn.functional import linear
+
+from llmbench.backends import random_weights
+from llmbench.backends.places import PLACES, Place
+from llmbench.machine.peaks import Probe, Rate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+ROWS = (1, 4, 16, 64, 256, 1024, 4096, 16384)
+SHAPES = ((768, 3072), (2048, 8192), (4096, 11008), (8192, 8192))
+"""Inner size and columns, as in models of 100 million, a billion, and 7 billion parameters; and the square
+that a large chip needs to reach its peak."""
+
+BEYOND_CACHE = 4
+"""Weights are this many times the last cache, so that at most a quarter of them can be found in it."""
+SHARE_OF_MEMORY = 1 / 8
+"""Of the memory available, for weights, and again for the copy's target."""
+PASSES = 5
+FEWEST, MOST = 3, 50
+"""Timed calls of one point."""
+
+
+class Timed(NamedTuple):
+    """Seconds of one call: the typical, and the best."""
+
+    middle_s: float
+    best_s: float
+
+
+def probe(place: Place) -> Probe:
+    """Measure one device. Some 40 s on a CPU of two cores, some 20 s on a GPU."""
+    wanted = max(BEYOND_CACHE * place.cache_bytes, place.least_bytes)
+    size = min(wanted, int(place.free_bytes * SHARE_OF_MEMORY))
+    pool = random_numbers(size // torch.float32.itemsize, place.device)
+    copied = _copy(place, pool)
+    read, rates, best = {}, [], {}
+    for dtype in DTYPES:
+        weights = pool if dtype is torch.float32 else pool.to(dtype)
+        name = str(dtype).removeprefix("torch.")
+        read[name] = read_bytes_s(place, weights)
+        points = list(curve(place, weights))
+        rates += [rate for rate, _ in points]
+        best[name] = max(flops_s for _, flops_s in points)
+    beyond = size >= 2 * place.cache_bytes  # else it is a cache that would be measured
+    return Probe(
+        device=place.device.type,
+        name=place.name,
+        at=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        torch=str(torch.__version__),
+        threads=place.threads,
+        copy_bytes_s=copied if beyond else None,
+        read_bytes_s=read if beyond else {},
+        flops_s=best,
+        rates=rates,
+        step_s=step_s(place),
+    )
+
+
+def random_numbers(count: int, device: torch.device) -> torch.Tensor:
+    """Return random float32 numbers, none of them zero: a chip at its power limit is faster on zeros."""
+    pool = torch.empty(count, device=device)
+    block = random_weights.without_zeros(torch.randn(random_weights.BLOCK).to(device))
+    random_weights.tile(pool, block, 0)
+    return pool
+
+
+def _copy(place: Place, pool: torch.Tensor) -> float:
+    """Return bytes a second of a copy, read and written together."""
+    pairs = zip(torch.empty_like(pool).chunk(place.pieces), pool.chunk(place.pieces), strict=True)
+    calls = [functools.partial(target.copy_, source) for target, source in pairs]
+    return 2 * int(pool.nbytes) / least_s(place, calls)
+
+
+def read_bytes_s(place: Place, weights: torch.Tensor) -> float:
+    """Return bytes a second of matrix-vector products over all weights, of the best shape."""
+    return max(_shape_bytes_s(place, weights, *shape) for shape in fitting(weights))
+
+
+def _shape_bytes_s(place: Place, weights: torch.Tensor, inner: int, columns: int) -> float:
+    matrices = as_matrices(weights, inner, columns)
+    vector = _inputs(1, inner, weights)
+
+    def products(some: list[torch.Tensor]) -> None:
+        for matrix in some:
+            linear(vector, matrix)
+
+    size = -(-len(matrices) // place.pieces)
+    groups = [matrices[start : start + size] for start in range(0, len(matrices), size)]
+    calls = [functools.partial(products, group) for group in groups]
+    return len(matrices) * int(matrices[0].nbytes) / least_s(place, calls)
+
+
+def least_s(place: Place, calls: Sequence[Callable[[], object]]) -> float:
+    """Return the seconds of all calls together, each the best of several passes over all of them.
+
+    What another process takes away in one pass is not missing in all; the first pass warms up.
+    """
+    best = [math.inf] * len(calls)
+    for _ in range(1 + PASSES):
+        for number, call in enumerate(calls):
+            best[number] = min(best[number], place.watch.seconds(call, 1))
+    return sum(best)
+
+
+def curve(place: Place, weights: torch.Tensor) -> Iterator[tuple[Rate, float]]:
+    """Yield the typical rate of matrix products over their rows, shape by shape, and the best rate with each.
+
+    A shape ends where a single call would take longer than a point may.
+    """
+    name = str(weights.dtype).removeprefix("torch.")
+    for inner, columns in fitting(weights):
+        matrices, best = as_matrices(weights, inner, columns), 0.0
+        for rows in ROWS:
+            work = 2 * rows * inner * columns
+            if best and work / best > place.point_s:
+                break
+            times = timed(place, matrices, _inputs(rows, inner, weights))
+            best, typical = work / times.best_s, work / times.middle_s
+            yield Rate(dtype=name, rows=rows, inner=inner, columns=columns, flops_s=typical), best
+
+
+def timed(place: Place, matrices: list[torch.Tensor], inputs: torch.Tensor) -> Timed:
+    """Return how long one product takes, each with another matrix than the one before."""
+    turn = 0
+
+    def call() -> None:
+        nonlocal turn
+        linear(inputs, matrices[turn % len(matrices)])
+        turn += 1
+
+    place.watch.seconds(call, 2)  # kernels are chosen at the first call
+    times: list[float] = []
+    while len(times) < FEWEST or (sum(times) * place.burst < place.point_s and len(times) < MOST):
+        times.append(place.watch.seconds(call, place.burst) / place.burst)
+    return Timed(statistics.median(times), min(times))
+
+
+def step_s(place: Place) -> float:
+    """Return the seconds of one trivial operation among a thousand: what it takes to dispatch any."""
+    number = torch.ones(1, device=place.device)
+    times = [place.watch.seconds(lambda: number.add_(1), 1000) / 1000 for _ in range(PASSES + 1)]
+    return statistics.median(times[1:])
+
+
+def fitting(weights: torch.Tensor) -> list[tuple[int, int]]:
+    """Return the shapes of which the weights hold a matrix; memory may be too little for the largest."""
+    return [(inner, columns) for inner, columns in SHAPES if inner * columns <= weights.numel()]
+
+
+def as_matrices(weights: torch.Tensor, inner: int, columns: int) -> list[torch.Tensor]:
+    """Return the weights cut into matrices [columns, inner] that overlap nowhere."""
+    count = weights.numel() // (inner * columns)
+    return list(weights[: count * inner * columns].view(count, columns, inner))
+
+
+def _inputs(rows: int, inner: int, weights: torch.Tensor) -> torch.Tensor:
+    return random_numbers(rows * inner, weights.device).view(rows, inner).to(weights.dtype)
+
+
+def main() -> None:
+    """Measure the kind of device that the argument names; stdout is ours alone, what others print is not."""
+    answer = os.dup(1)
+    os.dup2(2, 1)
+    with torch.inference_mode():
+        probes = [probe(place) for place in PLACES[sys.argv[1]]()]
+    with os.fdopen(answer, "wb") as stream:
+        stream.write(msgspec.json.encode(probes) + b"\n")
+
+
+if __name__ == "__main__":
+    main()

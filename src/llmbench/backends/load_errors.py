@@ -1,0 +1,235 @@
+"""Why a model cannot be loaded, as one line that names the reason and what would allow it.
+
+What is not in the table below stays the exception that it is: running out of memory above all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import transformers
+
+from llmbench.errors import LoadFailed, Unsupported
+from llmbench.redact import redact
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from llmbench.results.record import Job
+
+
+class Row(NamedTuple):
+    """A failure by the name of its class and a piece of its text, and the line to say instead."""
+
+    kind: str
+    text: str
+    line: str
+    means: type[LoadFailed | Unsupported] = LoadFailed
+
+
+ELSEWHERE = "download it first, name a local folder, or use --load-format dummy."
+REASONS = (
+    Row("GatedRepoError", "", "{where} is gated: accept its terms on the hub and set HF_TOKEN."),
+    Row(
+        "RevisionNotFoundError",
+        "",
+        "{where}: the hub has no such revision; the option `revision` names one.",
+    ),
+    Row(
+        "RepositoryNotFoundError",
+        "",
+        "{where} is not on the hub, or private: HF_TOKEN opens private ones.",
+    ),
+    Row(
+        "LocalEntryNotFoundError",
+        "",
+        "{where} is not in the local cache and the hub is out of reach: " + ELSEWHERE,
+    ),
+    Row(
+        "OfflineModeIsEnabled",
+        "",
+        "{where} is not in the local cache and the hub is switched off: " + ELSEWHERE,
+    ),
+    Row("ConnectError", "", "{where}: the hub cannot be reached: " + ELSEWHERE),
+    Row("HFValidationError", "", "{where} is neither a folder nor a hub id."),
+    Row(
+        "SafetensorError",
+        "",
+        "{where}: a weight file is truncated or damaged ({detail}); download it again.",
+    ),
+    Row(
+        "UnpicklingError",
+        "",
+        "{where}: the pickled weights hold more than tensors, or are damaged; nothing in them was run"
+        " ({detail}). Convert them to safetensors.",
+    ),
+    Row("JSONDecodeError", "", "{where}: a JSON file beside the weights is damaged ({detail})."),
+    Row("StrictDataclassError", "", "{where}: the configuration cannot be built: {detail}"),
+    Row(
+        "ValueError",
+        "custom code",
+        "{where} needs code of its own, which was not run; --trust-remote-code would run it.",
+    ),
+    Row(
+        "ValueError",
+        "does not recognize this architecture",
+        "transformers {version} does not know the family of {where}; a newer one might.",
+        Unsupported,
+    ),
+    Row(
+        "ValueError",
+        "Unrecognized model",
+        "{where} does not say which family it is of.",
+        Unsupported,
+    ),
+    Row(
+        "ImportError",
+        "FlashAttention",
+        "attn_implementation={attention}: {detail} Without it, sdpa or eager works.",
+        Unsupported,
+    ),
+    Row("ImportError", "", "{where} needs a package that is not installed: {detail}", Unsupported),
+    Row(
+        "RuntimeError",
+        "ignore_mismatched_sizes",
+        "{where}: the weights' shapes are not the configuration's.",
+    ),
+    Row(
+        "FileNotFoundError", "", "{where}: a file that belongs to the weights is missing: {detail}"
+    ),
+    Row(
+        "OSError",
+        "file named",
+        "{where} has no safetensors weights; --allow-pickle would read pickled ones (.bin),"
+        " and --load-format dummy needs none.",
+    ),
+)
+"""In this order, the first that any exception of the chain fits; a class fits by its own or an ancestor's name."""
+LONGEST_DETAIL = 300
+
+ATTENTION = {
+    "sdpa": "_supports_sdpa",
+    "flash_attention_2": "_supports_flash_attn",
+    "flex_attention": "_supports_flex_attn",
+}
+"""How a family's class says which attention implementations it has; eager works for all."""
+
+NO_STATIC_CACHE = {
+    "bloom": "transformers builds its alibi for the tokens so far, not for the cache's length"
+}
+"""Families whose code fails on a static cache, and why; seen in transformers 5.19."""
+ENCODER_DECODER = "it is an encoder-decoder, whose two caches grow here"
+
+
+@contextlib.contextmanager
+def as_one_line(job: Job, reasons: Sequence[Row] = REASONS) -> Iterator[None]:
+    """Turn the failures that have a row into LoadFailed or Unsupported; let all others pass."""
+    try:
+        yield
+    except (LoadFailed, Unsupported):
+        raise
+    except Exception as error:
+        said = _said(error, job, reasons)
+        if said is None:
+            raise
+        raise said from error
+
+
+def _said(
+    error: BaseException, job: Job, reasons: Sequence[Row]
+) -> LoadFailed | Unsupported | None:
+    chain = list(_chain(error))
+    for row in reasons:
+        for link in chain:
+            if row.text in str(link) and row.kind in (kind.__name__ for kind in type(link).__mro__):
+                return row.means(_line(row, chain[-1], job))
+    return None
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an exception and what caused it, down to the first."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _line(row: Row, first: BaseException, job: Job) -> str:
+    cell, model = job.cells[0], job.model
+    return row.line.format(
+        where=model.location or model.name,
+        detail=re.sub(r"\s+", " ", redact(str(first)))[:LONGEST_DETAIL],
+        version=transformers.__version__,
+        attention=cell.options.get("attn_implementation", "default"),
+    )
+
+
+def refuse_unsupported(config: Any, auto: Any, options: Mapping[str, Any]) -> None:
+    """Refuse families that `auto` does not build, and an attention or a cache that the family does not have.
+
+    Raises:
+        Unsupported: the text says what works.
+
+    """
+    kind = config.model_type
+    known = auto._model_mapping  # noqa: SLF001 - has no public name
+    remote = auto.__name__ in getattr(config, "auto_map", {})
+    if type(config) not in known and not remote:
+        raise Unsupported(
+            f"transformers {transformers.__version__} has no language model of the family {kind} that generates."
+        )
+    if _is_encoder(config):
+        raise Unsupported(
+            f"{kind} is an encoder (is_decoder is false); this backend runs models that decode."
+        )
+    reason = ENCODER_DECODER if config.is_encoder_decoder else NO_STATIC_CACHE.get(kind)
+    if options["cache"] == "static" and reason:
+        raise Unsupported(f"{kind} cannot use a static cache: {reason}; cache=dynamic works.")
+    if type(config) in known and options["attn_implementation"] in ATTENTION:
+        _refuse_attention(known[type(config)], options["attn_implementation"])
+
+
+def _is_encoder(config: Any) -> bool:
+    masked = type(config) in transformers.MODEL_FOR_MASKED_LM_MAPPING
+    alone = masked and not config.is_encoder_decoder
+    return alone and getattr(config, "is_decoder", True) is False
+
+
+def _refuse_attention(model_class: Any, attention: str) -> None:
+    if getattr(model_class, ATTENTION[attention], True):
+        return
+    works = [
+        "eager",
+        *(name for name, flag in ATTENTION.items() if getattr(model_class, flag, False)),
+    ]
+    raise Unsupported(
+        f"{model_class.__name__} has no {attention} in transformers {transformers.__version__};"
+        f" attn_implementation={' or '.join(works)} works."
+    )
+
+
+def refuse_unreadable(job: Job) -> None:
+    """Refuse weights that do not exist, or are pickled, before anything reads them.
+
+    Raises:
+        LoadFailed: the text says which flag would allow it.
+
+    """
+    if job.cells[0].load_format == "dummy":
+        return
+    if job.model.location is None:
+        raise LoadFailed(
+            f"{job.model.name} has no real weights; --load-format dummy builds it with random ones."
+        )
+    if job.model.source != "folder":
+        return
+    folder = Path(job.model.location)
+    if not folder.is_dir():
+        raise LoadFailed(f"{folder} is gone, or not a folder that this process may read.")
+    pickled = sorted(path.name for path in folder.glob("*.bin"))
+    if pickled and not any(folder.glob("*.safetensors*")) and not job.protocol.allow_pickle:
+        raise LoadFailed(
+            f"{folder} has only pickled weights ({pickled[0]}), which can carry code; --allow-pickle would read them."
+        )

@@ -1,0 +1,174 @@
+"""Where the bytes are: of weights, of a cache, of this process, of the device.
+
+Each function counts one thing and returns None where this machine cannot say; METHOD section 1 defines them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pynvml
+import torch
+from transformers import EncoderDecoderCache
+
+from llmbench.machine import nvidia
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+PROC = Path("/proc/self")
+
+
+class HostPeak:
+    """Peak resident memory of one phase: the kernel's high-water mark, reset where the kernel allows it."""
+
+    def __init__(self) -> None:
+        self._exact = _reset_high_water()
+
+    def of_phase_bytes(self) -> int | None:
+        """Return the peak since this was made; None if the mark could not be reset then."""
+        return _high_water_bytes() if self._exact else None
+
+
+def whole_life_peak_bytes() -> int:
+    """Return the peak of the whole process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _reset_high_water() -> bool:
+    with contextlib.suppress(OSError):
+        (PROC / "clear_refs").write_text("5", encoding="ascii")
+        return _high_water_bytes() is not None
+    return False
+
+
+def _high_water_bytes() -> int | None:
+    with contextlib.suppress(OSError):
+        for line in (PROC / "status").read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024  # the kernel's kB are KiB
+    return None
+
+
+def stored_bytes(tensors: Iterable[torch.Tensor]) -> int:
+    """Return the bytes of the storages behind the tensors, each counted once."""
+    storages = (tensor.untyped_storage() for tensor in tensors if tensor.device.type != "meta")
+    return sum({(s.device, s.data_ptr()): s.nbytes() for s in storages}.values())
+
+
+def cache_bytes(cache: Any) -> int | None:
+    """Return the bytes that a cache's tensors really hold; None if it has no layers to look into.
+
+    Where there is an encoder, the keys and values of its tokens are held beside the decoder's own.
+    """
+    layers = getattr(cache, "layers", None)
+    if isinstance(cache, EncoderDecoderCache):
+        layers = [*cache.self_attention_cache.layers, *cache.cross_attention_cache.layers]
+    if layers is None:
+        return None
+    return stored_bytes(tensor for layer in layers for tensor in _tensors(vars(layer)))
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    """Yield the tensors inside; a single number, such as a static layer's length, is not part of a cache."""
+    if isinstance(value, torch.Tensor):
+        if value.ndim:
+            yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _tensors(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _tensors(item)
+
+
+def theoretical_cache_bytes(
+    config: Any, sequences: int, tokens: int, itemsize: int, encoder_tokens: int = 0
+) -> int | None:
+    """Return what keys and values of this many tokens need by the decoder's configuration's arithmetic.
+
+    2 × layers × key-value heads × head size × sequences × tokens × bytes of a number; a sliding layer
+    needs no more tokens than its window, and each layer all of an encoder's. None for a family whose
+    cache is not made of heads.
+    """
+    layers = _first(config, "num_hidden_layers", "n_layers", "n_layer")
+    heads = _first(config, "num_attention_heads", "n_heads", "n_head")
+    hidden = _first(config, "hidden_size", "d_model", "n_embd")
+    if not (layers and heads and hidden) or _first(config, "kv_lora_rank"):
+        return None
+    head = _first(config, "head_dim") or hidden // heads
+    per_token = 2 * _key_value_heads(config, heads) * head * itemsize
+    held = sum(_tokens_of_layers(config, layers, tokens)) + layers * encoder_tokens
+    return sequences * held * per_token
+
+
+def _key_value_heads(config: Any, heads: int) -> int:
+    """Return how many heads have keys and values of their own."""
+    if getattr(config, "multi_query", False) and not getattr(
+        config, "new_decoder_architecture", False
+    ):
+        return 1
+    attention = getattr(config, "attn_config", None)
+    return (
+        _first(config, "num_key_value_heads", "num_kv_heads")
+        or _first(attention, "kv_n_heads")
+        or heads
+    )
+
+
+def _tokens_of_layers(config: Any, layers: int, tokens: int) -> list[int]:
+    window = getattr(config, "sliding_window", None)
+    if not window or getattr(config, "use_sliding_window", True) is False:
+        return [tokens] * layers
+    kinds = getattr(config, "layer_types", None) or ["sliding_attention"] * layers
+    return [min(tokens, window) if kind == "sliding_attention" else tokens for kind in kinds]
+
+
+def _first(config: Any, *names: str) -> int | None:
+    """Return the first of these settings that the configuration has; families name the same thing apart."""
+    values = (getattr(config, name, None) for name in names)
+    return next((value for value in values if isinstance(value, int)), None)
+
+
+def device_used_by_uuid() -> Mapping[str, int]:
+    """Return the bytes in use on every GPU that CUDA shows, by its id.
+
+    The driver is asked because it needs no CUDA context: what a context takes then counts as used. Where
+    it cannot be asked, CUDA answers, and its context is there before the first answer.
+    """
+    with contextlib.suppress(pynvml.NVMLError):
+        if found := nvidia.handles():
+            return {_plain(nvidia.uuid(gpu)): _used_bytes(gpu) for gpu in found}
+    devices = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    readings = {uuid_of(device): torch.cuda.mem_get_info(device) for device in devices}
+    return {uuid: total - free for uuid, (free, total) in readings.items()}
+
+
+def process_used_bytes() -> int | None:
+    """Return what the driver says this process holds; None where containers hide process ids."""
+    with contextlib.suppress(pynvml.NVMLError):
+        used = [
+            process.usedGpuMemory
+            for gpu in nvidia.handles()
+            for process in pynvml.nvmlDeviceGetComputeRunningProcesses(gpu)
+            if process.pid == os.getpid() and process.usedGpuMemory
+        ]
+        return sum(used) or None
+    return None
+
+
+def uuid_of(device: torch.device) -> str:
+    """Return the id by which the driver knows a device."""
+    return _plain(str(torch.cuda.get_device_properties(device).uuid))
+
+
+def _plain(uuid: str) -> str:
+    return uuid.removeprefix("GPU-")
+
+
+def _used_bytes(gpu: Any) -> int:
+    return int(pynvml.nvmlDeviceGetMemoryInfo(gpu).used)

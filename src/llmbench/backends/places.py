@@ -1,0 +1,137 @@
+"""Devices that can be probed: what they are, and how calls on them are timed."""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import psutil
+import torch
+
+from llmbench.machine import info
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Watch(Protocol):
+    """Times calls on a device from their start until the device has done them."""
+
+    def seconds(self, call: Callable[[], object], times: int) -> float:
+        """Return the seconds that so many calls took, one after the other."""
+
+
+class CpuWatch:
+    """A CPU has done its work when the call returns."""
+
+    def seconds(self, call: Callable[[], object], times: int) -> float:
+        """Return the seconds that the calls took."""
+        start = time.perf_counter()
+        for _ in range(times):
+            call()
+        return time.perf_counter() - start
+
+
+class CudaWatch:
+    """Events in the stream; the last is waited for, without which only the queueing would be timed."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def seconds(self, call: Callable[[], object], times: int) -> float:
+        """Return the seconds between two events, the calls between them."""
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize(self._device)
+        start.record(torch.cuda.current_stream(self._device))
+        for _ in range(times):
+            call()
+        end.record(torch.cuda.current_stream(self._device))
+        end.synchronize()
+        return float(start.elapsed_time(end)) / 1e3  # milliseconds
+
+
+class Place(NamedTuple):
+    """A device and how it is measured.
+
+    Attributes:
+        cache_bytes: of all that weights could stay in.
+        free_bytes: of its memory.
+        least_bytes: of the weights, however small the cache: a copy must last longer than its launch.
+        point_s: that a point of the curve may take; one call that would take longer is left out.
+        burst: calls timed together, so that a queue stays full.
+        pieces: of a pass over all weights, timed apart; a launch costs a GPU more than a moment taken away.
+
+    """
+
+    device: torch.device
+    name: str
+    threads: int | None
+    watch: Watch
+    cache_bytes: int
+    free_bytes: int
+    least_bytes: int
+    point_s: float
+    burst: int
+    pieces: int
+
+
+def cpu() -> list[Place]:
+    """Return this host's processors as one place."""
+    return [
+        Place(
+            device=torch.device("cpu"),
+            name=info.machine()["cpu"],
+            threads=torch.get_num_threads(),
+            watch=CpuWatch(),
+            cache_bytes=_last_caches_bytes(),
+            free_bytes=psutil.virtual_memory().available,
+            least_bytes=2**28,
+            point_s=0.3,
+            burst=1,
+            pieces=16,
+        )
+    ]
+
+
+def cuda() -> list[Place]:
+    """Return every GPU that torch can use."""
+    torch.set_float32_matmul_precision("highest")  # no TF32: what transformers leaves it at
+    places = []
+    for index in range(torch.cuda.device_count()):
+        facts = torch.cuda.get_device_properties(index)
+        place = Place(
+            device=torch.device("cuda", index),
+            name=facts.name,
+            threads=None,
+            watch=CudaWatch(torch.device("cuda", index)),
+            cache_bytes=facts.L2_cache_size,
+            free_bytes=torch.cuda.mem_get_info(index)[0],
+            least_bytes=2**32,
+            point_s=0.1,
+            burst=10,
+            pieces=1,
+        )
+        places.append(place)
+    return places
+
+
+PLACES = {"cpu": cpu, "cuda": cuda}
+
+
+def _last_caches_bytes() -> int:
+    """Return the bytes of all last-level caches; the largest of each set of processors that share one."""
+    shared: dict[str, int] = {}
+    for index in Path("/sys/devices/system/cpu").glob("cpu[0-9]*/cache/index*"):
+        match = re.fullmatch(r"(\d+)K", _read(index / "size"))
+        if match and _read(index / "level") == "3":
+            shared[_read(index / "shared_cpu_list")] = int(match[1]) * 1024
+    return sum(shared.values()) or 2**25  # 32 MiB where the system does not tell
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""

@@ -1,0 +1,273 @@
+"""Transformers: any language model that the library builds, with an encoder or without, on one device or several.
+
+It times what users run: the library's own modules and caches, prefill and each decode step apart, with no
+synchronisation added a token. Seen with transformers 5.17 to 5.19 and torch 2.11 to 2.13.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import accelerate
+import torch
+import transformers
+
+from llmbench.backends import memory as backends_memory
+from llmbench.backends import reference_model, vocabulary
+from llmbench.backends.transformers import weights
+from llmbench.backends.transformers.clocks import clock_for
+from llmbench.backends.transformers.loops import LOOPS, decoder_config
+from llmbench.errors import LoadFailed, Unsupported
+from llmbench.results.record import Memory
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from llmbench.results.record import Job
+    from llmbench.spec.sweep import Cell
+
+OPTIONS = {
+    # "default" is what transformers chooses; facts say what that was
+    "attn_implementation": ("default", "sdpa", "eager", "flash_attention_2", "flex_attention"),
+    "cache": ("dynamic", "static"),
+    "compile": (False, True),  # decoding only, as generate() does; needs the static cache
+    "loop": ("forward", "generate"),
+    "threads": 0,  # of a CPU's operators; 0 leaves torch's own choice
+    "device_map": (
+        "none",
+        "auto",
+        "balanced",
+        "balanced_low_0",
+        "sequential",
+        "cpu_offload",
+        "disk_offload",
+    ),
+    "revision": "",  # of a hub repository: branch, tag or commit
+}
+
+
+def load(job: Job) -> TransformersEngine:
+    """Load the job's model and return it ready to generate.
+
+    Raises:
+        LoadFailed: the weights cannot be had; the text says why and which flag would allow it.
+        Unsupported: this model, device or combination of options is not for this backend.
+
+    """
+    return TransformersEngine(job)
+
+
+class TransformersEngine:
+    """One loaded model, its loop and its clock."""
+
+    def __init__(self, job: Job) -> None:
+        self._cell = cell = job.cells[0]
+        options = {**_defaults(), **cell.options}
+        transformers.utils.logging.disable_progress_bar()  # its monitor is a thread that wakes up
+        _refuse_impossible(cell, options)
+        if options["threads"]:
+            torch.set_num_threads(options["threads"])
+        self._used_before = backends_memory.device_used_by_uuid() if cell.device == "cuda" else {}
+        self._device = _device(cell)
+        # Asking a device anything makes a context on it, so one that is not used is not asked.
+        self._devices = [self._device] if options["device_map"] == "none" else _cuda_devices()
+        peak = backends_memory.HostPeak()
+        loaded = weights.load(job, options, self._device)
+        self._load_peak_bytes = peak.of_phase_bytes()
+        self._model, self._tokenizer = loaded.model, loaded.tokenizer
+        self.vocab_size = loaded.vocab_size
+        self.special_ids = loaded.special_ids
+        self._clock = clock_for(self._device)
+        self._encodes = bool(self._model.config.is_encoder_decoder)
+        loop = LOOPS[options["loop"], self._encodes]
+        self._loop = loop(self._model, self._clock, self._device, options)
+        # What is compiled runs under no_grad, as in generate(): CUDA graphs mark tensors that
+        # inference mode forbids to touch from outside.
+        self._without_gradients = torch.no_grad if options["compile"] else torch.inference_mode
+        self._compiled = options["compile"]
+        if self._compiled:
+            # Else a step that is compiled too often would go on uncompiled, in silence.
+            torch._dynamo.config.fail_on_recompile_limit_hit = True  # noqa: SLF001 - has no public name
+        self.facts = {**loaded.facts, **_surroundings(self._device)}
+
+    def tokenize(self, text: str) -> list[int]:
+        """Return the token ids of a text, without special ids."""
+        return vocabulary.tokenize(self._tokenizer, text)
+
+    def prepare(self, cell: Cell) -> None:
+        """Allocate what a call of this shape must not create."""
+        self._clock.reserve(cell.output_len)
+        with self._without_gradients():
+            self._loop.prepare(cell.batch_size, cell.input_len, cell.output_len)
+
+    def generate(self, prompts: Sequence[Sequence[int]], output_len: int) -> list[list[int]]:
+        """Return `output_len` new ids for each prompt, [batch_size][output_len], on the host."""
+        self._clock.start()
+        with self._without_gradients():
+            ids = torch.tensor(prompts, dtype=torch.long, device=self._device)
+            tokens, _ = self._loop.run(ids, output_len)
+            new: list[list[int]] = tokens.tolist()
+        return new
+
+    def speak(
+        self, prompts: Sequence[Sequence[int]], output_len: int
+    ) -> tuple[list[list[int]], list[list[float]]]:
+        """Return greedy new ids, and the log-probability that the model gives each when it reads them all."""
+        if self._encodes:
+            raise Unsupported("parity is checked for models without an encoder.")
+        new = self.generate(prompts, output_len)
+        whole = [[*prompt, *tokens] for prompt, tokens in zip(prompts, new, strict=True)]
+        own, _ = reference_model.of_tokens(self._model, whole, len(prompts[0]))
+        return new, own
+
+    def token_ns(self) -> list[list[int]]:
+        """Return one row: the batch moves in lock-step."""
+        return [self._clock.offsets_ns()]
+
+    def counters(self) -> Mapping[str, int]:
+        """Return how many graphs were compiled, where compiling was asked: none may be while timing."""
+        if not self._compiled:
+            return {}
+        return {"compiled_graphs": int(torch._dynamo.utils.counters["stats"]["unique_graphs"])}  # noqa: SLF001
+
+    def _compilation(self) -> dict[str, int]:
+        """Return into how many pieces compiling cut the step: one graph without a break is whole."""
+        if not self._compiled:
+            return {}
+        breaks = sum(torch._dynamo.utils.counters["graph_break"].values())  # noqa: SLF001
+        return {"compiled_graphs": self.counters()["compiled_graphs"], "graph_breaks": breaks}
+
+    def synchronize(self) -> None:
+        """Wait for the CUDA devices in use; a CPU's work is done when its calls return."""
+        if self._device.type == "cuda":
+            for device in self._devices:
+                torch.cuda.synchronize(device)
+
+    def close(self) -> None:
+        """End the processes in which Triton's kernels were compiled: they outlive their parent for a moment."""
+        if compiling := sys.modules.get("torch._inductor.async_compile"):
+            compiling.shutdown_compile_workers()
+
+    def memory(self, prompts: Sequence[Sequence[int]], output_len: int) -> Memory:
+        """Run one untimed iteration and return what it held, in bytes."""
+        on_cuda = self._device.type == "cuda"
+        if on_cuda:
+            self.synchronize()
+            torch.cuda.empty_cache()  # what the cells before reserved is not this one's need
+            for device in self._devices:
+                torch.cuda.reset_peak_memory_stats(device)
+        peak = backends_memory.HostPeak()
+        self._clock.start()
+        with self._without_gradients():
+            ids = torch.tensor(prompts, dtype=torch.long, device=self._device)
+            _, cache = self._loop.run(ids, output_len)
+        self.synchronize()
+        self.facts.update(self._compilation())
+        held = self._cache_held(cache, prompts, output_len)
+        host = self._host_peaks(peak.of_phase_bytes())
+        return Memory(
+            weights_bytes=self.facts["weights_bytes"],
+            **held,
+            **host,
+            **(self._device_memory() if on_cuda else {}),
+        )
+
+    def _cache_held(
+        self, cache: Any, prompts: Sequence[Sequence[int]], output_len: int
+    ) -> dict[str, int | None]:
+        """Return what the cache holds and what it should: the last new token is never fed, so not cached.
+
+        Beside an encoder's tokens, a decoder holds the start token and the new ones.
+        """
+        sequences, input_len = len(prompts), len(prompts[0])
+        own, encoded = (1, input_len) if self._encodes else (input_len, 0)
+        needed = backends_memory.theoretical_cache_bytes(
+            decoder_config(self._model),
+            sequences,
+            own + output_len - 1,
+            self._model.dtype.itemsize,
+            encoder_tokens=encoded,
+        )
+        return {
+            "kv_cache_bytes": backends_memory.cache_bytes(cache),
+            "kv_cache_theoretical_bytes": needed,
+        }
+
+    def _host_peaks(self, generate_bytes: int | None) -> dict[str, int | None]:
+        """Return the peaks of both phases; without a mark that can be reset, only the whole life's."""
+        load_bytes = self._load_peak_bytes
+        if load_bytes is None or generate_bytes is None:
+            return {"host_peak_rss_bytes": backends_memory.whole_life_peak_bytes()}
+        return {
+            "host_peak_rss_bytes": max(load_bytes, generate_bytes),
+            "host_peak_rss_load_bytes": load_bytes,
+            "host_peak_rss_generate_bytes": generate_bytes,
+        }
+
+    def _device_memory(self) -> dict[str, int | None]:
+        """Return the allocator's peaks and the device's own view; sums over devices if there are several."""
+        devices = self._devices
+        now = backends_memory.device_used_by_uuid()
+        uuids = [backends_memory.uuid_of(device) for device in devices]
+        known = all(uuid in now and uuid in self._used_before for uuid in uuids)
+        return {
+            "peak_allocated_bytes": sum(map(torch.cuda.max_memory_allocated, devices)),
+            "peak_reserved_bytes": sum(map(torch.cuda.max_memory_reserved, devices)),
+            "device_used_bytes": sum(now[uuid] - self._used_before[uuid] for uuid in uuids)
+            if known
+            else None,
+            "process_used_bytes": backends_memory.process_used_bytes(),
+        }
+
+
+def _defaults() -> dict[str, Any]:
+    return {
+        name: value[0] if isinstance(value, tuple) else value for name, value in OPTIONS.items()
+    }
+
+
+def _device(cell: Cell) -> torch.device:
+    """Return the device that embeds the prompts and yields the tokens."""
+    if cell.device == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise LoadFailed(
+            f"device {cell.device} was asked for, but torch {torch.__version__} sees no CUDA device;"
+            " --device cpu would run."
+        )
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+def _cuda_devices() -> list[torch.device]:
+    return [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+
+
+def _refuse_impossible(cell: Cell, options: Mapping[str, Any]) -> None:
+    """Refuse what could only be ignored in silence."""
+    if options["compile"] and options["cache"] != "static":
+        raise Unsupported(
+            "compile=True needs cache=static: a growing cache is compiled anew at every length."
+        )
+    if options["compile"] and options["loop"] == "generate" and cell.device == "cpu":
+        raise Unsupported("generate() compiles on a GPU only; loop=forward compiles on a CPU too.")
+    if options["device_map"] not in {"none", "disk_offload"} and cell.device == "cpu":
+        raise Unsupported(
+            f"device_map={options['device_map']} places a model over CUDA devices; "
+            "on cpu only none and disk_offload work."
+        )
+
+
+def _surroundings(device: torch.device) -> dict[str, Any]:
+    """Return what else decides the speed: versions, threads, the device's name."""
+    on_cuda = device.type == "cuda"
+    return {
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "accelerate": accelerate.__version__,
+        "cuda": torch.version.cuda,
+        "device_name": torch.cuda.get_device_name(device) if on_cuda else "cpu",
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "float32_matmul_precision": torch.get_float32_matmul_precision(),
+    }

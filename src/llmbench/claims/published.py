@@ -1,0 +1,199 @@
+"""Figures that others published, with their conditions, held against measured cells that are comparable.
+
+One pair of files a source in configs/baselines: what its figures mean, and the figures. A definition is
+converted only where that is exact; a figure that was told at second hand is never judged.
+"""
+
+from __future__ import annotations
+
+import csv
+import enum
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from llmbench.spec import configs, sweep, yaml
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from llmbench.results.cells import Measured
+    from llmbench.stats.interval import Interval
+
+REPRODUCED_WITHIN = 0.10
+"""A figure is reproduced if the whole interval of the ratio lies so near to one."""
+
+REPRODUCED = (1 / (1 + REPRODUCED_WITHIN), 1 + REPRODUCED_WITHIN)
+
+WIDTHS = {"bfloat16": 2, "float16": 2, "16-bit": 2, "float32": 4}
+
+
+class Outcome(enum.StrEnum):
+    """What can be said of a published figure."""
+
+    REPRODUCED = "reproduced"
+    NOT_REPRODUCED = "not reproduced"
+    INCONCLUSIVE = "inconclusive"
+    NOT_COMPARABLE = "not comparable"
+
+
+class Figure(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One published figure. Empty where the source does not say.
+
+    Attributes:
+        model: its name in the catalogue; `named` is what the source calls it.
+        chips: the known chips that it may be, parted by spaces; empty if that is not said.
+        engine: the backend that runs the same software, whatever its version.
+
+    """
+
+    date: str
+    model: str
+    named: str
+    hardware: str
+    gpus: str
+    chips: str
+    software: str
+    engine: str
+    precision: str
+    batch: str
+    input_len: str
+    output_len: str
+    metric: str
+    value: str
+    confidence: str
+
+
+class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where figures are from and what they mean."""
+
+    title: str
+    source: str
+    definition: str
+    second_hand: bool = False
+
+
+class Conversion(NamedTuple):
+    """How a published metric becomes one of ours: its key, and the factor that is exact."""
+
+    key: str
+    factor: float
+
+
+CONVERSIONS: Mapping[str, Conversion] = {
+    "latency_ms": Conversion("e2e_s", 1e-3),
+    "latency_s": Conversion("e2e_s", 1.0),
+    "output_tok_s": Conversion("output_tok_s", 1.0),
+    "output_tok_s_per_gpu": Conversion("output_tok_s", 1.0),
+    "total_output_tok_s": Conversion("output_tok_s", 1.0),
+}
+"""Exact ones only. A rate of requests is none of ours unless all have one length and arrive at once."""
+
+
+class Comparison(NamedTuple):
+    """A published figure and what is to be said of it; `ratio` is measured over published."""
+
+    source: Source
+    figure: Figure
+    outcome: Outcome
+    reason: str
+    measured: Measured | None = None
+    ratio: Interval | None = None
+
+
+def comparisons(rows: Sequence[Measured]) -> list[Comparison]:
+    """Return every published figure of a model that was measured at full size."""
+    models = {row.cell.model for row in rows}
+    return [
+        _compared(source, figure, [row for row in rows if row.cell.model == figure.model])
+        for source, figure in figures()
+        if figure.model in models
+    ]
+
+
+def figures() -> Iterator[tuple[Source, Figure]]:
+    """Yield every published figure with its source."""
+    for path in sorted(configs.folder("baselines").glob("*.yaml")):
+        source = yaml.read(path, Source)
+        with path.with_suffix(".csv").open(encoding="utf-8", newline="") as file:
+            for line in csv.DictReader(file):
+                yield source, msgspec.convert(line, Figure)
+
+
+def _compared(source: Source, figure: Figure, rows: Sequence[Measured]) -> Comparison:
+    """Compare with the cell that meets the most conditions; what it fails first is the reason."""
+    if reason := _unusable(source, figure):
+        return Comparison(source, figure, Outcome.NOT_COMPARABLE, reason)
+    met = [(_reason(figure, row), row) for row in rows]
+    comparable = [row for (_, reason), row in met if not reason]
+    if not comparable:
+        _, reason = max((found for found, _ in met), key=lambda found: found[0])
+        return Comparison(source, figure, Outcome.NOT_COMPARABLE, reason)
+    row, conversion = comparable[0], CONVERSIONS[figure.metric]
+    ratio = row.figure(conversion.key).times(1 / (conversion.factor * float(figure.value)))
+    return Comparison(source, figure, judged(ratio), "", row, ratio)
+
+
+def judged(ratio: Interval) -> Outcome:
+    """Return whether a ratio of measured to published says that a figure was reproduced."""
+    inside = ratio.lies_within(*REPRODUCED)
+    if inside is None:
+        return Outcome.INCONCLUSIVE
+    return Outcome.REPRODUCED if inside else Outcome.NOT_REPRODUCED
+
+
+def _unusable(source: Source, figure: Figure) -> str:
+    """Return why a figure can be compared with nothing at all."""
+    if source.second_hand:
+        return "told at second hand"
+    if figure.metric not in CONVERSIONS:
+        return f"no exact conversion of {figure.metric}"
+    for name in ("batch", "input_len", "output_len"):
+        if not getattr(figure, name).isdigit():
+            return f"{name} not stated as one number"
+    if not figure.chips:
+        return f"which chip {figure.hardware} is, is not stated"
+    return "precision not stated" if figure.precision not in WIDTHS else ""
+
+
+def _reason(figure: Figure, row: Measured) -> tuple[int, str]:
+    """Return how many conditions a cell meets and the first that it does not, in words."""
+    for number, (fails, words) in enumerate(CONDITIONS):
+        if fails(figure, row):
+            return number, words(figure, row)
+    return len(CONDITIONS), ""
+
+
+CONDITIONS: tuple[
+    tuple[Callable[[Figure, Measured], bool], Callable[[Figure, Measured], str]], ...
+] = (
+    (
+        lambda f, row: row.where not in f.chips.split(),
+        lambda f, row: f"another chip: measured on {row.where}, published on {f.hardware}",
+    ),
+    (
+        lambda f, row: sweep.gpus_of(row.cell.options, row.machine.gpus) > 1 or f.gpus != "1",
+        lambda f, _: f"another number of GPUs: published on {f.hardware}",
+    ),
+    (
+        lambda f, row: row.cell.backend != f.engine,
+        lambda f, row: f"another engine: measured with {row.cell.backend}, published with {f.software}",
+    ),
+    (
+        lambda f, row: WIDTHS[row.cell.dtype] != WIDTHS[f.precision],
+        lambda f, row: f"another precision: {row.cell.dtype} against {f.precision}",
+    ),
+    (
+        lambda f, row: (row.cell.input_len, row.cell.output_len) != (int(f.input_len), int(f.output_len)),
+        lambda f, _: f"{f.input_len} in and {f.output_len} out was not measured",
+    ),
+    (
+        lambda f, row: row.cell.batch_size != int(f.batch),
+        lambda f, _: f"batch {f.batch} was not measured",
+    ),
+    (
+        lambda f, row: not row.has(CONVERSIONS[f.metric].key),
+        lambda f, _: f"{CONVERSIONS[f.metric].key} was not measured",
+    ),
+)  # fmt: skip
+"""What must agree, the most telling first, and how its absence is said."""

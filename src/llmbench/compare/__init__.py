@@ -1,0 +1,232 @@
+"""Two sides set beside each other, cell by cell: ratios, intervals, verdicts, and all that could not be set so.
+
+What must not be compared is refused in one line. What may, but has something to be said against it, gets a
+notice.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray  # noqa: TC002
+
+from llmbench.compare import confounds
+from llmbench.compare.match import in_both, match, taken
+from llmbench.compare.sides import levels
+from llmbench.errors import RunError
+from llmbench.stats import effects
+from llmbench.stats.intervals import moments
+from llmbench.stats.overall import Overall, overall, residuals
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from llmbench.compare.confounds import Asked
+    from llmbench.compare.match import Match, Missing, Taken
+    from llmbench.compare.sides import Side
+    from llmbench.results.metrics import Metric
+    from llmbench.spec.sweep import Point
+    from llmbench.stats.effects import Differences, Effects
+    from llmbench.stats.intervals import Integers, Reals
+
+Words: TypeAlias = "dict[effects.Verdict, str]"
+
+
+DISTURBED_SHARE = 0.5
+"""More sessions than this beside other work, and a difference between two runs is as likely that work's. Tiny
+models ran ten times slower on a crowded machine, and every session of them said so."""
+
+BUSY = (
+    "Cells most of whose sessions ran beside other work are not called different: measure them again on a "
+    "quiet machine, or both sides in one sweep with --by."
+)
+ALONE = "A cell with one session on a side is never called different: it says nothing of how sessions vary."
+
+
+class Contrast(NamedTuple):
+    """One candidate beside the baseline; a row a cell that has a number on both sides.
+
+    Attributes:
+        name: the candidate's.
+        cells: the baseline's cells.
+        middles: the metric on either side, the geometric mean of its sessions.
+        sessions: how many each middle rests on.
+        effects: ratios and verdicts.
+        disturbed: whether a difference was seen that other work on the machine may have made.
+        overall: the geometric mean of the ratios.
+        missing: the cells without a number on one side, and why.
+        notices: what is to be said against the comparison.
+
+    """
+
+    name: str
+    cells: tuple[Point, ...]
+    middles: tuple[Reals, Reals]
+    sessions: tuple[Integers, Integers]
+    effects: Effects
+    disturbed: NDArray[np.bool_]
+    overall: Overall
+    missing: tuple[Missing, ...]
+    notices: tuple[str, ...]
+
+
+class Comparison(NamedTuple):
+    """All candidates beside one baseline; the probabilities are adjusted over all of them together.
+
+    `notices` are those that every contrast has; they are not repeated in each.
+    """
+
+    asked: Asked
+    baseline: str
+    contrasts: tuple[Contrast, ...]
+    notices: tuple[str, ...]
+
+
+class _Draft(NamedTuple):
+    """A contrast whose probabilities have not yet met those of the others."""
+
+    candidate: Side
+    matched: Match
+    sides: tuple[Taken, Taken]
+    made: Differences
+    whole: Overall
+    disturbed: NDArray[np.bool_]
+    notices: tuple[str, ...]
+
+
+def runs(sides: Sequence[Side], asked: Asked) -> Comparison:
+    """Return every other run beside the first; raise RunError for one that cannot be."""
+    return _compared(sides[0], sides[1:], asked)
+
+
+def within(side: Side, asked: Asked) -> Comparison:
+    """Return every other value of the factor beside its first, session by session of the same round.
+
+    Raises:
+        SpecError: the run has no such factor, or only one value of it.
+        RunError: its values cannot be compared.
+
+    """
+    assert asked.factor is not None
+    if asked.factor == "load_format":
+        raise RunError(f"{side.name}: {confounds.WEIGHTS}")
+    first, *others = levels(side, asked.factor)
+    return _compared(first, others, asked)
+
+
+def words(metric: Metric) -> Words:
+    """Return the verdicts in words that fit a metric: memory is more or less, all else slower or faster."""
+    worse, better = ("more", "less") if metric.unit.word == "MiB" else ("slower", "faster")
+    verdict = effects.Verdict
+    return {
+        verdict.WORSE: worse,
+        verdict.BETTER: better,
+        verdict.SAME: "same",
+        verdict.UNCLEAR: "unclear",
+    }
+
+
+def _compared(baseline: Side, candidates: Sequence[Side], asked: Asked) -> Comparison:
+    drafts = [_draft(baseline, candidate, asked) for candidate in candidates]
+    columns = zip(*(draft.made for draft in drafts), strict=True)
+    together = effects.effects(
+        effects.Differences(*map(np.concatenate, columns)),
+        asked.margin,
+        lower_is_better=asked.metric.better != "higher",
+    )
+    ends = np.cumsum([len(draft.made.d) for draft in drafts])[:-1]
+    apart = zip(*(np.split(column, ends) for column in together), strict=True)
+    notices = [n for n in drafts[0].notices if all(n in draft.notices for draft in drafts)]
+    contrasts = (
+        _contrast(baseline, draft, effects.Effects(*rows), notices)
+        for draft, rows in zip(drafts, apart, strict=True)
+    )
+    return Comparison(asked, baseline.name, tuple(contrasts), tuple(notices))
+
+
+def _draft(baseline: Side, candidate: Side, asked: Asked) -> _Draft:
+    matched = match(baseline, candidate, asked.factor)
+    confounds.refuse(baseline, candidate, matched, asked)
+    made, sides, whole = _unpaired(baseline, candidate, matched)
+    notices = list(dict.fromkeys(confounds.notices(baseline, candidate, asked)))
+    if asked.factor is not None:
+        before = sum(len(side.values) for side in sides)
+        matched, sides = in_both(baseline, candidate, matched)
+        made, whole = _paired(sides, len(matched.baseline))
+        if alone := before - sum(len(side.values) for side in sides):
+            have = "session has" if alone == 1 else "sessions have"
+            notices.append(f"{alone} {have} no counterpart in the same round and are left out.")
+    elif confounds.same(baseline, candidate):
+        made, whole = _nothing(made)
+    if asked.calibration:
+        cells = [baseline.cells[number] for number in matched.baseline]
+        made = effects.calibrated(made, *asked.calibration.of(asked.metric.key, cells))
+        if (made.noise == effects.Noise.CALIBRATED).any():
+            notices.append(asked.calibration.label())
+    if made.single.any():
+        notices.append(ALONE)
+    disturbed = _disturbed(sides, len(made.d)) & (asked.factor is None)
+    if disturbed.any():
+        notices.append(BUSY)
+    return _Draft(candidate, matched, sides, made, whole, disturbed, tuple(notices))
+
+
+def _unpaired(
+    baseline: Side, candidate: Side, matched: Match
+) -> tuple[Differences, tuple[Taken, Taken], Overall]:
+    """Return the differences of sides whose sessions have nothing to do with each other."""
+    count = len(matched.baseline)
+    sides = taken(baseline, matched.baseline), taken(candidate, matched.candidate)
+    left, right = (moments(side.values, side.pairs, count) for side in sides)
+    around = tuple(
+        residuals(np.log(side.values), side.pairs, side.rounds, of.mean)
+        for side, of in zip(sides, (left, right), strict=True)
+    )
+    return effects.unpaired(left, right), sides, overall(right.mean - left.mean, around)
+
+
+def _paired(sides: tuple[Taken, Taken], count: int) -> tuple[Differences, Overall]:
+    """Return the differences of sides measured in the same rounds."""
+    left, right = sides
+    ratios = right.values / left.values
+    of = moments(ratios, left.pairs, count)
+    around = residuals(np.log(ratios), left.pairs, left.rounds, of.mean)
+    return effects.paired(of), overall(of.mean, (around,))
+
+
+def _nothing(made: Differences) -> tuple[Differences, Overall]:
+    """Return the differences of measurements from themselves, which are certain to be none."""
+    zeros = np.zeros_like(made.d)
+    own = np.full_like(made.noise, effects.Noise.OWN)
+    certain = made._replace(d=zeros, variance=zeros, dof=zeros + 1, single=zeros > 0, noise=own)
+    return certain, Overall(1.0, 1.0, 1.0, len(zeros))
+
+
+def _contrast(baseline: Side, draft: _Draft, judged: Effects, notices: Sequence[str]) -> Contrast:
+    count = len(draft.matched.baseline)
+    left, right = (moments(side.values, side.pairs, count) for side in draft.sides)
+    disturbed = draft.disturbed & (judged.verdict <= effects.Verdict.BETTER)
+    return Contrast(
+        name=draft.candidate.name,
+        cells=tuple(baseline.cells[number] for number in draft.matched.baseline),
+        middles=(np.exp(left.mean), np.exp(right.mean)),
+        sessions=(left.n, right.n),
+        effects=judged._replace(
+            verdict=np.where(disturbed, effects.Verdict.UNCLEAR, judged.verdict)
+        ),
+        disturbed=disturbed,
+        overall=draft.whole,
+        missing=draft.matched.missing,
+        notices=tuple(notice for notice in draft.notices if notice not in notices),
+    )
+
+
+def _disturbed(sides: tuple[Taken, Taken], count: int) -> NDArray[np.bool_]:
+    """Return whether most of a cell's sessions on either side ran beside other work on the machine."""
+    shares = []
+    for side in sides:
+        sessions = np.bincount(side.pairs, minlength=count)
+        beside = np.bincount(side.pairs, weights=side.disturbed, minlength=count)
+        shares.append(beside > DISTURBED_SHARE * sessions)
+    return shares[0] | shares[1]

@@ -1,0 +1,191 @@
+"""Under which conditions two sides were measured: what forbids a comparison, and what speaks against it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from llmbench.compare.match import ELSEWHERE
+from llmbench.errors import RunError
+from llmbench.machine import info
+from llmbench.spec.sweep import NOT_OURS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from llmbench.compare.match import Match
+    from llmbench.compare.sides import Side
+    from llmbench.machine.calibration import Calibration
+    from llmbench.results.metrics import Metric
+    from llmbench.results.record import Plan
+
+MARGIN = 0.02
+"""Ratios closer to one than this are the same speed for any reader's purpose."""
+
+
+class Asked(NamedTuple):
+    """What is compared, and how.
+
+    Attributes:
+        metric: the primary and only one.
+        margin: the share within which a difference is none.
+        factor: what the sides of one run differ in; None for separate runs.
+        cross_machine: whether another machine is no reason to refuse.
+        calibration: the machine's own spread, for what rests on one session; None if not known.
+
+    """
+
+    metric: Metric
+    margin: float = MARGIN
+    factor: str | None = None
+    cross_machine: bool = False
+    calibration: Calibration | None = None
+
+
+CLOCKS_APART = 0.02
+"""Mean clocks further apart than this explain a difference by themselves."""
+
+MEMORY_WITHOUT_HOLDERS = ("weights_bytes", "kv_cache_theoretical_bytes")
+"""Bytes that do not depend on whether an engine takes memory before it needs it."""
+
+WEIGHTS = "random and real weights are not compared: their numbers differ for other reasons; no flag allows it."
+
+MOST_CHANGES = 8
+"""Changed facts that are named; the rest are counted."""
+
+
+def refuse(baseline: Side, candidate: Side, matched: Match, asked: Asked) -> None:
+    """Raise RunError, with the flag that allows it if one does, where two sides must not be compared."""
+    where = f"{candidate.name} beside {baseline.name}"
+    protocols = sorted((baseline.protocols | candidate.protocols) - {NOT_OURS})
+    if len(protocols) > 1:
+        told = " and ".join(map(str, protocols))
+        raise RunError(
+            f"{where}: measured by protocols {told}, whose numbers mean different things; no flag allows it."
+        )
+    if asked.factor is None and not asked.cross_machine:
+        _refuse_other_machine(where, baseline.plan, candidate.plan)
+    if not len(matched.baseline) and any(
+        m.reason == ELSEWHERE["load_format"] for m in matched.missing
+    ):
+        raise RunError(f"{where}: {WEIGHTS}")
+    if asked.metric.unit.word == "MiB" and asked.metric.key not in MEMORY_WITHOUT_HOLDERS:
+        _refuse_other_holding(where, baseline, candidate)
+
+
+def _refuse_other_machine(where: str, baseline: Plan | None, candidate: Plan | None) -> None:
+    allow = "Compare them all the same with --cross-machine."
+    if baseline is None or candidate is None:
+        raise RunError(f"{where}: a run does not tell its machine. {allow}")
+    here, there = info.identity(baseline.machine), info.identity(candidate.machine)
+    if here != there:
+        told = (
+            f"{there[0]} against {here[0]}"
+            if there[0] != here[0]
+            else f"two machines of the kind {here[0]}"
+        )
+        raise RunError(f"{where}: {told}, so the machine is confounded with the change. {allow}")
+
+
+def _refuse_other_holding(where: str, baseline: Side, candidate: Side) -> None:
+    held = {bool(value) for side in (baseline, candidate) for value in side.preallocated}
+    if len(held) > 1:
+        raise RunError(
+            f"{where}: one side's engine takes memory before it needs it, so its bytes say nothing beside "
+            f"needed ones; no flag allows it. Compare {' or '.join(MEMORY_WITHOUT_HOLDERS)} instead."
+        )
+
+
+def same(baseline: Side, candidate: Side) -> bool:
+    """Return whether both sides are one and the same measurements."""
+    if not baseline.plan or not candidate.plan or baseline.plan.run != candidate.plan.run:
+        return False
+    columns = ("owners", "rounds", "values")
+    return all(
+        np.array_equal(getattr(baseline, c), getattr(candidate, c), equal_nan=True) for c in columns
+    )
+
+
+def notices(baseline: Side, candidate: Side, asked: Asked) -> Iterator[str]:
+    """Yield what a reader must hold against the comparison."""
+    if asked.factor is None:
+        yield from _of_separate_runs(baseline, candidate)
+    yield from _of_other_tools(baseline, candidate)
+    clocks = [_mean_clock(side) for side in (baseline, candidate)]
+    if abs(clocks[1] / clocks[0] - 1) > CLOCKS_APART:
+        yield (
+            f"The device's mean clock was {clocks[1]:,.0f} MHz, the baseline's {clocks[0]:,.0f}: "
+            f"{clocks[1] / clocks[0] - 1:+.1%}, which alone may explain a difference."
+        )
+    for side in (baseline, candidate) if asked.factor is None else (baseline,):
+        if side.warned:
+            codes = ", ".join(f"{code} {count}" for code, count in sorted(side.warned.items()))
+            name = side.name if asked.factor is None else "The run"
+            yield f"{name} has sessions with warnings: {codes}."
+
+
+def _of_other_tools(baseline: Side, candidate: Side) -> Iterator[str]:
+    if NOT_OURS in baseline.protocols | candidate.protocols:
+        yield "Not all of this was measured by llmbench: how it was warmed up and repeated is another tool's affair."
+    for definition in sorted(baseline.given ^ candidate.given):
+        yield f"One side's number is, in its own tool's terms: {definition}."
+
+
+def _mean_clock(side: Side) -> float:
+    known = side.clocks_mhz[np.isfinite(side.clocks_mhz)]
+    return float(known.mean()) if len(known) else np.nan
+
+
+def _of_separate_runs(baseline: Side, candidate: Side) -> Iterator[str]:
+    if baseline.plan and candidate.plan and baseline.plan.run == candidate.plan.run:
+        if same(baseline, candidate):
+            yield "Both are the same run: every ratio is 1 because nothing was measured twice."
+        else:
+            yield "Both are the same run at two moments: the sessions that they share are compared with themselves."
+        return
+    yield (
+        "Two runs at two times: the state of the machine is confounded with the change. "
+        "Measured in one sweep and compared with --by, it is not."
+    )
+    if baseline.plan and candidate.plan:
+        yield from _changes(baseline.plan, candidate.plan)
+
+
+def _changes(baseline: Plan, candidate: Plan) -> Iterator[str]:
+    settings = differing(baseline.settings.measuring(), candidate.settings.measuring())
+    if settings:
+        yield f"Measured with other settings: {', '.join(settings)}."
+    facts = differing(flat(baseline.environment), flat(candidate.environment))
+    if facts:
+        more = f", and {len(facts) - MOST_CHANGES} more" if len(facts) > MOST_CHANGES else ""
+        yield f"Changed between the runs: {', '.join(facts[:MOST_CHANGES])}{more}."
+
+
+def differing(before: Mapping[str, object], after: Mapping[str, object]) -> list[str]:
+    """Return every fact that is not the same in both, with both of its values."""
+    return [
+        f"{key} {_change(before.get(key, 'none'), after.get(key, 'none'))}"
+        for key in dict.fromkeys((*before, *after))
+        if before.get(key) != after.get(key)
+    ]
+
+
+def _change(before: object, after: object) -> str:
+    """Return how a fact changed; of a list only what it lost and gained."""
+    if not isinstance(before, list) or not isinstance(after, list):
+        return f"{before} -> {after}"
+    lost = [f"-{item}" for item in before if item not in after]
+    gained = [f"+{item}" for item in after if item not in before]
+    return " ".join([*lost, *gained]) or "in another order"
+
+
+def flat(facts: Mapping[str, Any]) -> dict[str, object]:
+    """Return nested facts by their innermost names; the machine's by its own."""
+    found: dict[str, object] = {}
+    for key, value in facts.items():
+        if isinstance(value, dict):
+            found |= flat(value)
+        elif key not in info.VOLATILE:
+            found[key] = value
+    return found

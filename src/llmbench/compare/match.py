@@ -1,0 +1,174 @@
+"""Which cells of two sides are set beside each other, and why the others are not."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray  # noqa: TC002
+
+from llmbench.compare.sides import key_of
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Mapping, Sequence
+
+    from llmbench.compare.sides import Side
+    from llmbench.spec.sweep import Point
+    from llmbench.stats.intervals import Integers, Reals
+
+Lacking = Literal["baseline", "candidate", "both"]
+
+ELSEWHERE = {
+    "load_format": "there with other weights",
+    "model_digest": "there under the same model's name, with another configuration or other weights",
+}
+"""Axes whose difference is not seen in a table, and what is said of a cell that only they set apart."""
+
+
+class Missing(NamedTuple):
+    """Cells that could not be compared: on which side a number is lacking, why, and which they are."""
+
+    lacking: Lacking
+    reason: str
+    cells: tuple[Point, ...]
+
+
+class Match(NamedTuple):
+    """The numbers of the cells set beside each other, on either side, and the cells left over."""
+
+    baseline: Integers
+    candidate: Integers
+    missing: tuple[Missing, ...]
+
+
+class Taken(NamedTuple):
+    """The sessions of one side that are compared: value, number of the pair of cells, round, other work seen."""
+
+    values: Reals
+    pairs: Integers
+    rounds: Integers
+    disturbed: NDArray[np.bool_]
+
+
+def match(baseline: Side, candidate: Side, factor: str | None) -> Match:
+    """Return the cells that agree in everything but the factor, and have a number on both sides."""
+    left, right = _by_key(baseline, factor), _by_key(candidate, factor)
+    has = _measured(baseline), _measured(candidate)
+    why = _Why(baseline, candidate, factor)
+    pairs = []
+    groups: defaultdict[tuple[Lacking, str], list[Point]] = defaultdict(list)
+    for key in dict.fromkeys((*left, *right)):
+        a, b = left.get(key, ()), right.get(key, ())
+        if len(a) == len(b) == 1 and has[0][a[0]] and has[1][b[0]]:
+            pairs.append((a[0], b[0]))
+            continue
+        cells = [baseline.cells[number] for number in a] or [candidate.cells[n] for n in b]
+        groups[why(a, b, has)].extend(cells)
+    numbers = np.array(pairs, dtype=np.int64).reshape(-1, 2)
+    missing = (
+        Missing(lacking, reason, tuple(cells)) for (lacking, reason), cells in groups.items()
+    )
+    return Match(numbers[:, 0], numbers[:, 1], tuple(sorted(missing, key=lambda m: -len(m.cells))))
+
+
+def taken(side: Side, numbers: Integers) -> Taken:
+    """Return the sessions of these cells that have a value."""
+    pair_of = np.full(len(side.cells), -1)
+    pair_of[numbers] = np.arange(len(numbers))
+    pairs = pair_of[side.owners]
+    kept = (pairs >= 0) & np.isfinite(side.values) & (side.values > 0)
+    return Taken(side.values[kept], pairs[kept], side.rounds[kept], side.disturbed[kept])
+
+
+def in_both(baseline: Side, candidate: Side, matched: Match) -> tuple[Match, tuple[Taken, Taken]]:
+    """Return the cells that have a round with both sides in it, and those sessions, in the same order."""
+    sides = _aligned(taken(baseline, matched.baseline), taken(candidate, matched.candidate))
+    shared = np.bincount(sides[0].pairs, minlength=len(matched.baseline)) > 0
+    if shared.all():
+        return matched, sides
+    apart = tuple(baseline.cells[number] for number in matched.baseline[~shared])
+    missing = (
+        *matched.missing,
+        Missing("both", "measured on either side, never in one round", apart),
+    )
+    kept = Match(matched.baseline[shared], matched.candidate[shared], missing)
+    sides = _aligned(taken(baseline, kept.baseline), taken(candidate, kept.candidate))
+    return kept, sides
+
+
+def _aligned(baseline: Taken, candidate: Taken) -> tuple[Taken, Taken]:
+    most = 1 + max(
+        (int(side.rounds.max()) for side in (baseline, candidate) if len(side.rounds)), default=0
+    )
+    _, left, right = np.intersect1d(
+        baseline.pairs * most + baseline.rounds,
+        candidate.pairs * most + candidate.rounds,
+        return_indices=True,
+    )
+    return _picked(baseline, left), _picked(candidate, right)
+
+
+def _picked(side: Taken, which: Integers) -> Taken:
+    return Taken(side.values[which], side.pairs[which], side.rounds[which], side.disturbed[which])
+
+
+def _by_key(side: Side, factor: str | None) -> Mapping[Hashable, Sequence[int]]:
+    found: defaultdict[Hashable, list[int]] = defaultdict(list)
+    for number, cell in enumerate(side.cells):
+        found[key_of(cell, factor)].append(number)
+    return found
+
+
+def _measured(side: Side) -> list[bool]:
+    """Return whether each cell has a value of the metric."""
+    kept = np.isfinite(side.values) & (side.values > 0)
+    measured: list[bool] = (np.bincount(side.owners[kept], minlength=len(side.cells)) > 0).tolist()
+    return measured
+
+
+class _Why:
+    """Says why a pair of cells is none; looks at the other side only when it must."""
+
+    def __init__(self, baseline: Side, candidate: Side, factor: str | None) -> None:
+        """Keep the sides."""
+        self.sides, self.factor = (baseline, candidate), factor
+        self._valid = tuple(set(side.owners.tolist()) for side in self.sides)
+        self._seen: dict[tuple[int, str], set[Hashable]] = {}
+
+    def __call__(
+        self, a: Sequence[int], b: Sequence[int], has: tuple[list[bool], list[bool]]
+    ) -> tuple[Lacking, str]:
+        """Return where a number is lacking, and why."""
+        if max(len(a), len(b)) > 1:
+            return (
+                "both",
+                f"measured in {max(len(a), len(b))} ways that are told apart by more than this",
+            )
+        if not b:
+            return "candidate", self._absent(self.sides[0].cells[a[0]], 1)
+        if not a:
+            return "baseline", self._absent(self.sides[1].cells[b[0]], 0)
+        if has[0][a[0]]:
+            return "candidate", self._without(1, b[0])
+        if has[1][b[0]]:
+            return "baseline", self._without(0, a[0])
+        return "both", self._without(0, a[0])
+
+    def _absent(self, cell: Point, side: int) -> str:
+        if self.factor is None:
+            for axis, words in ELSEWHERE.items():
+                if key_of(cell, axis) in self._keys(side, axis):
+                    return words
+        return "not planned there"
+
+    def _keys(self, side: int, axis: str) -> set[Hashable]:
+        if (side, axis) not in self._seen:
+            self._seen[side, axis] = {key_of(cell, axis) for cell in self.sides[side].cells}
+        return self._seen[side, axis]
+
+    def _without(self, side: int, number: int) -> str:
+        if number in self._valid[side]:
+            return "has no such number"
+        of = self.sides[side]
+        return of.failed.get(of.cells[number].id, "not measured yet")

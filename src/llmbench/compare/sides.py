@@ -1,0 +1,159 @@
+"""One side of a comparison: a run, or the part of it at one value of a factor, with one metric's values."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from llmbench.errors import SpecError, did_you_mean
+from llmbench.results import utilization
+from llmbench.results.aggregate import Tally
+from llmbench.spec.sweep import Cell, Point
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Mapping
+
+    from numpy.typing import NDArray
+
+    from llmbench.results.metrics import Metric
+    from llmbench.results.record import Plan
+    from llmbench.results.store import Log
+    from llmbench.stats.intervals import Integers, Reals
+
+AXES = tuple(name for name in Cell.__struct_fields__ if name != "id")
+"""What says which cell is which; the id says the same, and how it was measured too."""
+
+WITH = {"model": ("model_digest",), "backend": ("options",)}
+"""What cannot stay equal when a factor changes: a model's facts with the model, options with the engine."""
+
+
+class Side(NamedTuple):
+    """One side, a metric chosen.
+
+    Attributes:
+        name: what a report calls it.
+        plan: the run's plan; None if its file has lost it.
+        cells: those of the plan, then any others with records.
+        owners: the number of the cell of each valid session.
+        rounds: the number of each among its cell's sessions.
+        values: the metric in each, NaN where absent.
+        clocks_mhz: the device's mean clock in each, NaN where not read.
+        preallocated: whether the engine of each takes memory in advance.
+        disturbed: whether other work on the machine was seen in each.
+        protocols: how the numbers were measured.
+        warned: reason codes, and how many valid sessions have them.
+        given: what the metric is in other tools' terms, where such a tool gave it.
+        failed: how the sessions without a number ended, by the id of their cell.
+
+    """
+
+    name: str
+    plan: Plan | None
+    cells: tuple[Point, ...]
+    owners: Integers
+    rounds: Integers
+    values: Reals
+    clocks_mhz: Reals
+    preallocated: NDArray[np.bool_]
+    disturbed: NDArray[np.bool_]
+    protocols: frozenset[int]
+    warned: Mapping[str, int]
+    given: frozenset[str]
+    failed: Mapping[str, str]
+
+
+def read(name: str, log: Log, metric: Metric) -> Side:
+    """Return a whole run as a side."""
+    tally = Tally(log)
+    owners = tally.numbers_of_owners()
+    work = utilization.work_of(tally.cells, log.plan.predictions if log.plan else {})
+    cells = [tally.cells[owner] for owner in owners]
+    sessions = tally.gatherer.sessions(cells, work.of_sessions(owners))
+    with np.errstate(divide="ignore", invalid="ignore"):  # n = 1 has no gaps: absent over 0
+        values = metric.value(sessions)
+    warned: Counter[str] = Counter()
+    for codes in tally.warnings.values():
+        warned.update(codes)
+    return Side(
+        name=name,
+        plan=log.plan,
+        cells=tuple(tally.cells),
+        owners=owners,
+        rounds=np.array(tally.rounds, dtype=np.int64),
+        values=values,
+        clocks_mhz=np.array(tally.clocks_mhz, dtype=np.float64),
+        preallocated=np.array(tally.preallocated, dtype=np.bool_),
+        disturbed=np.array(tally.disturbed, dtype=np.bool_),
+        protocols=frozenset(tally.protocols),
+        warned=warned,
+        given=frozenset(tally.gatherer.definitions(metric.key)),
+        failed=_failed(tally),
+    )
+
+
+def _failed(tally: Tally) -> dict[str, str]:
+    """Return how each cell's sessions without a number ended: `oom in warmup: tried to allocate 2 GiB`."""
+    ends: dict[str, str] = {}
+    for failure in tally.failures.values():
+        where = f" in {failure.phase}" if failure.phase else ""
+        for cell in failure.cells:
+            ends.setdefault(cell, f"{failure.status}{where}: {failure.reason}")
+    return ends
+
+
+def levels(side: Side, factor: str) -> list[Side]:
+    """Return the sides that a factor of one run makes, by its values in their order of appearance.
+
+    Raises:
+        SpecError: no cell has the factor, or it does not vary.
+
+    """
+    options = dict.fromkeys(name for cell in side.cells for name in cell.options)
+    known = [name for name in (*AXES, *options) if name not in ("model_digest", "options")]
+    if factor not in known:
+        raise SpecError(f"--by: the run has no factor {factor!r}.{did_you_mean(factor, known)}")
+    values = [_value(cell, factor) for cell in side.cells]
+    if len(set(values)) < 2:
+        raise SpecError(
+            f"--by: {factor} is {_shown(values[0]) if values else 'nowhere'} in the whole run; "
+            "compare by a factor that varies."
+        )
+    return [_part(side, factor, value, values) for value in dict.fromkeys(values)]
+
+
+def key_of(cell: Point, factor: str | None) -> Hashable:
+    """Return what two cells share that are matched: all axes but the factor compared."""
+    left_out = (factor, *WITH.get(factor or "", ()))
+    axes = [getattr(cell, name) for name in AXES if name != "options" and name not in left_out]
+    if "options" in left_out:
+        return tuple(axes)
+    options = {name: value for name, value in cell.options.items() if name != factor}
+    return (*axes, *sorted(options.items()))
+
+
+def _value(cell: Point, factor: str) -> object:
+    return getattr(cell, factor) if factor in AXES else cell.options.get(factor)
+
+
+def _shown(value: object) -> str:
+    return "default" if value is None else str(value)
+
+
+def _part(side: Side, factor: str, value: object, values: list[object]) -> Side:
+    """Return the part of a side whose cells have one value of the factor."""
+    kept = [number for number, of_cell in enumerate(values) if of_cell == value]
+    renumbered = np.full(len(side.cells), -1)
+    renumbered[kept] = np.arange(len(kept))
+    inside = renumbered[side.owners] >= 0
+    return side._replace(
+        name=f"{factor} {_shown(value)}",
+        cells=tuple(side.cells[number] for number in kept),
+        owners=renumbered[side.owners][inside],
+        rounds=side.rounds[inside],
+        values=side.values[inside],
+        clocks_mhz=side.clocks_mhz[inside],
+        preallocated=side.preallocated[inside],
+        disturbed=side.disturbed[inside],
+    )

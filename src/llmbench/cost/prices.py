@@ -1,0 +1,173 @@
+"""What an hour of a machine costs, and what vendors ask for tokens: read from configs, dated, sourced.
+
+No price stands in the code. Without a price on the command line, the chip's own file has some, by provider.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from llmbench.errors import SpecError, did_you_mean
+from llmbench.machine import chips
+from llmbench.spec import configs, sweep, yaml
+from llmbench.spec.yaml import NotNegative, Positive  # noqa: TC001 - msgspec reads the annotations
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from llmbench.results.cells import Measured
+
+MILLION = 1e6
+
+
+class ApiPrice(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a vendor asked for a million tokens on a day, in dollars; `runs` is the catalogue's name of the model."""
+
+    model: str
+    provider: str
+    date: str
+    input_usd: NotNegative
+    output_usd: Positive
+    source: str
+    runs: str | None = None
+    note: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Return the row in words."""
+        return f"{self.provider} {self.model}, {self.date}"
+
+    def request_usd(self, input_len: int, output_len: int) -> float:
+        """Return what a request of so many tokens costs."""
+        return (input_len * self.input_usd + output_len * self.output_usd) / MILLION
+
+
+class ApiPrices(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The file of API prices."""
+
+    sources: dict[str, str]
+    prices: list[ApiPrice]
+
+    def __post_init__(self) -> None:
+        """Refuse a price whose source is not there."""
+        for price in self.prices:
+            if price.source not in self.sources:
+                raise ValueError(f"{price.name}: there is no source {price.source!r}")
+
+
+class Asked(NamedTuple):
+    """The price that a user gives, at most one of the three."""
+
+    usd_per_hour: float | None = None
+    usd_per_gpu_hour: float | None = None
+    provider: str | None = None
+
+
+class Hour(NamedTuple):
+    """What an hour of what runs a cell costs, in dollars, and where that is from."""
+
+    usd: float
+    said: str
+
+
+@cache
+def api() -> ApiPrices:
+    """Return the API prices."""
+    return yaml.read(configs.folder("prices") / "api.yaml", ApiPrices)
+
+
+def against(words: str | None, model: str) -> list[ApiPrice]:
+    """Return the API prices whose name holds the words, or without words those of this model."""
+    rows = api().prices
+    if words is None:
+        return [row for row in rows if row.runs == model]
+    found = [row for row in rows if words.lower() in row.name.lower()]
+    if not found:
+        raise SpecError(
+            f"--against: no API price holds {words!r}.{did_you_mean(words, {r.model for r in rows})}"
+        )
+    return found
+
+
+def check(asked: Asked) -> None:
+    """Refuse several prices, and what is none."""
+    given = [value for value in asked if value is not None]
+    if len(given) > 1:
+        raise SpecError("Give one of --usd-per-hour, --usd-per-gpu-hour and --price, not several.")
+    if any(isinstance(value, float) and not 0 < value < math.inf for value in given):
+        raise SpecError("--usd-per-hour, --usd-per-gpu-hour: a price is dollars above 0.")
+    if asked.provider is None:
+        return
+    name = asked.provider.partition("@")[0].lower()
+    known = {_short(row) for chip in chips.known() for row in _prices(chip)}
+    if not any(one.startswith(name) for one in known):
+        raise SpecError(
+            f"--price: {name!r} is no provider in a chip's file.{did_you_mean(name, known)}"
+        )
+
+
+def hour(asked: Asked, measured: Measured) -> Hour:
+    """Return the price of an hour of a cell; raise SpecError naming the flag if nothing tells it."""
+    if asked.usd_per_hour is not None:
+        return Hour(asked.usd_per_hour, f"${asked.usd_per_hour:g} an hour of the machine, as given")
+    if measured.cell.device == "cpu":
+        raise SpecError(
+            f"{measured.run}: ran on a CPU, whose price is in no file; give --usd-per-hour."
+        )
+    count = gpus_of(measured)
+    if asked.usd_per_gpu_hour is not None:
+        return Hour(
+            count * asked.usd_per_gpu_hour,
+            f"{count} x ${asked.usd_per_gpu_hour:g} a GPU-hour, as given",
+        )
+    price = _listed(asked.provider, measured)
+    usd = price.usd_per_hour or 0.0
+    when = price.date or "undated"
+    return Hour(count * usd, f"{count} x ${usd:g} a GPU-hour, {price.provider}, {when}")
+
+
+def gpus_of(measured: Measured) -> int:
+    """Return how many GPUs a cell occupies, which are paid for whether they are busy or not."""
+    return sweep.gpus_of(measured.cell.options, measured.machine.gpus)
+
+
+def _listed(provider: str | None, measured: Measured) -> chips.Price:
+    """Return the chip's price of a provider, `NAME` or `NAME@DATE`; the latest of several, undated ones last."""
+    if measured.machine.chip is None:
+        raise SpecError(
+            f"{measured.run}: ran on {measured.machine.name}, which is no known chip; "
+            "give --usd-per-gpu-hour."
+        )
+    known = _prices(measured.machine.chip)
+    name, _, date = (provider or "").partition("@")
+    found = [row for row in known if _meant(row, name, date)]
+    if provider is None or not found:
+        what = "no price was chosen" if provider is None else f"--price: none of {provider!r}"
+        raise SpecError(
+            f"{measured.run}: {what}; {measured.machine.chip} has {_list(known)}. "
+            "Choose with --price, or give --usd-per-gpu-hour."
+        )
+    return max(found, key=lambda row: row.date or "")
+
+
+@cache  # a file read anew for every cell would take seconds
+def _prices(chip: str) -> tuple[chips.Price, ...]:
+    return tuple(row for row in chips.chip(chip).prices if row.usd_per_hour)
+
+
+def _meant(row: chips.Price, name: str, date: str) -> bool:
+    return row.provider.lower().startswith(name.lower()) and (row.date or "").startswith(date)
+
+
+def _list(rows: Sequence[chips.Price]) -> str:
+    names = [f"{_short(row)}@{row.date}" if row.date else _short(row) for row in rows]
+    return ", ".join(dict.fromkeys(names)) or "none"
+
+
+def _short(row: chips.Price) -> str:
+    """Return a provider's name as --price takes it."""
+    return row.provider.split()[0].lower()

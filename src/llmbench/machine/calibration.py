@@ -1,0 +1,152 @@
+"""How much a machine's own numbers vary from session to session: measured once, and kept in the user's state folder.
+
+One session has no interval of its own; what sessions of other cells on the same machine did can stand in.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import stdtrit
+
+from llmbench.machine import info, state
+from llmbench.stats.intervals import CONFIDENCE
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from llmbench.spec.sweep import Point
+
+Reals: TypeAlias = NDArray[np.float64]
+
+Shape: TypeAlias = "tuple[int | None, int | None, int | None]"
+"""Batch size, prompt tokens, new tokens."""
+
+MOST_SESSIONS = 100
+MOST_DEVIATION = 20.0
+"""A session would be 500 million times another."""
+MANY = f"over {MOST_SESSIONS}"
+"""Nobody takes more sessions of a cell, so more are not counted."""
+
+
+class Spread(msgspec.Struct, frozen=True, kw_only=True):
+    """How a metric varies at one shape, as standard deviations of logarithms: 0.01 is 1 %.
+
+    Attributes:
+        batch_size: sequences at once.
+        input_len: prompt tokens.
+        output_len: new tokens.
+        within: between the iterations of one session; None for one iteration.
+        between: between sessions, as measured.
+        drawn: between sessions, drawn towards what all shapes have in common.
+        dof: degrees of freedom behind `drawn`.
+
+    """
+
+    batch_size: int | None
+    input_len: int | None
+    output_len: int | None
+    within: float | None
+    between: float
+    drawn: float
+    dof: float
+
+    def __post_init__(self) -> None:
+        """Refuse figures that nobody can have measured."""
+        check(self.drawn, self.dof)
+        check(self.between, self.dof)
+        check(self.within or 0.0, self.dof)
+
+
+class Varying(msgspec.Struct, frozen=True, kw_only=True):
+    """How one metric varies: at the shapes measured, and what to expect of any other."""
+
+    shapes: list[Spread]
+    other: float
+    other_dof: float
+
+    def __post_init__(self) -> None:
+        """Refuse figures that nobody can have measured."""
+        check(self.other, self.other_dof)
+
+
+class Calibration(state.OfMachine, frozen=True, kw_only=True):
+    """One calibration: of which machine (a digest), when, by which run, and what came of it for each metric."""
+
+    name: str
+    at: str
+    run: str
+    sessions: int
+    cells: int
+    metrics: dict[str, Varying]
+
+    def of(self, metric: str, cells: Sequence[Point]) -> tuple[Reals, Reals]:
+        """Return variance and degrees of freedom of one session of each cell; NaN and 0 for an unknown metric."""
+        varying = self.metrics.get(metric)
+        if varying is None:
+            return np.full(len(cells), np.nan), np.zeros(len(cells))
+        known: dict[Shape, tuple[float, float]] = {
+            (s.batch_size, s.input_len, s.output_len): (s.drawn, s.dof) for s in varying.shapes
+        }
+        other = (varying.other, varying.other_dof)
+        shapes = ((cell.batch_size, cell.input_len, cell.output_len) for cell in cells)
+        pairs = np.array([known.get(shape, other) for shape in shapes]).reshape(-1, 2)
+        return pairs[:, 0] ** 2, pairs[:, 1]
+
+    def label(self) -> str:
+        """Return what a comparison must say that rests on this."""
+        return (
+            f"calibrated: a cell with one session on a side is judged by how sessions varied on this machine on "
+            f"{self.at[:10]} ({self.sessions} sessions of {self.cells} cells), not by how its own did."
+        )
+
+    def forecast(self, cells: Sequence[Point], within: float) -> str:
+        """Return how many sessions the intervals of end-to-end times will take to be within +- a share."""
+        variance, _ = self.of("e2e_s", cells)
+        if not np.isfinite(variance).any():
+            return ""
+        least, most = (
+            sessions_for(float(np.sqrt(end)), within) for end in (variance.min(), variance.max())
+        )
+        told = (
+            f"{least or MANY} sessions"
+            if least == most
+            else f"{least or MANY} to {most or MANY} sessions"
+        )
+        return f"An interval within ±{within:.1%} takes {told} a cell, by the calibration of {self.at[:10]}."
+
+
+def check(deviation: float, dof: float) -> None:
+    """Raise ValueError if these are no standard deviation of logarithms, or no degrees of freedom."""
+    if not 0 <= deviation <= MOST_DEVIATION:
+        raise ValueError(f"{deviation} is no standard deviation of logarithms")
+    if not dof >= 0:
+        raise ValueError(f"{dof} are no degrees of freedom")
+
+
+SHELF = state.Shelf(
+    "calibrations", "calibration", Calibration, "calibrate again with llmbench calibrate"
+)
+
+
+class Kept(NamedTuple):
+    """The calibration of a machine, and a sentence about why there is none, if that is a mishap."""
+
+    calibration: Calibration | None
+    notice: str | None = None
+
+
+def kept_of(found: Mapping[str, Any]) -> Kept:
+    """Return the calibration kept of a machine, as a run describes it. Never raises."""
+    return Kept(*SHELF.find(info.identity_digest(found)))
+
+
+def sessions_for(deviation: float, within: float, confidence: float = CONFIDENCE) -> int | None:
+    """Return the fewest sessions whose interval is within +- a share, if they vary so; None beyond 100."""
+    n = np.arange(2, MOST_SESSIONS + 1)
+    reach = stdtrit(n - 1.0, (1 + confidence) / 2) * deviation / np.sqrt(n)
+    enough = np.flatnonzero(np.expm1(reach) <= within)
+    return int(n[enough[0]]) if len(enough) else None

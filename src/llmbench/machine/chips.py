@@ -1,0 +1,135 @@
+"""Known chips: what a datasheet says that they can do at most, with its source. One YAML file a chip.
+
+An unknown chip has no ceilings, and neither has a value that was not verified: a share of a guess would
+look like a measurement.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from llmbench.errors import SpecError, did_you_mean
+from llmbench.spec import configs, yaml
+from llmbench.spec.yaml import Positive  # noqa: TC001 - msgspec reads the annotations
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+GIGA, TERA = 1e9, 1e12
+MEMORY_WITHIN = 0.1
+"""A name is believed if the driver's memory is this near: ECC and firmware take up to 7 % (T4: 15 of 16 GiB)."""
+
+
+class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What one chip costs an hour on demand, in dollars; `date` is when that was so, None = undated."""
+
+    date: str | None
+    provider: str
+    source: str
+    usd_per_hour: Positive | None = None
+    usd_per_hour_range: tuple[Positive, Positive] | None = None
+    note: str | None = None
+
+
+class Chip(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One file of configs/machines.
+
+    Attributes:
+        driver_names: the names under which the driver lists it.
+        memory_gb: as sold; in GiB, as chips are.
+        dense_tflops: peak of 10^12 operations a second by the type of number, without sparsity.
+        measured_tflops: what matrix products reached elsewhere; a ceiling to compare with, not to use.
+        unverified: fields whose values were not looked up.
+
+    """
+
+    name: str
+    vendor: str
+    driver_names: list[str]
+    memory_gb: Positive | None
+    memory_type: str
+    bandwidth_gb_s: Positive
+    dense_tflops: dict[str, Positive]
+    power_w: Positive | None
+    interconnect: str
+    launch_date: str | None
+    sources: dict[str, str]
+    measured_tflops: dict[str, Positive] = {}
+    prices: list[Price] = []
+    unverified: list[str] = []
+    notes: list[str] = []
+
+    def __post_init__(self) -> None:
+        """Refuse a doubt about a field that does not exist: it would be no doubt at all."""
+        for name in self.unverified:
+            if name not in self.__struct_fields__:
+                raise ValueError(f"unverified: there is no field {name!r}")
+
+    def bandwidth(self) -> float | None:
+        """Return bytes a second that its memory can move at most, if that is verified."""
+        return None if "bandwidth_gb_s" in self.unverified else self.bandwidth_gb_s * GIGA
+
+    def flops(self, dtype: str) -> float | None:
+        """Return operations a second in a type of number at most, if that is known and verified.
+
+        float32 may be rounded to tfloat32 inside a matrix product where a program allows it, so its ceiling
+        is the faster of the two.
+        """
+        if "dense_tflops" in self.unverified or dtype not in self.dense_tflops:
+            return None
+        faster = self.dense_tflops.get("tfloat32", 0.0) if dtype == "float32" else 0.0
+        return max(self.dense_tflops[dtype], faster) * TERA
+
+
+def known() -> dict[str, Path]:
+    """Return the file of every known chip, by the chip's short name."""
+    return {path.stem: path for path in sorted(configs.folder("machines").glob("*.yaml"))}
+
+
+def chip(name: str) -> Chip:
+    """Return a known chip; raise SpecError with the nearest name if there is none."""
+    files = known()
+    if name not in files:
+        raise SpecError(f"machine: {name!r} is no known chip.{did_you_mean(name, files)}")
+    return yaml.read(files[name], Chip)
+
+
+def match(gpu: Mapping[str, Any]) -> str | None:
+    """Return the short name of the chip that a driver's facts describe; None if any of them fits no chip.
+
+    The whole name must be known: an H200 NVL is no H200. A slice of a chip (MIG) is not the chip.
+    """
+    if gpu.get("mig") or not gpu.get("name"):
+        return None
+    for short in known():
+        found = chip(short)
+        if _plain(gpu["name"]) in map(_plain, found.driver_names):
+            return short if _memory_fits(found, gpu.get("memory_bytes")) else None
+    return None
+
+
+def _plain(name: str) -> str:
+    return " ".join(str(name).lower().removeprefix("nvidia ").split())
+
+
+def _memory_fits(found: Chip, memory_bytes: int | None) -> bool:
+    if memory_bytes is None or found.memory_gb is None:
+        return True
+    return math.isclose(memory_bytes / 2**30, found.memory_gb, rel_tol=MEMORY_WITHIN)
+
+
+class Device(NamedTuple):
+    """A GPU by the driver's name, and its chip if that is known."""
+
+    name: str
+    chip: Chip | None
+
+
+def devices(gpus: Sequence[Mapping[str, Any]]) -> list[Device]:
+    """Return the GPUs of a machine with their chips, as its facts list them. Reads files: once a sweep."""
+    matched = [(str(gpu.get("name")), match(gpu)) for gpu in gpus]
+    return [Device(name, chip(short) if short else None) for name, short in matched]

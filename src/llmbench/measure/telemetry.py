@@ -1,0 +1,357 @@
+"""What the machine did meanwhile: clocks, power, throttling, other processes.
+
+Two ways of looking. Cumulative counters, read before and after an iteration, cannot miss an event. A slow
+sampler in the parent sees levels (clock, temperature, power). Neither runs while a clock is running.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import operator
+import os
+import re
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import pynvml
+
+from llmbench.machine import nvidia
+from llmbench.spec import sweep
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from llmbench.spec.sweep import Cell
+
+THROTTLE_REASONS = (
+    "nvmlClocksThrottleReasonHwSlowdown",
+    "nvmlClocksThrottleReasonSwThermalSlowdown",
+    "nvmlClocksThrottleReasonHwThermalSlowdown",
+    "nvmlClocksThrottleReasonHwPowerBrakeSlowdown",
+)
+"""Slowdowns that make an iteration another machine's. A software power cap is normal and not among them."""
+
+LOST = (pynvml.NVMLError_GpuIsLost, pynvml.NVMLError_ResetRequired)
+"""What a driver says of a device that has fallen off its bus, or that only a reset brings back."""
+
+
+class Spent(NamedTuple):
+    """What one iteration cost the device."""
+
+    energy_mj: int | None = None
+    throttled: str | None = None
+
+
+class Counters(Protocol):
+    """A device's cumulative counters, read in the worker between iterations."""
+
+    def read(self) -> Any:
+        """Return the counters' values now."""
+
+    def since(self, before: Any) -> Spent:
+        """Return what has passed since `before`."""
+
+    def summary(self) -> dict[str, Any]:
+        """Return what is to be kept with the record."""
+
+
+class NoCounters:
+    """A device without counters, such as a CPU."""
+
+    def read(self) -> None:
+        """Return nothing."""
+
+    def since(self, before: None) -> Spent:  # noqa: ARG002 - the protocol's signature
+        """Return nothing known."""
+        return NOTHING_KNOWN
+
+    def summary(self) -> dict[str, Any]:
+        """Return nothing."""
+        return {}
+
+
+NOTHING_KNOWN = Spent()
+
+
+class Stand(NamedTuple):
+    """Where the counters stand, of all devices together; None for one that a device does not have.
+
+    `capped_ns` and `hot_ns` is how long clocks have been held down for power, and for heat.
+    """
+
+    at_ns: int
+    energy_mj: int | None
+    capped_ns: int | None
+    hot_ns: int | None
+
+
+class NvmlCounters:
+    """Cumulative counters and throttle reasons of the GPUs in use; what one of them does not offer stays None."""
+
+    def __init__(self, indices: Sequence[int]) -> None:
+        """Open the devices; NVML errors leave `partial` true instead of ending a measurement."""
+        self.partial = False
+        self.cap_seen = 0
+        self.reads = 0
+        self.watched_ns = 0
+        self.hot_ns: int | None = 0
+        self.handles = [nvidia.handle(index) for index in indices]
+
+    def read(self) -> Stand:
+        """Return where the counters stand."""
+        energies = self._ask(_energy_mj)
+        return Stand(
+            time.monotonic_ns(),
+            None if None in energies else sum(energies),
+            self._held_ns(pynvml.NVML_PERF_POLICY_POWER),
+            self._held_ns(pynvml.NVML_PERF_POLICY_THERMAL),
+        )
+
+    def since(self, before: Stand) -> Spent:
+        """Return the energy since `before`, and the slowdowns in force now, if any.
+
+        What holds clocks down may be over when it is asked for, the device being idle by then: the counters
+        tell how long it was.
+        """
+        asked = self._ask(pynvml.nvmlDeviceGetCurrentClocksThrottleReasons)
+        reasons = functools.reduce(operator.or_, (each or 0 for each in asked))
+        now = self.read()
+        passed_ns, energy, capped_ns, hot_ns = (
+            None if early is None or late is None else late - early
+            for early, late in zip(before, now, strict=True)
+        )
+        self.reads += capped_ns is not None or None not in asked
+        self.cap_seen += bool(reasons & pynvml.nvmlClocksThrottleReasonSwPowerCap or capped_ns)
+        self.watched_ns += passed_ns or 0
+        self.hot_ns = None if self.hot_ns is None or hot_ns is None else self.hot_ns + hot_ns
+        active = [name for name in THROTTLE_REASONS if reasons & getattr(pynvml, name)]
+        return Spent(
+            energy,
+            ", ".join(name.removeprefix("nvmlClocksThrottleReason") for name in active) or None,
+        )
+
+    def summary(self) -> dict[str, Any]:
+        """Return the share of calls under a power cap, that of the time under heat, and whether fields were missing."""
+        return {
+            "power_cap_share": self.cap_seen / self.reads if self.reads else None,
+            "hot_share": self._hot_share(),
+            "device_counters": "partial" if self.partial else "full",
+        }
+
+    def _hot_share(self) -> float | None:
+        if self.hot_ns is None or not self.watched_ns:
+            return None
+        return self.hot_ns / self.watched_ns / len(self.handles)
+
+    def _held_ns(self, policy: int) -> int | None:
+        held = [
+            _answer(
+                lambda h: int(pynvml.nvmlDeviceGetViolationStatus(h, policy).violationTime), handle
+            )
+            for handle in self.handles
+        ]
+        return None if None in held else sum(held)
+
+    def _ask(self, question: Any) -> list[Any]:
+        answers = [_answer(question, handle) for handle in self.handles]
+        self.partial |= None in answers
+        return answers
+
+
+def _energy_mj(handle: Any) -> int | None:
+    """Return the energy of a whole GPU; one cut into slices (MIG) has a single counter for all who use it."""
+    if _answer(lambda h: pynvml.nvmlDeviceGetMigMode(h)[0], handle):
+        return None
+    return int(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle))
+
+
+def _answer(question: Any, handle: Any) -> Any:
+    """Return what a device answers; None if there is no device, or no answer."""
+    if handle is None:
+        return None
+    with contextlib.suppress(Exception):  # whatever it does, it costs a field and no measurement
+        return question(handle)
+    return None
+
+
+def counters_of(device: str, places: str) -> Counters:
+    """Return the counters of a cell's devices: those that hold its parameters, as its engine names them."""
+    if not device.startswith("cuda"):
+        return NoCounters()
+    return NvmlCounters(sorted({int(index) for index in re.findall(r"cuda:(\d+)", places)}) or [0])
+
+
+class CpuWindow:
+    """How the CPUs were used between now and `read`: by us, by others, by the hypervisor.
+
+    From `/proc/stat`, whose tick is 10 ms; elsewhere nothing is known. In a container the figures are the
+    host's, so another tenant's work shows as `other`.
+    """
+
+    def __init__(self) -> None:
+        """Remember where the counters stand."""
+        self.began = self._now()
+
+    def read(self) -> dict[str, Any]:
+        """Return seconds of CPU time by owner, over the window."""
+        ended = self._now()
+        if self.began is None or ended is None:
+            return {"cpu": "unknown"}
+        wall, own, busy, steal = (
+            late - early for early, late in zip(self.began, ended, strict=True)
+        )
+        count = os.cpu_count() or 1
+        left = max(wall * count - own, 0.0)  # more is a tick that began before the window
+        return {
+            "cpu_wall_s": round(wall, 3),
+            "cpu_own_s": round(own, 3),
+            "cpu_other_s": round(min(max(busy - own, 0.0), left), 3),
+            "cpu_steal_s": round(min(steal, left), 3),
+            "cpu_count": count,
+        }
+
+    def others(self) -> float:
+        """Return the share of all processors that others have used since; 0 where nothing is known."""
+        seen = self.read()
+        room = seen.get("cpu_wall_s", 0.0) * seen.get("cpu_count", 1)
+        return float(seen["cpu_other_s"] / room) if room else 0.0
+
+    @staticmethod
+    def _now() -> tuple[float, float, float, float] | None:
+        try:
+            fields = Path("/proc/stat").read_text(encoding="ascii").split("\n", 1)[0].split()[1:9]
+        except OSError:
+            return None
+        user, nice, system, _idle, _iowait, irq, softirq, steal = (
+            int(field) / _TICKS for field in fields
+        )
+        times = os.times()
+        own = times.user + times.system + times.children_user + times.children_system
+        return time.monotonic(), own, user + nice + system + irq + softirq, steal
+
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+class Level(NamedTuple):
+    """What a device is asked several times a second, and what the answers of several come to."""
+
+    question: Any
+    together: Callable[[Iterable[Any]], Any]
+
+
+LEVELS = {
+    "sm_mhz": Level(lambda h: pynvml.nvmlDeviceGetClockInfo(h, pynvml.NVML_CLOCK_SM), min),
+    "mem_mhz": Level(lambda h: pynvml.nvmlDeviceGetClockInfo(h, pynvml.NVML_CLOCK_MEM), min),
+    "temperature_c": Level(
+        lambda h: pynvml.nvmlDeviceGetTemperature(h, pynvml.NVML_TEMPERATURE_GPU), max
+    ),
+    "power_w": Level(lambda h: pynvml.nvmlDeviceGetPowerUsage(h) / 1000, sum),
+}
+"""Clocks in MHz, the slowest device's; temperature in C, the hottest's; power in W, of all."""
+
+
+class Gpu:
+    """The NVIDIA GPU that cells use, or several as one, as the parent sees it: levels, memory, who else is there.
+
+    Attributes:
+        lost: whether the driver said that a device no longer answers: nothing more can be measured on it.
+
+    """
+
+    def __init__(self, *indices: int) -> None:
+        """Open the devices; a missing driver leaves every answer None."""
+        self.lost = False
+        self.handles = [nvidia.handle(index) for index in indices]
+
+    def levels(self) -> dict[str, Any]:
+        """Return every one of LEVELS, as far as the devices tell."""
+        return {name: self._ask(level.question, level.together) for name, level in LEVELS.items()}
+
+    def used_bytes(self) -> int | None:
+        """Return the device memory in use by anyone."""
+        used: int | None = self._ask(lambda h: int(pynvml.nvmlDeviceGetMemoryInfo(h).used), sum)
+        return used
+
+    def others(self, own: set[int]) -> list[int] | None:
+        """Return the ids of compute processes on the devices that are not ours; None = cannot be seen."""
+        found = self._ask(
+            pynvml.nvmlDeviceGetComputeRunningProcesses, itertools.chain.from_iterable
+        )
+        if found is None:
+            return None
+        return list(dict.fromkeys(process.pid for process in found if process.pid not in own))
+
+    def _ask(self, question: Any, together: Callable[[Iterable[Any]], Any]) -> Any:
+        """Return what the answers of all devices come to; None if one has none."""
+        answers = [self._answer(question, handle) for handle in self.handles]
+        return None if None in answers else together(answers)
+
+    def _answer(self, question: Any, handle: Any) -> Any:
+        if handle is None:
+            return None
+        try:
+            return question(handle)
+        except Exception as error:  # noqa: BLE001 - whatever a driver does, it costs a field and no measurement
+            self.lost = self.lost or isinstance(error, LOST)
+            return None
+
+
+def gpu_of(cells: Iterable[Cell]) -> Gpu | None:
+    """Return the GPUs that these cells use, as one; None if they use none."""
+    options = [cell.options for cell in cells if cell.device.startswith("cuda")]
+    if not options:
+        return None
+    present = len(nvidia.handles())
+    return Gpu(*range(max(sweep.gpus_of(each, present) for each in options)))
+
+
+def isolation(gpu: Gpu) -> str:
+    """Return whether we are `alone` on a device, `shared` it is, or neither can be told.
+
+    In a container other processes may be invisible; memory in use by nobody then betrays them.
+    """
+    others, used = gpu.others({os.getpid()}), gpu.used_bytes()
+    if others:
+        return "shared"
+    return (
+        "unverifiable"
+        if others is None or used is None or used > IDLE_BYTES * len(gpu.handles)
+        else "alone"
+    )
+
+
+IDLE_BYTES = 2**30
+"""More memory than this is in use on no idle device: drivers keep some hundred MiB for themselves."""
+
+
+class Levels:
+    """A run of samples, kept as minimum, mean and maximum of each level: small, whatever the length."""
+
+    def __init__(self) -> None:
+        """Begin with no sample."""
+        self.count = 0
+        self.kept: dict[str, list[float]] = {}
+
+    def add(self, levels: dict[str, Any]) -> None:
+        """Take one sample; a level that is None is left out."""
+        self.count += 1
+        for name, value in levels.items():
+            if value is None:
+                continue
+            low, total, high, count = self.kept.get(name, [value, 0.0, value, 0])
+            self.kept[name] = [min(low, value), total + value, max(high, value), count + 1]
+
+    def summary(self) -> dict[str, Any]:
+        """Return `name_min`, `name_mean`, `name_max` of each level."""
+        found: dict[str, Any] = {"device_samples": self.count}
+        for name, (low, total, high, count) in self.kept.items():
+            found |= {
+                f"{name}_min": low,
+                f"{name}_mean": round(total / count, 2),
+                f"{name}_max": high,
+            }
+        return found

@@ -1,0 +1,227 @@
+"""Facts about one set of weights: where it comes from, its configuration, what it can hold.
+
+A model is named by a catalogue entry (`configs/models/NAME.yaml`), by `NAME@tiny` or `NAME@small` (the same
+structure, scaled down by rule), by a local folder, or by a hub id. Folders of entries of one's own, named by the
+environment variable LLMBENCH_MODELS, add to the catalogue. Nothing here imports an engine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from llmbench import files
+from llmbench.errors import SpecError, did_you_mean
+from llmbench.models import scaled as models_scaled
+from llmbench.models.shape import FAMILIES
+from llmbench.spec import configs, yaml
+from llmbench.spec.digest import digest_of
+
+AT = "@"
+"""What parts the name of a catalogue entry from the size of its copy."""
+
+OWN_MODELS = "LLMBENCH_MODELS"
+"""The environment variable that names folders of entries of one's own, separated as in PATH."""
+
+POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
+"""The names under which configurations keep their longest sequence."""
+
+RELATIVE = frozenset({"t5", "mt5", "umt5", "longt5", "switch_transformers"})
+"""Families that know distances, not places: what their configurations call positions limits nothing."""
+
+RENAMED = {
+    "falcon": {
+        "n_layer": "num_hidden_layers",
+        "n_head": "num_attention_heads",
+        "n_head_kv": "num_kv_heads",
+    }
+}
+"""Old names of settings, by `model_type`, that transformers passes over in silence: it would build another size."""
+
+
+class Model(msgspec.Struct, frozen=True, kw_only=True):
+    """One set of weights, resolved.
+
+    Attributes:
+        name: as written in the sweep.
+        source: `catalogue`, `folder` or `hub`.
+        location: the folder or hub id that holds real weights, if any is known.
+        model_type: transformers' name of the family; None for a hub id, whose worker reads it.
+        config: keyword arguments of the configuration class, or a folder's `config.json`.
+        max_positions: most tokens in a sequence, prompt and output together unless an encoder reads the
+            prompt; None = no limit, or not known.
+        digest: changes when any of the above or the weight files change.
+
+    """
+
+    name: str
+    source: Literal["catalogue", "folder", "hub"]
+    location: str | None
+    model_type: str | None
+    config: dict[str, Any]
+    vocab_size: int | None
+    max_positions: int | None
+    digest: str
+
+
+class Transformers(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How transformers runs a model: its class, and the attention implementations it has, the default first."""
+
+    model_class: str
+    attention: list[str]
+
+
+class Engines(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Which engines run a model; `vllm` maps a version that was looked into to how it does, or that it does not."""
+
+    transformers: Transformers | None = None
+    vllm: dict[str, str] = {}
+
+
+class ZeroShot(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Published zero-shot accuracies by task, from 0 to 1, and where they are printed."""
+
+    source: str
+    accuracy: dict[str, float]
+
+
+class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One file of the catalogue. One's own may leave out all but the first three; None = not known.
+
+    Attributes:
+        context: tokens that it was trained on; what it can hold at most is in its configuration, if anywhere.
+        published_difference: why the built model has other parameters than are published.
+        doubts: what of the above was not looked up, or not at first hand.
+
+    """
+
+    name: str
+    model_type: str
+    config: dict[str, Any]
+    family: str | None = None
+    aliases: list[str] = []
+    hub_id: str | None = None
+    release_date: str | None = None
+    license: str | None = None
+    context: int | None = None
+    published_parameters: int | str | None = None
+    published_difference: str | None = None
+    engines: Engines = Engines()
+    zero_shot: ZeroShot | None = None
+    sources: list[str] = []
+    notes: list[str] = []
+    doubts: list[str] = []
+
+
+def resolve(name: str) -> Model:
+    """Return the model that a sweep means by `name`; raise SpecError with the nearest name if there is none."""
+    folder = os.path.expanduser(name)  # noqa: PTH111 - pathlib raises where there is no home
+    if os.path.lexists(f"{folder}/config.json"):  # or Path would fail on a name too long for a file
+        return _from_folder(name, Path(folder))
+    base, scaled, size = name.partition(AT)
+    known = _files()
+    if base in known:
+        if scaled and size not in models_scaled.SIZES:
+            raise SpecError(
+                f"model: {name!r}: no such size.{did_you_mean(size, models_scaled.SIZES)}"
+            )
+        return _from_catalogue(name, yaml.read(known[base], Entry), size)
+    if os.path.isdir(folder):  # noqa: PTH112 - likewise
+        raise SpecError(
+            f"model: {name!r} is a folder without config.json, so it holds no checkpoint."
+        )
+    if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
+        return _model(name, "hub", name, None, {})
+    meant = did_you_mean(name, [f"{one}{scaled}{size}" for one in known])
+    raise SpecError(f"model: {name!r} is no catalogue entry, folder or hub id.{meant}")
+
+
+def catalogue() -> list[str]:
+    """Return the names of the catalogue's entries."""
+    return sorted(_files())
+
+
+def entry(name: str) -> Entry:
+    """Return one entry of the catalogue; raise SpecError with the nearest name if there is none."""
+    known = _files()
+    if name not in known:
+        raise SpecError(f"model: {name!r} is no catalogue entry.{did_you_mean(name, known)}")
+    return yaml.read(known[name], Entry)
+
+
+def _files() -> dict[str, Path]:
+    """Return the file of every entry, by the entry's name; one's own may not hide one that is there."""
+    found = {path.stem: path for path in configs.folder("models").glob("*.yaml")}
+    for folder in filter(None, os.environ.get(OWN_MODELS, "").split(os.pathsep)):
+        if not Path(folder).is_dir():
+            raise SpecError(f"{OWN_MODELS}: {folder!r} is not a folder.")
+        for path in sorted(Path(folder).glob("*.yaml")):
+            if path.stem in found:
+                raise SpecError(
+                    f"{path}: there is a model {path.stem!r} already, {found[path.stem]}; rename this file."
+                )
+            found[path.stem] = path
+    return found
+
+
+def _from_catalogue(name: str, found: Entry, size: str) -> Model:
+    if not size:
+        return _model(name, "catalogue", found.hub_id, found.model_type, found.config)
+    config = models_scaled.scaled_down(found.model_type, found.config, size)
+    if config is None:
+        raise SpecError(
+            f"model: {name!r}: there is no rule that scales {found.model_type} down; "
+            f"known are {', '.join(FAMILIES)}."
+        )
+    return _model(name, "catalogue", None, found.model_type, config)
+
+
+def _from_folder(name: str, folder: Path) -> Model:
+    try:
+        config = json.loads(files.read_text(folder / "config.json"))
+        model_type = str(config["model_type"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) else repr(error)
+        raise SpecError(
+            f"model: {name}/config.json is not a model's configuration: {reason}."
+        ) from error
+    for old, new in RENAMED.get(model_type, {}).items():
+        if old in config and new not in config:
+            raise SpecError(
+                f"model: {name}/config.json: transformers passes over {old!r} and would build another size; "
+                f"it is called {new!r} now."
+            )
+    shards = sorted(folder.glob("*.safetensors"))
+    for path in shards:
+        if why := files.why_not(path):
+            raise SpecError(f"model: {name}/{path.name}: {why}, and weights are read from files.")
+    weights = [[path.name, path.stat().st_size] for path in shards]
+    return _model(name, "folder", str(folder.resolve()), model_type, config, weights)
+
+
+def _model(
+    name: str,
+    source: Literal["catalogue", "folder", "hub"],
+    location: str | None,
+    model_type: str | None,
+    config: dict[str, Any],
+    weights: list[Any] | None = None,
+) -> Model:
+    named = () if model_type in RELATIVE else POSITIONS
+    positions = next((config[key] for key in named if isinstance(config.get(key), int)), None)
+    vocabulary = config.get("vocab_size")
+    return Model(
+        name=name,
+        source=source,
+        location=location,
+        model_type=model_type,
+        config=config,
+        vocab_size=vocabulary if isinstance(vocabulary, int) else None,
+        max_positions=positions,
+        digest=digest_of([name if source == "hub" else "", model_type, config, weights]),
+    )

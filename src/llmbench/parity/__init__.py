@@ -1,0 +1,1 @@
+"""Whether an engine computes the same function as the reference."""

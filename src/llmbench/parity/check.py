@@ -1,0 +1,238 @@
+"""The parity check of a sweep: every engine reads the same saved checkpoint and the same prompts.
+
+The reference then reads what each engine said, token by token, so that one tie does not make all that follows
+differ. Each check also shows that it can fail: one matrix of the checkpoint is disturbed, and must be noticed.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+import numpy as np
+
+from llmbench import interpreter
+from llmbench.machine import nvidia
+from llmbench.parity.child import Answer, Task
+from llmbench.parity.distance import Distance, distance, faults, wrong_tokens
+from llmbench.redact import redact
+from llmbench.results.record import Job, Parity
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from llmbench.models.resolve import Model
+    from llmbench.spec.sweep import Cell, Protocol
+
+PROMPTS, INPUT_LEN, OUTPUT_LEN = 4, 40, 24
+"""96 tokens an engine: enough for a root mean square, and a second on a small model."""
+FIRST_ID = 4
+"""Prompts leave out the ids below: they are often special."""
+PATIENCE_S = 1800.0
+TRUE, DISTURBED = "true", "disturbed"
+"""The folders of the two checkpoints."""
+
+
+class Subject(NamedTuple):
+    """One engine under one set of conditions, and the cells whose records its verdict covers."""
+
+    job: Job
+    cells: tuple[Cell, ...]
+
+
+def check(
+    cells: Sequence[Cell],
+    models: Mapping[str, Model],
+    protocol: Protocol,
+    tell: Callable[[str], None],
+) -> Iterator[Parity]:
+    """Yield a verdict for each engine, model, dtype and set of options of a sweep; `tell` hears of progress."""
+    for subjects in _by_checkpoint(cells, models, protocol):
+        with tempfile.TemporaryDirectory(prefix="llmbench-parity-") as folder:
+            yield from _Checkpoint(subjects[0], Path(folder), tell).verdicts(subjects)
+
+
+def _by_checkpoint(
+    planned: Sequence[Cell], models: Mapping[str, Model], protocol: Protocol
+) -> list[list[Subject]]:
+    """Return the engines of a sweep, those together that read the same weights in the same dtype."""
+    groups: dict[tuple[str, ...], list[Cell]] = {}
+    for cell in planned:
+        groups.setdefault(cell.group(), []).append(cell)
+    shared: dict[tuple[str, ...], list[Subject]] = {}
+    for cells in groups.values():
+        first = cells[0]
+        job = Job(cells=[_small(first)], model=models[first.model], protocol=protocol, session=0)
+        key = (first.model, first.model_digest, first.device, first.dtype, first.load_format)
+        shared.setdefault(key, []).append(Subject(job, tuple(cells)))
+    return list(shared.values())
+
+
+def _small(cell: Cell) -> Cell:
+    return msgspec.structs.replace(
+        cell, batch_size=PROMPTS, input_len=INPUT_LEN, output_len=OUTPUT_LEN
+    )
+
+
+class _Checkpoint:
+    """One set of weights in one dtype, saved as it is and disturbed, and the prompts that all engines get."""
+
+    def __init__(self, first: Subject, folder: Path, tell: Callable[[str], None]) -> None:
+        self.job, self.folder, self.tell = first.job, folder, tell
+        self.prompts = _prompts(first.job)
+
+    def verdicts(self, subjects: Sequence[Subject]) -> list[Parity]:
+        """Return the verdict on each engine that reads these weights."""
+        noise, control = self._own_words()
+        heard = [self._words(subject) for subject in subjects]
+        able = [words for words in (noise, control, *heard) if not words.unable]
+        truth = self._truth(able)
+        told = [words.unable or next(truth) for words in (noise, control, *heard)]
+        return [
+            _verdict(subject, found, *told[:2])
+            for subject, found in zip(subjects, told[2:], strict=True)
+        ]
+
+    def _own_words(self) -> tuple[Answer, Answer]:
+        """Save both checkpoints, and have transformers in the cell's dtype speak from each: noise and control."""
+        cell = self.job.cells[0]
+        self.tell(f"{cell.model} {cell.dtype}: its noise, and a disturbed matrix")
+        plain = msgspec.structs.replace(cell, backend="transformers", options={})
+        own = msgspec.structs.replace(self.job, cells=[plain])
+        tasks = [
+            *(
+                Task(
+                    kind="save",
+                    job=self.job,
+                    folder=str(self.folder / name),
+                    disturbed=name == DISTURBED,
+                )
+                for name in (TRUE, DISTURBED)
+            ),
+            *(self._speaking(own, name) for name in (TRUE, DISTURBED)),
+        ]
+        saved, disturbed, noise, control = self._ask(tasks)
+        unable = saved.unable or disturbed.unable
+        return (Answer(unable=unable), Answer(unable=unable)) if unable else (noise, control)
+
+    def _words(self, subject: Subject) -> Answer:
+        cell = subject.job.cells[0]
+        self.tell(f"{cell.model} {cell.dtype}: {cell.backend}")
+        return self._ask([self._speaking(subject.job, TRUE)])[0]
+
+    def _truth(self, spoken: Sequence[Answer]) -> Iterator[Distance | str]:
+        """Yield how far each of these lies from what the reference says of the same tokens."""
+        whole = [
+            [*prompt, *new]
+            for words in spoken
+            for prompt, new in zip(self.prompts, words.tokens, strict=True)
+        ]
+        job = self._reading(self.job, TRUE)
+        (heard,) = self._ask([Task(kind="score", job=job, sequences=whole, input_len=INPUT_LEN)])
+        for number, words in enumerate(spoken):
+            rows = slice(number * PROMPTS, (number + 1) * PROMPTS)
+            yield heard.unable or distance(words.own, heard.own[rows], heard.largest[rows])
+
+    def _speaking(self, job: Job, name: str) -> Task:
+        read = self._reading(job, name)
+        return Task(kind="speak", job=read, sequences=self.prompts, output_len=OUTPUT_LEN)
+
+    def _reading(self, job: Job, name: str) -> Job:
+        """Return the job with its weights read from a folder of ours."""
+        cell = msgspec.structs.replace(job.cells[0], load_format="safetensors")
+        location = str(self.folder / name)
+        model = msgspec.structs.replace(job.model, source="folder", location=location)
+        return msgspec.structs.replace(job, cells=[cell], model=model)
+
+    def _ask(self, tasks: Sequence[Task]) -> list[Answer]:
+        return ask(tasks, self.folder / "answers.json")
+
+
+def _verdict(
+    subject: Subject, found: Distance | str, noise: Distance | str, control: Distance | str
+) -> Parity:
+    for unable in (noise, control, found):
+        if isinstance(unable, str):
+            return _line(subject, "untested", unable)
+    assert isinstance(found, Distance)
+    assert isinstance(noise, Distance)
+    assert isinstance(control, Distance)
+    if not faults(control, noise):
+        return _line(subject, "untested", "a disturbed matrix was not noticed: this proves nothing")
+    wrong = faults(found, noise)
+    return _line(subject, "failed" if wrong else "passed", "; ".join(wrong), found, noise)
+
+
+def ask(tasks: Sequence[Task], answers: Path) -> list[Answer]:
+    """Have a fresh process do some tasks; whatever it leaves behind dies with it."""
+    answers.unlink(missing_ok=True)
+    child = subprocess.Popen(
+        interpreter.command("llmbench.parity.child", answers),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=nvidia.ORDER | os.environ | interpreter.SAFE,
+        start_new_session=True,
+    )
+    try:
+        said, _ = child.communicate(msgspec.json.encode(tasks), timeout=PATIENCE_S)
+    except subprocess.TimeoutExpired:
+        return [Answer(unable=f"no answer within {PATIENCE_S:.0f} s") for _ in tasks]
+    finally:
+        _end(child)
+    if child.returncode or not answers.exists():
+        lines = said.decode(errors="replace").strip().splitlines() or ["it said nothing"]
+        died = Answer(unable=f"it ended with code {child.returncode}: {redact(lines[-1])[:300]}")
+        return [died for _ in tasks]
+    return msgspec.json.decode(answers.read_bytes(), type=list[Answer])
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    try:
+        os.killpg(child.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+    child.wait()
+
+
+def _prompts(job: Job) -> list[list[int]]:
+    """Return prompts of ids that every engine has; the first few are often special."""
+    rng = np.random.default_rng(job.protocol.seed)
+    drawn: list[list[int]] = rng.integers(
+        FIRST_ID, job.model.vocab_size or 1000, (PROMPTS, INPUT_LEN)
+    ).tolist()
+    return drawn
+
+
+def _line(
+    subject: Subject,
+    verdict: str,
+    why: str,
+    found: Distance | None = None,
+    noise: Distance | None = None,
+) -> Parity:
+    cell = subject.job.cells[0]
+    figures = {} if found is None or noise is None else {
+        "positions": found.positions, "same": found.same, "wrong": wrong_tokens(found, noise),
+        "error_nats": found.error if math.isfinite(found.error) else None, "noise_nats": noise.error,
+    }  # fmt: skip
+    return msgspec.convert(
+        {
+            "cells": [own.id for own in subject.cells],
+            "verdict": verdict,
+            "why": redact(why),
+            "model": cell.model,
+            "backend": cell.backend,
+            "options": cell.options,
+            "device": cell.device,
+            "dtype": cell.dtype,
+            **figures,
+        },
+        Parity,
+    )

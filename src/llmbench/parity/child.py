@@ -1,0 +1,88 @@
+"""The child of a parity check: tasks as JSON on standard input, their answers as JSON in the file named.
+
+An engine says what comes next and how sure it is; the reference says how sure it should be. Each has a process of
+its own, since importing one engine can change how another computes.
+
+    python -m llmbench.parity.child ANSWERS.json < tasks.json
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from llmbench import backends
+from llmbench.errors import LoadFailed, Unsupported
+from llmbench.measure.engine import Speaker
+from llmbench.results.record import Job  # noqa: TC001 - msgspec reads the annotations
+
+
+class Task(msgspec.Struct, frozen=True, kw_only=True):
+    """What to do: `save` a checkpoint in a folder, let an engine `speak`, or have its words `scored`."""
+
+    kind: Literal["save", "speak", "score"]
+    job: Job
+    folder: str = ""
+    disturbed: bool = False
+    sequences: list[list[int]] = []
+    input_len: int = 0
+    output_len: int = 0
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What came of it. `own` are log-probabilities of the tokens said, `largest` those of the likeliest."""
+
+    tokens: list[list[int]] = []
+    own: list[list[float]] = []
+    largest: list[list[float]] = []
+    unable: str | None = None
+
+
+def main() -> None:
+    """Do the tasks in their order; one that cannot be done says why."""
+    tasks = msgspec.json.decode(sys.stdin.buffer.read(), type=list[Task])
+    answers = [_answered(task) for task in tasks]
+    Path(sys.argv[1]).write_bytes(msgspec.json.encode(answers))
+    sys.stdout.flush()
+    os._exit(0)  # without the teardown in which engines hang
+
+
+def _answered(task: Task) -> Answer:
+    try:
+        return ACTS[task.kind](task)
+    except (LoadFailed, Unsupported) as error:
+        return Answer(unable=str(error))
+
+
+def _save(task: Task) -> Answer:
+    backends.reference().save(task.job, task.folder, disturbed=task.disturbed)
+    return Answer()
+
+
+def _speak(task: Task) -> Answer:
+    engine = backends.load(task.job)
+    if not isinstance(engine, Speaker):
+        return Answer(
+            unable=f"the {task.job.cells[0].backend} backend does not say how sure it is."
+        )
+    engine.prepare(task.job.cells[0])
+    tokens, own = engine.speak(task.sequences, task.output_len)
+    if close := getattr(engine, "close", None):
+        close()
+    return Answer(tokens=tokens, own=own)
+
+
+def _score(task: Task) -> Answer:
+    own, largest = backends.reference().scored(task.job, task.sequences, task.input_len)
+    return Answer(own=own, largest=largest)
+
+
+ACTS = {"save": _save, "speak": _speak, "score": _score}
+
+
+if __name__ == "__main__":
+    main()

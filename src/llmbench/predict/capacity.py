@@ -1,0 +1,197 @@
+"""The largest batch that fits, for each model and length: what was measured, and apart from it what follows.
+
+Only sessions count that say something about memory: those that ran, and those that ran out of it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from math import floor
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from llmbench.predict import oom as predict_oom
+from llmbench.predict.oom import Met
+from llmbench.results.record import Status  # noqa: TC001 - msgspec reads the annotations
+from llmbench.spec.sweep import Cell
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from llmbench.predict.oom import Seen
+    from llmbench.results.prediction import Prediction
+    from llmbench.results.store import Log
+
+
+class Engine(msgspec.Struct):
+    """What is read of an engine's facts."""
+
+    preallocates: bool = False
+
+
+class Outcome(msgspec.Struct):
+    """What is read of an outcome."""
+
+    engine: Engine = msgspec.field(default_factory=Engine)
+
+
+class Ended(msgspec.Struct, tag_field="kind", tag="end"):
+    """What is read of a record."""
+
+    id: str
+    session: int
+    status: Status
+    cell: msgspec.Raw
+    outcome: Outcome
+    worker: dict[str, Any] = {}
+
+
+class Fit(msgspec.Struct, frozen=True, kw_only=True):
+    """One engine at one length, over all batch sizes.
+
+    Attributes:
+        batches: those of the plan, in order.
+        largest: the largest batch that fitted; None if none did.
+        sessions: in which it fitted.
+        ooms_up_to_it: processes that ran out of memory there or below: the edge is not sharp.
+        oom: the smallest batch above the largest that ran out of memory.
+        ooms: processes in which it did.
+        inferred: the smallest batch above the largest that was not measured and need not be.
+        why: what it is inferred from.
+        predicted: the largest batch that the prediction gives room.
+        preallocates: whether the engine takes memory in advance. A batch that does not fit then waits
+            in its queue: that it ran does not say that it fits.
+
+    """
+
+    model: str
+    backend: str
+    options: dict[str, Any]
+    device: str
+    dtype: str
+    load_format: str
+    input_len: int
+    output_len: int
+    context: int
+    batches: list[int]
+    largest: int | None
+    sessions: int
+    ooms_up_to_it: int
+    oom: int | None
+    ooms: int
+    inferred: int | None
+    why: str | None
+    predicted: int | None
+    preallocates: bool
+
+
+def fits(log: Log) -> list[Fit]:
+    """Return the rows of a run, in the order of its plan."""
+    cells, met, preallocating = _read(log)
+    predictions = log.plan.predictions if log.plan else {}
+    engines: defaultdict[tuple[str, ...], list[Cell]] = defaultdict(list)
+    for cell in cells:
+        engines[cell.group()].append(cell)
+    return [
+        fit
+        for group in engines.values()
+        for fit in _of_engine(
+            [(cell, met[cell.id]) for cell in group],
+            predictions,
+            preallocates=any(cell.id in preallocating for cell in group),
+        )
+    ]
+
+
+def _read(log: Log) -> tuple[list[Cell], Mapping[str, Met], set[str]]:
+    """Return the cells, what each met, and the ids of those whose engine takes memory in advance."""
+    met: defaultdict[str, Met] = defaultdict(Met)
+    written: dict[str, bytes] = {}
+    preallocating: set[str] = set()
+    counted: set[tuple[str, int]] = set()
+    for record in log.records(Ended):
+        written.setdefault(record.id, bytes(record.cell))
+        if record.outcome.engine.preallocates:
+            preallocating.add(record.id)
+        if predict_oom.tells(record.status) and (record.id, record.session) not in counted:
+            counted.add((record.id, record.session))
+            met[record.id].note(record.status, record.session, record.worker)
+    planned = {cell.id: cell for cell in (log.plan.cells if log.plan else ())}
+    others = (_cell(written[name]) for name in written if name not in planned)
+    return [*planned.values(), *filter(None, others)], met, preallocating
+
+
+def _cell(written: bytes) -> Cell | None:
+    """Return a cell as a record holds it; None for a number of another tool that does not say its lengths."""
+    try:
+        return msgspec.json.decode(written, type=Cell)
+    except msgspec.ValidationError:
+        return None
+
+
+def _of_engine(
+    seen: Sequence[Seen], predictions: Mapping[str, Prediction], *, preallocates: bool
+) -> Iterator[Fit]:
+    """Yield the lengths of one engine."""
+    limits = predict_oom.limits(seen)
+    lengths: defaultdict[tuple[int, int], list[Seen]] = defaultdict(list)
+    for cell, met in seen:
+        lengths[cell.input_len, cell.output_len].append((cell, met))
+    for members in lengths.values():
+        members.sort(key=lambda pair: pair[0].batch_size)
+        reasons = {
+            cell.id: reason
+            for cell, met in members
+            if not (met.fitted or met.ooms)
+            and (reason := predict_oom.inferred(cell, seen, limits, predictions.get(cell.id)))
+        }
+        yield _of_length(
+            members, reasons, _roomiest(members, predictions), preallocates=preallocates
+        )
+
+
+def _of_length(
+    members: Sequence[Seen],
+    reasons: Mapping[str, str],
+    predicted: int | None,
+    *,
+    preallocates: bool,
+) -> Fit:
+    first = members[0][0]
+    runs = [(cell, met) for cell, met in members if met.fitted]
+    largest = runs[-1][0].batch_size if runs else None
+    above = [pair for pair in members if pair[0].batch_size > (largest or 0)]
+    below = members[: len(members) - len(above)]
+    oom = next(((cell, met) for cell, met in above if met.ooms), None)
+    skipped = next((cell for cell, _ in above if cell.id in reasons), None)
+    return Fit(
+        model=first.model, backend=first.backend, options=first.options, device=first.device,
+        dtype=first.dtype, load_format=first.load_format, input_len=first.input_len,
+        output_len=first.output_len, context=predict_oom.context(first),
+        batches=[cell.batch_size for cell, _ in members],
+        largest=largest, sessions=runs[-1][1].fitted if runs else 0,
+        ooms_up_to_it=sum(len(met.ooms) for _, met in below),
+        oom=oom[0].batch_size if oom else None, ooms=len(oom[1].ooms) if oom else 0,
+        inferred=skipped.batch_size if skipped else None, why=reasons[skipped.id] if skipped else None,
+        predicted=predicted, preallocates=preallocates,
+    )  # fmt: skip
+
+
+def _roomiest(members: Sequence[Seen], predictions: Mapping[str, Prediction]) -> int | None:
+    """Return the largest batch whose predicted need is met, between and beyond those that were predicted.
+
+    Need grows by the same for every sequence, so two batches tell it for all.
+    """
+    known = [
+        (cell.batch_size, prediction.need_bytes, prediction.have_bytes)
+        for cell, _ in members
+        if (prediction := predictions.get(cell.id))
+        and prediction.need_bytes is not None
+        and prediction.have_bytes is not None
+    ]
+    if len(known) < 2 or known[0][0] == known[-1][0]:
+        return None
+    (few, little, have), (many, much, _) = known[0], known[-1]
+    each = (much - little) / (many - few)
+    return max(0, floor(few + (have - little) / each)) if each > 0 else None

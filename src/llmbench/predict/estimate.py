@@ -1,0 +1,270 @@
+"""What a cell needs and how long it takes, before it runs. What is not known is absent, with the reason."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import msgspec
+
+from llmbench.machine import chips
+from llmbench.machine.chips import TERA
+from llmbench.machine.peaks import Probe
+from llmbench.models import formulas
+from llmbench.models.shape import shape_of
+from llmbench.predict import history, roofline
+from llmbench.predict import memory as predict_memory
+from llmbench.predict.roofline import ON_CHIP_BYTES
+from llmbench.results.prediction import Prediction
+from llmbench.spec.sweep import groups
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from llmbench.machine.chips import Chip
+    from llmbench.models.resolve import Model
+    from llmbench.models.shape import Shape
+    from llmbench.predict.history import Factors, Seen
+    from llmbench.spec.sweep import Cell, Protocol
+
+UNPROBED_STEP_S = 5e-6
+"""Seconds to dispatch an operation where nobody measured it: a chip that is not at hand has some processor."""
+
+LOAD_S, LOAD_BYTES_S = 1.1, 2e9
+"""To load a model: configuration and imports, then its weights; results/*-quickstart and *-cpu-7b."""
+
+WARM_UPS = 5
+"""Calls until three in a row agree, on a quiet machine; the median of results/*-quickstart."""
+
+HOW = "llmbench machine --probe"
+PREDICTED = "transformers"
+"""The engine whose loops the figures are about; others have their own caches, kernels and plans for memory."""
+COMPUTING = (PREDICTED, "vllm")
+"""The engines that do a model's work, so that shares of a ceiling can be taken of it; a made-up one does none."""
+ONE_DEVICE = (
+    ("device_map", "none"), ("tensor_parallel_size", 1), ("pipeline_parallel_size", 1), ("quantization", ""),
+)  # fmt: skip
+"""Options, with their defaults, under which one device computes with weights of the cell's own type."""
+
+
+class Place(NamedTuple):
+    """Where cells are to run, or would.
+
+    Attributes:
+        have_bytes: memory by device, `cpu` and `cuda`.
+        chip: a GPU's datasheet, if it is known.
+        probes: measured ceilings, one a device at most.
+        past: what earlier runs measured on such a machine.
+        facts: of the machine; empty for a chip that is not at hand.
+
+    """
+
+    have_bytes: Mapping[str, int | None]
+    chip: Chip | None
+    probes: Sequence[Probe]
+    past: Sequence[Seen]
+    facts: Mapping[str, Any]
+
+
+class Pace(NamedTuple):
+    """The rates for one device and type of number, the factors on them, and the ceilings; each may be unknown."""
+
+    speeds: roofline.Speeds | None
+    factors: Factors
+    flops_s: float | None
+    bytes_s: float | None
+    source: Literal["datasheet", "measured"] | None
+    basis: str
+
+
+def here(found: Mapping[str, Any], probes: Sequence[Probe], past: Sequence[Seen]) -> Place:
+    """Return this machine, as `machine.machine()` describes it."""
+    gpus = found["gpus"]
+    kinds = {device.chip and device.chip.name: device.chip for device in chips.devices(gpus)}
+    return Place(
+        have_bytes={
+            "cpu": found["memory_available_bytes"],
+            "cuda": gpus[0].get("memory_bytes") if gpus else None,
+        },
+        chip=next(iter(kinds.values())) if len(kinds) == 1 else None,
+        probes=probes,
+        past=past,
+        facts=found,
+    )
+
+
+def elsewhere(chip: Chip) -> Place:
+    """Return a machine with one chip of this kind, known by its datasheet alone."""
+    memory = int(chip.memory_gb * 2**30) if chip.memory_gb else None
+    return Place({"cpu": None, "cuda": memory}, chip, (), (), {})
+
+
+def predictions(
+    cells: Sequence[Cell], models: Mapping[str, Model], protocol: Protocol, place: Place
+) -> dict[str, Prediction]:
+    """Return what each cell is expected to need, by id; a figure that is not known is absent from it.
+
+    The load is shared among the cells of a group, which one worker serves.
+    """
+    shapes = {name: shape_of(found.model_type, found.config) for name, found in models.items()}
+    paces: dict[tuple[str, str], Pace] = {}
+    predicted: dict[str, Prediction] = {}
+    for group in groups(cells, protocol.isolation):
+        for cell in group:
+            key = (cell.device, cell.dtype)
+            shape, found = shapes[cell.model], models[cell.model]
+            if shape is None or cell.backend not in COMPUTING:
+                predicted[cell.id] = Prediction(basis=_nothing_known(cell, found))
+                continue
+            pace = paces.get(key) or paces.setdefault(key, _pace(*key, place))
+            if otherwise := _otherwise(cell):
+                pace = Pace(None, history.NONE, None, None, None, otherwise)
+            least = _least(cell, shape, pace, whole=not otherwise)
+            if cell.backend != PREDICTED:
+                predicted[cell.id] = least
+                continue
+            have = place.have_bytes.get(cell.device) if not otherwise else None
+            held = predict_memory.footprint(shape, str(found.model_type), cell)
+            filled = _filled(least, held, have)
+            predicted[cell.id] = filled
+            if pace.speeds is not None:
+                passes = _passes(cell, shape, str(found.model_type), pace)
+                predicted[cell.id] = _timed(filled, *passes, cell, protocol, len(group))
+    return predicted
+
+
+def _nothing_known(cell: Cell, found: Model) -> str:
+    if cell.backend not in COMPUTING:
+        return f"nothing is predicted of the engine {cell.backend}"
+    return f"the shape of {found.model_type or 'a model that only the hub knows'} is not known"
+
+
+def _otherwise(cell: Cell) -> str:
+    """Return why the rates of one device do not hold for a cell, or nothing."""
+    for name, usual in ONE_DEVICE:
+        if (given := cell.options.get(name, usual)) != usual:
+            return f"no times: {name}={given} decides where or in what the weights are"
+    return ""
+
+
+def _least(cell: Cell, shape: Shape, pace: Pace, *, whole: bool) -> Prediction:
+    """Return the work of a cell and the least time for it: the model's, whatever engine does it.
+
+    Its weights are known if they lie whole on the device, in the cell's own type.
+    """
+    work = roofline.work(shape, cell)
+    cold = work.step_weight_bytes >= ON_CHIP_BYTES
+    once, moved = (work.step_weight_bytes, work.decode_bytes) if cold else (0, 0)
+    return Prediction(
+        weights_bytes=formulas.weight_bytes(shape, cell.dtype) if whole else None,
+        prefill_flops=work.prefill_flops,
+        decode_flops=work.decode_flops,
+        decode_bytes=work.decode_bytes,
+        flops_s=pace.flops_s,
+        bytes_s=pace.bytes_s,
+        source=pace.source,
+        least_prefill_s=roofline.least_s(work.prefill_flops, once, pace.flops_s, pace.bytes_s),
+        least_decode_s=roofline.least_s(work.decode_flops, moved, pace.flops_s, pace.bytes_s),
+        basis=pace.basis
+        if cell.backend == PREDICTED
+        else f"the work only, not {cell.backend}'s way",
+    )
+
+
+def _filled(least: Prediction, held: predict_memory.Footprint, have: int | None) -> Prediction:
+    """Return a prediction with what the cell holds in memory."""
+    return msgspec.structs.replace(
+        least,
+        **held._asdict(),
+        need_bytes=held.need_bytes,
+        have_bytes=have,
+        fits=predict_memory.fits(held.need_bytes, have),
+    )
+
+
+def _passes(cell: Cell, shape: Shape, kind: str, pace: Pace) -> tuple[float, float]:
+    """Return the seconds of the prefill and of a decode step."""
+    assert pace.speeds is not None
+    prefill = roofline.prefill_costs(shape, kind, cell, pace.speeds)
+    step = roofline.step_costs(shape, kind, cell, pace.speeds)
+    return (
+        pace.factors.priced(prefill, cell.dtype, "prefill", cell.device),
+        pace.factors.priced(step, cell.dtype, "decode", cell.device),
+    )
+
+
+def _timed(
+    filled: Prediction, ttft_s: float, step_s: float, cell: Cell, protocol: Protocol, sharing: int
+) -> Prediction:
+    """Return a prediction with times: of its phases, and of a session, which shares its load with others."""
+    iteration_s = ttft_s + (cell.output_len - 1) * step_s
+    load_s = (LOAD_S + (filled.weights_bytes or 0) / LOAD_BYTES_S) / sharing
+    return msgspec.structs.replace(
+        filled,
+        ttft_s=ttft_s,
+        tpot_s=step_s if cell.output_len > 1 else None,
+        session_s=load_s + _calls(iteration_s, protocol) * iteration_s,
+    )
+
+
+def _calls(iteration_s: float, protocol: Protocol) -> int:
+    """Return how often a session calls the engine: warm-up, iterations, and one more for memory."""
+    timed = max(protocol.iterations, math.ceil(protocol.min_time_s / iteration_s))
+    warm = max(protocol.warmup, WARM_UPS)
+    warm = max(protocol.warmup, min(warm, math.ceil(protocol.warmup_budget_s / iteration_s)))
+    return warm + min(timed, protocol.max_iterations) + 1
+
+
+def _pace(device: str, dtype: str, place: Place) -> Pace:
+    """Return the rates to reckon with: ceilings of a datasheet before a probe's, times of a probe before those."""
+    probe = next((one for one in place.probes if one.device == device), None)
+    chip = place.chip if device == "cuda" else None
+    rated = _rated(probe, dtype) or (chip and _of_chip(chip, dtype))
+    past = [one for one in place.past if one.cell.device == device]
+    least = _ceilings(chip, probe, dtype)
+    if rated:
+        factors = history.fitted(past, rated, probed=True)
+        return Pace(roofline.Speeds(rated, dtype), factors, *least, _basis(rated, chip, factors))
+    if place.facts and device == "cpu" and history.enough(past, dtype):
+        typical = history.typical(place.facts, {one.cell.dtype for one in past})
+        factors = history.fitted(past, typical, probed=False)
+        return Pace(roofline.Speeds(typical, dtype), factors, *least, _basis(None, chip, factors))
+    why = f"no times: no probe, datasheet or records for {dtype} on {device}; {HOW} measures it"
+    return Pace(None, history.NONE, *least, why)
+
+
+def _rated(probe: Probe | None, dtype: str) -> Probe | None:
+    return probe if probe and probe.flops_s.get(dtype) else None
+
+
+def _of_chip(chip: Chip, dtype: str) -> Probe | None:
+    """Return a datasheet's peaks as rates; None where they are not verified. transformers leaves TF32 off."""
+    bandwidth = chip.bandwidth()
+    if chip.flops(dtype) is None or bandwidth is None:
+        return None
+    flops = chip.dense_tflops[dtype] * TERA
+    return Probe(
+        device="cuda", name=chip.name, at="", torch="", copy_bytes_s=bandwidth,
+        flops_s={dtype: flops}, step_s=UNPROBED_STEP_S,
+    )  # fmt: skip
+
+
+def _ceilings(
+    chip: Chip | None, probe: Probe | None, dtype: str
+) -> tuple[float | None, float | None, Literal["datasheet", "measured"] | None]:
+    """Return operations and bytes a second at most, and who says so."""
+    if chip and chip.flops(dtype) and chip.bandwidth():
+        return chip.flops(dtype), chip.bandwidth(), "datasheet"
+    read = [*probe.read_bytes_s.values(), probe.copy_bytes_s or 0.0] if probe else []
+    if probe and probe.flops_s.get(dtype) and max(read):
+        return probe.flops_s[dtype], max(read), "measured"
+    return None, None, None
+
+
+def _basis(rated: Probe | None, chip: Chip | None, factors: Factors) -> str:
+    """Return in words what an estimate rests on."""
+    rates = "no probe, typical rates"
+    if rated:
+        rates = f"probe of {rated.at}" if rated.at else f"datasheet of {chip.name if chip else ''}"
+    cells = f"{factors.cells} cells of {factors.runs} earlier run{'s' if factors.runs > 1 else ''}"
+    return f"{rates}; {cells}" if factors.cells else f"{rates}; no earlier records"

@@ -1,0 +1,252 @@
+"""How long a forward pass takes: what it must do at least, and what it does, piece by piece, at measured rates.
+
+The least is operations and bytes against a ceiling each, and no tuning. The estimate adds up what a pass of
+transformers really does on a device: matrix products at the rate for their number of rows, attention, copies,
+and the dispatch of each operation.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+from llmbench.models import formulas
+from llmbench.models.formulas import ITEMSIZE
+from llmbench.predict.memory import SLOW_GELU, pair_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from llmbench.machine.peaks import Probe, Rate
+    from llmbench.models.shape import Shape
+    from llmbench.spec.sweep import Cell
+
+ON_CHIP_BYTES = 2**29
+"""Weights smaller than this may stay in a chip's own caches (256 MiB in an MI300X) and never cross its memory."""
+
+EVENTS_PER_LAYER, EVENTS_PER_PASS = 193, 96
+"""Operations that torch dispatches for a decode step, views among them: medians over 13 families at 2 and 4 layers."""
+
+NARROW_TRAFFIC = 40
+"""How often a number of the residual stream is read or written in a layer: norms 10, rotation 20, sums 6, rest 4."""
+WIDE_TRAFFIC, GATED_TRAFFIC, SLOW_TRAFFIC = 2, 5, 18
+"""The same of a feed-forward layer's inside: one activation; one and a product; one of single operations."""
+
+GROWN, READ = 2, 1
+"""A step of the dynamic cache reads the old keys and values and writes them anew; attention reads them."""
+
+
+class Work(NamedTuple):
+    """What a cell computes and reads at least, of the whole batch; decode is all n - 1 steps together."""
+
+    prefill_flops: int
+    decode_flops: int
+    decode_bytes: int
+    step_weight_bytes: int
+
+
+class Costs(NamedTuple):
+    """Seconds of one pass by what they go to: products bound by operations, and by reading weights; the rest.
+
+    `beneath` says that the model's matrices are smaller than any that was probed: its rates are a guess.
+    """
+
+    compute: float
+    weights: float
+    attention: float
+    traffic: float
+    dispatch: float
+    beneath: bool = False
+
+
+def work(shape: Shape, cell: Cell) -> Work:
+    """Return the exact work of a cell."""
+    steps, batch = cell.output_len - 1, cell.batch_size
+    encoded = cell.input_len if shape.encoder_layers else 0
+    first = 1 if shape.encoder_layers else cell.input_len
+
+    def flops(past: int) -> int:
+        return formulas.decode_flops(shape, past, encoded)
+
+    def attended(past: int) -> int:
+        return formulas.kv_bytes(shape, cell.dtype, past + 1, encoded)
+
+    bend = (shape.window or 0) - 1
+    weights = formulas.step_weight_bytes(shape, cell.dtype)
+    return Work(
+        prefill_flops=batch * formulas.prefill_flops(shape, cell.input_len),
+        decode_flops=batch * summed(flops, first, steps, bend),
+        decode_bytes=steps * weights + batch * summed(attended, first, steps, bend),
+        step_weight_bytes=weights,
+    )
+
+
+def summed(of: Callable[[int], int], first: int, count: int, bend: int) -> int:
+    """Return the sum of a function that is straight on each side of a bend over `count` whole numbers."""
+    last = first + count - 1
+    pieces = ((first, min(last, bend)), (max(first, bend + 1), last))
+    return sum((of(a) + of(b)) * (b - a + 1) // 2 for a, b in pieces if a <= b)
+
+
+def least_s(
+    flops: float, moved_bytes: float, flops_s: float | None, bytes_s: float | None
+) -> float | None:
+    """Return the least seconds for this work; None unless both ceilings are known."""
+    if not flops_s or not bytes_s:
+        return None
+    return max(flops / flops_s, moved_bytes / bytes_s)
+
+
+def prefill_costs(shape: Shape, model_type: str, cell: Cell, speeds: Speeds) -> Costs:
+    """Return what the prompts' pass goes to, up to the first new token."""
+    rows, layers = cell.batch_size * cell.input_len, shape.encoder_layers or shape.layers
+    pairs = formulas.prefill_pairs(shape, cell.input_len) * cell.batch_size
+    written = pair_bytes(shape, model_type, cell)
+    squares = layers * cell.batch_size * cell.input_len**2
+    flops = formulas.pairs_flops(shape) * (squares if written else pairs)
+    kv = formulas.kv_bytes_per_token(shape, cell.dtype) * rows
+    compute, weights = _products_s(shape, rows, layers, cell.batch_size, speeds)
+    costs = Costs(
+        compute=compute,
+        weights=weights,
+        attention=flops / speeds.flops_s(min(rows, cell.input_len)),
+        traffic=speeds.copy_s(
+            layers * rows * _traffic_bytes(shape, model_type, cell)
+            + GROWN * kv
+            + 2 * written * shape.heads * squares
+        ),
+        dispatch=speeds.step_s * (EVENTS_PER_PASS + EVENTS_PER_LAYER * layers),
+        beneath=speeds.beneath(shape.hidden * shape.inner),
+    )
+    if not shape.encoder_layers:
+        return costs
+    step = step_costs(shape, model_type, cell, speeds)
+    return costs._replace(
+        compute=costs.compute + step.compute,
+        weights=costs.weights + step.weights,
+        attention=costs.attention + step.attention,
+        traffic=costs.traffic + step.traffic,
+        dispatch=costs.dispatch + step.dispatch,
+    )
+
+
+def step_costs(shape: Shape, model_type: str, cell: Cell, speeds: Speeds) -> Costs:
+    """Return what a decode step in the middle of the answer goes to."""
+    batch, encoded = cell.batch_size, cell.input_len if shape.encoder_layers else 0
+    past = cell.output_len // 2 + (1 if encoded else cell.input_len)
+    static = cell.options.get("cache") == "static"
+    held = batch * formulas.held_kv_bytes(shape, cell.dtype, past, 0)
+    cross = batch * formulas.held_kv_bytes(shape, cell.dtype, 0, encoded)
+    layers = shape.layers * (2 if encoded else 1)
+    compute, weights = _products_s(shape, batch, layers, batch, speeds)
+    return Costs(
+        compute=compute,
+        weights=weights,
+        attention=speeds.copy_s(READ * (held + cross)),
+        traffic=speeds.copy_s((0 if static else GROWN) * held)
+        + speeds.copy_s(layers * batch * _traffic_bytes(shape, model_type, cell)),
+        dispatch=speeds.step_s * (EVENTS_PER_PASS + EVENTS_PER_LAYER * layers),
+        beneath=speeds.beneath(shape.hidden * shape.inner),
+    )
+
+
+def _products_s(
+    shape: Shape, rows: int, layers: int, last: int, speeds: Speeds
+) -> tuple[float, float]:
+    """Return the seconds of all matrix products, by operations and by weights; `last` rows meet the head."""
+    parameters = formulas.parameters(shape)
+    products = [
+        (layers * count, *speeds.product_s(height, inner, columns, parameters))
+        for count, height, inner, columns in _layer_products(shape, rows)
+    ]
+    products.append(
+        (1, *speeds.product_s(last, shape.embedding_width, shape.vocabulary, parameters))
+    )
+    return sum(n * one for n, one, _ in products), sum(n * two for n, _, two in products)
+
+
+def _layer_products(shape: Shape, rows: int) -> tuple[tuple[int, int, int, int], ...]:
+    """Return a layer's products: how many, rows, inner, columns. Of a mixture, each expert has its own tokens."""
+    sent = rows * shape.experts_per_token
+    experts, height = min(shape.experts, sent), max(1, sent // shape.experts)
+    inside = shape.heads * shape.head_dim
+    return (
+        (1, rows, shape.hidden, inside + 2 * shape.kv_heads * shape.head_dim),
+        (1, rows, inside, shape.hidden),
+        (experts * (2 if shape.gated else 1), height, shape.hidden, shape.inner),
+        (experts, height, shape.inner, shape.hidden),
+    )
+
+
+def _traffic_bytes(shape: Shape, model_type: str, cell: Cell) -> int:
+    """Return the bytes that a layer reads and writes of each token beside its matrix products."""
+    plain = SLOW_TRAFFIC if model_type in SLOW_GELU else WIDE_TRAFFIC
+    wide = GATED_TRAFFIC if shape.gated else plain
+    numbers = NARROW_TRAFFIC * shape.hidden + wide * shape.inner * shape.experts_per_token
+    return numbers * ITEMSIZE[cell.dtype]
+
+
+class Speeds:
+    """A probe's rates for one type of number, between its points and beyond them."""
+
+    def __init__(self, probe: Probe, dtype: str) -> None:
+        """Sort the curve; raise KeyError if the probe knows nothing of this type."""
+        self.step_s = probe.step_s or 0.0
+        self._itemsize = ITEMSIZE[dtype]
+        self._peak = probe.flops_s[dtype]
+        self._read = probe.read_bytes_s.get(dtype) or probe.copy_bytes_s
+        self._copy = probe.copy_bytes_s or self._read
+        self._curves: dict[float, list[tuple[float, float]]] = {}
+        for rate in sorted((r for r in probe.rates if r.dtype == dtype), key=_rows):
+            size = math.log(rate.inner * rate.columns)
+            self._curves.setdefault(size, []).append((math.log(rate.rows), math.log(rate.flops_s)))
+        self.product_s = functools.cache(self._product_s)
+        self.flops_s = functools.cache(self._flops_s)
+
+    def beneath(self, numbers: int) -> bool:
+        """Return whether a matrix of so many numbers is smaller than any on the probe's curve."""
+        return bool(self._curves) and math.log(numbers) < min(self._curves)
+
+    def copy_s(self, moved_bytes: float) -> float:
+        """Return the seconds of reading and writing so many bytes together."""
+        return moved_bytes / self._copy if self._copy else 0.0
+
+    def _product_s(
+        self, rows: int, inner: int, columns: int, parameters: int
+    ) -> tuple[float, float]:
+        """Return the seconds of one product, by operations and by reading its weights.
+
+        Without a curve both are added. A point of a curve holds both: it counts as what binds it. Weights too
+        many for a cache come from memory each time, however fast the probe's own were.
+        """
+        flops, weights = 2 * rows * inner * columns, inner * columns * self._itemsize
+        reading = weights / self._read if self._read else 0.0
+        if not self._curves:
+            return flops / self._peak, reading
+        seconds = flops / self._flops_s(rows, inner * columns)
+        if reading < flops / self._peak:
+            return seconds, 0.0
+        cold = parameters * self._itemsize >= ON_CHIP_BYTES
+        return 0.0, max(seconds, reading) if cold else seconds
+
+    def _flops_s(self, rows: int, weights: int = 0) -> float:
+        """Return the rate at this many rows, on the curve of the matrix nearest in size."""
+        if not self._curves:
+            return self._peak
+        size = math.log(weights or 1)
+        curve = self._curves[min(self._curves, key=lambda known: abs(known - size))]
+        return math.exp(_between(curve, math.log(rows)))
+
+
+def _rows(rate: Rate) -> int:
+    return rate.rows
+
+
+def _between(curve: list[tuple[float, float]], x: float) -> float:
+    """Return y on the straight lines between points; beyond the ends, that of the last point."""
+    for (x0, y0), (x1, y1) in itertools.pairwise(curve):
+        if x <= x1:
+            return y0 + (y1 - y0) * max(0.0, x - x0) / (x1 - x0)
+    return curve[-1][1]

@@ -1,0 +1,250 @@
+"""The cells of all runs as dots: what each is called, which line it belongs to, and its numbers as shown.
+
+Names come from anywhere: they are made harmless and short here, once, and every plot and table takes them
+from here. A plot that would show too many dots is thinned here, too, and says so.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from itertools import chain
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+import numpy as np
+
+from llmbench.redact import shown
+from llmbench.report.layout import FANCY
+from llmbench.report.views import run as views_run
+from llmbench.spec.sweep import NOT_SAID
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterable, Sequence
+    from pathlib import Path
+
+    from llmbench.results.aggregate import Tally
+    from llmbench.results.metrics import Metric
+    from llmbench.results.table import Integers, Numbers, Table
+    from llmbench.spec.sweep import Point
+
+T = TypeVar("T")
+
+KIND = ("model", "backend", "device", "dtype", "load_format", "prompts")
+"""What makes cells of another kind; lengths, the batch and an engine's options make others of the same."""
+
+LONGEST_NAME = 40
+"""A longer name is cut in its middle: its end tells as much as its beginning, and a legend has no room."""
+MOST_POINTS = 1000
+"""Points in one plot and rows in one table; with more, a page of six plots would pass 5 MB."""
+MOST_PANELS = 12
+"""Panels side by side in one plot that are still looked at one by one."""
+
+
+class Number(NamedTuple):
+    """A cell's value of one metric in the unit shown; the interval's ends are None where there is none to draw."""
+
+    value: float
+    low: float | None
+    high: float | None
+    text: str
+
+
+class Run:
+    """One run as the page shows it.
+
+    Attributes:
+        label: what it is called on the page; no two runs are called alike.
+        table: its table, with all metrics.
+        tally: what its records add up to.
+        owners: the number of the cell that each valid session is of.
+        sessions: what the valid sessions measured.
+
+    """
+
+    def __init__(self, label: str, table: Table, tally: Tally) -> None:
+        """Take a run that has been read."""
+        self.label, self.table, self.tally = label, table, tally
+        self.owners = tally.numbers_of_owners()
+        cells = [table.cells[owner] for owner in self.owners.tolist()]
+        self.sessions = tally.gatherer.sessions(cells)
+
+    @cached_property
+    def options(self) -> set[tuple[str, str]]:
+        """Return the engines and their options that any of its cells sets."""
+        return {(cell.backend, name) for cell in self.table.cells for name in cell.options}
+
+    @cached_property
+    def numbers(self) -> dict[str, list[Number | None]]:
+        """Return the numbers of every metric that was measured, one a cell."""
+        return {numbers.metric.key: _numbers(numbers) for numbers in self.table.numbers}
+
+
+class Dot(NamedTuple):
+    """A cell of a run.
+
+    Attributes:
+        run: the run it belongs to.
+        row: its place in the run's table.
+        cell: the cell itself.
+        kind: its model and engine, as far as they vary: the colour.
+        variant: its run and its engine's options, as far as they vary: the shape, and the dash of a line.
+        name: all its coordinates that vary, in words.
+
+    """
+
+    run: Run
+    row: int
+    cell: Point
+    kind: str
+    variant: str
+    name: str
+
+    @property
+    def valid(self) -> int:
+        """Return the valid sessions."""
+        return int(self.run.table.valid[self.row])
+
+    @property
+    def warnings(self) -> str:
+        """Return the reason codes of its valid sessions, those that all of the run's have among them."""
+        if not self.valid:
+            return ""
+        own = views_run.warnings(self.run.table.warnings[self.row], self.valid)
+        return shown(", ".join(filter(None, (*self.run.table.everywhere, own))))
+
+    def number(self, metric: Metric) -> Number | None:
+        """Return its value of a metric, None if it has none."""
+        column = self.run.numbers.get(metric.key)
+        return column[self.row] if column else None
+
+
+def dots(runs: Sequence[Run]) -> list[Dot]:
+    """Return every cell of every run, those without a number too."""
+    cells = [cell for run in runs for cell in run.table.cells]
+    kinds = _texts([tuple(getattr(cell, name) for name in KIND) for cell in cells])
+    kinds = [kind or NOT_SAID for kind in kinds]
+    options = list(dict.fromkeys(chain.from_iterable(cell.options for cell in cells)))
+    variants = _texts(
+        [
+            (*(_option(run, cell, name) for name in options), run.label if len(runs) > 1 else "")
+            for run in runs
+            for cell in run.table.cells
+        ],
+        (
+            *options,
+            "",
+        ),  # a legend cuts the end of what is long, and runs have beginnings of their own
+    )
+    lengths = _texts(
+        [tuple(map(_said, (cell.batch_size, cell.input_len, cell.output_len))) for cell in cells],
+        ("batch", "in", "out"),
+    )
+    rows = ((run, row) for run in runs for row in range(len(run.table.cells)))
+    return [
+        Dot(run, row, cell, kind, variant, ", ".join(filter(None, (kind, variant, length))))
+        for (run, row), cell, kind, variant, length in zip(
+            rows, cells, kinds, variants, lengths, strict=True
+        )
+    ]
+
+
+def short(names: Iterable[str]) -> dict[str, str]:
+    """Return each name harmless and short, and no two alike that were not."""
+    taken: dict[str, str] = {}
+    for name in dict.fromkeys(names):
+        text, count = cut(shown(name)), 1
+        while text in taken:
+            count += 1
+            text = f"{cut(shown(name))} ({count})"
+        taken[text] = name
+    return {name: text for text, name in taken.items()}
+
+
+def labels(folders: Sequence[Path]) -> list[str]:
+    """Return each folder's name, or as much of its path as tells it from the others."""
+    paths = [folder.resolve().parts for folder in folders]
+    for length in range(1, max(map(len, paths)) + 1):
+        names = ["/".join(parts[-length:]) for parts in paths]
+        if distinct(names) == distinct(paths):
+            break
+    shortened = short(names)
+    return [shortened[name] for name in names]
+
+
+def cut(text: str, longest: int = LONGEST_NAME) -> str:
+    """Return a text without its middle, if it is long."""
+    half = (longest - 1) // 2
+    return text if len(text) <= longest else f"{text[:half]}…{text[-half:]}"
+
+
+def thinned(items: Sequence[T], most: int, first: Callable[[T], bool] | None = None) -> list[T]:
+    """Return at most so many items in their order: the `first` ones, then others at even steps."""
+    if len(items) <= most:
+        return list(items)
+    ranks = np.array([not (first and first(item)) for item in items])
+    ahead, behind = np.flatnonzero(~ranks), np.flatnonzero(ranks)
+    kept = _even(ahead, most)
+    kept = np.concatenate([kept, _even(behind, most - len(kept))])
+    return [items[number] for number in np.sort(kept).tolist()]
+
+
+def distinct(values: Iterable[Hashable]) -> int:
+    """Return how many different values there are."""
+    return len(set(values))
+
+
+def _even(numbers: Integers, most: int) -> Integers:
+    if len(numbers) <= most:
+        return numbers
+    steps: Integers = np.linspace(0, len(numbers) - 1, most).astype(np.int64)
+    return numbers[steps]
+
+
+def _numbers(numbers: Numbers) -> list[Number | None]:
+    rows = list(range(len(numbers.middle)))
+    figures = views_run.figures(numbers, rows, FANCY.plus_minus)
+    middle = (numbers.middle * numbers.metric.unit.factor).tolist()
+    widths = numbers.half_width.tolist()
+    return [
+        _number(value, width, " ".join(pair).rstrip())
+        for value, width, pair in zip(middle, widths, zip(*figures, strict=True), strict=True)
+    ]
+
+
+def _number(value: float, width: float, text: str) -> Number | None:
+    if value != value:  # noqa: PLR0124 - NaN
+        return None
+    if not width <= views_run.WIDEST:  # no interval, or none that could be read
+        return Number(value, None, None, text)
+    return Number(value, value / (1 + width), value * (1 + width), text)
+
+
+def _option(run: Run, cell: Point, name: str) -> object:
+    """Return an engine's option, None for the default where the run sets it elsewhere; others do not say it."""
+    set_here = (cell.backend, name) in run.options and not run.table.imported
+    return cell.options.get(name, None if set_here else NOT_SAID)
+
+
+def _said(length: int | None) -> object:
+    return NOT_SAID if length is None else length
+
+
+def _texts(tuples: Sequence[tuple[object, ...]], heads: Sequence[str] = ()) -> list[str]:
+    """Return each tuple as one text of those of its values that vary, each after its head if it has one."""
+    if not tuples:
+        return []
+    columns = list(zip(*tuples, strict=True))
+    heads = heads or [""] * len(columns)
+    varying = [number for number, column in enumerate(columns) if distinct(column) > 1]
+    if not varying and not any(heads):
+        varying = [0]
+    texts = [_column(columns[number], heads[number]) for number in varying]
+    return [", ".join(filter(None, row)) for row in zip(*texts, strict=True)] or [""] * len(tuples)
+
+
+def _column(values: Sequence[object], head: str) -> list[str]:
+    """Return values as texts after their head; nothing for what nobody said."""
+    names = short(map(views_run.value_of, values))
+    before = f"{cut(shown(head))} " if head else ""
+    return [
+        "" if value == NOT_SAID else before + names[views_run.value_of(value)] for value in values
+    ]

@@ -1,0 +1,78 @@
+"""Time per token over the length of the prompt, a line for each batch size."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from llmbench.report import plots
+from llmbench.report.figures.cells import MOST_PANELS, MOST_POINTS, thinned
+from llmbench.report.plots import Figure
+from llmbench.results.metrics import BY_KEY
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from llmbench.report.figures.cells import Dot, Number
+    from llmbench.report.plots import Row, Spec
+
+TPOT = BY_KEY["tpot_s"]
+TITLE = "Decode latency over context"
+ABOUT = (
+    "How the time per token grows with the prompt that it looks back on: a line for each batch, a panel for each "
+    "model. Bars are 95 % intervals between sessions."
+)
+
+
+def figures(dots: Sequence[Dot]) -> Iterator[Figure]:
+    """Yield the figure."""
+    found = [(dot, number) for dot in dots if dot.cell.input_len and (number := dot.number(TPOT))]
+    if not found:
+        yield Figure(
+            TITLE, f"Left out: no cell has a {TPOT.label} and says how long its prompts were."
+        )
+        return
+    kinds = list(dict.fromkeys(dot.kind for dot, _ in found))
+    panels = set(thinned(kinds, MOST_PANELS))
+    kept = thinned([one for one in found if one[0].kind in panels], MOST_POINTS)
+    rows = [_row(dot, number) for dot, number in kept]
+    yield Figure(
+        TITLE,
+        ABOUT,
+        _spec(dots, rows),
+        plots.grid([row["record"] for row in rows]),
+        (*plots.thinning(len(kept), len(found), "cells"), *plots.barless(rows)),
+    )
+
+
+def _row(dot: Dot, tpot: Number) -> Row:
+    cell = dot.cell
+    return {
+        "panel": dot.kind,
+        "batch": cell.batch_size,
+        "line": f"{cell.output_len} {dot.variant}",
+        "x": cell.input_len,
+        **plots.identity(dot),
+        **plots.interval("y", tpot),
+        "record": plots.record(dot, {"in": f"{cell.input_len:,}", plots.head(TPOT): tpot.text}),
+    }
+
+
+def _spec(dots: Sequence[Dot], rows: Sequence[Row]) -> Spec:
+    x = plots.lengths("x", "prompt tokens", (row["x"] for row in rows))
+    y = plots.axis("y", plots.head(TPOT), (row["y"] for row in rows))
+    batch = {"field": "batch", "type": "ordinal", "title": "batch"}
+    line = {
+        "mark": {"type": "line", "strokeWidth": 1.5},
+        "encoding": {
+            "x": x, "y": y, "color": batch, "detail": {"field": "line"},
+            **plots.variant(dots, rows, "strokeDash"),
+        },
+    }  # fmt: skip
+    marks = {
+        "mark": {"type": "point", "size": 45, "filled": True, "opacity": 1},
+        "encoding": {
+            "x": x, "y": y, "color": batch, **plots.variant(dots, rows, "shape"),
+            "tooltip": plots.tooltip(rows),
+        },
+    }  # fmt: skip
+    return plots.panels(rows, [line, *plots.bars(rows, x, y, batch), marks])

@@ -1,0 +1,140 @@
+"""Throughput against latency, and the cells that nothing else of the same work beats in both."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, NamedTuple
+
+from llmbench.report import plots
+from llmbench.report.figures.cells import MOST_PANELS, MOST_POINTS, distinct, thinned
+from llmbench.report.plots import Figure
+from llmbench.results.metrics import BY_KEY
+from llmbench.spec.sweep import NOT_SAID
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from llmbench.report.figures.cells import Dot, Number
+    from llmbench.report.plots import Row, Spec
+    from llmbench.results.metrics import Metric
+
+THROUGHPUT = BY_KEY["output_tok_s"]
+LATENCIES = (BY_KEY["tpot_s"], BY_KEY["ttft_s"])
+
+ABOUT = (
+    "Up is more tokens, left is less waiting. A line joins the cells that no other of the same model, engine and "
+    "lengths beats in both; hollow dots are beaten. Bars are 95 % intervals between sessions."
+)
+
+
+class Work(NamedTuple):
+    """What cells on one front have in common: only such cells can beat each other."""
+
+    input_len: int | None
+    output_len: int | None
+    kind: str
+    run: str
+
+
+class Placed(NamedTuple):
+    """A dot in this plot, and whether it is on the front of its work."""
+
+    dot: Dot
+    work: Work
+    latency: Number
+    throughput: Number
+    on_front: bool
+
+
+def figures(dots: Sequence[Dot]) -> Iterator[Figure]:
+    """Yield a figure for each latency."""
+    for latency in LATENCIES:
+        title = f"Throughput against latency: {latency.label}"
+        placed = list(_placed(dots, latency))
+        if not placed:
+            yield Figure(
+                title, f"Left out: no cell has a {latency.label} and its {THROUGHPUT.label}."
+            )
+            continue
+        kept = thinned(placed, MOST_POINTS, lambda one: one.on_front)
+        rows = _rows(kept, latency)
+        yield Figure(
+            title,
+            ABOUT,
+            _spec(dots, rows, latency),
+            plots.grid([row["record"] for row in rows], ("cell", "front", "warnings")),
+            (*plots.thinning(len(kept), len(placed), "cells"), *plots.barless(rows)),
+        )
+
+
+def _placed(dots: Sequence[Dot], metric: Metric) -> Iterator[Placed]:
+    """Yield the dots that have both numbers, those of the same work together, the quickest first."""
+    works: defaultdict[Work, list[tuple[Number, Number, Dot]]] = defaultdict(list)
+    for dot in dots:
+        latency, throughput = dot.number(metric), dot.number(THROUGHPUT)
+        if latency and throughput:
+            cell = dot.cell
+            work = Work(cell.input_len, cell.output_len, dot.kind, dot.run.label)
+            works[work].append((latency, throughput, dot))
+    for work in sorted(works, key=lambda work: (work.input_len or 0, work.output_len or 0)):
+        best = 0.0
+        for latency, throughput, dot in sorted(
+            works[work], key=lambda one: (one[0].value, -one[1].value)
+        ):
+            yield Placed(dot, work, latency, throughput, throughput.value > best)
+            best = max(best, throughput.value)
+
+
+def _rows(placed: Sequence[Placed], latency: Metric) -> list[Row]:
+    apart = distinct(one.work[:2] for one in placed) <= MOST_PANELS
+    return [
+        {
+            "panel": f"in {_said(one.work.input_len)}, out {_said(one.work.output_len)}"
+            if apart
+            else "",
+            "work": f"{one.work.input_len} {one.work.output_len} {one.work.run}",
+            "front": one.on_front,
+            **plots.identity(one.dot),
+            **plots.interval("x", one.latency),
+            **plots.interval("y", one.throughput),
+            "record": plots.record(
+                one.dot,
+                {
+                    plots.head(latency): one.latency.text,
+                    plots.head(THROUGHPUT): one.throughput.text,
+                    "front": "on it" if one.on_front else "beaten",
+                },
+            ),
+        }
+        for one in placed
+    ]
+
+
+def _said(length: int | None) -> str:
+    return NOT_SAID if length is None else str(length)
+
+
+def _spec(dots: Sequence[Dot], rows: Sequence[Row], latency: Metric) -> Spec:
+    x = plots.axis("x", plots.head(latency), (row["x"] for row in rows))
+    y = plots.axis("y", plots.head(THROUGHPUT), (row["y"] for row in rows))
+    colour = plots.colour(dots, rows)
+    line = {
+        "transform": [{"filter": "datum.front"}],
+        "mark": {"type": "line", "opacity": 0.6, "strokeWidth": 1.5},
+        "encoding": {
+            "x": x,
+            "y": y,
+            "color": colour,
+            "detail": {"field": "work"},
+            "order": {"field": "x"},
+        },
+    }
+    marks = {
+        "mark": {"type": "point", "size": 60, "filled": False},
+        "encoding": {
+            "x": x, "y": y, "color": colour, **plots.variant(dots, rows, "shape"),
+            "fill": {"condition": {"test": "datum.front", **colour}, "value": "transparent"},
+            "tooltip": plots.tooltip(rows),
+        },
+    }  # fmt: skip
+    return plots.panels(rows, [line, *plots.bars(rows, x, y, colour), marks])

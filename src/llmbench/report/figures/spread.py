@@ -1,0 +1,129 @@
+"""How far the sessions of a cell lie from its middle: what the interval is made of."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from llmbench.report import plots
+from llmbench.report.figures.cells import MOST_POINTS, Run, thinned
+from llmbench.report.plots import Figure, Grid
+from llmbench.results.metrics import BY_KEY
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from llmbench.report.figures.cells import Dot, Number
+    from llmbench.report.plots import Row, Spec
+
+E2E = BY_KEY["e2e_s"]
+TITLE = "Spread between sessions"
+ABOUT = (
+    f"Each dot is one session, a fresh process: the median {E2E.label} of its iterations against the middle of its "
+    "cell's sessions. Dots above one another are the same cell. A number is as good as its sessions agree."
+)
+
+
+class Spread(NamedTuple):
+    """A cell with several sessions: their medians in order of running, relative to the cell's middle."""
+
+    dot: Dot
+    middle: Number
+    apart: list[float]
+
+    @property
+    def width(self) -> float:
+        """Return how far the outermost sessions lie apart, as a share."""
+        return max(self.apart) - min(self.apart)
+
+
+def figures(dots: Sequence[Dot]) -> Iterator[Figure]:
+    """Yield the figure."""
+    spreads = list(_spreads(dots))
+    if not spreads:
+        yield Figure(TITLE, "Left out: no cell has more than one valid session.")
+        return
+    most = max(1, MOST_POINTS // max(len(spread.apart) for spread in spreads))
+    kept = thinned(spreads, most)
+    rows = [row for spread in kept for row in _rows(spread)]
+    kept.sort(key=lambda spread: -spread.width)
+    yield Figure(
+        TITLE,
+        ABOUT,
+        _spec(dots, rows),
+        Grid(
+            (
+                "cell",
+                plots.head(E2E),
+                "sessions apart (%)",
+                "each session against the middle (%)",
+            ),
+            [_texts(spread) for spread in kept],
+            frozenset({1, 2}),
+        ),
+        plots.thinning(len(kept), len(spreads), "cells"),
+    )
+
+
+def _spreads(dots: Sequence[Dot]) -> Iterator[Spread]:
+    medians: dict[Run, list[list[float]]] = {}
+    for dot in dots:
+        if dot.run not in medians:
+            medians[dot.run] = _medians(dot.run)
+        found, middle = medians[dot.run][dot.row], dot.number(E2E)
+        if middle and len(found) > 1:
+            apart = [value * E2E.unit.factor / middle.value - 1 for value in found]
+            yield Spread(dot, middle, apart)
+
+
+def _medians(run: Run) -> list[list[float]]:
+    """Return the sessions' medians of each cell, in seconds."""
+    values: list[list[float]] = [[] for _ in run.table.cells]
+    for owner, value in zip(run.owners.tolist(), E2E.value(run.sessions).tolist(), strict=True):
+        if np.isfinite(value):
+            values[owner].append(value)
+    return values
+
+
+def _rows(spread: Spread) -> Iterator[Row]:
+    for number, apart in enumerate(spread.apart, 1):
+        yield {
+            "panel": "",
+            **plots.identity(spread.dot),
+            "x": plots.rounded(spread.middle.value),
+            "y": plots.rounded(apart),
+            "record": plots.record(
+                spread.dot,
+                {
+                    plots.head(E2E): spread.middle.text,
+                    "this session": f"{number} of {len(spread.apart)}: {apart:+.1%}",
+                },
+            ),
+        }
+
+
+def _texts(spread: Spread) -> tuple[str, ...]:
+    return (
+        spread.dot.name or "the only cell",
+        spread.middle.text,
+        f"{spread.width:.1%}".rstrip("%"),
+        ", ".join(f"{apart:+.1%}".rstrip("%") for apart in spread.apart),
+    )
+
+
+def _spec(dots: Sequence[Dot], rows: Sequence[Row]) -> Spec:
+    x = plots.axis("x", f"the cell's {plots.head(E2E)}", (row["x"] for row in rows))
+    y = {
+        "field": "y", "type": "quantitative", "title": "session against cell",
+        "axis": {"format": "+.1~%", "tickCount": 5},
+    }  # fmt: skip
+    middle = {"mark": {"type": "rule", "opacity": 0.5}, "encoding": {"y": {"datum": 0}}}
+    marks = {
+        "mark": {"type": "point", "size": 40, "filled": True, "opacity": 0.75},
+        "encoding": {
+            "x": x, "y": y, "color": plots.colour(dots, rows), **plots.variant(dots, rows, "shape"),
+            "tooltip": plots.tooltip(rows),
+        },
+    }  # fmt: skip
+    return plots.panels(rows, [middle, marks])

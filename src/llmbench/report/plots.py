@@ -1,0 +1,268 @@
+"""A figure of the page: a plot in Vega-Lite's grammar, the same numbers as a table, and what it leaves out.
+
+Whatever can be seen in a plot stands in its table, from the same rows. Colours and fonts are the page's own
+(page.js sets them): a plot says only which field decides what.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+from llmbench.redact import shown
+from llmbench.report.figures.cells import cut
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from llmbench.report.figures.cells import Dot, Number
+    from llmbench.report.views.columns import Column, Columns
+    from llmbench.results.metrics import Metric
+
+Spec: TypeAlias = "dict[str, Any]"
+Row: TypeAlias = "dict[str, Any]"
+
+PLOTTED = {"ttft_s", "tpot_s", "output_tok_s", "e2e_s", "weights_bytes", "kv_cache_bytes"}
+"""The metrics whose definition a reader of the plots needs, headlines or not."""
+
+DECADE = 10.0
+"""Values whose largest is this many times the smallest are shown on a logarithmic axis."""
+MOST_TICKS = 8
+MOST_BARS = 200
+"""Intervals in one plot that do not yet hide what they belong to."""
+
+
+class Grid(NamedTuple):
+    """A table: heads and rows of text; the columns in `figures` are numbers and stand to the right."""
+
+    heads: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+    figures: frozenset[int] = frozenset()
+
+
+class Figure(NamedTuple):
+    """What stands under one heading.
+
+    Attributes:
+        title: the heading.
+        about: how to read it, a sentence or two.
+        spec: the plot, None where there is nothing to draw.
+        grid: the table, None where there is nothing to tell.
+        notes: what was left out or thinned, and why.
+        opened: whether the table stands open below a plot, too.
+
+    """
+
+    title: str
+    about: str
+    spec: Spec | None = None
+    grid: Grid | None = None
+    notes: tuple[str, ...] = ()
+    opened: bool = False
+
+
+def head(metric: Metric) -> str:
+    """Return a metric's label with its unit."""
+    return f"{metric.label} ({metric.unit.word})"
+
+
+def record(dot: Dot, numbers: Mapping[str, str]) -> dict[str, str]:
+    """Return what is told of a dot when it is pointed at: which cell it is, numbers, sessions, warnings."""
+    return {
+        "cell": dot.name or "the only cell",
+        **numbers,
+        "sessions": str(dot.valid),
+        "warnings": dot.warnings or "none",
+    }
+
+
+def interval(name: str, number: Number) -> Row:
+    """Return a number as the fields of a row: its value, and the ends of its interval if there is one."""
+    row: Row = {name: rounded(number.value)}
+    if number.low is not None and number.high is not None:
+        row |= {f"{name}_low": rounded(number.low), f"{name}_high": rounded(number.high)}
+    return row
+
+
+def rounded(value: float) -> float:
+    """Return a value with the digits that a plot can show."""
+    return float(f"{value:.5g}")
+
+
+def heads(records: Iterable[Mapping[str, str]]) -> tuple[str, ...]:
+    """Return what is told in any of the records, in order of appearance."""
+    return tuple(dict.fromkeys(name for found in records for name in found))
+
+
+def tooltip(rows: Sequence[Row]) -> list[Spec]:
+    """Return the channel that shows the `record` of a row; `panels` writes its fields."""
+    return [
+        {"field": f"t{number}", "type": "nominal", "title": name}
+        for number, name in enumerate(heads(row["record"] for row in rows))
+    ]
+
+
+def axis(field: str, title: str, values: Iterable[float]) -> Spec:
+    """Return a position on a linear axis, or on a logarithmic one if the values span a decade."""
+    values = [value for value in values if value > 0]
+    wide = bool(values) and max(values) >= DECADE * min(values)
+    return logarithmic(field, title, values) if wide else linear(field, title)
+
+
+def linear(field: str, title: str) -> Spec:
+    """Return a position on a linear axis that need not begin at nought."""
+    return {
+        "field": field,
+        "type": "quantitative",
+        "title": title,
+        "scale": {"zero": False, "padding": 12},
+        "axis": {"format": ",~r", "tickCount": 5, "labelOverlap": "greedy", "labelSeparation": 6},
+    }
+
+
+def logarithmic(field: str, title: str, values: Iterable[float]) -> Spec:
+    """Return a position on a logarithmic axis, with ticks at 1, 2 and 5, or at powers of ten if they suffice."""
+    values = list(values)
+    first, last = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
+    steps = (1, 2, 5) if last - first < MOST_TICKS / 2 else (1,)
+    return {
+        "field": field,
+        "type": "quantitative",
+        "title": _log(title),
+        "scale": {"type": "log", "nice": False, "padding": 12},
+        "axis": {
+            "format": ",~r",
+            "labelOverlap": "greedy",
+            "labelSeparation": 6,
+            "values": [
+                step * 10.0**power for power in range(first - 1, last + 1) for step in steps
+            ],
+        },
+    }
+
+
+def _log(title: str) -> str:
+    """Return the title of a logarithmic axis: `TPOT (ms, log)`."""
+    return f"{title[:-1]}, log)" if title.endswith(")") else f"{title} (log)"
+
+
+def lengths(field: str, title: str, values: Iterable[int]) -> Spec:
+    """Return a position on a logarithmic axis of token counts, with a tick at each that occurs."""
+    found = sorted(set(values))
+    ticks = {"values": found} if len(found) <= MOST_TICKS else {"tickCount": 5}
+    return {
+        "field": field,
+        "type": "quantitative",
+        "title": title,
+        "scale": {"type": "log", "base": 2, "nice": False, "padding": 12},
+        "axis": {"format": ",d", "labelOverlap": "greedy", "labelSeparation": 6, **ticks},
+    }
+
+
+THIN = {"opacity": 0.45}
+
+
+def bars(
+    rows: Sequence[Row], x: Spec, y: Spec, colour: Spec, style: Mapping[str, float] = THIN
+) -> list[Spec]:
+    """Return the intervals of rows that have them, as thin lines along both axes; none of too many rows."""
+    if len(rows) > MOST_BARS:
+        return []
+    across = {"x": {**x, "field": "x_low"}, "x2": {"field": "x_high"}, "y": y}
+    along = {"x": x, "y": {**y, "field": "y_low"}, "y2": {"field": "y_high"}}
+    return [
+        {
+            "transform": [{"filter": f"isValid(datum.{name}_low)"}],
+            "mark": {"type": "rule", **style},
+            "encoding": {**places, "color": colour},
+        }
+        for name, places in (("x", across), ("y", along))
+        if any(f"{name}_low" in row for row in rows)
+    ]
+
+
+def barless(rows: Sequence[Row]) -> tuple[str, ...]:
+    """Return the sentence that says that intervals are not drawn, if they are not."""
+    if len(rows) <= MOST_BARS:
+        return ()
+    return ("So many intervals would hide the dots: they are told by each dot and by the table.",)
+
+
+def colour(dots: Sequence[Dot], rows: Sequence[Row]) -> Spec:
+    """Return the channel of what rows are of: given all dots of the page, a kind has one colour in every plot."""
+    channel = _named("kind", [dot.kind for dot in dots], rows)
+    return channel if len(channel["scale"]["domain"]) > 1 else channel | {"legend": None}
+
+
+def variant(dots: Sequence[Dot], rows: Sequence[Row], channel: str) -> Spec:
+    """Return the channel that tells runs and options apart, nothing if there is only one of them."""
+    named = _named("variant", [dot.variant for dot in dots], rows)
+    return {channel: named} if len(named["scale"]["domain"]) > 1 else {}
+
+
+def _named(field: str, names: Iterable[str], rows: Sequence[Row]) -> Spec:
+    """Return a channel of all these names, of which a legend lists those that occur in the rows."""
+    here = dict.fromkeys(row[field] for row in rows)
+    return {
+        "field": field,
+        "type": "nominal",
+        "title": None,
+        "scale": {"domain": list(dict.fromkeys(names))},
+        "legend": {"values": list(here)},
+    }
+
+
+def panels(rows: Sequence[Row], layers: list[Spec], **more: Any) -> Spec:
+    """Return layers over rows, in a panel for each value of the field `panel` if there are several."""
+    order = list(dict.fromkeys(row["panel"] for row in rows))
+    whole: Spec = {"data": {"values": _plain(rows)}, "usermeta": {"panels": len(order)}, **more}
+    if len(order) == 1:
+        return whole | {"layer": layers}
+    facet = {"field": "panel", "type": "nominal", "title": None, "sort": order}
+    return whole | {"facet": facet, "spec": {"layer": layers}}
+
+
+def _plain(rows: Sequence[Row]) -> list[Row]:
+    """Return rows with each entry of their `record` as a field; Vega reads marks in a field's name as paths."""
+    names = heads(row["record"] for row in rows)
+    return [
+        {name: value for name, value in row.items() if name != "record"}
+        | {f"t{number}": row["record"].get(name, "") for number, name in enumerate(names)}
+        for row in rows
+    ]
+
+
+def identity(dot: Dot) -> Row:
+    """Return the fields that every row of a plot of cells has."""
+    return {"kind": dot.kind, "variant": dot.variant}
+
+
+def grid(records: Sequence[Mapping[str, str]], words: Iterable[str] = ("cell", "warnings")) -> Grid:
+    """Return records as a table; columns of words stand to the left."""
+    names, left = heads(records), set(words)
+    figures = frozenset(number for number, name in enumerate(names) if name not in left)
+    return Grid(names, [tuple(found.get(name, "") for name in names) for found in records], figures)
+
+
+def grid_of(columns: Columns) -> Grid:
+    """Return the columns that other formats show, too, as a table."""
+    found = [*columns.left, *columns.right]
+    return Grid(
+        tuple(cut(shown(column.title)) for column in found),
+        list(zip(*map(_shown, found), strict=True)),
+        frozenset(number for number, column in enumerate(found) if column.kind == "figures"),
+    )
+
+
+def _shown(column: Column) -> list[str]:
+    texts = map(shown, column.joined)
+    return list(map(cut, texts)) if column.kind == "name" else list(texts)
+
+
+def thinning(shown: int, of: int, what: str) -> tuple[str, ...]:
+    """Return the sentence that says how much a plot leaves out, if it does."""
+    if shown == of:
+        return ()
+    return (
+        f"Thinned: {shown:,} of {of:,} {what} are shown, at even steps; `llmbench table RUN --format csv` has all.",
+    )

@@ -1,0 +1,1 @@
+"""Runs on disk, and tables made of them: records, lines, sessions, metrics."""

@@ -1,0 +1,186 @@
+"""A run for the public: its lines without what tells who measured, where, and in which folders.
+
+What a table needs stays: the chip, the driver, the versions, the settings and every number. Errors keep their
+kind, since engines write host names and paths into the rest.
+"""
+
+from __future__ import annotations
+
+import getpass
+import platform
+import re
+import socket
+from functools import cache
+from typing import Any, TypeVar
+
+import msgspec
+
+from llmbench.results.record import Status
+from llmbench.redact import redact
+
+L = TypeVar("L", bound=msgspec.Struct)
+
+COMMAND = "llmbench, anonymous"
+"""Stands for the command line, and says that a run was written so."""
+
+FOLDERS = re.compile(
+    r"(?<![\w:/<.@-])(?:(?:~|\.{1,2})(?=/))?/*+(?:[^\s/'\"<>|:;,()\[\]{}=*]+/){2,}+[^\s/'\"<>|:;,()\[\]{}=*]*+"
+    r"|(?<![\w/<.-])(?:~\w*|\.{0,2})/[^\s/'\"<>|:;,()\[\]{}=*]++/?+|\b[A-Za-z]:\\[^\s'\"<>|:;,]++"
+)
+"""Paths with a root, and those of two folders or more: `org/model` is a name on a hub."""
+
+ADDRESSES = re.compile(
+    r"\w{2,12}:/{1,3}[^\s'\"<>]++|\b\d{1,3}(?:\.\d{1,3}){3}\b|\b[\w.+-]{1,64}@(?:[\w-]{1,63}\.)+\w{2,}"
+    r"|\b(?:host|node|server|address)=['\"]?[\w.:-]+"
+)
+
+FOREIGN = (Status.CRASH, Status.CUDA_ERROR, Status.LOAD_FAILED, Status.UNSUPPORTED)
+"""What an engine's own words explain, and not ours."""
+OUR_WORDS = re.compile(r"(?:killed by|no_result|the worker exited|protocol|nursery)[\w ().:,]*")
+KIND = re.compile(r"[A-Za-z_][\w.]*(?=:)")
+
+LEFT_OUT = "left out"
+
+
+def line(whole: L) -> L:
+    """Return a line of a run as the public may read it."""
+    return msgspec.convert(facts(msgspec.to_builtins(whole)), type(whole))
+
+
+def facts(told: dict[str, Any]) -> dict[str, Any]:
+    """Return the members of a line, those of a later format among them, as the public may read them."""
+    change = CHANGES.get(told["kind"])
+    changed: dict[str, Any] = _texts(change(told) if change else told)
+    return changed
+
+
+def last_part(name: str) -> str:
+    """Return the last folder of a path; a name in a catalogue or on a hub stays whole."""
+    if re.fullmatch(r"[\w-][\w.-]*(?:/[\w-][\w.-]*)?(?:@\w+)?", name):
+        return name
+    return name.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1] or LEFT_OUT
+
+
+def text(told: str) -> str:
+    """Return text without secrets, folders, addresses, and the names of this machine and its user."""
+    told = FOLDERS.sub("<path>", ADDRESSES.sub("<address>", redact(told)))
+    return names().sub("<name>", told)
+
+
+@cache
+def names() -> re.Pattern[str]:
+    """Return what this machine, its user and its kernel are called."""
+    found = {socket.gethostname(), socket.gethostname().partition(".")[0], platform.node()}
+    found |= {platform.release(), platform.version(), _user()} - {"root"}
+    found = {name for name in found if len(name) >= 3 and name != "localhost"}
+    told = "|".join(map(re.escape, sorted(found, key=len, reverse=True)))
+    return re.compile(rf"(?<![A-Za-z0-9])(?:{told or '(?!)'})(?![A-Za-z0-9])")
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # an id without a name, as containers have
+        return ""
+
+
+def _texts(value: Any, key: str = "") -> Any:
+    if isinstance(value, str):
+        return value if key in EXACT else text(value)
+    if isinstance(value, dict):
+        return {name: _texts(inner, str(name)) for name, inner in value.items()}
+    return [_texts(inner, key) for inner in value] if isinstance(value, list) else value
+
+
+EXACT = (
+    "kind",
+    "id",
+    "cell",
+    "cells",
+    "run",
+    "status",
+    "at",
+    "ended",
+    "cpu",
+    "environment_digest",
+    "digest",
+    "sha256",
+)
+"""Texts that are ours and hold nothing of the machine: other lines refer to them."""
+
+
+def _plan(plan: dict[str, Any]) -> dict[str, Any]:
+    """Leave out the command, where weights lie, the kernel's build and which device of its kind it was."""
+    environment = {**plan["environment"]}
+    environment |= {"system": str(environment.get("system", "")).partition(" ")[0]}
+    if "machine" in environment:
+        environment["machine"] = _machine(environment["machine"])
+    folders = {model["name"]: model["source"] == "folder" for model in plan["models"]}
+
+    def told(name: str) -> str:
+        return name.rstrip("/").rsplit("/", 1)[-1] if folders.get(name) else last_part(name)
+
+    models = [
+        {
+            **model,
+            "name": told(model["name"]),
+            "location": None if model["source"] == "folder" else model["location"],
+            "config": {k: v for k, v in model["config"].items() if k != "_name_or_path"},
+        }
+        for model in plan["models"]
+    ]
+    cells = [{**_point(cell), "model": told(cell["model"])} for cell in plan["cells"]]
+    return {
+        **plan, "command": COMMAND, "models": models, "cells": cells, "environment": environment,
+        "machine": _machine(plan["machine"]),
+    }  # fmt: skip
+
+
+def _machine(machine: dict[str, Any]) -> dict[str, Any]:
+    gpus = [{**gpu, "uuid_hash": None} for gpu in machine.get("gpus") or ()]
+    return {**machine, "gpus": gpus}
+
+
+def _point(cell: dict[str, Any]) -> dict[str, Any]:
+    return {**cell, "model": last_part(cell["model"]), "prompts": last_part(cell["prompts"])}
+
+
+def _begin(begin: dict[str, Any]) -> dict[str, Any]:
+    return {**begin, "pid": 0, "pid_start_s": 0.0, "boot": "", "token": ""}
+
+
+def _result(result: dict[str, Any]) -> dict[str, Any]:
+    """Leave out traces, which process measured and which were left behind, and an engine's words for an error."""
+    outcome = {key: value for key, value in result["outcome"].items() if key != "trace"}
+    kept = ("start", "end", "exit", "peak_rss_bytes")
+    worker = {key: result["worker"][key] for key in kept if key in result["worker"]}
+    warnings = [
+        {**finding, "detail": "processes were left behind and killed"}
+        if finding["code"] == "strays"
+        else finding
+        for finding in result["warnings"]
+    ]
+    told = {**result, "cell": _point(result["cell"]), "worker": worker, "warnings": warnings}
+    if result["status"] in FOREIGN:
+        if outcome.get("error"):
+            outcome["error"] = _kind(outcome["error"])
+        told["reason"] = result["reason"] and _kind(result["reason"])
+    return {**told, "outcome": outcome}
+
+
+def _kind(error: str) -> str:
+    found = OUR_WORDS.match(error) or KIND.match(error)
+    return found[0] if found else LEFT_OUT
+
+
+def _import(imported: dict[str, Any]) -> dict[str, Any]:
+    return {**imported, "command": COMMAND}
+
+
+CHANGES = {
+    "sweep": _plan,
+    "begin": _begin,
+    "end": _result,
+    "import": _import,
+}
+"""What is left out of each kind of line; the others are numbers and texts only."""

@@ -1,0 +1,188 @@
+"""What runs measured, cell by cell, beside what is known of each cell: the model's shape, the chip, the plan.
+
+Cost and claims are worked out from this. Only valid sessions are in it, each with its own value of every
+metric, so that a ratio of two cells can have an interval.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from llmbench.machine import chips
+from llmbench.results import metrics, utilization
+from llmbench.stats.interval import Interval, around
+from llmbench.models.shape import shape_of
+from llmbench.spec.sweep import Cell
+from llmbench.stats.intervals import estimates
+from llmbench.results.aggregate import Tally
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from llmbench.models.resolve import Model
+    from llmbench.results.record import Plan
+    from llmbench.results.sessions import Sessions
+    from llmbench.models.shape import Shape
+    from llmbench.results.store import Log
+
+
+PHASES = ("prefill", "decode")
+
+
+class Spoken(msgspec.Struct):
+    """What is read of an outcome here."""
+
+    engine: dict[str, Any] = {}
+
+
+class Said(msgspec.Struct, tag_field="kind", tag="end"):
+    """What is read of a record here: what its engine said of itself."""
+
+    id: str
+    outcome: Spoken
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where a run was made: its name, its chip if all GPUs are one known kind, and how many there are."""
+
+    name: str
+    chip: str | None
+    gpus: int
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One cell with at least one valid session.
+
+    Attributes:
+        run: the name of its run's folder.
+        values: of each metric by its key, what each session measured; without those that none did.
+        bound: what held back `prefill` and `decode`; without those that have no ceilings.
+        ceilings: where these come from: `datasheet`, `measured`, or nothing.
+        engine: what the engine said of itself in a session.
+
+    """
+
+    run: str
+    at: str
+    machine: Machine
+    cell: Cell
+    model: Model | None
+    values: Mapping[str, tuple[float, ...]]
+    bound: Mapping[str, str]
+    ceilings: str
+    engine: Mapping[str, Any]
+
+    @cached_property
+    def shape(self) -> Shape | None:
+        """Return the numbers of its model, if its family is known."""
+        return shape_of(self.model.model_type, self.model.config) if self.model else None
+
+    @property
+    def scaled(self) -> bool:
+        """Return whether its model is a small copy of the one that it is named after."""
+        return "@" in self.cell.model
+
+    @property
+    def where(self) -> str:
+        """Return what ran it: `cpu`, or the chip or machine."""
+        return "cpu" if self.cell.device == "cpu" else self.machine.chip or self.machine.name
+
+    @property
+    def alike(self) -> tuple[object, ...]:
+        """Return all conditions but the model and the sizes: cells that agree in them were run the same way."""
+        options = tuple(sorted(self.cell.options.items()))
+        cell = self.cell
+        return (
+            self.run,
+            cell.backend,
+            options,
+            cell.device,
+            cell.dtype,
+            cell.load_format,
+            cell.prompts,
+        )
+
+    def has(self, key: str) -> bool:
+        """Return whether a metric was measured."""
+        return key in self.values
+
+    def figure(self, key: str) -> Interval:
+        """Return a metric with its interval between sessions."""
+        return around(self.values[key])
+
+    def middle(self, key: str) -> float:
+        """Return a metric's figure alone; of a peak, the largest."""
+        if metrics.BY_KEY[key].over == "max":
+            return max(self.values[key])
+        return self.figure(key).value
+
+
+def read(log: Log, run: str) -> list[Measured]:
+    """Return the cells of a run that have a number and known sizes, in the order of its plan."""
+    tally = Tally(log)
+    plan = log.plan
+    owners = tally.numbers_of_owners()
+    work = utilization.work_of(tally.cells, plan.predictions if plan else {})
+    points = [tally.cells[owner] for owner in owners]
+    sessions = tally.gatherer.sessions(points, work.of_sessions(owners))
+    columns = _columns(sessions)
+    bound = _bound(work, sessions, owners)
+    machine = _machine(plan)
+    models = {(model.name, model.digest): model for model in (plan.models if plan else ())}
+    engines = {each.id: each.outcome.engine for each in log.records(Said)}
+    return [
+        Measured(
+            run=run,
+            at=plan.at if plan else "",
+            machine=machine,
+            cell=Cell(**msgspec.structs.asdict(point)),
+            model=models.get((point.model, point.model_digest)),
+            values=_of(columns, np.flatnonzero(owners == owner)),
+            bound={phase: words[owner] for phase, words in bound.items() if words[owner]},
+            ceilings=work.sources[owner],
+            engine=engines.get(point.id, {}),
+        )
+        for owner, point in enumerate(tally.cells)
+        if owner in owners and None not in (point.batch_size, point.input_len, point.output_len)
+    ]
+
+
+def _columns(sessions: Sessions) -> dict[str, Any]:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return {metric.key: metric.value(sessions) for metric in metrics.METRICS}
+
+
+def _of(columns: Mapping[str, Any], rows: Any) -> dict[str, tuple[float, ...]]:
+    found = {
+        key: tuple(value for value in column[rows].tolist() if np.isfinite(value) and value > 0)
+        for key, column in columns.items()
+    }
+    return {key: values for key, values in found.items() if values}
+
+
+def _bound(work: utilization.Work, sessions: Sessions, owners: Any) -> dict[str, tuple[str, ...]]:
+    """Return what held back each phase of each cell, as a table of the run says it."""
+    count = len(work.sources)
+    times = [
+        estimates(column, owners, count).middle for column in (sessions.ttft_s, sessions.decode_s)
+    ]
+    words = {each.key: each.values for each in utilization.sides(work, times[0], times[1])}
+    return {phase: words[f"{phase}_bound"] for phase in PHASES if f"{phase}_bound" in words}
+
+
+def _machine(plan: Plan | None) -> Machine:
+    facts: Mapping[str, Any] = plan.machine if plan else {}
+    gpus: Sequence[Mapping[str, Any]] = facts.get("gpus") or ()
+    kinds = {chips.match(gpu) for gpu in gpus}
+    return Machine(
+        name=str(facts.get("name") or facts.get("cpu") or "unknown machine"),
+        chip=kinds.pop() if len(kinds) == 1 else None,
+        gpus=len(gpus),
+    )

@@ -1,0 +1,125 @@
+"""A run under other programs' names: the keys of vLLM's benchmarks where the definitions are the same, and Parquet.
+
+What is not the same has no key: no percentile from too few calls, no request rate where nothing was requested.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from llmbench.errors import LlmbenchError
+from llmbench.results.iterations import iterated
+from llmbench.redact import spelled
+from llmbench.stats.intervals import percentile
+from llmbench.results.table import AXES_AFTER, AXES_BEFORE
+from llmbench.results.aggregate import Tally
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from llmbench.spec.sweep import Point
+    from llmbench.stats.intervals import Reals
+    from llmbench.results.store import Log
+    from llmbench.results.table import Table
+
+TIMES = {"ttft": "ttft_s", "tpot": "decode_s", "e2el": "e2e_s"}
+"""vLLM's words, and the columns that hold them, an iteration a row; tpot is decode over n - 1. Its itl_ms are of
+all gaps of all calls, which a row does not hold."""
+
+SHARES = (0.9, 0.95, 0.99)
+"""The percentiles, given only from ten calls beyond them; calls of one batch are one sample, not its size."""
+
+
+def vllm(log: Log) -> str:
+    """Return a JSON list with one object a cell that has a valid session."""
+    tally = Tally(log)
+    rows = iterated(log, tally)
+    owners = tally.numbers_of_owners()[rows.owners]
+    order = np.argsort(owners, kind="stable")
+    ends = np.cumsum(np.bincount(owners, minlength=len(tally.cells)))[:-1]
+    columns = {word: getattr(rows.columns, column)[order] for word, column in TIMES.items()}
+    with np.errstate(divide="ignore", invalid="ignore"):  # n = 1 has no gaps: absent over 0
+        columns["tpot"] = columns["tpot"] / (rows.columns.output_len[order] - 1)
+    apart = {word: np.split(column, ends) for word, column in columns.items()}
+    facts = [
+        _object(cell, {word: parts[place] for word, parts in apart.items()})
+        for place, cell in enumerate(tally.cells)
+        if len(apart["e2el"][place])
+        and None not in (cell.batch_size, cell.input_len, cell.output_len)
+    ]
+    return spelled(msgspec.json.format(msgspec.json.encode(facts), indent=1).decode()) + "\n"
+
+
+def parquet(table: Table) -> bytes:
+    """Return a table as Parquet: a row a cell, the columns of the CSV with their types; what is absent is null.
+
+    Raises:
+        LlmbenchError: pyarrow is not installed.
+
+    """
+    try:
+        arrow, write = (importlib.import_module(name) for name in ("pyarrow", "pyarrow.parquet"))
+    except ImportError as error:
+        raise LlmbenchError(
+            "export: Parquet needs pyarrow, which is not installed: pip install 'llmbench[report]'."
+        ) from error
+    stream = io.BytesIO()
+    write.write_table(arrow.table(dict(_columns(table))), stream)
+    return stream.getvalue()
+
+
+def _columns(table: Table) -> Iterator[tuple[str, list[Any]]]:
+    for name in ("id", *AXES_BEFORE, *AXES_AFTER):
+        yield name, [getattr(cell, name) for cell in table.cells]
+    yield "options", [msgspec.json.encode(cell.options).decode() for cell in table.cells]
+    yield "sessions_valid", table.valid.tolist()
+    yield "sessions_to_come", table.to_come.tolist()
+    for numbers in table.numbers:
+        key, width = numbers.metric.key, 1 + numbers.half_width
+        yield key, _nulls(numbers.middle)
+        if numbers.metric.over == "mean":
+            yield f"{key}_low", _nulls(numbers.middle / width)
+            yield f"{key}_high", _nulls(numbers.middle * width)
+    yield "warnings", [" ".join(codes) for codes in table.warnings]
+
+
+def _nulls(values: Reals) -> list[float | None]:
+    return [value if np.isfinite(value) else None for value in values.tolist()]
+
+
+def _object(cell: Point, times: dict[str, Reals]) -> dict[str, Any]:
+    calls, whole_s = len(times["e2el"]), float(times["e2el"].sum())
+    sequences = calls * (cell.batch_size or 0)
+    tokens_in, tokens_out = (sequences * (n or 0) for n in (cell.input_len, cell.output_len))
+    return {
+        "model_id": cell.model,
+        "backend": cell.backend,
+        "in_process": True,  # so its ttft holds no queue and no network
+        "max_concurrency": cell.batch_size,
+        "completed": sequences,
+        "duration": whole_s,
+        "total_input_tokens": tokens_in,
+        "total_output_tokens": tokens_out,
+        "output_throughput": tokens_out / whole_s,
+        "total_token_throughput": (tokens_in + tokens_out) / whole_s,
+        **{key: value for word, values in times.items() for key, value in _summary(word, values)},
+        "llmbench_cell": cell.id,
+    }
+
+
+def _summary(word: str, values: Reals) -> Iterator[tuple[str, float]]:
+    """Yield mean, median and the percentiles that may be named, in milliseconds."""
+    known = 1e3 * values[np.isfinite(values)]
+    if not len(known):
+        return
+    yield f"mean_{word}_ms", float(known.mean())
+    yield f"median_{word}_ms", float(np.median(known))
+    for share in SHARES:
+        value = percentile(known.tolist(), share)
+        if value is not None:
+            yield f"p{share * 100:.0f}_{word}_ms", value

@@ -1,0 +1,282 @@
+"""Lines that can be checked: compact JSON whose last member is the CRC-32 of every byte before it.
+
+The checksum finds a bit that flipped inside a digit, which would still parse. Each line stays plain JSON
+that any reader takes; `jq` sees one more member, `crc32`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import errno
+import itertools
+import json
+import os
+import re
+import zlib
+from typing import IO, TYPE_CHECKING, Any
+
+import msgspec
+
+from llmbench import files
+from llmbench.results import record
+from llmbench.errors import FormatError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+
+BLOCK_BYTES = 2**20
+
+SEAL = b',"crc32":"%08x"}\n'
+SEAL_LENGTH = len(SEAL % 0)
+
+HEAD = re.compile(rb'\{"kind":"(\w+)","format":(\d{1,9}),')
+"""How every line of ours begins, so that a reader can pass over a kind without decoding it."""
+
+QUICK_HEADS = tuple(
+    (b'{"kind":"%s","format":%d,' % (kind.encode(), record.FORMAT), (kind, record.FORMAT))
+    for kind in ("end", "begin")
+)
+"""The heads of nearly all lines, found in a third of the time."""
+
+START = re.compile(rb'\{"kind":"')
+SEALED = re.compile(rb',"crc32":"([0-9a-f]{8})"\}')
+MOST_STARTS = 64
+"""Places at which a record may begin that are tried before each seal: a line made of beginnings costs no more."""
+LONGEST_LINE = 2**27
+"""No record is longer: what a worker may say of one cell is half of it. Of more only the last block is looked into."""
+LONGEST_VERSION = 32
+MOST_DAMAGED = 100_000
+"""A larger run than any has as many lines; a file of junk has millions, each read again by every reader."""
+MOST_RANGES = 20
+"""Damaged lines are named in so many ranges."""
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+"""What is left of bytes that were no UTF-8: JSON can spell it, but strict readers refuse it."""
+
+
+NOT_UNDERSTOOD = (msgspec.DecodeError, RecursionError)
+"""What decoding raises for a line that is no value of ours, endless nesting among it."""
+
+
+class Head(msgspec.Struct):
+    """What every line of every format says of itself."""
+
+    kind: str = ""
+    format: msgspec.Raw = msgspec.Raw(b"%d" % record.FORMAT)
+
+
+_head = msgspec.json.Decoder(Head)
+_line: msgspec.json.Decoder[record.Line] = msgspec.json.Decoder(record.Line)
+
+
+def encode(line: record.Line | record.Result | dict[str, Any]) -> bytes:
+    """Return a line as compact JSON; raise ValueError for NaN or infinity.
+
+    The standard library writes it, because msgspec would turn NaN into null, which means "not measured".
+    """
+    text = json.dumps(
+        msgspec.to_builtins(line), allow_nan=False, ensure_ascii=False, separators=(",", ":")
+    )
+    return spelled(text).encode()
+
+
+def seal(member: bytes) -> bytes:
+    """Return a JSON object with its checksum as the last member and a newline."""
+    body = member[:-1]
+    return body + SEAL % zlib.crc32(body)
+
+
+def spelled(text: str) -> str:
+    """Return JSON whose strings say every half surrogate as its escape."""
+    return LONE_SURROGATE.sub(lambda match: f"\\\\u{ord(match[0]):04x}", text)
+
+
+def intact(line: bytes) -> bool:
+    """Return whether a line ends in the checksum of what comes before it."""
+    seal = line[-SEAL_LENGTH:]
+    if not seal.startswith(SEAL[:8]):
+        return False  # most junk, without a checksum
+    return seal == SEAL % zlib.crc32(memoryview(line)[:-SEAL_LENGTH])
+
+
+def scan(path: Path, size: int, bad: Callable[[int], None]) -> Iterator[bytes]:
+    """Yield every intact line in the first `size` bytes of a file; call `bad` with the number of each other.
+
+    A record that is whole inside a damaged line (its newline was hit, or a block of NULs precedes it) is
+    yielded all the same. A last line without its newline is being written, or was cut: it is passed over.
+
+    Raises:
+        FormatError: a newer llmbench wrote the file, or hardly anything in it is a line of ours.
+
+    """
+    damaged = 0
+    for number, line in enumerate(lines(path, size), 1):
+        if intact(line):
+            yield line
+            continue
+        refuse_newer(line)
+        yield from salvaged(line)
+        bad(number)
+        damaged += 1
+        if damaged > MOST_DAMAGED:
+            raise FormatError(
+                f"more than {MOST_DAMAGED:,} lines are damaged, so this is no file of records. "
+                "If there are records in it, copy their lines to a new one."
+            )
+
+
+def lines(path: Path, size: int) -> Iterator[bytes]:
+    """Yield every line that ends in the first `size` bytes of a file; of one that is too long, its end only."""
+    if not size:
+        return
+    start = 0
+    with os.fdopen(files.open_regular(path), "rb", BLOCK_BYTES) as stream:
+        while start < size:
+            line = stream.readline(min(BLOCK_BYTES, size - start))
+            if line.endswith(b"\n"):
+                start += len(line)
+            elif end := _end_of_line(stream, size):  # looked for first: nothing is held twice
+                kept = end - start if end - start <= LONGEST_LINE else BLOCK_BYTES
+                stream.seek(end - kept)
+                line = stream.read(kept)
+                start = end
+            else:
+                return
+            yield line
+
+
+def _end_of_line(stream: IO[bytes], size: int) -> int | None:
+    """Return the place after the next newline, None if there is none in the first `size` bytes."""
+    while piece := stream.readline(min(BLOCK_BYTES, size - stream.tell())):
+        if piece.endswith(b"\n"):
+            return stream.tell()
+    return None
+
+
+def salvaged(line: bytes) -> Iterator[bytes]:
+    """Yield the records that are whole inside a damaged line."""
+    begun, view = 0, memoryview(line)
+    for seal in SEALED.finditer(line):
+        checksum = int(seal[1], 16)
+        for start in itertools.islice(START.finditer(line, begun, seal.end()), MOST_STARTS):
+            if zlib.crc32(view[start.start() : seal.start()]) == checksum:
+                yield b"".join((view[start.start() : seal.end()], b"\n"))
+                break
+        begun = seal.end()
+
+
+def head_of(line: bytes) -> tuple[str, int]:
+    """Return what a line holds (sweep, begin, end, ...) and its format; raise FormatError if that is none."""
+    for quick, known in QUICK_HEADS:
+        if line.startswith(quick):
+            return known
+    if head := HEAD.match(line):
+        kind, version = head[1].decode(), int(head[2])
+    else:
+        words = _head.decode(line)
+        kind, version = words.kind, _version(memoryview(words.format))
+    if type(version) is not int or version < 1:
+        raise FormatError(f"is of format {version!r}, which no llmbench writes.")
+    return kind, version
+
+
+def _version(words: memoryview) -> Any:
+    """Return the value of `format`; a long one is no version, and could be a list of millions."""
+    return msgspec.json.decode(words) if len(words) <= LONGEST_VERSION else "..."
+
+
+def refuse_newer(line: bytes) -> None:
+    """Raise FormatError for a line that is no line of ours only because a later version wrote it."""
+    if not line.startswith(b"{") or b'"crc32":"' in line[-SEAL_LENGTH:]:
+        return  # no line of any version; or sealed as we seal, so it is damaged, and its format may be the damage
+    version = 0
+    with contextlib.suppress(*NOT_UNDERSTOOD, FormatError):  # what says no format is damage, too
+        _, version = head_of(line)
+    if version > record.FORMAT:
+        raise newer(version)
+
+
+def newer(version: int) -> FormatError:
+    """Return what is to be said of lines that a later version wrote."""
+    return FormatError(
+        f"is of format {version}, and this llmbench knows formats up to {record.FORMAT}. "
+        "Read it with the version that wrote it, or a later one."
+    )
+
+
+def decode(line: bytes) -> record.Line:
+    """Return the line's value; raise msgspec.ValidationError if it is not as its format says."""
+    return _line.decode(line)
+
+
+def set_torn_tail_aside(records: int, side: Path) -> int:
+    """Move the bytes after the last newline to the end of a side file, cut them off, return how many."""
+    size = os.fstat(records).st_size
+    whole = _end_of_last_line(records, size)
+    if whole == size:
+        return 0
+    at = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+    heading = b"# %s, from byte %d:\n" % (at.encode(), whole)
+    blocks = (
+        os.pread(records, min(BLOCK_BYTES, size - start), start)
+        for start in range(whole, size, BLOCK_BYTES)
+    )
+    _append(side, itertools.chain((heading,), blocks, (b"\n",)))
+    os.ftruncate(records, whole)
+    os.fsync(records)
+    return size - whole
+
+
+def _append(side: Path, blocks: Iterable[bytes]) -> None:
+    """Write blocks to the end of a file, all of them or none."""
+    descriptor = files.open_regular(side, os.O_WRONLY | os.O_CREAT | os.O_APPEND, own=True)
+    with os.fdopen(descriptor, "ab", buffering=0) as stream:
+        before = os.fstat(descriptor).st_size
+        try:
+            whole = all(stream.write(block) == len(block) for block in blocks)
+            os.fsync(descriptor)
+        except OSError:
+            os.ftruncate(descriptor, before)
+            raise
+        if not whole:
+            os.ftruncate(descriptor, before)
+            raise OSError(errno.ENOSPC, f"there is no room for {side.name}")
+
+
+def _end_of_last_line(records: int, size: int) -> int:
+    position = size
+    while position > 0:
+        start = max(0, position - BLOCK_BYTES)
+        newline = os.pread(records, position - start, start).rfind(b"\n")
+        if newline >= 0:
+            return start + newline + 1
+        position = start
+    return 0
+
+
+class Numbers:
+    """Whole numbers that come in ascending order, kept as ranges: `3, 7-9`; of very many ranges, the first ones."""
+
+    def __init__(self) -> None:
+        """Begin without any."""
+        self.count = 0
+        self._ranges: list[list[int]] = []
+        self._listed = 0
+
+    def add(self, number: int) -> None:
+        """Take in the next number."""
+        self.count += 1
+        if self._listed + 1 == self.count and self._ranges and number == self._ranges[-1][1] + 1:
+            self._ranges[-1][1] = number
+        elif len(self._ranges) < MOST_RANGES:
+            self._ranges.append([number, number])
+        else:
+            return
+        self._listed += 1
+
+    def __str__(self) -> str:
+        """Return them as words."""
+        told = ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in self._ranges)
+        more = self.count - self._listed
+        return f"{told} and {more:,} more" if more else told

@@ -1,0 +1,65 @@
+"""Cells whose engine failed its parity check: their records are invalid, whoever reads them and when.
+
+A verdict is a line of its own, written beside the records that it covers; they stay as they were written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING, TypeVar
+
+import msgspec
+
+from llmbench.results import lines, record
+from llmbench.errors import FormatError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+T = TypeVar("T")
+
+HEAD = b'{"kind":"parity",'
+
+_verdict = msgspec.json.Decoder(record.Parity)
+
+
+def cells(path: Path, size: int) -> dict[str, str]:
+    """Return why each cell failed, by id; of several verdicts on a cell the last that says anything counts.
+
+    Only the lines of verdicts are decoded.
+    """
+    failed: dict[str, str] = {}
+    for verdict in _verdicts(path, size):
+        for cell in verdict.cells:
+            if verdict.verdict == "failed":
+                failed[cell] = verdict.why
+            elif verdict.verdict == "passed":
+                failed.pop(cell, None)
+    return failed
+
+
+def _verdicts(path: Path, size: int) -> Iterator[record.Parity]:
+    if not size or not os.access(path, os.R_OK):
+        return
+    with contextlib.suppress(FormatError):  # whoever reads the run is told so, as of any damage
+        for line in lines.scan(path, size, lambda _: None):
+            if line.startswith(HEAD):
+                with contextlib.suppress(*lines.NOT_UNDERSTOOD):
+                    yield _verdict.decode(line)
+
+
+def seen(value: T, failed: Mapping[str, str]) -> T:
+    """Return a record as a reader must take it: invalid if its cell failed; any other value as it is.
+
+    `value` may be any struct that has the fields of a record that its reader wants.
+    """
+    why = failed.get(getattr(value, "id", ""))
+    if why is None or getattr(value, "status", None) is not record.Status.OK:
+        return value
+    problems = [*getattr(value, "problems", []), record.Finding("parity", why)]
+    told = {"status": record.Status.INVALID, "reason": f"parity: {why}", "problems": problems}
+    known = {key: new for key, new in told.items() if hasattr(value, key)}
+    changed: T = msgspec.structs.replace(value, **known)  # type: ignore[type-var]
+    return changed

@@ -1,0 +1,303 @@
+"""What is measured, as it is written: Job in, Record out, one JSON line each.
+
+History of the format:
+    1  the first.
+
+History of the protocol (`spec.PROTOCOL`):
+    0  not ours: read from a file of another tool.
+    1  the first.
+
+Raw times are whole nanoseconds. `None` means not measured, never zero.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+from llmbench.machine.peaks import Probe  # noqa: TC001 - msgspec reads the annotations
+from llmbench.models.resolve import Model  # noqa: TC001 - msgspec reads the annotations
+from llmbench.results.prediction import Prediction  # noqa: TC001 - msgspec reads the annotations
+from llmbench.spec.sweep import Cell, Point, Protocol  # noqa: TC001 - msgspec reads the annotations
+
+FORMAT = 1
+
+
+class Status(enum.StrEnum):
+    """How a planned session ended."""
+
+    OK = "ok"
+    INVALID = "invalid"
+    OOM = "oom"
+    CUDA_ERROR = "cuda_error"
+    CRASH = "crash"
+    TIMEOUT = "timeout"
+    LOAD_FAILED = "load_failed"
+    UNSUPPORTED = "unsupported"
+    SKIPPED = "skipped"
+    INTERRUPTED = "interrupted"
+    DEVICE_DIRTY = "device_dirty"
+
+
+NOT_FINAL = (Status.INTERRUPTED, Status.DEVICE_DIRTY)
+"""A session that ended so was cut off, not measured: resuming the run runs it again."""
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """Something a reader must know about a number: a reason code and the figures behind it."""
+
+    code: str
+    detail: str
+
+
+class Sample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One timed iteration, raw.
+
+    Attributes:
+        e2e_ns: from the call to all tokens on the host, monotonic clock; None if the clock gave no number.
+        wall_ns: the same interval by the wall clock, to judge the first clock by.
+        token_ns: from the call to each new token; one row if the batch moves in lock-step, else one a sequence.
+        energy_mj: millijoules of the device over the iteration, from its cumulative counter.
+        discarded: why this iteration does not count (throttled), if it does not.
+
+    """
+
+    e2e_ns: int | None
+    wall_ns: int | None
+    token_ns: list[list[int]]
+    energy_mj: int | None = None
+    discarded: str | None = None
+
+
+class Memory(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Where the bytes are, from an untimed iteration. METHOD section 1 defines each; None = not measured."""
+
+    weights_bytes: int | None = None
+    kv_cache_bytes: int | None = None
+    kv_cache_theoretical_bytes: int | None = None
+    peak_allocated_bytes: int | None = None
+    peak_reserved_bytes: int | None = None
+    device_used_bytes: int | None = None
+    process_used_bytes: int | None = None
+    host_peak_rss_bytes: int | None = None
+    host_peak_rss_load_bytes: int | None = None
+    host_peak_rss_generate_bytes: int | None = None
+
+
+class Given(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A number that another tool took, under the key in METRICS whose definition it meets.
+
+    Attributes:
+        value: in the unit of the key; the median of `samples` where there are any.
+        definition: what it is, in that tool's own terms.
+        clock: what it was timed or counted by there.
+        tokens: where the token counts in it come from; empty if there are none in it.
+        per: what one sample is, an iteration in one process or a request among others; "run" if there are none.
+        samples: as that tool wrote them, in the unit of the key.
+
+    """
+
+    value: float
+    definition: str
+    clock: str
+    tokens: str = ""
+    per: Literal["iteration", "request", "run"] = "run"
+    samples: list[float] = []
+
+
+class Source(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The file of another tool that numbers were read from.
+
+    Attributes:
+        tool: what wrote it.
+        file: its name, without folders.
+        sha256: of its bytes.
+        version: the tool's, where the file says it.
+        samples: what the record's samples are and what they were timed by, if it has some.
+        refused: what was left in the file, each with the reason.
+
+    """
+
+    tool: str
+    file: str
+    sha256: str
+    version: str | None = None
+    samples: str | None = None
+    refused: dict[str, str] = {}
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """One session of one group: everything a worker needs, and nothing it must look up.
+
+    `attended` says whether a launcher answers each result before the next cell begins; `prompts_text` is the
+    text behind a cell's `prompts`, where that is a file.
+    """
+
+    cells: list[Cell]
+    model: Model
+    protocol: Protocol
+    session: int
+    attempt: int = 1
+    attended: bool = False
+    prompts_text: str | None = None
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a worker says of one cell. A failed cell has an `error` and keeps the samples taken before it.
+
+    `load_s` is the whole group's load; `cell_s` this cell's stay in the worker, all phases together.
+    `prompt_bytes_per_token` are bytes in UTF-8 of the text that prompts are cut from; None for drawn ids.
+    `imported` says which file of another tool this came from; `given` are its numbers that are no samples of ours.
+    """
+
+    cell: str
+    engine: dict[str, Any] = {}
+    load_s: float | None = None
+    cell_s: float | None = None
+    warmup_ns: list[int | None] = []
+    warmup_converged: bool | None = None
+    samples: list[Sample] = []
+    prompt_bytes_per_token: float | None = None
+    returned: dict[str, int] = {}
+    counters: dict[str, int] = {}
+    telemetry: dict[str, Any] = {}
+    memory: Memory | None = None
+    status: Status = Status.OK
+    phase: str | None = None
+    error: str | None = None
+    trace: str | None = None
+    given: dict[str, Given] = {}
+    imported: Source | None = None
+
+
+class Begin(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="begin"):
+    """The intent to measure one session of one cell. A begin without an end died."""
+
+    format: int = FORMAT
+    cell: str
+    session: int
+    attempt: int
+    at: str
+    token: str
+    pid: int
+    pid_start_s: float
+    boot: str
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="end"):
+    """One session of one cell and how it ended, ours or another tool's. Immutable; one line in `records.jsonl`."""
+
+    format: int = FORMAT
+    protocol: int
+    id: str
+    session: int
+    attempt: int
+    status: Status
+    phase: str | None = None
+    reason: str | None = None
+    problems: list[Finding] = []
+    warnings: list[Finding] = []
+    cell: Point
+    outcome: Outcome
+    telemetry: dict[str, Any] = {}
+    worker: dict[str, Any] = {}
+    environment: str
+    ended: str
+
+
+class Record(Result, frozen=True, kw_only=True, tag_field="kind", tag="end"):
+    """A result that was measured here: everything of its cell is known."""
+
+    cell: Cell
+
+    @property
+    def final(self) -> bool:
+        """Return whether this ends its planned session for good."""
+        return self.status not in NOT_FINAL
+
+    @property
+    def verdict(self) -> Literal["valid", "valid with warnings", "invalid", "failed"]:
+        """Return what a reader may do with the numbers."""
+        if self.status is Status.OK:
+            return "valid with warnings" if self.warnings else "valid"
+        return "invalid" if self.status is Status.INVALID else "failed"
+
+
+class Stop(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="stop"):
+    """Why a cell got no further session: `interval` reached, `maximum`, `budget`, or `failed`."""
+
+    format: int = FORMAT
+    cell: str
+    sessions: int
+    reason: Literal["interval", "maximum", "budget", "failed"]
+    half_width: float | None = None
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="sweep"):
+    """The sweep as resolved: what was planned, how, where. The first line of a run; again when it changes.
+
+    `predictions`, by the cells' ids, and the `probes` that they rest on were made before anything ran.
+    """
+
+    format: int = FORMAT
+    protocol: int
+    run: str
+    name: str
+    why: str
+    command: str
+    at: str
+    cells: list[Cell]
+    models: list[Model]
+    settings: Protocol
+    machine: dict[str, Any]
+    environment: dict[str, Any]
+    environment_digest: str
+    warnings: list[str] = []
+    predictions: dict[str, Prediction] = {}
+    probes: list[Probe] = []
+
+
+class Import(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="import"):
+    """The first line of a run that was not measured here: which files of which tools it was read from."""
+
+    format: int = FORMAT
+    run: str
+    name: str
+    command: str
+    at: str
+    sources: list[Source]
+
+
+class Parity(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="parity"):
+    """Whether an engine computes the same function as a float32 reference, for the cells named.
+
+    The latest verdict on a cell counts. The sessions of one that `failed` are invalid to every reader,
+    whenever they were measured; `untested` says nothing and changes nothing.
+
+    Attributes:
+        positions: tokens compared; `same` of them are the reference's own choice, `wrong` are so beyond a near tie.
+        error_nats: root mean square of the differences of log-probabilities; `noise_nats` that of the dtype itself.
+
+    """
+
+    format: int = FORMAT
+    cells: list[str]
+    verdict: Literal["passed", "failed", "untested"]
+    why: str
+    model: str
+    backend: str
+    options: dict[str, Any]
+    device: str
+    dtype: str
+    positions: int | None = None
+    same: int | None = None
+    wrong: int | None = None
+    error_nats: float | None = None
+    noise_nats: float | None = None
+    at: str = ""
+    environment: str = ""
+
+
+Line: TypeAlias = Plan | Begin | Record | Stop | Import | Parity

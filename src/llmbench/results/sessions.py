@@ -1,0 +1,306 @@
+"""What each session measured, as columns: a row a session, a column a quantity, NaN where it is absent.
+
+Medians are taken for all sessions of one shape at once: numpy takes as long to begin as a median of five
+numbers takes, 100,000 times over.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from itertools import chain
+from operator import attrgetter
+from typing import TYPE_CHECKING, Annotated, NamedTuple, TypeAlias
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from llmbench.results.record import Finding, Given, Memory, Status  # noqa: TC001 - msgspec reads the annotations
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from llmbench.spec.sweep import Point
+
+Column: TypeAlias = NDArray[np.float64]
+Columns: TypeAlias = NDArray[np.float64]
+
+
+Integer: TypeAlias = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+"""What a column can hold; a line with a larger number is not understood."""
+
+
+class Timed(msgspec.Struct, gc=False):
+    """What is read of a sample; msgspec passes over the rest in a fraction of the time."""
+
+    e2e_ns: Integer | None
+    token_ns: list[list[Integer]]
+    discarded: str | None = None
+    energy_mj: int | None = None
+
+
+class Facts(msgspec.Struct, frozen=True, gc=False):
+    """What is read of what an engine says of itself."""
+
+    preallocates: bool = False
+
+
+class Levels(msgspec.Struct, frozen=True, gc=False):
+    """What is read of a record's telemetry."""
+
+    sm_mhz_mean: float | None = None
+
+
+class Taken(msgspec.Struct, gc=False):
+    """What is read of an outcome."""
+
+    engine: Facts = Facts()
+    samples: list[Timed] = []
+    load_s: float | None = None
+    warmup_ns: list[int | None] = []
+    memory: Memory | None = None
+    prompt_bytes_per_token: float | None = None
+    given: dict[str, Given] = {}
+
+
+class Ended(msgspec.Struct, tag_field="kind", tag="end", gc=False):
+    """What is read of a record; the cell waits undecoded, because it is the same in all records of it."""
+
+    id: str
+    session: int
+    status: Status
+    cell: msgspec.Raw
+    outcome: Taken
+    environment: str
+    protocol: int
+    telemetry: Levels = Levels()
+    phase: str | None = None
+    reason: str | None = None
+    problems: list[Finding] = []
+    warnings: list[Finding] = []
+
+
+class Sessions(NamedTuple):
+    """The columns, each of shape [sessions].
+
+    Times are in seconds, each the median over the session's iterations that count: `decode_s` is the median
+    of e2e - ttft, `gap_s` the median of all gaps between successive tokens of a sequence. The `_spread` of
+    each is half the range of its samples over their median; NaN for a single sample. `energy_j` is the
+    mean of the device's energy over an iteration, `bytes_per_token` is of the prompts' text. The five from
+    `prefill_work` on are of the whole batch, as predicted: operations, bytes, and ceilings of both a second.
+    `given` holds, by the keys of METRICS, the values and spreads that other tools took themselves.
+    """
+
+    e2e_s: Column
+    e2e_spread: Column
+    ttft_s: Column
+    ttft_spread: Column
+    decode_s: Column
+    decode_spread: Column
+    gap_s: Column
+    gap_spread: Column
+    load_s: Column
+    first_call_s: Column
+    energy_j: Column
+    bytes_per_token: Column
+    weights_bytes: Column
+    kv_cache_bytes: Column
+    kv_cache_theoretical_bytes: Column
+    peak_allocated_bytes: Column
+    peak_reserved_bytes: Column
+    device_used_bytes: Column
+    process_used_bytes: Column
+    host_peak_rss_bytes: Column
+    host_peak_rss_load_bytes: Column
+    host_peak_rss_generate_bytes: Column
+    batch_size: Column
+    input_len: Column
+    output_len: Column
+    prefill_work: Column
+    decode_work: Column
+    decode_moved: Column
+    compute_ceiling: Column
+    memory_ceiling: Column
+    given: Mapping[str, tuple[Column, Column]]
+
+    def given_value(self, key: str) -> Column:
+        """Return what other tools gave under a key; NaN where they gave nothing."""
+        return self._given(key)[0]
+
+    def given_spread(self, key: str) -> Column:
+        """Return half the range over the median of what they gave, where it has iterations."""
+        return self._given(key)[1]
+
+    def _given(self, key: str) -> tuple[Column, Column]:
+        absent = np.full(len(self.batch_size), np.nan)
+        return self.given.get(key, (absent, absent))
+
+
+PREDICTED = Sessions._fields.index("prefill_work")
+COLUMNS = Sessions._fields.index("given")
+TIMES = Sessions._fields.index("load_s")
+"""So many columns come from the samples; then some are read off the record, three off the cell, and the
+last off its prediction."""
+
+MEMORY = tuple(name for name in Sessions._fields if name.endswith("_bytes"))
+NO_MEMORY = (None,) * len(MEMORY)
+memory_of = attrgetter(*MEMORY)
+
+MOST_WAITING = 2**15
+"""Token times that wait, at most, for sessions of the same shape: 1 MiB, which the processor's cache holds."""
+
+Tokens: TypeAlias = "list[list[list[int]]]"
+
+
+class Alike:
+    """Sessions of one shape that wait for their medians, in three lists."""
+
+    __slots__ = ("e2e_ns", "numbers", "tokens")
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self.numbers: list[int] = []
+        self.e2e_ns: list[list[int]] = []
+        self.tokens: list[Tokens] = []
+
+
+class Gatherer:
+    """Takes in sessions one by one and returns their columns; keeps 25 numbers a session, no samples."""
+
+    def __init__(self) -> None:
+        """Begin with no session."""
+        self._read_off: list[tuple[float | None, ...]] = []
+        self._times: list[tuple[list[int], Columns]] = []
+        self._waiting: defaultdict[tuple[int, int, int], Alike] = defaultdict(Alike)
+        self._room = MOST_WAITING
+        self._given: defaultdict[str, dict[int, Given]] = defaultdict(dict)
+
+    def take(self, taken: Taken) -> None:
+        """Take in one session."""
+        first_call = taken.warmup_ns[0] if taken.warmup_ns else None
+        memory = memory_of(taken.memory) if taken.memory else NO_MEMORY
+        kept = [sample for sample in taken.samples if sample.e2e_ns and not sample.discarded]
+        first_call_s = first_call / 1e9 if first_call else None
+        self._read_off.append(
+            (taken.load_s, first_call_s, _energy_j(kept), taken.prompt_bytes_per_token, *memory)
+        )
+        for key, given in taken.given.items():
+            self._given[key][len(self._read_off) - 1] = given
+        if kept:
+            tokens = [sample.token_ns for sample in kept]
+            self._wait([sample.e2e_ns for sample in kept], tokens)  # type: ignore[misc]
+
+    def _wait(self, e2e: list[int], tokens: Tokens) -> None:
+        rows = tokens[0]
+        shape = (len(e2e), len(rows), len(rows[0]) if rows else 0)
+        alike = self._waiting[shape]
+        alike.numbers.append(len(self._read_off) - 1)
+        alike.e2e_ns.append(e2e)
+        alike.tokens.append(tokens)
+        self._room -= 1 + shape[0] * shape[1] * shape[2]
+        if self._room < 0:
+            self._reduce()
+
+    def _reduce(self) -> None:
+        for alike in self._waiting.values():
+            self._times.append((alike.numbers, typical(alike.e2e_ns, alike.tokens)))
+        self._waiting.clear()
+        self._room = MOST_WAITING
+
+    def definitions(self, key: str) -> set[str]:
+        """Return what a metric that other tools gave is in their terms; nothing if none gave it."""
+        return {given.definition for given in self._given.get(key, {}).values()}
+
+    def sessions(self, cells: Sequence[Point], work: Columns | None = None) -> Sessions:
+        """Return the columns of all sessions taken in so far, in that order, given the cell of each.
+
+        `work` holds the predicted columns, of shape [5, sessions]; without it they are absent.
+        """
+        self._reduce()
+        count = len(self._read_off)
+        columns = np.full((COLUMNS, count), np.nan)
+        for numbers, times in self._times:
+            columns[:TIMES, numbers] = times
+        if count:
+            columns[TIMES : PREDICTED - 3] = np.array(self._read_off, dtype=np.float64).T
+            shapes = [(c.batch_size, c.input_len, c.output_len) for c in cells]
+            columns[PREDICTED - 3 : PREDICTED] = np.array(
+                shapes, dtype=np.float64
+            ).T  # None becomes NaN
+        if work is not None:
+            columns[PREDICTED:] = work
+        given = {key: _columns(by_number, count) for key, by_number in self._given.items()}
+        return Sessions._make((*columns, given))
+
+
+def _columns(given: Mapping[int, Given], count: int) -> tuple[Column, Column]:
+    """Return the values that other tools gave and their spreads, each of shape [count]."""
+    values, spreads = np.full((2, count), np.nan)
+    for number, one in given.items():
+        values[number] = one.value
+        if one.per == "iteration" and len(one.samples) > 1:
+            spreads[number] = (max(one.samples) - min(one.samples)) / 2 / one.value
+    return values, spreads
+
+
+def _energy_j(kept: Sequence[Timed]) -> float | None:
+    """Return the mean energy of the iterations; None unless each has one.
+
+    A driver moves its counter on some ten times a second: a short iteration reads nothing or a whole step of
+    it, so its median is no energy at all.
+    """
+    known = [sample.energy_mj for sample in kept if sample.energy_mj is not None]
+    if not known or len(known) < len(kept):
+        return None
+    return sum(known) / len(known) / 1e3 or None  # a counter that never moved tells nothing
+
+
+def typical(e2e_ns: Sequence[Sequence[int]], tokens: Sequence[Tokens]) -> Columns:
+    """Return the time columns of sessions with as many samples each; shape [times, sessions].
+
+    Args:
+        e2e_ns: of shape [sessions, samples].
+        tokens: of shape [sessions, samples, rows, tokens], where ragged ones are allowed.
+
+    """
+    whole = np.array(e2e_ns)
+    at = _times_of_tokens(tokens)
+    first = np.fmax.reduce(at[..., 0], axis=2)
+    decode = whole - first if at.shape[3] > 1 else np.full(whole.shape, np.nan)
+    gaps = np.diff(at, axis=3).reshape(len(whole), -1)
+    return np.concatenate([_middle_and_spread(part) for part in (whole, first, decode, gaps)])
+
+
+def _times_of_tokens(tokens: Sequence[Tokens]) -> NDArray[np.float64 | np.int64]:
+    """Return token times, NaN where there is none; shape [sessions, samples, rows, tokens]."""
+    samples = list(chain.from_iterable(tokens))
+    rows = list(chain.from_iterable(samples))
+    shape = (len(tokens), len(tokens[0]), len(samples[0]), len(rows[0]) if rows else 0)
+    if set(map(len, samples)) == {shape[2]} and set(map(len, rows)) == {shape[3]} and shape[3]:
+        return np.fromiter(chain.from_iterable(rows), np.int64).reshape(shape)
+    return _padded(tokens)
+
+
+def _padded(tokens: Sequence[Tokens]) -> Columns:
+    samples = list(chain.from_iterable(tokens))
+    most_rows = max(map(len, samples))
+    longest = max(map(len, chain.from_iterable(samples)), default=0)
+    at = np.full((len(samples), max(1, most_rows), max(1, longest)), np.nan)
+    for number, rows in enumerate(samples):
+        for row, times in enumerate(rows):
+            at[number, row, : len(times)] = times
+    return at.reshape(len(tokens), -1, *at.shape[1:])
+
+
+def _middle_and_spread(samples_ns: NDArray[np.float64 | np.int64]) -> Columns:
+    """Return the median in seconds and half the range over it, of each row; shape [2, sessions]."""
+    if not samples_ns.shape[1]:
+        return np.full((2, len(samples_ns)), np.nan)
+    ordered = np.sort(samples_ns, axis=1)  # what is absent comes last
+    n = np.isfinite(ordered).sum(axis=1)
+    row = np.arange(len(ordered))
+    middle = (ordered[row, (n - 1) // 2] + ordered[row, n // 2]) / 2
+    middle[~(middle > 0)] = np.nan
+    spread = (ordered[row, n - 1] - ordered[:, 0]) / 2 / middle
+    spread[n < 2] = np.nan
+    return np.stack([middle / 1e9, spread])

@@ -1,0 +1,390 @@
+"""Runs on disk: one directory a run, one line a record in `records.jsonl`, appended and never rewritten.
+
+A line is on the disk, whole, before `append` returns. What a crash or a full disk leaves behind is found
+when the run is opened again: a torn tail is set aside, a damaged line is named and passed over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+import tempfile
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+import msgspec
+
+from llmbench import files
+from llmbench.results import lines as results_lines, lock, record, parity
+from llmbench.errors import FormatError, RunError, WriteError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+T = TypeVar("T")
+
+RECORDS = "records.jsonl"
+DESCRIPTION = "run.json"
+DESCRIPTION_NEW = "run.json.new"
+LOCK = ".lock"
+TORN = "records.jsonl.torn"
+LOGS = "logs"
+OWN = (RECORDS, DESCRIPTION, DESCRIPTION_NEW, TORN, LOCK)
+"""The files that a run writes: a link in the place of one, in a folder from anywhere, would have it write elsewhere."""
+MOST_NOTICES = 20
+"""Lines can be wrong in a million ways; nobody reads more."""
+LONGEST_NOTICE = 300
+
+LEAST_ROOM_BYTES = 16 * 2**20
+"""A sweep does not start with less room than this: 5,000 records of 3 kB."""
+PROBE_BYTES = 4096
+MOST_DESCRIPTION_BYTES = 2**26
+"""The plan of 5,000 cells is a tenth of it."""
+
+
+def open_run(folder: Path) -> Run:
+    """Open a run directory for appending, making it if need be, and mend what a crash left behind.
+
+    Raises:
+        RunError: the folder or its records cannot be written, or there is no room.
+        RunLocked: another process holds it.
+        FormatError: a newer llmbench wrote it.
+
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _refuse_strange(folder)
+        _probe(folder)
+        held = lock.take(folder / LOCK)
+        try:
+            return Run(folder, held)
+        except BaseException:
+            lock.release(folder / LOCK, held)
+            raise
+    except OSError as error:
+        raise RunError(f"{folder}: cannot be written: {_reason(error)}.") from error
+
+
+def read(folder: Path, *, newer: bool = False, tell: Callable[[str], None] | None = None) -> Log:
+    """Return what a run holds at this moment, without locking or writing; raise RunError if it is no run.
+
+    With `newer`, lines of a later format are read as far as they are understood, and a notice says so.
+    Whoever shows no notices has them told, each once.
+    """
+    path = folder / RECORDS
+    lost = (folder / DESCRIPTION).is_file() and not path.exists()
+    if folder.is_dir() and (strange := files.why_not(path)):
+        raise RunError(f"{path}: {strange}, so this is not a run.")
+    if not path.exists() and not lost:
+        raise RunError(f"{folder}: {_no_run(folder)}")
+    return Log(folder, newer=newer, tell=tell)
+
+
+def _no_run(folder: Path) -> str:
+    """Return why a folder is no run, and which runs are in it if it holds some."""
+    if not folder.exists():
+        return "does not exist, so it is not a run."
+    if not folder.is_dir():
+        return "is no directory, so it is not a run."
+    runs = sorted(path.parent.name for path in folder.glob(f"*/{RECORDS}"))
+    within = f" It holds {len(runs)} of them, such as {runs[-1]}." if runs else ""
+    return f"has no {RECORDS}, so it is not a run.{within}"
+
+
+class Log:
+    """The intact lines of a run up to a moment, read and checked anew by each iteration.
+
+    So memory stays level. The plan and the notices come out of the first whole iteration, or of one made
+    for them alone.
+    """
+
+    def __init__(
+        self, folder: Path, *, newer: bool = False, tell: Callable[[str], None] | None = None
+    ) -> None:
+        """Fix the moment; nothing is read yet."""
+        self._folder, self._newer, self._tell = folder, newer, tell
+        self._path = folder / RECORDS
+        self._size = self._path.stat().st_size if self._path.exists() else 0
+        self._plan: record.Plan | None = None
+        self._imported: record.Import | None = None
+        self._stops: list[bytes] = []
+        self._notices: dict[str, None] = {}
+        self._checked = False
+        self._refuted = parity.cells(self._path, self._size)
+
+    @property
+    def plan(self) -> record.Plan | None:
+        """Return the last plan written; None if the run has lost it."""
+        self.check()
+        return self._plan
+
+    @property
+    def imported(self) -> record.Import | None:
+        """Return where the records were read from, if they were not measured here."""
+        self.check()
+        return self._imported
+
+    @property
+    def stops(self) -> dict[str, record.Stop]:
+        """Return why each cell got no further session, by its id; the last word counts."""
+        self.check()
+        decode = msgspec.json.Decoder(record.Stop).decode
+        return {stop.cell: stop for stop in self._decoded(decode, iter(self._stops))}
+
+    @property
+    def notices(self) -> list[str]:
+        """Return what is wrong with the file, in words."""
+        self.check()
+        return list(self._notices)
+
+    def __iter__(self) -> Iterator[record.Line]:
+        """Yield every line in order, plans too, decoded whole."""
+        return self._decoded(results_lines.decode, (line for _, line in self._lines()))
+
+    def lines(self) -> Iterator[bytes]:
+        """Yield every intact line as it stands."""
+        return (line for _, line in self._lines())
+
+    def records(self, kind: type[T]) -> Iterator[T]:
+        """Yield the records only, each as the struct `kind`, which may know fewer fields than `Record`."""
+        ends = (line for held, line in self._lines() if held == "end")
+        return self._decoded(msgspec.json.Decoder(kind).decode, ends)
+
+    def check(self) -> None:
+        """Read every line, unless that was done; raise FormatError for a format that is not read."""
+        if not self._checked:
+            for _ in self._lines():
+                pass
+
+    def pass_over(self, why: str) -> None:
+        """Note that a line was not understood."""
+        if len(self._notices) < MOST_NOTICES:
+            self._notice(f"a line was not understood and passed over: {why[:LONGEST_NOTICE]}.")
+        else:
+            self._notice("more lines were not understood and passed over.")
+
+    def _decoded(self, decode: Callable[[bytes], T], lines: Iterator[bytes]) -> Iterator[T]:
+        for line in lines:
+            try:
+                value = decode(line)
+            except results_lines.NOT_UNDERSTOOD as error:
+                self.pass_over(str(error))
+            else:
+                yield parity.seen(value, self._refuted) if self._refuted else value
+
+    def _lines(self) -> Iterator[tuple[str, bytes]]:
+        """Yield every intact line after its kind."""
+        bad = results_lines.Numbers()
+        kept: dict[str, list[bytes]] = {"sweep": [], "import": [], "stop": []}
+        try:
+            for line in results_lines.scan(self._path, self._size, bad.add):
+                try:
+                    kind, version = results_lines.head_of(line)
+                except results_lines.NOT_UNDERSTOOD as error:
+                    self.pass_over(str(error))
+                    continue
+                if version > record.FORMAT:
+                    self._meet_newer(version)
+                if kind in kept:
+                    kept[kind].append(line)
+                yield kind, line
+        except FormatError as error:
+            raise FormatError(f"{self._path}: {error}") from None
+        except OSError as error:
+            raise RunError(f"{self._path}: cannot be read: {_reason(error)}.") from error
+        if not self._checked:
+            self._conclude(bad, kept)
+
+    def _meet_newer(self, version: int) -> None:
+        error = results_lines.newer(version)
+        if not self._newer:
+            raise FormatError(f"{error} 'llmbench table' shows what is understood of it.")
+        self._notice(f"{error} What is shown here may be wrong.")
+
+    def _conclude(self, bad: results_lines.Numbers, kept: dict[str, list[bytes]]) -> None:
+        self._checked = True
+        self._stops = kept["stop"]
+        if bad.count:
+            lines = f"line{'s' if bad.count > 1 else ''} {bad}"
+            self._notice(f"{lines}: damaged and passed over.")
+        for plan in self._decoded(msgspec.json.Decoder(record.Plan).decode, iter(kept["sweep"])):
+            self._plan = plan
+        for imported in self._decoded(
+            msgspec.json.Decoder(record.Import).decode, iter(kept["import"])
+        ):
+            self._imported = imported
+        if self._plan is None and (self._folder / DESCRIPTION).is_file():
+            self._notice(f"the plan is lost; {DESCRIPTION} still tells it.")
+            self._plan = _described(self._folder / DESCRIPTION)
+
+    def _notice(self, text: str) -> None:
+        notice = f"{RECORDS}: {text}"
+        if self._tell and notice not in self._notices:
+            self._tell(f"{self._folder}/{notice}")
+        self._notices[notice] = None
+
+
+class Run:
+    """A run directory held open for appending.
+
+    Attributes:
+        folder: the directory.
+        log: what it held when it was opened.
+        notices: what was wrong with it then, in words.
+        told: what is written of a line; `anonymous.line` leaves out who measured, and where.
+
+    """
+
+    def __init__(self, folder: Path, held: int) -> None:
+        """Open the records under a lock already held; `open_run` is the way in."""
+        self.folder = folder
+        self.told: Callable[[Any], Any] = lambda line: line
+        self._path = folder / RECORDS
+        self._held = held
+        self._torn = False
+        self._records = files.open_regular(
+            self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT, own=True
+        )
+        try:
+            Log(folder).check()  # raises FormatError before anything is changed
+            cut = results_lines.set_torn_tail_aside(self._records, folder / TORN)
+            _sync_directory(folder)
+            self._whole = os.fstat(self._records).st_size
+            self.log = Log(folder)
+            self.notices = list(self.log.notices)
+            if cut:
+                self.notices.append(
+                    f"{RECORDS}: its last line was cut short; {cut:,} bytes are now in {TORN}."
+                )
+        except BaseException:
+            os.close(self._records)
+            raise
+
+    def append(self, line: record.Line | record.Result) -> None:
+        """Write one line and return when it is on the disk.
+
+        Raises:
+            WriteError: it could not be written; the file ends with its last whole record, and appending
+                works again once there is room.
+            ValueError: a number in it is NaN or infinite.
+
+        """
+        data = results_lines.seal(results_lines.encode(self.told(line)))
+        try:
+            self._roll_back()
+            self._write(data)
+        except OSError as error:
+            self._torn = True
+            with contextlib.suppress(OSError):  # the next append, or the next opening, does it
+                self._roll_back()
+            raise WriteError(
+                f"{self._path}: cannot write {len(data):,} bytes: {_reason(error)}. "
+                "All earlier records are safe; make room and resume."
+            ) from error
+        self._whole += len(data)
+
+    def _write(self, data: bytes) -> None:
+        written = os.write(self._records, data)
+        if written < len(data):
+            raise OSError(errno.ENOSPC, f"only {written:,} of them went in")
+        os.fsync(self._records)
+
+    def _roll_back(self) -> None:
+        """Cut off what a failed write left, and never more than that."""
+        if not self._torn:
+            return
+        if os.fstat(self._records).st_size > self._whole:
+            os.ftruncate(self._records, self._whole)
+            os.fsync(self._records)
+        self._torn = False
+
+    def describe(self, plan: record.Plan) -> None:
+        """Write `run.json`, the plan for people to read, whole or not at all, unless it says so already.
+
+        Raises:
+            WriteError: it could not be written.
+
+        """
+        path, new = self.folder / DESCRIPTION, self.folder / DESCRIPTION_NEW
+        data = msgspec.json.format(results_lines.encode(self.told(plan)), indent=2) + b"\n"
+        if _content(path) == data:
+            return
+        try:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+            with os.fdopen(files.open_regular(new, flags, own=True), "wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            new.replace(path)
+            _sync_directory(self.folder)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                new.unlink()
+            raise WriteError(
+                f"{path}: cannot write {len(data):,} bytes: {_reason(error)}."
+            ) from error
+
+    def close(self) -> None:
+        """Let the run go; what was appended is on the disk already."""
+        os.close(self._records)
+        lock.release(self.folder / LOCK, self._held)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _refuse_strange(folder: Path) -> None:
+    """Raise RunError if something else has the name of a file of the run, or of its folder of logs."""
+    strange = {folder / name: files.why_not(folder / name, own=True) for name in OWN}
+    logs = folder / LOGS
+    if os.path.lexists(logs) and not stat.S_ISDIR(logs.lstat().st_mode):
+        strange[logs] = "is a symbolic link" if logs.is_symlink() else "is no folder"
+    for path, why in strange.items():
+        if why:
+            raise RunError(f"{path}: {why}; a run is kept in files of its own.")
+
+
+def _probe(folder: Path) -> None:
+    """Raise OSError unless a file can be made here and reach the disk, and there is room for more."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(bytes(PROBE_BYTES))
+        file.flush()
+        os.fsync(file.fileno())
+    disk = os.statvfs(folder)
+    free = disk.f_bavail * disk.f_frsize
+    if free < LEAST_ROOM_BYTES:
+        least = f"a sweep wants {LEAST_ROOM_BYTES / 2**20:.0f}"
+        raise OSError(errno.ENOSPC, f"{free / 2**20:.1f} MiB are free, and {least}")
+
+
+def _sync_directory(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _content(path: Path) -> bytes | None:
+    try:
+        return files.read(path, MOST_DESCRIPTION_BYTES)
+    except OSError:
+        return None
+
+
+def _described(path: Path) -> record.Plan | None:
+    try:
+        return msgspec.json.decode(files.read(path, MOST_DESCRIPTION_BYTES), type=record.Plan)
+    except (OSError, *results_lines.NOT_UNDERSTOOD):
+        return None
+
+
+def _reason(error: OSError) -> str:
+    if isinstance(error, FileExistsError | NotADirectoryError):
+        return "there is a file where a folder should be"
+    return error.strerror or str(error)

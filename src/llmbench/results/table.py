@@ -1,0 +1,301 @@
+"""A run as a table: a row a cell, a column an axis or a metric, and all that has no number beside it.
+
+Invalid sessions are never among the numbers; they and all other failures are counted apart.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmbench.results import metrics, utilization
+from llmbench.spec.sweep import NOT_OURS, NOT_SAID
+from llmbench.stats.intervals import Estimates, estimates
+from llmbench.results.aggregate import Tally
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from llmbench.results.metrics import Metric
+    from llmbench.results.record import Import, Plan, Stop
+    from llmbench.results.sessions import Sessions
+    from llmbench.results.utilization import Words, Work
+    from llmbench.spec.sweep import Point
+    from llmbench.results.store import Log
+    from llmbench.results.aggregate import Failure
+
+Integers: TypeAlias = NDArray[np.int64]
+Reals: TypeAlias = NDArray[np.float64]
+
+AXES_BEFORE = ("model", "backend")
+AXES_AFTER = ("device", "dtype", "load_format", "prompts", "batch_size", "input_len", "output_len")
+"""The fields of a cell that a sweep varies, in the order of columns; a backend's options stand between."""
+
+HEADLINE = (
+    "ttft_s",
+    "tpot_s",
+    "output_tok_s",
+    "peak_allocated_bytes",
+    "host_peak_rss_bytes",
+)
+"""What people are shown unless they ask for more; with three axes it fits a terminal of 80 columns."""
+
+
+NOT_ITS_OWN = "-"
+"""The value of an option that no cell of a backend sets: it may not even have it."""
+
+NONE: Mapping[str, int] = MappingProxyType({})
+
+
+class Axis(NamedTuple):
+    """One coordinate of the cells: its name, and the value of each cell, None where it has none."""
+
+    name: str
+    values: tuple[object, ...]
+
+
+class Numbers(NamedTuple):
+    """One metric over all cells, in the unit of its key, NaN where absent.
+
+    `half_width` is relative and belongs to the 95 % interval over sessions. A cell with one session has
+    none; it has a `spread`, half the range within that one process, relative too.
+    """
+
+    metric: Metric
+    middle: Reals
+    half_width: Reals
+    spread: Reals
+    sessions: Integers
+
+
+class Progress(NamedTuple):
+    """How many sessions stand where; `planned` are those that ended and those still to come."""
+
+    planned: int
+    valid: int
+    warned: int
+    invalid: int
+    failed: int
+    interrupted: int
+
+    @property
+    def ended(self) -> int:
+        """Return the sessions that need not be run again."""
+        return self.valid + self.warned + self.invalid + self.failed
+
+    @property
+    def to_come(self) -> int:
+        """Return the planned sessions that have not ended for good."""
+        return self.planned - self.ended
+
+
+@dataclass(frozen=True)
+class Table:
+    """What a report shows. Everything of a cell stands at the cell's number.
+
+    Attributes:
+        plan: the run's last plan; None if its file has lost it, or never had one.
+        imported: where an imported run was read from; None if it was measured here.
+        cells: those of the plan in its order, then any others that were measured.
+        axes: the coordinates that vary.
+        constants: those that do not, with their value.
+        numbers: the metrics asked for that were measured anywhere.
+        headline: those of them that people are shown.
+        sides: what held each cell back, and where its ceilings come from; none without predictions.
+        valid: valid sessions of each cell.
+        to_come: sessions of each cell still to come.
+        stops: why each cell got no further session; None if it may get some, or nobody wrote it.
+        warnings: reason codes of each cell, with how many of its valid sessions have them.
+        everywhere: reason codes that all valid sessions of the run have; they are not in `warnings`.
+        failures: the sessions without a number, alike ones together, the most frequent first.
+        progress: the sessions, counted.
+        notices: what else a reader must know, in words.
+
+    """
+
+    plan: Plan | None
+    imported: Import | None
+    cells: tuple[Point, ...]
+    axes: tuple[Axis, ...]
+    constants: dict[str, object]
+    numbers: tuple[Numbers, ...]
+    headline: tuple[Numbers, ...]
+    sides: tuple[Words, ...]
+    valid: Integers
+    to_come: Integers
+    stops: tuple[Stop | None, ...]
+    warnings: tuple[Mapping[str, int], ...]
+    everywhere: tuple[str, ...]
+    failures: tuple[Failure, ...]
+    progress: Progress
+    notices: tuple[str, ...]
+
+    @property
+    def rows(self) -> list[int]:
+        """Return the numbers of the cells that have a valid session."""
+        rows: list[int] = np.flatnonzero(self.valid).tolist()
+        return rows
+
+
+def build(log: Log, chosen: Sequence[Metric] | None = None) -> Table:
+    """Return a run's table with the metrics chosen, or else with all of them and the usual ones in front."""
+    return tabulate(log, Tally(log), chosen)
+
+
+def tabulate(log: Log, tally: Tally, chosen: Sequence[Metric] | None = None) -> Table:
+    """Return the table of a run that has been read."""
+    cells = tally.cells
+    owners = tally.numbers_of_owners()
+    work = utilization.work_of(cells, log.plan.predictions if log.plan else {})
+    sessions = tally.gatherer.sessions([cells[owner] for owner in owners], work.of_sessions(owners))
+    known = [utilization.worded(metric, work.sources) for metric in chosen or metrics.METRICS]
+    numbers = _numbers(sessions, owners, len(cells), known)
+    to_come = _to_come(log.plan, tally)
+    axes, constants = axes_of(cells, NOT_SAID if log.imported else None)
+    warnings, everywhere = _warnings(tally)
+    return Table(
+        plan=log.plan,
+        imported=log.imported,
+        cells=tuple(cells),
+        axes=axes,
+        constants=constants,
+        numbers=numbers,
+        headline=tuple(n for n in numbers if chosen or log.imported or n.metric.key in HEADLINE),
+        sides=_sides(work, sessions, owners),
+        valid=np.bincount(owners, minlength=len(cells)),
+        to_come=to_come,
+        stops=_stops(log, tally),
+        warnings=warnings,
+        everywhere=everywhere,
+        failures=tuple(sorted(tally.failures.values(), key=lambda failure: -failure.sessions)),
+        progress=Progress(
+            planned=sum(tally.verdicts.values()) + int(to_come.sum()),
+            interrupted=tally.interrupted,
+            **tally.verdicts,
+        ),
+        notices=(*_notices(log, tally), *_over_unity(numbers, work)),
+    )
+
+
+def _numbers(
+    sessions: Sessions, owners: Integers, count: int, chosen: Sequence[Metric]
+) -> tuple[Numbers, ...]:
+    """Return the metrics that were measured anywhere, each over all cells."""
+    numbers = []
+    for metric in chosen:
+        with np.errstate(divide="ignore", invalid="ignore"):  # n = 1 has no gaps: absent over 0
+            values = metric.value(sessions)
+        if not np.isfinite(values).any():
+            continue
+        summary = _highest if metric.over == "max" else estimates
+        middle, half_width, n = summary(values, owners, count)
+        spread = np.full(count, np.nan)
+        if metric.spread:
+            spread[owners] = metric.spread(sessions)
+        numbers.append(Numbers(metric, middle, half_width, np.where(n == 1, spread, np.nan), n))
+    return tuple(numbers)
+
+
+def _sides(work: Work, sessions: Sessions, owners: Integers) -> tuple[Words, ...]:
+    """Return the roofline's side of every cell, by its sessions' typical times."""
+    count = len(work.sources)
+    times = (estimates(column, owners, count) for column in (sessions.ttft_s, sessions.decode_s))
+    return utilization.sides(work, *(middle for middle, _, _ in times))
+
+
+def _over_unity(numbers: Sequence[Numbers], work: Work) -> Iterator[str]:
+    for each in numbers:
+        yield from utilization.over_unity(each.metric.key, each.middle, work.sources)
+
+
+def _highest(values: Reals, owners: Integers, count: int) -> Estimates:
+    """Return the largest session value of each cell; a peak has no interval."""
+    present = np.isfinite(values)
+    highest = np.full(count, -np.inf)
+    np.maximum.at(highest, owners[present], values[present])
+    n = np.bincount(owners[present], minlength=count)
+    return Estimates(np.where(n > 0, highest, np.nan), np.full(count, np.nan), n)
+
+
+def _to_come(plan: Plan | None, tally: Tally) -> Integers:
+    """Return how many sessions of each cell the plan still wants."""
+    wanted = np.zeros(len(tally.cells), dtype=np.int64)
+    if plan:
+        wanted[: len(plan.cells)] = plan.settings.sessions
+    ended = np.array([tally.ended[cell.id] for cell in tally.cells], dtype=np.int64)
+    to_come: Integers = np.maximum(wanted - ended, 0)
+    return to_come
+
+
+def _stops(log: Log, tally: Tally) -> tuple[Stop | None, ...]:
+    """Return the stop of every cell; one written before a later session counts no more."""
+    stops = log.stops
+    found = (stops.get(cell.id) for cell in tally.cells)
+    return tuple(
+        stop if stop and stop.sessions == tally.ended[stop.cell] else None for stop in found
+    )
+
+
+def axes_of(
+    cells: Sequence[Point], absent: str | None = None
+) -> tuple[tuple[Axis, ...], dict[str, object]]:
+    """Return the coordinates that vary, and the constant ones with their value; `absent` for an option left out."""
+    options = dict.fromkeys(name for cell in cells for name in cell.options)
+    own = {(cell.backend, name) for cell in cells for name in cell.options}
+    columns = {
+        **{name: tuple(getattr(cell, name) for cell in cells) for name in AXES_BEFORE},
+        **{
+            name: tuple(
+                cell.options.get(name, absent if (cell.backend, name) in own else NOT_ITS_OWN)
+                for cell in cells
+            )
+            for name in options
+        },
+        **{name: tuple(_said(cell, name) for cell in cells) for name in AXES_AFTER},
+    }
+    varying = [Axis(name, values) for name, values in columns.items() if len(set(values)) > 1]
+    constants = {name: values[0] for name, values in columns.items() if len(set(values)) == 1}
+    points = set(zip(*(axis.values for axis in varying), strict=True)) if varying else {()}
+    if len(points) < len(cells):  # the same coordinates, measured in two ways
+        varying.append(Axis("id", tuple(cell.id for cell in cells)))
+    return tuple(varying), constants
+
+
+def _said(cell: Point, name: str) -> object:
+    value = getattr(cell, name)
+    return NOT_SAID if value is None else value
+
+
+def _warnings(tally: Tally) -> tuple[tuple[Mapping[str, int], ...], tuple[str, ...]]:
+    """Return each cell's reason codes, and apart from them those that every valid session has."""
+    totals: Counter[str] = Counter()
+    for codes in tally.warnings.values():
+        totals.update(codes)
+    everywhere = {code for code, count in totals.items() if count == len(tally.owners)}
+    rows = (tally.warnings.get(cell.id, NONE) for cell in tally.cells)
+    return tuple(_without(codes, everywhere) for codes in rows), tuple(sorted(everywhere))
+
+
+def _without(codes: Mapping[str, int], others: set[str]) -> Mapping[str, int]:
+    return {code: codes[code] for code in sorted(codes) if code not in others} if codes else NONE
+
+
+def _notices(log: Log, tally: Tally) -> list[str]:
+    notices = list(log.notices)
+    if len(tally.environments) > 1:
+        notices.append(
+            f"The records come from {len(tally.environments)} environments; see run.json."
+        )
+    if len(ours := sorted(tally.protocols - {NOT_OURS})) > 1:
+        told = " and ".join(map(str, ours))
+        notices.append(
+            f"The records were measured by protocols {told}, whose numbers mean different things."
+        )
+    if log.plan and (others := len(tally.cells) - len(log.plan.cells)):
+        notices.append(f"{others} cells are of an earlier plan of this run.")
+    return notices

@@ -1,0 +1,1 @@
+"""A sweep as it runs: plan, rounds, workers, and one record a session whatever happens."""

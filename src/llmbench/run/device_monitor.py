@@ -1,0 +1,98 @@
+"""The device of a sweep as its runner watches it: its levels, who else is on it, and when it measures nothing more."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from llmbench.measure.telemetry import Levels, isolation
+from llmbench.results.record import Status
+
+if TYPE_CHECKING:
+    from llmbench.measure.telemetry import Gpu
+    from llmbench.run.signals import Interrupt
+
+MEMORY_BACK_S, MEMORY_SLACK = 30.0, 256 * 2**20
+"""How long a device may take to give back a dead worker's memory, and how much may be missing."""
+
+UNLISTED_S = 1.0
+"""How long a driver may still list a worker that has ended, as somebody else on the device."""
+
+LOST = (
+    "the GPU no longer answers its driver. See nvidia-smi and the kernel's log, reset it or reboot, "
+    "then run the same command with --run-anyway to measure what was skipped."
+)
+
+
+class Halt(NamedTuple):
+    """That a device measures nothing more: how the sessions that are left end, and why."""
+
+    status: Status
+    why: str
+
+
+class Watch:
+    """Watches one GPU; without one, nothing is seen and nothing halts."""
+
+    def __init__(self, gpu: Gpu | None) -> None:
+        """Look once, before anything of ours is on the device."""
+        self.gpu, self.isolation = gpu, "alone"
+        self.waiting = self.levels = Levels()
+        self.used_bytes: int | None = None
+        self.halt: Halt | None = None
+        self.before_worker()
+
+    def before_worker(self) -> None:
+        """Note who is on the device while nothing of ours is, and its memory in use."""
+        if self.gpu:
+            self.isolation = self._isolation(self.gpu)
+            self.used_bytes = self.gpu.used_bytes()
+
+    def _isolation(self, gpu: Gpu) -> str:
+        deadline = time.monotonic() + UNLISTED_S
+        found = isolation(gpu)
+        while found == "shared" != self.isolation and time.monotonic() < deadline:
+            time.sleep(0.1)
+            found = isolation(gpu)
+        return found
+
+    def before_cell(self) -> None:
+        """Begin new levels."""
+        self.waiting = self.levels = Levels()
+
+    def after_load(self) -> None:
+        """Begin levels of the measuring alone: a device that waits for weights clocks down."""
+        self.levels = Levels()
+
+    def tick(self) -> None:
+        """Sample the levels."""
+        if self.gpu:
+            self.levels.add(self.gpu.levels())
+
+    def seen(self) -> dict[str, Any]:
+        """Return what was seen of the device since the cell was loaded."""
+        levels = self.levels if self.levels.count else self.waiting  # a cell may be done in no time
+        return {**levels.summary(), "isolation": self.isolation} if self.gpu else {}
+
+    def after_worker(self, interrupt: Interrupt) -> None:
+        """Wait until the device has its memory back; one that keeps it, or is gone, measures nothing more."""
+        if self.gpu is None:
+            return
+        if self.used_bytes is not None:
+            self._await_memory(self.gpu, self.used_bytes, interrupt)
+        if self.gpu.lost:
+            self.halt = Halt(Status.SKIPPED, LOST)
+
+    def _await_memory(self, gpu: Gpu, before: int, interrupt: Interrupt) -> None:
+        deadline = time.monotonic() + MEMORY_BACK_S
+        while (used := gpu.used_bytes()) is not None and used > before + MEMORY_SLACK:
+            if interrupt.signal is not None:
+                return
+            if time.monotonic() > deadline:
+                why = (
+                    f"{(used - before) / 2**30:.1f} GiB of device memory did not come back. "
+                    "See what holds it with nvidia-smi, then run the same command again to go on."
+                )
+                self.halt = Halt(Status.DEVICE_DIRTY, why)
+                return
+            time.sleep(0.1)

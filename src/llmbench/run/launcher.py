@@ -1,0 +1,357 @@
+"""One session, one child: hatch it, listen with a deadline for each phase, and leave nothing behind.
+
+The parent sleeps in `select`: beside a measurement it does nothing but note heartbeats.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import select
+import signal
+import socket
+import subprocess
+import time
+from typing import IO, TYPE_CHECKING, Any
+
+import msgspec
+
+from llmbench import files, interpreter
+from llmbench.errors import RunError, WriteError
+from llmbench.machine import leftovers, nvidia, processes
+from llmbench.run import messages
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterator
+    from pathlib import Path
+
+    from llmbench.results.record import Job
+    from llmbench.run.signals import Interrupt
+    from llmbench.spec.sweep import Deadlines
+
+LONGEST_LOG = 16 * 2**20
+"""A worker's log is cut here; an engine that prints more than this is broken, not interesting."""
+TICK_S = 0.2
+"""The longest sleep of the parent: telemetry is sampled, logs are capped, at this pace."""
+
+
+class Ended(msgspec.Struct, frozen=True, kw_only=True):
+    """How a worker came to its end.
+
+    `why`: "done" (it exited by itself), "signal", "timeout", "protocol" (it sent no sense), "stopped" (by us,
+    on request), "nursery" (the process it was forked from died).
+    """
+
+    why: str
+    phase: str
+    code: int = 0
+    detail: str = ""
+    strays: list[str] = []
+    peak_rss_bytes: int | None = None
+
+
+class NurseryDied(Exception):  # noqa: N818 - reads as the sentence it is
+    """The process that forks workers is gone; its log says why."""
+
+
+class Nursery:
+    """A running `llmbench.run.forkserver`, and the channel to it."""
+
+    def __init__(self, backend: str, mark: processes.Mark, log: Path) -> None:
+        """Start it; the first `hatch` waits for its imports."""
+        ours, theirs = socket.socketpair()
+        self.channel, self.rest = ours, b""
+        self.told: list[dict[str, Any]] = []
+        marked = {processes.RUN_VARIABLE: str(mark)}
+        environment = nvidia.ORDER | os.environ | marked | interpreter.SAFE | single_threaded()
+        with contextlib.closing(theirs), opened(log) as output:
+            try:
+                self.process = subprocess.Popen(
+                    interpreter.command("llmbench.run.forkserver", backend, theirs.fileno()),
+                    stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                    pass_fds=(theirs.fileno(),), env=environment,
+                    start_new_session=True,  # so that a Ctrl-C meant for the sweep does not reach it
+                )  # fmt: skip
+            except OSError as error:
+                ours.close()
+                raise NurseryDied(str(error)) from error
+
+    def hatch(self, job: Job, log: Path, timeout_s: float, interrupt: Interrupt) -> Worker:
+        """Fork a worker and hand it its job; a stop signal ends the wait as NurseryDied."""
+        session, before = secrets.token_hex(16), leftovers.Existing.now()
+        with opened(log) as log_file:
+            (control_read, control), (out, out_write) = os.pipe(), os.pipe()
+            theirs = (control_read, out_write, log_file.fileno())
+            try:
+                request = json.dumps({"session": session}).encode()
+                socket.send_fds(self.channel, [request], theirs)
+                reply = self.wait_for("hatched", timeout_s, interrupt)
+            except (OSError, NurseryDied) as error:
+                os.close(control)
+                os.close(out)
+                raise NurseryDied(str(error)) from error
+            finally:
+                os.close(control_read)
+                os.close(out_write)
+        os.set_blocking(out, False)
+        return Worker(
+            self,
+            reply["hatched"],
+            reply["start"],
+            session,
+            before,
+            control,
+            out,
+            log,
+            msgspec.json.encode(job) + b"\n",
+        )
+
+    def wait_for(
+        self, key: str, timeout_s: float, interrupt: Interrupt | None = None
+    ) -> dict[str, Any]:
+        """Return the next fact that has `key`; facts of other kinds are kept for later."""
+        deadline = time.monotonic() + timeout_s
+        sources: list[Any] = [self.channel, *([interrupt.fd] if interrupt else [])]
+        while (fact := self.fact(key)) is None:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise NurseryDied(f"no answer within {timeout_s:.0f} s")
+            ready, _, _ = select.select(sources, [], [], left)
+            if interrupt and interrupt.signal is not None:
+                raise NurseryDied("the sweep was asked to stop")
+            if self.channel in ready:
+                self.hear()
+        return fact
+
+    def fact(self, key: str, value: object = None) -> dict[str, Any] | None:
+        """Take the first thing told that has `key`, with this value if one is given."""
+        for fact in self.told:
+            if key in fact and value in (None, fact[key]):
+                self.told.remove(fact)
+                return fact
+        return None
+
+    def hear(self) -> None:
+        """Take in what the nursery says; raise NurseryDied when it is gone."""
+        try:
+            data = self.channel.recv(2**16)
+        except ConnectionError:
+            data = b""
+        if not data:
+            raise NurseryDied(f"it ended with code {self._collect()}")
+        *lines, self.rest = (self.rest + data).split(b"\n")
+        self.told += [json.loads(line) for line in lines]
+
+    def close(self) -> None:
+        """End it; a worker still alive dies with it."""
+        self.channel.close()
+        self.process.kill()
+        self._collect()
+
+    def collected(self) -> bool:
+        """Return whether it has ended and its process id may be somebody else's by now."""
+        return self.process.returncode is not None
+
+    def _collect(self) -> int | None:
+        """Return its exit code; one that closed its channel and lives on, or cannot die, is killed and let be."""
+        for _ in range(2):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return self.process.wait(processes.PATIENCE_S)
+            self.process.kill()
+        return None
+
+
+class Worker:
+    """A hatched worker: its pipes, and what is known of its end."""
+
+    def __init__(  # noqa: PLR0913, PLR0917 - what a process is made of
+        self,
+        nursery: Nursery,
+        pid: int,
+        start: str,
+        session: str,
+        before: leftovers.Existing,
+        control: int,
+        out: int,
+        log: Path,
+        job: bytes,
+    ) -> None:
+        """Keep the parts; `job` is written as soon as somebody listens, and as fast as the worker reads it."""
+        self.nursery, self.pid, self.start, self.session = nursery, pid, start, session
+        self.before, self.control, self.out, self.log = before, control, out, log
+        self.unsent = memoryview(job)
+        self.phase = "start"
+        self.why = Ended(why="done", phase="start")
+        self.ended: dict[str, Any] | None = None
+
+    def go(self) -> None:
+        """Tell the worker that its last result is on disk."""
+        with contextlib.suppress(BrokenPipeError, BlockingIOError):
+            os.write(self.control, messages.GO)
+
+    def listen(
+        self,
+        deadlines: Deadlines,
+        interrupt: Interrupt,
+        spared: set[int],
+        on_tick: Callable[[], None],
+    ) -> Generator[messages.Message | Ended, None, None]:
+        """Yield messages as they come and, last, how it ended; by then nothing of it is alive.
+
+        Args:
+            deadlines: how long each phase may stay silent.
+            interrupt: what makes a sweep stop.
+            spared: process ids of ours that are not this worker's: the nurseries.
+            on_tick: called several times a second, for telemetry.
+
+        """
+        os.set_blocking(self.control, False)
+        try:
+            yield from self._heard(deadlines, interrupt, on_tick)
+        except NurseryDied as error:
+            self.why = Ended(why="nursery", phase=self.phase, detail=str(error))
+        finally:  # also when whoever listened goes away
+            ended = self._finish(spared)
+        yield ended
+
+    def _heard(
+        self, deadlines: Deadlines, interrupt: Interrupt, on_tick: Callable[[], None]
+    ) -> Iterator[messages.Message]:
+        """Yield messages until the worker has ended or must be ended; `why` then says which."""
+        reader, deadline = messages.Reader(), time.monotonic() + deadlines.start_s
+        tick = 0.0
+        sources: list[Any] = [self.out, self.nursery.channel, interrupt.fd]
+        while (ended := self.nursery.fact("ended", self.pid)) is None:
+            left = max(deadline - time.monotonic(), 0.0)
+            taking = [self.control] if self.unsent else []
+            ready, free, _ = select.select(sources, taking, [], min(left, TICK_S))
+            if free:
+                self._send()
+            if time.monotonic() >= tick:  # a heartbeat comes just before a clock starts: do no more
+                tick = time.monotonic() + TICK_S
+                on_tick()
+                self._cap_log()
+            if self.out in sources:  # a signal may end `select` before it has looked
+                arrived = self._messages(reader)
+                if arrived is None:
+                    sources.remove(self.out)
+                for message in arrived or []:
+                    yield message
+                    deadline = time.monotonic() + limit(deadlines, self.phase)
+            if self.nursery.channel in ready:
+                self.nursery.hear()
+            # Only now: what has been sent by then says in which phase the worker is.
+            if self._must_end(deadline - time.monotonic(), deadlines, interrupt):
+                return
+        self.ended = ended
+        yield from self._messages(reader) or []
+
+    def _must_end(self, left: float, deadlines: Deadlines, interrupt: Interrupt) -> bool:
+        if interrupt.signal is not None:
+            self.why = Ended(why="stopped", phase=self.phase)
+        elif left <= 0:
+            silence = f"silent for {limit(deadlines, self.phase):g} s"
+            self.why = Ended(why="timeout", phase=self.phase, detail=silence)
+        return self.why.why != "done"
+
+    def _send(self) -> None:
+        """Write as much of the job as the pipe takes; to a worker that has gone there is nothing to say."""
+        try:
+            self.unsent = self.unsent[os.write(self.control, self.unsent) :]
+        except BrokenPipeError:
+            self.unsent = memoryview(b"")
+
+    def _messages(self, reader: messages.Reader) -> list[messages.Message] | None:
+        """Return the messages that have arrived, or None at the pipe's end; never wait for more."""
+        found: list[messages.Message] = []
+        try:
+            while data := os.read(self.out, 2**20):
+                for message in reader.feed(data):
+                    found.append(message)
+                    self.phase = message.phase if isinstance(message, messages.Progress) else "exit"
+        except BlockingIOError:
+            return found
+        except ValueError as error:
+            self.why = Ended(why="protocol", phase=self.phase, detail=str(error))
+            return found
+        return found or None
+
+    def _finish(self, spared: set[int]) -> Ended:
+        """Kill what is left, collect the worker's status, close the pipes."""
+        nursery = None if self.nursery.collected() else self.nursery.process.pid
+        family = processes.Family(self.session, nursery, frozenset(spared), self.before)
+        strays = processes.kill_session(family, self.pid)
+        if self.ended is None and self.why.why != "nursery":
+            self._await_end()
+        os.close(self.control)
+        os.close(self.out)
+        self._cap_log()
+        found = self.ended or {}
+        why, code = self.why.why, os.waitstatus_to_exitcode(found.get("status", 0))
+        if why == "done" and code < 0:
+            why = "signal"
+        return Ended(
+            why=why,
+            phase=self.phase,
+            detail=self.why.detail,
+            code=code,
+            strays=strays,
+            peak_rss_bytes=found.get("peak_rss_bytes"),
+        )
+
+    def _await_end(self) -> None:
+        """Wait until the nursery has seen the worker die of what we did to it."""
+        with contextlib.suppress(NurseryDied):
+            while self.ended is None:
+                fact = self.nursery.wait_for("ended", processes.PATIENCE_S)
+                self.ended = fact if fact["ended"] == self.pid else None
+
+    def _cap_log(self) -> None:
+        with contextlib.suppress(OSError):
+            if self.log.lstat().st_size > LONGEST_LOG:
+                log = files.open_regular(self.log, os.O_WRONLY, own=True)
+                try:
+                    os.ftruncate(log, LONGEST_LOG)
+                finally:
+                    os.close(log)
+
+
+@contextlib.contextmanager
+def opened(log: Path) -> Iterator[IO[bytes]]:
+    """Open a log for appending; raise RunError if its name is taken, WriteError if there is no room for it."""
+    if strange := files.why_not(log, own=True):
+        raise RunError(f"{log}: {strange}, so no log can be written there. Remove it and resume.")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    try:
+        stream = os.fdopen(files.open_regular(log, flags, own=True), "ab")
+    except OSError as error:
+        raise WriteError(
+            f"{log}: cannot be made: {error.strerror}. "
+            "All earlier records are safe; make room and resume."
+        ) from error
+    with stream:
+        yield stream
+
+
+def limit(deadlines: Deadlines, phase: str) -> float:
+    """Return how long a phase may stay silent, in seconds."""
+    return float(getattr(deadlines, f"{phase}_s"))
+
+
+def single_threaded() -> dict[str, str]:
+    """Return the variables that keep numpy's own BLAS from starting threads before the fork.
+
+    Only on x86-64, where torch multiplies with another library; elsewhere torch may use the same one, and
+    the nursery then starts new interpreters instead of forking.
+    """
+    return {"OPENBLAS_NUM_THREADS": "1"} if os.uname().machine == "x86_64" else {}
+
+
+def signal_name(code: int) -> str:
+    """Return the name of the signal in a negative exit code."""
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return f"signal {-code}"

@@ -1,0 +1,99 @@
+"""What passes between a worker and its launcher: one JSON line a message, on a pipe of their own.
+
+A worker's stdout and stderr go to its log; engines print there, results never do.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import msgspec
+
+from llmbench.results import lines as results_lines
+from llmbench.results.record import Outcome  # noqa: TC001 - msgspec reads the annotations
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+LONGEST = 64 * 2**20
+"""A line longer than this is no message of ours."""
+
+
+class Progress(
+    msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="progress", omit_defaults=True
+):
+    """A heartbeat: the worker enters a phase, or a further iteration of it."""
+
+    phase: Literal["load", "warmup", "iteration", "memory"]
+    cell: str | None = None
+    iteration: int = 0
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="result"):
+    """One cell is done, well or badly; `last` says that the worker ends here, cells left or not."""
+
+    outcome: Outcome
+    last: bool
+
+
+Message: TypeAlias = Progress | Result
+
+GO = b"go\n"
+"""The launcher's answer to a result: it is on disk, begin the next cell."""
+
+_encoder = msgspec.json.Encoder(enc_hook=str)  # an engine's facts may hold types of its own
+_decoder = msgspec.json.Decoder(Progress | Result)
+
+
+def send(fd: int, message: Message) -> None:
+    """Write one message whole."""
+    data = memoryview(_encoded(message) + b"\n")
+    while data:
+        data = data[os.write(fd, data) :]
+
+
+def _encoded(message: Message) -> bytes:
+    try:
+        return _encoder.encode(message)
+    except UnicodeEncodeError:  # a path that is no UTF-8 in an error, say
+        text = json.dumps(msgspec.to_builtins(message, enc_hook=str), ensure_ascii=False)
+        return results_lines.spelled(text).encode()
+
+
+def read_line(fd: int) -> bytes:
+    """Read one line and nothing beyond it that is not there yet; empty at the end of the pipe."""
+    line = b""
+    while not line.endswith(b"\n"):
+        data = os.read(fd, 2**16)
+        if not data:
+            return b""
+        line += data
+    return line
+
+
+class Reader:
+    """Cuts a stream of bytes into messages."""
+
+    def __init__(self) -> None:
+        """Begin with nothing read."""
+        self.rest = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[Message]:
+        """Yield the messages completed by `data`; raise ValueError at what is no message."""
+        self.rest += data  # in place: a long line comes in thousands of pieces
+        if b"\n" in data:
+            *lines, self.rest = self.rest.split(b"\n")
+            for line in lines:
+                yield self._decode(line)
+        if len(self.rest) > LONGEST:
+            raise ValueError(f"a line of over {LONGEST:,} bytes")
+
+    @staticmethod
+    def _decode(line: bytearray) -> Message:
+        try:
+            message: Message = _decoder.decode(line)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise ValueError(f"{error}: {bytes(line[:80])!r}") from error
+        return message

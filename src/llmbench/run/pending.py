@@ -1,0 +1,93 @@
+"""What is known of each cell so far, replayed from a run's lines, and whether it needs another session."""
+
+from __future__ import annotations
+
+import statistics
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from llmbench.predict.oom import Met
+from llmbench.results.record import Begin, Record, Status, Stop
+from llmbench.stats import intervals
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from llmbench.results.record import Line
+    from llmbench.spec.sweep import Cell, Protocol
+
+DETERMINED = (Status.UNSUPPORTED, Status.LOAD_FAILED)
+"""What ends so in one session ends so in all; later sessions are skipped, and say why."""
+
+Reason = Literal["interval", "maximum", "budget", "failed"]
+
+
+class Standing(msgspec.Struct):
+    """What is known of one cell so far: small, so that a sweep of any length stays level in memory."""
+
+    done: dict[int, Status] = {}
+    medians_s: list[float] = []
+    attempts: dict[int, int] = {}
+    stopped_at: int = 0
+    met: Met = msgspec.field(default_factory=Met)
+
+    def note(self, record: Record) -> None:
+        """Take in one record; the first final one of a session counts, but what was skipped may be measured later."""
+        if not record.final or self.done.get(record.session, Status.SKIPPED) is not Status.SKIPPED:
+            return
+        self.done[record.session] = record.status
+        self.met.note(record.status, record.session, record.worker)
+        times = [
+            sample.e2e_ns
+            for sample in record.outcome.samples
+            if sample.e2e_ns and not sample.discarded
+        ]
+        if record.status is Status.OK and times:
+            self.medians_s.append(statistics.median(times) / 1e9)
+
+    def forget_inferred(self) -> None:
+        """Open the sessions again that were skipped without being certain."""
+        if self.determined() is None:
+            self.done = {
+                session: status
+                for session, status in self.done.items()
+                if status is not Status.SKIPPED
+            }
+
+    def determined(self) -> Status | None:
+        """Return the status that every further session would have too, if there is one."""
+        return next((status for status in self.done.values() if status in DETERMINED), None)
+
+
+def standings(cells: Iterable[Cell], lines: Iterable[Line]) -> dict[str, Standing]:
+    """Replay a run's lines into what is known of each planned cell."""
+    known = {cell.id: Standing() for cell in cells}
+    for line in lines:
+        name = line.id if isinstance(line, Record) else getattr(line, "cell", None)
+        standing = known.get(name) if name else None
+        if standing is None:
+            continue
+        if isinstance(line, Record):
+            standing.note(line)
+        elif isinstance(line, Begin):
+            standing.attempts[line.session] = max(
+                line.attempt, standing.attempts.get(line.session, 0)
+            )
+        elif isinstance(line, Stop):
+            standing.stopped_at = line.sessions
+    return known
+
+
+def why_stop(standing: Standing, protocol: Protocol, spent_s: float) -> Reason | None:
+    """Return why a cell needs no further session, or None if it does."""
+    if not set(range(1, protocol.sessions + 1)) <= set(standing.done):
+        return None
+    if any(status is not Status.OK for status in standing.done.values()):
+        return "failed"
+    half_width = intervals.half_width(standing.medians_s)
+    if half_width is not None and half_width <= protocol.interval_within:
+        return "interval"
+    if len(standing.done) >= protocol.max_sessions:
+        return "maximum"
+    return "budget" if protocol.budget_s is not None and spent_s >= protocol.budget_s else None

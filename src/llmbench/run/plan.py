@@ -1,0 +1,168 @@
+"""From a sweep to what will run: names resolved, cells expanded, impossible ones refused with a reason.
+
+Planning reads files and the driver's list of GPUs; it imports no engine.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec.structs import replace
+
+from llmbench import backends, files
+from llmbench.errors import NothingToRun, SpecError
+from llmbench.machine import info
+from llmbench.measure import prompts as measure_prompts
+from llmbench.models import resolve
+from llmbench.redact import redact, without_home, without_secrets
+from llmbench.spec import grid
+from llmbench.spec import sweep as spec_sweep
+from llmbench.spec.digest import digest_of
+
+if TYPE_CHECKING:
+    from llmbench.models.resolve import Model
+    from llmbench.spec.sweep import Cell, Sweep
+
+
+MOST_PROMPT_BYTES = 2**26
+"""A prompts file is handed to every worker whole."""
+
+
+class Planned(msgspec.Struct, frozen=True, kw_only=True):
+    """A sweep, resolved: `refused` maps the ids of cells that cannot run to the reason."""
+
+    sweep: spec_sweep.Sweep
+    cells: list[spec_sweep.Cell]
+    models: dict[str, resolve.Model]
+    refused: dict[str, str]
+    warnings: list[str]
+
+
+def plan(sweep: Sweep, *, device: str | None = None) -> Planned:
+    """Resolve and expand a sweep; raise SpecError or NothingToRun, in one line, if it cannot be meant.
+
+    `device` is one to plan for that need not be here: it is what `auto` means then, and nobody asks a driver.
+    """
+    given = sweep.axes.model if isinstance(sweep.axes.model, list) else [sweep.axes.model]
+    models = _models(given)
+    prompts = [without_home(name) for name in grid.words(sweep.axes.prompts)]
+    axes = replace(sweep.axes, model=list(map(redact, given)), prompts=prompts)
+    sweep = replace(sweep, name=redact(sweep.name), why=redact(sweep.why), axes=axes)
+    choices = grid.Choices(
+        model_digests={name: found.digest for name, found in models.items()},
+        options={name: backends.options(name) for name in backends.known()},
+        load_formats={name: real_or_random(found) for name, found in models.items()},
+        device=device or (info.device() if "auto" in grid.words(sweep.axes.device) else "cpu"),
+        prompt_digests={
+            name: digest_of(text(name)) for name in prompts if name != measure_prompts.SYNTHETIC
+        },
+    )
+    cells, warnings = grid.expand(sweep, choices)
+    _refuse_secrets(cells)
+    if device is None:
+        _check_device(cells)
+        warnings += _not_installed(cells)
+    cells, doubles = _distinct(cells)
+    refused = {
+        cell.id: reason for cell in cells if (reason := _impossible(cell, models[cell.model]))
+    }
+    if len(refused) == len(cells):
+        raise NothingToRun(f"{sweep.name}: nothing to run; {next(iter(refused.values()))}")
+    return Planned(
+        sweep=sweep, cells=cells, models=models, refused=refused, warnings=warnings + doubles
+    )
+
+
+def _models(given: list[str]) -> dict[str, Model]:
+    """Return the models by the names under which they are written down: without secrets and home folders."""
+    models: dict[str, Model] = {}
+    for name in dict.fromkeys(map(without_home, given)):
+        told = redact(name)
+        if told in models:
+            raise SpecError(f"model: two are called {told!r} once their secrets are taken out.")
+        models[told] = replace(resolve.resolve(name), name=told)
+    return models
+
+
+def _refuse_secrets(cells: list[Cell]) -> None:
+    """Refuse secrets where they would be written to every record and into the names of files."""
+    told = {("prompts", cell.prompts) for cell in cells}
+    told |= {
+        (f"{cell.backend}: {key}", text)
+        for cell in cells
+        for key, text in cell.options.items()
+        if isinstance(text, str)
+    }
+    for where, text in told:
+        if without_secrets(text) != text:
+            raise SpecError(
+                f"{where}: holds a secret, and records would, too. Leave it out of the sweep."
+            )
+
+
+def real_or_random(found: Model) -> str:
+    """Return what `load_format: auto` means: real weights where a folder or hub id was named."""
+    return "dummy" if found.source == "catalogue" else "safetensors"
+
+
+def text(prompts: str) -> str:
+    """Return the text of a prompts file."""
+    try:
+        path = os.path.expanduser(prompts)  # noqa: PTH111 - pathlib raises where there is no home
+        return files.read_text(Path(path), MOST_PROMPT_BYTES)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else _no_text(error)
+        raise SpecError(
+            f"prompts: {prompts!r}: {reason}. Give a text file, or {measure_prompts.SYNTHETIC!r}."
+        ) from error
+
+
+def _no_text(error: ValueError) -> str:
+    return "is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else "is no name of a file"
+
+
+def _not_installed(cells: list[Cell]) -> list[str]:
+    """Return what will not load here, so that it is known before a night's sweep and not after it."""
+    missing = {
+        name: backends.missing(name) for name in dict.fromkeys(cell.backend for cell in cells)
+    }
+    return [
+        f"Not installed here: {backends.how_to_install(name, package)}"
+        for name, package in missing.items()
+        if package
+    ]
+
+
+def _check_device(cells: list[Cell]) -> None:
+    if any(cell.device.startswith("cuda") for cell in cells) and info.device() != "cuda":
+        raise SpecError(
+            "device: 'cuda' was asked for, but no NVIDIA driver answers here. Use --device cpu."
+        )
+
+
+def _distinct(cells: list[Cell]) -> tuple[list[Cell], list[str]]:
+    """Drop cells that are the same point, such as a default and the same value written out."""
+    unique = {cell.id: cell for cell in reversed(cells)}
+    kept = [cell for cell in cells if unique.get(cell.id) is cell]
+    dropped = len(cells) - len(kept)
+    return kept, [
+        f"{dropped} cells are the same as others (an option given with its default); measured once."
+    ] if dropped else []
+
+
+def _impossible(cell: Cell, found: Model) -> str:
+    """Return why no engine can run this cell, or nothing."""
+    tokens = cell.input_len + cell.output_len
+    # An encoder and its decoder each count their positions from nought.
+    apart = found.config.get("is_encoder_decoder")
+    longest = max(cell.input_len, cell.output_len) if apart else tokens
+    if found.max_positions and longest > found.max_positions:
+        return (
+            f"{cell.where()}: {longest} tokens exceed the model's {found.max_positions} positions."
+        )
+    if cell.batch_size * tokens >= grid.MOST_TOKENS:
+        return f"{cell.where()}: {cell.batch_size * tokens:,} tokens are more than any engine can index."
+    return ""

@@ -1,0 +1,85 @@
+"""What has changed since a run began: of the sweep, which is said, and of the environment, which is refused."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from llmbench.compare.confounds import differing, flat
+from llmbench.errors import RunError
+from llmbench.results.table import AXES_AFTER, AXES_BEFORE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from llmbench.results.record import Plan
+    from llmbench.spec.sweep import Cell
+
+
+def same(earlier: Plan, written: Plan) -> bool:
+    """Return whether two plans ask for the same measurements in the same environment."""
+    return (earlier.cells, earlier.settings, earlier.environment_digest) == (
+        written.cells,
+        written.settings,
+        written.environment_digest,
+    )
+
+
+def since(earlier: Plan, written: Plan) -> Iterator[str]:
+    """Yield how the sweep differs from the one that the run was planned with last."""
+    differences = [*_of_settings(earlier, written), *_of_axes(earlier.cells, written.cells)]
+    if differences:
+        yield f"{written.name}: the sweep has changed since this run was planned: {'; '.join(differences)}."
+    before, now = ({cell.id for cell in plan.cells} for plan in (earlier, written))
+    if before != now:
+        yield (
+            f"Cells that are new: {len(now - before)}. No longer planned: {len(before - now)}; "
+            "what was measured of those stays."
+        )
+
+
+def _of_settings(earlier: Plan, written: Plan) -> list[str]:
+    return differing(*(flat(msgspec.to_builtins(plan.settings)) for plan in (earlier, written)))
+
+
+def _of_axes(before: Sequence[Cell], now: Sequence[Cell]) -> Iterator[str]:
+    """Yield the values that each axis, and each option, has gained and lost."""
+    values = [_values(cells) for cells in (before, now)]
+    for name in dict.fromkeys((*values[0], *values[1])):
+        old, new = (each.get(name, {}) for each in values)
+        changes = [f"+{value}" for value in new if value not in old]
+        changes += [f"-{value}" for value in old if value not in new]
+        if changes:
+            yield f"{name} {' '.join(changes)}"
+
+
+def _values(cells: Sequence[Cell]) -> dict[str, dict[object, None]]:
+    """Return the values of every axis and option, in their order."""
+    found: dict[str, dict[object, None]] = {}
+    for cell in cells:
+        axes = {name: getattr(cell, name) for name in (*AXES_BEFORE, *AXES_AFTER)}
+        for name, value in (*axes.items(), *cell.options.items()):
+            found.setdefault(name, {})[value] = None
+    return found
+
+
+def refuse_other_sweep(earlier: Plan, name: str, folder: Path) -> None:
+    """Raise RunError if a run was begun by a sweep of another name."""
+    if earlier.name != name:
+        raise RunError(
+            f"{folder}: holds a run of the sweep {earlier.name!r}, and this one is {name!r}. "
+            "Two sweeps in one run could not be told apart; use another --output-dir."
+        )
+
+
+def refuse_other_environment(earlier: Plan, facts: Mapping[str, Any], digest: str) -> None:
+    """Raise RunError, with the difference, if a run was begun with something else than is here now."""
+    if earlier.environment_digest == digest:
+        return
+    changed = differing(flat(earlier.environment), flat(facts))
+    raise RunError(
+        f"{earlier.name}: the environment has changed since this run began ({'; '.join(changed)}). "
+        "Its sessions would not be replicates; use another --output-dir, or --new-environment to go on."
+    )

@@ -1,0 +1,283 @@
+"""Rounds of a sweep: what is pending, one fresh worker a group, one record a session, whatever happens.
+
+Round k measures session k of every cell before any cell gets session k+1, in an order shuffled from the
+recorded seed: a machine that drifts then blurs every cell alike, instead of favouring the first.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import psutil
+
+from llmbench.machine import chips, info, processes
+from llmbench.measure import bounds, prompts, telemetry
+from llmbench.results import store
+from llmbench.results.record import Begin, Job, Outcome, Status, Stop
+from llmbench.run import launcher
+from llmbench.run.device_monitor import Watch
+from llmbench.run.inferred import Foregone
+from llmbench.run.outcome import record_of, scrub
+from llmbench.run.pending import standings, why_stop
+from llmbench.run.plan import text
+from llmbench.run.supervisor import Supervisor
+from llmbench.spec import sweep
+from llmbench.stats import intervals
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from llmbench.results.record import Plan
+    from llmbench.results.store import Run
+    from llmbench.run.device_monitor import Halt
+    from llmbench.run.plan import Planned
+    from llmbench.run.progress import Screen
+    from llmbench.run.signals import Interrupt
+    from llmbench.spec.sweep import Cell
+
+
+class Runner:
+    """One invocation of a sweep on an open run."""
+
+    def __init__(
+        self,
+        planned: Planned,
+        written: Plan,
+        run: Run,
+        screen: Screen,
+        interrupt: Interrupt,
+        *,
+        run_anyway: bool,
+    ) -> None:
+        """Replay the run; nothing is started yet."""
+        self.planned, self.written, self.run = planned, written, run
+        self.screen, self.interrupt = screen, interrupt
+        self.protocol = planned.sweep.protocol
+        self.standings = standings(planned.cells, run.log)
+        if run_anyway:
+            for standing in self.standings.values():
+                standing.forget_inferred()
+        self.foregone = Foregone(
+            planned, written.predictions, self.standings, run_anyway=run_anyway
+        )
+        self.logs: Path = run.folder / store.LOGS
+        self.logs.mkdir(exist_ok=True)
+        for log in self.logs.glob("*.log"):
+            scrub(log)  # an invocation that was killed left its last ones as they were
+        self.nurseries: dict[str, launcher.Nursery] = {}
+        self.texts = {
+            name: text(name)
+            for name in {cell.prompts for cell in planned.cells}
+            if name != prompts.SYNTHETIC
+        }
+        gpu = telemetry.gpu_of(planned.cells)
+        self.watch = Watch(gpu)
+        self.devices = chips.devices(info.machine()["gpus"]) if gpu else []
+        self.began = time.monotonic()
+
+    def pending(self, session: int) -> list[Cell]:
+        """Return the cells that still need session `session`."""
+        spent_s = time.monotonic() - self.began
+        wanted = [
+            cell for cell in self.planned.cells if session not in self.standings[cell.id].done
+        ]
+        return [
+            cell
+            for cell in wanted
+            if why_stop(self.standings[cell.id], self.protocol, spent_s) is None
+        ]
+
+    def measure_all(self) -> None:
+        """Run every round until no cell needs another session, or a signal or the device says stop."""
+        try:
+            for session in range(1, self.protocol.max_sessions + 1):
+                cells = self.pending(session)
+                if session > self.protocol.sessions:
+                    further = len(cells) * (self.protocol.max_sessions - session)
+                    self.screen.more_planned(len(cells), further)
+                self._round(session, cells)
+                self._close_nurseries()
+                if self._told_to_stop():
+                    self._skip_rounds(session + 1)
+                    return
+            self._note_stops()
+        finally:
+            self._close_nurseries()
+
+    def _told_to_stop(self) -> bool:
+        return self.interrupt.signal is not None or self.watch.halt is not None
+
+    def _skip_rounds(self, first: int) -> None:
+        """Record the planned sessions of rounds that will not come, if they are skipped for good."""
+        if (halt := self.watch.halt) and halt.status is Status.SKIPPED:
+            for session in range(first, self.protocol.sessions + 1):
+                self._end_all(self.pending(session), session, halt)
+
+    def _end_all(self, cells: Iterable[Cell], session: int, halt: Halt) -> None:
+        for cell in cells:
+            self.put(cell, session, Outcome(cell=cell.id, status=halt.status, error=halt.why))
+
+    def _round(self, session: int, cells: list[Cell]) -> None:
+        """Measure session `session` of these cells, groups and the cells inside them in a seeded order."""
+        order = random.Random(f"{self.protocol.seed}/{session}")  # noqa: S311 - an order, not a secret
+        groups = sweep.groups(self._forgo(session, cells), self.protocol.isolation)
+        order.shuffle(groups)
+        left: list[Cell] = []
+        while groups and not self._told_to_stop():
+            group = groups.pop(0)
+            order.shuffle(group)
+            left = self._group(session, group)
+        if self.watch.halt:
+            self._end_all(itertools.chain(left, *groups), session, self.watch.halt)
+
+    def _forgo(self, session: int, cells: list[Cell]) -> list[Cell]:
+        """Record the sessions that need not be run to be known; return the cells that must be measured."""
+        known = self.foregone.outcomes(cells)
+        for cell in cells:
+            if cell.id in known:
+                self.put(cell, session, known[cell.id])
+        return [cell for cell in cells if cell.id not in known]
+
+    def _group(self, session: int, cells: list[Cell]) -> list[Cell]:
+        """Measure one group, with a new worker whenever one ends early; return what a stop left out."""
+        remaining = list(cells)
+        while (remaining := self._forgo(session, remaining)) and not self._told_to_stop():
+            self.watch.before_worker()
+            remaining = self._worker(session, remaining)
+            if self.protocol.nursery == "session":
+                self._close_nurseries()
+            self.watch.after_worker(self.interrupt)
+        return remaining
+
+    def _worker(self, session: int, cells: list[Cell]) -> list[Cell]:
+        """Run one worker; return the cells that still need one."""
+        first = cells[0]
+        self.screen.loading(first, session)
+        log = self.logs / f"{first.id}-s{session}-a{self._attempt(first, session)}.log"
+        known = first.backend in self.nurseries
+        try:
+            worker = self._nursery(first.backend).hatch(
+                self._job(cells, session), log, self.protocol.deadlines.start_s, self.interrupt
+            )
+        except launcher.NurseryDied as error:
+            self.drop_nursery(first.backend)
+            if known or self.interrupt.signal is not None:
+                return cells  # one that died between two workers is replaced
+            failed = Outcome(
+                cell=first.id,
+                status=Status.CRASH,
+                phase="start",
+                error=f"the worker could not be started: {error}",
+            )
+            self.put_all(cells, session, failed, {})
+            return []
+        return Supervisor(self, worker, session, cells).follow()
+
+    def _job(self, cells: list[Cell], session: int) -> Job:
+        return Job(
+            cells=cells,
+            model=self.planned.models[cells[0].model],
+            protocol=self.protocol,
+            session=session,
+            attempt=self._attempt(cells[0], session),
+            attended=True,
+            prompts_text=self.texts.get(cells[0].prompts),
+        )
+
+    def _attempt(self, cell: Cell, session: int) -> int:
+        return self.standings[cell.id].attempts.get(session, 0) + 1
+
+    def _nursery(self, backend: str) -> launcher.Nursery:
+        if backend not in self.nurseries:
+            self.nurseries[backend] = launcher.Nursery(
+                backend,
+                processes.Mark.of_run(self.written.run, self.run.folder),
+                self._log_of(backend),
+            )
+        return self.nurseries[backend]
+
+    def drop_nursery(self, backend: str) -> None:
+        """Forget a nursery that died; the next worker gets a new one."""
+        if nursery := self.nurseries.pop(backend, None):
+            nursery.close()
+            scrub(self._log_of(backend))
+
+    def _log_of(self, backend: str) -> Path:
+        return self.logs / f"nursery-{backend}.log"
+
+    def leave_no_logs(self) -> None:
+        """Remove what workers printed; nothing of them is alive."""
+        for log in self.logs.glob("*.log"):
+            log.unlink()
+
+    def _close_nurseries(self) -> None:
+        for backend in list(self.nurseries):
+            self.drop_nursery(backend)
+
+    def begin(self, cell: Cell, session: int, worker: launcher.Worker) -> None:
+        """Write the intent to measure, durably, before the cell begins."""
+        attempt = self.standings[cell.id].attempts[session] = self._attempt(cell, session)
+        self.watch.before_cell()
+        begin = Begin(
+            cell=cell.id, session=session, attempt=attempt, at=now(), token=worker.session,
+            pid=worker.pid, pid_start_s=started_at(worker.pid), boot=info.boot_id(),
+        )  # fmt: skip
+        self.run.append(begin)
+
+    def put_all(
+        self, cells: list[Cell], session: int, outcome: Outcome, worker: dict[str, Any]
+    ) -> None:
+        """Record what befell a whole group, such as a model that did not load, on each of its cells."""
+        for cell in cells:
+            self.put(cell, session, msgspec.structs.replace(outcome, cell=cell.id), worker)
+
+    def put(
+        self, cell: Cell, session: int, outcome: Outcome, worker: dict[str, Any] | None = None
+    ) -> None:
+        """Judge, write, remember and show one record."""
+        if outcome.engine:
+            work = bounds.least_work(cell, self.planned.models[cell.model], outcome.engine)
+            outcome = msgspec.structs.replace(outcome, engine={**work, **outcome.engine})
+        record = record_of(
+            cell, session, self.standings[cell.id].attempts.get(session, 1), outcome,
+            telemetry=self.watch.seen(), worker=worker or {}, environment=self.written.environment_digest,
+            ceilings=bounds.ceilings(cell, outcome.engine, self.devices),
+        )  # fmt: skip
+        self.run.append(record)
+        self.standings[cell.id].note(record)
+        self.screen.ended_with(record)
+
+    def _note_stops(self) -> None:
+        """Write, once a cell, why it got no further session."""
+        for cell in self.planned.cells:
+            standing = self.standings[cell.id]
+            reason = why_stop(standing, self.protocol, time.monotonic() - self.began)
+            if reason and standing.stopped_at != len(standing.done):
+                half_width = intervals.half_width(standing.medians_s)
+                self.run.append(
+                    Stop(
+                        cell=cell.id,
+                        sessions=len(standing.done),
+                        reason=reason,
+                        half_width=half_width,
+                    )
+                )
+
+
+def now() -> str:
+    """Return the time of day in UTC, to the millisecond."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def started_at(pid: int) -> float:
+    """Return when a process started, in seconds; 0 if it is gone already."""
+    try:
+        return float(psutil.Process(pid).create_time())
+    except psutil.Error:
+        return 0.0

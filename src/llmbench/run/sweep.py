@@ -1,0 +1,295 @@
+"""One invocation of a sweep: where its run is, whether it may go on there, and how it ended."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import secrets
+import sys
+from collections import Counter
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+import msgspec
+from rich.console import Console
+
+from llmbench.errors import RunError
+from llmbench.machine import info, peaks, processes, state
+from llmbench.measure import probe, telemetry
+from llmbench.predict import estimate, history
+from llmbench.redact import command_line, redact, redact_all, shown
+from llmbench.results import anonymous, store
+from llmbench.results.record import Plan, Status
+from llmbench.run import resume as run_resume
+from llmbench.run.plan import plan
+from llmbench.run.progress import Screen
+from llmbench.run.runner import Runner, now
+from llmbench.run.signals import Interrupt
+from llmbench.spec import overrides
+from llmbench.spec import sweep as spec_sweep
+from llmbench.spec.sweep import PROTOCOL, slug
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from llmbench.machine.peaks import Probe
+    from llmbench.models.resolve import Model
+    from llmbench.results.prediction import Prediction
+    from llmbench.results.store import Run
+    from llmbench.run.plan import Planned
+    from llmbench.spec.sweep import Sweep
+
+RESULTS = Path("results")
+COMPLETED_WITH_FAILURES = 3
+FILES_OF_A_SWEEP = 20
+"""Open files at once, besides those at its start and a channel to each nursery: lock, records, signals, and eight
+while a worker starts, 11 in all as counted; and some for what a worker imports and opens."""
+USUAL_FILES = 4
+"""Open at the start, where the system does not tell."""
+BUSY = 0.2
+"""Share of all processors, while a sweep is planned, above which every number will come out worse. A record warns of
+less, but planning takes a fraction of a second, in which a tick of 10 ms counts for much."""
+
+
+Show: TypeAlias = "Callable[[Path, Console], None]"
+"""Shows the run in a folder on a console."""
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """What the command line says about the run, as opposed to the sweep."""
+
+    output_dir: Path | None
+    resume: bool
+    new_environment: bool
+    allow_shared: bool
+    offline: bool
+    run_anyway: bool = False
+    anonymous: bool = False
+
+
+def probe_first(sweep: Sweep, console: Console) -> None:
+    """Measure the ceilings of the devices that a sweep runs on, unless they are kept from before."""
+    found = info.machine()
+    have = {each.device for each in peaks.probes_of(found)}
+    wanted = {cell.device.partition(":")[0] for cell in plan(sweep).cells} - have
+    probe.measure_and_keep(
+        found, sorted(wanted), lambda text: console.print(text, markup=False, soft_wrap=True)
+    )
+
+
+def sweep(wanted: Sweep, asked: Asked, console: Console, command: str, show: Show) -> int:
+    """Measure what is pending, have the table shown, and return the exit code."""
+    window = telemetry.CpuWindow()
+    if asked.offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    planned = plan(wanted)
+    _refuse_few_files(planned)
+    found = info.machine()
+    folder = asked.output_dir or _folder(wanted.name, found["name"], resume=asked.resume)
+    with Interrupt() as interrupt, store.open_run(folder) as run:
+        for notice in run.notices:
+            console.print(shown(notice), markup=False, style="yellow", soft_wrap=True)
+        if is_anonymous := _is_anonymous(run, asked):
+            run.told = anonymous.line
+        written = _describe(run, planned, found, asked, command)
+        for change in run_resume.since(run.log.plan, written) if run.log.plan else ():
+            console.print(shown(change), markup=False, style="yellow", soft_wrap=True)
+        processes.adopt_orphans()
+        for stray in processes.kill_left_over(processes.Mark.of_run(written.run, folder)):
+            console.print(
+                f"Killed {stray}, left over from an earlier invocation.",
+                markup=False,
+                style="yellow",
+            )
+        _refuse_shared(planned, asked)
+        screen = Screen(console, planned.sweep.name)
+        runner = Runner(planned, written, run, screen, interrupt, run_anyway=asked.run_anyway)
+        _announce(runner, window.others())
+        try:
+            with screen:
+                runner.measure_all()
+        finally:
+            if is_anonymous:
+                runner.leave_no_logs()
+        show(folder, console)
+        return _conclude(run, runner, console, interrupt)
+
+
+def _is_anonymous(run: Run, asked: Asked) -> bool:
+    """Return whether a run is written without who measured it; a run that began otherwise stays so."""
+    earlier = run.log.plan
+    began_so = earlier is not None and earlier.command == anonymous.COMMAND
+    if asked.anonymous and earlier is not None and not began_so:
+        raise RunError(
+            f"{run.folder}: was not begun with --anonymous. Continue it without, then copy it: "
+            "llmbench export --anonymous."
+        )
+    return asked.anonymous or began_so
+
+
+def measured_anew(file: Path, purpose: str, sessions: int, show: Show) -> tuple[Path, int]:
+    """Measure a sweep's file into the state folder, as many sessions of every cell; return the run and exit code."""
+    changes = {"sessions": sessions, "max_sessions": sessions}
+    wanted = overrides.with_protocol(spec_sweep.read_sweep(file), changes)
+    folder = state.folder() / purpose / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{slug(wanted.name)}"
+    asked = Asked(folder, resume=False, new_environment=False, allow_shared=False, offline=False)
+    command = command_line(["llmbench", *sys.argv[1:]])
+    return folder, sweep(wanted, asked, Console(highlight=False, stderr=True), command, show)
+
+
+def _announce(runner: Runner, others: float) -> None:
+    """Say what is to be measured, and what speaks against measuring it now."""
+    screen, planned, protocol = runner.screen, runner.planned, runner.protocol
+    sessions, most = protocol.sessions, protocol.max_sessions
+    screen.planned = len(planned.cells) * sessions
+    screen.before = sum(min(len(standing.done), sessions) for standing in runner.standings.values())
+    screen.further = sum(len(runner.pending(session)) for session in range(sessions + 1, most + 1))
+    for warning in planned.warnings:
+        screen.note(warning)
+    if not any(runner.pending(session) for session in range(1, most + 1)):
+        return
+    if others > BUSY:
+        screen.note(
+            f"Others use {others:.0%} of the processors: what is measured beside them comes out worse,"
+            " and will say so."
+        )
+    left = screen.planned - screen.before
+    more = f", and up to {screen.further} more while intervals are wide" if screen.further else ""
+    screen.note(f"{runner.run.folder}: {left} of {screen.planned} sessions to run{more}.")
+
+
+def _conclude(run: Run, runner: Runner, console: Console, interrupt: Interrupt) -> int:
+    """Print the counts and the path; return the exit code."""
+    counts = Counter(
+        status for standing in runner.standings.values() for status in standing.done.values()
+    )
+    told = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
+    if not runner.screen.ended and interrupt.signal is None:
+        console.print("Nothing left to do.", markup=False)
+    folder = shown(str(run.folder))
+    console.print(f"{told or 'no session ended'}  ->  {folder}", markup=False, soft_wrap=True)
+    if runner.watch.halt:
+        console.print(shown(runner.watch.halt.why), markup=False, style="red", soft_wrap=True)
+    if interrupt.signal is not None:
+        console.print(
+            f"Stopped. The same sweep with -o {folder} goes on from here.",
+            markup=False,
+            soft_wrap=True,
+        )
+        return interrupt.exit_code
+    return 0 if not runner.watch.halt and set(counts) <= {Status.OK} else COMPLETED_WITH_FAILURES
+
+
+def _folder(name: str, machine_name: str, *, resume: bool) -> Path:
+    """Return a new folder under results/, or with `resume` the newest one of this sweep on this machine."""
+    ending = f"-{slug(machine_name)}-{slug(name)}"
+    mine = re.compile(r"\d{4}-\d\d-\d\d" + re.escape(ending) + r"(-\d+)?")
+    if resume:
+        runs = [
+            path
+            for path in RESULTS.glob("*")
+            if mine.fullmatch(path.name) and (path / store.RECORDS).exists()
+        ]
+        if not runs:
+            raise RunError(
+                f"--resume: there is no run of {name!r} on this machine under {RESULTS}/. "
+                "Leave --resume out to begin one."
+            )
+        return max(runs, key=lambda path: (path / store.RECORDS).stat().st_mtime)
+    first = RESULTS / f"{date.today().isoformat()}{ending}"  # noqa: DTZ011 - the user's calendar day
+    number, folder = 1, first
+    while folder.exists():
+        number += 1
+        folder = first.with_name(f"{first.name}-{number}")
+    return folder
+
+
+def _describe(
+    run: Run, planned: Planned, found: dict[str, object], asked: Asked, command: str
+) -> Plan:
+    """Write the plan, unless the run already says the same; refuse to mix environments."""
+    facts, digest = info.environment(found)
+    if run.log.imported:
+        raise RunError(
+            f"{run.folder}: was imported from other tools' files; a sweep needs a folder of its own."
+        )
+    earlier = run.log.plan
+    if earlier:
+        run_resume.refuse_other_sweep(earlier, planned.sweep.name, run.folder)
+    if earlier and not asked.new_environment:
+        run_resume.refuse_other_environment(earlier, facts, digest)
+    probes = peaks.probes_of(found)
+    written = Plan(
+        protocol=PROTOCOL,
+        run=earlier.run if earlier else secrets.token_hex(16),
+        name=planned.sweep.name,
+        why=planned.sweep.why,
+        command=command,
+        at=now(),
+        cells=planned.cells,
+        models=[_told(model) for model in planned.models.values()],
+        settings=planned.sweep.protocol,
+        machine=found,
+        environment=facts,
+        environment_digest=digest,
+        warnings=redact_all(planned.warnings),
+        predictions=_predictions(planned, found, probes, earlier),
+        probes=probes,
+    )
+    written = run.told(written)
+    planned_before = any(isinstance(line, Plan) for line in run.log)
+    if earlier and planned_before and run_resume.same(earlier, written):
+        written = earlier
+    else:
+        run.append(written)
+    run.describe(written)  # also what a kill kept the last invocation from writing
+    return written
+
+
+def _told(model: Model) -> Model:
+    """Return a model as a file may tell it: where its weights lie is often in somebody's home."""
+    return msgspec.structs.replace(
+        model, location=model.location and redact(model.location), config=redact_all(model.config)
+    )
+
+
+def _predictions(
+    planned: Planned, found: dict[str, object], probes: list[Probe], earlier: Plan | None
+) -> dict[str, Prediction]:
+    """Return what was said of the cells of an earlier plan, and what is now said of those that are new.
+
+    A cell that may have been measured is not predicted after the fact.
+    """
+    before = {cell.id for cell in earlier.cells} if earlier else set()
+    new = [cell for cell in planned.cells if cell.id not in before]
+    if not new:
+        return earlier.predictions if earlier else {}
+    past = history.seen(RESULTS, found, without=earlier.run if earlier else None)
+    place = estimate.here(found, probes, past)
+    said = estimate.predictions(new, planned.models, planned.sweep.protocol, place)
+    return {**(earlier.predictions if earlier else {}), **said}
+
+
+def _refuse_few_files(planned: Planned) -> None:
+    """Refuse to begin where the limit of open files would end every worker before it starts."""
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    in_use = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else USUAL_FILES  # noqa: PTH112, PTH208 - names only
+    needed = in_use + FILES_OF_A_SWEEP + len({cell.backend for cell in planned.cells})
+    if resource.RLIM_INFINITY != allowed < needed:
+        raise RunError(
+            f"ulimit -n: {allowed} open files are allowed, and this sweep needs {needed}. "
+            f"Run 'ulimit -n {needed}' first."
+        )
+
+
+def _refuse_shared(planned: Planned, asked: Asked) -> None:
+    gpu = telemetry.gpu_of(planned.cells)
+    if asked.allow_shared or gpu is None:
+        return
+    if others := gpu.others({os.getpid()}):
+        raise RunError(
+            f"the GPU is in use by process {', '.join(map(str, others))}. "
+            "Wait for it, or measure anyway with --allow-shared."
+        )

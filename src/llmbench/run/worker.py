@@ -1,0 +1,150 @@
+"""The child that measures: reads one job, loads one engine, sends one result a cell, and ends.
+
+    llmbench cell SWEEP.yaml CELL_ID | python -m llmbench.run.worker
+
+An out-of-memory or device error ends the process after its result is sent: what a CUDA context is worth
+after one is unknowable, so no later number comes from it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import traceback
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from llmbench import backends
+from llmbench.errors import LoadFailed, Unsupported
+from llmbench.measure import prompts as measure_prompts
+from llmbench.measure import telemetry
+from llmbench.measure.loop import Loop, Measurement
+from llmbench.redact import redact
+from llmbench.results.record import Job, Outcome, Status
+from llmbench.run import messages
+
+if TYPE_CHECKING:
+    from llmbench.measure.engine import Engine
+    from llmbench.spec.sweep import Cell
+
+BY_TYPE = {
+    "Unsupported": Status.UNSUPPORTED,
+    "LoadFailed": Status.LOAD_FAILED,
+    "OutOfMemoryError": Status.OOM,
+    "MemoryError": Status.OOM,
+    "AcceleratorError": Status.CUDA_ERROR,
+}
+"""Exceptions by the name of their class or of one it derives from; torch's cannot be imported here."""
+NO_ROOM = 2
+"""CUDA's own code of no memory: `error_code` of torch's AcceleratorError where a call beside its allocator got none."""
+BY_TEXT = (
+    ("out of memory", Status.OOM),
+    ("cublas_status_alloc_failed", Status.OOM),
+    ("can't allocate memory", Status.OOM),
+    ("cannot allocate memory", Status.OOM),
+    ("cuda error", Status.CUDA_ERROR),
+    ("cublas_status", Status.CUDA_ERROR),
+)
+"""The last resort, for engines that raise a bare RuntimeError."""
+LONGEST_ERROR = 2000
+
+
+def main() -> None:
+    """Run the job on standard input, by hand: messages go to standard output, prints to standard error."""
+    job = messages.read_line(0)
+    out = os.dup(1)
+    os.dup2(2, 1)
+    work(job, control=0, out=out)
+
+
+def work(job_line: bytes, *, control: int, out: int) -> None:
+    """Do one job. `control` brings the launcher's go-aheads; `out` takes messages."""
+    job = msgspec.json.decode(job_line, type=Job)
+    messages.send(out, messages.Progress(phase="load"))
+    began = time.monotonic()
+    try:
+        engine = backends.load(job)
+    except BaseException as error:  # noqa: BLE001 - whatever it is, it becomes a record
+        failed = Outcome(cell=job.cells[0].id, phase="load", **described(error, Status.LOAD_FAILED))
+        messages.send(out, messages.Result(outcome=failed, last=True))
+        return
+    load_s = time.monotonic() - began
+    for cell in job.cells:
+        outcome = measured(engine, cell, job, out, load_s)
+        last = cell is job.cells[-1] or outcome.status not in (Status.OK, Status.UNSUPPORTED)
+        messages.send(out, messages.Result(outcome=outcome, last=last))
+        if last or (job.attended and not told_to_go_on(control)):
+            break
+    close = getattr(engine, "close", None)
+    if close:
+        close()
+
+
+def measured(engine: Engine, cell: Cell, job: Job, out: int, load_s: float) -> Outcome:
+    """Measure one cell; whatever happens becomes its outcome, with what was taken before it happened."""
+    taken = Measurement(cell)
+
+    def say(phase: measure_prompts.Phase, iteration: int) -> None:
+        messages.send(out, messages.Progress(phase=phase, cell=cell.id, iteration=iteration))
+
+    began, failed, bytes_per_token = time.monotonic(), {}, None
+    try:
+        prompts, bytes_per_token = _workload(engine, cell, job)
+        places = str(engine.facts.get("param_devices", ""))
+        device = telemetry.counters_of(cell.device, places)
+        Loop(engine, job.protocol, prompts, taken, device, say).run()
+    except BaseException as error:  # noqa: BLE001 - whatever it is, it becomes a record
+        failed = described(error, Status.CRASH)
+    cell_s = time.monotonic() - began
+    return taken.outcome(
+        engine=dict(engine.facts),
+        load_s=load_s,
+        cell_s=cell_s,
+        prompt_bytes_per_token=bytes_per_token,
+        **failed,
+    )
+
+
+def _workload(
+    engine: Engine, cell: Cell, job: Job
+) -> tuple[measure_prompts.Workload, float | None]:
+    """Return the prompts of a cell, and the bytes of text in a token of theirs if they are cut from one."""
+    if cell.prompts == measure_prompts.SYNTHETIC:
+        return measure_prompts.synthetic(cell, engine, job.protocol.seed, job.session), None
+    return measure_prompts.from_text(
+        cell, engine, job.protocol.seed, job.session, job.prompts_text or ""
+    )
+
+
+def described(error: BaseException, otherwise: Status) -> dict[str, Any]:
+    """Return an exception as the fields of an outcome: status, one line, and its trace."""
+    status = classify(error, otherwise)
+    said = isinstance(error, LoadFailed | Unsupported)
+    text = " ".join(redact(str(error)).split())[:LONGEST_ERROR]  # half a secret would not be known
+    trace = None if said else redact("".join(traceback.format_exception(error)))
+    return {
+        "status": status,
+        "error": text if said else f"{type(error).__name__}: {text}",
+        "trace": trace and trace[-4 * LONGEST_ERROR :],
+    }
+
+
+def classify(error: BaseException, otherwise: Status) -> Status:
+    """Return the status that an exception means: by its code or type first, by its text last."""
+    if getattr(error, "error_code", None) == NO_ROOM:
+        return Status.OOM
+    for kind in type(error).__mro__:
+        if kind.__name__ in BY_TYPE:
+            return BY_TYPE[kind.__name__]
+    text = str(error).lower()
+    return next((status for words, status in BY_TEXT if words in text), otherwise)
+
+
+def told_to_go_on(control: int) -> bool:
+    """Wait for the launcher's answer; a closed pipe means that nobody is there to measure for."""
+    return messages.read_line(control) == messages.GO
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,14 @@
+"""Where the configuration files are: in the repository, or inside an installed package.
+
+A wheel carries the repository's configs/ beside the modules (pyproject.toml says so).
+"""
+
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parents[1]
+
+
+def folder(kind: str) -> Path:
+    """Return the folder of one kind of file: `models`, `sweeps`."""
+    installed = HERE / "configs"
+    return (installed if installed.is_dir() else HERE.parents[1] / "configs") / kind

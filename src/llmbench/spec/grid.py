@@ -1,0 +1,257 @@
+"""From a sweep to its grid: axes read and checked, engines with their options, one cell a point.
+
+Nothing here opens a file: what names mean is resolved before (`plan`), so ten thousand cells take a tenth
+of a second.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+
+from llmbench.errors import NothingToRun, SpecError, did_you_mean
+from llmbench.spec.digest import digest_of
+from llmbench.spec.sweep import PROTOCOL, Cell, slug
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from llmbench.spec.sweep import Option, Protocol, Sweep
+
+DTYPES = ("float32", "bfloat16", "float16")
+DEVICES = ("cpu", "cuda")
+LOAD_FORMATS = ("dummy", "safetensors")
+ALIASES = {
+    "fp32": "float32",
+    "bf16": "bfloat16",
+    "fp16": "float16",
+    "half": "float16",
+    "gpu": "cuda",
+}
+"""What other tools call some of these; a cell has one name, so they are only understood well enough to say so."""
+MOST_TOKENS = 2**31
+"""Batch x (input + output) above this cannot be indexed by any engine."""
+MOST_CELLS = 100_000
+"""Each takes seconds at least: more is a slip of the hand, and a million times more would not even fit in memory."""
+MOST_VALUES = 10_000
+"""One axis longer than this is a slip of the hand."""
+
+T = TypeVar("T")
+
+
+class Choices(msgspec.Struct, frozen=True):
+    """What a name may be resolved to: filled by the planner, so that `expand` needs no files."""
+
+    model_digests: Mapping[str, str]
+    options: Mapping[str, Mapping[str, object]]
+    device: str
+    prompt_digests: Mapping[str, str]
+    load_formats: Mapping[str, str] = {}
+
+
+def expand(sweep: Sweep, choices: Choices) -> tuple[list[Cell], list[str]]:
+    """Return the grid's cells in the order of the axes, and warnings about what was dropped.
+
+    Raises:
+        SpecError: an axis has a value that no engine knows; the message says where and what was meant.
+        NothingToRun: an axis is empty.
+
+    """
+    warn: list[str] = []
+    axes = _axes(sweep, warn)
+    engines = _engines(sweep.axes.backend, choices.options, warn)
+    if not engines or not all(axes.values()):
+        empty = ", ".join(name for name, values in axes.items() if not values) or "backend"
+        raise NothingToRun(f"{sweep.name}: nothing to run; the axis {empty} is empty.")
+    count = len(engines) * math.prod(map(len, axes.values()))
+    if count > MOST_CELLS:
+        raise SpecError(
+            f"{sweep.name}: {count:,} cells are more than {MOST_CELLS:,}; shorten an axis."
+        )
+    cells = [
+        make_cell(
+            sweep.protocol,
+            choices,
+            backend=backend,
+            options=options,
+            **dict(zip(axes, point, strict=True)),
+        )
+        for (backend, options) in engines
+        for point in itertools.product(*axes.values())
+    ]
+    cells.sort(key=lambda cell: axes["model"].index(cell.model))
+    return cells, warn
+
+
+def _axes(sweep: Sweep, warn: list[str]) -> dict[str, list[Any]]:
+    where = f"{sweep.name}.axes"
+    axes: dict[str, list[Any]] = {}
+    for name in ("model", "device", "dtype", "load_format", "prompts"):
+        given = getattr(sweep.axes, name)
+        axes[name] = without_repetition(
+            given if isinstance(given, list) else [given], f"{where}.{name}", warn
+        )
+    for name in ("batch_size", "input_len", "output_len"):
+        axes[name] = without_repetition(
+            lengths(getattr(sweep.axes, name), f"{where}.{name}"), f"{where}.{name}", warn
+        )
+    for name, known in (
+        ("dtype", DTYPES),
+        ("load_format", (*LOAD_FORMATS, "auto")),
+        ("device", (*DEVICES, "auto")),
+    ):
+        for word in axes[name]:
+            if word not in known:
+                raise SpecError(
+                    f"{where}.{name}: unknown value {word!r}.{did_you_mean(ALIASES.get(word, word), known)}"
+                )
+    return axes
+
+
+def _engines(
+    backend: object, known: Mapping[str, Mapping[str, object]], warn: list[str]
+) -> list[tuple[str, dict[str, Option]]]:
+    """Return every backend with every combination of its own options."""
+    given = backend if isinstance(backend, dict) else dict.fromkeys(words(backend))
+    engines: list[tuple[str, dict[str, Option]]] = []
+    for name, options in given.items():
+        if name not in known:
+            raise SpecError(f"backend: unknown backend {name!r}.{did_you_mean(name, known)}")
+        lists = {
+            key: _option_values(name, key, value, known[name], warn)
+            for key, value in (options or {}).items()
+        }
+        engines.extend(
+            (name, dict(zip(lists, point, strict=True)))
+            for point in itertools.product(*lists.values())
+        )
+    return engines
+
+
+def _option_values(
+    backend: str, key: str, value: object, known: Mapping[str, object], warn: list[str]
+) -> list[Option]:
+    where = f"backend.{backend}.{key}"
+    if key not in known:
+        raise SpecError(f"backend.{backend}: unknown option {key!r}.{did_you_mean(key, known)}")
+    values = value if isinstance(value, list) else [value]
+    for item in values:
+        _check_option(where, item, known[key])
+    if isinstance(known[key], float):
+        values = [float(str(item)) for item in values]  # so that 5 and 5.0 are one cell
+    return without_repetition(values, where, warn)
+
+
+def _check_option(where: str, value: object, declared: object) -> None:
+    if isinstance(declared, tuple):
+        if value not in declared or type(value) is not type(declared[declared.index(value)]):
+            raise SpecError(
+                f"{where}: unknown value {value!r}.{did_you_mean(str(value), map(str, declared))}"
+            )
+    elif type(value) is not type(declared) and not (
+        isinstance(declared, float) and type(value) is int
+    ):
+        raise SpecError(f"{where}: expected {type(declared).__name__}, got {value!r}.")
+
+
+def make_cell(
+    protocol: Protocol,
+    choices: Choices,
+    *,
+    backend: str,
+    options: dict[str, Option],
+    **point: object,
+) -> Cell:
+    """Return the cell at one point of the grid, with its id."""
+    declared = choices.options[backend]
+    defaults = {
+        key: value[0] if isinstance(value, tuple) else value for key, value in declared.items()
+    }
+    point["device"] = choices.device if point["device"] == "auto" else point["device"]
+    if point["load_format"] == "auto":
+        point["load_format"] = choices.load_formats.get(str(point["model"]), "dummy")
+    facts = {
+        **point,
+        "backend": backend,
+        "options": {key: value for key, value in sorted(options.items()) if value != defaults[key]},
+        "model_digest": choices.model_digests[str(point["model"])],
+    }
+    measured = {
+        **facts,
+        "prompts": choices.prompt_digests.get(str(point["prompts"]), point["prompts"]),
+    }
+    digest = digest_of({"cell": measured, "protocol": PROTOCOL, "measuring": protocol.measuring()})
+    return msgspec.convert({"id": f"{_slug(facts)}-{digest}", **facts}, Cell)
+
+
+def _slug(facts: Mapping[str, object]) -> str:
+    options = "-".join(f"{key}={value}" for key, value in facts["options"].items())  # type: ignore[attr-defined]
+    parts = (
+        str(facts["model"]).rstrip("/").rsplit("/", 1)[-1],
+        facts["backend"],
+        facts["dtype"],
+        f"b{facts['batch_size']}-i{facts['input_len']}-o{facts['output_len']}",
+        options,
+    )
+    return slug("-".join(str(part) for part in parts if part))
+
+
+def integers(text: str, where: str) -> list[int]:
+    """Read `1,8,64`, `1 8 64`, `1-64*2` (times) or `128-1024+128` (plus) into whole numbers."""
+    values: list[int] = []
+    for part in re.split(r"[,\s]+", text.strip()):
+        if re.fullmatch(r"\d{1,12}", part):
+            values.append(int(part))
+        elif match := re.fullmatch(r"(\d{1,12})-(\d{1,12})(?:([*+])(\d{1,6}))?", part):
+            values.extend(_range(match, where))
+        else:
+            raise SpecError(f"{where}: {part!r} is not a whole number or a range such as 1-64*2.")
+    return values
+
+
+def _range(match: re.Match[str], where: str) -> list[int]:
+    first, last, by, step = int(match[1]), int(match[2]), match[3] or "+", int(match[4] or 1)
+    if last < first or (by == "+" and step < 1) or (by == "*" and (step < 2 or first < 1)):
+        raise SpecError(f"{where}: {match[0]!r} is an empty or endless range.")
+    values = [first]
+    while len(values) <= MOST_VALUES:
+        following = values[-1] * step if by == "*" else values[-1] + step
+        if following > last:
+            return values
+        values.append(following)
+    raise SpecError(f"{where}: {match[0]!r} has over {MOST_VALUES} values.")
+
+
+def words(value: object) -> list[str]:
+    """Return one word or a list of words as a list without repetition, in order."""
+    return list(dict.fromkeys(value if isinstance(value, list) else [str(value)]))
+
+
+def lengths(value: int | str | list[int], where: str) -> list[int]:
+    """Return an axis of whole numbers as a list; raise SpecError for values no engine can run."""
+    values = (
+        value
+        if isinstance(value, list)
+        else integers(value, where)
+        if isinstance(value, str)
+        else [value]
+    )
+    for number in values:
+        if not 1 <= number < MOST_TOKENS:
+            raise SpecError(
+                f"{where}: {number} is not possible; it must be at least 1 and below {MOST_TOKENS:,}."
+            )
+    return values
+
+
+def without_repetition(values: list[T], where: str, warn: list[str]) -> list[T]:
+    """Drop repeated axis values and say so in `warn`."""
+    unique = list(dict.fromkeys(values))
+    if len(unique) < len(values):
+        repeated = sorted({str(value) for value in values if values.count(value) > 1})
+        warn.append(f"{where}: {', '.join(repeated)} given more than once; measured once.")
+    return unique

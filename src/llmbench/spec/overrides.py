@@ -1,0 +1,72 @@
+"""A sweep as the command line changes it, or makes it: flags win over the file."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from llmbench.errors import SpecError
+from llmbench.spec import grid
+from llmbench.spec import sweep as spec_sweep
+from llmbench.spec.sweep import Axes, Protocol, Sweep
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+FLAGS = {
+    "iterations": "--num-iters",
+    "warmup": "--num-iters-warmup",
+    "sessions": "--sessions",
+    "seed": "--seed",
+}
+"""Which flag gives a setting, to be named if it cannot be meant; a file's settings were checked when it was read."""
+LENGTHS = ("batch_size", "input_len", "output_len")
+
+
+def read(path: Path | None, models: list[str] | None) -> Sweep:
+    """Return the file's sweep, or an empty one around the models that a flag names."""
+    if path is not None:
+        if models and not path.exists():
+            raise SpecError(
+                f"sweep: {str(path)!r} is no file. If it belongs to a list, separate its values by commas: "
+                "--batch-size 1,8."
+            )
+        return spec_sweep.read_sweep(path)
+    if not models:
+        raise SpecError(
+            "sweep: say what to run: a sweep file, or --model NAME. See 'llmbench sweep --help'."
+        )
+    return Sweep(name="adhoc", why="Asked for on the command line.", axes=Axes(model=split(models)))
+
+
+def overridden(
+    sweep: Sweep, lists: Mapping[str, list[str] | None], single: Mapping[str, str]
+) -> Sweep:
+    """Return the sweep with the axes that flags give; `lists` take commas, spaces and ranges."""
+    changes: dict[str, Any] = dict(single)
+    for name, given in lists.items():
+        if given:
+            flag = "--" + name.replace("_", "-")
+            changes[name] = (
+                grid.integers(",".join(given), flag) if name in LENGTHS else split(given)
+            )
+    if isinstance(sweep.axes.backend, dict) and "backend" in changes:
+        changes["backend"] = {name: sweep.axes.backend.get(name) for name in changes["backend"]}
+    return msgspec.structs.replace(sweep, axes=msgspec.structs.replace(sweep.axes, **changes))
+
+
+def with_protocol(sweep: Sweep, changes: Mapping[str, Any]) -> Sweep:
+    """Return the sweep with other settings; raise SpecError if they contradict each other."""
+    try:
+        settings: Protocol = msgspec.structs.replace(sweep.protocol, **changes)
+    except ValueError as error:
+        flag = FLAGS.get(str(error).partition(" ")[0], sweep.name)
+        raise SpecError(f"{flag}: {error}.") from error
+    return msgspec.structs.replace(sweep, protocol=settings)
+
+
+def split(given: list[str]) -> list[str]:
+    """Return the words of a repeatable, comma-separated flag."""
+    return [word for item in given for word in item.split(",") if word]

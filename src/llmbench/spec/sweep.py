@@ -1,0 +1,225 @@
+"""What to measure: a Sweep read from YAML, its Axes, its Protocol, and the Cells they expand to.
+
+A cell's id is a readable slug and a digest of everything that changes its number: the cell itself, the
+model's facts, and how it is measured. Host, time and order are not in it, so two machines agree on it.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import msgspec
+
+from llmbench.spec import yaml
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+PROTOCOL = 1
+"""How a number is measured. Comparisons across protocols are refused."""
+NOT_OURS = 0
+"""The protocol of what other tools measured."""
+
+LONGEST_SLUG = 96
+MOST_SESSIONS = 1000
+"""More fresh processes for one cell than this is a slip of the hand."""
+
+HEADS = {
+    "batch_size": "batch",
+    "input_len": "in",
+    "output_len": "out",
+    "load_format": "weights",
+    "id": "cell",
+}
+"""How tables head an axis whose own name is long; commands take either."""
+NOT_SAID = "not said"
+"""What stands in a coordinate that another tool leaves open."""
+
+Option: TypeAlias = str | int | float | bool
+
+
+class Deadlines(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How long each phase of a worker may stay silent, in seconds."""
+
+    start_s: float = 120.0
+    load_s: float = 1800.0
+    warmup_s: float = 900.0
+    iteration_s: float = 600.0
+    memory_s: float = 900.0
+    exit_s: float = 10.0
+
+    def __post_init__(self) -> None:
+        """Refuse deadlines that have passed before they begin."""
+        for name in self.__struct_fields__:
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+
+
+class Protocol(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How to measure, the same for every cell. Times in seconds; the defaults are METHOD's."""
+
+    sessions: int = 3
+    max_sessions: int = 10
+    interval_within: float = 0.015
+    iterations: int = 5
+    max_iterations: int = 1000
+    min_time_s: float = 2.0
+    warmup: int = 2
+    warmup_within: float = 0.02
+    warmup_budget_s: float = 30.0
+    cool_down_s: float = 10.0
+    seed: int = 0
+    isolation: Literal["group", "cell"] = "group"
+    nursery: Literal["round", "session"] = "round"
+    allow_remote_code: bool = False
+    allow_pickle: bool = False
+    budget_s: float | None = None
+    deadlines: Deadlines = Deadlines()
+
+    def __post_init__(self) -> None:
+        """Refuse settings that contradict each other; msgspec reports where they stand."""
+        for name in ("sessions", "iterations"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.max_sessions < self.sessions:
+            raise ValueError(
+                f"max_sessions ({self.max_sessions}) is below sessions ({self.sessions})"
+            )
+        if self.max_iterations < self.iterations:
+            raise ValueError(
+                f"max_iterations ({self.max_iterations}) is below iterations ({self.iterations})"
+            )
+        for name in (
+            "warmup",
+            "min_time_s",
+            "warmup_within",
+            "warmup_budget_s",
+            "cool_down_s",
+            "seed",
+        ):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} cannot be negative, got {getattr(self, name)}")
+        if self.max_sessions > MOST_SESSIONS:
+            raise ValueError(f"max_sessions must be at most {MOST_SESSIONS}")
+
+    def measuring(self) -> dict[str, object]:
+        """Return the settings that change a number, as opposed to how often or how patiently it is taken."""
+        names = (
+            "iterations",
+            "max_iterations",
+            "min_time_s",
+            "warmup",
+            "warmup_within",
+            "warmup_budget_s",
+            "isolation",
+        )
+        return {name: getattr(self, name) for name in names}
+
+
+class Point(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a number stands, as far as is known. Lengths in tokens; `options` holds what differs from the defaults.
+
+    What another tool does not say of its numbers is `NOT_SAID`, and a length that it does not say is None.
+    """
+
+    id: str
+    model: str
+    model_digest: str
+    backend: str
+    options: dict[str, Option]
+    device: str
+    dtype: str
+    load_format: str
+    prompts: str
+    batch_size: int | None
+    input_len: int | None
+    output_len: int | None
+
+
+SPREADING = ("auto", "balanced", "balanced_low_0", "sequential")
+"""Values of `device_map` that use every GPU there is."""
+PARALLEL = ("tensor_parallel_size", "pipeline_parallel_size")
+"""vLLM's options whose product is how many GPUs it uses."""
+
+
+def gpus_of(options: Mapping[str, Option], present: int) -> int:
+    """Return how many of the GPUs that are present these options use."""
+    if options.get("device_map") in SPREADING:
+        return max(1, present)
+    return math.prod(int(options.get(name, 1)) for name in PARALLEL)
+
+
+class Cell(Point, frozen=True, kw_only=True):
+    """One point of the grid, self-contained: everything of it is known, so that it can be measured."""
+
+    batch_size: int
+    input_len: int
+    output_len: int
+
+    def group(self, isolation: str = "group") -> tuple[str, ...]:
+        """Return the key of the cells that one loaded engine can serve."""
+        alone = (self.id,) if isolation == "cell" else ()
+        options = msgspec.json.encode(self.options, order="sorted").decode()
+        return (
+            self.model,
+            self.model_digest,
+            self.backend,
+            options,
+            self.device,
+            self.dtype,
+            self.load_format,
+            *alone,
+        )
+
+    def where(self) -> str:
+        """Return the cell's coordinates in words, for messages."""
+        options = "".join(f", {key}={value}" for key, value in self.options.items())
+        return (
+            f"model={self.model}, backend={self.backend}, dtype={self.dtype}, batch_size={self.batch_size}, "
+            f"input_len={self.input_len}, output_len={self.output_len}{options}"
+        )
+
+
+class Axes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Named lists whose product is the grid. A single value stands for a list of one."""
+
+    model: str | list[str]
+    backend: str | list[str] | dict[str, dict[str, Option | list[Option]] | None] = "transformers"
+    dtype: str | list[str] = "float32"
+    device: str | list[str] = "auto"
+    load_format: str | list[str] = "auto"
+    prompts: str | list[str] = "synthetic"
+    batch_size: int | str | list[int] = 1
+    input_len: int | str | list[int] = 128
+    output_len: int | str | list[int] = 128
+
+
+class Sweep(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What one sweep file says."""
+
+    name: str
+    why: str
+    axes: Axes
+    protocol: Protocol = Protocol()
+
+
+def read_sweep(path: Path) -> Sweep:
+    """Read a sweep file strictly; raise SpecError naming the file, the line or key, and what was meant."""
+    return yaml.read(path, Sweep)
+
+
+def slug(text: str, longest: int = LONGEST_SLUG) -> str:
+    """Return text that is safe in a file name on any system; distinct texts need a digest beside it."""
+    safe = re.sub(r"[^A-Za-z0-9@=.]+", "-", text).strip("-.")
+    return safe[:longest].rstrip("-.") or "x"
+
+
+def groups(cells: Iterable[Cell], isolation: str) -> list[list[Cell]]:
+    """Return the cells that share a loaded engine, together, in order of first appearance."""
+    by_key: dict[tuple[str, ...], list[Cell]] = {}
+    for cell in cells:
+        by_key.setdefault(cell.group(isolation), []).append(cell)
+    return list(by_key.values())

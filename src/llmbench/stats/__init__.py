@@ -1,0 +1,1 @@
+"""Intervals, effects and shrinkage: no cell, metric or file is known here."""

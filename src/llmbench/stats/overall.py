@@ -1,0 +1,69 @@
+"""The geometric mean of a table's ratios, and its interval over sessions, not over cells.
+
+Cells of one round share its machine state, so a thousand cells of three rounds are still three looks at it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from scipy.special import stdtrit
+
+from llmbench.stats.intervals import CONFIDENCE
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+class Overall(NamedTuple):
+    """The geometric mean of ratios, over how many cells, and its 95 % interval, NaN where there is none."""
+
+    ratio: float
+    low: float
+    high: float
+    cells: int
+
+
+class Residuals(NamedTuple):
+    """How far each session lies from its cell's mean logarithm, and the round that it belongs to."""
+
+    values: NDArray[np.float64]
+    rounds: NDArray[np.int64]
+
+    def of_rounds(self) -> NDArray[np.float64]:
+        """Return the mean residual of each round."""
+        _, number = np.unique(self.rounds, return_inverse=True)
+        means: NDArray[np.float64] = np.bincount(number, weights=self.values) / np.bincount(number)
+        return means
+
+
+def residuals(
+    y: NDArray[np.float64],
+    cells: NDArray[np.int64],
+    rounds: NDArray[np.int64],
+    mean: NDArray[np.float64],
+) -> Residuals:
+    """Return the residuals of sessions around the means of their cells; a session alone in its cell has none."""
+    several = np.bincount(cells, minlength=len(mean))[cells] > 1
+    return Residuals((y - mean[cells])[several], rounds[several])
+
+
+def overall(d: NDArray[np.float64], sides: tuple[Residuals, ...]) -> Overall:
+    """Return the mean of differences of logarithms as a ratio.
+
+    Args:
+        d: candidate minus baseline, a cell each.
+        sides: the residuals of both sides, or of the one set of differences of paired rounds.
+
+    """
+    middle = float(np.mean(d)) if len(d) else np.nan
+    of_rounds = [side.of_rounds() for side in sides]
+    dof = sum(len(means) - 1 for means in of_rounds)
+    if min(map(len, of_rounds)) < 2:
+        return Overall(float(np.exp(middle)), np.nan, np.nan, len(d))
+    variance = sum(float(np.sum(means**2)) for means in of_rounds) / dof
+    error = np.sqrt(variance * sum(1 / len(means) for means in of_rounds))
+    reach = float(stdtrit(dof, (1 + CONFIDENCE) / 2)) * error
+    ratio, low, high = np.exp([middle, middle - reach, middle + reach]).tolist()
+    return Overall(ratio, low, high, len(d))
