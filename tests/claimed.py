@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from llmbench import claims
-from llmbench.claims import Answer, Given, Part
+from llmbench.claims import Answer, Evidence, Part
 from llmbench.cost import prices
 from llmbench.models import resolve
 from llmbench.results.cells import Machine, Measured
@@ -53,7 +53,9 @@ def row(name: str = "llama-7b", step_s: float = 0.05, **changes: Any) -> Measure
 
 def asked(name: str, *rows: Measured, usd_per_hour: float | None = None) -> Answer:
     """Return the answer to a claim from these cells."""
-    return claims.answer(claims.claim(name), Given(rows, prices.Asked(usd_per_hour=usd_per_hour)))
+    return claims.answer(
+        claims.claim(name), Evidence(rows, prices.PriceOptions(usd_per_hour=usd_per_hour))
+    )
 
 
 def only(answer: Answer) -> Part:

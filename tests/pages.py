@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from llmbench import claims, compare
-from llmbench.claims import Answer, Given, Part, Verdict
+from llmbench.claims import Answer, ClaimVerdict, Evidence, Part
 from llmbench.claims.claim import Range, held
 from llmbench.commands import report
 from llmbench.compare import sides
-from llmbench.compare.confounds import Asked
+from llmbench.compare.confounds import CompareOptions
 from llmbench.cost import prices
 from llmbench.report.views import claims_page as page
 from llmbench.report.views import page as views_page
@@ -112,7 +112,7 @@ def page_of(*folders: Path, script: str = "") -> Page:
 def comparison_of(*folders: Path, script: str = "") -> Page:
     """Return the page that compares these runs."""
     logs = [(str(path), store.read(path)) for path in folders]
-    asked = Asked(BY_KEY["e2e_s"])
+    asked = CompareOptions(BY_KEY["e2e_s"])
     made = compare.runs([sides.read(name, log, asked.metric) for name, log in logs], asked)
     return Page(views_page.of_comparison(made, logs, script))
 
@@ -120,8 +120,8 @@ def comparison_of(*folders: Path, script: str = "") -> Page:
 def claims_of(*names: str, script: str = "") -> Page:
     """Return the page of a claim whose conditions, words, units and notes are these names."""
     parts = [held(name, name, Interval(15.0, 14.0, 16.0), Range(10.0), name) for name in names]
-    answer = Answer((*parts, Part(names[0], Verdict.CONTRADICTED, names[0])), names)
-    given = Given((), prices.Asked())
+    answer = Answer((*parts, Part(names[0], ClaimVerdict.CONTRADICTED, names[0])), names)
+    given = Evidence((), prices.PriceOptions())
     return Page(page.render([Judged(claims.claim("edge-models"), answer)], (), given, script))
 
 

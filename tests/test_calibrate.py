@@ -107,7 +107,7 @@ def test_a_calibration_is_kept_with_its_machine() -> None:
 
     assert calibration.kept_of(MACHINE).calibration == known
     assert calibration.kept_of({**MACHINE, "load_1m": 3.0}).calibration == known
-    assert calibration.kept_of({**MACHINE, "name": "another"}) == calibration.Kept(None)
+    assert calibration.kept_of({**MACHINE, "name": "another"}) == calibration.KeptCalibration(None)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b'{"format": 99}', b"\xff"])

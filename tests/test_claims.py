@@ -10,7 +10,7 @@ import pytest
 
 from claimed import asked, row
 from llmbench import claims, cli
-from llmbench.claims import Answer, Part, Verdict
+from llmbench.claims import Answer, ClaimVerdict, Part
 from llmbench.report.views import claims as views_claims
 from llmbench.report.views.claims import Judged
 from llmbench.run import plan
@@ -51,7 +51,9 @@ def test_without_data_only_arithmetic_answers(name: str) -> None:
     answer = asked(name)
 
     arithmetic = name == "training-price-per-parameter"
-    assert answer.verdict is (Verdict.CONTRADICTED if arithmetic else Verdict.NOT_MEASURED)
+    assert answer.verdict is (
+        ClaimVerdict.CONTRADICTED if arithmetic else ClaimVerdict.NOT_MEASURED
+    )
 
 
 @every_claim
@@ -65,7 +67,7 @@ def test_one_session_decides_nothing(name: str) -> None:
     found = asked(name, lonely, usd_per_hour=1.0)
 
     timed = [part for part in found.parts if part.figure and part.rows]
-    assert all(part.verdict is Verdict.INCONCLUSIVE for part in timed)
+    assert all(part.verdict is ClaimVerdict.INCONCLUSIVE for part in timed)
 
 
 @every_claim
@@ -97,18 +99,20 @@ def judged(*parts: Part) -> Judged:
 
 
 def test_a_mixed_verdict_says_what_is_true_for_which() -> None:
-    conditions = [Part(f"batch {n}", Verdict.CONTRADICTED, "costs") for n in (4, 8, 16, 32)]
+    conditions = [Part(f"batch {n}", ClaimVerdict.CONTRADICTED, "costs") for n in (4, 8, 16, 32)]
 
-    text = views_claims.verdict_of(judged(Part("batch 1", Verdict.SUPPORTED, "costs"), *conditions))
+    text = views_claims.verdict_of(
+        judged(Part("batch 1", ClaimVerdict.SUPPORTED, "costs"), *conditions)
+    )
 
     assert text == "true for batch 1; false for batch 4, batch 8, batch 16 and 1 more"
 
 
 def test_a_figure_stands_with_its_interval() -> None:
     figure = Interval(1.5, 1.25, 1.8)
-    several = judged(Part("batch 1", Verdict.SUPPORTED, "costs", figure, "x"))
+    several = judged(Part("batch 1", ClaimVerdict.SUPPORTED, "costs", figure, "x"))
     alone = judged(
-        Part("batch 1", Verdict.INCONCLUSIVE, "costs", figure._replace(low=float("nan")))
+        Part("batch 1", ClaimVerdict.INCONCLUSIVE, "costs", figure._replace(low=float("nan")))
     )
 
     assert "batch 1: costs 1.50 (1.25 to 1.80) x" in views_claims.render([several], "terminal")
@@ -131,7 +135,7 @@ def test_an_assumed_number_can_be_read() -> None:
 def test_copies_and_cpus_are_called_so() -> None:
     rows = (row("llama-7b@small"),)
 
-    data = views_claims.data_of(Answer((Part("", Verdict.SUPPORTED, "", rows=rows),)))
+    data = views_claims.data_of(Answer((Part("", ClaimVerdict.SUPPORTED, "", rows=rows),)))
 
     assert data == "CPU data, copies at a 64th of their models"
 
@@ -146,7 +150,7 @@ def test_hostile_names_stay_text(format: str) -> None:
     rows = (type(hostile)(**{**vars(hostile), "cell": cell}),)
 
     text = views_claims.render(
-        [judged(Part("a\x1b|b", Verdict.SUPPORTED, "is", rows=rows))], format
+        [judged(Part("a\x1b|b", ClaimVerdict.SUPPORTED, "is", rows=rows))], format
     )
 
     assert "\x1b" not in text

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from llmbench import claims
-from llmbench.claims import Answer, Given, Part, Verdict
+from llmbench.claims import Answer, ClaimVerdict, Evidence, Part
 from llmbench.cost import prices
 from llmbench.models import resolve
 from llmbench.results import cells as results_cells
@@ -33,7 +33,7 @@ HOUR_USD = 0.10
 
 def answered(name: str, *runs: Path) -> Answer:
     rows = [row for run in runs for row in results_cells.read(store.read(run), run.name)]
-    given = Given(rows, prices.Asked(usd_per_hour=HOUR_USD))
+    given = Evidence(rows, prices.PriceOptions(usd_per_hour=HOUR_USD))
     return claims.answer(claims.claim(name), given)
 
 
@@ -75,11 +75,11 @@ def part(answer: Answer, begins: str) -> Part:
 @pytest.mark.parametrize(
     ("run", "name", "verdict"),
     [
-        (SMALL, "pythia-160m", Verdict.SUPPORTED),
-        (CPU_7B, "llama-7b", Verdict.CONTRADICTED),
+        (SMALL, "pythia-160m", ClaimVerdict.SUPPORTED),
+        (CPU_7B, "llama-7b", ClaimVerdict.CONTRADICTED),
     ],
 )
-def test_reading_speed_on_a_device(run: Path, name: str, verdict: Verdict) -> None:
+def test_reading_speed_on_a_device(run: Path, name: str, verdict: ClaimVerdict) -> None:
     by_cell = [
         found for found in raw(run).values()
         if found[0]["cell"]["model"] == name and found[0]["cell"]["batch_size"] == 1
@@ -93,7 +93,9 @@ def test_reading_speed_on_a_device(run: Path, name: str, verdict: Verdict) -> No
     found = part(answered("edge-models", run), name)
 
     assert needed < 16e9
-    by_hand = Verdict.SUPPORTED if low >= 10 else Verdict.CONTRADICTED if high < 10 else None
+    by_hand = (
+        ClaimVerdict.SUPPORTED if low >= 10 else ClaimVerdict.CONTRADICTED if high < 10 else None
+    )
     assert found.verdict is verdict is by_hand
     assert found.figure == pytest.approx((value, low, high), rel=1e-6)
 
@@ -112,7 +114,7 @@ def test_keys_and_values_over_the_context() -> None:
     assert found.figure is not None
     assert found.figure.value == pytest.approx(by_hand)
     assert abs(by_hand - 1) < 0.05
-    assert found.verdict is Verdict.SUPPORTED
+    assert found.verdict is ClaimVerdict.SUPPORTED
 
 
 def test_the_month_of_a_subscriber() -> None:
@@ -125,7 +127,7 @@ def test_the_month_of_a_subscriber() -> None:
     by_hand = interval(usd)
     assert found.figure == pytest.approx(by_hand, rel=1e-6)
     assert by_hand[1] > 20
-    assert found.verdict is Verdict.CONTRADICTED
+    assert found.verdict is ClaimVerdict.CONTRADICTED
 
 
 def test_passes_before_an_answer() -> None:
@@ -145,7 +147,7 @@ def test_passes_before_an_answer() -> None:
 
     assert for_a_cent > in_ten_seconds[0] > 10
     assert found.figure == pytest.approx(in_ten_seconds, rel=1e-6)
-    assert found.verdict is Verdict.SUPPORTED
+    assert found.verdict is ClaimVerdict.SUPPORTED
 
 
 def test_thirty_billion_against_sixty_five(tmp_path: Path) -> None:
@@ -170,7 +172,7 @@ def test_thirty_billion_against_sixty_five(tmp_path: Path) -> None:
     assert dearest in found.said
     assert found.figure == pytest.approx(ratios[dearest], rel=0.003)
     assert ratios[dearest][2] < 1
-    assert found.verdict is Verdict.SUPPORTED
+    assert found.verdict is ClaimVerdict.SUPPORTED
 
 
 def write_run(folder: Path, seconds: dict[str, tuple[float, ...]]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from claimed import asked, only, row, spread
-from llmbench.claims import Verdict
+from llmbench.claims import ClaimVerdict
 from llmbench.stats.interval import around
 
 KIB = 1024.0
@@ -25,7 +25,7 @@ def test_a_context_eight_times_as_long_holds_eight_times_as_much() -> None:
     answer = asked("context-is-memory", *context("llama-7b", {128: 64e6, 1024: 512e6}))
 
     part = only(answer)
-    assert answer.verdict is Verdict.SUPPORTED
+    assert answer.verdict is ClaimVerdict.SUPPORTED
     assert part.said.startswith("8.00 times the context, 8.00 times")
     # LLaMA-7B: 2 x 32 layers x 4096 x 2 bytes = 524,288 a token, not the 500,000 made up here
     assert "multi-head) holds 488 KiB a token; its formula says 512 KiB" in answer.notes[0]
@@ -36,27 +36,30 @@ def test_a_window_breaks_the_likeness() -> None:
 
     answer = asked("context-is-memory", *rows)
 
-    assert answer.verdict is Verdict.MIXED
-    assert [part.verdict for part in answer.parts] == [Verdict.SUPPORTED, Verdict.CONTRADICTED]
+    assert answer.verdict is ClaimVerdict.MIXED
+    assert [part.verdict for part in answer.parts] == [
+        ClaimVerdict.SUPPORTED,
+        ClaimVerdict.CONTRADICTED,
+    ]
 
 
 def test_memory_that_does_not_grow_contradicts() -> None:
     answer = asked("context-is-memory", *context("llama-7b", {128: 1e6, 1024: 1e6}))
 
-    assert answer.verdict is Verdict.CONTRADICTED
+    assert answer.verdict is ClaimVerdict.CONTRADICTED
 
 
 def test_twice_the_context_is_too_little_to_tell() -> None:
     answer = asked("context-is-memory", *context("llama-7b", {128: 1e6, 256: 2e6}))
 
-    assert answer.verdict is Verdict.NOT_MEASURED
+    assert answer.verdict is ClaimVerdict.NOT_MEASURED
 
 
 def test_cells_of_two_runs_are_no_series() -> None:
     [short, long] = context("llama-7b", {128: 1e6, 1024: 8e6})
     elsewhere = type(long)(**{**vars(long), "run": "another"})
 
-    assert asked("context-is-memory", short, elsewhere).verdict is Verdict.NOT_MEASURED
+    assert asked("context-is-memory", short, elsewhere).verdict is ClaimVerdict.NOT_MEASURED
 
 
 # -- selective reads: Mistral has a window of 4,096 tokens -----------------------------------------------
@@ -76,17 +79,17 @@ def windowed(grows: float, other_grows: float | None = 1.5, share: float = 0.01)
 @pytest.mark.parametrize(
     ("rows", "verdict"),
     [
-        (windowed(1.01), Verdict.SUPPORTED),
-        (windowed(1.40), Verdict.CONTRADICTED),
-        (windowed(1.08, share=0.03), Verdict.INCONCLUSIVE),
-        (windowed(1.01, other_grows=1.02), Verdict.INCONCLUSIVE),
-        (windowed(1.01, other_grows=None), Verdict.INCONCLUSIVE),
-        (windowed(1.01)[2:], Verdict.NOT_MEASURED),
-        ([row("mistral-7b-v0.1", input_len=n) for n in (512, 2048)], Verdict.NOT_MEASURED),
+        (windowed(1.01), ClaimVerdict.SUPPORTED),
+        (windowed(1.40), ClaimVerdict.CONTRADICTED),
+        (windowed(1.08, share=0.03), ClaimVerdict.INCONCLUSIVE),
+        (windowed(1.01, other_grows=1.02), ClaimVerdict.INCONCLUSIVE),
+        (windowed(1.01, other_grows=None), ClaimVerdict.INCONCLUSIVE),
+        (windowed(1.01)[2:], ClaimVerdict.NOT_MEASURED),
+        ([row("mistral-7b-v0.1", input_len=n) for n in (512, 2048)], ClaimVerdict.NOT_MEASURED),
     ],
     ids=["flat", "grows", "straddles", "nothing to save", "no control", "no window", "in window"],
 )
-def test_a_window_keeps_a_token_flat(rows: list[Any], verdict: Verdict) -> None:
+def test_a_window_keeps_a_token_flat(rows: list[Any], verdict: ClaimVerdict) -> None:
     assert asked("selective-reads", *rows).verdict is verdict
 
 
@@ -101,7 +104,7 @@ def test_two_windows_may_differ() -> None:
 
     answer = asked("selective-reads", *grows, *windowed(1.5)[2:], *batch)
 
-    assert answer.verdict is Verdict.MIXED
+    assert answer.verdict is ClaimVerdict.MIXED
 
 
 # -- a level down ---------------------------------------------------------------------------------------
@@ -121,15 +124,15 @@ def tiers(price: float, rate: float | None = 1e9, share: float = 0.01) -> list[A
 @pytest.mark.parametrize(
     ("rows", "verdict"),
     [
-        (tiers(5.0), Verdict.SUPPORTED),  # 50 ms against 40 MB at 1 GB/s
-        (tiers(30.0), Verdict.CONTRADICTED),
-        (tiers(6.0, share=0.02), Verdict.INCONCLUSIVE),
-        (tiers(5.0, rate=None), Verdict.NOT_MEASURED),
-        (tiers(5.0)[:1], Verdict.NOT_MEASURED),
+        (tiers(5.0), ClaimVerdict.SUPPORTED),  # 50 ms against 40 MB at 1 GB/s
+        (tiers(30.0), ClaimVerdict.CONTRADICTED),
+        (tiers(6.0, share=0.02), ClaimVerdict.INCONCLUSIVE),
+        (tiers(5.0, rate=None), ClaimVerdict.NOT_MEASURED),
+        (tiers(5.0)[:1], ClaimVerdict.NOT_MEASURED),
     ],
     ids=["bandwidth", "dearer", "straddles", "rate not known", "one level"],
 )
-def test_a_level_down_costs_the_time_of_reading_it(rows: list[Any], verdict: Verdict) -> None:
+def test_a_level_down_costs_the_time_of_reading_it(rows: list[Any], verdict: ClaimVerdict) -> None:
     answer = asked("tiered-memory", *rows)
 
     assert answer.verdict is verdict
@@ -146,7 +149,7 @@ def test_levels_of_two_models_may_differ() -> None:
         )
     ]  # fmt: skip
 
-    assert asked("tiered-memory", *tiers(5.0), *other).verdict is Verdict.MIXED
+    assert asked("tiered-memory", *tiers(5.0), *other).verdict is ClaimVerdict.MIXED
 
 
 # -- devices --------------------------------------------------------------------------------------------
@@ -159,16 +162,16 @@ def on_device(name: str, tokens_s: float, gb: float, share: float = 0.01) -> Any
 @pytest.mark.parametrize(
     ("rows", "verdict"),
     [
-        ([on_device("pythia-1b", 15, 3)], Verdict.SUPPORTED),
-        ([on_device("pythia-1b", 5, 3)], Verdict.CONTRADICTED),
-        ([on_device("pythia-1b", 30, 17)], Verdict.CONTRADICTED),
-        ([on_device("pythia-1b", 10.05, 3)], Verdict.INCONCLUSIVE),
-        ([on_device("pythia-1b@small", 30, 3)], Verdict.NOT_MEASURED),
-        ([on_device("pythia-1b", 15, 3), on_device("llama-7b", 1.5, 14)], Verdict.MIXED),
+        ([on_device("pythia-1b", 15, 3)], ClaimVerdict.SUPPORTED),
+        ([on_device("pythia-1b", 5, 3)], ClaimVerdict.CONTRADICTED),
+        ([on_device("pythia-1b", 30, 17)], ClaimVerdict.CONTRADICTED),
+        ([on_device("pythia-1b", 10.05, 3)], ClaimVerdict.INCONCLUSIVE),
+        ([on_device("pythia-1b@small", 30, 3)], ClaimVerdict.NOT_MEASURED),
+        ([on_device("pythia-1b", 15, 3), on_device("llama-7b", 1.5, 14)], ClaimVerdict.MIXED),
     ],
     ids=["runs", "slow", "large", "straddles", "a copy", "one of two"],
 )
-def test_a_small_model_runs_at_reading_speed(rows: list[Any], verdict: Verdict) -> None:
+def test_a_small_model_runs_at_reading_speed(rows: list[Any], verdict: ClaimVerdict) -> None:
     assert asked("edge-models", *rows).verdict is verdict
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from claimed import HOST, asked, only, row
-from llmbench.claims import Verdict
+from llmbench.claims import ClaimVerdict
 from llmbench.models import formulas
 from llmbench.results.cells import Machine, Measured
 
@@ -34,15 +34,15 @@ def grown(slope: float, batch: int = 1, wobble: float = 0.0) -> list[Any]:
 @pytest.mark.parametrize(
     ("rows", "verdict"),
     [
-        (grown(1.0), Verdict.SUPPORTED),
-        (grown(0.5), Verdict.CONTRADICTED),
-        (grown(1.1, wobble=0.2), Verdict.INCONCLUSIVE),
-        (grown(1.0)[:3], Verdict.NOT_MEASURED),
-        ([*grown(1.0), *grown(0.3, batch=8)], Verdict.MIXED),
+        (grown(1.0), ClaimVerdict.SUPPORTED),
+        (grown(0.5), ClaimVerdict.CONTRADICTED),
+        (grown(1.1, wobble=0.2), ClaimVerdict.INCONCLUSIVE),
+        (grown(1.0)[:3], ClaimVerdict.NOT_MEASURED),
+        ([*grown(1.0), *grown(0.3, batch=8)], ClaimVerdict.MIXED),
     ],
     ids=["linear", "root", "scattered", "three models", "by batch"],
 )
-def test_ten_times_the_parameters(rows: list[Any], verdict: Verdict) -> None:
+def test_ten_times_the_parameters(rows: list[Any], verdict: ClaimVerdict) -> None:
     assert asked("ten-times-the-parameters", *rows).verdict is verdict
 
 
@@ -64,16 +64,16 @@ def beside_65b(ratio: float, batch: int = 1, share: float = 0.01) -> list[Any]:
 @pytest.mark.parametrize(
     ("rows", "verdict"),
     [
-        (beside_65b(0.5), Verdict.SUPPORTED),
-        (beside_65b(1.5), Verdict.CONTRADICTED),
-        (beside_65b(0.99), Verdict.INCONCLUSIVE),
-        (beside_65b(0.5)[1:], Verdict.NOT_MEASURED),
-        ([*beside_65b(0.5), *beside_65b(1.5, batch=8)], Verdict.MIXED),
-        ([beside_65b(0.5)[0], row("llama-30b@small", 0.01)], Verdict.NOT_MEASURED),
+        (beside_65b(0.5), ClaimVerdict.SUPPORTED),
+        (beside_65b(1.5), ClaimVerdict.CONTRADICTED),
+        (beside_65b(0.99), ClaimVerdict.INCONCLUSIVE),
+        (beside_65b(0.5)[1:], ClaimVerdict.NOT_MEASURED),
+        ([*beside_65b(0.5), *beside_65b(1.5, batch=8)], ClaimVerdict.MIXED),
+        ([beside_65b(0.5)[0], row("llama-30b@small", 0.01)], ClaimVerdict.NOT_MEASURED),
     ],
     ids=["cheaper", "dearer", "straddles", "no LLaMA", "by batch", "another size"],
 )
-def test_under_50b_is_cheaper(rows: list[Any], verdict: Verdict) -> None:
+def test_under_50b_is_cheaper(rows: list[Any], verdict: ClaimVerdict) -> None:
     assert asked("sub-50b-cheaper-than-llama", *rows).verdict is verdict
 
 
@@ -89,15 +89,15 @@ def mixture(step_s: float, batch: int = 1, share: float = 0.01) -> list[Any]:
 @pytest.mark.parametrize(
     ("rows", "verdict"),
     [
-        (mixture(0.02), Verdict.SUPPORTED),
-        (mixture(0.09), Verdict.CONTRADICTED),
-        (mixture(0.0716), Verdict.INCONCLUSIVE),
-        (mixture(0.02)[:2], Verdict.NOT_MEASURED),
-        ([*mixture(0.02), *mixture(0.09, batch=16)], Verdict.MIXED),
+        (mixture(0.02), ClaimVerdict.SUPPORTED),
+        (mixture(0.09), ClaimVerdict.CONTRADICTED),
+        (mixture(0.0716), ClaimVerdict.INCONCLUSIVE),
+        (mixture(0.02)[:2], ClaimVerdict.NOT_MEASURED),
+        ([*mixture(0.02), *mixture(0.09, batch=16)], ClaimVerdict.MIXED),
     ],
     ids=["cheaper", "dearer", "straddles", "one dense", "by batch"],
 )
-def test_a_mixture_against_its_total(rows: list[Any], verdict: Verdict) -> None:
+def test_a_mixture_against_its_total(rows: list[Any], verdict: ClaimVerdict) -> None:
     assert asked("moe-cuts-cost", *rows).verdict is verdict
 
 
@@ -113,23 +113,23 @@ def eleven(mpt: float = 1.0, larger: float = 2.0, share: float = 0.01) -> list[A
 @pytest.mark.parametrize(
     ("rows", "verdict"),
     [
-        (eleven(), Verdict.SUPPORTED),
-        (eleven(mpt=1.5, larger=0.5), Verdict.CONTRADICTED),
-        (eleven(mpt=1.5), Verdict.MIXED),
-        (eleven(larger=0.5), Verdict.MIXED),
-        (eleven()[:2], Verdict.NOT_MEASURED),
-        (eleven()[1:], Verdict.NOT_MEASURED),
+        (eleven(), ClaimVerdict.SUPPORTED),
+        (eleven(mpt=1.5, larger=0.5), ClaimVerdict.CONTRADICTED),
+        (eleven(mpt=1.5), ClaimVerdict.MIXED),
+        (eleven(larger=0.5), ClaimVerdict.MIXED),
+        (eleven()[:2], ClaimVerdict.NOT_MEASURED),
+        (eleven()[1:], ClaimVerdict.NOT_MEASURED),
     ],
     ids=["level", "neither", "dearer", "a larger wins", "no larger", "no LLaMA"],
 )
-def test_quality_for_its_cost(rows: list[Any], verdict: Verdict) -> None:
+def test_quality_for_its_cost(rows: list[Any], verdict: ClaimVerdict) -> None:
     assert asked("quality-per-cost", *rows).verdict is verdict
 
 
 def test_costs_that_may_be_level_are_undecided() -> None:
     answer = asked("quality-per-cost", *eleven(mpt=1.09))
 
-    assert answer.parts[0].verdict is Verdict.INCONCLUSIVE
+    assert answer.parts[0].verdict is ClaimVerdict.INCONCLUSIVE
 
 
 # -- what holds a chip back -----------------------------------------------------------------------------
@@ -142,14 +142,14 @@ def bound(prefill: str, decode: str, batch: int = 1) -> Any:
 @pytest.mark.parametrize(
     ("rows", "verdict"),
     [
-        ([bound("compute", "compute")], Verdict.SUPPORTED),
-        ([bound("overhead", "bandwidth")], Verdict.CONTRADICTED),
-        ([bound("compute", "bandwidth")], Verdict.MIXED),
-        ([bound("", "bandwidth", 1), bound("compute", "compute", 64)], Verdict.MIXED),
-        ([row()], Verdict.NOT_MEASURED),
+        ([bound("compute", "compute")], ClaimVerdict.SUPPORTED),
+        ([bound("overhead", "bandwidth")], ClaimVerdict.CONTRADICTED),
+        ([bound("compute", "bandwidth")], ClaimVerdict.MIXED),
+        ([bound("", "bandwidth", 1), bound("compute", "compute", 64)], ClaimVerdict.MIXED),
+        ([row()], ClaimVerdict.NOT_MEASURED),
     ],
 )
-def test_the_side_of_the_roofline(rows: list[Any], verdict: Verdict) -> None:
+def test_the_side_of_the_roofline(rows: list[Any], verdict: ClaimVerdict) -> None:
     assert asked("compute-is-the-bottleneck", *rows).verdict is verdict
 
 
@@ -170,14 +170,14 @@ def utilised(
 @pytest.mark.parametrize(
     ("rows", "verdict"),
     [
-        ([utilised(0.7, 0.6)], Verdict.SUPPORTED),
-        ([utilised(0.3, 0.01)], Verdict.CONTRADICTED),
-        ([utilised(0.505, 0.505)], Verdict.INCONCLUSIVE),
-        ([utilised(0.7, 0.01)], Verdict.MIXED),
-        ([row()], Verdict.NOT_MEASURED),
+        ([utilised(0.7, 0.6)], ClaimVerdict.SUPPORTED),
+        ([utilised(0.3, 0.01)], ClaimVerdict.CONTRADICTED),
+        ([utilised(0.505, 0.505)], ClaimVerdict.INCONCLUSIVE),
+        ([utilised(0.7, 0.01)], ClaimVerdict.MIXED),
+        ([row()], ClaimVerdict.NOT_MEASURED),
     ],
 )
-def test_half_of_the_peak(rows: list[Any], verdict: Verdict) -> None:
+def test_half_of_the_peak(rows: list[Any], verdict: ClaimVerdict) -> None:
     assert asked("half-utilisation", *rows).verdict is verdict
 
 
@@ -201,23 +201,23 @@ def baseline(usd: float, share: float = 0.01) -> Any:
 @pytest.mark.parametrize(
     ("rows", "verdict"),
     [
-        ([baseline(0.01)], Verdict.SUPPORTED),
-        ([baseline(1.0)], Verdict.CONTRADICTED),
+        ([baseline(0.01)], ClaimVerdict.SUPPORTED),
+        ([baseline(1.0)], ClaimVerdict.CONTRADICTED),
         # July 2023 to January 2026 are 29.4 months: ten times in 18 are 43 in all, 3.05 / 43 = $0.071
-        ([baseline(3.05 / 10 ** (29.4 / 18))], Verdict.INCONCLUSIVE),
-        ([row("mpt-7b")], Verdict.NOT_MEASURED),
-        ([row("llama-7b", input_len=512, output_len=64)], Verdict.NOT_MEASURED),
+        ([baseline(3.05 / 10 ** (29.4 / 18))], ClaimVerdict.INCONCLUSIVE),
+        ([row("mpt-7b")], ClaimVerdict.NOT_MEASURED),
+        ([row("llama-7b", input_len=512, output_len=64)], ClaimVerdict.NOT_MEASURED),
     ],
     ids=["cheap", "dear", "straddles", "other lengths", "another model"],
 )
-def test_inference_becomes_cheaper(rows: list[Any], verdict: Verdict) -> None:
+def test_inference_becomes_cheaper(rows: list[Any], verdict: ClaimVerdict) -> None:
     assert asked("inference-cost-decline", *rows, usd_per_hour=1.0).verdict is verdict
 
 
 def test_without_a_price_nothing_has_a_cost_and_the_flag_is_named() -> None:
     answer = asked("inference-cost-decline", baseline(0.01))
 
-    assert answer.verdict is Verdict.NOT_MEASURED
+    assert answer.verdict is ClaimVerdict.NOT_MEASURED
     assert "--usd-per-hour" in answer.notes[0]
 
 
@@ -230,16 +230,16 @@ def sold(tokens_s: float, name: str = "llama-2-7b", **more: Any) -> Any:
 @pytest.mark.parametrize(
     ("rows", "verdict"),
     [
-        ([sold(300)], Verdict.SUPPORTED),
-        ([sold(100)], Verdict.CONTRADICTED),
-        ([sold(155)], Verdict.INCONCLUSIVE),
-        ([sold(300, "llama-7b")], Verdict.NOT_MEASURED),
-        ([sold(300, "llama-2-7b@small")], Verdict.NOT_MEASURED),
-        ([sold(300), sold(20, "mistral-7b-v0.1")], Verdict.MIXED),
+        ([sold(300)], ClaimVerdict.SUPPORTED),
+        ([sold(100)], ClaimVerdict.CONTRADICTED),
+        ([sold(155)], ClaimVerdict.INCONCLUSIVE),
+        ([sold(300, "llama-7b")], ClaimVerdict.NOT_MEASURED),
+        ([sold(300, "llama-2-7b@small")], ClaimVerdict.NOT_MEASURED),
+        ([sold(300), sold(20, "mistral-7b-v0.1")], ClaimVerdict.MIXED),
     ],
     ids=["pays", "never", "straddles", "not sold", "a copy", "one of two"],
 )
-def test_self_hosting_against_an_api(rows: list[Any], verdict: Verdict) -> None:
+def test_self_hosting_against_an_api(rows: list[Any], verdict: ClaimVerdict) -> None:
     assert asked("self-host-or-api", *rows, usd_per_hour=1.0).verdict is verdict
 
 
@@ -247,15 +247,15 @@ def test_self_hosting_against_an_api(rows: list[Any], verdict: Verdict) -> None:
 @pytest.mark.parametrize(
     ("rows", "verdict"),
     [
-        ([sold(1e6 / 3600 / 1.0)], Verdict.SUPPORTED),
-        ([sold(1e6 / 3600 / 20)], Verdict.CONTRADICTED),
-        ([sold(1e6 / 3600 / 7.4)], Verdict.INCONCLUSIVE),
-        ([sold(9e9, "pythia-1b")], Verdict.NOT_MEASURED),
-        ([sold(1e6 / 3600), sold(1, "mpt-7b")], Verdict.MIXED),
+        ([sold(1e6 / 3600 / 1.0)], ClaimVerdict.SUPPORTED),
+        ([sold(1e6 / 3600 / 20)], ClaimVerdict.CONTRADICTED),
+        ([sold(1e6 / 3600 / 7.4)], ClaimVerdict.INCONCLUSIVE),
+        ([sold(9e9, "pythia-1b")], ClaimVerdict.NOT_MEASURED),
+        ([sold(1e6 / 3600), sold(1, "mpt-7b")], ClaimVerdict.MIXED),
     ],
     ids=["carries", "does not", "straddles", "too small", "one of two"],
 )
-def test_a_subscription_carries_its_inference(rows: list[Any], verdict: Verdict) -> None:
+def test_a_subscription_carries_its_inference(rows: list[Any], verdict: ClaimVerdict) -> None:
     assert asked("copilot-economics", *rows, usd_per_hour=1.0).verdict is verdict
 
 
@@ -269,16 +269,16 @@ def on_a100(tokens_s: float, **more: Any) -> Any:
 @pytest.mark.parametrize(
     ("rows", "verdict"),
     [
-        ([on_a100(500)], Verdict.SUPPORTED),
-        ([on_a100(100)], Verdict.CONTRADICTED),
-        ([on_a100(146)], Verdict.INCONCLUSIVE),
-        ([on_a100(500, machine=H200)], Verdict.NOT_MEASURED),
-        ([on_a100(500, step_s=0.2)], Verdict.NOT_MEASURED),
-        ([row("llama-7b")], Verdict.NOT_MEASURED),
+        ([on_a100(500)], ClaimVerdict.SUPPORTED),
+        ([on_a100(100)], ClaimVerdict.CONTRADICTED),
+        ([on_a100(146)], ClaimVerdict.INCONCLUSIVE),
+        ([on_a100(500, machine=H200)], ClaimVerdict.NOT_MEASURED),
+        ([on_a100(500, step_s=0.2)], ClaimVerdict.NOT_MEASURED),
+        ([row("llama-7b")], ClaimVerdict.NOT_MEASURED),
     ],
     ids=["carries", "too few", "straddles", "another chip", "too slow", "a CPU"],
 )
-def test_a_fleet_carries_the_demand(rows: list[Any], verdict: Verdict) -> None:
+def test_a_fleet_carries_the_demand(rows: list[Any], verdict: ClaimVerdict) -> None:
     assert asked("serving-fleet", *rows).verdict is verdict
 
 
@@ -291,16 +291,16 @@ def test_another_chip_is_told_and_not_judged() -> None:
 @pytest.mark.parametrize(
     ("rows", "price", "verdict"),
     [
-        ([sold(160)], 0.1, Verdict.SUPPORTED),  # 10 passes of 16 tokens a second
-        ([sold(1.6)], 0.1, Verdict.CONTRADICTED),  # one in ten seconds
-        ([sold(160)], 1e5, Verdict.CONTRADICTED),  # quick, and dear
-        ([sold(16.1)], 0.1, Verdict.INCONCLUSIVE),
-        ([sold(160)], None, Verdict.NOT_MEASURED),
-        ([row(input_len=16)], 0.1, Verdict.NOT_MEASURED),
-        ([sold(160), sold(1.6, "mpt-7b")], 0.1, Verdict.MIXED),
+        ([sold(160)], 0.1, ClaimVerdict.SUPPORTED),  # 10 passes of 16 tokens a second
+        ([sold(1.6)], 0.1, ClaimVerdict.CONTRADICTED),  # one in ten seconds
+        ([sold(160)], 1e5, ClaimVerdict.CONTRADICTED),  # quick, and dear
+        ([sold(16.1)], 0.1, ClaimVerdict.INCONCLUSIVE),
+        ([sold(160)], None, ClaimVerdict.NOT_MEASURED),
+        ([row(input_len=16)], 0.1, ClaimVerdict.NOT_MEASURED),
+        ([sold(160), sold(1.6, "mpt-7b")], 0.1, ClaimVerdict.MIXED),
     ],
 )
-def test_many_passes_before_an_answer(rows: list[Any], price: float, verdict: Verdict) -> None:
+def test_many_passes_before_an_answer(rows: list[Any], price: float, verdict: ClaimVerdict) -> None:
     assert asked("verify-budget", *rows, usd_per_hour=price).verdict is verdict
 
 
@@ -318,16 +318,16 @@ def elsewhere(name: str, cost_ratio: float, chip: str | None, **more: Any) -> li
     [("sambanova-one-thirtieth", "sambanova-sn40l", None), ("amd-tpu-parity", "mi300x", "mi300x")],
 )
 def test_another_vendor_against_nvidia(claim: str, name: str, chip: str | None) -> None:
-    def verdict(ratio: float, **more: Any) -> Verdict:
+    def verdict(ratio: float, **more: Any) -> ClaimVerdict:
         return asked(claim, *elsewhere(name, ratio, chip, **more), usd_per_hour=1.0).verdict
 
-    assert verdict(40.0) is Verdict.SUPPORTED
-    assert verdict(0.5) is Verdict.CONTRADICTED
-    assert verdict(20.1 if claim.startswith("samba") else 0.905) is Verdict.INCONCLUSIVE
-    assert verdict(40.0, at="2024-01-01") is Verdict.NOT_MEASURED
+    assert verdict(40.0) is ClaimVerdict.SUPPORTED
+    assert verdict(0.5) is ClaimVerdict.CONTRADICTED
+    assert verdict(20.1 if claim.startswith("samba") else 0.905) is ClaimVerdict.INCONCLUSIVE
+    assert verdict(40.0, at="2024-01-01") is ClaimVerdict.NOT_MEASURED
     assert (
         asked(claim, sold(100, device="cuda", machine=H200), usd_per_hour=1.0).verdict
-        is Verdict.NOT_MEASURED
+        is ClaimVerdict.NOT_MEASURED
     )
 
 
@@ -338,13 +338,13 @@ def test_two_models_on_another_vendor_may_differ() -> None:
         sold(50, "llama-7b", device="cuda", machine=MI300X),
     ]
 
-    assert asked("amd-tpu-parity", *rows, usd_per_hour=1.0).verdict is Verdict.MIXED
+    assert asked("amd-tpu-parity", *rows, usd_per_hour=1.0).verdict is ClaimVerdict.MIXED
 
 
 def test_datasheets_are_told_and_never_judged() -> None:
     answer = asked("amd-tpu-parity")
 
-    assert answer.verdict is Verdict.NOT_MEASURED
+    assert answer.verdict is ClaimVerdict.NOT_MEASURED
     assert all(note.startswith("Ceiling, not measured") for note in answer.notes)
     # An H200: 4.8 TB/s for an hour at $7.91 are 17,280 TB / 7.91 = 2.18 PB a dollar
     assert any("h200 can read 2.18 PB" in note for note in answer.notes)
@@ -353,7 +353,7 @@ def test_datasheets_are_told_and_never_judged() -> None:
 def test_two_published_figures_do_not_agree() -> None:
     part = only(asked("training-price-per-parameter"))
 
-    assert part.verdict is Verdict.CONTRADICTED
+    assert part.verdict is ClaimVerdict.CONTRADICTED
     assert "RMB 15 to 30 million, by the run 30 to 50" in part.said
     assert HOST.chip is None
 

@@ -12,7 +12,7 @@ import pytest
 
 from llmbench import cli, cost
 from llmbench.cost import prices
-from llmbench.cost.prices import Asked
+from llmbench.cost.prices import PriceOptions
 from llmbench.errors import SpecError
 from llmbench.machine import chips
 from llmbench.results import cells as results_cells
@@ -164,7 +164,7 @@ def on_gpu(measured: Any, **changes: Any) -> Measured:
 
 
 def test_a_listed_price_is_the_chips_own(measured: Any) -> None:
-    found = prices.hour(Asked(provider="aws"), on_gpu(measured))
+    found = prices.hour(PriceOptions(provider="aws"), on_gpu(measured))
 
     [listed] = [row for row in chips.chip("h200").prices if row.provider.startswith("AWS")]
     assert found.usd == listed.usd_per_hour
@@ -185,20 +185,21 @@ def test_every_gpu_of_several_is_paid_for(
 ) -> None:
     row = on_gpu(measured, options=options)
 
-    assert prices.hour(Asked(usd_per_gpu_hour=2.5), row).usd == usd
+    assert prices.hour(PriceOptions(usd_per_gpu_hour=2.5), row).usd == usd
 
 
 @pytest.mark.parametrize(
     ("asked", "machine", "says"),
     [
-        (Asked(), H200, r"no price was chosen; h200 has aws@2026-03"),
-        (Asked(provider="lambda"), H200, r"--price: none of 'lambda'; h200 has aws@2026-03"),
-        (Asked(provider="aws@2023"), H200, r"none of 'aws@2023'"),
-        (Asked(provider="aws"), {"name": "x1", "gpus": [{"name": "X1"}]}, "no known chip; give --usd-per-gpu-hour"),
+        (PriceOptions(), H200, r"no price was chosen; h200 has aws@2026-03"),
+        (PriceOptions(provider="lambda"), H200, r"--price: none of 'lambda'; h200 has aws@2026-03"),
+        (PriceOptions(provider="aws@2023"), H200, r"none of 'aws@2023'"),
+        (PriceOptions(provider="aws"), {"name": "x1", "gpus": [{"name": "X1"}]},
+         "no known chip; give --usd-per-gpu-hour"),
     ],
 )  # fmt: skip
 def test_a_missing_price_names_the_flag(
-    asked: Asked, machine: dict[str, Any], says: str, measured: Any
+    asked: PriceOptions, machine: dict[str, Any], says: str, measured: Any
 ) -> None:
     [row] = measured((make_cell(0, device="cuda"), [2.0]), machine=machine)
 
@@ -210,8 +211,8 @@ def test_a_cpu_takes_the_price_of_the_machine(measured: Any) -> None:
     [row] = measured((CELL, [2.0]))
 
     with pytest.raises(SpecError, match="give --usd-per-hour"):
-        prices.hour(Asked(usd_per_gpu_hour=1.0), row)
-    assert prices.hour(Asked(usd_per_hour=0.2), row).usd == 0.2
+        prices.hour(PriceOptions(usd_per_gpu_hour=1.0), row)
+    assert prices.hour(PriceOptions(usd_per_hour=0.2), row).usd == 0.2
 
 
 def test_every_api_price_has_its_source_and_date() -> None:

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from llmbench import claims
-from llmbench.claims import Given, Verdict
+from llmbench.claims import ClaimVerdict, Evidence
 from llmbench.cost import prices
 from llmbench.models import resolve
 from llmbench.results import cells, store
@@ -103,13 +103,21 @@ def test_ceilings_give_shares_and_sides(tmp_path: Path) -> None:
 
 def test_claims_about_the_roofline_read_the_plans_ceilings(tmp_path: Path) -> None:
     records = [record(session, e2e) for session, e2e in enumerate((1.99, 2.0, 2.01), 1)]
-    given = Given(read(tmp_path / "run", *records, predictions=predicted()), prices.Asked())
+    given = Evidence(
+        read(tmp_path / "run", *records, predictions=predicted()), prices.PriceOptions()
+    )
 
     side = claims.answer(claims.claim("compute-is-the-bottleneck"), given)
     half = claims.answer(claims.claim("half-utilisation"), given)
 
-    assert [part.verdict for part in side.parts] == [Verdict.SUPPORTED, Verdict.CONTRADICTED]
-    assert [part.verdict for part in half.parts] == [Verdict.SUPPORTED, Verdict.CONTRADICTED]
+    assert [part.verdict for part in side.parts] == [
+        ClaimVerdict.SUPPORTED,
+        ClaimVerdict.CONTRADICTED,
+    ]
+    assert [part.verdict for part in half.parts] == [
+        ClaimVerdict.SUPPORTED,
+        ClaimVerdict.CONTRADICTED,
+    ]
 
 
 def test_without_ceilings_there_are_no_sides(tmp_path: Path) -> None:

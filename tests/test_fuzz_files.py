@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 
 from llmbench import importers
 from llmbench.claims import Claim
-from llmbench.claims.published import Source
+from llmbench.claims.published import PublishedSource
 from llmbench.cost import prices
 from llmbench.errors import LlmbenchError
 from llmbench.machine import calibration, chips, info, peaks
-from llmbench.machine.calibration import Calibration, Spread, Varying
+from llmbench.machine.calibration import Calibration, MeasuredSpread, Varying
 from llmbench.machine.peaks import Probe, Rate
 from llmbench.models import resolve
 from llmbench.models.shape import shape_of
@@ -45,7 +45,7 @@ KINDS: tuple[tuple[str, Any], ...] = (
     ("machines", chips.Chip),
     ("claims", Claim),
     ("prices", prices.ApiPrices),
-    ("baselines", Source),
+    ("baselines", PublishedSource),
 )
 """The folders of configs, and what their files are."""
 
@@ -153,7 +153,7 @@ CPU = Probe(
     rates=[Rate(dtype="float32", rows=1, inner=768, columns=3072, flops_s=5e9)],
     step_s=3e-6,
 )
-SPREAD = Spread(
+SPREAD = MeasuredSpread(
     batch_size=4, input_len=32, output_len=16, within=0.05, between=0.01, drawn=0.012, dof=4.0
 )
 

@@ -93,7 +93,7 @@ def test_the_folders_of_a_session_are_removed_and_no_others(
         (tmp_path / f"{leftovers.prefix(session)}x").mkdir()
         (tmp_path / f"{leftovers.prefix(session)}x" / "config.json").touch()
 
-    family = processes.Family(mine, None, frozenset(), Existing.now())
+    family = processes.SessionProcesses(mine, None, frozenset(), Existing.now())
     processes.kill_session(family, NOBODY)
 
     assert [path.name for path in tmp_path.iterdir()] == [f"llmbench-{other}-x"]

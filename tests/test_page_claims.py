@@ -10,7 +10,7 @@ import pytest
 
 from claimed import asked, row
 from llmbench import claims, cli
-from llmbench.claims import Given, published
+from llmbench.claims import Evidence, published
 from llmbench.cost import prices
 from llmbench.report.views import claims_page, page
 from llmbench.report.views.claims import Judged
@@ -39,7 +39,9 @@ def page_of(*arguments: str, code: int = 0) -> Page:
 def drawn(name: str, *rows: Any, **given: Any) -> Page:
     """Return the page of one claim and these cells."""
     judged = Judged(claims.claim(name), asked(name, *rows, **given))
-    return Page(claims_page.render([judged], None, Given(rows, prices.Asked(**given)), ""))
+    return Page(
+        claims_page.render([judged], None, Evidence(rows, prices.PriceOptions(**given)), "")
+    )
 
 
 def test_every_claim_has_its_section_and_the_verdict_of_the_other_formats(capsys: Any) -> None:
@@ -124,7 +126,7 @@ def test_a_reproduced_figure_is_drawn_in_its_tenth() -> None:
     ]  # fmt: skip
     compared = published.comparisons(rows)
 
-    found = Page(claims_page.render([], compared, Given(rows, prices.Asked()), ""))
+    found = Page(claims_page.render([], compared, Evidence(rows, prices.PriceOptions()), ""))
 
     dots = found.values("Published figures")
     assert len(dots) == sum(each.ratio is not None for each in compared) > 0

@@ -9,7 +9,7 @@ import pytest
 
 from claimed import row
 from llmbench.claims import published
-from llmbench.claims.published import Outcome
+from llmbench.claims.published import PublishedOutcome
 from llmbench.report.views import claims_page
 from llmbench.results.cells import Machine
 
@@ -25,7 +25,7 @@ def cell(e2e_s: float = 0.988, share: float = 0.01, **changes: Any) -> Any:
     return row("mpt-7b", values={"e2e_s": e2e_s}, share=share, **facts)
 
 
-def of_foundry(*rows: Any) -> published.Comparison:
+def of_foundry(*rows: Any) -> published.PublishedComparison:
     """Return what is said of that one figure."""
     [found] = [
         each
@@ -39,14 +39,14 @@ def of_foundry(*rows: Any) -> published.Comparison:
 @pytest.mark.parametrize(
     ("e2e_s", "share", "outcome"),
     [
-        (0.988, 0.01, Outcome.REPRODUCED),
-        (0.500, 0.01, Outcome.NOT_REPRODUCED),
-        (1.500, 0.01, Outcome.NOT_REPRODUCED),
-        (1.080, 0.01, Outcome.INCONCLUSIVE),
+        (0.988, 0.01, PublishedOutcome.REPRODUCED),
+        (0.500, 0.01, PublishedOutcome.NOT_REPRODUCED),
+        (1.500, 0.01, PublishedOutcome.NOT_REPRODUCED),
+        (1.080, 0.01, PublishedOutcome.INCONCLUSIVE),
     ],
 )
 def test_a_figure_is_reproduced_within_a_tenth(
-    e2e_s: float, share: float, outcome: Outcome
+    e2e_s: float, share: float, outcome: PublishedOutcome
 ) -> None:
     found = of_foundry(cell(e2e_s, share))
 
@@ -59,7 +59,7 @@ def test_one_session_reproduces_nothing() -> None:
     whole = cell()
     single = type(whole)(**{**vars(whole), "values": {"e2e_s": (0.988,)}})
 
-    assert of_foundry(single).outcome is Outcome.INCONCLUSIVE
+    assert of_foundry(single).outcome is PublishedOutcome.INCONCLUSIVE
 
 
 @pytest.mark.parametrize(
@@ -81,12 +81,12 @@ def test_one_session_reproduces_nothing() -> None:
 def test_what_differs_is_the_reason(changes: dict[str, Any], says: str) -> None:
     found = of_foundry(cell(**changes))
 
-    assert found.outcome is Outcome.NOT_COMPARABLE
+    assert found.outcome is PublishedOutcome.NOT_COMPARABLE
     assert found.reason.startswith(says)
 
 
 def test_a_gpu_that_was_idle_beside_does_not_count() -> None:
-    assert of_foundry(cell(machine=TWO)).outcome is Outcome.REPRODUCED
+    assert of_foundry(cell(machine=TWO)).outcome is PublishedOutcome.REPRODUCED
 
 
 def test_the_nearest_cell_gives_the_reason() -> None:

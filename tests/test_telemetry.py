@@ -11,7 +11,7 @@ import pytest
 from fakes import a_cell
 from llmbench.machine import nvidia
 from llmbench.measure.telemetry import CpuWindow, Gpu, Levels, NvmlCounters, isolation
-from llmbench.run.device_monitor import Watch
+from llmbench.run.device_monitor import DeviceMonitor
 from llmbench.run.messages import Progress
 from llmbench.run.supervisor import Supervisor
 
@@ -63,7 +63,7 @@ def test_levels_keep_the_extremes_and_the_mean_and_leave_out_what_is_unknown() -
 def test_clocks_are_those_of_the_measuring_not_of_the_load() -> None:
     mhz = iter([345, 1980])
     told = SimpleNamespace(measuring=lambda *_: None)
-    watch = Watch(None)
+    watch = DeviceMonitor(None)
     watch.gpu = Device([], 0)
     watch.gpu.levels = lambda: {"sm_mhz": next(mhz)}  # type: ignore[method-assign]
     runner: Any = SimpleNamespace(watch=watch, screen=told)

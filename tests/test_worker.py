@@ -15,7 +15,7 @@ from llmbench.backends.fake import faults
 from llmbench.errors import LoadFailed, Unsupported
 from llmbench.results.record import Job, Status
 from llmbench.run import messages, worker
-from llmbench.run.messages import Message, Progress, Reader, Result
+from llmbench.run.messages import CellResult, Message, Progress, Reader
 from sweeps import LLMBENCH, Bench
 
 
@@ -42,7 +42,7 @@ def test_any_cell_can_be_run_by_hand(bench: Bench) -> None:
     heard = list(Reader().feed(done.stdout))
     phases = [message.phase for message in heard if isinstance(message, Progress)]
     assert list(dict.fromkeys(phases)) == ["load", "warmup", "iteration", "memory"]
-    assert isinstance(heard[-1], Result)
+    assert isinstance(heard[-1], CellResult)
     assert heard[-1].last
     assert (heard[-1].outcome.cell, heard[-1].outcome.status) == (name, Status.OK)
     assert len(heard[-1].outcome.samples) == 3
@@ -95,7 +95,7 @@ def said(job: Job) -> list[Message]:
 def test_an_exception_is_a_result(fault: str, at: str, status: Status, phase: str) -> None:
     heard = said(a_job(a_cell(fault=fault, at=at)))
 
-    assert isinstance(heard[-1], Result)
+    assert isinstance(heard[-1], CellResult)
     outcome = heard[-1].outcome
     assert (outcome.status, outcome.phase) == (status, phase)
     assert heard[-1].last
@@ -107,7 +107,7 @@ def test_after_a_failure_the_worker_ends(fault: str) -> None:
     cells = [a_cell("one", fault=fault), a_cell("two", fault=fault)]
     job = msgspec.structs.replace(a_job(cells[0]), cells=cells)
 
-    results = [message for message in said(job) if isinstance(message, Result)]
+    results = [message for message in said(job) if isinstance(message, CellResult)]
 
     assert [(result.outcome.cell, result.last) for result in results] == [("one", True)]
 
@@ -116,7 +116,7 @@ def test_without_a_launcher_the_cells_follow_each_other() -> None:
     cells = [a_cell("one"), a_cell("two", batch_size=4)]
     job = msgspec.structs.replace(a_job(cells[0]), cells=cells)
 
-    results = [message for message in said(job) if isinstance(message, Result)]
+    results = [message for message in said(job) if isinstance(message, CellResult)]
 
     assert [(result.outcome.cell, result.last) for result in results] == [
         ("one", False),
@@ -136,7 +136,7 @@ def test_a_launcher_that_has_gone_ends_the_worker() -> None:
     heard = list(Reader().feed(os.read(read, 2**20)))
     for descriptor in (control, read, write):
         os.close(descriptor)
-    assert [message.outcome.cell for message in heard if isinstance(message, Result)] == ["one"]
+    assert [message.outcome.cell for message in heard if isinstance(message, CellResult)] == ["one"]
 
 
 class Renamed(faults.OutOfMemoryError):
@@ -221,7 +221,7 @@ def test_a_worker_prints_to_its_log_and_not_among_its_messages(tmp_path: Path) -
         )
 
     assert b"not utf-8" in done.stderr
-    assert isinstance(list(Reader().feed(done.stdout))[-1], Result)
+    assert isinstance(list(Reader().feed(done.stdout))[-1], CellResult)
 
 
 def test_a_secret_at_the_edge_of_what_is_kept_is_taken_out_whole(

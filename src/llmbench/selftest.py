@@ -15,7 +15,7 @@ import numpy as np
 
 from llmbench import compare, interpreter
 from llmbench.compare import sides
-from llmbench.compare.confounds import MARGIN, Asked
+from llmbench.compare.confounds import MARGIN, CompareOptions
 from llmbench.errors import RunError
 from llmbench.results import metrics, store
 from llmbench.results.aggregate import DISTURBING
@@ -171,7 +171,7 @@ def _sleeps(log: Log) -> Iterator[Checked]:
 def _by(log: Log, factor: str) -> Effects:
     """Return the effects of a factor of one run, paired by round."""
     tpot = metrics.BY_KEY["tpot_s"]
-    made = compare.within(sides.read("audit", log, tpot), Asked(tpot, factor=factor))
+    made = compare.within(sides.read("audit", log, tpot), CompareOptions(tpot, factor=factor))
     return made.contrasts[0].effects
 
 

@@ -20,7 +20,7 @@ import torch
 from torch.nn.functional import linear
 
 from llmbench.backends import random_weights
-from llmbench.backends.places import PLACES, Place
+from llmbench.backends.places import PLACES, ProbedDevice
 from llmbench.machine.peaks import Probe, Rate
 
 if TYPE_CHECKING:
@@ -41,14 +41,14 @@ FEWEST, MOST = 3, 50
 """Timed calls of one point."""
 
 
-class Timed(NamedTuple):
+class CallTimes(NamedTuple):
     """Seconds of one call: the typical, and the best."""
 
     middle_s: float
     best_s: float
 
 
-def probe(place: Place) -> Probe:
+def probe(place: ProbedDevice) -> Probe:
     """Measure one device. Some 40 s on a CPU of two cores, some 20 s on a GPU."""
     wanted = max(BEYOND_CACHE * place.cache_bytes, place.least_bytes)
     size = min(wanted, int(place.free_bytes * SHARE_OF_MEMORY))
@@ -85,19 +85,19 @@ def random_numbers(count: int, device: torch.device) -> torch.Tensor:
     return pool
 
 
-def _copy(place: Place, pool: torch.Tensor) -> float:
+def _copy(place: ProbedDevice, pool: torch.Tensor) -> float:
     """Return bytes a second of a copy, read and written together."""
     pairs = zip(torch.empty_like(pool).chunk(place.pieces), pool.chunk(place.pieces), strict=True)
     calls = [functools.partial(target.copy_, source) for target, source in pairs]
     return 2 * int(pool.nbytes) / least_s(place, calls)
 
 
-def read_bytes_s(place: Place, weights: torch.Tensor) -> float:
+def read_bytes_s(place: ProbedDevice, weights: torch.Tensor) -> float:
     """Return bytes a second of matrix-vector products over all weights, of the best shape."""
     return max(_shape_bytes_s(place, weights, *shape) for shape in fitting(weights))
 
 
-def _shape_bytes_s(place: Place, weights: torch.Tensor, inner: int, columns: int) -> float:
+def _shape_bytes_s(place: ProbedDevice, weights: torch.Tensor, inner: int, columns: int) -> float:
     matrices = as_matrices(weights, inner, columns)
     vector = _inputs(1, inner, weights)
 
@@ -111,7 +111,7 @@ def _shape_bytes_s(place: Place, weights: torch.Tensor, inner: int, columns: int
     return len(matrices) * int(matrices[0].nbytes) / least_s(place, calls)
 
 
-def least_s(place: Place, calls: Sequence[Callable[[], object]]) -> float:
+def least_s(place: ProbedDevice, calls: Sequence[Callable[[], object]]) -> float:
     """Return the seconds of all calls together, each the best of several passes over all of them.
 
     What another process takes away in one pass is not missing in all; the first pass warms up.
@@ -123,7 +123,7 @@ def least_s(place: Place, calls: Sequence[Callable[[], object]]) -> float:
     return sum(best)
 
 
-def curve(place: Place, weights: torch.Tensor) -> Iterator[tuple[Rate, float]]:
+def curve(place: ProbedDevice, weights: torch.Tensor) -> Iterator[tuple[Rate, float]]:
     """Yield the typical rate of matrix products over their rows, shape by shape, and the best rate with each.
 
     A shape ends where a single call would take longer than a point may.
@@ -140,7 +140,7 @@ def curve(place: Place, weights: torch.Tensor) -> Iterator[tuple[Rate, float]]:
             yield Rate(dtype=name, rows=rows, inner=inner, columns=columns, flops_s=typical), best
 
 
-def timed(place: Place, matrices: list[torch.Tensor], inputs: torch.Tensor) -> Timed:
+def timed(place: ProbedDevice, matrices: list[torch.Tensor], inputs: torch.Tensor) -> CallTimes:
     """Return how long one product takes, each with another matrix than the one before."""
     turn = 0
 
@@ -153,10 +153,10 @@ def timed(place: Place, matrices: list[torch.Tensor], inputs: torch.Tensor) -> T
     times: list[float] = []
     while len(times) < FEWEST or (sum(times) * place.burst < place.point_s and len(times) < MOST):
         times.append(place.watch.seconds(call, place.burst) / place.burst)
-    return Timed(statistics.median(times), min(times))
+    return CallTimes(statistics.median(times), min(times))
 
 
-def step_s(place: Place) -> float:
+def step_s(place: ProbedDevice) -> float:
     """Return the seconds of one trivial operation among a thousand: what it takes to dispatch any."""
     number = torch.ones(1, device=place.device)
     times = [place.watch.seconds(lambda: number.add_(1), 1000) / 1000 for _ in range(PASSES + 1)]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from llmbench.results.record import Job
 
 
-class Row(NamedTuple):
+class LoadErrorRule(NamedTuple):
     """A failure by the name of its class and a piece of its text, and the line to say instead."""
 
     kind: str
@@ -32,75 +32,83 @@ class Row(NamedTuple):
 
 ELSEWHERE = "download it first, name a local folder, or use --load-format dummy."
 REASONS = (
-    Row("GatedRepoError", "", "{where} is gated: accept its terms on the hub and set HF_TOKEN."),
-    Row(
+    LoadErrorRule(
+        "GatedRepoError", "", "{where} is gated: accept its terms on the hub and set HF_TOKEN."
+    ),
+    LoadErrorRule(
         "RevisionNotFoundError",
         "",
         "{where}: the hub has no such revision; the option `revision` names one.",
     ),
-    Row(
+    LoadErrorRule(
         "RepositoryNotFoundError",
         "",
         "{where} is not on the hub, or private: HF_TOKEN opens private ones.",
     ),
-    Row(
+    LoadErrorRule(
         "LocalEntryNotFoundError",
         "",
         "{where} is not in the local cache and the hub is out of reach: " + ELSEWHERE,
     ),
-    Row(
+    LoadErrorRule(
         "OfflineModeIsEnabled",
         "",
         "{where} is not in the local cache and the hub is switched off: " + ELSEWHERE,
     ),
-    Row("ConnectError", "", "{where}: the hub cannot be reached: " + ELSEWHERE),
-    Row("HFValidationError", "", "{where} is neither a folder nor a hub id."),
-    Row(
+    LoadErrorRule("ConnectError", "", "{where}: the hub cannot be reached: " + ELSEWHERE),
+    LoadErrorRule("HFValidationError", "", "{where} is neither a folder nor a hub id."),
+    LoadErrorRule(
         "SafetensorError",
         "",
         "{where}: a weight file is truncated or damaged ({detail}); download it again.",
     ),
-    Row(
+    LoadErrorRule(
         "UnpicklingError",
         "",
         "{where}: the pickled weights hold more than tensors, or are damaged; nothing in them was run"
         " ({detail}). Convert them to safetensors.",
     ),
-    Row("JSONDecodeError", "", "{where}: a JSON file beside the weights is damaged ({detail})."),
-    Row("StrictDataclassError", "", "{where}: the configuration cannot be built: {detail}"),
-    Row(
+    LoadErrorRule(
+        "JSONDecodeError", "", "{where}: a JSON file beside the weights is damaged ({detail})."
+    ),
+    LoadErrorRule(
+        "StrictDataclassError", "", "{where}: the configuration cannot be built: {detail}"
+    ),
+    LoadErrorRule(
         "ValueError",
         "custom code",
         "{where} needs code of its own, which was not run; --trust-remote-code would run it.",
     ),
-    Row(
+    LoadErrorRule(
         "ValueError",
         "does not recognize this architecture",
         "transformers {version} does not know the family of {where}; a newer one might.",
         Unsupported,
     ),
-    Row(
+    LoadErrorRule(
         "ValueError",
         "Unrecognized model",
         "{where} does not say which family it is of.",
         Unsupported,
     ),
-    Row(
+    LoadErrorRule(
         "ImportError",
         "FlashAttention",
         "attn_implementation={attention}: {detail} Without it, sdpa or eager works.",
         Unsupported,
     ),
-    Row("ImportError", "", "{where} needs a package that is not installed: {detail}", Unsupported),
-    Row(
+    LoadErrorRule(
+        "ImportError", "", "{where} needs a package that is not installed: {detail}", Unsupported
+    ),
+    LoadErrorRule(
         "RuntimeError",
         "ignore_mismatched_sizes",
         "{where}: the weights' shapes are not the configuration's.",
     ),
-    Row(
+    LoadErrorRule(
         "FileNotFoundError", "", "{where}: a file that belongs to the weights is missing: {detail}"
     ),
-    Row(
+    LoadErrorRule(
         "OSError",
         "file named",
         "{where} has no safetensors weights; --allow-pickle would read pickled ones (.bin),"
@@ -125,7 +133,7 @@ ENCODER_DECODER = "it is an encoder-decoder, whose two caches grow here"
 
 
 @contextlib.contextmanager
-def as_one_line(job: Job, reasons: Sequence[Row] = REASONS) -> Iterator[None]:
+def as_one_line(job: Job, reasons: Sequence[LoadErrorRule] = REASONS) -> Iterator[None]:
     """Turn the failures that have a row into LoadFailed or Unsupported; let all others pass."""
     try:
         yield
@@ -139,7 +147,7 @@ def as_one_line(job: Job, reasons: Sequence[Row] = REASONS) -> Iterator[None]:
 
 
 def _said(
-    error: BaseException, job: Job, reasons: Sequence[Row]
+    error: BaseException, job: Job, reasons: Sequence[LoadErrorRule]
 ) -> LoadFailed | Unsupported | None:
     chain = list(_chain(error))
     for row in reasons:
@@ -156,7 +164,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _line(row: Row, first: BaseException, job: Job) -> str:
+def _line(row: LoadErrorRule, first: BaseException, job: Job) -> str:
     cell, model = job.cells[0], job.model
     return row.line.format(
         where=model.location or model.name,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-class Watch(Protocol):
+class Stopwatch(Protocol):
     """Times calls on a device from their start until the device has done them."""
 
     def seconds(self, call: Callable[[], object], times: int) -> float:
@@ -52,7 +52,7 @@ class CudaWatch:
         return float(start.elapsed_time(end)) / 1e3  # milliseconds
 
 
-class Place(NamedTuple):
+class ProbedDevice(NamedTuple):
     """A device and how it is measured.
 
     Attributes:
@@ -68,7 +68,7 @@ class Place(NamedTuple):
     device: torch.device
     name: str
     threads: int | None
-    watch: Watch
+    watch: Stopwatch
     cache_bytes: int
     free_bytes: int
     least_bytes: int
@@ -77,10 +77,10 @@ class Place(NamedTuple):
     pieces: int
 
 
-def cpu() -> list[Place]:
+def cpu() -> list[ProbedDevice]:
     """Return this host's processors as one place."""
     return [
-        Place(
+        ProbedDevice(
             device=torch.device("cpu"),
             name=info.machine()["cpu"],
             threads=torch.get_num_threads(),
@@ -95,13 +95,13 @@ def cpu() -> list[Place]:
     ]
 
 
-def cuda() -> list[Place]:
+def cuda() -> list[ProbedDevice]:
     """Return every GPU that torch can use."""
     torch.set_float32_matmul_precision("highest")  # no TF32: what transformers leaves it at
     places = []
     for index in range(torch.cuda.device_count()):
         facts = torch.cuda.get_device_properties(index)
-        place = Place(
+        place = ProbedDevice(
             device=torch.device("cuda", index),
             name=facts.name,
             threads=None,

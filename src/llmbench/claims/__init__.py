@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llmbench.claims import memory, money, roofline, scale
-from llmbench.claims.claim import Answer, Claim, Given, Part, Verdict
+from llmbench.claims.claim import Answer, Claim, ClaimVerdict, Evidence, Part
 from llmbench.errors import SpecError, did_you_mean
 from llmbench.spec import configs, yaml
 
@@ -18,7 +18,17 @@ if TYPE_CHECKING:
 
     from llmbench.claims.claim import Check
 
-__all__ = ["CHECKS", "Answer", "Claim", "Given", "Part", "Verdict", "answer", "claim", "known"]
+__all__ = [
+    "CHECKS",
+    "Answer",
+    "Claim",
+    "ClaimVerdict",
+    "Evidence",
+    "Part",
+    "answer",
+    "claim",
+    "known",
+]
 
 CHECKS: Mapping[str, Check] = {
     "inference-cost-decline": money.inference_cost_decline,
@@ -55,6 +65,6 @@ def claim(name: str) -> Claim:
     return yaml.read(configs.folder("claims") / f"{name}.yaml", Claim)
 
 
-def answer(found: Claim, given: Given) -> Answer:
+def answer(found: Claim, given: Evidence) -> Answer:
     """Return what the measured cells say of a claim."""
     return CHECKS[found.id](found, given)

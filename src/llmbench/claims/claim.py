@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Verdict(enum.StrEnum):
+class ClaimVerdict(enum.StrEnum):
     """What the measurements say of a claim."""
 
     SUPPORTED = "supported"
@@ -30,7 +30,7 @@ class Verdict(enum.StrEnum):
     NOT_MEASURED = "not measured"
 
 
-class Number(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Assumption(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A number that a check rests on without measuring it, and why it is what it is."""
 
     value: float
@@ -64,7 +64,7 @@ class Claim(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     needs: str
     rule: str
     thresholds: dict[str, float] = {}
-    assumptions: dict[str, Number] = {}
+    assumptions: dict[str, Assumption] = {}
     sweep: dict[str, Any] | None = None
     on: str
 
@@ -83,12 +83,12 @@ class Range(NamedTuple):
     low: float = 0.0
     high: float = math.inf
 
-    def verdict(self, figure: Interval) -> Verdict:
+    def verdict(self, figure: Interval) -> ClaimVerdict:
         """Return supported if the whole interval lies inside, contradicted if all of it lies outside."""
         inside = figure.lies_within(*self)
         if inside is None:
-            return Verdict.INCONCLUSIVE
-        return Verdict.SUPPORTED if inside else Verdict.CONTRADICTED
+            return ClaimVerdict.INCONCLUSIVE
+        return ClaimVerdict.SUPPORTED if inside else ClaimVerdict.CONTRADICTED
 
 
 class Part(NamedTuple):
@@ -104,7 +104,7 @@ class Part(NamedTuple):
     """
 
     where: str
-    verdict: Verdict
+    verdict: ClaimVerdict
     said: str
     figure: Interval | None = None
     unit: str = ""
@@ -119,19 +119,19 @@ class Answer(NamedTuple):
     notes: tuple[str, ...] = ()
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> ClaimVerdict:
         """Return the verdict that all conditions share, or that they differ."""
         found = {part.verdict for part in self.parts}
         if not found:
-            return Verdict.NOT_MEASURED
-        return found.pop() if len(found) == 1 else Verdict.MIXED
+            return ClaimVerdict.NOT_MEASURED
+        return found.pop() if len(found) == 1 else ClaimVerdict.MIXED
 
 
-class Given(NamedTuple):
+class Evidence(NamedTuple):
     """All measured cells, and the price that the user gave."""
 
     rows: Sequence[Measured]
-    asked: prices.Asked
+    asked: prices.PriceOptions
 
     @property
     def price(self) -> str:
@@ -151,7 +151,7 @@ class Given(NamedTuple):
             return None
 
 
-Check: TypeAlias = "Callable[[Claim, Given], Answer]"
+Check: TypeAlias = "Callable[[Claim, Evidence], Answer]"
 
 
 def held(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from llmbench.claims.claim import Answer, Range, Verdict, grouped, held
+from llmbench.claims.claim import Answer, ClaimVerdict, Range, grouped, held
 from llmbench.models import formulas
 from llmbench.numbers import binary, digits
 from llmbench.stats.interval import exactly, ratio
@@ -12,7 +12,7 @@ from llmbench.stats.interval import exactly, ratio
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from llmbench.claims.claim import Claim, Given
+    from llmbench.claims.claim import Claim, Evidence
     from llmbench.results.cells import Measured
     from llmbench.stats.interval import Interval
 
@@ -21,7 +21,7 @@ FAR_BEYOND = 1.5
 """A prompt so many times as long as one that just fills a window is far beyond it."""
 
 
-def context_is_memory(claim: Claim, given: Given) -> Answer:
+def context_is_memory(claim: Claim, given: Evidence) -> Answer:
     """Compare the keys and values of a model's longest context with those of its shortest."""
     parts, notes = [], []
     for model, series in grouped(_series(given, "kv_cache_bytes"), lambda rows: rows[0].cell.model):
@@ -58,7 +58,7 @@ def _held_tokens(row: Measured) -> int:
     return row.cell.input_len + row.cell.output_len - 1  # the last token is never fed
 
 
-def selective_reads(claim: Claim, given: Given) -> Answer:
+def selective_reads(claim: Claim, given: Evidence) -> Answer:
     """Compare the time of a token far beyond the window with that just past it, beside a model without one."""
     flat = 1 + claim.threshold("flat_within")
     parts, notes = [], []
@@ -77,7 +77,7 @@ def selective_reads(claim: Claim, given: Given) -> Answer:
         figure = ratio(long.values["tpot_s"], short.values["tpot_s"])
         where = f"{long.cell.model}, {short.cell.input_len:,} to {long.cell.input_len:,} tokens"
         part = held(where, "time of a token grows", figure, Range(high=flat), "x", (short, long))
-        parts.append(part if seen else part._replace(verdict=Verdict.INCONCLUSIVE))
+        parts.append(part if seen else part._replace(verdict=ClaimVerdict.INCONCLUSIVE))
         notes += [
             f"Without a window, {row.cell.model} grows {digits(growth.value)}x."
             for growth, row in grown
@@ -94,7 +94,7 @@ def _growth(rows: Sequence[Measured], short: Measured, long: Measured) -> Interv
     return ratio(last.values["tpot_s"], first.values["tpot_s"]) if first and last else None
 
 
-def tiered_memory(claim: Claim, given: Given) -> Answer:
+def tiered_memory(claim: Claim, given: Evidence) -> Answer:
     """Compare the price of weights one level down with the time that reading them there takes."""
     parts, notes = [], []
     for below_row, above_row in _offloaded(given):
@@ -117,7 +117,7 @@ def tiered_memory(claim: Claim, given: Given) -> Answer:
     return Answer(tuple(parts), tuple(notes))
 
 
-def _offloaded(given: Given) -> Iterator[tuple[Measured, Measured]]:
+def _offloaded(given: Evidence) -> Iterator[tuple[Measured, Measured]]:
     """Yield every offloaded cell with the one that differs from it in nothing else."""
     for row in given.rows:
         if "offload" not in str(row.cell.options.get("device_map")) or not row.has("tpot_s"):
@@ -141,7 +141,7 @@ def _but_map(row: Measured) -> tuple[object, ...]:
     )
 
 
-def edge_models(claim: Claim, given: Given) -> Answer:
+def edge_models(claim: Claim, given: Evidence) -> Answer:
     """Hold each model at full size, one user, against a device's memory and a reader's speed."""
     limit, speed = claim.threshold("memory_gb") * GB, claim.threshold("tokens_per_s")
     parts = []
@@ -154,7 +154,7 @@ def edge_models(claim: Claim, given: Given) -> Answer:
         if needed is None:
             continue
         part = held(model, f"{digits(needed / GB)} GB,", figure, Range(speed), "tok/s", (best,))
-        parts.append(part if needed <= limit else part._replace(verdict=Verdict.CONTRADICTED))
+        parts.append(part if needed <= limit else part._replace(verdict=ClaimVerdict.CONTRADICTED))
     return Answer(tuple(parts))
 
 
@@ -168,7 +168,7 @@ def _needed_bytes(row: Measured) -> float | None:
     return next((max(row.values[key]) for key in keys if row.has(key)), None)
 
 
-def _series(given: Given, key: str) -> list[list[Measured]]:
+def _series(given: Evidence, key: str) -> list[list[Measured]]:
     """Return the cells of one model that differ in the length of the prompt alone, the shortest first."""
     rows = [row for row in given.rows if row.has(key)]
     groups = grouped(rows, lambda r: (r.alike, r.cell.model, r.cell.batch_size, r.cell.output_len))

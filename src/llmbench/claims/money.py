@@ -6,7 +6,16 @@ import itertools
 from typing import TYPE_CHECKING
 
 from llmbench import cost
-from llmbench.claims.claim import Answer, Given, Part, Range, Verdict, at_batch, grouped, held
+from llmbench.claims.claim import (
+    Answer,
+    ClaimVerdict,
+    Evidence,
+    Part,
+    Range,
+    at_batch,
+    grouped,
+    held,
+)
 from llmbench.cost import prices
 from llmbench.machine import chips
 from llmbench.models import formulas
@@ -26,7 +35,7 @@ SAMBANOVA, AMD_OR_TPU = ("sambanova", "sn30", "sn40"), ("mi2", "mi3", "tpu")
 PRICE_FLAGS = "no price: give --usd-per-hour, --usd-per-gpu-hour or --price"
 
 
-def inference_cost_decline(claim: Claim, given: Given) -> Answer:
+def inference_cost_decline(claim: Claim, given: Evidence) -> Answer:
     """Hold a model's cost today against its dated cost of 2023, as a factor per 18 months."""
     notes: list[str] = []
     parts: list[Part] = []
@@ -37,7 +46,7 @@ def inference_cost_decline(claim: Claim, given: Given) -> Answer:
         if row.cell.input_len == claim.threshold("input_len")
         and row.cell.output_len == claim.threshold("output_len")
     ]
-    for model, row, usd in _cheapest_by_model(Given(same, given.asked), notes):
+    for model, row, usd in _cheapest_by_model(Evidence(same, given.asked), notes):
         months = _months(claim.assumed("baseline_year"), row.at)
         if model != "mpt-7b" or months < claim.threshold("least_months"):
             continue
@@ -52,7 +61,7 @@ def _months(year: float, at: str) -> float:
     return 12 * (int(at[:4]) + (int(at[5:7]) - 1) / 12 - year)
 
 
-def self_host_or_api(claim: Claim, given: Given) -> Answer:
+def self_host_or_api(claim: Claim, given: Evidence) -> Answer:
     """Find the volume from which a machine of one's own is cheaper than the cheapest API for the same model."""
     del claim
     parts: list[Part] = []
@@ -69,7 +78,7 @@ def self_host_or_api(claim: Claim, given: Given) -> Answer:
     return Answer(tuple(parts), tuple(notes))
 
 
-def copilot_economics(claim: Claim, given: Given) -> Answer:
+def copilot_economics(claim: Claim, given: Evidence) -> Answer:
     """Work out what a subscriber's month costs at the measured cost of a token."""
     parts: list[Part] = []
     notes: list[str] = []
@@ -83,7 +92,7 @@ def copilot_economics(claim: Claim, given: Given) -> Answer:
     return Answer(tuple(parts), tuple(notes))
 
 
-def serving_fleet(claim: Claim, given: Given) -> Answer:
+def serving_fleet(claim: Claim, given: Evidence) -> Answer:
     """Work out how many A100s the demand takes at the measured pace, under a latency bound."""
     parts, notes = [], []
     use_s = claim.assumed("uses_per_user_month") * claim.assumed("output_tokens_per_use") / MONTH_S
@@ -110,7 +119,7 @@ def serving_fleet(claim: Claim, given: Given) -> Answer:
     return Answer(tuple(parts), tuple(notes))
 
 
-def verify_budget(claim: Claim, given: Given) -> Answer:
+def verify_budget(claim: Claim, given: Evidence) -> Answer:
     """Count the passes that a machine makes while a reader waits, and for a cent."""
     wanted, wait_s, cent = (
         claim.threshold("passes"),
@@ -142,18 +151,18 @@ def _pass_size(claim: Claim, row: Measured) -> bool:
     )
 
 
-def sambanova(claim: Claim, given: Given) -> Answer:
+def sambanova(claim: Claim, given: Evidence) -> Answer:
     """Compare a model's cost on SambaNova's machine with that on NVIDIA's; nothing until both were measured."""
     return _against_nvidia(given, SAMBANOVA, claim.threshold("least_ratio"))
 
 
-def amd_tpu_parity(claim: Claim, given: Given) -> Answer:
+def amd_tpu_parity(claim: Claim, given: Evidence) -> Answer:
     """Compare a model's cost on AMD's or Google's chips with that on NVIDIA's; until then, datasheets."""
     found = _against_nvidia(given, AMD_OR_TPU, claim.threshold("least_ratio"))
     return Answer(found.parts, (*found.notes, *_ceilings()))
 
 
-def _against_nvidia(given: Given, theirs: tuple[str, ...], least: float) -> Answer:
+def _against_nvidia(given: Evidence, theirs: tuple[str, ...], least: float) -> Answer:
     """Compare the cheapest cells of a model in the same year: NVIDIA's cost over that of another machine."""
     notes: list[str] = []
     parts = []
@@ -186,7 +195,7 @@ def _ceilings() -> Iterator[str]:
             yield f"Ceiling, not measured: {name} can read {a_dollar} PB a dollar ({latest.provider}, {latest.date})."
 
 
-def training_price_per_parameter(claim: Claim, given: Given) -> Answer:
+def training_price_per_parameter(claim: Claim, given: Evidence) -> Answer:
     """Hold two published figures against each other: arithmetic alone."""
     del given
     hundreds = claim.assumed("parameters") / claim.assumed("per_parameters")
@@ -197,7 +206,9 @@ def training_price_per_parameter(claim: Claim, given: Given) -> Answer:
     overlap = max(0.0, min(high, said_high) - max(low, said_low))
     share = overlap / min(high - low, said_high - said_low)
     middle = (low + high) / (said_low + said_high)
-    verdict = Verdict.SUPPORTED if share >= claim.threshold("overlap") else Verdict.CONTRADICTED
+    verdict = (
+        ClaimVerdict.SUPPORTED if share >= claim.threshold("overlap") else ClaimVerdict.CONTRADICTED
+    )
     said = (
         f"by the parameter RMB {low / 1e6:g} to {high / 1e6:g} million, by the run "
         f"{said_low / 1e6:g} to {said_high / 1e6:g}; middle against middle"
@@ -219,7 +230,7 @@ def _where(row: Measured) -> str:
     return f"{row.cell.model} on {row.where}, {at_batch(row)}"
 
 
-def _able(given: Given, least_parameters: float, *, scaled: bool = False) -> list[Measured]:
+def _able(given: Evidence, least_parameters: float, *, scaled: bool = False) -> list[Measured]:
     """Return the cells of whole models, or of copies too, that say how fast they give tokens."""
     return [
         row
@@ -232,7 +243,7 @@ def _able(given: Given, least_parameters: float, *, scaled: bool = False) -> lis
 
 
 def _cheapest_by_model(
-    given: Given, notes: list[str], least_parameters: float = 0
+    given: Evidence, notes: list[str], least_parameters: float = 0
 ) -> Iterator[tuple[str, Measured, Interval]]:
     """Yield each full-size model on each kind of machine: its cheapest cell, dollars for a million output tokens."""
     for (model, _), rows in grouped(

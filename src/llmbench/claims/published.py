@@ -28,7 +28,7 @@ REPRODUCED = (1 / (1 + REPRODUCED_WITHIN), 1 + REPRODUCED_WITHIN)
 WIDTHS = {"bfloat16": 2, "float16": 2, "16-bit": 2, "float32": 4}
 
 
-class Outcome(enum.StrEnum):
+class PublishedOutcome(enum.StrEnum):
     """What can be said of a published figure."""
 
     REPRODUCED = "reproduced"
@@ -37,7 +37,7 @@ class Outcome(enum.StrEnum):
     NOT_COMPARABLE = "not comparable"
 
 
-class Figure(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class PublishedFigure(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One published figure. Empty where the source does not say.
 
     Attributes:
@@ -64,7 +64,7 @@ class Figure(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     confidence: str
 
 
-class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class PublishedSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Where figures are from and what they mean."""
 
     title: str
@@ -90,18 +90,18 @@ CONVERSIONS: Mapping[str, Conversion] = {
 """Exact ones only. A rate of requests is none of ours unless all have one length and arrive at once."""
 
 
-class Comparison(NamedTuple):
+class PublishedComparison(NamedTuple):
     """A published figure and what is to be said of it; `ratio` is measured over published."""
 
-    source: Source
-    figure: Figure
-    outcome: Outcome
+    source: PublishedSource
+    figure: PublishedFigure
+    outcome: PublishedOutcome
     reason: str
     measured: Measured | None = None
     ratio: Interval | None = None
 
 
-def comparisons(rows: Sequence[Measured]) -> list[Comparison]:
+def comparisons(rows: Sequence[Measured]) -> list[PublishedComparison]:
     """Return every published figure of a model that was measured at full size."""
     models = {row.cell.model for row in rows}
     return [
@@ -111,38 +111,40 @@ def comparisons(rows: Sequence[Measured]) -> list[Comparison]:
     ]
 
 
-def figures() -> Iterator[tuple[Source, Figure]]:
+def figures() -> Iterator[tuple[PublishedSource, PublishedFigure]]:
     """Yield every published figure with its source."""
     for path in sorted(configs.folder("baselines").glob("*.yaml")):
-        source = yaml.read(path, Source)
+        source = yaml.read(path, PublishedSource)
         with path.with_suffix(".csv").open(encoding="utf-8", newline="") as file:
             for line in csv.DictReader(file):
-                yield source, msgspec.convert(line, Figure)
+                yield source, msgspec.convert(line, PublishedFigure)
 
 
-def _compared(source: Source, figure: Figure, rows: Sequence[Measured]) -> Comparison:
+def _compared(
+    source: PublishedSource, figure: PublishedFigure, rows: Sequence[Measured]
+) -> PublishedComparison:
     """Compare with the cell that meets the most conditions; what it fails first is the reason."""
     if reason := _unusable(source, figure):
-        return Comparison(source, figure, Outcome.NOT_COMPARABLE, reason)
+        return PublishedComparison(source, figure, PublishedOutcome.NOT_COMPARABLE, reason)
     met = [(_reason(figure, row), row) for row in rows]
     comparable = [row for (_, reason), row in met if not reason]
     if not comparable:
         _, reason = max((found for found, _ in met), key=lambda found: found[0])
-        return Comparison(source, figure, Outcome.NOT_COMPARABLE, reason)
+        return PublishedComparison(source, figure, PublishedOutcome.NOT_COMPARABLE, reason)
     row, conversion = comparable[0], CONVERSIONS[figure.metric]
     ratio = row.figure(conversion.key).times(1 / (conversion.factor * float(figure.value)))
-    return Comparison(source, figure, judged(ratio), "", row, ratio)
+    return PublishedComparison(source, figure, judged(ratio), "", row, ratio)
 
 
-def judged(ratio: Interval) -> Outcome:
+def judged(ratio: Interval) -> PublishedOutcome:
     """Return whether a ratio of measured to published says that a figure was reproduced."""
     inside = ratio.lies_within(*REPRODUCED)
     if inside is None:
-        return Outcome.INCONCLUSIVE
-    return Outcome.REPRODUCED if inside else Outcome.NOT_REPRODUCED
+        return PublishedOutcome.INCONCLUSIVE
+    return PublishedOutcome.REPRODUCED if inside else PublishedOutcome.NOT_REPRODUCED
 
 
-def _unusable(source: Source, figure: Figure) -> str:
+def _unusable(source: PublishedSource, figure: PublishedFigure) -> str:
     """Return why a figure can be compared with nothing at all."""
     if source.second_hand:
         return "told at second hand"
@@ -156,7 +158,7 @@ def _unusable(source: Source, figure: Figure) -> str:
     return "precision not stated" if figure.precision not in WIDTHS else ""
 
 
-def _reason(figure: Figure, row: Measured) -> tuple[int, str]:
+def _reason(figure: PublishedFigure, row: Measured) -> tuple[int, str]:
     """Return how many conditions a cell meets and the first that it does not, in words."""
     for number, (fails, words) in enumerate(CONDITIONS):
         if fails(figure, row):
@@ -165,7 +167,7 @@ def _reason(figure: Figure, row: Measured) -> tuple[int, str]:
 
 
 CONDITIONS: tuple[
-    tuple[Callable[[Figure, Measured], bool], Callable[[Figure, Measured], str]], ...
+    tuple[Callable[[PublishedFigure, Measured], bool], Callable[[PublishedFigure, Measured], str]], ...
 ] = (
     (
         lambda f, row: row.where not in f.chips.split(),

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from llmbench.claims.claim import Answer, Part, Range, Verdict, at_batch, grouped, held
+from llmbench.claims.claim import Answer, ClaimVerdict, Part, Range, at_batch, grouped, held
 from llmbench.results.cells import PHASES
 
 if TYPE_CHECKING:
-    from llmbench.claims.claim import Claim, Given
+    from llmbench.claims.claim import Claim, Evidence
     from llmbench.results.cells import Measured
 
 COMPUTE = "compute"
 NO_CEILINGS = "{} cells have no ceilings to be held against: measure them first with llmbench machine --probe."
 
 
-def compute_is_the_bottleneck(claim: Claim, given: Given) -> Answer:
+def compute_is_the_bottleneck(claim: Claim, given: Evidence) -> Answer:
     """Count, by batch size and phase, which side of the roofline the cells sit on."""
     del claim
     parts = []
@@ -29,7 +29,11 @@ def compute_is_the_bottleneck(claim: Claim, given: Given) -> Answer:
             sides = Counter(row.bound[phase] for row in able)
             if not able:
                 continue
-            verdict = Verdict.SUPPORTED if 2 * sides[COMPUTE] > len(able) else Verdict.CONTRADICTED
+            verdict = (
+                ClaimVerdict.SUPPORTED
+                if 2 * sides[COMPUTE] > len(able)
+                else ClaimVerdict.CONTRADICTED
+            )
             counted = ", ".join(f"{count} by {side}" for side, count in sides.most_common())
             parts.append(
                 Part(
@@ -42,7 +46,7 @@ def compute_is_the_bottleneck(claim: Claim, given: Given) -> Answer:
     return Answer(tuple(parts), _unknown(given))
 
 
-def half_utilisation(claim: Claim, given: Given) -> Answer:
+def half_utilisation(claim: Claim, given: Evidence) -> Answer:
     """Find the largest share of the ceiling of operations that any cell reached, phase by phase."""
     parts, notes = [], []
     predicted = Range(100 * claim.threshold("share"))
@@ -62,6 +66,6 @@ def half_utilisation(claim: Claim, given: Given) -> Answer:
     return Answer(tuple(parts), (*notes, *_unknown(given)))
 
 
-def _unknown(given: Given) -> tuple[str, ...]:
+def _unknown(given: Evidence) -> tuple[str, ...]:
     rows: list[Measured] = [row for row in given.rows if not row.bound]
     return (NO_CEILINGS.format(len(rows)),) if rows else ()

@@ -8,7 +8,7 @@ from itertools import pairwise
 from statistics import mean
 from typing import TYPE_CHECKING
 
-from llmbench.claims.claim import Answer, Part, Range, Verdict, at_batch, grouped, held
+from llmbench.claims.claim import Answer, ClaimVerdict, Part, Range, at_batch, grouped, held
 from llmbench.models import formulas, resolve
 from llmbench.numbers import digits
 from llmbench.stats.interval import Interval, product, ratio, slope
@@ -16,14 +16,14 @@ from llmbench.stats.interval import Interval, product, ratio, slope
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from llmbench.claims.claim import Claim, Given
+    from llmbench.claims.claim import Claim, Evidence
     from llmbench.results.cells import Measured
 
 COST = "output_tok_s"
 """On one machine a token costs the inverse of this, whatever the hour costs."""
 
 
-def ten_times_the_parameters(claim: Claim, given: Given) -> Answer:
+def ten_times_the_parameters(claim: Claim, given: Evidence) -> Answer:
     """Fit how the time and the cost of a token grow with the parameters of dense models."""
     parts = []
     predicted = Range(claim.threshold("slope_low"), claim.threshold("slope_high"))
@@ -46,7 +46,7 @@ def _tenfold(figure: Interval) -> str:
     return f"{digits(10**figure.value)}x ({digits(10**figure.low)} to {digits(10**figure.high)})"
 
 
-def moe_cuts_cost(claim: Claim, given: Given) -> Answer:
+def moe_cuts_cost(claim: Claim, given: Evidence) -> Answer:
     """Compare a mixture with dense models around its total parameters, and around its active ones."""
     del claim
     parts, notes = [], []
@@ -86,7 +86,7 @@ def _against(
     return None
 
 
-def sub_50b(claim: Claim, given: Given) -> Answer:
+def sub_50b(claim: Claim, given: Evidence) -> Answer:
     """Compare every dense model under a share of LLaMA-65B's parameters with it, at equal conditions."""
     parts = []
     for rows in _alike(given):
@@ -108,7 +108,7 @@ def sub_50b(claim: Claim, given: Given) -> Answer:
     return Answer(tuple(parts))
 
 
-def quality_per_cost(claim: Claim, given: Given) -> Answer:
+def quality_per_cost(claim: Claim, given: Evidence) -> Answer:
     """Join the published accuracies with measured cost: are two models level, does a larger older one win?"""
     parts = []
     for rows in _alike(given):
@@ -135,7 +135,7 @@ def _level(claim: Claim, scored: dict[str, Measured]) -> Iterator[Part]:
     level = Range(1 / (1 + slack), 1 + slack)
     part = held(where, said, figure, level, "x LLaMA-7B", (ours, theirs))
     alike = apart <= claim.threshold("quality_within")
-    yield part if alike else part._replace(verdict=Verdict.CONTRADICTED)
+    yield part if alike else part._replace(verdict=ClaimVerdict.CONTRADICTED)
 
 
 def _larger(claim: Claim, scored: dict[str, Measured]) -> Iterator[Part]:
@@ -147,7 +147,7 @@ def _larger(claim: Claim, scored: dict[str, Measured]) -> Iterator[Part]:
     if not large or len(scored) == len(large):
         return
     front = [name for name, row in large.items() if not _beaten(row, scored.values())]
-    verdict = Verdict.CONTRADICTED if front else Verdict.SUPPORTED
+    verdict = ClaimVerdict.CONTRADICTED if front else ClaimVerdict.SUPPORTED
     said = (
         f"not beaten: {', '.join(front)}"
         if front
@@ -179,7 +179,7 @@ def _mean_accuracy(name: str) -> float | None:
     return mean(scores.accuracy.values()) if scores else None
 
 
-def _alike(given: Given) -> list[list[Measured]]:
+def _alike(given: Evidence) -> list[list[Measured]]:
     """Return the cells that differ in the model alone; copies of one size never beside another size."""
     rows = [row for row in given.rows if row.shape and row.has(COST) and row.has("tpot_s")]
     return [

@@ -10,7 +10,7 @@ import typer
 from ruamel.yaml import YAML
 
 from llmbench import claims, files
-from llmbench.claims import Given, Verdict, published
+from llmbench.claims import ClaimVerdict, Evidence, published
 from llmbench.commands.options import tell
 from llmbench.cost import prices
 from llmbench.errors import SpecError
@@ -75,12 +75,12 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
         return 0
     if not runs and against_published:
         raise SpecError("--published: give the folder of a run, whose figures are compared.")
-    asked = prices.Asked(usd_per_hour, usd_per_gpu_hour, price)
+    asked = prices.PriceOptions(usd_per_hour, usd_per_gpu_hour, price)
     prices.check(asked)
     place = page.place(output, PAGE, format)
     script = page.library() if place else ""
     rows = [row for run in runs or () for row in cells.read(store.read(run, tell=tell), run.name)]
-    given = Given(rows, asked)
+    given = Evidence(rows, asked)
     names = [] if against_published else claim or claims.known()
     judged = [
         views_claims.Judged(found, claims.answer(found, given))
@@ -94,11 +94,11 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
         sys.stdout.write(_published(published.comparisons(rows), format))
     else:
         sys.stdout.write(views_claims.render(judged, format))
-    failed = any(each.answer.verdict is Verdict.CONTRADICTED for each in judged)
+    failed = any(each.answer.verdict is ClaimVerdict.CONTRADICTED for each in judged)
     return int(fail_on is not None and failed)
 
 
-def _published(found: Sequence[published.Comparison], format: str) -> str:
+def _published(found: Sequence[published.PublishedComparison], format: str) -> str:
     table = claims_page.table(found)
     if format == "json":
         return report_rows.json(table)

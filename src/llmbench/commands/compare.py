@@ -84,7 +84,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
         logs = [(name, store.read(run, tell=tell)) for name, run in zip(names, runs, strict=True)]
         read = [sides.read(name, log, chosen) for name, log in logs]
         kept = kept_of(read)
-        asked = confounds.Asked(
+        asked = confounds.CompareOptions(
             chosen, share(margin), by, cross_machine=cross_machine, calibration=kept.calibration
         )
         made = compare.within(read[0], asked) if by else compare.runs(read, asked)
@@ -144,9 +144,9 @@ def exit_code(made: compare.Comparison, failing: set[object]) -> int:
     return 1 if seen & failing else 0
 
 
-def kept_of(read: list[sides.Side]) -> calibration.Kept:
+def kept_of(read: list[sides.Side]) -> calibration.KeptCalibration:
     """Return the calibration of the machine of all runs; none if they have more than one machine."""
     found = [side.plan.machine for side in read if side.plan]
     if len({info.identity(facts) for facts in found}) != 1:
-        return calibration.Kept(None)
+        return calibration.KeptCalibration(None)
     return calibration.kept_of(found[0])

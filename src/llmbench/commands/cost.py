@@ -78,7 +78,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
     ] = "terminal",
 ) -> None:
     """Say what a token costs at a price per hour."""
-    asked = prices.Asked(usd_per_hour, usd_per_gpu_hour, price)
+    asked = prices.PriceOptions(usd_per_hour, usd_per_gpu_hour, price)
     prices.check(asked)
     if not 0 < utilisation <= 1:
         raise SpecError(

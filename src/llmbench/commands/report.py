@@ -9,7 +9,7 @@ from llmbench import compare
 from llmbench.commands.compare import kept_of
 from llmbench.commands.table import without_collection
 from llmbench.compare import Comparison, sides
-from llmbench.compare.confounds import Asked
+from llmbench.compare.confounds import CompareOptions
 from llmbench.errors import LlmbenchError
 from llmbench.report.views import page as views_page
 from llmbench.report.views import run as views_run
@@ -53,6 +53,6 @@ def compared(runs: list[Path]) -> Comparison | str:
     """Return what `llmbench compare` says of the runs, or why it refuses them."""
     read = [sides.read(label, store.read(run), E2E) for run, label in labelled(runs)]
     try:
-        return compare.runs(read, Asked(E2E, calibration=kept_of(read).calibration))
+        return compare.runs(read, CompareOptions(E2E, calibration=kept_of(read).calibration))
     except LlmbenchError as refused:
         return str(refused)

@@ -171,7 +171,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
             wanted, dryrun.Asked(machine, usd_per_gpu_hour, format), run_sweep.RESULTS
         )
     _refuse_alone(machine, usd_per_gpu_hour, format)
-    asked = run_sweep.Asked(
+    asked = run_sweep.SweepOptions(
         output_dir,
         resume=resume,
         new_environment=new_environment,

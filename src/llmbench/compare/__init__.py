@@ -22,8 +22,8 @@ from llmbench.stats.overall import Overall, overall, residuals
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from llmbench.compare.confounds import Asked
-    from llmbench.compare.match import Match, Missing, Taken
+    from llmbench.compare.confounds import CompareOptions
+    from llmbench.compare.match import ComparedSessions, Match, Missing
     from llmbench.compare.sides import Side
     from llmbench.results.metrics import Metric
     from llmbench.spec.sweep import Point
@@ -77,7 +77,7 @@ class Comparison(NamedTuple):
     `notices` are those that every contrast has; they are not repeated in each.
     """
 
-    asked: Asked
+    asked: CompareOptions
     baseline: str
     contrasts: tuple[Contrast, ...]
     notices: tuple[str, ...]
@@ -88,19 +88,19 @@ class _Draft(NamedTuple):
 
     candidate: Side
     matched: Match
-    sides: tuple[Taken, Taken]
+    sides: tuple[ComparedSessions, ComparedSessions]
     made: Differences
     whole: Overall
     disturbed: NDArray[np.bool_]
     notices: tuple[str, ...]
 
 
-def runs(sides: Sequence[Side], asked: Asked) -> Comparison:
+def runs(sides: Sequence[Side], asked: CompareOptions) -> Comparison:
     """Return every other run beside the first; raise RunError for one that cannot be."""
     return _compared(sides[0], sides[1:], asked)
 
 
-def within(side: Side, asked: Asked) -> Comparison:
+def within(side: Side, asked: CompareOptions) -> Comparison:
     """Return every other value of the factor beside its first, session by session of the same round.
 
     Raises:
@@ -127,7 +127,7 @@ def words(metric: Metric) -> Words:
     }
 
 
-def _compared(baseline: Side, candidates: Sequence[Side], asked: Asked) -> Comparison:
+def _compared(baseline: Side, candidates: Sequence[Side], asked: CompareOptions) -> Comparison:
     drafts = [_draft(baseline, candidate, asked) for candidate in candidates]
     columns = zip(*(draft.made for draft in drafts), strict=True)
     together = effects.effects(
@@ -145,7 +145,7 @@ def _compared(baseline: Side, candidates: Sequence[Side], asked: Asked) -> Compa
     return Comparison(asked, baseline.name, tuple(contrasts), tuple(notices))
 
 
-def _draft(baseline: Side, candidate: Side, asked: Asked) -> _Draft:
+def _draft(baseline: Side, candidate: Side, asked: CompareOptions) -> _Draft:
     matched = match(baseline, candidate, asked.factor)
     confounds.refuse(baseline, candidate, matched, asked)
     made, sides, whole = _unpaired(baseline, candidate, matched)
@@ -174,7 +174,7 @@ def _draft(baseline: Side, candidate: Side, asked: Asked) -> _Draft:
 
 def _unpaired(
     baseline: Side, candidate: Side, matched: Match
-) -> tuple[Differences, tuple[Taken, Taken], Overall]:
+) -> tuple[Differences, tuple[ComparedSessions, ComparedSessions], Overall]:
     """Return the differences of sides whose sessions have nothing to do with each other."""
     count = len(matched.baseline)
     sides = taken(baseline, matched.baseline), taken(candidate, matched.candidate)
@@ -186,7 +186,9 @@ def _unpaired(
     return effects.unpaired(left, right), sides, overall(right.mean - left.mean, around)
 
 
-def _paired(sides: tuple[Taken, Taken], count: int) -> tuple[Differences, Overall]:
+def _paired(
+    sides: tuple[ComparedSessions, ComparedSessions], count: int
+) -> tuple[Differences, Overall]:
     """Return the differences of sides measured in the same rounds."""
     left, right = sides
     ratios = right.values / left.values
@@ -222,7 +224,7 @@ def _contrast(baseline: Side, draft: _Draft, judged: Effects, notices: Sequence[
     )
 
 
-def _disturbed(sides: tuple[Taken, Taken], count: int) -> NDArray[np.bool_]:
+def _disturbed(sides: tuple[ComparedSessions, ComparedSessions], count: int) -> NDArray[np.bool_]:
     """Return whether most of a cell's sessions on either side ran beside other work on the machine."""
     shares = []
     for side in sides:

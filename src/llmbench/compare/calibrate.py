@@ -9,9 +9,9 @@ import numpy as np
 
 from llmbench.errors import RunError
 from llmbench.machine import info
-from llmbench.machine.calibration import Calibration, Shape, Spread, Varying
+from llmbench.machine.calibration import Calibration, MeasuredSpread, Shape, Varying
 from llmbench.results.aggregate import Tally
-from llmbench.results.iterations import Rows, iterated
+from llmbench.results.iterations import IterationRows, iterated
 from llmbench.results.metrics import METRICS
 from llmbench.stats.intervals import moments
 from llmbench.stats.shrinkage import moderated, prior
@@ -47,7 +47,7 @@ def calibrate(log: Log, name: str) -> Calibration:
             f"{name}: no cell has {FEWEST_SESSIONS} valid sessions, so nothing varies. Measure with --sessions 5."
         )
     columns = tally.gatherer.sessions([tally.cells[owner] for owner in owners])
-    sessions = Rows(columns, owners, len(tally.cells))
+    sessions = IterationRows(columns, owners, len(tally.cells))
     iterations = iterated(log, tally)
     shapes = _shapes(tally.cells)
     found = {
@@ -75,7 +75,10 @@ def _shapes(cells: Sequence[Point]) -> dict[Shape, Integers]:
 
 
 def _varying(
-    metric: Metric, sessions: Rows, iterations: Rows, shapes: dict[Shape, Integers]
+    metric: Metric,
+    sessions: IterationRows,
+    iterations: IterationRows,
+    shapes: dict[Shape, Integers],
 ) -> Varying | None:
     """Return how a metric varies; None if no cell has it in two sessions."""
     between, inside = _moments(metric, sessions), _moments(metric, iterations)
@@ -92,7 +95,7 @@ def _varying(
     common = prior(variances, dofs)
     drawn, together = (variances, dofs) if common is None else moderated(variances, dofs, common)
     spreads = [
-        Spread(
+        MeasuredSpread(
             batch_size=shape[0], input_len=shape[1], output_len=shape[2],
             within=within, between=float(np.sqrt(variance)), drawn=float(np.sqrt(to)), dof=float(dof),
         )
@@ -105,12 +108,12 @@ def _varying(
     return Varying(shapes=spreads, other=float(np.sqrt(common.variance)), other_dof=dof)
 
 
-def _moments(metric: Metric, rows: Rows) -> Moments:
+def _moments(metric: Metric, rows: IterationRows) -> Moments:
     with np.errstate(divide="ignore", invalid="ignore"):  # n = 1 has no gaps: absent over 0
         return moments(metric.value(rows.columns), rows.owners, rows.groups)
 
 
-def _of_sessions(inside: Moments, sessions: Rows) -> tuple[Reals, Reals]:
+def _of_sessions(inside: Moments, sessions: IterationRows) -> tuple[Reals, Reals]:
     """Return the squares within the sessions of each cell, and their degrees of freedom."""
     columns = (inside.squares, np.maximum(inside.n - 1, 0))
     squares, dof = (

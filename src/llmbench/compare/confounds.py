@@ -24,7 +24,7 @@ MARGIN = 0.02
 """Ratios closer to one than this are the same speed for any reader's purpose."""
 
 
-class Asked(NamedTuple):
+class CompareOptions(NamedTuple):
     """What is compared, and how.
 
     Attributes:
@@ -55,7 +55,7 @@ MOST_CHANGES = 8
 """Changed facts that are named; the rest are counted."""
 
 
-def refuse(baseline: Side, candidate: Side, matched: Match, asked: Asked) -> None:
+def refuse(baseline: Side, candidate: Side, matched: Match, asked: CompareOptions) -> None:
     """Raise RunError, with the flag that allows it if one does, where two sides must not be compared."""
     where = f"{candidate.name} beside {baseline.name}"
     protocols = sorted((baseline.protocols | candidate.protocols) - {NOT_OURS})
@@ -107,7 +107,7 @@ def same(baseline: Side, candidate: Side) -> bool:
     )
 
 
-def notices(baseline: Side, candidate: Side, asked: Asked) -> Iterator[str]:
+def notices(baseline: Side, candidate: Side, asked: CompareOptions) -> Iterator[str]:
     """Yield what a reader must hold against the comparison."""
     if asked.factor is None:
         yield from _of_separate_runs(baseline, candidate)

@@ -42,7 +42,7 @@ class Match(NamedTuple):
     missing: tuple[Missing, ...]
 
 
-class Taken(NamedTuple):
+class ComparedSessions(NamedTuple):
     """The sessions of one side that are compared: value, number of the pair of cells, round, other work seen."""
 
     values: Reals
@@ -72,16 +72,18 @@ def match(baseline: Side, candidate: Side, factor: str | None) -> Match:
     return Match(numbers[:, 0], numbers[:, 1], tuple(sorted(missing, key=lambda m: -len(m.cells))))
 
 
-def taken(side: Side, numbers: Integers) -> Taken:
+def taken(side: Side, numbers: Integers) -> ComparedSessions:
     """Return the sessions of these cells that have a value."""
     pair_of = np.full(len(side.cells), -1)
     pair_of[numbers] = np.arange(len(numbers))
     pairs = pair_of[side.owners]
     kept = (pairs >= 0) & np.isfinite(side.values) & (side.values > 0)
-    return Taken(side.values[kept], pairs[kept], side.rounds[kept], side.disturbed[kept])
+    return ComparedSessions(side.values[kept], pairs[kept], side.rounds[kept], side.disturbed[kept])
 
 
-def in_both(baseline: Side, candidate: Side, matched: Match) -> tuple[Match, tuple[Taken, Taken]]:
+def in_both(
+    baseline: Side, candidate: Side, matched: Match
+) -> tuple[Match, tuple[ComparedSessions, ComparedSessions]]:
     """Return the cells that have a round with both sides in it, and those sessions, in the same order."""
     sides = _aligned(taken(baseline, matched.baseline), taken(candidate, matched.candidate))
     shared = np.bincount(sides[0].pairs, minlength=len(matched.baseline)) > 0
@@ -97,7 +99,9 @@ def in_both(baseline: Side, candidate: Side, matched: Match) -> tuple[Match, tup
     return kept, sides
 
 
-def _aligned(baseline: Taken, candidate: Taken) -> tuple[Taken, Taken]:
+def _aligned(
+    baseline: ComparedSessions, candidate: ComparedSessions
+) -> tuple[ComparedSessions, ComparedSessions]:
     most = 1 + max(
         (int(side.rounds.max()) for side in (baseline, candidate) if len(side.rounds)), default=0
     )
@@ -109,8 +113,10 @@ def _aligned(baseline: Taken, candidate: Taken) -> tuple[Taken, Taken]:
     return _picked(baseline, left), _picked(candidate, right)
 
 
-def _picked(side: Taken, which: Integers) -> Taken:
-    return Taken(side.values[which], side.pairs[which], side.rounds[which], side.disturbed[which])
+def _picked(side: ComparedSessions, which: Integers) -> ComparedSessions:
+    return ComparedSessions(
+        side.values[which], side.pairs[which], side.rounds[which], side.disturbed[which]
+    )
 
 
 def _by_key(side: Side, factor: str | None) -> Mapping[Hashable, Sequence[int]]:

@@ -59,7 +59,7 @@ class ApiPrices(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
                 raise ValueError(f"{price.name}: there is no source {price.source!r}")
 
 
-class Asked(NamedTuple):
+class PriceOptions(NamedTuple):
     """The price that a user gives, at most one of the three."""
 
     usd_per_hour: float | None = None
@@ -93,7 +93,7 @@ def against(words: str | None, model: str) -> list[ApiPrice]:
     return found
 
 
-def check(asked: Asked) -> None:
+def check(asked: PriceOptions) -> None:
     """Refuse several prices, and what is none."""
     given = [value for value in asked if value is not None]
     if len(given) > 1:
@@ -110,7 +110,7 @@ def check(asked: Asked) -> None:
         )
 
 
-def hour(asked: Asked, measured: Measured) -> Hour:
+def hour(asked: PriceOptions, measured: Measured) -> Hour:
     """Return the price of an hour of a cell; raise SpecError naming the flag if nothing tells it."""
     if asked.usd_per_hour is not None:
         return Hour(asked.usd_per_hour, f"${asked.usd_per_hour:g} an hour of the machine, as given")

@@ -32,7 +32,7 @@ MANY = f"over {MOST_SESSIONS}"
 """Nobody takes more sessions of a cell, so more are not counted."""
 
 
-class Spread(msgspec.Struct, frozen=True, kw_only=True):
+class MeasuredSpread(msgspec.Struct, frozen=True, kw_only=True):
     """How a metric varies at one shape, as standard deviations of logarithms: 0.01 is 1 %.
 
     Attributes:
@@ -64,7 +64,7 @@ class Spread(msgspec.Struct, frozen=True, kw_only=True):
 class Varying(msgspec.Struct, frozen=True, kw_only=True):
     """How one metric varies: at the shapes measured, and what to expect of any other."""
 
-    shapes: list[Spread]
+    shapes: list[MeasuredSpread]
     other: float
     other_dof: float
 
@@ -132,16 +132,16 @@ SHELF = state.Shelf(
 )
 
 
-class Kept(NamedTuple):
+class KeptCalibration(NamedTuple):
     """The calibration of a machine, and a sentence about why there is none, if that is a mishap."""
 
     calibration: Calibration | None
     notice: str | None = None
 
 
-def kept_of(found: Mapping[str, Any]) -> Kept:
+def kept_of(found: Mapping[str, Any]) -> KeptCalibration:
     """Return the calibration kept of a machine, as a run describes it. Never raises."""
-    return Kept(*SHELF.find(info.identity_digest(found)))
+    return KeptCalibration(*SHELF.find(info.identity_digest(found)))
 
 
 def sessions_for(deviation: float, within: float, confidence: float = CONFIDENCE) -> int | None:

@@ -88,7 +88,7 @@ STEPS_S = (1e-10, 100.0)
 SHELF = state.Shelf("probes", "probe", File, "measure again with llmbench machine --probe")
 
 
-class Kept(NamedTuple):
+class KeptProbes(NamedTuple):
     """The probes of a machine, and a sentence about why there are none, if that is a mishap."""
 
     probes: list[Probe]
@@ -100,10 +100,10 @@ def probes_of(found: Mapping[str, Any]) -> list[Probe]:
     return kept_of(found).probes
 
 
-def kept_of(found: Mapping[str, Any]) -> Kept:
+def kept_of(found: Mapping[str, Any]) -> KeptProbes:
     """Return the probes of a machine, and what was wrong if they could not be read. Never raises."""
     file, notice = SHELF.find(key_of(found))
-    return Kept(file.probes if file else [], notice)
+    return KeptProbes(file.probes if file else [], notice)
 
 
 def keep(found: Mapping[str, Any], probes: Sequence[Probe]) -> Path:

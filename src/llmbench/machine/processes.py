@@ -71,7 +71,7 @@ class Mark(NamedTuple):
         return same and pid.isdecimal() and start_ticks(int(pid)) != ticks
 
 
-class Family(NamedTuple):
+class SessionProcesses(NamedTuple):
     """How a session's processes are told from all others.
 
     Attributes:
@@ -110,7 +110,7 @@ def become_subreaper() -> None:
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def kill_session(family: Family, worker: int) -> list[str]:
+def kill_session(family: SessionProcesses, worker: int) -> list[str]:
     """Kill a session's processes, the worker too; return a line for each that was not the worker."""
     strays = kill(lambda: _of_session(family), worker, family.before)
     leftovers.remove_folders(family.token)
@@ -177,7 +177,7 @@ def _start_s(pid: int) -> str:
     return ""
 
 
-def _of_session(family: Family) -> list[psutil.Process]:
+def _of_session(family: SessionProcesses) -> list[psutil.Process]:
     found: dict[int, psutil.Process] = {}
     for parent in (family.nursery, os.getpid() if _adopts else None):
         found |= _descendants(parent) if parent else {}

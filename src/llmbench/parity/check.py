@@ -19,7 +19,7 @@ import numpy as np
 
 from llmbench import interpreter
 from llmbench.machine import nvidia
-from llmbench.parity.child import Answer, Task
+from llmbench.parity.child import Reply, Task
 from llmbench.parity.distance import Distance, distance, faults, wrong_tokens
 from llmbench.redact import redact
 from llmbench.results.record import Job, Parity
@@ -99,7 +99,7 @@ class _Checkpoint:
             for subject, found in zip(subjects, told[2:], strict=True)
         ]
 
-    def _own_words(self) -> tuple[Answer, Answer]:
+    def _own_words(self) -> tuple[Reply, Reply]:
         """Save both checkpoints, and have transformers in the cell's dtype speak from each: noise and control."""
         cell = self.job.cells[0]
         self.tell(f"{cell.model} {cell.dtype}: its noise, and a disturbed matrix")
@@ -119,14 +119,14 @@ class _Checkpoint:
         ]
         saved, disturbed, noise, control = self._ask(tasks)
         unable = saved.unable or disturbed.unable
-        return (Answer(unable=unable), Answer(unable=unable)) if unable else (noise, control)
+        return (Reply(unable=unable), Reply(unable=unable)) if unable else (noise, control)
 
-    def _words(self, subject: Subject) -> Answer:
+    def _words(self, subject: Subject) -> Reply:
         cell = subject.job.cells[0]
         self.tell(f"{cell.model} {cell.dtype}: {cell.backend}")
         return self._ask([self._speaking(subject.job, TRUE)])[0]
 
-    def _truth(self, spoken: Sequence[Answer]) -> Iterator[Distance | str]:
+    def _truth(self, spoken: Sequence[Reply]) -> Iterator[Distance | str]:
         """Yield how far each of these lies from what the reference says of the same tokens."""
         whole = [
             [*prompt, *new]
@@ -150,7 +150,7 @@ class _Checkpoint:
         model = msgspec.structs.replace(job.model, source="folder", location=location)
         return msgspec.structs.replace(job, cells=[cell], model=model)
 
-    def _ask(self, tasks: Sequence[Task]) -> list[Answer]:
+    def _ask(self, tasks: Sequence[Task]) -> list[Reply]:
         return ask(tasks, self.folder / "answers.json")
 
 
@@ -169,7 +169,7 @@ def _verdict(
     return _line(subject, "failed" if wrong else "passed", "; ".join(wrong), found, noise)
 
 
-def ask(tasks: Sequence[Task], answers: Path) -> list[Answer]:
+def ask(tasks: Sequence[Task], answers: Path) -> list[Reply]:
     """Have a fresh process do some tasks; whatever it leaves behind dies with it."""
     answers.unlink(missing_ok=True)
     child = subprocess.Popen(
@@ -183,14 +183,14 @@ def ask(tasks: Sequence[Task], answers: Path) -> list[Answer]:
     try:
         said, _ = child.communicate(msgspec.json.encode(tasks), timeout=PATIENCE_S)
     except subprocess.TimeoutExpired:
-        return [Answer(unable=f"no answer within {PATIENCE_S:.0f} s") for _ in tasks]
+        return [Reply(unable=f"no answer within {PATIENCE_S:.0f} s") for _ in tasks]
     finally:
         _end(child)
     if child.returncode or not answers.exists():
         lines = said.decode(errors="replace").strip().splitlines() or ["it said nothing"]
-        died = Answer(unable=f"it ended with code {child.returncode}: {redact(lines[-1])[:300]}")
+        died = Reply(unable=f"it ended with code {child.returncode}: {redact(lines[-1])[:300]}")
         return [died for _ in tasks]
-    return msgspec.json.decode(answers.read_bytes(), type=list[Answer])
+    return msgspec.json.decode(answers.read_bytes(), type=list[Reply])
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:

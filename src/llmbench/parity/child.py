@@ -33,7 +33,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     output_len: int = 0
 
 
-class Answer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Reply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What came of it. `own` are log-probabilities of the tokens said, `largest` those of the likeliest."""
 
     tokens: list[list[int]] = []
@@ -51,34 +51,32 @@ def main() -> None:
     os._exit(0)  # without the teardown in which engines hang
 
 
-def _answered(task: Task) -> Answer:
+def _answered(task: Task) -> Reply:
     try:
         return ACTS[task.kind](task)
     except (LoadFailed, Unsupported) as error:
-        return Answer(unable=str(error))
+        return Reply(unable=str(error))
 
 
-def _save(task: Task) -> Answer:
+def _save(task: Task) -> Reply:
     backends.reference().save(task.job, task.folder, disturbed=task.disturbed)
-    return Answer()
+    return Reply()
 
 
-def _speak(task: Task) -> Answer:
+def _speak(task: Task) -> Reply:
     engine = backends.load(task.job)
     if not isinstance(engine, Speaker):
-        return Answer(
-            unable=f"the {task.job.cells[0].backend} backend does not say how sure it is."
-        )
+        return Reply(unable=f"the {task.job.cells[0].backend} backend does not say how sure it is.")
     engine.prepare(task.job.cells[0])
     tokens, own = engine.speak(task.sequences, task.output_len)
     if close := getattr(engine, "close", None):
         close()
-    return Answer(tokens=tokens, own=own)
+    return Reply(tokens=tokens, own=own)
 
 
-def _score(task: Task) -> Answer:
+def _score(task: Task) -> Reply:
     own, largest = backends.reference().scored(task.job, task.sequences, task.input_len)
-    return Answer(own=own, largest=largest)
+    return Reply(own=own, largest=largest)
 
 
 ACTS = {"save": _save, "speak": _speak, "score": _score}

@@ -24,26 +24,26 @@ if TYPE_CHECKING:
     from llmbench.results.store import Log
 
 
-class Engine(msgspec.Struct):
+class CapacityFacts(msgspec.Struct):
     """What is read of an engine's facts."""
 
     preallocates: bool = False
 
 
-class Outcome(msgspec.Struct):
+class CapacityOutcome(msgspec.Struct):
     """What is read of an outcome."""
 
-    engine: Engine = msgspec.field(default_factory=Engine)
+    engine: CapacityFacts = msgspec.field(default_factory=CapacityFacts)
 
 
-class Ended(msgspec.Struct, tag_field="kind", tag="end"):
+class CapacityRecord(msgspec.Struct, tag_field="kind", tag="end"):
     """What is read of a record."""
 
     id: str
     session: int
     status: Status
     cell: msgspec.Raw
-    outcome: Outcome
+    outcome: CapacityOutcome
     worker: dict[str, Any] = {}
 
 
@@ -110,7 +110,7 @@ def _read(log: Log) -> tuple[list[Cell], Mapping[str, Met], set[str]]:
     written: dict[str, bytes] = {}
     preallocating: set[str] = set()
     counted: set[tuple[str, int]] = set()
-    for record in log.records(Ended):
+    for record in log.records(CapacityRecord):
         written.setdefault(record.id, bytes(record.cell))
         if record.outcome.engine.preallocates:
             preallocating.add(record.id)

@@ -47,7 +47,7 @@ ONE_DEVICE = (
 """Options, with their defaults, under which one device computes with weights of the cell's own type."""
 
 
-class Place(NamedTuple):
+class PredictedMachine(NamedTuple):
     """Where cells are to run, or would.
 
     Attributes:
@@ -77,11 +77,13 @@ class Pace(NamedTuple):
     basis: str
 
 
-def here(found: Mapping[str, Any], probes: Sequence[Probe], past: Sequence[Seen]) -> Place:
+def here(
+    found: Mapping[str, Any], probes: Sequence[Probe], past: Sequence[Seen]
+) -> PredictedMachine:
     """Return this machine, as `machine.machine()` describes it."""
     gpus = found["gpus"]
     kinds = {device.chip and device.chip.name: device.chip for device in chips.devices(gpus)}
-    return Place(
+    return PredictedMachine(
         have_bytes={
             "cpu": found["memory_available_bytes"],
             "cuda": gpus[0].get("memory_bytes") if gpus else None,
@@ -93,14 +95,14 @@ def here(found: Mapping[str, Any], probes: Sequence[Probe], past: Sequence[Seen]
     )
 
 
-def elsewhere(chip: Chip) -> Place:
+def elsewhere(chip: Chip) -> PredictedMachine:
     """Return a machine with one chip of this kind, known by its datasheet alone."""
     memory = int(chip.memory_gb * 2**30) if chip.memory_gb else None
-    return Place({"cpu": None, "cuda": memory}, chip, (), (), {})
+    return PredictedMachine({"cpu": None, "cuda": memory}, chip, (), (), {})
 
 
 def predictions(
-    cells: Sequence[Cell], models: Mapping[str, Model], protocol: Protocol, place: Place
+    cells: Sequence[Cell], models: Mapping[str, Model], protocol: Protocol, place: PredictedMachine
 ) -> dict[str, Prediction]:
     """Return what each cell is expected to need, by id; a figure that is not known is absent from it.
 
@@ -215,7 +217,7 @@ def _calls(iteration_s: float, protocol: Protocol) -> int:
     return warm + min(timed, protocol.max_iterations) + 1
 
 
-def _pace(device: str, dtype: str, place: Place) -> Pace:
+def _pace(device: str, dtype: str, place: PredictedMachine) -> Pace:
     """Return the rates to reckon with: ceilings of a datasheet before a probe's, times of a probe before those."""
     probe = next((one for one in place.probes if one.device == device), None)
     chip = place.chip if device == "cuda" else None

@@ -11,14 +11,13 @@ import statistics
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-import msgspec
 import numpy as np
 
 from llmbench.errors import LlmbenchError
 from llmbench.machine.peaks import Probe
 from llmbench.models.shape import shape_of
 from llmbench.predict import roofline
-from llmbench.results import store
+from llmbench.results import sessions, store
 from llmbench.results.record import Plan, Status
 
 if TYPE_CHECKING:
@@ -53,28 +52,6 @@ TYPICAL_FLOPS_S, TYPICAL_BYTES_S, TYPICAL_STEP_S = 1e11, 1e10, 2e-6
 
 Reals: TypeAlias = "NDArray[np.float64]"
 Bools: TypeAlias = "NDArray[np.bool_]"
-
-
-class Timed(msgspec.Struct, gc=False):
-    """What is read of a sample."""
-
-    e2e_ns: int | None
-    token_ns: list[list[int]]
-    discarded: str | None = None
-
-
-class Taken(msgspec.Struct, gc=False):
-    """What is read of an outcome."""
-
-    samples: list[Timed] = []
-
-
-class Ended(msgspec.Struct, tag_field="kind", tag="end", gc=False):
-    """What is read of a record."""
-
-    id: str
-    status: Status
-    outcome: Taken
 
 
 class Seen(NamedTuple):
@@ -178,7 +155,7 @@ def _of_run(folder: Path, found: Mapping[str, Any], without: str | None) -> Iter
         plan = log.plan
         if plan is None or plan.run == without or not _alike(plan.machine, found):
             return
-        yield from _medians(plan, log.records(Ended))
+        yield from _medians(plan, log.records(sessions.Ended))
     except LlmbenchError:
         return  # a run that cannot be read teaches nothing
 
@@ -189,22 +166,22 @@ def _alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     return gpus[0] == gpus[1] and all(one.get(key) == other.get(key) for key in MATCHING)
 
 
-def _medians(plan: Plan, ended: Iterable[Ended]) -> Iterator[Seen]:
+def _medians(plan: Plan, ended: Iterable[sessions.Ended]) -> Iterator[Seen]:
     cells, models = {cell.id: cell for cell in plan.cells}, {one.name: one for one in plan.models}
     times: defaultdict[str, list[tuple[float, float | None]]] = defaultdict(list)
     for record in ended:
         if record.status is Status.OK and record.id in cells:
             session = _session(record.outcome.samples)
             times[record.id].extend([session] if session else [])
-    for name, sessions in times.items():
+    for name, measured in times.items():
         cell = cells[name]
-        steps = [step for _, step in sessions if step]
-        first = statistics.median(first for first, _ in sessions)
+        steps = [step for _, step in measured if step]
+        first = statistics.median(first for first, _ in measured)
         step = statistics.median(steps) if steps else None
         yield Seen(plan.run, cell, models[cell.model], first, step)
 
 
-def _session(samples: Sequence[Timed]) -> tuple[float, float | None] | None:
+def _session(samples: Sequence[sessions.Timed]) -> tuple[float, float | None] | None:
     """Return a session's median TTFT and TPOT in seconds."""
     pairs = [
         (max(row[0] for row in one.token_ns) / 1e9, one.e2e_ns / 1e9, len(one.token_ns[0]))

@@ -34,17 +34,17 @@ if TYPE_CHECKING:
 PHASES = ("prefill", "decode")
 
 
-class Spoken(msgspec.Struct):
+class EngineFacts(msgspec.Struct):
     """What is read of an outcome here."""
 
     engine: dict[str, Any] = {}
 
 
-class Said(msgspec.Struct, tag_field="kind", tag="end"):
+class EngineRecord(msgspec.Struct, tag_field="kind", tag="end"):
     """What is read of a record here: what its engine said of itself."""
 
     id: str
-    outcome: Spoken
+    outcome: EngineFacts
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def read(log: Log, run: str) -> list[Measured]:
     bound = _bound(work, sessions, owners)
     machine = _machine(plan)
     models = {(model.name, model.digest): model for model in (plan.models if plan else ())}
-    engines = {each.id: each.outcome.engine for each in log.records(Said)}
+    engines = {each.id: each.outcome.engine for each in log.records(EngineRecord)}
     return [
         Measured(
             run=run,
@@ -167,7 +167,7 @@ def _of(columns: Mapping[str, Any], rows: Any) -> dict[str, tuple[float, ...]]:
     return {key: values for key, values in found.items() if values}
 
 
-def _bound(work: utilization.Work, sessions: Sessions, owners: Any) -> dict[str, tuple[str, ...]]:
+def _bound(work: utilization.PredictedWork, sessions: Sessions, owners: Any) -> dict[str, tuple[str, ...]]:
     """Return what held back each phase of each cell, as a table of the run says it."""
     count = len(work.sources)
     times = [

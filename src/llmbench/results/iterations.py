@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from llmbench.results.aggregate import Tally
 
 
-class Rows(NamedTuple):
+class IterationRows(NamedTuple):
     """Columns whose rows are sessions or iterations, and the number of what each row belongs to."""
 
     columns: Sessions
@@ -25,7 +25,7 @@ class Rows(NamedTuple):
     groups: int
 
 
-def iterated(log: Log, tally: Tally) -> Rows:
+def iterated(log: Log, tally: Tally) -> IterationRows:
     """Return every iteration of a valid session as if it were a session; they belong to the tally's sessions."""
     cells = {cell.id: cell for cell in tally.cells}
     gatherer, owners, points = Gatherer(), [], []
@@ -44,4 +44,4 @@ def iterated(log: Log, tally: Tally) -> Rows:
                 owners.append(count)
                 points.append(cells[record.id])
         count += 1
-    return Rows(gatherer.sessions(points), np.array(owners, dtype=np.int64), count)
+    return IterationRows(gatherer.sessions(points), np.array(owners, dtype=np.int64), count)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from llmbench.results.metrics import Metric
     from llmbench.results.record import Import, Plan, Stop
     from llmbench.results.sessions import Sessions
-    from llmbench.results.utilization import Words, Work
+    from llmbench.results.utilization import Words, PredictedWork
     from llmbench.spec.sweep import Point
     from llmbench.results.store import Log
     from llmbench.results.aggregate import Failure
@@ -73,7 +73,7 @@ class Numbers(NamedTuple):
     sessions: Integers
 
 
-class Progress(NamedTuple):
+class RunProgress(NamedTuple):
     """How many sessions stand where; `planned` are those that ended and those still to come."""
 
     planned: int
@@ -132,7 +132,7 @@ class Table:
     warnings: tuple[Mapping[str, int], ...]
     everywhere: tuple[str, ...]
     failures: tuple[Failure, ...]
-    progress: Progress
+    progress: RunProgress
     notices: tuple[str, ...]
 
     @property
@@ -173,7 +173,7 @@ def tabulate(log: Log, tally: Tally, chosen: Sequence[Metric] | None = None) -> 
         warnings=warnings,
         everywhere=everywhere,
         failures=tuple(sorted(tally.failures.values(), key=lambda failure: -failure.sessions)),
-        progress=Progress(
+        progress=RunProgress(
             planned=sum(tally.verdicts.values()) + int(to_come.sum()),
             interrupted=tally.interrupted,
             **tally.verdicts,
@@ -201,14 +201,14 @@ def _numbers(
     return tuple(numbers)
 
 
-def _sides(work: Work, sessions: Sessions, owners: Integers) -> tuple[Words, ...]:
+def _sides(work: PredictedWork, sessions: Sessions, owners: Integers) -> tuple[Words, ...]:
     """Return the roofline's side of every cell, by its sessions' typical times."""
     count = len(work.sources)
     times = (estimates(column, owners, count) for column in (sessions.ttft_s, sessions.decode_s))
     return utilization.sides(work, *(middle for middle, _, _ in times))
 
 
-def _over_unity(numbers: Sequence[Numbers], work: Work) -> Iterator[str]:
+def _over_unity(numbers: Sequence[Numbers], work: PredictedWork) -> Iterator[str]:
     for each in numbers:
         yield from utilization.over_unity(each.metric.key, each.middle, work.sources)
 

@@ -49,7 +49,7 @@ class Words(NamedTuple):
     values: tuple[str, ...]
 
 
-class Work(NamedTuple):
+class PredictedWork(NamedTuple):
     """What was predicted of every cell: columns of shape [cells], NaN where it is not known.
 
     `sources` says where a cell's ceilings come from: `datasheet`, `measured`, or nothing.
@@ -68,7 +68,7 @@ class Work(NamedTuple):
         return np.stack(self[:5])[:, owners]
 
 
-def work_of(cells: Sequence[Point], predictions: Mapping[str, Prediction]) -> Work:
+def work_of(cells: Sequence[Point], predictions: Mapping[str, Prediction]) -> PredictedWork:
     """Return what was predicted of the cells; a figure without a source for its ceilings counts for nothing."""
     columns = np.full((6, len(cells)), np.nan)
     sources: list[str] = [""] * len(cells)
@@ -84,7 +84,7 @@ def work_of(cells: Sequence[Point], predictions: Mapping[str, Prediction]) -> Wo
                 known.flops_s, known.bytes_s, known.least_prefill_s,
             )
         ]  # fmt: skip
-    return Work._make((*columns, tuple(sources)))
+    return PredictedWork._make((*columns, tuple(sources)))
 
 
 def worded(metric: Metric, sources: Sequence[str]) -> Metric:
@@ -99,7 +99,7 @@ def worded(metric: Metric, sources: Sequence[str]) -> Metric:
     return metric._replace(unit=Unit(unit, PERCENT.factor), definition=text)
 
 
-def sides(work: Work, ttft_s: Reals, decode_s: Reals) -> tuple[Words, ...]:
+def sides(work: PredictedWork, ttft_s: Reals, decode_s: Reals) -> tuple[Words, ...]:
     """Return each cell's side of the roofline and the source of its ceilings; nothing if none are known.
 
     Args:

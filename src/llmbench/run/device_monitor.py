@@ -31,7 +31,7 @@ class Halt(NamedTuple):
     why: str
 
 
-class Watch:
+class DeviceMonitor:
     """Watches one GPU; without one, nothing is seen and nothing halts."""
 
     def __init__(self, gpu: Gpu | None) -> None:

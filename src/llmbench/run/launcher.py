@@ -37,7 +37,7 @@ TICK_S = 0.2
 """The longest sleep of the parent: telemetry is sampled, logs are capped, at this pace."""
 
 
-class Ended(msgspec.Struct, frozen=True, kw_only=True):
+class WorkerEnd(msgspec.Struct, frozen=True, kw_only=True):
     """How a worker came to its end.
 
     `why`: "done" (it exited by itself), "signal", "timeout", "protocol" (it sent no sense), "stopped" (by us,
@@ -52,11 +52,11 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True):
     peak_rss_bytes: int | None = None
 
 
-class NurseryDied(Exception):  # noqa: N818 - reads as the sentence it is
+class ForkServerDied(Exception):  # noqa: N818 - reads as the sentence it is
     """The process that forks workers is gone; its log says why."""
 
 
-class Nursery:
+class ForkServer:
     """A running `llmbench.run.forkserver`, and the channel to it."""
 
     def __init__(self, backend: str, mark: processes.Mark, log: Path) -> None:
@@ -76,7 +76,7 @@ class Nursery:
                 )  # fmt: skip
             except OSError as error:
                 ours.close()
-                raise NurseryDied(str(error)) from error
+                raise ForkServerDied(str(error)) from error
 
     def hatch(self, job: Job, log: Path, timeout_s: float, interrupt: Interrupt) -> Worker:
         """Fork a worker and hand it its job; a stop signal ends the wait as NurseryDied."""
@@ -88,10 +88,10 @@ class Nursery:
                 request = json.dumps({"session": session}).encode()
                 socket.send_fds(self.channel, [request], theirs)
                 reply = self.wait_for("hatched", timeout_s, interrupt)
-            except (OSError, NurseryDied) as error:
+            except (OSError, ForkServerDied) as error:
                 os.close(control)
                 os.close(out)
-                raise NurseryDied(str(error)) from error
+                raise ForkServerDied(str(error)) from error
             finally:
                 os.close(control_read)
                 os.close(out_write)
@@ -117,10 +117,10 @@ class Nursery:
         while (fact := self.fact(key)) is None:
             left = deadline - time.monotonic()
             if left <= 0:
-                raise NurseryDied(f"no answer within {timeout_s:.0f} s")
+                raise ForkServerDied(f"no answer within {timeout_s:.0f} s")
             ready, _, _ = select.select(sources, [], [], left)
             if interrupt and interrupt.signal is not None:
-                raise NurseryDied("the sweep was asked to stop")
+                raise ForkServerDied("the sweep was asked to stop")
             if self.channel in ready:
                 self.hear()
         return fact
@@ -140,7 +140,7 @@ class Nursery:
         except ConnectionError:
             data = b""
         if not data:
-            raise NurseryDied(f"it ended with code {self._collect()}")
+            raise ForkServerDied(f"it ended with code {self._collect()}")
         *lines, self.rest = (self.rest + data).split(b"\n")
         self.told += [json.loads(line) for line in lines]
 
@@ -168,7 +168,7 @@ class Worker:
 
     def __init__(  # noqa: PLR0913, PLR0917 - what a process is made of
         self,
-        nursery: Nursery,
+        nursery: ForkServer,
         pid: int,
         start: str,
         session: str,
@@ -183,7 +183,7 @@ class Worker:
         self.before, self.control, self.out, self.log = before, control, out, log
         self.unsent = memoryview(job)
         self.phase = "start"
-        self.why = Ended(why="done", phase="start")
+        self.why = WorkerEnd(why="done", phase="start")
         self.ended: dict[str, Any] | None = None
 
     def go(self) -> None:
@@ -197,7 +197,7 @@ class Worker:
         interrupt: Interrupt,
         spared: set[int],
         on_tick: Callable[[], None],
-    ) -> Generator[messages.Message | Ended, None, None]:
+    ) -> Generator[messages.Message | WorkerEnd, None, None]:
         """Yield messages as they come and, last, how it ended; by then nothing of it is alive.
 
         Args:
@@ -210,8 +210,8 @@ class Worker:
         os.set_blocking(self.control, False)
         try:
             yield from self._heard(deadlines, interrupt, on_tick)
-        except NurseryDied as error:
-            self.why = Ended(why="nursery", phase=self.phase, detail=str(error))
+        except ForkServerDied as error:
+            self.why = WorkerEnd(why="nursery", phase=self.phase, detail=str(error))
         finally:  # also when whoever listened goes away
             ended = self._finish(spared)
         yield ended
@@ -250,10 +250,10 @@ class Worker:
 
     def _must_end(self, left: float, deadlines: Deadlines, interrupt: Interrupt) -> bool:
         if interrupt.signal is not None:
-            self.why = Ended(why="stopped", phase=self.phase)
+            self.why = WorkerEnd(why="stopped", phase=self.phase)
         elif left <= 0:
             silence = f"silent for {limit(deadlines, self.phase):g} s"
-            self.why = Ended(why="timeout", phase=self.phase, detail=silence)
+            self.why = WorkerEnd(why="timeout", phase=self.phase, detail=silence)
         return self.why.why != "done"
 
     def _send(self) -> None:
@@ -274,14 +274,14 @@ class Worker:
         except BlockingIOError:
             return found
         except ValueError as error:
-            self.why = Ended(why="protocol", phase=self.phase, detail=str(error))
+            self.why = WorkerEnd(why="protocol", phase=self.phase, detail=str(error))
             return found
         return found or None
 
-    def _finish(self, spared: set[int]) -> Ended:
+    def _finish(self, spared: set[int]) -> WorkerEnd:
         """Kill what is left, collect the worker's status, close the pipes."""
         nursery = None if self.nursery.collected() else self.nursery.process.pid
-        family = processes.Family(self.session, nursery, frozenset(spared), self.before)
+        family = processes.SessionProcesses(self.session, nursery, frozenset(spared), self.before)
         strays = processes.kill_session(family, self.pid)
         if self.ended is None and self.why.why != "nursery":
             self._await_end()
@@ -292,7 +292,7 @@ class Worker:
         why, code = self.why.why, os.waitstatus_to_exitcode(found.get("status", 0))
         if why == "done" and code < 0:
             why = "signal"
-        return Ended(
+        return WorkerEnd(
             why=why,
             phase=self.phase,
             detail=self.why.detail,
@@ -303,7 +303,7 @@ class Worker:
 
     def _await_end(self) -> None:
         """Wait until the nursery has seen the worker die of what we did to it."""
-        with contextlib.suppress(NurseryDied):
+        with contextlib.suppress(ForkServerDied):
             while self.ended is None:
                 fact = self.nursery.wait_for("ended", processes.PATIENCE_S)
                 self.ended = fact if fact["ended"] == self.pid else None

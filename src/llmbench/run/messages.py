@@ -31,20 +31,20 @@ class Progress(
     iteration: int = 0
 
 
-class Result(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="result"):
+class CellResult(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="result"):
     """One cell is done, well or badly; `last` says that the worker ends here, cells left or not."""
 
     outcome: Outcome
     last: bool
 
 
-Message: TypeAlias = Progress | Result
+Message: TypeAlias = Progress | CellResult
 
 GO = b"go\n"
 """The launcher's answer to a result: it is on disk, begin the next cell."""
 
 _encoder = msgspec.json.Encoder(enc_hook=str)  # an engine's facts may hold types of its own
-_decoder = msgspec.json.Decoder(Progress | Result)
+_decoder = msgspec.json.Decoder(Progress | CellResult)
 
 
 def send(fd: int, message: Message) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from llmbench.measure.checks import Ceilings
-    from llmbench.run.launcher import Ended
+    from llmbench.run.launcher import WorkerEnd
     from llmbench.spec.sweep import Cell
 
 
@@ -76,13 +76,13 @@ def _untold(telemetry: dict[str, Any], counters: dict[str, Any]) -> str:
     return f"partial: the device did not tell {', '.join(names)}" if names else ""
 
 
-def ended_badly(cell: Cell, ended: Ended) -> Outcome:
+def ended_badly(cell: Cell, ended: WorkerEnd) -> Outcome:
     """Return the outcome of a cell whose worker ended without a result."""
     status, error = _explained(ended)
     return Outcome(cell=cell.id, status=status, phase=ended.phase or None, error=error)
 
 
-def _explained(ended: Ended) -> tuple[Status, str]:
+def _explained(ended: WorkerEnd) -> tuple[Status, str]:
     peak = (
         f"; its peak RSS was {ended.peak_rss_bytes / 2**30:.2f} GiB" if ended.peak_rss_bytes else ""
     )

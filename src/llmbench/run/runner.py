@@ -20,7 +20,7 @@ from llmbench.measure import bounds, prompts, telemetry
 from llmbench.results import store
 from llmbench.results.record import Begin, Job, Outcome, Status, Stop
 from llmbench.run import launcher
-from llmbench.run.device_monitor import Watch
+from llmbench.run.device_monitor import DeviceMonitor
 from llmbench.run.inferred import Foregone
 from llmbench.run.outcome import record_of, scrub
 from llmbench.run.pending import standings, why_stop
@@ -70,14 +70,14 @@ class Runner:
         self.logs.mkdir(exist_ok=True)
         for log in self.logs.glob("*.log"):
             scrub(log)  # an invocation that was killed left its last ones as they were
-        self.nurseries: dict[str, launcher.Nursery] = {}
+        self.nurseries: dict[str, launcher.ForkServer] = {}
         self.texts = {
             name: text(name)
             for name in {cell.prompts for cell in planned.cells}
             if name != prompts.SYNTHETIC
         }
         gpu = telemetry.gpu_of(planned.cells)
-        self.watch = Watch(gpu)
+        self.watch = DeviceMonitor(gpu)
         self.devices = chips.devices(info.machine()["gpus"]) if gpu else []
         self.began = time.monotonic()
 
@@ -165,7 +165,7 @@ class Runner:
             worker = self._nursery(first.backend).hatch(
                 self._job(cells, session), log, self.protocol.deadlines.start_s, self.interrupt
             )
-        except launcher.NurseryDied as error:
+        except launcher.ForkServerDied as error:
             self.drop_nursery(first.backend)
             if known or self.interrupt.signal is not None:
                 return cells  # one that died between two workers is replaced
@@ -193,9 +193,9 @@ class Runner:
     def _attempt(self, cell: Cell, session: int) -> int:
         return self.standings[cell.id].attempts.get(session, 0) + 1
 
-    def _nursery(self, backend: str) -> launcher.Nursery:
+    def _nursery(self, backend: str) -> launcher.ForkServer:
         if backend not in self.nurseries:
-            self.nurseries[backend] = launcher.Nursery(
+            self.nurseries[backend] = launcher.ForkServer(
                 backend,
                 processes.Mark.of_run(self.written.run, self.run.folder),
                 self._log_of(backend),

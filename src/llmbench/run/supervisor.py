@@ -6,12 +6,12 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any, Protocol
 
 from llmbench.results.record import Outcome, Status
-from llmbench.run.messages import Progress, Result
+from llmbench.run.messages import CellResult, Progress
 from llmbench.run.outcome import ended_badly, scrub
 
 if TYPE_CHECKING:
     from llmbench.run import launcher
-    from llmbench.run.device_monitor import Watch
+    from llmbench.run.device_monitor import DeviceMonitor
     from llmbench.run.progress import Screen
     from llmbench.run.signals import Interrupt
     from llmbench.spec import sweep
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 class Runner(Protocol):
     """What a supervisor needs of the runner that it works for."""
 
-    nurseries: dict[str, launcher.Nursery]
+    nurseries: dict[str, launcher.ForkServer]
     protocol: sweep.Protocol
     interrupt: Interrupt
     screen: Screen
-    watch: Watch
+    watch: DeviceMonitor
 
     def begin(self, cell: Cell, session: int, worker: launcher.Worker) -> None:
         """Write the intent to measure a cell."""
@@ -66,7 +66,7 @@ class Supervisor:
             for message in heard:
                 if isinstance(message, Progress):
                     self._progress(message)
-                elif isinstance(message, Result):
+                elif isinstance(message, CellResult):
                     self._result(message)
                 else:
                     self._ended(message)
@@ -80,7 +80,7 @@ class Supervisor:
             self.runner.watch.after_load()
             self.runner.screen.measuring(self.remaining[0], self.session)
 
-    def _result(self, message: Result) -> None:
+    def _result(self, message: CellResult) -> None:
         """Write a result and let the worker go on; the worker's last is held until nothing of it is alive."""
         if self.held is not None:
             return  # after its last, or after one that made no sense, a worker has nothing to say
@@ -95,7 +95,7 @@ class Supervisor:
         self._begin()
         self.worker.go()
 
-    def _ended(self, ended: launcher.Ended) -> None:
+    def _ended(self, ended: launcher.WorkerEnd) -> None:
         """Record the last cell, or what the worker's end did to the one that it was measuring."""
         scrub(self.worker.log)
         if ended.why == "nursery":

@@ -57,7 +57,7 @@ Show: TypeAlias = "Callable[[Path, Console], None]"
 """Shows the run in a folder on a console."""
 
 
-class Asked(msgspec.Struct, frozen=True):
+class SweepOptions(msgspec.Struct, frozen=True):
     """What the command line says about the run, as opposed to the sweep."""
 
     output_dir: Path | None
@@ -79,7 +79,7 @@ def probe_first(sweep: Sweep, console: Console) -> None:
     )
 
 
-def sweep(wanted: Sweep, asked: Asked, console: Console, command: str, show: Show) -> int:
+def sweep(wanted: Sweep, asked: SweepOptions, console: Console, command: str, show: Show) -> int:
     """Measure what is pending, have the table shown, and return the exit code."""
     window = telemetry.CpuWindow()
     if asked.offline:
@@ -117,7 +117,7 @@ def sweep(wanted: Sweep, asked: Asked, console: Console, command: str, show: Sho
         return _conclude(run, runner, console, interrupt)
 
 
-def _is_anonymous(run: Run, asked: Asked) -> bool:
+def _is_anonymous(run: Run, asked: SweepOptions) -> bool:
     """Return whether a run is written without who measured it; a run that began otherwise stays so."""
     earlier = run.log.plan
     began_so = earlier is not None and earlier.command == anonymous.COMMAND
@@ -134,7 +134,9 @@ def measured_anew(file: Path, purpose: str, sessions: int, show: Show) -> tuple[
     changes = {"sessions": sessions, "max_sessions": sessions}
     wanted = overrides.with_protocol(spec_sweep.read_sweep(file), changes)
     folder = state.folder() / purpose / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{slug(wanted.name)}"
-    asked = Asked(folder, resume=False, new_environment=False, allow_shared=False, offline=False)
+    asked = SweepOptions(
+        folder, resume=False, new_environment=False, allow_shared=False, offline=False
+    )
     command = command_line(["llmbench", *sys.argv[1:]])
     return folder, sweep(wanted, asked, Console(highlight=False, stderr=True), command, show)
 
@@ -207,7 +209,7 @@ def _folder(name: str, machine_name: str, *, resume: bool) -> Path:
 
 
 def _describe(
-    run: Run, planned: Planned, found: dict[str, object], asked: Asked, command: str
+    run: Run, planned: Planned, found: dict[str, object], asked: SweepOptions, command: str
 ) -> Plan:
     """Write the plan, unless the run already says the same; refuse to mix environments."""
     facts, digest = info.environment(found)
@@ -284,7 +286,7 @@ def _refuse_few_files(planned: Planned) -> None:
         )
 
 
-def _refuse_shared(planned: Planned, asked: Asked) -> None:
+def _refuse_shared(planned: Planned, asked: SweepOptions) -> None:
     gpu = telemetry.gpu_of(planned.cells)
     if asked.allow_shared or gpu is None:
         return

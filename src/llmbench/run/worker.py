@@ -67,13 +67,13 @@ def work(job_line: bytes, *, control: int, out: int) -> None:
         engine = backends.load(job)
     except BaseException as error:  # noqa: BLE001 - whatever it is, it becomes a record
         failed = Outcome(cell=job.cells[0].id, phase="load", **described(error, Status.LOAD_FAILED))
-        messages.send(out, messages.Result(outcome=failed, last=True))
+        messages.send(out, messages.CellResult(outcome=failed, last=True))
         return
     load_s = time.monotonic() - began
     for cell in job.cells:
         outcome = measured(engine, cell, job, out, load_s)
         last = cell is job.cells[-1] or outcome.status not in (Status.OK, Status.UNSUPPORTED)
-        messages.send(out, messages.Result(outcome=outcome, last=last))
+        messages.send(out, messages.CellResult(outcome=outcome, last=last))
         if last or (job.attended and not told_to_go_on(control)):
             break
     close = getattr(engine, "close", None)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 BLOCK_BYTES = 2**24
 
 
-class Place(NamedTuple):
+class TensorLocation(NamedTuple):
     """Where a tensor lies in the file."""
 
     offset: int
@@ -40,7 +40,7 @@ class OnDisk(Mapping[str, torch.Tensor]):
     def __init__(self, model: Any) -> None:
         """Write every parameter and buffer of a model; a tied one once."""
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the model
-        self._places: dict[str, Place] = {}
+        self._places: dict[str, TensorLocation] = {}
         written: dict[int, int] = {}
         for name, tensor in model.state_dict().items():
             where = tensor.data_ptr()
@@ -49,7 +49,7 @@ class OnDisk(Mapping[str, torch.Tensor]):
                 self._file.write(
                     tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data
                 )
-            self._places[name] = Place(written[where], tensor.shape, tensor.dtype)
+            self._places[name] = TensorLocation(written[where], tensor.shape, tensor.dtype)
         self._file.flush()
         self.read_bytes_s = self._read()
 

@@ -36,7 +36,7 @@ COMPILE = {"mode": "reduce-overhead", "fullgraph": False, "dynamic": None}
 _NO_CACHE = "{} keeps its past in no cache that forward() takes; loop=generate runs it."
 
 
-class Loop(Protocol):
+class GenerationLoop(Protocol):
     """One way to generate: prepared for a shape, then run on ids of that shape."""
 
     def prepare(self, batch_size: int, input_len: int, output_len: int) -> None:

@@ -14,7 +14,7 @@ from vllm.config import CompilationMode
 from vllm.model_executor.models import registry
 from vllm.platforms import current_platform
 
-from llmbench.backends.load_errors import Row
+from llmbench.backends.load_errors import LoadErrorRule
 from llmbench.errors import LoadFailed, Unsupported
 
 if TYPE_CHECKING:
@@ -33,15 +33,19 @@ OURS = ("multiprocessing", "compilation_mode", "cudagraph_mode", "cudagraph_capt
 """Options that are not an engine argument of the same name."""
 
 REASONS = (
-    Row(
+    LoadErrorRule(
         "ValueError",
         "not supported for now",
         "{where}: vLLM does not run its architecture, and transformers' own code cannot run in vLLM.",
         Unsupported,
     ),
-    Row("ValueError", "greater than the derived max_model_len", "{where}: {detail}", Unsupported),
-    Row("ValueError", "KV cache", "{where}: {detail}"),
-    Row("ValidationError", "", "{where}: vLLM refuses its arguments: {detail}", Unsupported),
+    LoadErrorRule(
+        "ValueError", "greater than the derived max_model_len", "{where}: {detail}", Unsupported
+    ),
+    LoadErrorRule("ValueError", "KV cache", "{where}: {detail}"),
+    LoadErrorRule(
+        "ValidationError", "", "{where}: vLLM refuses its arguments: {detail}", Unsupported
+    ),
 )
 """vLLM's refusals, tried before those of transformers, which it uses."""
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from llmbench.report.figures.cells import Run
     from llmbench.report.plots import Row, Spec
-    from llmbench.results.table import Progress
+    from llmbench.results.table import RunProgress
 
 VERDICTS = ("valid", "valid with warnings", "invalid", "failed", "still to come")
 
@@ -57,7 +57,7 @@ def verdicts(runs: Sequence[Run]) -> Figure:
     )
 
 
-def _counts(progress: Progress) -> dict[str, int]:
+def _counts(progress: RunProgress) -> dict[str, int]:
     counts = (progress.valid, progress.warned, progress.invalid, progress.failed, progress.to_come)
     return dict(zip(VERDICTS, counts, strict=True))
 

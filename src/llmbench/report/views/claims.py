@@ -10,7 +10,7 @@ import textwrap
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llmbench import numbers
-from llmbench.claims import Verdict
+from llmbench.claims import ClaimVerdict
 from llmbench.redact import shown
 from llmbench.report import rows as report_rows
 from llmbench.report import screen
@@ -29,9 +29,9 @@ WIDTH = 100
 LARGE = 10_000
 
 WORDS = {
-    Verdict.SUPPORTED: "true for",
-    Verdict.CONTRADICTED: "false for",
-    Verdict.INCONCLUSIVE: "undecided for",
+    ClaimVerdict.SUPPORTED: "true for",
+    ClaimVerdict.CONTRADICTED: "false for",
+    ClaimVerdict.INCONCLUSIVE: "undecided for",
 }
 COPIES = {"small": "copies at a 64th of their models", "tiny": "tiny copies"}
 
@@ -54,7 +54,7 @@ def render(judged: Sequence[Judged], format: str) -> str:
 def verdict_of(judged: Judged) -> str:
     """Return the verdict in words; of a mixed one, what is true for which condition."""
     answer = judged.answer
-    if answer.verdict is not Verdict.MIXED:
+    if answer.verdict is not ClaimVerdict.MIXED:
         return answer.verdict.value
     parts = []
     for verdict, words in WORDS.items():
@@ -144,7 +144,7 @@ def rests_on(judged: Judged) -> Iterator[str]:
     yield f"rule: {claim.rule}"
     for name, number in claim.assumptions.items():
         yield f"assumes: {name} {_number(number.value)}: {number.why}"
-    if answer.verdict in {Verdict.NOT_MEASURED, Verdict.INCONCLUSIVE}:
+    if answer.verdict in {ClaimVerdict.NOT_MEASURED, ClaimVerdict.INCONCLUSIVE}:
         yield f"needs: {claim.needs} {settled_by(claim)}."
 
 
@@ -169,7 +169,7 @@ def counts(judged: Iterable[Judged]) -> str:
     """Return how many claims have which verdict."""
     found = [each.answer.verdict for each in judged]
     counts = ", ".join(
-        f"{found.count(verdict)} {verdict}" for verdict in Verdict if verdict in found
+        f"{found.count(verdict)} {verdict}" for verdict in ClaimVerdict if verdict in found
     )
     return f"{plural(len(found), 'claim')}: {counts}."
 
@@ -195,9 +195,9 @@ def _markdown(judged: Sequence[Judged]) -> Iterator[str]:
 def _measured(judged: Judged) -> str:
     """Return the figures of a claim in one cell of a table; of many conditions the first of each verdict."""
     claim, answer = judged
-    if answer.verdict is Verdict.NOT_MEASURED:
+    if answer.verdict is ClaimVerdict.NOT_MEASURED:
         return f"Needs: {claim.needs} `llmbench claims --plan {claim.id}`, on {claim.on}."
-    first: dict[Verdict, Part] = {}
+    first: dict[ClaimVerdict, Part] = {}
     for part in answer.parts:
         first.setdefault(part.verdict, part)
     told = answer.parts if len(answer.parts) <= NAMED else tuple(first.values())

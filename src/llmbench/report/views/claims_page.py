@@ -6,8 +6,8 @@ import math
 from typing import TYPE_CHECKING
 
 from llmbench import numbers
-from llmbench.claims import Verdict, published
-from llmbench.claims.published import Outcome
+from llmbench.claims import ClaimVerdict, published
+from llmbench.claims.published import PublishedOutcome
 from llmbench.numbers import digits
 from llmbench.redact import shown
 from llmbench.report import html, plots
@@ -30,14 +30,19 @@ from llmbench.report.views.claims import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from llmbench.claims import Given, Part
+    from llmbench.claims import Evidence, Part
 
-VERDICTS = (Verdict.CONTRADICTED, Verdict.SUPPORTED, Verdict.MIXED, Verdict.INCONCLUSIVE)
+VERDICTS = (
+    ClaimVerdict.CONTRADICTED,
+    ClaimVerdict.SUPPORTED,
+    ClaimVerdict.MIXED,
+    ClaimVerdict.INCONCLUSIVE,
+)
 OUTCOMES = (
-    Outcome.NOT_REPRODUCED,
-    Outcome.REPRODUCED,
-    Outcome.NOT_COMPARABLE,
-    Outcome.INCONCLUSIVE,
+    PublishedOutcome.NOT_REPRODUCED,
+    PublishedOutcome.REPRODUCED,
+    PublishedOutcome.NOT_COMPARABLE,
+    PublishedOutcome.INCONCLUSIVE,
 )
 TITLES = {True: "Claims against measurements", False: "Published figures against measurements"}
 LONGEST = 60
@@ -52,8 +57,8 @@ WORDS = (
 
 def render(
     judged: Sequence[Judged],
-    found: Sequence[published.Comparison] | None,
-    given: Given,
+    found: Sequence[published.PublishedComparison] | None,
+    given: Evidence,
     script: str,
 ) -> str:
     """Return the page.
@@ -135,7 +140,7 @@ def _predicted(part: Part) -> str:
     return f"{digits(low)} to {digits(high)}" if low else f"at most {digits(high)}"
 
 
-def _published(found: Sequence[published.Comparison]) -> Figure:
+def _published(found: Sequence[published.PublishedComparison]) -> Figure:
     """Return what others published, and the plot of what is comparable."""
     facts = table(found)
     estimates = [
@@ -162,7 +167,7 @@ def _published(found: Sequence[published.Comparison]) -> Figure:
     )
 
 
-def _shape(figure: published.Figure) -> str:
+def _shape(figure: published.PublishedFigure) -> str:
     return f"{figure.model}, batch {figure.batch}, in {figure.input_len}, out {figure.output_len}"
 
 
@@ -181,9 +186,9 @@ COLUMNS = (
 """What people are shown of `table`."""
 
 
-def table(found: Sequence[published.Comparison]) -> list[dict[str, object]]:
+def table(found: Sequence[published.PublishedComparison]) -> list[dict[str, object]]:
     """Return comparisons as rows, comparable ones first; those of one source that fail for one reason are one row."""
-    rows: dict[tuple[str, ...], list[published.Comparison]] = {}
+    rows: dict[tuple[str, ...], list[published.PublishedComparison]] = {}
     for each in sorted(found, key=lambda each: each.measured is None):
         figure = each.figure
         shape = (figure.batch, figure.input_len, figure.output_len) if each.measured else ()
@@ -192,7 +197,7 @@ def table(found: Sequence[published.Comparison]) -> list[dict[str, object]]:
     return [_row(alike[0], len(alike)) for alike in rows.values()]
 
 
-def _row(each: published.Comparison, count: int) -> dict[str, object]:
+def _row(each: published.PublishedComparison, count: int) -> dict[str, object]:
     figure, ratio = each.figure, each.ratio
     known = ratio is not None and ratio.known
     return {
@@ -210,11 +215,11 @@ def _row(each: published.Comparison, count: int) -> dict[str, object]:
     }
 
 
-def summary(found: Sequence[published.Comparison]) -> str:
+def summary(found: Sequence[published.PublishedComparison]) -> str:
     """Return how many comparisons came out how, and by which rule."""
     counts = ", ".join(
         f"{number} {outcome}"
-        for outcome in published.Outcome
+        for outcome in published.PublishedOutcome
         if (number := sum(each.outcome is outcome for each in found))
     )
     return (

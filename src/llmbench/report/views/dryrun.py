@@ -110,14 +110,14 @@ def show(sweep: Sweep, asked: Asked, results: Path) -> int:
     return 0
 
 
-def _place(chip: Chip | None, results: Path) -> estimate.Place:
+def _place(chip: Chip | None, results: Path) -> estimate.PredictedMachine:
     if chip:
         return estimate.elsewhere(chip)
     found = info.machine()
     return estimate.here(found, peaks.probes_of(found), history.seen(results, found))
 
 
-def _rows(planned: Planned, place: estimate.Place) -> Iterator[Row]:
+def _rows(planned: Planned, place: estimate.PredictedMachine) -> Iterator[Row]:
     protocol = planned.sweep.protocol
     predicted = estimate.predictions(planned.cells, planned.models, protocol, place)
     for cell in planned.cells:

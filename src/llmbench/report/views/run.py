@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from llmbench.results.aggregate import Failure
     from llmbench.results.metrics import Metric
     from llmbench.results.record import Stop
-    from llmbench.results.table import Numbers, Progress, Table
+    from llmbench.results.table import Numbers, RunProgress, Table
     from llmbench.results.utilization import Words
 
 ABSENT = "-"
@@ -113,7 +113,7 @@ def everywhere(table: Table, quoted: Callable[[str], str]) -> Iterator[str]:
         yield f"Every number: {', '.join(map(quoted, table.everywhere))}."
 
 
-def progress(progress: Progress) -> str:
+def progress(progress: RunProgress) -> str:
     """Return how many sessions stand where: `16 sessions: 12 valid, 1 failed, 3 still to come`."""
     parts = (
         (progress.valid, "valid"),
