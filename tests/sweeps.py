@@ -28,7 +28,7 @@ BATCH_SIZES = (1, 2, 4)
 MARK = "LLMBENCH_TEST"
 PATIENCE_S = 60.0
 DEADLINES = {"start_s": 20, "load_s": 20, "warmup_s": 20, "iteration_s": 20, "memory_s": 20}
-ONLY_IN_THE_NURSERY = """
+ONLY_IN_THE_FORK_SERVER = """
 import os, sys
 if sys.orig_argv[3:4] == ['llmbench.run.forkserver'] and "LLMBENCH_SESSION" not in os.environ:
     """

@@ -12,7 +12,7 @@ import pytest
 
 from llmbench.results import anonymous, store
 from llmbench.results.record import Plan, Record, Status
-from sweeps import ONLY_IN_THE_NURSERY, Bench, asked, assert_complete
+from sweeps import ONLY_IN_THE_FORK_SERVER, Bench, asked, assert_complete
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,7 +52,7 @@ def telling(bench: Bench) -> Bench:
 
 
 def swept(bench: Bench, *arguments: str) -> Done:
-    printing = ONLY_IN_THE_NURSERY + "print('private-folder')"
+    printing = ONLY_IN_THE_FORK_SERVER + "print('private-folder')"
     host = {"SOME_HOST": "http://secret-host.example/x", **bench.beginning_with(printing)}
     return bench.sweep(*arguments, environment=host)
 

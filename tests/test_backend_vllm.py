@@ -98,7 +98,7 @@ def measured(**shape: Any) -> tuple[Job, Outcome]:
 
 
 def verdict(asked: Job, outcome: Outcome) -> tuple[Status, list[str]]:
-    status, problems, _ = checks.judge(asked.cells[0], outcome, checks.Ceilings())
+    status, problems, _ = checks.check_outcome(asked.cells[0], outcome, checks.Ceilings())
     return status, [problem.code for problem in problems]
 
 

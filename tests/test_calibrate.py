@@ -105,9 +105,11 @@ def test_a_calibration_is_kept_with_its_machine() -> None:
 
     calibration.SHELF.keep(known)
 
-    assert calibration.kept_of(MACHINE).calibration == known
-    assert calibration.kept_of({**MACHINE, "load_1m": 3.0}).calibration == known
-    assert calibration.kept_of({**MACHINE, "name": "another"}) == calibration.KeptCalibration(None)
+    assert calibration.kept_calibration(MACHINE).calibration == known
+    assert calibration.kept_calibration({**MACHINE, "load_1m": 3.0}).calibration == known
+    assert calibration.kept_calibration(
+        {**MACHINE, "name": "another"}
+    ) == calibration.KeptCalibration(None)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b'{"format": 99}', b"\xff"])
@@ -115,7 +117,7 @@ def test_a_spoiled_file_costs_a_sentence(content: bytes) -> None:
     path = calibration.SHELF.keep(made({}))
     path.write_bytes(content)
 
-    kept = calibration.kept_of(MACHINE)
+    kept = calibration.kept_calibration(MACHINE)
 
     assert kept.calibration is None
     assert "is not used" in str(kept.notice)
@@ -126,7 +128,7 @@ def test_a_spread_that_no_machine_has_costs_a_sentence(figure: float) -> None:
     usual = calibration.SHELF.keep(made({"e2e_s": Varying(shapes=[], other=0.125, other_dof=8.0)}))
     usual.write_bytes(usual.read_bytes().replace(b"0.125", str(figure).encode()))
 
-    kept = calibration.kept_of(MACHINE)
+    kept = calibration.kept_calibration(MACHINE)
 
     assert kept.calibration is None
     assert "is no standard deviation" in str(kept.notice)
@@ -137,7 +139,7 @@ def test_a_newer_file_and_another_machines_are_not_used() -> None:
         path = calibration.SHELF.keep(made({}))
         path.write_bytes(msgspec.json.encode(wrong))
 
-        assert calibration.kept_of(MACHINE).calibration is None
+        assert calibration.kept_calibration(MACHINE).calibration is None
 
 
 def test_the_sessions_told_reach_the_interval_as_often_as_not() -> None:
@@ -200,7 +202,7 @@ def test_a_sweep_is_measured_and_kept(tmp_path: Path) -> None:
 
     assert done.returncode == 0, done.stderr
     assert "3 sessions of 1 cell." in done.stdout
-    assert calibration.kept_of(info.machine()).calibration is not None
+    assert calibration.kept_calibration(info.machine()).calibration is not None
     told = llmbench("sweep", sweep, "--dry-run").stdout
     assert "by the calibration of" in told
 

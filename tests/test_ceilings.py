@@ -35,7 +35,7 @@ def here() -> dict[str, Any]:
 
 
 def test_there_is_no_probe_before_one_was_made(here: dict[str, Any]) -> None:
-    assert peaks.kept_of(here) == ([], None)
+    assert peaks.kept_probes(here) == ([], None)
 
 
 def test_what_was_kept_is_found_again(here: dict[str, Any]) -> None:
@@ -93,7 +93,7 @@ def test_a_file_brought_from_another_machine_is_not_used(here: dict[str, Any]) -
     theirs = peaks.keep({**here, "cpu": "another CPU"}, [CPU])
     theirs.rename(theirs.with_name(f"{peaks.key_of(here)}.json"))
 
-    probes, notice = peaks.kept_of(here)
+    probes, notice = peaks.kept_probes(here)
 
     assert probes == []
     assert notice
@@ -124,7 +124,7 @@ def test_a_spoiled_file_costs_one_sentence(here: dict[str, Any], spoil: Any, rea
     path = peaks.keep(here, [CPU])
     spoil(path)
 
-    probes, notice = peaks.kept_of(here)
+    probes, notice = peaks.kept_probes(here)
 
     assert probes == []
     assert notice

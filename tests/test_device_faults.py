@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from llmbench.results.record import Status
-from sweeps import ONLY_IN_THE_NURSERY, Bench, Done, assert_complete
+from sweeps import ONLY_IN_THE_FORK_SERVER, Bench, Done, assert_complete
 
 DRIVER = (Path(__file__).parent / "standin_nvml.py").read_text(encoding="utf-8")
 
@@ -96,7 +96,7 @@ def test_what_a_driver_does_not_tell_is_null_and_said(bench: Bench) -> None:
 def test_a_worker_without_a_driver_measures_all_the_same(bench: Bench) -> None:
     missing = "pynvml.nvmlInit = raises(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)\n"
 
-    done = on_a_gpu(bench, ONLY_IN_THE_NURSERY + missing, axes=ONE)
+    done = on_a_gpu(bench, ONLY_IN_THE_FORK_SERVER + missing, axes=ONE)
 
     assert_complete(done)
     assert done.code == 0

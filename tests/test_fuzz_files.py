@@ -183,7 +183,7 @@ def test_a_garbled_probe_is_used_as_it_was_kept_or_not_at_all(
     path = peaks.keep(here, [CPU])
     path.write_bytes(as_json(data.draw(changed(json.loads(path.read_bytes())))[0]))
 
-    probes, notice = peaks.kept_of(here)
+    probes, notice = peaks.kept_probes(here)
 
     assert probes == ([] if notice else [CPU])
     assert notice is None or "\n" not in notice
@@ -200,7 +200,7 @@ def test_a_garbled_calibration_is_used_as_it_was_kept_or_not_at_all(
     path = calibration.SHELF.keep(before)
     path.write_bytes(as_json(data.draw(changed(json.loads(path.read_bytes())))[0]))
 
-    found, notice = calibration.kept_of(here)
+    found, notice = calibration.kept_calibration(here)
 
     assert found == (None if notice else before)
     assert notice is None or "\n" not in notice

@@ -21,7 +21,7 @@ from llmbench.machine.processes import Mark
 from llmbench.measure import probe
 from llmbench.parity import check
 from llmbench.results.record import Status
-from sweeps import LLMBENCH, MARK, ONLY_IN_THE_NURSERY, Bench
+from sweeps import LLMBENCH, MARK, ONLY_IN_THE_FORK_SERVER, Bench
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,7 +61,7 @@ def test_a_sweep_imports_nothing_of_the_working_folder(
 ) -> None:
     bench.write(fault="grandchild", axes=ONE, when="session=1")
     thread = "import threading, time; threading.Thread(target=time.sleep, args=(9,), daemon=True).start()"
-    spoiled = bench.beginning_with(ONLY_IN_THE_NURSERY + thread) if start == "exec" else {}
+    spoiled = bench.beginning_with(ONLY_IN_THE_FORK_SERVER + thread) if start == "exec" else {}
 
     done = console("sweep", bench.file, "-o", bench.run, **spoiled)
 

@@ -7,8 +7,8 @@ import msgspec
 from llmbench.predict.oom import GIB
 from llmbench.results.prediction import Prediction
 from llmbench.results.record import Record, Status
-from llmbench.run.inferred import Foregone
-from llmbench.run.pending import Standing
+from llmbench.run.inferred import InferredOutcomes
+from llmbench.run.pending import CellSessions
 from llmbench.run.plan import Planned
 from llmbench.spec.sweep import Axes, Sweep
 from make_records import make_cell
@@ -125,7 +125,7 @@ PREDICTED = Prediction(need_bytes=148 * GIB, have_bytes=139 * GIB, fits="no")
 
 
 def foregone(
-    standings: dict[str, Standing] | None = None,
+    standings: dict[str, CellSessions] | None = None,
     options: dict[str, Any] | None = None,
     **changes: Any,
 ) -> dict[str, Any]:
@@ -136,9 +136,11 @@ def foregone(
         sweep=Sweep(name="x", why="y", axes=Axes(model="m")),
         cells=[small, large], models={}, refused={}, warnings=[],
     )  # fmt: skip
-    known = {small.id: Standing(), large.id: Standing(), **(standings or {})}
+    known = {small.id: CellSessions(), large.id: CellSessions(), **(standings or {})}
     settings = {"run_anyway": False, **changes}
-    return Foregone(planned, {"large": PREDICTED}, known, **settings).outcomes(planned.cells)
+    return InferredOutcomes(planned, {"large": PREDICTED}, known, **settings).outcomes(
+        planned.cells
+    )
 
 
 def test_what_is_predicted_not_to_fit_is_skipped_with_the_figures() -> None:
@@ -150,7 +152,7 @@ def test_what_is_predicted_not_to_fit_is_skipped_with_the_figures() -> None:
 
 
 def test_a_prediction_is_not_believed_against_what_was_seen() -> None:
-    standing = Standing()
+    standing = CellSessions()
     standing.met.note(Status.OK, 1, {})
 
     assert foregone({"large": standing}) == {}

@@ -161,12 +161,12 @@ def rows(table: dict[str, list[tuple[Change, str]]]) -> list[Any]:
 
 
 def test_a_good_record_has_nothing_against_it() -> None:
-    assert checks.judge(CELL, GOOD, ROOMY) == (Status.OK, [], [])
+    assert checks.check_outcome(CELL, GOOD, ROOMY) == (Status.OK, [], [])
 
 
 @pytest.mark.parametrize(("code", "change", "detail"), rows(PROBLEMS))
 def test_a_problem_is_caught(code: str, change: Change, detail: str) -> None:
-    status, problems, _ = checks.judge(CELL, change(GOOD), ROOMY)
+    status, problems, _ = checks.check_outcome(CELL, change(GOOD), ROOMY)
 
     assert status is Status.INVALID
     assert [problem.code for problem in problems if detail in problem.detail] == [code]
@@ -174,7 +174,7 @@ def test_a_problem_is_caught(code: str, change: Change, detail: str) -> None:
 
 @pytest.mark.parametrize(("code", "change", "detail"), rows(WARNINGS))
 def test_a_warning_is_given_and_the_number_stays(code: str, change: Change, detail: str) -> None:
-    status, problems, warnings = checks.judge(CELL, change(GOOD), Ceilings())
+    status, problems, warnings = checks.check_outcome(CELL, change(GOOD), Ceilings())
 
     assert (status, problems) == (Status.OK, [])
     assert [warning.code for warning in warnings if detail in warning.detail] == [code]
@@ -195,13 +195,16 @@ def test_every_check_is_shown_red() -> None:
 def test_a_violation_of_physics_needs_a_known_ceiling() -> None:
     fast = with_engine(bytes_per_step=10**15, flops_per_prompt_token=10**15)(GOOD)
 
-    assert checks.judge(CELL, fast, Ceilings())[0] is Status.OK
-    assert checks.judge(CELL, fast, Ceilings(bandwidth=1e9))[0] is Status.INVALID
-    assert checks.judge(CELL, fast, Ceilings(flops=1e9))[0] is Status.INVALID
+    assert checks.check_outcome(CELL, fast, Ceilings())[0] is Status.OK
+    assert checks.check_outcome(CELL, fast, Ceilings(bandwidth=1e9))[0] is Status.INVALID
+    assert checks.check_outcome(CELL, fast, Ceilings(flops=1e9))[0] is Status.INVALID
 
 
 def test_five_percent_over_a_ceiling_are_forgiven() -> None:
-    assert checks.judge(CELL, with_engine(bytes_per_step=1_049_000)(GOOD), ROOMY)[0] is Status.OK
+    assert (
+        checks.check_outcome(CELL, with_engine(bytes_per_step=1_049_000)(GOOD), ROOMY)[0]
+        is Status.OK
+    )
 
 
 def test_parameters_elsewhere_are_no_problem_where_offload_was_asked_for() -> None:
@@ -209,20 +212,20 @@ def test_parameters_elsewhere_are_no_problem_where_offload_was_asked_for() -> No
 
     moved = with_engine(param_devices="cpu, disk")(GOOD)
 
-    assert checks.judge(asked, moved, ROOMY)[0] is Status.OK
+    assert checks.check_outcome(asked, moved, ROOMY)[0] is Status.OK
 
 
 def test_a_failure_stays_what_it_is() -> None:
     failed = with_(status=Status.OOM, error="out of memory", returned={}, samples=[])(GOOD)
 
-    status, problems, _ = checks.judge(CELL, failed, ROOMY)
+    status, problems, _ = checks.check_outcome(CELL, failed, ROOMY)
 
     assert (status, problems) == (Status.OOM, [])
 
 
 def test_constant_durations_are_no_problem() -> None:
     assert len({sample.e2e_ns for sample in GOOD.samples}) == 1
-    assert checks.judge(CELL, GOOD, ROOMY)[0] is Status.OK
+    assert checks.check_outcome(CELL, GOOD, ROOMY)[0] is Status.OK
 
 
 def test_sequences_that_begin_in_different_steps_are_held_by_the_last_to_end() -> None:
@@ -237,5 +240,7 @@ def test_sequences_that_begin_in_different_steps_are_held_by_the_last_to_end() -
         samples=[msgspec.structs.replace(s, e2e_ns=12 * MS, wall_ns=12 * MS) for s in staggered],
     )
 
-    assert checks.judge(CELL, good, Ceilings())[0] is Status.OK
-    assert [problem.code for problem in checks.judge(CELL, late, Ceilings())[1]] == ["implausible"]
+    assert checks.check_outcome(CELL, good, Ceilings())[0] is Status.OK
+    assert [problem.code for problem in checks.check_outcome(CELL, late, Ceilings())[1]] == [
+        "implausible"
+    ]

@@ -15,7 +15,7 @@ from llmbench.machine.peaks import Probe
 from llmbench.models import resolve
 from llmbench.models.shape import shape_of
 from llmbench.predict import estimate, history, roofline
-from llmbench.predict.history import Seen
+from llmbench.predict.history import PastCell
 from llmbench.results import store
 from llmbench.results.record import Plan
 from llmbench.spec.sweep import Protocol
@@ -39,7 +39,7 @@ def real_machine() -> dict[str, Any]:
     return plan.machine
 
 
-def predicted_from(past: list[Seen], one: Seen) -> tuple[float, float]:
+def predicted_from(past: list[PastCell], one: PastCell) -> tuple[float, float]:
     """Return how far TTFT and TPOT of a cell are off, as factors over 1, without any probe."""
     place = estimate.here(real_machine(), [], past)
     told = estimate.predictions([one.cell], {one.model.name: one.model}, Protocol(), place)[
@@ -60,11 +60,11 @@ def near_enough(pairs: list[tuple[float, float]]) -> float:
 
 
 def test_other_sweeps_predict_the_full_size_sweep() -> None:
-    past = history.seen(RESULTS, real_machine())
+    past = history.past_cells(RESULTS, real_machine())
     run = store.read(CPU_SMALL).plan
     assert run is not None
     mine = [one for one in past if one.run == run.run]
-    others = history.seen(RESULTS, real_machine(), without=run.run)
+    others = history.past_cells(RESULTS, real_machine(), without=run.run)
 
     pairs = [predicted_from(others, one) for one in mine]
 
@@ -74,7 +74,7 @@ def test_other_sweeps_predict_the_full_size_sweep() -> None:
 
 
 def test_other_models_predict_a_model_that_was_never_run() -> None:
-    past = history.seen(RESULTS, real_machine())
+    past = history.past_cells(RESULTS, real_machine())
     mine = [one for one in past if one.cell.model in {"pythia-70m", "pythia-160m", "opt-125m"}]
 
     pairs = [
@@ -91,7 +91,7 @@ def test_a_probe_predicts_the_engines_sweep_whatever_small_models_taught(
 ) -> None:
     plan = store.read(RESULTS / f"{PROBED}-cpu-engines").plan
     assert plan is not None
-    seen = history.seen(RESULTS, plan.machine)
+    seen = history.past_cells(RESULTS, plan.machine)
     run_of = {name: plan_of(f"{PROBED}-{name}").run for name in teachers}
     past = [one for one in seen if one.run in run_of.values()]
     mine = [one for one in seen if one.run == plan.run and one.cell.backend == "transformers"]
@@ -116,7 +116,7 @@ def plan_of(run: str) -> Plan:
 
 
 def test_without_what_was_learned_the_promise_breaks() -> None:
-    past = history.seen(RESULTS, real_machine())
+    past = history.past_cells(RESULTS, real_machine())
     one = next(one for one in past if one.cell.model == "pythia-70m")
     slow = [seen._replace(ttft_s=10 * seen.ttft_s) for seen in past]
 
@@ -126,12 +126,12 @@ def test_without_what_was_learned_the_promise_breaks() -> None:
 def test_another_machine_teaches_nothing() -> None:
     other = {**real_machine(), "cpu_flags": ["avx2"]}
 
-    assert history.seen(RESULTS, other) == []
-    assert history.seen(RESULTS, real_machine())
+    assert history.past_cells(RESULTS, other) == []
+    assert history.past_cells(RESULTS, real_machine())
 
 
 def test_a_gpu_teaches_no_machine_without_one() -> None:
-    assert history.seen(RESULTS, {**real_machine(), "gpus": [{"name": "NVIDIA H200"}]}) == []
+    assert history.past_cells(RESULTS, {**real_machine(), "gpus": [{"name": "NVIDIA H200"}]}) == []
 
 
 def test_a_damaged_run_teaches_nothing_and_stops_nothing(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_a_damaged_run_teaches_nothing_and_stops_nothing(tmp_path: Path) -> None
     (tmp_path / "bad" / store.RECORDS).write_text('{"kind":"sweep","format":99,"x":1}\n')
     shutil.copytree(CPU_SMALL, tmp_path / "good")
 
-    assert len(history.seen(tmp_path, real_machine())) == 27
+    assert len(history.past_cells(tmp_path, real_machine())) == 27
 
 
 def test_medians_are_those_of_the_file() -> None:
@@ -152,12 +152,12 @@ def test_medians_are_those_of_the_file() -> None:
     )
     middles = sorted((row[(len(row) - 1) // 2] + row[len(row) // 2]) / 2 for row in firsts)
 
-    seen = next(one for one in history.seen(RESULTS, real_machine()) if one.cell.id == name)
+    seen = next(one for one in history.past_cells(RESULTS, real_machine()) if one.cell.id == name)
 
     assert seen.ttft_s == pytest.approx(middles[len(middles) // 2] / 1e9)
 
 
-def made_up(speed: dict[str, float], name: str = "pythia-160m") -> list[Seen]:
+def made_up(speed: dict[str, float], name: str = "pythia-160m") -> list[PastCell]:
     """Return cells measured on a machine whose costs are these multiples of the probe's."""
     found = resolve.resolve(name)
     shape = shape_of(found.model_type, found.config)
@@ -174,7 +174,7 @@ def made_up(speed: dict[str, float], name: str = "pythia-160m") -> list[Seen]:
                 (roofline.step_costs, "decode"),
             )
         )
-        seen.append(Seen("run", cell, found, *times))
+        seen.append(PastCell("run", cell, found, *times))
     return seen
 
 

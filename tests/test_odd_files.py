@@ -214,7 +214,7 @@ def test_a_stranger_among_the_logs_is_passed_over(
 @pytest.mark.parametrize("odd", [a_pipe, a_folder, a_device, a_socket, a_second_name])
 def test_a_log_is_not_written_to_what_is_no_file(odd: Callable[[Path], None], bench: Bench) -> None:
     bench.write(axes={"batch_size": 1})
-    log = bench.run / store.LOGS / "nursery-fake.log"
+    log = bench.run / store.LOGS / "forkserver-fake.log"
     log.parent.mkdir(parents=True)
     odd(log)
 

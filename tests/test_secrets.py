@@ -14,7 +14,7 @@ from urllib.parse import quote
 import pytest
 
 from llmbench.results.record import Status
-from sweeps import ONLY_IN_THE_NURSERY, Bench, asked, assert_complete
+from sweeps import ONLY_IN_THE_FORK_SERVER, Bench, asked, assert_complete
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -82,7 +82,7 @@ def test_no_secret_is_in_any_file_of_a_run(bench: Bench) -> None:
     bench.write(
         fault=["none", "leak"], at=["load", "call"], when="session=1", axes={"batch_size": 2}
     )
-    printing = ONLY_IN_THE_NURSERY + "import os; print(dict(os.environ), *os.environ.values())"
+    printing = ONLY_IN_THE_FORK_SERVER + "import os; print(dict(os.environ), *os.environ.values())"
     environment = {**SECRETS, **NAMED_OTHERWISE, **bench.beginning_with(printing)}
 
     done = bench.sweep(environment=environment)

@@ -172,12 +172,12 @@ def test_a_hangup_that_is_ignored_stays_ignored(bench: Bench) -> None:
 
 
 def children(process: subprocess.Popen[str], name: str) -> list[psutil.Process]:
-    """Return the command's descendants: its `nursery`, or the workers forked from it."""
-    (nursery,) = psutil.Process(process.pid).children()
-    return [nursery] if name == "nursery" else nursery.children()
+    """Return the command's descendants: its `fork server`, or the workers forked from it."""
+    (server,) = psutil.Process(process.pid).children()
+    return [server] if name == "fork server" else server.children()
 
 
-@pytest.mark.parametrize("name", ["nursery", "worker"])
+@pytest.mark.parametrize("name", ["fork server", "worker"])
 def test_a_process_of_ours_killed_from_outside_costs_one_session(bench: Bench, name: str) -> None:
     bench.write(fault="hang", when="batch_size=2,session=1")
     process = hanging(bench)
@@ -192,14 +192,14 @@ def test_a_process_of_ours_killed_from_outside_costs_one_session(bench: Bench, n
     assert done.failed().phase == "iteration"
 
 
-def test_a_nursery_killed_while_it_forks_costs_nothing(bench: Bench) -> None:
+def test_a_fork_server_killed_while_it_forks_costs_nothing(bench: Bench) -> None:
     bench.write(protocol={"isolation": "cell"}, axes={"batch_size": list(range(1, 30))})
     process = bench.start()
 
     for _ in range(3):
         time.sleep(0.3)
         with contextlib.suppress(ValueError, psutil.Error):
-            children(process, "nursery")[0].kill()
+            children(process, "fork server")[0].kill()
     done = bench.ended(process)
 
     assert_complete(done)

@@ -3,7 +3,7 @@
 import pytest
 
 from llmbench.results.record import Line, Record, Status, Stop
-from llmbench.run.pending import Standing, standings, why_stop
+from llmbench.run.pending import CellSessions, sessions_by_cell, why_stop
 from llmbench.spec.sweep import Protocol
 from make_records import make_begin, make_cell, make_record, make_samples
 
@@ -15,8 +15,8 @@ def ended(session: int, time_s: float = 1.0, status: Status = Status.OK) -> Reco
     return make_record(CELL, session, samples, status=status)
 
 
-def standing_after(*records: Record) -> Standing:
-    return standings([CELL], records)[CELL.id]
+def standing_after(*records: Record) -> CellSessions:
+    return sessions_by_cell([CELL], records)[CELL.id]
 
 
 def test_a_run_is_replayed_line_by_line() -> None:
@@ -31,7 +31,7 @@ def test_a_run_is_replayed_line_by_line() -> None:
         Stop(cell=CELL.id, sessions=2, reason="interval"),
     ]
 
-    known = standings([CELL], lines)
+    known = sessions_by_cell([CELL], lines)
 
     assert list(known) == [CELL.id]
     standing = known[CELL.id]

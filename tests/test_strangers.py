@@ -79,13 +79,13 @@ def test_a_link_in_the_place_of_a_log_is_not_followed(bench: Bench) -> None:
     victim = bench.folder / "victim"
     victim.write_text("mine, and hf_abcdefghijklmnop too")
     (bench.run / store.LOGS).mkdir(parents=True)
-    (bench.run / store.LOGS / "nursery-fake.log").symlink_to(victim)
+    (bench.run / store.LOGS / "forkserver-fake.log").symlink_to(victim)
 
     done = bench.sweep()
 
     assert done.code == 2
     assert done.err.startswith(
-        f"llmbench: {bench.run / store.LOGS / 'nursery-fake.log'}: is a symbolic link"
+        f"llmbench: {bench.run / store.LOGS / 'forkserver-fake.log'}: is a symbolic link"
     )
     assert victim.read_text() == "mine, and hf_abcdefghijklmnop too"
 

@@ -13,7 +13,7 @@ from llmbench.machine import nvidia
 from llmbench.measure.telemetry import CpuWindow, Gpu, Levels, NvmlCounters, isolation
 from llmbench.run.device_monitor import DeviceMonitor
 from llmbench.run.messages import Progress
-from llmbench.run.supervisor import Supervisor
+from llmbench.run.runner import _WorkerSession
 
 
 class Device(Gpu):
@@ -68,7 +68,7 @@ def test_clocks_are_those_of_the_measuring_not_of_the_load() -> None:
     watch.gpu.levels = lambda: {"sm_mhz": next(mhz)}  # type: ignore[method-assign]
     runner: Any = SimpleNamespace(watch=watch, screen=told)
     nobody: Any = None
-    supervisor = Supervisor(runner, nobody, 1, [a_cell()])
+    supervisor = _WorkerSession(runner, nobody, 1, [a_cell()])
 
     watch.tick()
     supervisor._progress(Progress(phase="warmup", iteration=0))

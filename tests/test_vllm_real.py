@@ -51,7 +51,7 @@ def measured(asked: Job) -> tuple[Status, list[str], Outcome, Any]:
     drawn = measure_prompts.synthetic(cell, engine, 0, 1)
     Loop(engine, asked.protocol, drawn, taken, NoCounters(), lambda *_: None).run()
     outcome = taken.outcome(engine=dict(engine.facts))
-    status, problems, _ = checks.judge(cell, outcome, checks.Ceilings())
+    status, problems, _ = checks.check_outcome(cell, outcome, checks.Ceilings())
     return status, [problem.code for problem in problems], outcome, engine
 
 

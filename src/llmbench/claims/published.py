@@ -133,10 +133,10 @@ def _compared(
         return PublishedComparison(source, figure, PublishedOutcome.NOT_COMPARABLE, reason)
     row, conversion = comparable[0], CONVERSIONS[figure.metric]
     ratio = row.figure(conversion.key).times(1 / (conversion.factor * float(figure.value)))
-    return PublishedComparison(source, figure, judged(ratio), "", row, ratio)
+    return PublishedComparison(source, figure, outcome_of(ratio), "", row, ratio)
 
 
-def judged(ratio: Interval) -> PublishedOutcome:
+def outcome_of(ratio: Interval) -> PublishedOutcome:
     """Return whether a ratio of measured to published says that a figure was reproduced."""
     inside = ratio.lies_within(*REPRODUCED)
     if inside is None:

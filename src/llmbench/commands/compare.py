@@ -149,4 +149,4 @@ def kept_of(read: list[sides.Side]) -> calibration.KeptCalibration:
     found = [side.plan.machine for side in read if side.plan]
     if len({info.identity(facts) for facts in found}) != 1:
         return calibration.KeptCalibration(None)
-    return calibration.kept_of(found[0])
+    return calibration.kept_calibration(found[0])

@@ -55,7 +55,7 @@ def here(*, whole: bool) -> dict[str, Any]:
     """
     found = info.machine()
     gpus = [{**gpu, **peaks(chips.match(gpu))} for gpu in found["gpus"]]
-    probes, notice = machine_peaks.kept_of(found)
+    probes, notice = machine_peaks.kept_probes(found)
     shown = [
         {**msgspec.to_builtins(each), "share_of_datasheet": probe.shares(each, found)}
         if whole

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray  # noqa: TC002
 
 from llmbench.compare import confounds
-from llmbench.compare.match import in_both, match, taken
+from llmbench.compare.match import compared_sessions, in_both, match
 from llmbench.compare.sides import levels
 from llmbench.errors import RunError
 from llmbench.stats import effects
@@ -177,7 +177,10 @@ def _unpaired(
 ) -> tuple[Differences, tuple[ComparedSessions, ComparedSessions], Overall]:
     """Return the differences of sides whose sessions have nothing to do with each other."""
     count = len(matched.baseline)
-    sides = taken(baseline, matched.baseline), taken(candidate, matched.candidate)
+    sides = (
+        compared_sessions(baseline, matched.baseline),
+        compared_sessions(candidate, matched.candidate),
+    )
     left, right = (moments(side.values, side.pairs, count) for side in sides)
     around = tuple(
         residuals(np.log(side.values), side.pairs, side.rounds, of.mean)

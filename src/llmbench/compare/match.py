@@ -72,7 +72,7 @@ def match(baseline: Side, candidate: Side, factor: str | None) -> Match:
     return Match(numbers[:, 0], numbers[:, 1], tuple(sorted(missing, key=lambda m: -len(m.cells))))
 
 
-def taken(side: Side, numbers: Integers) -> ComparedSessions:
+def compared_sessions(side: Side, numbers: Integers) -> ComparedSessions:
     """Return the sessions of these cells that have a value."""
     pair_of = np.full(len(side.cells), -1)
     pair_of[numbers] = np.arange(len(numbers))
@@ -85,7 +85,10 @@ def in_both(
     baseline: Side, candidate: Side, matched: Match
 ) -> tuple[Match, tuple[ComparedSessions, ComparedSessions]]:
     """Return the cells that have a round with both sides in it, and those sessions, in the same order."""
-    sides = _aligned(taken(baseline, matched.baseline), taken(candidate, matched.candidate))
+    sides = _aligned(
+        compared_sessions(baseline, matched.baseline),
+        compared_sessions(candidate, matched.candidate),
+    )
     shared = np.bincount(sides[0].pairs, minlength=len(matched.baseline)) > 0
     if shared.all():
         return matched, sides
@@ -95,7 +98,9 @@ def in_both(
         Missing("both", "measured on either side, never in one round", apart),
     )
     kept = Match(matched.baseline[shared], matched.candidate[shared], missing)
-    sides = _aligned(taken(baseline, kept.baseline), taken(candidate, kept.candidate))
+    sides = _aligned(
+        compared_sessions(baseline, kept.baseline), compared_sessions(candidate, kept.candidate)
+    )
     return kept, sides
 
 

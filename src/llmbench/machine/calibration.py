@@ -139,7 +139,7 @@ class KeptCalibration(NamedTuple):
     notice: str | None = None
 
 
-def kept_of(found: Mapping[str, Any]) -> KeptCalibration:
+def kept_calibration(found: Mapping[str, Any]) -> KeptCalibration:
     """Return the calibration kept of a machine, as a run describes it. Never raises."""
     return KeptCalibration(*SHELF.find(info.identity_digest(found)))
 

@@ -97,10 +97,10 @@ class KeptProbes(NamedTuple):
 
 def probes_of(found: Mapping[str, Any]) -> list[Probe]:
     """Return the probes kept of a machine, as `machine.machine()` describes it; none is an empty list."""
-    return kept_of(found).probes
+    return kept_probes(found).probes
 
 
-def kept_of(found: Mapping[str, Any]) -> KeptProbes:
+def kept_probes(found: Mapping[str, Any]) -> KeptProbes:
     """Return the probes of a machine, and what was wrong if they could not be read. Never raises."""
     file, notice = SHELF.find(key_of(found))
     return KeptProbes(file.probes if file else [], notice)

@@ -1,8 +1,8 @@
 """Finding and killing what a session left behind, and nothing else.
 
-A process belongs to a session if it descends from the nursery that started the worker, or carries the session's
-random token in its environment. Orphans stay in the family: a nursery adopts those of its workers, and a sweep
-those of a nursery that died. What was there before the sweep is nobody's stray, whoever its parent is.
+A process belongs to a session if it descends from the fork server that started the worker, or carries the session's
+random token in its environment. Orphans stay in the family: a fork server adopts those of its workers, and a sweep
+those of a fork server that died. What was there before the sweep is nobody's stray, whoever its parent is.
 """
 
 from __future__ import annotations
@@ -76,14 +76,14 @@ class SessionProcesses(NamedTuple):
 
     Attributes:
         token: the session's token, as found in the environment.
-        nursery: the process that forked the worker, unless it was collected; its descendants are all of this session.
-        others: process ids of ours that live on, such as further nurseries.
+        fork_server: what forked the worker, unless it was collected; all its descendants are of this session.
+        others: process ids of ours that live on, such as further fork servers.
         before: files that were there before the worker was.
 
     """
 
     token: str
-    nursery: int | None
+    fork_server: int | None
     others: frozenset[int]
     before: Existing
 
@@ -179,7 +179,7 @@ def _start_s(pid: int) -> str:
 
 def _of_session(family: SessionProcesses) -> list[psutil.Process]:
     found: dict[int, psutil.Process] = {}
-    for parent in (family.nursery, os.getpid() if _adopts else None):
+    for parent in (family.fork_server, os.getpid() if _adopts else None):
         found |= _descendants(parent) if parent else {}
     for process in psutil.process_iter():
         if family.token in _environment(process).values():

@@ -42,7 +42,7 @@ class Ceilings(NamedTuple):
 Check = Callable[["Cell", Outcome, Ceilings], Iterator[Finding]]
 
 
-def judge(
+def check_outcome(
     cell: Cell, outcome: Outcome, ceilings: Ceilings
 ) -> tuple[Status, list[Finding], list[Finding]]:
     """Return a record's status, what is wrong with its numbers, and what is to be known beside them."""

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from llmbench.machine.chips import Chip
     from llmbench.models.resolve import Model
     from llmbench.models.shape import Shape
-    from llmbench.predict.history import Factors, Seen
+    from llmbench.predict.history import Factors, PastCell
     from llmbench.spec.sweep import Cell, Protocol
 
 UNPROBED_STEP_S = 5e-6
@@ -62,7 +62,7 @@ class PredictedMachine(NamedTuple):
     have_bytes: Mapping[str, int | None]
     chip: Chip | None
     probes: Sequence[Probe]
-    past: Sequence[Seen]
+    past: Sequence[PastCell]
     facts: Mapping[str, Any]
 
 
@@ -78,7 +78,7 @@ class Pace(NamedTuple):
 
 
 def here(
-    found: Mapping[str, Any], probes: Sequence[Probe], past: Sequence[Seen]
+    found: Mapping[str, Any], probes: Sequence[Probe], past: Sequence[PastCell]
 ) -> PredictedMachine:
     """Return this machine, as `machine.machine()` describes it."""
     gpus = found["gpus"]

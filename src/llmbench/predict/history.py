@@ -54,7 +54,7 @@ Reals: TypeAlias = "NDArray[np.float64]"
 Bools: TypeAlias = "NDArray[np.bool_]"
 
 
-class Seen(NamedTuple):
+class PastCell(NamedTuple):
     """One cell as it was measured: medians over all its valid sessions, in seconds."""
 
     run: str
@@ -87,7 +87,9 @@ def together(rest: Any, dispatch: Any, device: str) -> Any:
     return rest + dispatch if device == "cpu" else np.maximum(rest, dispatch)
 
 
-def seen(results: Path, found: Mapping[str, Any], without: str | None = None) -> list[Seen]:
+def past_cells(
+    results: Path, found: Mapping[str, Any], without: str | None = None
+) -> list[PastCell]:
     """Return what the runs under a folder measured on a machine like this; `without` leaves one run out."""
     folders = [path.parent for path in results.glob(f"*/{store.RECORDS}")]
     newest = sorted(folders, key=lambda path: path.name, reverse=True)[:MOST_RUNS]
@@ -103,7 +105,7 @@ def typical(found: Mapping[str, Any], dtypes: Iterable[str]) -> Probe:
     )  # fmt: skip
 
 
-def fitted(past: Sequence[Seen], probe: Probe, *, probed: bool) -> Factors:
+def fitted(past: Sequence[PastCell], probe: Probe, *, probed: bool) -> Factors:
     """Return the factors under which the probe's rates come nearest to what was measured."""
     observations = list(_observed(past, probe))
     if not observations:
@@ -149,7 +151,7 @@ def _nearest(table: Reals, dispatched: Bools, measured: Reals, spread: float, de
     return logs
 
 
-def _of_run(folder: Path, found: Mapping[str, Any], without: str | None) -> Iterator[Seen]:
+def _of_run(folder: Path, found: Mapping[str, Any], without: str | None) -> Iterator[PastCell]:
     try:
         log = store.read(folder)
         plan = log.plan
@@ -166,7 +168,7 @@ def _alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     return gpus[0] == gpus[1] and all(one.get(key) == other.get(key) for key in MATCHING)
 
 
-def _medians(plan: Plan, ended: Iterable[sessions.Ended]) -> Iterator[Seen]:
+def _medians(plan: Plan, ended: Iterable[sessions.Ended]) -> Iterator[PastCell]:
     cells, models = {cell.id: cell for cell in plan.cells}, {one.name: one for one in plan.models}
     times: defaultdict[str, list[tuple[float, float | None]]] = defaultdict(list)
     for record in ended:
@@ -178,7 +180,7 @@ def _medians(plan: Plan, ended: Iterable[sessions.Ended]) -> Iterator[Seen]:
         steps = [step for _, step in measured if step]
         first = statistics.median(first for first, _ in measured)
         step = statistics.median(steps) if steps else None
-        yield Seen(plan.run, cell, models[cell.model], first, step)
+        yield PastCell(plan.run, cell, models[cell.model], first, step)
 
 
 def _session(samples: Sequence[sessions.Timed]) -> tuple[float, float | None] | None:
@@ -195,7 +197,7 @@ def _session(samples: Sequence[sessions.Timed]) -> tuple[float, float | None] | 
     return first, statistics.median(steps) if steps else None
 
 
-def _observed(past: Iterable[Seen], probe: Probe) -> Iterator[tuple[dict[str, float], float]]:
+def _observed(past: Iterable[PastCell], probe: Probe) -> Iterator[tuple[dict[str, float], float]]:
     """Yield the costs of each phase that was measured, by name, and its seconds."""
     for one in past:
         shape = shape_of(one.model.model_type, one.model.config)
@@ -228,6 +230,6 @@ def _named(costs: roofline.Costs, dtype: str, phase: str) -> dict[str, float]:
     }
 
 
-def enough(past: Sequence[Seen], dtype: str) -> bool:
+def enough(past: Sequence[PastCell], dtype: str) -> bool:
     """Return whether records alone, without a probe, say something about a type of number."""
     return sum(one.cell.dtype == dtype for one in past) >= FEWEST

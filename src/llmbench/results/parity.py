@@ -50,7 +50,7 @@ def _verdicts(path: Path, size: int) -> Iterator[record.Parity]:
                     yield _verdict.decode(line)
 
 
-def seen(value: T, failed: Mapping[str, str]) -> T:
+def with_verdict(value: T, failed: Mapping[str, str]) -> T:
     """Return a record as a reader must take it: invalid if its cell failed; any other value as it is.
 
     `value` may be any struct that has the fields of a record that its reader wants.

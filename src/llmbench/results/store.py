@@ -172,7 +172,7 @@ class Log:
             except results_lines.NOT_UNDERSTOOD as error:
                 self.pass_over(str(error))
             else:
-                yield parity.seen(value, self._refuted) if self._refuted else value
+                yield parity.with_verdict(value, self._refuted) if self._refuted else value
 
     def _lines(self) -> Iterator[tuple[str, bytes]]:
         """Yield every intact line after its kind."""

@@ -1,12 +1,12 @@
 """A process that has imported an engine's packages once and forks a fresh worker for each session.
 
 Importing torch and transformers takes seconds; forking takes milliseconds. A fork is as clean as a new
-interpreter as long as the nursery has one thread, no device and no pool of threads: it checks the first
+interpreter as long as the fork server has one thread, no device and no pool of threads: it checks the first
 before every fork, and touches no device. Where an import has started threads, or has asked CUDA for
 anything, it does the slow, safe thing: the child replaces itself with a new interpreter.
 
-All workers forked from one nursery share its memory layout, which is part of what makes sessions differ.
-So a nursery lives for one round: no two sessions of a cell come from the same one.
+All workers forked from one fork server share its memory layout, which is part of what makes sessions differ.
+So a fork server lives for one round: no two sessions of a cell come from the same one.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def serve(channel: socket.socket, *, forks: bool) -> None:
                     os.kill(pid, signal.SIGKILL)
                 return
             fresh = forks and count_threads() == 1
-            workers.add(hatch(channel, json.loads(request), *fds, fresh=fresh))
+            workers.add(fork_worker(channel, json.loads(request), *fds, fresh=fresh))
 
 
 def report_ends(channel: socket.socket, workers: set[int]) -> None:
@@ -98,7 +98,7 @@ def report_ends(channel: socket.socket, workers: set[int]) -> None:
                 say(channel, {"ended": pid, "status": status, "peak_rss_bytes": peak})
 
 
-def hatch(
+def fork_worker(
     channel: socket.socket,
     request: dict[str, str],
     control: int,
@@ -108,12 +108,12 @@ def hatch(
     fresh: bool,
 ) -> int:
     """Fork one worker; return its process id, and tell it to the launcher."""
-    nursery = os.getpid()
+    fork_server = os.getpid()
     pid = os.fork()
     if pid == 0:
         try:
             interpreter.die_with_parent()
-            if os.getppid() != nursery:
+            if os.getppid() != fork_server:
                 leave(70)  # it died before the kernel knew that this process is to die with it
             become_worker(channel, request["session"], control, out, log, fresh=fresh)
         except BaseException:  # noqa: BLE001 - a child must never return into its parent's loop
@@ -121,7 +121,7 @@ def hatch(
             leave(70)
     for fd in (control, out, log):
         os.close(fd)
-    say(channel, {"hatched": pid, "start": "fork" if fresh else "exec"})
+    say(channel, {"forked": pid, "start": "fork" if fresh else "exec"})
     return pid
 
 
@@ -152,7 +152,7 @@ def work_afresh(out: int) -> NoReturn:
 
 def run(control: int, out: int) -> NoReturn:
     """Work, flush what was printed, and leave without the teardown in which engines hang."""
-    from llmbench.run import messages, worker  # noqa: PLC0415 - already imported, or not needed by the nursery
+    from llmbench.run import messages, worker  # noqa: PLC0415 - already imported, or not needed by the fork server
 
     worker.work(messages.read_line(control), control=control, out=out)
     leave(0)

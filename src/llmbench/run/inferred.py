@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 
     from llmbench.predict.oom import Seen
     from llmbench.results.prediction import Prediction
-    from llmbench.run.pending import Standing
+    from llmbench.run.pending import CellSessions
     from llmbench.run.plan import Planned
     from llmbench.spec.sweep import Cell
 
 
-class Foregone:
+class InferredOutcomes:
     """What is known of cells that have not run, from the plan and from what other cells met."""
 
     def __init__(
         self,
         planned: Planned,
         predictions: Mapping[str, Prediction],
-        standings: Mapping[str, Standing],
+        standings: Mapping[str, CellSessions],
         *,
         run_anyway: bool,
     ) -> None:

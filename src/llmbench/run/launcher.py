@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 LONGEST_LOG = 16 * 2**20
 """A worker's log is cut here; an engine that prints more than this is broken, not interesting."""
+SHOWN = "llmbench.nursery"
+"""A last argument that nobody reads: `ps` has always shown this name, and scripts look for it."""
 TICK_S = 0.2
 """The longest sleep of the parent: telemetry is sampled, logs are capped, at this pace."""
 
@@ -41,7 +43,7 @@ class WorkerEnd(msgspec.Struct, frozen=True, kw_only=True):
     """How a worker came to its end.
 
     `why`: "done" (it exited by itself), "signal", "timeout", "protocol" (it sent no sense), "stopped" (by us,
-    on request), "nursery" (the process it was forked from died).
+    on request), "nursery" (the fork server died: the word of the file format).
     """
 
     why: str
@@ -69,7 +71,7 @@ class ForkServer:
         with contextlib.closing(theirs), opened(log) as output:
             try:
                 self.process = subprocess.Popen(
-                    interpreter.command("llmbench.run.forkserver", backend, theirs.fileno()),
+                    interpreter.command("llmbench.run.forkserver", backend, theirs.fileno(), SHOWN),
                     stdin=subprocess.DEVNULL, stdout=output, stderr=output,
                     pass_fds=(theirs.fileno(),), env=environment,
                     start_new_session=True,  # so that a Ctrl-C meant for the sweep does not reach it
@@ -78,8 +80,8 @@ class ForkServer:
                 ours.close()
                 raise ForkServerDied(str(error)) from error
 
-    def hatch(self, job: Job, log: Path, timeout_s: float, interrupt: Interrupt) -> Worker:
-        """Fork a worker and hand it its job; a stop signal ends the wait as NurseryDied."""
+    def fork(self, job: Job, log: Path, timeout_s: float, interrupt: Interrupt) -> Worker:
+        """Fork a worker and hand it its job; a stop signal ends the wait as ForkServerDied."""
         session, before = secrets.token_hex(16), leftovers.Existing.now()
         with opened(log) as log_file:
             (control_read, control), (out, out_write) = os.pipe(), os.pipe()
@@ -87,7 +89,7 @@ class ForkServer:
             try:
                 request = json.dumps({"session": session}).encode()
                 socket.send_fds(self.channel, [request], theirs)
-                reply = self.wait_for("hatched", timeout_s, interrupt)
+                reply = self.wait_for("forked", timeout_s, interrupt)
             except (OSError, ForkServerDied) as error:
                 os.close(control)
                 os.close(out)
@@ -98,7 +100,7 @@ class ForkServer:
         os.set_blocking(out, False)
         return Worker(
             self,
-            reply["hatched"],
+            reply["forked"],
             reply["start"],
             session,
             before,
@@ -134,7 +136,7 @@ class ForkServer:
         return None
 
     def hear(self) -> None:
-        """Take in what the nursery says; raise NurseryDied when it is gone."""
+        """Take in what the fork server says; raise ForkServerDied when it is gone."""
         try:
             data = self.channel.recv(2**16)
         except ConnectionError:
@@ -168,7 +170,7 @@ class Worker:
 
     def __init__(  # noqa: PLR0913, PLR0917 - what a process is made of
         self,
-        nursery: ForkServer,
+        fork_server: ForkServer,
         pid: int,
         start: str,
         session: str,
@@ -179,7 +181,7 @@ class Worker:
         job: bytes,
     ) -> None:
         """Keep the parts; `job` is written as soon as somebody listens, and as fast as the worker reads it."""
-        self.nursery, self.pid, self.start, self.session = nursery, pid, start, session
+        self.fork_server, self.pid, self.start, self.session = fork_server, pid, start, session
         self.before, self.control, self.out, self.log = before, control, out, log
         self.unsent = memoryview(job)
         self.phase = "start"
@@ -203,7 +205,7 @@ class Worker:
         Args:
             deadlines: how long each phase may stay silent.
             interrupt: what makes a sweep stop.
-            spared: process ids of ours that are not this worker's: the nurseries.
+            spared: process ids of ours that are not this worker's: the fork servers.
             on_tick: called several times a second, for telemetry.
 
         """
@@ -222,8 +224,8 @@ class Worker:
         """Yield messages until the worker has ended or must be ended; `why` then says which."""
         reader, deadline = messages.Reader(), time.monotonic() + deadlines.start_s
         tick = 0.0
-        sources: list[Any] = [self.out, self.nursery.channel, interrupt.fd]
-        while (ended := self.nursery.fact("ended", self.pid)) is None:
+        sources: list[Any] = [self.out, self.fork_server.channel, interrupt.fd]
+        while (ended := self.fork_server.fact("ended", self.pid)) is None:
             left = max(deadline - time.monotonic(), 0.0)
             taking = [self.control] if self.unsent else []
             ready, free, _ = select.select(sources, taking, [], min(left, TICK_S))
@@ -240,8 +242,8 @@ class Worker:
                 for message in arrived or []:
                     yield message
                     deadline = time.monotonic() + limit(deadlines, self.phase)
-            if self.nursery.channel in ready:
-                self.nursery.hear()
+            if self.fork_server.channel in ready:
+                self.fork_server.hear()
             # Only now: what has been sent by then says in which phase the worker is.
             if self._must_end(deadline - time.monotonic(), deadlines, interrupt):
                 return
@@ -280,8 +282,10 @@ class Worker:
 
     def _finish(self, spared: set[int]) -> WorkerEnd:
         """Kill what is left, collect the worker's status, close the pipes."""
-        nursery = None if self.nursery.collected() else self.nursery.process.pid
-        family = processes.SessionProcesses(self.session, nursery, frozenset(spared), self.before)
+        fork_server = None if self.fork_server.collected() else self.fork_server.process.pid
+        family = processes.SessionProcesses(
+            self.session, fork_server, frozenset(spared), self.before
+        )
         strays = processes.kill_session(family, self.pid)
         if self.ended is None and self.why.why != "nursery":
             self._await_end()
@@ -302,10 +306,10 @@ class Worker:
         )
 
     def _await_end(self) -> None:
-        """Wait until the nursery has seen the worker die of what we did to it."""
+        """Wait until the fork server has seen the worker die of what we did to it."""
         with contextlib.suppress(ForkServerDied):
             while self.ended is None:
-                fact = self.nursery.wait_for("ended", processes.PATIENCE_S)
+                fact = self.fork_server.wait_for("ended", processes.PATIENCE_S)
                 self.ended = fact if fact["ended"] == self.pid else None
 
     def _cap_log(self) -> None:
@@ -344,7 +348,7 @@ def single_threaded() -> dict[str, str]:
     """Return the variables that keep numpy's own BLAS from starting threads before the fork.
 
     Only on x86-64, where torch multiplies with another library; elsewhere torch may use the same one, and
-    the nursery then starts new interpreters instead of forking.
+    the fork server then starts new interpreters instead of forking.
     """
     return {"OPENBLAS_NUM_THREADS": "1"} if os.uname().machine == "x86_64" else {}
 

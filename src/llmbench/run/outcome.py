@@ -11,7 +11,7 @@ import msgspec
 import psutil
 
 from llmbench import files
-from llmbench.measure.checks import judge
+from llmbench.measure.checks import check_outcome
 from llmbench.measure.telemetry import LEVELS
 from llmbench.redact import redact, redact_all
 from llmbench.results.record import Finding, Outcome, Record, Status
@@ -33,7 +33,7 @@ def record_of(  # noqa: PLR0913 - one argument a field of the record
 ) -> Record:  # fmt: skip
     """Return the judged record of one session of one cell."""
     outcome, worker = cleaned(outcome), redact_all(worker)
-    status, problems, warnings = judge(cell, outcome, ceilings)
+    status, problems, warnings = check_outcome(cell, outcome, ceilings)
     warnings += _surroundings(status, telemetry, outcome.telemetry, worker)
     reason = (
         outcome.error
@@ -76,7 +76,7 @@ def _untold(telemetry: dict[str, Any], counters: dict[str, Any]) -> str:
     return f"partial: the device did not tell {', '.join(names)}" if names else ""
 
 
-def ended_badly(cell: Cell, ended: WorkerEnd) -> Outcome:
+def outcome_without_result(cell: Cell, ended: WorkerEnd) -> Outcome:
     """Return the outcome of a cell whose worker ended without a result."""
     status, error = _explained(ended)
     return Outcome(cell=cell.id, status=status, phase=ended.phase or None, error=error)

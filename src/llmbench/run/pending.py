@@ -23,7 +23,7 @@ DETERMINED = (Status.UNSUPPORTED, Status.LOAD_FAILED)
 Reason = Literal["interval", "maximum", "budget", "failed"]
 
 
-class Standing(msgspec.Struct):
+class CellSessions(msgspec.Struct):
     """What is known of one cell so far: small, so that a sweep of any length stays level in memory."""
 
     done: dict[int, Status] = {}
@@ -60,9 +60,9 @@ class Standing(msgspec.Struct):
         return next((status for status in self.done.values() if status in DETERMINED), None)
 
 
-def standings(cells: Iterable[Cell], lines: Iterable[Line]) -> dict[str, Standing]:
+def sessions_by_cell(cells: Iterable[Cell], lines: Iterable[Line]) -> dict[str, CellSessions]:
     """Replay a run's lines into what is known of each planned cell."""
-    known = {cell.id: Standing() for cell in cells}
+    known = {cell.id: CellSessions() for cell in cells}
     for line in lines:
         name = line.id if isinstance(line, Record) else getattr(line, "cell", None)
         standing = known.get(name) if name else None
@@ -79,7 +79,7 @@ def standings(cells: Iterable[Cell], lines: Iterable[Line]) -> dict[str, Standin
     return known
 
 
-def why_stop(standing: Standing, protocol: Protocol, spent_s: float) -> Reason | None:
+def why_stop(standing: CellSessions, protocol: Protocol, spent_s: float) -> Reason | None:
     """Return why a cell needs no further session, or None if it does."""
     if not set(range(1, protocol.sessions + 1)) <= set(standing.done):
         return None

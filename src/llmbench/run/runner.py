@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import random
 import time
+from contextlib import closing
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +22,11 @@ from llmbench.results import store
 from llmbench.results.record import Begin, Job, Outcome, Status, Stop
 from llmbench.run import launcher
 from llmbench.run.device_monitor import DeviceMonitor
-from llmbench.run.inferred import Foregone
-from llmbench.run.outcome import record_of, scrub
-from llmbench.run.pending import standings, why_stop
+from llmbench.run.inferred import InferredOutcomes
+from llmbench.run.messages import CellResult, Progress
+from llmbench.run.outcome import outcome_without_result, record_of, scrub
+from llmbench.run.pending import sessions_by_cell, why_stop
 from llmbench.run.plan import text
-from llmbench.run.supervisor import Supervisor
 from llmbench.spec import sweep
 from llmbench.stats import intervals
 
@@ -59,18 +60,18 @@ class Runner:
         self.planned, self.written, self.run = planned, written, run
         self.screen, self.interrupt = screen, interrupt
         self.protocol = planned.sweep.protocol
-        self.standings = standings(planned.cells, run.log)
+        self.standings = sessions_by_cell(planned.cells, run.log)
         if run_anyway:
             for standing in self.standings.values():
                 standing.forget_inferred()
-        self.foregone = Foregone(
+        self.foregone = InferredOutcomes(
             planned, written.predictions, self.standings, run_anyway=run_anyway
         )
         self.logs: Path = run.folder / store.LOGS
         self.logs.mkdir(exist_ok=True)
         for log in self.logs.glob("*.log"):
             scrub(log)  # an invocation that was killed left its last ones as they were
-        self.nurseries: dict[str, launcher.ForkServer] = {}
+        self.fork_servers: dict[str, launcher.ForkServer] = {}
         self.texts = {
             name: text(name)
             for name in {cell.prompts for cell in planned.cells}
@@ -102,13 +103,13 @@ class Runner:
                     further = len(cells) * (self.protocol.max_sessions - session)
                     self.screen.more_planned(len(cells), further)
                 self._round(session, cells)
-                self._close_nurseries()
+                self._close_fork_servers()
                 if self._told_to_stop():
                     self._skip_rounds(session + 1)
                     return
             self._note_stops()
         finally:
-            self._close_nurseries()
+            self._close_fork_servers()
 
     def _told_to_stop(self) -> bool:
         return self.interrupt.signal is not None or self.watch.halt is not None
@@ -151,7 +152,7 @@ class Runner:
             self.watch.before_worker()
             remaining = self._worker(session, remaining)
             if self.protocol.nursery == "session":
-                self._close_nurseries()
+                self._close_fork_servers()
             self.watch.after_worker(self.interrupt)
         return remaining
 
@@ -160,13 +161,13 @@ class Runner:
         first = cells[0]
         self.screen.loading(first, session)
         log = self.logs / f"{first.id}-s{session}-a{self._attempt(first, session)}.log"
-        known = first.backend in self.nurseries
+        known = first.backend in self.fork_servers
         try:
-            worker = self._nursery(first.backend).hatch(
+            worker = self._fork_server(first.backend).fork(
                 self._job(cells, session), log, self.protocol.deadlines.start_s, self.interrupt
             )
         except launcher.ForkServerDied as error:
-            self.drop_nursery(first.backend)
+            self.drop_fork_server(first.backend)
             if known or self.interrupt.signal is not None:
                 return cells  # one that died between two workers is replaced
             failed = Outcome(
@@ -177,7 +178,7 @@ class Runner:
             )
             self.put_all(cells, session, failed, {})
             return []
-        return Supervisor(self, worker, session, cells).follow()
+        return _WorkerSession(self, worker, session, cells).follow()
 
     def _job(self, cells: list[Cell], session: int) -> Job:
         return Job(
@@ -193,32 +194,32 @@ class Runner:
     def _attempt(self, cell: Cell, session: int) -> int:
         return self.standings[cell.id].attempts.get(session, 0) + 1
 
-    def _nursery(self, backend: str) -> launcher.ForkServer:
-        if backend not in self.nurseries:
-            self.nurseries[backend] = launcher.ForkServer(
+    def _fork_server(self, backend: str) -> launcher.ForkServer:
+        if backend not in self.fork_servers:
+            self.fork_servers[backend] = launcher.ForkServer(
                 backend,
                 processes.Mark.of_run(self.written.run, self.run.folder),
                 self._log_of(backend),
             )
-        return self.nurseries[backend]
+        return self.fork_servers[backend]
 
-    def drop_nursery(self, backend: str) -> None:
-        """Forget a nursery that died; the next worker gets a new one."""
-        if nursery := self.nurseries.pop(backend, None):
-            nursery.close()
+    def drop_fork_server(self, backend: str) -> None:
+        """Forget a fork server that died; the next worker gets a new one."""
+        if fork_server := self.fork_servers.pop(backend, None):
+            fork_server.close()
             scrub(self._log_of(backend))
 
     def _log_of(self, backend: str) -> Path:
-        return self.logs / f"nursery-{backend}.log"
+        return self.logs / f"forkserver-{backend}.log"
 
     def leave_no_logs(self) -> None:
         """Remove what workers printed; nothing of them is alive."""
         for log in self.logs.glob("*.log"):
             log.unlink()
 
-    def _close_nurseries(self) -> None:
-        for backend in list(self.nurseries):
-            self.drop_nursery(backend)
+    def _close_fork_servers(self) -> None:
+        for backend in list(self.fork_servers):
+            self.drop_fork_server(backend)
 
     def begin(self, cell: Cell, session: int, worker: launcher.Worker) -> None:
         """Write the intent to measure, durably, before the cell begins."""
@@ -268,6 +269,85 @@ class Runner:
                         half_width=half_width,
                     )
                 )
+
+
+class _WorkerSession:
+    """One worker as the runner follows it: every cell recorded as it ends, whatever ended it."""
+
+    def __init__(
+        self, runner: Runner, worker: launcher.Worker, session: int, cells: list[Cell]
+    ) -> None:
+        """Begin with the first cell."""
+        self.runner, self.worker, self.session = runner, worker, session
+        self.remaining = list(cells)
+        self.held: Outcome | None = None
+
+    def follow(self) -> list[Cell]:
+        """Record every cell as it ends; return the cells that need another worker."""
+        self._begin()
+        spared = {fork_server.process.pid for fork_server in self.runner.fork_servers.values()}
+        deadlines, interrupt = self.runner.protocol.deadlines, self.runner.interrupt
+        with closing(
+            self.worker.listen(deadlines, interrupt, spared, self.runner.watch.tick)
+        ) as heard:
+            for message in heard:
+                if isinstance(message, Progress):
+                    self._progress(message)
+                elif isinstance(message, CellResult):
+                    self._result(message)
+                else:
+                    self._ended(message)
+        return self.remaining
+
+    def _begin(self) -> None:
+        self.runner.begin(self.remaining[0], self.session, self.worker)
+
+    def _progress(self, message: Progress) -> None:
+        if message.phase == "warmup" and message.iteration == 0:
+            self.runner.watch.after_load()
+            self.runner.screen.measuring(self.remaining[0], self.session)
+
+    def _result(self, message: CellResult) -> None:
+        """Write a result and let the worker go on; the worker's last is held until nothing of it is alive."""
+        if self.held is not None:
+            return  # after its last, or after one that made no sense, a worker has nothing to say
+        if message.outcome.cell != self.remaining[0].id:
+            reason = f"protocol: a result for {message.outcome.cell!r}, which is not being measured"
+            self.held = Outcome(cell=self.remaining[0].id, status=Status.CRASH, error=reason)
+            return  # it gets no answer, and its deadline ends it
+        if message.last or len(self.remaining) == 1:
+            self.held = message.outcome
+            return
+        self.runner.put(self.remaining.pop(0), self.session, message.outcome, self._about({}))
+        self._begin()
+        self.worker.go()
+
+    def _ended(self, ended: launcher.WorkerEnd) -> None:
+        """Record the last cell, or what the worker's end did to the one that it was measuring."""
+        scrub(self.worker.log)
+        if ended.why == "nursery":
+            self.runner.drop_fork_server(self.remaining[0].backend)
+        about = self._about(
+            {
+                "strays": ended.strays,
+                "peak_rss_bytes": ended.peak_rss_bytes,
+                "end": ended.why,
+                "exit": ended.code,
+            }
+        )
+        outcome = self.held or outcome_without_result(self.remaining[0], ended)
+        together = outcome.phase in ("start", "load") and outcome.status is not Status.INTERRUPTED
+        cells = self.remaining if together else self.remaining[:1]
+        self.remaining = self.remaining[len(cells) :]
+        self.runner.put_all(cells, self.session, outcome, about)
+
+    def _about(self, more: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "pid": self.worker.pid,
+            "start": self.worker.start,
+            "log": f"logs/{self.worker.log.name}",
+            **more,
+        }
 
 
 def now() -> str:

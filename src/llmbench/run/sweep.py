@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 RESULTS = Path("results")
 COMPLETED_WITH_FAILURES = 3
 FILES_OF_A_SWEEP = 20
-"""Open files at once, besides those at its start and a channel to each nursery: lock, records, signals, and eight
+"""Open files at once, besides those at its start and a channel to each fork server: lock, records, signals, and eight
 while a worker starts, 11 in all as counted; and some for what a worker imports and opens."""
 USUAL_FILES = 4
 """Open at the start, where the system does not tell."""
@@ -231,7 +231,7 @@ def _describe(
         command=command,
         at=now(),
         cells=planned.cells,
-        models=[_told(model) for model in planned.models.values()],
+        models=[_without_secrets(model) for model in planned.models.values()],
         settings=planned.sweep.protocol,
         machine=found,
         environment=facts,
@@ -250,7 +250,7 @@ def _describe(
     return written
 
 
-def _told(model: Model) -> Model:
+def _without_secrets(model: Model) -> Model:
     """Return a model as a file may tell it: where its weights lie is often in somebody's home."""
     return msgspec.structs.replace(
         model, location=model.location and redact(model.location), config=redact_all(model.config)
@@ -268,7 +268,7 @@ def _predictions(
     new = [cell for cell in planned.cells if cell.id not in before]
     if not new:
         return earlier.predictions if earlier else {}
-    past = history.seen(RESULTS, found, without=earlier.run if earlier else None)
+    past = history.past_cells(RESULTS, found, without=earlier.run if earlier else None)
     place = estimate.here(found, probes, past)
     said = estimate.predictions(new, planned.models, planned.sweep.protocol, place)
     return {**(earlier.predictions if earlier else {}), **said}

@@ -74,7 +74,7 @@ def work(job_line: bytes, *, control: int, out: int) -> None:
         outcome = measured(engine, cell, job, out, load_s)
         last = cell is job.cells[-1] or outcome.status not in (Status.OK, Status.UNSUPPORTED)
         messages.send(out, messages.CellResult(outcome=outcome, last=last))
-        if last or (job.attended and not told_to_go_on(control)):
+        if last or (job.attended and not may_go_on(control)):
             break
     close = getattr(engine, "close", None)
     if close:
@@ -141,7 +141,7 @@ def classify(error: BaseException, otherwise: Status) -> Status:
     return next((status for words, status in BY_TEXT if words in text), otherwise)
 
 
-def told_to_go_on(control: int) -> bool:
+def may_go_on(control: int) -> bool:
     """Wait for the launcher's answer; a closed pipe means that nobody is there to measure for."""
     return messages.read_line(control) == messages.GO
 

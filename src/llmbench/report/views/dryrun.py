@@ -114,7 +114,7 @@ def _place(chip: Chip | None, results: Path) -> estimate.PredictedMachine:
     if chip:
         return estimate.elsewhere(chip)
     found = info.machine()
-    return estimate.here(found, peaks.probes_of(found), history.seen(results, found))
+    return estimate.here(found, peaks.probes_of(found), history.past_cells(results, found))
 
 
 def _rows(planned: Planned, place: estimate.PredictedMachine) -> Iterator[Row]:
@@ -188,7 +188,7 @@ def _sessions(protocol: Protocol) -> str:
 
 def _forecast(planned: Planned) -> str:
     """Return how many sessions an interval takes, where this machine was calibrated."""
-    known = calibration.kept_of(info.machine()).calibration
+    known = calibration.kept_calibration(info.machine()).calibration
     within = planned.sweep.protocol.interval_within
     forecast = known.forecast(planned.cells, within) if known else ""
     return report_rows.wrapped([forecast]) if forecast else ""

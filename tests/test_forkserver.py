@@ -6,18 +6,18 @@ import time
 import pytest
 
 from llmbench.results.record import Status
-from sweeps import ONLY_IN_THE_NURSERY, Bench, assert_complete
+from sweeps import ONLY_IN_THE_FORK_SERVER, Bench, assert_complete
 
 
-def with_nursery_that(bench: Bench, does: str) -> dict[str, str]:
-    """Return the environment in which every nursery begins by doing this."""
-    return bench.beginning_with(ONLY_IN_THE_NURSERY + does)
+def with_fork_server_that(bench: Bench, does: str) -> dict[str, str]:
+    """Return the environment in which every fork server begins by doing this."""
+    return bench.beginning_with(ONLY_IN_THE_FORK_SERVER + does)
 
 
 def test_where_an_import_started_threads_workers_are_new_interpreters(bench: Bench) -> None:
     bench.write(fault=["none", "hang_native", "orphan"], when="session=1", axes={"batch_size": 2},
                 protocol={"deadlines": {"iteration_s": 1.0}})  # fmt: skip
-    threaded = with_nursery_that(
+    threaded = with_fork_server_that(
         bench,
         "import threading, time; threading.Thread(target=time.sleep, args=(3600,), daemon=True).start()",
     )
@@ -37,7 +37,7 @@ def test_where_an_import_asked_cuda_for_something_workers_are_new_interpreters(
 ) -> None:
     # torch refuses CUDA to the forks of a process that has so much as counted the devices.
     bench.write()
-    spoiled = with_nursery_that(
+    spoiled = with_fork_server_that(
         bench,
         "from types import SimpleNamespace as Made; parent = __import__('os').getpid();"
         " refused = lambda: __import__('os').getpid() != parent;"
@@ -59,11 +59,13 @@ def test_without_threads_workers_are_forks(bench: Bench) -> None:
     assert {record.worker["start"] for record in done.records} == {"fork"}
 
 
-def test_a_stop_while_the_nursery_imports_is_heard_at_once(bench: Bench) -> None:
+def test_a_stop_while_the_fork_server_imports_is_heard_at_once(bench: Bench) -> None:
     bench.write()
-    slow = with_nursery_that(bench, "import time; print('importing', flush=True); time.sleep(60)")
+    slow = with_fork_server_that(
+        bench, "import time; print('importing', flush=True); time.sleep(60)"
+    )
     process = bench.start(environment=slow)
-    log = bench.run / "logs" / "nursery-fake.log"
+    log = bench.run / "logs" / "forkserver-fake.log"
     while not log.exists() or "importing" not in log.read_text():
         assert process.poll() is None
         time.sleep(0.02)
@@ -85,12 +87,12 @@ def test_a_stop_while_the_nursery_imports_is_heard_at_once(bench: Bench) -> None
         ("import time; time.sleep(60)", "the worker could not be started: no answer within 2 s"),
     ],
 )
-def test_a_nursery_that_never_works_fails_its_cells_and_ends(
+def test_a_fork_server_that_never_works_fails_its_cells_and_ends(
     bench: Bench, does: str, reason: str
 ) -> None:
     bench.write(protocol={"deadlines": {"start_s": 2.0}})
 
-    done = bench.sweep(environment=with_nursery_that(bench, does))
+    done = bench.sweep(environment=with_fork_server_that(bench, does))
 
     assert_complete(done)
     assert done.code == 3
