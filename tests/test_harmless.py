@@ -115,11 +115,17 @@ def test_python_m_llmbench_imports_no_module_of_the_working_folder(trapped: Path
     assert not trapped.exists()
 
 
+@pytest.mark.parametrize("start", ["as a child", "as a user"])
 def test_modules_of_our_names_on_a_strangers_pythonpath_are_not_taken(
-    bench: Bench, trapped: Path
+    bench: Bench, trapped: Path, start: str
 ) -> None:
     bench.write(axes=ONE)
-    command = interpreter.command("llmbench.__main__", "sweep", bench.file, "-o", bench.run)
+    words = ("sweep", bench.file, "-o", bench.run)
+    command = interpreter.command("llmbench.__main__", *words)
+    if start == "as a user":  # of a command whose package lies before PYTHONPATH in no case
+        shutil.rmtree("llmbench")
+        Path("llmbench.py").unlink()
+        command = [str(Path(sys.executable).with_name("llmbench")), *map(str, words)]
     environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
     for name in ("psutil", "msgspec"):  # packages that are not Python's are PYTHONPATH's to replace
         (trapped.parent / "here" / f"{name}.py").unlink()
@@ -251,6 +257,18 @@ elif "llmbench.run.forkserver" in sys.orig_argv:
     assert done.code == (143 if stop else 3)
     expected = Status.INTERRUPTED if stop else Status.TIMEOUT
     assert [(record.status, record.phase) for record in done.records] == [(expected, "start")]
+    assert bench.gone()
+
+
+def test_a_worker_that_never_stops_talking_can_be_stopped(bench: Bench) -> None:
+    bench.write(axes=ONE, fault="chatter", protocol={"sessions": 1, "max_sessions": 1})
+    process = bench.start()
+    bench.wait_for('"begin"', process)
+    time.sleep(1.0)
+
+    process.send_signal(signal.SIGTERM)
+
+    assert process.wait(timeout=10) == 143
     assert bench.gone()
 
 

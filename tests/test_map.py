@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-CASES = 36
+CASES = (*range(1, 37), *range(57, 62))
+"""Those between are of devices, servers and boxes that nothing here drives yet."""
 ROW = re.compile(r"^\| (\d+) \| ([^|]+) \| ([^|]+) \|$", re.MULTILINE)
 NAMED = re.compile(r"`(test_\w+\.py)::(test_\w+)`")
 
@@ -24,7 +25,7 @@ def rows() -> list[tuple[int, str, list[tuple[str, str]]]]:
 def test_every_case_has_one_row_and_every_row_a_test() -> None:
     found = rows()
 
-    assert [number for number, _, _ in found] == list(range(1, CASES + 1))
+    assert [number for number, _, _ in found] == list(CASES)
     assert all(tests for _, _, tests in found)
 
 

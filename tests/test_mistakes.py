@@ -32,7 +32,7 @@ MISTAKES = {
     ("why: y", "why: [a"): "sweep.yaml:3: expected ',' or ']'",
     ("why: y", "why: " + "[" * 2000 + "]" * 2000): "sweep.yaml: is nested too deeply",
     ("why: y", "why: [a]"): "sweep.yaml.why: expected `str`, got `array`",
-    ("why: y\n", ""): "sweep.yaml: object missing required field `why`",
+    ("name: x\n", ""): "sweep.yaml: object missing required field `name`",
     ("axes:", "axis:"): "sweep.yaml: unknown key 'axis'. Did you mean 'axes'?",
     # words of YAML 1.1
     ("size: 1", "size: no"): "axes.batch_size: 'no' is not a whole number or a range such as 1-64*2",

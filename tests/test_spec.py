@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from fakes import a_cell
 from llmbench.spec import sweep
 from llmbench.spec.sweep import Deadlines, Protocol
+from sweeps import asked
 
 
 @pytest.mark.parametrize(
@@ -126,3 +127,17 @@ def test_what_a_sweep_file_says_is_what_is_read(
     assert (read["name"], read["why"]) == (text, text)
     assert read["axes"] | said["axes"] == read["axes"]
     assert read["protocol"] | said["protocol"] == read["protocol"]
+
+
+@pytest.mark.parametrize("why", ["", "Because it is there."])
+def test_a_reason_is_optional_and_shown_where_it_is_given(tmp_path: Path, why: str) -> None:
+    file = tmp_path / "s.yaml"
+    said = {"why": why} if why else {}
+    axes = {"model": "llama-7b@tiny", "backend": {"fake": {"clock": "virtual"}}}
+    file.write_text(json.dumps({"name": "s", **said, "axes": axes}))
+
+    done = asked("sweep", file, "-o", tmp_path / "run", "--sessions", "1")
+
+    assert done.code == 0, done.err
+    assert bool(why) is ("Because it is there." in done.out)
+    assert "\n\n\n" not in done.out

@@ -3,14 +3,17 @@
 import os  # loaded before any path was looked at
 import sys
 
+from llmbench import interpreter
+
 if __name__ == "__main__" and not sys.flags.safe_path:
     try:  # noqa: SIM105 - contextlib may be anybody's, too
         sys.path.remove(os.getcwd())  # noqa: PTH109 - as may be what pathlib imports
     except (FileNotFoundError, ValueError):
         pass  # it is gone, or is not on the path
+sys.path[:] = interpreter.standard_first(sys.path)
 
-import signal
-from importlib import import_module
+import signal  # noqa: E402
+from importlib import import_module  # noqa: E402
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 

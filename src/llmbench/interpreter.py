@@ -21,11 +21,9 @@ def command(module: str, *arguments: object) -> list[str]:
 
 def main() -> None:
     """Run the module that the first argument names, which then sees the arguments after it."""
-    standard = os.path.dirname(os.__file__)  # noqa: PTH120 - nothing is imported before the path is in order
-    ours = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120
-    first = [folder for folder in sys.path if folder in (standard, f"{standard}/lib-dynload")]
-    order = [*first, *(folder for folder in sys.path if folder not in first)]
-    sys.path[:] = [*first, ours]
+    order = sys.path[:] = standard_first(sys.path)
+    ours = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120 - see below
+    sys.path[:] = [*order[:2], ours]
     from importlib import import_module  # noqa: PLC0415 - only now is it sure whose this is
 
     import_module("llmbench")
@@ -34,6 +32,13 @@ def main() -> None:
     module = import_module(sys.argv[0])
     die_with_parent()
     module.main()
+
+
+def standard_first(folders: list[str]) -> list[str]:
+    """Return an import path with the standard library before all else, PYTHONPATH too; nothing is imported for it."""
+    standard = os.path.dirname(os.__file__)  # noqa: PTH120 - pathlib may be anybody's until the path is in order
+    first = [standard, f"{standard}/lib-dynload"]
+    return [*first, *(folder for folder in folders if folder not in first)]
 
 
 def die_with_parent() -> None:

@@ -36,7 +36,7 @@ def _caption(table: Table, page: Page) -> Iterator[str]:
     yield from layout.wrapped(f"{name}: {cells}; {run.progress(table.progress)}", page, layout.BOLD)
     for line in run.everywhere(table, shown):
         yield from layout.wrapped(line, page, layout.YELLOW)
-    if table.plan:
+    if table.plan and table.plan.why:
         yield from layout.wrapped(shown(table.plan.why), page)
     same = run.constants(table)
     if same:

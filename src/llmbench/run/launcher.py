@@ -37,6 +37,8 @@ SHOWN = "llmbench.nursery"
 """A last argument that nobody reads: `ps` has always shown this name, and scripts look for it."""
 TICK_S = 0.2
 """The longest sleep of the parent: telemetry is sampled, logs are capped, at this pace."""
+MOST_READS = 2048
+"""Reads of a pipe, 64 KiB each, until the parent looks for a signal again: twice the longest message."""
 
 
 class WorkerEnd(msgspec.Struct, frozen=True, kw_only=True):
@@ -269,7 +271,11 @@ class Worker:
         """Return the messages that have arrived, or None at the pipe's end; never wait for more."""
         found: list[messages.Message] = []
         try:
-            while data := os.read(self.out, 2**20):
+            for _ in range(
+                MOST_READS
+            ):  # a worker that never stops talking must not keep us from a signal
+                if not (data := os.read(self.out, 2**16)):
+                    return found or None
                 for message in reader.feed(data):
                     found.append(message)
                     self.phase = message.phase if isinstance(message, messages.Progress) else "exit"
@@ -277,8 +283,7 @@ class Worker:
             return found
         except ValueError as error:
             self.why = WorkerEnd(why="protocol", phase=self.phase, detail=str(error))
-            return found
-        return found or None
+        return found
 
     def _finish(self, spared: set[int]) -> WorkerEnd:
         """Kill what is left, collect the worker's status, close the pipes."""

@@ -198,11 +198,11 @@ class Axes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 
 class Sweep(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What one sweep file says."""
+    """What one sweep file says; `why`, where it is given, is shown above the table."""
 
     name: str
-    why: str
     axes: Axes
+    why: str = ""
     protocol: Protocol = Protocol()
 
 

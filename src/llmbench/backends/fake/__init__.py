@@ -30,7 +30,7 @@ OPTIONS = {
     "clock": ("real", "virtual"),
     "fault": (
         "none", "oom", "cuda_error", "error", "memory_error", "segv", "kill", "exit", "hang",
-        "hang_native", "grandchild", "orphan", "junk", "flood", "fake_result", "partial", "oversized",
+        "hang_native", "grandchild", "orphan", "junk", "flood", "fake_result", "partial", "chatter", "oversized",
         "unknown", "stranger", "nested", "tokens_short", "tokens_long", "tokens_ragged", "early", "unit", "prefix_hits",
         "placement", "dtype", "clock_zero", "clock_negative", "clock_nan", "clock_infinite",
         "clock_drift", "wall_jump", "trend", "two_modes", "spike", "unsupported", "oom_reworded", "oom_by_text",

@@ -112,6 +112,13 @@ def _on_pipe(data: bytes) -> Callable[[FakeEngine], None]:
     return fault
 
 
+def _chatter(engine: FakeEngine) -> None:
+    """Send heartbeats without end, as fast as they are taken."""
+    heartbeat = b'{"kind":"progress","phase":"iteration","cell":"x","iteration":1}\n' * 1000
+    while True:
+        _on_pipe(heartbeat)(engine)
+
+
 def _partial(engine: FakeEngine) -> None:
     _on_pipe(b'{"kind":"progress","pha')(engine)
     os._exit(0)
@@ -170,6 +177,7 @@ FAULTS: dict[str, Callable[[FakeEngine], Any]] = {
     "flood": _flood,
     "fake_result": _fake_result,
     "partial": _partial,
+    "chatter": _chatter,
     "oversized": _on_pipe(b"x" * (65 * 2**20)),
     "unknown": _on_pipe(b'{"kind":"surprise"}\n'),
     "stranger": _on_pipe(b'{"kind":"result","outcome":{"cell":"another"},"last":true}\n'),
