@@ -188,3 +188,36 @@ def test_the_terminal_shows_every_gpu(monkeypatch: pytest.MonkeyPatch, capsys: O
 
 def test_the_command_loads_no_engine() -> None:
     assert loaded_by("machine").isdisjoint(ENGINES)
+
+
+SAME_RATE = {"gaudi3": "float8", "tpu-v6e": "float8", "tpu-v4": "int8", "mi250x": "int8"}
+"""Chips on which a smaller number is no faster, and the number."""
+CONSUMER = {"rtx-3090", "rtx-4090", "rtx-5090"}
+"""GeForce sums 16-bit products in float32 at half rate, so int8 is four times as fast."""
+DOUBLE = {"float8": 2.0, "int8": 2.0, "float4": 4.0, "tfloat32": 0.5}
+"""A dense peak over that of 16-bit numbers; a sparse figure among dense ones would be twice as much, or half."""
+FLOPS_A_BYTE = (70, 600)
+"""Of 16-bit matrix products; from the RTX 3090 to the TPU v6e."""
+
+
+@pytest.mark.parametrize("name", [name for name in chips.known() if "epyc" not in name])
+def test_the_peaks_of_a_chip_stand_in_the_ratios_of_dense_ones(name: str) -> None:
+    chip = chips.chip(name)
+    peaks = chip.dense_tflops
+    wide = peaks.get("bfloat16", peaks.get("float16"))
+    if wide is None:
+        assert set(peaks) == {"float32"}
+        return
+
+    for dtype, ratio in DOUBLE.items():
+        expected = 1.0 if SAME_RATE.get(name) == dtype else ratio
+        if name in CONSUMER and dtype == "int8":
+            expected = 4.0
+        if name == "v100-16gb-sxm2" and dtype == "int8":
+            expected = 0.5  # no tensor cores for it
+        if name == "gaudi3" and dtype == "tfloat32":
+            expected = peaks["float16"] / wide  # its 16-bit floats but bfloat16 are as slow
+        if dtype in peaks:
+            assert peaks[dtype] / wide == pytest.approx(expected, rel=0.03), dtype
+    if bandwidth := chip.bandwidth():
+        assert FLOPS_A_BYTE[0] <= wide * 1e12 / bandwidth <= FLOPS_A_BYTE[1]
