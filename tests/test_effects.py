@@ -221,3 +221,17 @@ def test_intervals_hold_the_truth_as_often_as_they_say(
     for paired in (False, True):
         setting = Setting(cells, 2, sessions, alike=alike, paired=paired)
         assert 0.93 <= simulate(setting, tables).coverage <= 0.97
+
+
+@pytest.mark.parametrize(("reach", "verdict"), [(0.99, Verdict.SAME), (1.01, Verdict.UNCLEAR)])
+def test_same_means_that_the_90_percent_interval_lies_within_the_margin(
+    reach: float, verdict: Verdict
+) -> None:
+    # n sessions of one ratio each: y = +-s, so that the 90 % interval reaches just inside or outside the margin.
+    n = 6
+    wanted = reach * np.log1p(MARGIN) / scipy_stats.t.ppf(0.95, n - 1) * np.sqrt(n)
+    s = wanted * np.sqrt((n - 1) / n)
+
+    made = effects.paired(side([float(np.exp(s)), float(np.exp(-s))] * (n // 2)))
+
+    assert verdicts(made) == [verdict]

@@ -244,3 +244,20 @@ def test_sequences_that_begin_in_different_steps_are_held_by_the_last_to_end() -
     assert [problem.code for problem in checks.check_outcome(CELL, late, Ceilings())[1]] == [
         "implausible"
     ]
+
+
+@pytest.mark.parametrize(("tail", "wrong"), [(0.009, False), (0.011, True)])
+def test_the_last_token_and_the_end_differ_by_at_most_one_percent(tail: float, wrong: bool) -> None:
+    # 1,000 ms, where a share of it is more than the 2 ms that a tail may always have.
+    end = round(1000 * MS * (1 - tail))
+    outcome = msgspec.structs.replace(
+        GOOD,
+        samples=[
+            Sample(e2e_ns=1000 * MS, wall_ns=1000 * MS, token_ns=[[1 * MS, 2 * MS, 3 * MS, end]])
+            for _ in GOOD.samples
+        ],
+    )
+
+    problems = checks.check_outcome(CELL, outcome, Ceilings())[1]
+
+    assert [problem.code for problem in problems] == ["implausible"] * wrong
