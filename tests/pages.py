@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from llmbench import claims, compare
+from llmbench import report as reports
 from llmbench.claims import Answer, ClaimVerdict, Evidence, Part
 from llmbench.claims.claim import Range, held
 from llmbench.commands import report
 from llmbench.compare import sides
 from llmbench.compare.confounds import CompareOptions
 from llmbench.cost import prices
-from llmbench.report.views import claims_page as page
-from llmbench.report.views import page as views_page
+from llmbench.report.views import claims as views_claims
+from llmbench.report.views import compare as views_compare
+from llmbench.report.views import report as views_report
+from llmbench.report.views import table as views_table
 from llmbench.report.views.claims import Judged
 from llmbench.results import lines as results_lines
 from llmbench.results import store
@@ -28,7 +31,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
+    from llmbench.report.document import Document
     from llmbench.results.record import Record
+    from llmbench.results.table import Table
     from llmbench.spec.sweep import Cell
 
 
@@ -101,28 +106,39 @@ def save(folder: Path, records: Iterable[Record], cells: Sequence[Cell], **plan:
     return folder
 
 
-def page_of(*folders: Path, script: str = "") -> Page:
+def page_of(*folders: Path) -> Page:
     runs = [
-        views_page.seen(store.read(path), label) for path, label in report.labelled(list(folders))
+        views_report.seen(store.read(path), label) for path, label in report.labelled(list(folders))
     ]
     compared = report.compared(list(folders)) if len(folders) > 1 else None
-    return Page(views_page.render(runs, script, compared))
+    return drawn(views_report.document(runs, compared), "report")
 
 
-def comparison_of(*folders: Path, script: str = "") -> Page:
+def shown(made: Table, format: str = "terminal", page: reports.Page | None = None) -> str:
+    """Return the table of a run as text."""
+    return reports.render(views_table.document(made), format, page)
+
+
+def drawn(document: Document, command: str) -> Page:
+    """Return a document as a page."""
+    return Page(reports.render(document, "html", reports.Page(command=command)))
+
+
+def comparison_of(*folders: Path) -> Page:
     """Return the page that compares these runs."""
     logs = [(str(path), store.read(path)) for path in folders]
     asked = CompareOptions(BY_KEY["e2e_s"])
     made = compare.runs([sides.read(name, log, asked.metric) for name, log in logs], asked)
-    return Page(views_page.of_comparison(made, logs, script))
+    return drawn(views_compare.document(made, logs), "compare")
 
 
-def claims_of(*names: str, script: str = "") -> Page:
+def claims_of(*names: str) -> Page:
     """Return the page of a claim whose conditions, words, units and notes are these names."""
     parts = [held(name, name, Interval(15.0, 14.0, 16.0), Range(10.0), name) for name in names]
     answer = Answer((*parts, Part(names[0], ClaimVerdict.CONTRADICTED, names[0])), names)
     given = Evidence((), prices.PriceOptions())
-    return Page(page.render([Judged(claims.claim("edge-models"), answer)], (), given, script))
+    judged = [Judged(claims.claim("edge-models"), answer)]
+    return drawn(views_claims.document(judged, (), given), "claims")
 
 
 def timed(cell: Cell, session: int, ttft_s: float, tpot_s: float, **changes: Any) -> Record:

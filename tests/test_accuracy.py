@@ -10,9 +10,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from llmbench import report
 from llmbench.errors import RunError
-from llmbench.report.views import accuracy
-from llmbench.results import lines, store
+from llmbench.report.views import predicted
+from llmbench.results import accuracy, lines, store
 from llmbench.results.prediction import Prediction
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -41,7 +42,7 @@ def run(tmp_path: Path) -> Path:
 
 
 def rendered(run: Path, format: str) -> str:
-    return accuracy.render(store.read(run), format)
+    return report.render(predicted.document(store.read(run)), format)
 
 
 def test_factors_are_predicted_over_measured(run: Path) -> None:
@@ -63,14 +64,14 @@ def test_people_are_told_how_far_off_it_was(run: Path) -> None:
         "TPOT: 1 of 2 cells within a factor of 1.5; off by 1.51x in the median, 2.02x at worst."
         in " ".join(text.split())
     )
-    assert text.splitlines()[0].startswith("model")
+    assert text.splitlines()[2].startswith("model")
 
 
 def test_markdown_escapes_what_comes_from_outside(run: Path) -> None:
     text = rendered(run, "markdown")
 
     assert r"`a made-up \| probe`" in text
-    assert text.startswith("| model ")
+    assert "\n| model " in text
 
 
 def test_csv_has_every_column(run: Path) -> None:

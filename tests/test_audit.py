@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from llmbench import selftest
-from llmbench.commands import audit as command
 from llmbench.errors import RunError
+from llmbench.report.views import audit
 from llmbench.results import store
 from llmbench.results.record import Finding, Status
 from make_records import make_cell, make_plan, make_record, make_samples, write_lines
@@ -151,7 +151,7 @@ def test_a_last_line_says_what_to_do(quiet: bool, text: str) -> None:
         selftest.Checked("A/A", False, ""),
     ]
 
-    assert command.told(checks) == text
+    assert audit.summary(checks) == text
 
 
 def test_a_sleep_that_is_measured_wrong_fails(tmp_path: Path) -> None:

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from claimed import asked, row
-from llmbench import claims, cli
-from llmbench.claims import Answer, ClaimVerdict, Part
+from llmbench import claims, cli, report
+from llmbench.claims import Answer, ClaimVerdict, Evidence, Part
+from llmbench.cost import prices
 from llmbench.report.views import claims as views_claims
 from llmbench.report.views.claims import Judged
 from llmbench.run import plan
 from llmbench.spec import configs, yaml
 from llmbench.spec import sweep as spec_sweep
 from llmbench.stats.interval import Interval
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 RESULTS = Path(__file__).parents[1] / "results"
 SMALL = str(RESULTS / "2026-11-23-xeon-2cpu-cpu-small")
@@ -98,6 +102,12 @@ def judged(*parts: Part) -> Judged:
     return Judged(claims.claim("edge-models"), Answer(parts))
 
 
+def told(judged: Sequence[Judged], format: str = "terminal") -> str:
+    return report.render(
+        views_claims.document(judged, None, Evidence((), prices.PriceOptions())), format
+    )
+
+
 def test_a_mixed_verdict_says_what_is_true_for_which() -> None:
     conditions = [Part(f"batch {n}", ClaimVerdict.CONTRADICTED, "costs") for n in (4, 8, 16, 32)]
 
@@ -115,18 +125,14 @@ def test_a_figure_stands_with_its_interval() -> None:
         Part("batch 1", ClaimVerdict.INCONCLUSIVE, "costs", figure._replace(low=float("nan")))
     )
 
-    assert "batch 1: costs 1.50 (1.25 to 1.80) x" in views_claims.render([several], "terminal")
-    assert "batch 1: costs 1.50 (no interval)" in views_claims.render([alone], "terminal")
+    assert "1.50 (1.25 to 1.80) x" in told([several])
+    assert "1.50 (no interval)" in told([alone])
 
 
 def test_an_assumed_number_can_be_read() -> None:
-    text = views_claims.render(
-        [
-            Judged(claims.claim(name), Answer())
-            for name in ("serving-fleet", "inference-cost-decline")
-        ],
-        "terminal",
-    )
+    names = ("serving-fleet", "inference-cost-decline")
+
+    text = told([Judged(claims.claim(name), Answer()) for name in names])
 
     assert "assumes: monthly_users 280,000,000: " in text
     assert "assumes: baseline_year 2023.55: " in text
@@ -149,9 +155,7 @@ def test_hostile_names_stay_text(format: str) -> None:
     })  # fmt: skip
     rows = (type(hostile)(**{**vars(hostile), "cell": cell}),)
 
-    text = views_claims.render(
-        [judged(Part("a\x1b|b", ClaimVerdict.SUPPORTED, "is", rows=rows))], format
-    )
+    text = told([judged(Part("a\x1b|b", ClaimVerdict.SUPPORTED, "is", rows=rows))], format)
 
     assert "\x1b" not in text
 
@@ -163,9 +167,9 @@ def test_the_table_of_a_run(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = ran(capsys, SMALL, "--usd-per-hour", "0.1")
 
     assert code == 0
-    assert "context-is-memory: supported [CPU data]" in out
+    assert any(line.split() == ["context-is-memory", "supported"] for line in out.splitlines())
     assert "llmbench claims --plan moe-cuts-cost" in " ".join(out.split())
-    assert out.splitlines()[-1].startswith("18 claims: ")
+    assert out.splitlines()[1].startswith("18 claims: ")
 
 
 def test_json_carries_cells_and_both_ends(capsys: pytest.CaptureFixture[str]) -> None:
@@ -183,7 +187,7 @@ def test_markdown_is_one_table(capsys: pytest.CaptureFixture[str]) -> None:
 
     rows = [line for line in out.splitlines() if line.startswith("|")]
     assert len(rows) == 20
-    assert {line.replace(r"\|", "").count("|") for line in rows} == {6}
+    assert {line.replace(r"\|", "").count("|") for line in rows} == {5}
 
 
 @pytest.mark.parametrize(
@@ -221,9 +225,9 @@ def test_without_a_run_every_claim_says_what_it_needs(
     code, out, _ = ran(capsys)
 
     assert code == 0
-    assert [name for name in claims.known() if f"{name}: " not in out] == []
-    assert out.count("  needs: ") == 17, "arithmetic needs nothing"
-    assert ran(capsys, "--claim", "moe-cuts-cost")[1].endswith("1 claim: 1 not measured.\n")
+    assert [name for name in claims.known() if f"\n{name} " not in out] == []
+    assert out.count("measured: Needs: ") == 17, "arithmetic needs nothing"
+    assert "1 claim: 1 not measured.\n" in ran(capsys, "--claim", "moe-cuts-cost")[1]
 
 
 def test_no_line_is_longer_than_a_narrow_screen_is_wide(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from llmbench import backends
-from llmbench.report.views import dryrun
+from llmbench.report.views import dry_run
 from llmbench.results import store
 from llmbench.results.prediction import Prediction
 from llmbench.results.record import Plan
@@ -43,7 +43,7 @@ def test_a_named_chip_is_planned_for_without_one(bench: Bench) -> None:
     done = bench.sweep(*H200)
 
     assert done.code == 0, done.err
-    head, _, one, many, *_ = done.out.splitlines()
+    _, _, head, _, one, many, *_ = done.out.splitlines()
     assert head.split()[:7] == ["model", "batch", "in", "out", "memory", "need", "TTFT"]
     assert one.split()[:5] == ["llama-7b", "1", "1920", "128", "fits"]
     assert "Cost: about" in done.out
@@ -74,7 +74,7 @@ def test_the_most_sessions_are_told_beside_the_fewest(bench: Bench) -> None:
 
     least_s = facts["sweep_s"]
     assert (facts["sessions"], facts["max_sessions"]) == (2, 8)
-    assert f"Time: about {dryrun.seconds(least_s)} to {dryrun.seconds(4 * least_s)}.\n" in text
+    assert f"Time: about {dry_run.seconds(least_s)} to {dry_run.seconds(4 * least_s)}.\n" in text
     assert f"Cost: about {least_s / 1000:,.2f} to {least_s / 250:,.2f} USD" in text
     assert "2 to 8 sessions (until the interval is within ±1.5%) each." in text
     assert "2 sessions  cell" in text
@@ -138,10 +138,10 @@ def test_ten_thousand_cells_are_folded_within_seconds(bench: Bench) -> None:
             ("--dry-run", "--machine", "h20"),
             "machine: 'h20' is no known chip. Did you mean 'h200'?",
         ),
-        (("--machine", "h200"), "--machine: plans and measures nothing, so add --dry-run."),
-        (("--usd-per-gpu-hour", "2"), "--usd-per-gpu-hour: plans and measures nothing"),
-        (("--format", "json"), "--format: plans and measures nothing"),
-        ((*H200, "--usd-per-gpu-hour", "-1"), "--usd-per-gpu-hour: -1.0 is below nothing."),
+        (("--machine", "h200"), "--machine: only works together with --dry-run."),
+        (("--usd-per-gpu-hour", "2"), "--usd-per-gpu-hour: only works together with --dry-run"),
+        (("--format", "json"), "--format: only works together with --dry-run"),
+        ((*H200, "--usd-per-gpu-hour", "-1"), "--usd-per-gpu-hour: -1.0 is negative."),
         ((*H200, "--probe"), "--probe: measures this machine, and --machine h200 is another."),
     ],
 )

@@ -162,7 +162,7 @@ def test_an_engine_that_takes_memory_in_advance_stands_apart(
     folder = a_run(tmp_path / "run", [(a_cell(8), [OK])], preallocates=True)
 
     assert one(folder).preallocates
-    assert shown(folder, capsys).startswith("Engines that take memory in advance")
+    assert "\n\nEngines that take memory in advance" in shown(folder, capsys)
 
 
 def test_engines_are_rows_of_their_own(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from llmbench.results.record import Outcome  # noqa: TC001 - msgspec reads the a
 from llmbench.results.sessions import Ended
 from llmbench.spec.sweep import NOT_SAID, Point
 from mutations import places
+from pages import shown as printed
 
 FILES = Path(__file__).parent / "importers"
 FIXTURES = sorted(path for path in FILES.iterdir() if path.suffix in {".json", ".jsonl"})
@@ -418,16 +419,10 @@ def test_a_sweep_adds_nothing_to_an_import(
 def test_every_format_shows_every_import(format: str, tmp_path: Path) -> None:
     made = imported(tmp_path, *FIXTURES)
 
-    text = importers_table(made, format)
+    text = printed(made, format)
 
     assert "nan" not in text.lower()
     assert "0x" not in text
-
-
-def importers_table(made: table.Table, format: str) -> str:
-    from llmbench import report  # noqa: PLC0415 - only this test needs it
-
-    return report.render(made, format)
 
 
 @pytest.mark.parametrize(
@@ -438,7 +433,7 @@ def test_a_hostile_name_is_only_a_name(name: str, tmp_path: Path) -> None:
 
     made = imported(tmp_path / "run", path)
 
-    assert "\x1b" not in importers_table(made, "terminal")
+    assert "\x1b" not in printed(made, "terminal")
     assert set(made.cells[0].id) <= set(
         "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789@=.-"
     )

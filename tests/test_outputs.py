@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from llmbench import cli
+from llmbench import cli, report
+from llmbench.results import lines as results_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,19 +57,17 @@ SIX = "{small} {seven} {claims} {context} {edge} {tiers} --usd-per-hour 0.1"
 """What the README's table of claims is made from."""
 
 FORMATS = {
-    "terminal": ["--format", "terminal"],
+    **{format: ["--format", format] for format in ("terminal", "markdown", "csv", "json")},
     "wide": ["--format", "terminal"],
-    "markdown": ["--format", "markdown"],
-    "csv": ["--format", "csv"],
-    "json": ["--format", "json"],
-    "html": ["--format", "html", "-o", "page.html"],
+    "html": ["--format", "html", "--output", "page.html"],
     "plain": [],
-    "page": ["-o", "page.html"],
 }
 """The arguments that each format adds. `wide` is a terminal of 200 columns, all others have 80."""
 
 PEOPLE = "terminal wide markdown"
 FOUR = f"{PEOPLE} csv json"
+FIVE = f"{FOUR} html"
+"""Every format of `llmbench.report`; each command has a row with all of them."""
 
 
 class Row(NamedTuple):
@@ -80,58 +79,64 @@ class Row(NamedTuple):
 
 
 ROWS = (
-    *(Row(f"table-{run}", f"table {{{run}}}", FOUR) for run in ("quick", "engines", "failed")),
+    Row("table-quick", "table {quick}", FIVE),
+    *(Row(f"table-{run}", f"table {{{run}}}", FOUR) for run in ("engines", "failed")),
     *(Row(f"table-{run}", f"table {{{run}}}", f"{PEOPLE} csv") for run in RUNS if run in "seven small older claims"),
     *(Row(f"table-{run}", f"table {{{run}}}", "wide csv") for run in ("context", "edge", "tiers")),
-    Row("table-newer", "table {newer}", FOUR),
+    Row("table-newer", "table {newer}", FIVE),
     Row("table-unfinished", "table first", FOUR),
-    Row("table-all-metrics", "table {engines} --metrics all", "wide markdown csv"),
+    Row("table-all-metrics", "table {engines} --metrics all", "wide markdown csv html"),
     Row("table-shares", "table {claims} --metrics mfu_prefill,mbu_decode", PEOPLE),
-    Row("table-predicted", "table {engines} --predicted", FOUR),
+    Row("table-predicted", "table {engines} --predicted", FIVE),
     Row("table-predicted-memory", "table {context} --predicted", FOUR),
-    Row("table-predicted-by-none", "table {small} --predicted", "terminal"),
-    Row("compare-engines", "compare {engines} --by backend", "terminal wide markdown json html"),
+    Row("table-predicted-by-none", "table {small} --predicted", "terminal html"),
+    Row("compare-engines", "compare {engines} --by backend", FIVE),
     Row("compare-tpot", "compare {engines} --by backend --metric tpot_s --margin 10%", PEOPLE),
-    Row("compare-memory", "compare {small} --by model --metric host_peak_rss_bytes", PEOPLE),
-    Row("compare-two-runs", "compare {claims} {tiers}", "terminal wide markdown json html"),
-    Row("compare-parts", "compare first others", "terminal wide markdown json html"),
-    Row("compare-cells-missing", "compare {older} {quick} --cross-machine", "terminal wide json html"),
-    Row("compare-failed", "compare {failed} {newer}", "terminal json"),
+    Row("compare-memory", "compare {small} --by model --metric host_peak_rss_bytes", FIVE),
+    Row("compare-two-runs", "compare {claims} {tiers}", FIVE),
+    Row("compare-parts", "compare first others", FIVE),
+    Row("compare-cells-missing", "compare {older} {quick} --cross-machine", "terminal wide csv json html"),
+    Row("compare-failed", "compare {failed} {newer}", "terminal csv json"),
     Row("compare-refused", "compare {older} {quick}", "terminal json html"),
-    Row("calibrate-quick", "calibrate {quick}", "plain"),
-    Row("calibrate-small", "calibrate {small} --within 0.05", "plain"),
-    *(Row(f"fit-{run}", f"fit {{{run}}}", FOUR) for run in ("small", "engines", "failed")),
+    Row("calibrate-quick", "calibrate {quick}", FIVE),
+    Row("calibrate-small", "calibrate {small} --within 0.05", "terminal"),
+    Row("fit-small", "fit {small}", FIVE),
+    *(Row(f"fit-{run}", f"fit {{{run}}}", FOUR) for run in ("engines", "failed")),
     Row("fit-tiers", "fit {tiers}", "terminal json"),
     Row("cost-output", "cost {small} --usd-per-hour 0.1 --tpot-under 20ms", FOUR),
     Row("cost-total", "cost {claims} --usd-per-hour 0.1 --charge total --utilisation 0.5", FOUR),
     Row("cost-split", "cost {engines} --usd-per-hour 2 --charge split", FOUR),
-    Row("cost-api", "cost {seven} --usd-per-hour 0.1 --against gpt-4o-mini", FOUR),
+    Row("cost-api", "cost {seven} --usd-per-hour 0.1 --against gpt-4o-mini", FIVE),
     Row("cost-refused", "cost {small} --price aws", "terminal"),
-    Row("claims-known", "claims", "terminal wide markdown json"),
-    Row("claims-six", f"claims {SIX}", "terminal wide markdown json html"),
-    Row("claims-one", "claims {small} --claim edge-models --claim verify-budget", "terminal json"),
-    Row("claims-published", "claims {small} {seven} --published", "terminal wide markdown json"),
+    Row("claims-known", "claims", FIVE),
+    Row("claims-six", f"claims {SIX}", FIVE),
+    Row("claims-one", "claims {small} --claim edge-models --claim verify-budget", FIVE),
+    Row("claims-published", "claims {small} {seven} --published", FIVE),
     Row("claims-plan", "claims --plan moe-cuts-cost -o plan.yaml", "plain"),
-    Row("models-all", "models", FOUR),
-    *(Row(f"models-{name}", f"models {name}", FOUR) for name in ("llama-7b", "mixtral-8x7b-v0.1")),
+    Row("models-all", "models", FIVE),
+    Row("models-llama-7b", "models llama-7b", FIVE),
+    Row("models-mixtral-8x7b-v0.1", "models mixtral-8x7b-v0.1", FOUR),
     Row("models-unknown", "models mpt-7b@small", "terminal json"),
-    *(Row(f"machine-{name}", f"machine {name}", "terminal json") for name in ("h200", "a10g", "epyc-9654")),
-    Row("dry-run-7b", "sweep configs/sweeps/gpu-7b.yaml --dry-run --machine h200", "terminal wide json"),
-    Row("dry-run-large", "sweep configs/sweeps/gpu-large.yaml --dry-run --machine l4", "terminal wide json"),
+    Row("machine-h200", "machine h200", FIVE),
+    *(Row(f"machine-{name}", f"machine {name}", "terminal json") for name in ("a10g", "epyc-9654")),
+    Row("dry-run-7b", "sweep configs/sweeps/gpu-7b.yaml --dry-run --machine h200", FIVE),
+    Row("dry-run-large", "sweep configs/sweeps/gpu-large.yaml --dry-run --machine l4", FIVE),
     Row("dry-run-flags", "sweep --model pythia-1b --batch-size 1,8 --device cuda --dry-run --machine t4", "terminal"),
     Row("export-quick", "export {quick} --format vllm-json", "plain"),
     Row("export-failed", "export {failed} --format vllm-json", "plain"),
-    Row("report-two", "report {quick} {older}", "page"),
-    Row("report-engines", "report {engines}", "page"),
-    Row("report-six", "report {small} {seven} {claims} {context} {edge} {tiers}", "page"),
-    Row("report-failed", "report {failed}", "page"),
+    Row("report-two", "report {quick} {older}", "terminal csv html"),
+    Row("report-engines", "report {engines}", FIVE),
+    Row("report-six", "report {small} {seven} {claims} {context} {edge} {tiers}", "html"),
+    Row("report-failed", "report {failed}", "terminal html"),
     Row("cell-small", "cell configs/sweeps/cpu-small.yaml 0f4c1518f4", "plain"),
     Row("cell-unknown", "cell configs/sweeps/cpu-small.yaml 0f4c1518f5", "plain"),
     Row("audit-quick", "audit {quick}", "terminal json"),
+    Row("audit-engines", "audit six", FIVE),
     *(
         Row(f"import-{path.stem}", f"import tests/importers/{path.name} -o imported", "plain")
         for path in sorted((ROOT / "tests" / "importers").glob("*.json*"))
     ),
+    Row("import-formats", "import tests/importers/llama_bench.jsonl -o imported", "markdown csv"),
 )  # fmt: skip
 
 CASES = [(row, format) for row in ROWS for format in row.formats.split()]
@@ -146,6 +151,7 @@ def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             (tmp_path / path).symlink_to(ROOT / path)
     for name, sessions in PARTS.items():
         part(ROOT / RUNS["quick"], tmp_path / name, sessions)
+    twice(ROOT / RUNS["engines"], tmp_path / "six")
     monkeypatch.chdir(tmp_path)
     for name in os.environ:
         if name.startswith(("LLMBENCH_", "XDG_", "HF_", "FORCE_", "TTY_")):
@@ -164,6 +170,20 @@ def part(run: Path, folder: Path, sessions: tuple[int, ...]) -> None:
     kept = [line for line in lines if json.loads(line).get("session", sessions[0]) in sessions]
     folder.mkdir()
     (folder / "records.jsonl").write_bytes(b"".join(kept))
+
+
+def twice(run: Path, folder: Path) -> None:
+    """Write a run of three sessions as one of six, the last three like the first."""
+    lines = (run / "records.jsonl").read_bytes().splitlines(keepends=True)
+    again = []
+    for line in lines:
+        record = json.loads(line)
+        if "session" in record:
+            record["session"] += 3
+            record.pop("crc32", None)
+            again.append(results_lines.seal(json.dumps(record, separators=(",", ":")).encode()))
+    folder.mkdir()
+    (folder / "records.jsonl").write_bytes(b"".join([*lines, *again]))
 
 
 @pytest.mark.parametrize(
@@ -196,6 +216,15 @@ def test_every_kept_file_belongs_to_a_row() -> None:
     assert len(known) == len(CASES)
 
 
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_every_command_that_answers_has_a_row_in_all_formats(command: str) -> None:
+    formats = {
+        form for row in ROWS if row.command.startswith(command) for form in row.formats.split()
+    }
+
+    assert formats >= set(report.FORMATS) or command in {"cell", "export", "import"}
+
+
 def hold(path: Path, text: str) -> None:
     """Compare a text with the file that keeps it, or write the file where that is asked for."""
     if REBUILDING:
@@ -224,7 +253,7 @@ def whole(arguments: list[str], code: int, out: str, err: str) -> str:
             text = Path(name).read_text(encoding="utf-8")
             said += [f"-- {name}", visible(text) if name.endswith("html") else text]
     text = "\n".join(said).replace(str(Path.cwd()), "FOLDER")
-    text = re.sub(r'(?m)^( "llmbench": "|llmbench )\d+\.\d+\.\w+', r"\1VERSION", text)
+    text = re.sub(r'(?m)^(  "llmbench": "|llmbench )\d+\.\d+\.\w+', r"\1VERSION", text)
     if arguments[0] == "import":
         text = text.replace(dt.datetime.now(dt.UTC).date().isoformat(), "TODAY")
     text = re.sub(r"page.html: \d\.\d MB", "page.html: N MB", text)

@@ -12,10 +12,12 @@ from claimed import asked, row
 from llmbench import claims, cli
 from llmbench.claims import Evidence, published
 from llmbench.cost import prices
-from llmbench.report.views import claims_page, page
+from llmbench.report import html
+from llmbench.report.views import claims as views_claims
 from llmbench.report.views.claims import Judged
 from llmbench.results.cells import Machine
 from pages import Page, claims_of, told
+from pages import drawn as as_page
 
 RESULTS = Path(__file__).parents[1] / "results"
 SMALL = str(RESULTS / "2026-11-23-xeon-2cpu-cpu-small")
@@ -27,7 +29,7 @@ PRICE = ("--usd-per-hour", "0.1")
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Work in an empty folder, with pages that hold no library."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(page, "library", lambda: "/* the library */")
+    monkeypatch.setattr(html, "library", lambda: "/* the library */")
 
 
 def page_of(*arguments: str, code: int = 0) -> Page:
@@ -39,8 +41,9 @@ def page_of(*arguments: str, code: int = 0) -> Page:
 def drawn(name: str, *rows: Any, **given: Any) -> Page:
     """Return the page of one claim and these cells."""
     judged = Judged(claims.claim(name), asked(name, *rows, **given))
-    return Page(
-        claims_page.render([judged], None, Evidence(rows, prices.PriceOptions(**given)), "")
+    return as_page(
+        views_claims.document([judged], None, Evidence(rows, prices.PriceOptions(**given))),
+        "claims",
     )
 
 
@@ -113,7 +116,7 @@ def test_one_claim_stands_alone() -> None:
 def test_published_figures_stand_alone_if_asked_for(more: tuple[str, ...]) -> None:
     found = page_of(BIG, "--published", *more)
 
-    assert list(found.sections) == ["", "Published figures", "Words"]
+    assert list(found.sections) == ["", "Published figures"]
     assert "another chip: measured on cpu, published on 1xA100-80GB" in found.column(
         "Published figures", "because"
     )
@@ -126,7 +129,9 @@ def test_a_reproduced_figure_is_drawn_in_its_tenth() -> None:
     ]  # fmt: skip
     compared = published.comparisons(rows)
 
-    found = Page(claims_page.render([], compared, Evidence(rows, prices.PriceOptions()), ""))
+    found = as_page(
+        views_claims.document([], compared, Evidence(rows, prices.PriceOptions())), "claims"
+    )
 
     dots = found.values("Published figures")
     assert len(dots) == sum(each.ratio is not None for each in compared) > 0
@@ -144,7 +149,7 @@ def test_it_fails_only_when_asked() -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("-o", "page.html"), "names the file of --format html, and terminal is written"),
+        (("-o", "page.html"), "only applies to --format html; redirect terminal with >"),
         (("--format", "html", "-o", "."), ".: is a folder. Name a file in it: claims.html"),
         (("--format", "html", "-o", "thesis.html"), "is not a page of llmbench"),
         (("--format", "html", "--claim", "edge-model"), "Did you mean 'edge-models'?"),

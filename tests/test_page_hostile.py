@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from llmbench.report import html
 from llmbench.report.figures import cells as figures_cells
-from llmbench.report.views import page as views_page
 from llmbench.results.record import Finding, Status
 from make_records import make_cell, make_record
 from pages import Page, claims_of, comparison_of, grid, page_of, save, timed, told
@@ -36,7 +36,14 @@ MOST_BYTES = 5_000_000
 @pytest.fixture(scope="session")
 def script() -> str:
     pytest.importorskip("vl_convert", reason="needs the report extra")
-    return views_page.library()
+    return html.library()
+
+
+@pytest.fixture(autouse=True)
+def plain_script(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Give pages no library, but in tests that ask for it."""
+    text = request.getfixturevalue("script") if "script" in request.fixturenames else ""
+    monkeypatch.setattr(html, "library", lambda: text)
 
 
 @pytest.fixture
@@ -62,13 +69,13 @@ def hostile(tmp_path: Path) -> Path:
 PAGES = ("report", "compare", "claims")
 
 
-def page_with(kind: str, names: Sequence[str], folder: Path, script: str = "") -> Page:
+def page_with(kind: str, names: Sequence[str], folder: Path) -> Page:
     """Return a page of one of the kinds: of a run and its copy, or of a claim with these names in it."""
     if kind == "claims":
-        return claims_of(*names, script=script)
+        return claims_of(*names)
     twin = folder.parent / names[1].replace("/", "")
     twin = twin if twin.exists() else shutil.copytree(folder, twin)
-    return (page_of if kind == "report" else comparison_of)(folder, twin, script=script)
+    return (page_of if kind == "report" else comparison_of)(folder, twin)
 
 
 @pytest.mark.parametrize("kind", PAGES)
@@ -116,6 +123,7 @@ def test_nothing_is_fetched(hostile: Path) -> None:
 def test_ten_thousand_cells_with_long_names_stay_under_five_megabytes(
     tmp_path: Path, script: str
 ) -> None:
+    assert script
     cells = [
         make_cell(n, model=HOSTILE[0] + "x" * 200 + str(n % 40), batch_size=2 ** (n % 7))
         for n in range(10_000)
@@ -123,7 +131,7 @@ def test_ten_thousand_cells_with_long_names_stay_under_five_megabytes(
     spike = [Finding("spike", "the slowest iteration took 2.4x the median")]
     folder = save(tmp_path / "run", (timed(c, 1, 0.1, 0.01, warnings=spike) for c in cells), cells)
 
-    page = page_of(folder, script=script)
+    page = page_of(folder)
 
     assert len(page.text.encode()) < MOST_BYTES
     for title in ("Throughput", "Decode", "Every cell"):
@@ -175,7 +183,8 @@ class TestInABrowser:
     def test_hostile_names_are_drawn_and_never_run(
         self, kind: str, hostile: Path, script: str, tmp_path: Path
     ) -> None:
-        page = page_with(kind, HOSTILE, hostile, script)
+        assert script
+        page = page_with(kind, HOSTILE, hostile)
         (tmp_path / "page.html").write_text(page.text)
 
         document = after_loading(tmp_path / "page.html", tmp_path / "profile")

@@ -10,7 +10,7 @@ import pytest
 from claimed import row
 from llmbench.claims import published
 from llmbench.claims.published import PublishedOutcome
-from llmbench.report.views import claims_page
+from llmbench.report.views import published as views_published
 from llmbench.results.cells import Machine
 
 A100 = Machine("a100", "a100-80gb-sxm", 1)
@@ -125,7 +125,7 @@ def test_every_figure_has_a_source_and_a_date() -> None:
 
 
 def test_what_is_comparable_comes_first() -> None:
-    rows = claims_page.table(published.comparisons([cell()]))
+    rows = views_published.rows(published.comparisons([cell()]))
 
     outcomes = [each["outcome"] for each in rows]
     assert outcomes[0] == "reproduced"
@@ -135,7 +135,7 @@ def test_what_is_comparable_comes_first() -> None:
 def test_alike_figures_are_one_row() -> None:
     found = published.comparisons([cell(device="cpu")])
 
-    rows = claims_page.table(found)
+    rows = views_published.rows(found)
 
     assert sum(int(str(each["figures"])) for each in rows) == len(found)
     assert len(rows) < len(found) / 3

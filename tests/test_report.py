@@ -12,7 +12,7 @@ from llmbench import cli
 from llmbench.commands import report
 from llmbench.errors import LlmbenchError
 from llmbench.measure.reasons import MEANINGS
-from llmbench.report.views import page as views_page
+from llmbench.report import html
 from llmbench.results.prediction import Prediction
 from llmbench.results.record import Finding, Memory, Status
 from llmbench.spec.sweep import NOT_SAID
@@ -294,7 +294,7 @@ def run(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def drawn_by(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(views_page, "library", lambda: "/* the library */")
+    monkeypatch.setattr(html, "library", lambda: "/* the library */")
 
 
 @pytest.mark.usefixtures("drawn_by")
@@ -353,7 +353,7 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "vl_convert", None)
 
     with pytest.raises(LlmbenchError, match=r"vl_convert: pip install 'llmbench\[report\]'"):
-        views_page.library()
+        html.library()
 
 
 def test_two_runs_of_one_name_are_called_by_their_folders(tmp_path: Path) -> None:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from llmbench import report
 from llmbench.results import metrics, store, table, utilization
 from llmbench.results.prediction import Prediction
 from llmbench.spec.sweep import Protocol
 from make_records import make_cell, make_plan, make_record, make_samples
+from pages import shown
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -79,18 +79,18 @@ def test_a_run_without_predictions_has_neither(built: Any) -> None:
     made = built()
 
     assert made.sides == ()
-    assert "bound" not in report.render(made, "csv")
+    assert "bound" not in shown(made, "csv")
 
 
 def test_shares_are_not_shown_unless_asked_for(built: Any) -> None:
-    text = report.render(built(one=KNOWN), "markdown")
+    text = shown(built(one=KNOWN), "markdown")
 
     assert "MFU" not in text
     assert "bound by" not in text
 
 
 def test_a_share_says_of_what(built: Any) -> None:
-    text = report.render(built([*metrics.SHARES], one=KNOWN), "markdown")
+    text = shown(built([*metrics.SHARES], one=KNOWN), "markdown")
 
     assert "| prefill MFU (% of peak) |" in text
     assert "as a share of the dense peak of the datasheet" in text
@@ -102,7 +102,7 @@ def test_a_share_says_of_what(built: Any) -> None:
 def test_a_share_of_a_measured_ceiling_never_looks_like_one_of_a_datasheet(
     built: Any, format: str
 ) -> None:
-    text = report.render(built([*metrics.SHARES], one=known(source="measured")), format)
+    text = shown(built([*metrics.SHARES], one=known(source="measured")), format)
 
     assert "share of the measured ceiling of operations" in " ".join(text.split())
     assert "datasheet" not in text
@@ -112,7 +112,7 @@ def test_a_share_of_a_measured_ceiling_never_looks_like_one_of_a_datasheet(
 def test_csv_names_the_source_beside_the_share(built: Any) -> None:
     made = built(one=known(source="measured"), two=KNOWN)
 
-    rows = list(csv.DictReader(io.StringIO(report.render(made, "csv"))))
+    rows = list(csv.DictReader(io.StringIO(shown(made, "csv"))))
 
     assert [row["ceilings"] for row in rows] == ["measured", "datasheet"]
     assert [row["mfu_prefill"] for row in rows] == ["0.8", "0.8"]
@@ -120,9 +120,7 @@ def test_csv_names_the_source_beside_the_share(built: Any) -> None:
 
 
 def test_a_table_of_both_names_the_source_in_every_row(built: Any) -> None:
-    text = report.render(
-        built(["mfu_prefill"], one=known(source="measured"), two=KNOWN), "markdown"
-    )
+    text = shown(built(["mfu_prefill"], one=known(source="measured"), two=KNOWN), "markdown")
 
     assert "prefill MFU (% of ceiling)" in text
     rows = [line for line in text.splitlines() if "80.00" in line]
@@ -131,7 +129,7 @@ def test_a_table_of_both_names_the_source_in_every_row(built: Any) -> None:
 
 
 def test_json_carries_the_sides(built: Any) -> None:
-    [cell] = json.loads(report.render(built(one=KNOWN), "json"))["cells"]
+    [cell] = json.loads(shown(built(one=KNOWN), "json"))["cells"]
 
     assert cell["values"]["mfu_prefill"]["value"] == pytest.approx(0.8)
     assert (cell["prefill_bound"], cell["decode_bound"]) == ("compute", "bandwidth")
@@ -154,7 +152,7 @@ def test_json_carries_the_sides(built: Any) -> None:
 def test_the_side_is_the_larger_bound_unless_neither_explains_the_time(
     built: Any, changes: dict[str, Any], prefill: str, decode: str
 ) -> None:
-    text = report.render(built(["mfu_prefill"], one=known(**changes)), "markdown")
+    text = shown(built(["mfu_prefill"], one=known(**changes)), "markdown")
 
     [row] = [line for line in text.splitlines() if line.startswith("|")][2:]
     assert [part.strip() for part in row.strip("|").split("|")][-2:] == [prefill, decode]
@@ -170,7 +168,7 @@ def test_one_new_token_has_no_decode() -> None:
 def test_a_share_above_one_is_shown_and_said(built: Any) -> None:
     made = built(["mbu_decode"], one=known(source="measured", bytes_s=6e4))
 
-    text = report.render(made, "markdown")
+    text = shown(made, "markdown")
 
     assert "133.3" in text
     [notice] = made.notices

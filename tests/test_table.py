@@ -16,15 +16,15 @@ import numpy as np
 import pytest
 
 from llmbench import report
-from llmbench.report import Page
 from llmbench.report.csv import safe
 from llmbench.report.markdown import plain
-from llmbench.report.views.run import figures
+from llmbench.report.words import figures
 from llmbench.results import metrics, store, table
 from llmbench.results.record import Finding, Line, Record, Status, Stop
 from llmbench.results.table import Numbers
 from llmbench.spec.sweep import Protocol
 from make_records import make_cell, make_plan, make_record, make_samples, write
+from pages import shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,7 +80,7 @@ def full(built: Any) -> Table:
 
 
 def terminal(made: Table, width: int | None = None, encoding: str = "utf-8") -> str:
-    return report.render(made, "terminal", Page(width=width, encoding=encoding))
+    return shown(made, "terminal", report.Page(width=width, encoding=encoding))
 
 
 def lines_of(text: str) -> list[str]:
@@ -100,6 +100,7 @@ def test_the_terminal_shows_what_varies_first_and_every_value_with_its_spread(fu
     assert lines_of(text) == lines_of("""
 example, 2025-06-01: 3 cells; 6 sessions: 2 valid, 1 valid with warnings, 1 failed, 2 still to come
 Show what a table looks like.
+Made by llmbench sweep configs/sweeps/example.yaml.
 model llama-7b@tiny, backend transformers, device cpu, dtype float32, weights dummy, prompts synthetic, in 32, out 16
 
 batch  sessions          TTFT          TPOT         output  peak RSS  warnings
@@ -109,8 +110,9 @@ batch  sessions          TTFT          TPOT         output  peak RSS  warnings
     4         1  400.0 (±0.0)  106.7 (±2.7)  32.00 (±0.64)     512.0
 
 Without a number: 1 session
-   1  oom in warmup: tried to allocate 2.0 GiB
-      batch 4
+sessions  how            why                        cells
+────────  ─────────────  ─────────────────────────  ───────
+       1  oom in warmup  tried to allocate 2.0 GiB  batch 4
 
 ±: 95 % interval between sessions, Student's t on the logarithms of their medians.
 (±): half the range within the only session's process; not an interval.
@@ -154,11 +156,11 @@ def test_people_are_told_where_sessions_did_not_suffice(stopped: Table) -> None:
 
     assert told in terminal(stopped)
     assert told.replace("±", "+-") in terminal(stopped, encoding="ascii")
-    assert f"- {told}" in report.render(stopped, "markdown", Page())
+    assert f"- {told}" in shown(stopped, "markdown")
 
 
 def test_exports_tell_the_last_reason_of_each_cell(stopped: Table) -> None:
-    exported = json.loads(report.render(stopped, "json", Page()))["cells"]
+    exported = json.loads(shown(stopped, "json"))["cells"]
 
     assert [cell["stopped"] and cell["stopped"]["reason"] for cell in exported] == [
         "interval", "maximum", "maximum", None, "failed",
@@ -167,12 +169,14 @@ def test_exports_tell_the_last_reason_of_each_cell(stopped: Table) -> None:
 
 
 def test_markdown_pastes_into_an_issue_with_the_command_that_made_it(full: Table) -> None:
-    text = report.render(full, "markdown")
+    text = shown(full, "markdown")
 
     assert text.startswith("""\
-**example**, 2025-06-01: 3 cells; 6 sessions: 2 valid, 1 valid with warnings, 1 failed, 2 still to come.
-model llama-7b@tiny, backend transformers, device cpu, dtype float32, weights dummy, prompts synthetic, in 32, out 16.
+**example, 2025-06-01: 3 cells; 6 sessions: 2 valid, 1 valid with warnings, 1 failed, 2 still to come**
+
+Show what a table looks like.
 Made by llmbench sweep configs/sweeps/example.yaml.
+model llama-7b@tiny, backend transformers, device cpu, dtype float32, weights dummy, prompts synthetic, in 32, out 16.
 
 | batch | sessions |    TTFT (ms) |    TPOT (ms) | output (tok/s) | peak RSS (MiB) | warnings       |
 | ----: | -------: | -----------: | -----------: | -------------: | -------------: | :------------- |
@@ -190,7 +194,7 @@ Made by llmbench sweep configs/sweeps/example.yaml.
 
 
 def test_csv_has_every_cell_and_every_coordinate_with_units_in_the_heads(full: Table) -> None:
-    rows = list(csv.DictReader(io.StringIO(report.render(full, "csv"))))
+    rows = list(csv.DictReader(io.StringIO(shown(full, "csv"))))
 
     assert [row["batch_size"] for row in rows] == ["1", "4", "16"]
     assert [row["sessions_valid"] for row in rows] == ["2", "1", "0"]
@@ -208,7 +212,7 @@ def test_csv_has_every_cell_and_every_coordinate_with_units_in_the_heads(full: T
 
 
 def test_json_says_of_every_metric_what_it_is_and_where_it_comes_from(full: Table) -> None:
-    whole = json.loads(report.render(full, "json"))
+    whole = json.loads(shown(full, "json"))
 
     assert whole["metrics"]["tpot_s"] == {
         "definition": "(e2e - ttft) / (n - 1) for n new tokens a sequence; absent when n = 1",
@@ -231,7 +235,7 @@ def test_json_says_of_every_metric_what_it_is_and_where_it_comes_from(full: Tabl
 
 
 def test_every_format_is_a_file_and_the_command_offers_each() -> None:
-    assert report.known() == ["csv", "json", "markdown", "terminal"]
+    assert report.FORMATS == ("terminal", "markdown", "csv", "json", "html")
 
 
 # -- what a number is made of ------------------------------------------------------------------------
@@ -311,11 +315,11 @@ def test_what_holds_for_every_number_and_where_it_is_from_stand_above_them(tmp_p
     made = table.build(store.read(tmp_path / "run"))
 
     head, second, *_ = terminal(made).splitlines()
-    marked = report.render(made, "markdown").splitlines()
+    marked = shown(made, "markdown").splitlines()
 
     assert head.startswith("example, on xeon-2cpu, 2026-11-26: 1 cell; ")
-    assert marked[0].startswith("**example**, on xeon-2cpu, 2026-11-26: 1 cell; ")
-    assert second == marked[1] == "Every number: busy_machine."
+    assert marked[0].startswith("**example, on xeon-2cpu, 2026-11-26: 1 cell; ")
+    assert second == marked[2] == "Every number: busy_machine."
 
 
 @pytest.mark.parametrize("odd", [False, True])
@@ -391,8 +395,8 @@ def test_a_plan_without_records_says_what_is_to_come(built: Any) -> None:
 def test_a_run_with_nothing_in_it_is_a_table_too(tmp_path: Path) -> None:
     store.open_run(tmp_path).close()
 
-    for format in report.known():
-        assert report.render(table.build(store.read(tmp_path)), format)
+    for format in report.FORMATS:
+        assert shown(table.build(store.read(tmp_path)), format)
     assert terminal(table.build(store.read(tmp_path))) == "run: 0 cells; 0 sessions: none planned\n"
 
 
@@ -415,7 +419,7 @@ def test_one_session_has_a_spread_in_brackets_and_no_interval(built: Any) -> Non
 
 @pytest.mark.parametrize("format", ["terminal", "markdown", "csv", "json"])
 def test_the_golden_run_of_format_1_is_shown_in_every_format(format: str) -> None:
-    text = report.render(table.build(store.read(GOLDEN)), format)
+    text = shown(table.build(store.read(GOLDEN)), format)
 
     assert "llama-7b@tiny" in text
     assert "token_count" in text or format == "csv"
@@ -487,8 +491,8 @@ def test_a_spreadsheet_finds_no_formula_in_a_foreign_name(text: str) -> None:
 
 
 def test_strange_names_stay_whole_in_csv_and_json(strange: Table) -> None:
-    rows = list(csv.DictReader(io.StringIO(report.render(strange, "csv"))))
-    cells = json.loads(report.render(strange, "json"))["cells"]
+    rows = list(csv.DictReader(io.StringIO(shown(strange, "csv"))))
+    cells = json.loads(shown(strange, "json"))["cells"]
 
     assert rows[1]["model"] == "'=cmd()"
     assert rows[3]["model"] == STRANGE[3]
@@ -598,7 +602,7 @@ def test_the_time_to_read_grows_with_the_records_and_no_faster(tmp_path: Path) -
 def time_to_show(folder: Path) -> float:
     start = time.process_time()
     for format in ("terminal", "markdown", "csv"):
-        report.render(table.build(store.read(folder)), format)
+        shown(table.build(store.read(folder)), format)
     return time.process_time() - start
 
 
@@ -612,7 +616,7 @@ def test_an_interval_wider_than_its_value_is_told_as_such() -> None:
         np.array([2, 2]),
     )
 
-    shown = figures(numbers, [0, 1], "±")
+    texts = figures(numbers, [0, 1])
 
-    assert shown.values == ["14", "14.0"]
-    assert shown.spreads == ["±>100%", "±1.4"]
+    assert texts.values == ["14", "14.0"]
+    assert texts.spreads == ["±>100%", "±1.4"]

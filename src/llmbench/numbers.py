@@ -59,6 +59,14 @@ def plus_minus(figure: Interval) -> str:
     return f"{figure.value:,.{places}f} ±{spread:,.{places}f}"
 
 
+def interval(figure: Interval) -> str:
+    """Return a figure with both ends of its interval in brackets."""
+    if not figure.known:
+        return f"{digits(figure.value)} (no interval)"
+    around = f" ({digits(figure.low)} to {digits(figure.high)})" if figure.low < figure.high else ""
+    return digits(figure.value) + around
+
+
 def _scaled(value: float, units: Sequence[tuple[float, str]], space: str) -> str:
     for size, unit in units:
         if value >= size:

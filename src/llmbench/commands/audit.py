@@ -1,31 +1,24 @@
 """The `audit` command: llmbench's own promises, tried on this machine."""
 
-import sys
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
+from rich.console import Console
 
-from llmbench import selftest
-from llmbench.commands import parity_report
-from llmbench.commands.options import show_table, tell
+from llmbench import report, selftest
+from llmbench.commands.options import Format, Output, show_table, tell
 from llmbench.errors import SpecError
+from llmbench.parity import verdicts
 from llmbench.redact import shown
-from llmbench.report import rows
+from llmbench.report.views import audit as views_audit
 from llmbench.results import store
 from llmbench.run import sweep as run_sweep
 
 FAILED = 1
 SESSIONS = 6
 """Of a sweep that is measured for an audit: three in odd rounds, three in even ones."""
-
-COLUMNS = (
-    rows.Column("check", "check"),
-    rows.Column("verdict", "verdict"),
-    rows.Column("figures", "figures"),
-)
 
 
 def command(
@@ -45,15 +38,18 @@ def command(
             "reference. In a run's folder, the records of an engine that fails become invalid.",
         ),
     ] = None,
-    format: Annotated[
-        Literal["terminal", "markdown", "csv", "json"], typer.Option("--format", help="For whom.")
-    ] = "terminal",
+    format: Format = "terminal",
+    output: Output = None,
 ) -> int:
     """Try llmbench's promises on the fake engine, or on a sweep."""
+    destination = report.destination("audit", format, output)
     if parity is not None:
         if sweep is not None:
             raise SpecError(f"audit: {sweep} and --parity {parity}: audit one of them at a time.")
-        return parity_report.show(parity, format)
+        judge = verdicts.of_run if parity.is_dir() else verdicts.of_sweep
+        judged = judge(parity, progress)
+        destination.write(views_audit.parity(judged))
+        return 0 if all(one.verdict == "passed" for one in judged) else FAILED
     if sweep is None:
         with tempfile.TemporaryDirectory(prefix="llmbench-audit-") as folder:
             checked = list(selftest.on_the_fake_engine(Path(folder)))
@@ -66,23 +62,11 @@ def command(
         if code not in (0, run_sweep.COMPLETED_WITH_FAILURES):
             return code
         checked = list(selftest.of_a_run(store.read(run, tell=tell), shown(str(run))))
-    facts = [
-        {
-            "check": one.check,
-            "verdict": "passed" if one.passed else "FAILED",
-            "figures": one.figures,
-        }
-        for one in checked
-    ]
-    sys.stdout.write(rows.rows(COLUMNS, facts, format))
-    if format in {"terminal", "markdown"}:
-        sys.stdout.write(rows.wrapped(["", told(checked)], format))
+    destination.write(views_audit.document(checked))
     return 0 if all(one.passed for one in checked) else FAILED
 
 
-def told(checked: Sequence[selftest.Checked]) -> str:
-    """Return how many checks passed, and what to do where those that failed may be the machine's doing."""
-    passed = sum(one.passed for one in checked)
-    loud = any(one.check.startswith(selftest.QUIET) and not one.passed for one in checked)
-    why = " Other work may be why: audit again when nothing else runs." if loud else ""
-    return f"{passed} of {len(checked)} passed.{why}"
+def progress(text: str) -> None:
+    """Say on stderr, dimly, how far a check has come."""
+    console = Console(highlight=False, stderr=True)
+    console.print(shown(text), markup=False, style="dim", soft_wrap=True)

@@ -1,27 +1,21 @@
 """The `claims` command: what runs say of the reports' claims, or the sweep that would settle one."""
 
 import io
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 from ruamel.yaml import YAML
 
-from llmbench import claims, files
+from llmbench import claims, files, report
 from llmbench.claims import ClaimVerdict, Evidence, published
-from llmbench.commands.options import tell
+from llmbench.commands.options import Format, tell
 from llmbench.cost import prices
 from llmbench.errors import SpecError
-from llmbench.report import rows as report_rows
 from llmbench.report.views import claims as views_claims
-from llmbench.report.views import claims_page, page
 from llmbench.results import cells, store
 from llmbench.spec import sweep
 from llmbench.spec import yaml as spec_yaml
-
-PAGE = Path("claims.html")
 
 
 def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
@@ -42,7 +36,8 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
         typer.Option(
             "--output",
             "-o",
-            help=f"Where --plan writes (ID.yaml if not said), and --format html ({PAGE}).",
+            metavar="FILE",
+            help="File to write with --plan or --format html. [default: ID.yaml, claims.html]",
         ),
     ] = None,
     against_published: Annotated[
@@ -64,10 +59,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
     fail_on: Annotated[
         Literal["contradicted"] | None, typer.Option(help="Exit with 1 if a claim is this.")
     ] = None,
-    format: Annotated[
-        Literal["terminal", "markdown", "json", "html"],
-        typer.Option("--format", help="How to write it; html is a page with plots."),
-    ] = "terminal",
+    format: Format = "terminal",
 ) -> int:
     """Check the reports' claims against what runs measured."""
     if plan is not None:
@@ -77,8 +69,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
         raise SpecError("--published: give the folder of a run, whose figures are compared.")
     asked = prices.PriceOptions(usd_per_hour, usd_per_gpu_hour, price)
     prices.check(asked)
-    place = page.place(output, PAGE, format)
-    script = page.library() if place else ""
+    destination = report.destination("claims", format, output)
     rows = [row for run in runs or () for row in cells.read(store.read(run, tell=tell), run.name)]
     given = Evidence(rows, asked)
     names = [] if against_published else claim or claims.known()
@@ -86,24 +77,10 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
         views_claims.Judged(found, claims.answer(found, given))
         for found in map(claims.claim, names)
     ]
-    if place:
-        found = published.comparisons(rows) if against_published or not claim else None
-        whole = claims_page.render(judged, found, given, script)
-        print(f"{page.write(place, whole)}.")
-    elif against_published:
-        sys.stdout.write(_published(published.comparisons(rows), format))
-    else:
-        sys.stdout.write(views_claims.render(judged, format))
+    figures = published.comparisons(rows) if against_published or (runs and not claim) else None
+    destination.write(views_claims.document(judged, figures, given))
     failed = any(each.answer.verdict is ClaimVerdict.CONTRADICTED for each in judged)
     return int(fail_on is not None and failed)
-
-
-def _published(found: Sequence[published.PublishedComparison], format: str) -> str:
-    table = claims_page.table(found)
-    if format == "json":
-        return report_rows.json(table)
-    rows = report_rows.rows(claims_page.COLUMNS, table, format, 3)
-    return f"{claims_page.summary(found)}\n" + (f"\n{rows}" if table else "")
 
 
 def _write(name: str, path: Path) -> None:
@@ -122,4 +99,4 @@ def _write(name: str, path: Path) -> None:
         raise SpecError(f"{path}: is there already; choose another with --output.") from error
     except OSError as error:
         raise SpecError(f"{path}: cannot be written: {error.strerror}.") from error
-    sys.stdout.write(f"{path}: the sweep that would settle {name}, to be run on {found.on}.\n")
+    print(f"{path}: the sweep that would settle {name}, to be run on {found.on}.")

@@ -1,26 +1,23 @@
-"""The `compare` command: runs beside each other, or the parts of one, with verdicts that know their noise."""
+"""The `compare` command: runs against a baseline, or the parts of one run, with verdicts that know their noise."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from llmbench import compare
-from llmbench.commands.options import tell
-from llmbench.commands.table import without_collection
+from llmbench import compare, report
+from llmbench.commands.options import Format, Output, tell, without_collection
 from llmbench.compare import confounds, sides
 from llmbench.errors import SpecError, did_you_mean
 from llmbench.machine import calibration, info
-from llmbench.report import comparison
-from llmbench.report.views import page as views_page
+from llmbench.report.figures.cells import labels
+from llmbench.report.views import compare as views_compare
 from llmbench.results import metrics, store
 from llmbench.spec.sweep import HEADS
 from llmbench.stats import effects
 
 NOTHING_COMPARABLE = 3
 BY_HEAD = {head: axis for axis, head in HEADS.items()}
-PAGE = Path("compare.html")
 
 VERDICTS = {
     "slower": effects.Verdict.WORSE,
@@ -41,7 +38,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
         ),
     ],
     metric: Annotated[
-        str, typer.Option("--metric", metavar="KEY", help="What is compared.")
+        str, typer.Option("--metric", metavar="KEY", help="Metric to compare.")
     ] = "e2e_s",
     by: Annotated[
         str | None,
@@ -50,7 +47,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
         ),
     ] = None,
     margin: Annotated[
-        str, typer.Option("--margin", help="Differences within this are none.")
+        str, typer.Option("--margin", help="Treat smaller differences as equal.")
     ] = "2%",
     fail_on: Annotated[
         str,
@@ -61,26 +58,17 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
     cross_machine: Annotated[
         bool, typer.Option("--cross-machine", help="Compare runs of two machines.")
     ] = False,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output", "-o", metavar="FILE", help=f"The page of --format html; {PAGE} if not said."
-        ),
-    ] = None,
-    format: Annotated[
-        Literal["terminal", "markdown", "json", "html"],
-        typer.Option("--format", help="How to write it; html is a page with plots."),
-    ] = "terminal",
+    format: Format = "terminal",
+    output: Output = None,
 ) -> int:
     """Say what is slower, faster or the same, cell by cell."""
     (chosen,) = metrics.named([metric], "--metric")
     by = BY_HEAD.get(by or "", by)
     failing = verdicts(fail_on)
-    page = views_page.place(output, PAGE, format)
-    script = views_page.library() if page else ""
+    destination = report.destination("compare", format, output)
     with without_collection():
         runs = counted(runs, by)
-        names = views_page.labels(runs) if page else map(str, runs)
+        names = labels(runs) if format == "html" else map(str, runs)
         logs = [(name, store.read(run, tell=tell)) for name, run in zip(names, runs, strict=True)]
         read = [sides.read(name, log, chosen) for name, log in logs]
         kept = kept_of(read)
@@ -90,10 +78,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
         made = compare.within(read[0], asked) if by else compare.runs(read, asked)
         if kept.notice:
             made = made._replace(notices=(*made.notices, kept.notice))
-        if page:
-            print(f"{views_page.write(page, views_page.of_comparison(made, logs, script))}.")
-        else:
-            comparison.show(made, format, Console())
+        destination.write(views_compare.document(made, logs))
     return exit_code(made, failing)
 
 

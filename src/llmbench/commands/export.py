@@ -7,8 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from llmbench import files
-from llmbench.commands.options import tell
-from llmbench.commands.table import without_collection
+from llmbench.commands.options import tell, without_collection
 from llmbench.errors import RunError, SpecError
 from llmbench.redact import shown
 from llmbench.results import anonymous_copy, export, store, table

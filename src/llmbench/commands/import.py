@@ -6,18 +6,21 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from llmbench import report
+from llmbench.commands.options import Format
 from llmbench.importers import convert
-from llmbench.redact import command_line, shown
+from llmbench.redact import command_line
+from llmbench.report.views import table as views_table
 from llmbench.results import store, table
 
 
 def command(  # noqa: PLR0913, PLR0917 - one argument a flag
     files: Annotated[
         list[Path],
-        typer.Argument(metavar="FILE...", help="Result files; the tool is seen from the content."),
+        typer.Argument(
+            metavar="FILE...", help="Result files; the tool that wrote them is detected."
+        ),
     ],
     output_dir: Annotated[
         Path,
@@ -27,7 +30,9 @@ def command(  # noqa: PLR0913, PLR0917 - one argument a flag
         str | None,
         typer.Option("--from", metavar="NAME", help="Read the files as this importer's only."),
     ] = None,
-    model: Annotated[str | None, typer.Option("--model", "-m", help="Call the model so.")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Model name to record.")
+    ] = None,
     backend: Annotated[
         str | None, typer.Option(help="Add the engine, where a file does not say it.")
     ] = None,
@@ -45,24 +50,24 @@ def command(  # noqa: PLR0913, PLR0917 - one argument a flag
     output_len: Annotated[
         int | None, typer.Option(min=1, help="Add the new tokens of a sequence.")
     ] = None,
+    format: Format = "terminal",
 ) -> None:
     """Read other tools' result files into a run."""
     coordinates: dict[str, str | int | None] = {
         "model": model, "backend": backend, "device": device, "dtype": dtype, "load_format": load_format,
         "batch_size": batch_size, "input_len": input_len, "output_len": output_len,
     }  # fmt: skip
+    destination = report.destination("import", format)
     said = {key: value for key, value in coordinates.items() if value is not None}
     called = command_line(["llmbench", *sys.argv[1:]])
     now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
     convert.write(files, said, importer, output_dir, called, now)
-    log, console = store.read(output_dir), Console()
-    report.show(table.build(log), "terminal", console)
+    log = store.read(output_dir)
     assert log.imported is not None
     left = {
         f"{source.tool}: {key}": why
         for source in log.imported.sources
         for key, why in source.refused.items()
     }
-    console.file.write(
-        "".join(f"Left out, {shown(key)}: {shown(why)}.\n" for key, why in left.items())
-    )
+    remarks = [f"Left out, {key}: {why}." for key, why in left.items()]
+    destination.write(views_table.document(table.build(log), remarks))

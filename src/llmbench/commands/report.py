@@ -5,39 +5,39 @@ from typing import Annotated
 
 import typer
 
-from llmbench import compare
+from llmbench import compare, report
 from llmbench.commands.compare import kept_of
-from llmbench.commands.table import without_collection
+from llmbench.commands.options import Format, Output, without_collection
 from llmbench.compare import Comparison, sides
 from llmbench.compare.confounds import CompareOptions
 from llmbench.errors import LlmbenchError
-from llmbench.report.views import page as views_page
-from llmbench.report.views import run as views_run
+from llmbench.report.figures.cells import labels
+from llmbench.report.views import report as views_report
+from llmbench.report.words import plural
 from llmbench.results import store
 from llmbench.results.metrics import BY_KEY
 
-PAGE = Path("report.html")
 E2E = BY_KEY["e2e_s"]
 """What runs are compared by: the metric that `llmbench compare` takes unless asked."""
 
 
 def command(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="The folders of runs.")],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FILE", help="The page to write.")
-    ] = PAGE,
+    format: Format = "html",
+    output: Output = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Overwrite a file that is not a page of llmbench, too.")
+        bool, typer.Option("--force", help="Overwrite even a file that is not a page of llmbench.")
     ] = False,
 ) -> None:
     """Write runs as one page of plots for any browser."""
-    views_page.check(output, PAGE, force=force)
-    script = views_page.library()
+    destination = report.destination("report", format, output, force=force)
     with without_collection():
-        found = [views_page.seen(store.read(run), label) for run, label in labelled(runs)]
-        page = views_page.render(found, script, compared(runs) if len(runs) > 1 else None)
-    cells = views_run.plural(sum(len(run.table.cells) for run in found), "cell")
-    print(f"{views_page.write(output, page)}, {cells} of {views_run.plural(len(found), 'run')}.")
+        read = [views_report.seen(store.read(run), label) for run, label in labelled(runs)]
+        cells = plural(sum(len(run.table.cells) for run in read), "cell")
+        destination.write(
+            views_report.document(read, compared(runs) if len(runs) > 1 else None),
+            f", {cells} of {plural(len(read), 'run')}",
+        )
 
 
 def labelled(runs: list[Path]) -> list[tuple[Path, str]]:
@@ -46,7 +46,7 @@ def labelled(runs: list[Path]) -> list[tuple[Path, str]]:
     for path in paths:
         if paths.count(path) > 1:
             raise LlmbenchError(f"{path}: is named twice. Name each run once.")
-    return list(zip(runs, views_page.labels(runs), strict=True))
+    return list(zip(runs, labels(runs), strict=True))
 
 
 def compared(runs: list[Path]) -> Comparison | str:

@@ -7,10 +7,12 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from llmbench.commands.options import show_table
+from llmbench import report
+from llmbench.commands.options import Format, show_table
 from llmbench.errors import SpecError
 from llmbench.redact import command_line
-from llmbench.report.views import dryrun
+from llmbench.report.views import dry_run as views_dry_run
+from llmbench.run import forecast
 from llmbench.run import sweep as run_sweep
 from llmbench.spec import overrides
 
@@ -25,6 +27,14 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
     output_dir: Annotated[
         Path | None,
         typer.Option("--output-dir", "-o", help="The run's folder; one that exists is continued."),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            metavar="FILE",
+            help="With --dry-run --format html: page to write. [default: sweep.html]",
+        ),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the newest run of this sweep under results/.")
@@ -41,10 +51,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
         float | None,
         typer.Option("--usd-per-gpu-hour", help="With --dry-run: the price of an hour."),
     ] = None,
-    format: Annotated[
-        Literal["terminal", "json"],
-        typer.Option("--format", help="With --dry-run: how to write it."),
-    ] = "terminal",
+    format: Format = "terminal",
     probe: Annotated[
         bool,
         typer.Option("--probe", help="Measure the machine's ceilings first, if none are kept."),
@@ -99,7 +106,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
         int | None, typer.Option("--num-iters-warmup", help="Fewest warm-up iterations a session.")
     ] = None,
     seed: Annotated[
-        int | None, typer.Option("--seed", help="Of prompts, weights and order.")
+        int | None, typer.Option("--seed", help="Seed for prompts, weights and run order.")
     ] = None,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run code that comes with a checkpoint.")
@@ -167,10 +174,11 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
     if probe:
         run_sweep.probe_first(wanted, console)
     if dry_run:
-        return dryrun.show(
-            wanted, dryrun.Asked(machine, usd_per_gpu_hour, format), run_sweep.RESULTS
-        )
-    _refuse_alone(machine, usd_per_gpu_hour, format)
+        destination = report.destination("sweep", format, output)
+        made = forecast.forecast(wanted, machine, usd_per_gpu_hour, run_sweep.RESULTS)
+        destination.write(views_dry_run.document(made))
+        return 0
+    _refuse_alone(machine, usd_per_gpu_hour, format, output)
     asked = run_sweep.SweepOptions(
         output_dir,
         resume=resume,
@@ -184,10 +192,12 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
     return run_sweep.sweep(wanted, asked, console, command, show_table)
 
 
-def _refuse_alone(machine: str | None, usd_per_gpu_hour: float | None, format: str) -> None:
+def _refuse_alone(
+    machine: str | None, usd_per_gpu_hour: float | None, format: str, output: Path | None
+) -> None:
     """Refuse what means nothing while measuring."""
-    given = {"--machine": machine, "--usd-per-gpu-hour": usd_per_gpu_hour}
+    given = {"--machine": machine, "--usd-per-gpu-hour": usd_per_gpu_hour, "--output": output}
     names = [name for name, value in given.items() if value is not None]
     names += ["--format"] if format != "terminal" else []
     if names:
-        raise SpecError(f"{', '.join(names)}: plans and measures nothing, so add --dry-run.")
+        raise SpecError(f"{', '.join(names)}: only works together with --dry-run.")

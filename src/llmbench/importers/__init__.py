@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from llmbench.errors import Unconvertible, did_you_mean
 from llmbench.importers import fields
-from llmbench.importers.fields import Document
+from llmbench.importers.fields import ToolFile
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from llmbench.results.record import Finding, Given, Memory, Sample
 
-__all__ = ["Document", "Reading", "Said", "known", "read"]
+__all__ = ["Reading", "Said", "ToolFile", "known", "read"]
 
 TOOLS = (
     "aiperf",
@@ -81,7 +81,7 @@ def known() -> list[str]:
     return list(TOOLS)
 
 
-def read(path: Path, said: Said, name: str | None = None) -> tuple[str, Document, list[Reading]]:
+def read(path: Path, said: Said, name: str | None = None) -> tuple[str, ToolFile, list[Reading]]:
     """Return a file's tool, its content, and what it tells; raise Unconvertible in one line.
 
     `name` is an importer's, for a file that several could have written.

@@ -15,7 +15,7 @@ from llmbench.importers.fields import Fields, agree, last_name
 from llmbench.results.record import Finding
 
 if TYPE_CHECKING:
-    from llmbench.importers import Document, Said
+    from llmbench.importers import Said, ToolFile
     from llmbench.results.record import Given
 
 TOOL = "aiperf"
@@ -42,7 +42,7 @@ REFUSED = {
 }
 
 
-def recognises(document: Document) -> bool:
+def recognises(document: ToolFile) -> bool:
     """Return whether this is such a file."""
     value = document.values[0]
     return (
@@ -52,7 +52,7 @@ def recognises(document: Document) -> bool:
     )
 
 
-def read(document: Document, said: Said) -> list[Reading]:
+def read(document: ToolFile, said: Said) -> list[Reading]:
     """Return its one run."""
     del said
     fields = Fields(document.values[0], document.name)

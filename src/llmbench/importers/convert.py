@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from llmbench.importers import Document, Reading, Said
+    from llmbench.importers import Reading, Said, ToolFile
 
 TEXTS = ("model", "backend", "device", "dtype", "load_format", "prompts")
 LENGTHS = ("batch_size", "input_len", "output_len")
@@ -71,7 +71,7 @@ def _converted(
     return sources, results
 
 
-def _source(tool: str, document: Document, reading: Reading) -> Source:
+def _source(tool: str, document: ToolFile, reading: Reading) -> Source:
     return Source(
         tool=tool,
         file=document.name,

@@ -30,7 +30,7 @@ LARGEST = 1e15
 """No count and no duration is larger: 10^15 ns are eleven days, 10^15 bytes are a petabyte."""
 
 
-class Document(NamedTuple):
+class ToolFile(NamedTuple):
     """A file read whole: its name without folders, its digest, and one value, or one a line."""
 
     name: str
@@ -38,7 +38,7 @@ class Document(NamedTuple):
     values: tuple[Any, ...]
 
 
-def read(path: Path) -> Document:
+def read(path: Path) -> ToolFile:
     """Read a file of JSON, or of one JSON value a line; raise Unconvertible in one line if it is neither."""
     name = shown(path.name)
     try:
@@ -49,7 +49,7 @@ def read(path: Path) -> Document:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise Unconvertible(f"{name}: is no text: byte {error.start:,} is not UTF-8.") from error
-    return Document(name, hashlib.sha256(data).hexdigest(), tuple(_values(text, name)))
+    return ToolFile(name, hashlib.sha256(data).hexdigest(), tuple(_values(text, name)))
 
 
 def _values(text: str, name: str) -> list[Any]:

@@ -13,7 +13,7 @@ from llmbench.importers import Reading, served
 from llmbench.importers.fields import Fields, agree, last_name
 
 if TYPE_CHECKING:
-    from llmbench.importers import Document, Said
+    from llmbench.importers import Said, ToolFile
     from llmbench.results.record import Given
 
 TOOL = "guidellm"
@@ -29,7 +29,7 @@ REFUSED = {
 }
 
 
-def recognises(document: Document) -> bool:
+def recognises(document: ToolFile) -> bool:
     """Return whether this is such a file."""
     value = document.values[0]
     if len(document.values) != 1 or not isinstance(value, dict):
@@ -38,7 +38,7 @@ def recognises(document: Document) -> bool:
     return "benchmarks" in value and isinstance(metadata, dict) and "guidellm_version" in metadata
 
 
-def read(document: Document, said: Said) -> list[Reading]:
+def read(document: ToolFile, said: Said) -> list[Reading]:
     """Return one reading a benchmark."""
     del said
     fields = Fields(document.values[0], document.name)

@@ -15,7 +15,7 @@ from llmbench.importers.fields import Fields, agree, last_name, the_only
 from llmbench.results.record import Given
 
 if TYPE_CHECKING:
-    from llmbench.importers import Document, Said
+    from llmbench.importers import Said, ToolFile
 
 TOOL = "llama-bench"
 
@@ -41,13 +41,13 @@ KINDS = {
 """What a test is, by whether it has a prompt and whether it has steps."""
 
 
-def recognises(document: Document) -> bool:
+def recognises(document: ToolFile) -> bool:
     """Return whether this is such a file, one test a line or all in a list."""
     tests = _tests(document)
     return bool(tests) and all(isinstance(test, dict) and test.keys() >= KEYS for test in tests)
 
 
-def read(document: Document, said: Said) -> list[Reading]:
+def read(document: ToolFile, said: Said) -> list[Reading]:
     """Return one reading a test."""
     del said
     tests = [
@@ -58,7 +58,7 @@ def read(document: Document, said: Said) -> list[Reading]:
     return [_reading(test) for test in tests]
 
 
-def _tests(document: Document) -> list[Any]:
+def _tests(document: ToolFile) -> list[Any]:
     first = document.values[0]
     return first if len(document.values) == 1 and isinstance(first, list) else list(document.values)
 

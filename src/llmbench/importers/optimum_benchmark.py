@@ -16,7 +16,7 @@ from llmbench.importers.vllm_latency import sample
 from llmbench.results.record import Finding, Given, Memory
 
 if TYPE_CHECKING:
-    from llmbench.importers import Document, Said
+    from llmbench.importers import Said, ToolFile
 
 TOOL = "optimum-benchmark"
 
@@ -42,7 +42,7 @@ UNTOLD = Finding(
 )
 
 
-def recognises(document: Document) -> bool:
+def recognises(document: ToolFile) -> bool:
     """Return whether this is such a file."""
     value = document.values[0]
     if len(document.values) != 1 or not isinstance(value, dict):
@@ -51,7 +51,7 @@ def recognises(document: Document) -> bool:
     return isinstance(report, dict) and report.keys() >= TARGETS
 
 
-def read(document: Document, said: Said) -> list[Reading]:
+def read(document: ToolFile, said: Said) -> list[Reading]:
     """Return its one process as a session."""
     fields = Fields(document.values[0], document.name)
     alone = not fields.has("report")

@@ -10,7 +10,7 @@ from llmbench.importers.fields import Fields, agree
 from llmbench.results.record import Finding, Sample
 
 if TYPE_CHECKING:
-    from llmbench.importers import Document, Said
+    from llmbench.importers import Said, ToolFile
 
 TOOL = "vllm bench latency"
 
@@ -20,7 +20,7 @@ UNTOLD = Finding(
 )
 
 
-def recognises(document: Document) -> bool:
+def recognises(document: ToolFile) -> bool:
     """Return whether this is such a file."""
     value = document.values[0]
     return (
@@ -30,7 +30,7 @@ def recognises(document: Document) -> bool:
     )
 
 
-def read(document: Document, said: Said) -> list[Reading]:
+def read(document: ToolFile, said: Said) -> list[Reading]:
     """Return its iterations as samples: call to all tokens of the batch on the host, as ours are."""
     del said
     fields = Fields(document.values[0], document.name)

@@ -12,7 +12,7 @@ from llmbench.importers.fields import Fields, agree, last_name
 from llmbench.results.record import Given  # noqa: TC001 - a plain import is as cheap
 
 if TYPE_CHECKING:
-    from llmbench.importers import Document, Said
+    from llmbench.importers import Said, ToolFile
 
 TOOL = "vllm bench serve"
 
@@ -29,13 +29,13 @@ REFUSED = {
 }
 
 
-def recognises(document: Document) -> bool:
+def recognises(document: ToolFile) -> bool:
     """Return whether this is such a file."""
     value = document.values[0]
     return len(document.values) == 1 and isinstance(value, dict) and value.keys() >= KEYS
 
 
-def read(document: Document, said: Said) -> list[Reading]:
+def read(document: ToolFile, said: Said) -> list[Reading]:
     """Return its one run; numbers of requests hold the queue and the network, so none is named as ours."""
     del said
     fields = Fields(document.values[0], document.name)

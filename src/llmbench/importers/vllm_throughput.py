@@ -14,7 +14,7 @@ from llmbench.importers.vllm_latency import sample
 from llmbench.results.record import Finding, Given
 
 if TYPE_CHECKING:
-    from llmbench.importers import Document, Said
+    from llmbench.importers import Said, ToolFile
 
 TOOL = "vllm bench throughput"
 
@@ -32,13 +32,13 @@ ONCE = Finding(
 )
 
 
-def recognises(document: Document) -> bool:
+def recognises(document: ToolFile) -> bool:
     """Return whether this is such a file."""
     value = document.values[0]
     return len(document.values) == 1 and isinstance(value, dict) and value.keys() >= KEYS
 
 
-def read(document: Document, said: Said) -> list[Reading]:
+def read(document: ToolFile, said: Said) -> list[Reading]:
     """Return its one call as a sample of a batch of all requests, and its rate as `total_tok_s`."""
     fields = Fields(document.values[0], document.name)
     elapsed_s, requests, tokens = (

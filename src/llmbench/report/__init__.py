@@ -1,8 +1,4 @@
-"""The formats of a table, one file each: the file's name is the format's, and nothing else registers it.
-
-A report declares `render(table, page) -> str`, the whole text with its last newline. Every foreign string
-in it (model names come from anywhere) is escaped for its format.
-"""
+"""One document, five formats: each is a module with `render(document, page) -> str`, listed here and nowhere else."""
 
 from __future__ import annotations
 
@@ -10,70 +6,90 @@ import importlib
 import os
 import shutil
 import sys
-from typing import TYPE_CHECKING, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, get_args
+
+from llmbench.errors import SpecError
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from typing import IO
 
-    from llmbench.results.table import Table
+    from llmbench.report.document import Document
 
-FORMATS = {
-    "csv": "llmbench.report.csv",
-    "json": "llmbench.report.json",
-    "markdown": "llmbench.report.markdown",
-    "terminal": "llmbench.report.terminal",
-}
-"""Each format and the module that writes it."""
+Format: TypeAlias = Literal["terminal", "markdown", "csv", "json", "html"]
+FORMATS: tuple[str, ...] = get_args(Format)
+"""Every format, which is the name of its module; html is written to a file."""
 
 
 class Page(NamedTuple):
-    """Where a report is going.
+    """Where a document is going.
 
     Attributes:
         width: characters in a line; None if lines may be of any length, as in a file.
         encoding: what the characters must fit into.
         colour: whether it may be styled.
+        command: whose answer it is, for the page that names it.
 
     """
 
     width: int | None = None
     encoding: str = "utf-8"
     colour: bool = False
+    command: str = "llmbench"
 
 
-def known() -> list[str]:
-    """Return the names of all formats: in order."""
-    return list(FORMATS)
+class Destination(NamedTuple):
+    """Where a command's answer goes: to a file if there is a path, else to standard output."""
+
+    command: str
+    format: str
+    path: Path | None
+
+    def write(self, document: Document, remark: str = "") -> None:
+        """Write a document; a file is named on standard output with its size and a remark."""
+        if self.path is None:
+            show(document, self.format)
+            return
+        files = importlib.import_module("llmbench.report.files")
+        page = render(document, self.format, Page(command=self.command))
+        print(f"{files.write(self.path, page)}{remark}.")
 
 
-def render(table: Table, format: str, page: Page | None = None) -> str:
-    """Return a table as text in one of the known formats."""
-    report = importlib.import_module(f"llmbench.report.{format}")
-    text: str = report.render(table, page or Page())
+def destination(
+    command: str, format: str, output: Path | None = None, *, force: bool = False
+) -> Destination:
+    """Return where an answer goes; raise LlmbenchError, before any work is done, if it cannot go there."""
+    if format == "html":
+        default = Path(f"{command}.html")
+        files = importlib.import_module("llmbench.report.files")
+        files.check(output or default, default, force=force)
+        return Destination(command, format, output or default)
+    if output is not None:
+        raise SpecError(f"--output: only applies to --format html; redirect {format} with >.")
+    return Destination(command, format, None)
+
+
+def render(document: Document, format: str, page: Page | None = None) -> str:
+    """Return a document as text in one of the formats, with its last newline."""
+    renderer = importlib.import_module(f"llmbench.report.{format}")
+    text: str = renderer.render(document, page or Page())
     return text
 
 
-def show(table: Table, format: str, console: Console) -> None:
-    """Write a table to a console's file; rich itself lays out 30,000 rows in a minute, so it does not."""
-    write(render(table, format, page_of(console)), console)
+def show(document: Document, format: str = "terminal", stream: IO[str] | None = None) -> None:
+    """Write a document to a stream, standard output unless said; escape what its encoding cannot say."""
+    stream = stream or sys.stdout
+    page = page_of(stream)
+    text = render(document, format, page)
+    stream.write(text.encode(page.encoding, "backslashreplace").decode(page.encoding))
 
 
-def page_of(console: Console) -> Page:
-    """Return what a console's file can take; only a screen has a width."""
-    on_screen = console.is_terminal or "COLUMNS" in os.environ
+def page_of(stream: IO[str]) -> Page:
+    """Return what a stream can take; only a screen has a width."""
+    screen = stream.isatty()
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
     return Page(
-        width=console.width if on_screen else None,
-        encoding=console.encoding,
-        colour=console.is_terminal and not console.no_color,
+        width=shutil.get_terminal_size().columns if screen or "COLUMNS" in os.environ else None,
+        encoding=getattr(stream, "encoding", None) or "utf-8",
+        colour=screen and not plain,
     )
-
-
-def screen() -> Page:
-    """Return what standard output can take, for what is written there without a style."""
-    on_screen = sys.stdout.isatty() or "COLUMNS" in os.environ
-    return Page(width=shutil.get_terminal_size().columns if on_screen else None)
-
-
-def write(text: str, console: Console) -> None:
-    """Write text to a console's file, escaping what its encoding cannot say."""
-    console.file.write(text.encode(console.encoding, "backslashreplace").decode(console.encoding))

@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from llmbench import files
-from llmbench.errors import LlmbenchError, SpecError, WriteError
+from llmbench.errors import LlmbenchError, WriteError
 from llmbench.report.html import GENERATOR
 
 if TYPE_CHECKING:
@@ -14,18 +14,6 @@ if TYPE_CHECKING:
 
 HEAD_BYTES = 1024
 """A page says within so many bytes that it is one."""
-
-
-def place(output: Path | None, default: Path, format: str) -> Path | None:
-    """Return where a page goes, None if another format is asked for; raise LlmbenchError if it cannot go there."""
-    if format == "html":
-        check(output or default, default)
-        return output or default
-    if output is not None:
-        raise SpecError(
-            f"--output: names the file of --format html, and {format} is written to the terminal; send it on with >."
-        )
-    return None
 
 
 def check(output: Path, default: Path, *, force: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""A table as Markdown that pastes into an issue: aligned source, pipes escaped, names in code spans."""
+"""A document as Markdown that pastes into an issue: aligned source, pipes escaped, foreign words in code spans."""
 
 from __future__ import annotations
 
@@ -6,32 +6,30 @@ import re
 from typing import TYPE_CHECKING
 
 from llmbench.redact import shown
-from llmbench.report.layout import FANCY
-from llmbench.report.views import columns as views_columns
-from llmbench.report.views import run
+from llmbench.report.document import ABSENT, FROM, TO, Note, Plot
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from llmbench.report import Page
-    from llmbench.results.table import Table
-
+    from llmbench.report.document import Column, Document, Grid, Section
 
 HARMLESS = re.compile(
     r"[A-Za-z0-9](?:[A-Za-z0-9 .,:;%()/+=-]|(?<=[A-Za-z0-9])[@_](?=[A-Za-z0-9]))*"
 )
-"""Text in which Markdown finds nothing to do; all other text goes into a code span."""
+"""Text in which Markdown finds nothing to do; all other foreign text goes into a code span."""
+
+MARKED = re.compile(f"{FROM}([^{TO}]*){TO}")
 
 
-def render(table: Table, page: Page) -> str:
-    """Return the table as Markdown; the page does not matter."""
+def render(document: Document, page: Page) -> str:
+    """Return the document as Markdown; the page does not matter."""
     del page
-    parts = [
-        "\n".join(_caption(table)),
-        "\n".join(_rows(table)),
-        "\n".join(_failures(table)),
-        "\n".join(_notes(table)),
-    ]
+    parts = ["\n".join(_head(document))]
+    for section in document.sections:
+        if not section.detail:
+            parts += _section(section)
+    parts.append("\n".join(f"- {sentence(note.text)}" for note in document.notes))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -45,60 +43,58 @@ def plain(text: str) -> str:
     return f"{ticks}{space}{text}{space}{ticks}".replace("|", r"\|")
 
 
-def aligned(columns: views_columns.Columns) -> Iterator[str]:
+def sentence(text: str) -> str:
+    """Return a sentence of ours with its foreign words made plain; nothing else in it can act either."""
+    pieces = MARKED.split(text)
+    return "".join(
+        plain(piece) if number % 2 else shown(piece).replace("<", r"\<").replace("|", r"\|")
+        for number, piece in enumerate(pieces)
+    )
+
+
+def _head(document: Document) -> Iterator[str]:
+    if document.title:
+        yield f"**{sentence(document.title)}**"
+    lines = [sentence(note.text) for note in document.about]
+    if document.facts:
+        same = (f"{plain(name)} {plain(value)}" for name, value in document.facts.items())
+        lines.append(f"{', '.join(same)}.")
+    if document.title and lines:
+        yield ""
+    yield from lines
+
+
+def _section(section: Section) -> Iterator[str]:
+    if section.title:
+        yield f"**{sentence(section.title)}**"
+    listed: list[str] = []
+    for block in section.blocks:
+        if isinstance(block, Note):
+            listed.append(f"- {sentence(block.text)}")
+            continue
+        yield "\n".join(listed)
+        listed = []
+        table = block.table if isinstance(block, Plot) else block
+        yield "\n".join(_table(table))
+    yield "\n".join(listed)
+
+
+def _table(table: Grid) -> Iterator[str]:
     """Yield the lines of a table."""
     padded = []
-    for column in (*columns.left, *columns.right):
-        figures = column.kind == "figures"
-        texts = column.joined if figures else map(_cell, column.joined)
-        texts = [plain(column.title), *texts]
+    for column in table.columns:
+        number = column.kind == "number"
+        texts = [plain(column.title), *_texts(column)]
         width = max(3, *map(len, texts))
-        place = str.rjust if figures else str.ljust
-        head, *body = (place(text, width) for text in texts)
-        ruler = "-" * (width - 1) + ":" if figures else ":" + "-" * (width - 1)
+        head, *body = (text.rjust(width) if number else text.ljust(width) for text in texts)
+        ruler = "-" * (width - 1) + ":" if number else ":" + "-" * (width - 1)
         padded.append([head, ruler, *body])
     for line in zip(*padded, strict=True):
         yield f"| {' | '.join(line)} |"
 
 
-def _cell(text: str) -> str:
-    return text if text == run.ABSENT else plain(text)
-
-
-def _caption(table: Table) -> Iterator[str]:
-    name = plain(run.title(table))
-    cells = run.plural(len(table.cells), "cell")
-    origin = run.origin(table)
-    where = f", {plain(origin)}" if origin else ""
-    yield f"**{name}**{where}: {cells}; {run.progress(table.progress)}."
-    yield from run.everywhere(table, plain)
-    same = run.constants(table)
-    if same:
-        yield ", ".join(f"{plain(key)} {plain(value)}" for key, value in same.items()) + "."
-    if made := table.plan or table.imported:
-        yield f"Made by {plain(made.command)}."
-
-
-def _rows(table: Table) -> Iterator[str]:
-    if table.rows:
-        yield from aligned(views_columns.of_table(table, FANCY.plus_minus))
-
-
-def _failures(table: Table) -> Iterator[str]:
-    if not table.failures:
-        return
-    count = sum(failure.sessions for failure in table.failures)
-    yield f"**Without a number: {run.plural(count, 'session')}**"
-    yield ""
-    yield from aligned(views_columns.of_failures(table))
-
-
-def _notes(table: Table) -> Iterator[str]:
-    for notice in table.notices:
-        yield f"- {plain(notice)}"
-    if not table.rows:
-        return
-    if stopped := run.stops(table, FANCY.plus_minus):
-        yield f"- {stopped}"
-    for line in run.legend(table, FANCY.plus_minus):
-        yield f"- {line}"
+def _texts(column: Column) -> Iterator[str]:
+    if column.kind == "number":
+        return iter(column.joined)
+    escaped = sentence if column.kind == "prose" else plain
+    return (text if text == ABSENT else escaped(text) for text in column.texts)

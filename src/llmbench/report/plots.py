@@ -1,4 +1,4 @@
-"""A figure of the page: a plot in Vega-Lite's grammar, the same numbers as a table, and what it leaves out.
+"""What plots are made of: Vega-Lite's grammar, the same numbers as a table, and what is left out.
 
 Whatever can be seen in a plot stands in its table, from the same rows. Colours and fonts are the page's own
 (page.js sets them): a plot says only which field decides what.
@@ -7,16 +7,14 @@ Whatever can be seen in a plot stands in its table, from the same rows. Colours 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from llmbench.redact import shown
-from llmbench.report.figures.cells import cut
+from llmbench.report.document import Column, Grid, Note, Plot, Section, unmarked
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from llmbench.report.figures.cells import Dot, Number
-    from llmbench.report.views.columns import Column, Columns
+    from llmbench.report.figures.cells import Dot, ShownNumber
     from llmbench.results.metrics import Metric
 
 Spec: TypeAlias = "dict[str, Any]"
@@ -32,33 +30,22 @@ MOST_BARS = 200
 """Intervals in one plot that do not yet hide what they belong to."""
 
 
-class Grid(NamedTuple):
-    """A table: heads and rows of text; the columns in `figures` are numbers and stand to the right."""
-
-    heads: tuple[str, ...]
-    rows: list[tuple[str, ...]]
-    figures: frozenset[int] = frozenset()
-
-
-class Figure(NamedTuple):
-    """What stands under one heading.
-
-    Attributes:
-        title: the heading.
-        about: how to read it, a sentence or two.
-        spec: the plot, None where there is nothing to draw.
-        grid: the table, None where there is nothing to tell.
-        notes: what was left out or thinned, and why.
-        opened: whether the table stands open below a plot, too.
-
-    """
-
-    title: str
-    about: str
-    spec: Spec | None = None
-    grid: Grid | None = None
-    notes: tuple[str, ...] = ()
-    opened: bool = False
+def section(
+    title: str,
+    about: str = "",
+    spec: Spec | None = None,
+    table: Grid | None = None,
+    notes: Iterable[str] = (),
+    *,
+    detail: bool = False,
+) -> Section:
+    """Return a figure as a section: what it is about, what was left out, the plot with its table or either."""
+    blocks: list[Note | Plot | Grid] = [Note(note, "warning") for note in notes]
+    if spec and table:
+        blocks.append(Plot(spec, table, about))
+    else:
+        blocks += [*([Note(about)] if about else []), *([table] if table else [])]
+    return Section(blocks, title, detail)
 
 
 def head(metric: Metric) -> str:
@@ -76,7 +63,7 @@ def record(dot: Dot, numbers: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def interval(name: str, number: Number) -> Row:
+def interval(name: str, number: ShownNumber) -> Row:
     """Return a number as the fields of a row: its value, and the ends of its interval if there is one."""
     row: Row = {name: rounded(number.value)}
     if number.low is not None and number.high is not None:
@@ -110,7 +97,7 @@ def axis(field: str, title: str, values: Iterable[float]) -> Spec:
 
 
 def linear(field: str, title: str) -> Spec:
-    """Return a position on a linear axis that need not begin at nought."""
+    """Return a position on a linear axis that need not begin at zero."""
     return {
         "field": field,
         "type": "quantitative",
@@ -237,26 +224,35 @@ def identity(dot: Dot) -> Row:
     return {"kind": dot.kind, "variant": dot.variant}
 
 
-def grid(records: Sequence[Mapping[str, str]], words: Iterable[str] = ("cell", "warnings")) -> Grid:
-    """Return records as a table; columns of words stand to the left."""
-    names, left = heads(records), set(words)
-    figures = frozenset(number for number, name in enumerate(names) if name not in left)
-    return Grid(names, [tuple(found.get(name, "") for name in names) for found in records], figures)
-
-
-def grid_of(columns: Columns) -> Grid:
-    """Return the columns that other formats show, too, as a table."""
-    found = [*columns.left, *columns.right]
+def table(found: Sequence[Mapping[str, str]], left: Iterable[str] = ("cell", "warnings")) -> Grid:
+    """Return records as a table; those named `left` are words, the others numbers."""
+    named = set(left)
     return Grid(
-        tuple(cut(shown(column.title)) for column in found),
-        list(zip(*map(_shown, found), strict=True)),
-        frozenset(number for number, column in enumerate(found) if column.kind == "figures"),
+        [
+            Column(
+                name, [one.get(name, "") for one in found], "words" if name in named else "number"
+            )
+            for name in heads(found)
+        ]
     )
 
 
-def _shown(column: Column) -> list[str]:
-    texts = map(shown, column.joined)
-    return list(map(cut, texts)) if column.kind == "name" else list(texts)
+def rows(heads: Sequence[str], found: Sequence[Sequence[str]], numbers: Iterable[int] = ()) -> Grid:
+    """Return rows of text as a table; the columns in `numbers` are numbers."""
+    right, columns = set(numbers), list(zip(*found, strict=True)) or [()] * len(heads)
+    return Grid(
+        [
+            Column(head, texts, "number" if place in right else "words")
+            for place, (head, texts) in enumerate(zip(heads, columns, strict=True))
+        ]
+    )
+
+
+def records(shown: Grid) -> list[dict[str, str]]:
+    """Return the rows of a table as records, to be told by the marks of a plot."""
+    names = [unmarked(column.title) for column in shown.columns]
+    columns = [list(map(unmarked, column.joined)) for column in shown.columns]
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 def thinning(shown: int, of: int, what: str) -> tuple[str, ...]:

@@ -1,77 +1,216 @@
-"""A table as aligned text, which any terminal shows and a pipe passes on.
+"""A document as aligned text, which any terminal shows and a pipe passes on.
 
-Metrics that do not fit beside the others stand in a further block, under the same rows' names.
+Numbers that do not fit stand in a further block, beside the same keys. Where several columns hold long
+words, these stand below their row.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import textwrap
+from typing import TYPE_CHECKING, NamedTuple
+
+from rich.cells import cell_len
 
 from llmbench.redact import shown
-from llmbench.report import layout
-from llmbench.report.views import columns, run
+from llmbench.report.document import ABSENT, Note, Plot, cut, unmarked
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from llmbench.report import Page
-    from llmbench.results.table import Table
+    from llmbench.report.document import Column, Document, Grid, Section
+
+LONG_WORDS = 36
+"""Words of more characters may stand below their row."""
+READABLE = 100
+"""Columns of lines that are wrapped where nothing says how wide the screen is."""
+GAP, BELOW = "  ", "    "
+BOLD, YELLOW, PLAIN = "\x1b[1m", "\x1b[33m", "\x1b[0m"
+STYLES = {"strong": BOLD, "warning": YELLOW}
+
+RULE = "─"
+ASCII = str.maketrans({"±": "+-", "─": "-", "…": "...", "–": "-", "≥": ">=", "≤": "<="})  # noqa: RUF001 - a range's own sign
+"""Our signs beyond ASCII, and what stands for them where they cannot be shown."""
 
 
-def render(table: Table, page: Page) -> str:
-    """Return the table as lines of text, none longer than the page is wide if that can be done."""
-    signs = layout.signs_for(page.encoding)
+class PlacedColumn(NamedTuple):
+    """A column with a head of two lines and a text for each row, all of one width."""
+
+    title: str
+    head: tuple[str, str]
+    texts: list[str]
+    width: int
+    breaks: bool
+
+    @property
+    def long(self) -> bool:
+        """Return whether these are words that need not stand beside others."""
+        return self.breaks and self.width > LONG_WORDS
+
+
+def render(document: Document, page: Page) -> str:
+    """Return the document as lines of text, none longer than the page is wide if that can be done."""
+    sign = _signs(page.encoding)
+    shown_here = [section for section in document.sections if not section.detail]
     parts = [
-        "\n".join(_caption(table, page)),
-        *_blocks(table, page, signs),
-        "\n".join(_failures(table, page)),
-        "\n".join(_notes(table, page, signs)),
+        "\n".join(_head(document, page, sign)),
+        *("\n".join(_section(section, page, sign)) for section in shown_here),
+        "\n".join(line for note in document.notes for line in _note(note, page, sign)),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _caption(table: Table, page: Page) -> Iterator[str]:
-    name = shown(", ".join(filter(None, (run.title(table), run.origin(table)))))
-    cells = run.plural(len(table.cells), "cell")
-    yield from layout.wrapped(f"{name}: {cells}; {run.progress(table.progress)}", page, layout.BOLD)
-    for line in run.everywhere(table, shown):
-        yield from layout.wrapped(line, page, layout.YELLOW)
-    if table.plan and table.plan.why:
-        yield from layout.wrapped(shown(table.plan.why), page)
-    same = run.constants(table)
-    if same:
-        yield from layout.wrapped(
-            ", ".join(f"{key} {shown(value)}" for key, value in same.items()), page
+def _signs(encoding: str) -> Callable[[str], str]:
+    """Return what spells our signs in an encoding."""
+    try:
+        "±─…–≥≤".encode(encoding)  # noqa: RUF001 - a range's own sign
+    except UnicodeEncodeError:
+        return lambda text: text.translate(ASCII)
+    return lambda text: text
+
+
+def _head(document: Document, page: Page, sign: Callable[[str], str]) -> Iterator[str]:
+    if document.title:
+        yield from _note(Note(document.title, "strong"), page, sign)
+    for note in document.about:
+        yield from _note(note, page, sign)
+    if document.facts:
+        same = (f"{shown(name)} {shown(value)}" for name, value in document.facts.items())
+        yield from _note(Note(", ".join(same)), page, sign)
+
+
+def _note(note: Note, page: Page, sign: Callable[[str], str]) -> Iterator[str]:
+    style = STYLES.get(note.level, "") if page.colour else ""
+    for line in _wrapped(sign(unmarked(note.text)), page.width, "  "):
+        yield f"{style}{line}{PLAIN}" if style else line
+
+
+def _wrapped(text: str, width: int | None, indent: str, first: str = "") -> list[str]:
+    """Return a text as lines, the further ones indented; one line if there is no width."""
+    if width is None:
+        return [first + text]
+    return textwrap.wrap(text, width, initial_indent=first, subsequent_indent=indent)
+
+
+def _section(section: Section, page: Page, sign: Callable[[str], str]) -> Iterator[str]:
+    """Yield the lines of a section: notes one below the other, a table between empty lines."""
+    if section.title:
+        yield from _note(Note(section.title, "strong"), page, sign)
+    before: object = None
+    for block in section.blocks:
+        if before is not None and not (isinstance(block, Note) and isinstance(before, Note)):
+            yield ""
+        before = block
+        if isinstance(block, Note):
+            yield from _note(block, page, sign)
+        else:
+            table = block.table if isinstance(block, Plot) else block
+            yield "\n\n".join(_table(table, page, sign))
+
+
+def _table(table: Grid, page: Page, sign: Callable[[str], str]) -> Iterator[str]:
+    """Yield a table as blocks, each with the keys; a further one leaves out rows of which it has nothing to say."""
+    placed = [_placed(column, sign) for column in table.columns]
+    keys, beside = placed[: table.keys], placed[table.keys :]
+    below = [column for column in beside if column.long]
+    if len(below) < 2 or _fitting(keys, beside, page.width or READABLE) == len(beside):
+        below = []
+    beside = [column for column in beside if column not in below]
+    rows: Sequence[int] = range(len(table))
+    while beside or below:
+        count = _fitting(keys, beside, page.width)
+        last = count == len(beside)
+        columns = [*keys, *beside[:count]]
+        yield _block(columns, below if last else (), rows, page, sign(RULE))
+        beside = beside[count:]
+        below = below if not last else []
+        rows = [row for row in rows if any(one.texts[row].strip() for one in (*beside, *below))]
+
+
+def _placed(column: Column, sign: Callable[[str], str]) -> PlacedColumn:
+    """Return a column with all its texts of one width; characters of foreign ones may be two cells wide."""
+    title = shown(column.title)
+    first, _, second = column.head.partition("\n")
+    head = cut(shown(first), dots=sign("…")), shown(second or column.unit)
+    if column.kind == "number":
+        texts = [sign(text) for text in _numbers(column)]
+        width = max(map(len, (*head, *texts)))
+        texts = [text.rjust(width) for text in texts]
+        return PlacedColumn(
+            column.title, (head[0].rjust(width), head[1].rjust(width)), texts, width, breaks=False
         )
-
-
-def _blocks(table: Table, page: Page, signs: layout.Signs) -> Iterator[str]:
-    if table.rows:
-        yield from layout.blocks(columns.of_table(table, signs.plus_minus), page, signs)
-    elif table.progress.ended:
-        yield "No cell has a valid session."
-
-
-def _failures(table: Table, page: Page) -> Iterator[str]:
-    if not table.failures:
-        return
-    count = sum(failure.sessions for failure in table.failures)
-    yield from layout.wrapped(
-        f"Without a number: {run.plural(count, 'session')}", page, layout.YELLOW
+    harmless = unmarked if column.kind == "prose" else shown
+    texts = [sign(harmless(text)) for text in column.texts]
+    if column.kind == "name":
+        texts = [cut(text, dots=sign("…")) for text in texts]
+    width = max(map(cell_len, (*head, *texts)))
+    return PlacedColumn(
+        title,
+        (_padded(head[0], width), _padded(head[1], width)),
+        [_padded(text, width) for text in texts],
+        width,
+        breaks=column.kind != "name",
     )
-    for failure in table.failures:
-        text = f"{failure.sessions:>4}  {run.how(failure)}: {shown(failure.reason)}"
-        yield from layout.wrapped(text, page, indent=6)
-        cells = "; ".join(run.cells_of(failure, table))
-        yield from layout.wrapped(f"      {shown(cells)}", page, indent=6)
 
 
-def _notes(table: Table, page: Page, signs: layout.Signs) -> Iterator[str]:
-    for notice in table.notices:
-        yield from layout.wrapped(shown(notice), page, layout.YELLOW)
-    if not table.rows:
-        return
-    if stopped := run.stops(table, signs.plus_minus):
-        yield from layout.wrapped(stopped, page)
-    for line in run.legend(table, signs.plus_minus):
-        yield from layout.wrapped(line, page, indent=2)
+def _numbers(column: Column) -> list[str]:
+    """Return numbers to the right, and the spreads behind them to the left of a place of their own."""
+    if not column.spreads:
+        return list(column.texts)
+    width = max(map(len, column.texts), default=0)
+    behind = max(map(len, column.spreads), default=0)
+    pairs = zip(column.texts, column.spreads, strict=True)
+    return [f"{text:>{width}} {spread:<{behind}}" for text, spread in pairs]
+
+
+def _padded(text: str, width: int) -> str:
+    return text + " " * (width - cell_len(text))
+
+
+def _fitting(
+    keys: Sequence[PlacedColumn], beside: Sequence[PlacedColumn], width: int | None
+) -> int:
+    """Return how many of the columns fit beside the keys; one at least, if there is one."""
+    if width is None:
+        return len(beside)
+    used = sum(column.width + len(GAP) for column in keys) - len(GAP)
+    for count, column in enumerate(beside):
+        used += column.width + len(GAP)
+        if used > width:
+            return max(1, count)
+    return len(beside)
+
+
+def _block(
+    columns: Sequence[PlacedColumn],
+    below: Sequence[PlacedColumn],
+    rows: Sequence[int],
+    page: Page,
+    rule: str,
+) -> str:
+    """Return columns side by side; words that stand below their row are told by their heads."""
+    heads = [GAP.join(column.head[line] for column in columns).rstrip() for line in (0, 1)]
+    ruler = GAP.join(rule * column.width for column in columns)
+    lines = [f"{BOLD}{line}{PLAIN}" if page.colour and line else line for line in heads if line]
+    lines.append(ruler[: page.width])
+    for place, row in enumerate(rows):
+        if below and place:
+            lines.append("")
+        line = GAP.join(column.texts[row] for column in columns).rstrip()
+        too_long = page.width is not None and len(ruler) > page.width and columns[-1].breaks
+        lines += (
+            _broken(line, page.width or 0, len(ruler) - columns[-1].width) if too_long else [line]
+        )
+        for column in below:
+            if (text := column.texts[row].strip()) not in {"", ABSENT}:
+                told = f"{column.title}: {text}"
+                lines += _wrapped(told, page.width or READABLE, BELOW + GAP, BELOW)
+    return "\n".join(lines)
+
+
+def _broken(line: str, width: int, before: int) -> list[str]:
+    """Return a row whose last column is too wide as lines, the further ones beneath that column."""
+    indent = " " * min(before, width // 2)
+    return textwrap.wrap(
+        line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )

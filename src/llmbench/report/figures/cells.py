@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 import numpy as np
 
 from llmbench.redact import shown
-from llmbench.report.layout import FANCY
-from llmbench.report.views import run as views_run
+from llmbench.report import words
+from llmbench.report.document import cut
 from llmbench.spec.sweep import NOT_SAID
 
 if TYPE_CHECKING:
@@ -31,15 +31,13 @@ T = TypeVar("T")
 KIND = ("model", "backend", "device", "dtype", "load_format", "prompts")
 """What makes cells of another kind; lengths, the batch and an engine's options make others of the same."""
 
-LONGEST_NAME = 40
-"""A longer name is cut in its middle: its end tells as much as its beginning, and a legend has no room."""
 MOST_POINTS = 1000
 """Points in one plot and rows in one table; with more, a page of six plots would pass 5 MB."""
 MOST_PANELS = 12
 """Panels side by side in one plot that are still looked at one by one."""
 
 
-class Number(NamedTuple):
+class ShownNumber(NamedTuple):
     """A cell's value of one metric in the unit shown; the interval's ends are None where there is none to draw."""
 
     value: float
@@ -48,7 +46,7 @@ class Number(NamedTuple):
     text: str
 
 
-class Run:
+class ReportedRun:
     """One run as the page shows it.
 
     Attributes:
@@ -73,7 +71,7 @@ class Run:
         return {(cell.backend, name) for cell in self.table.cells for name in cell.options}
 
     @cached_property
-    def numbers(self) -> dict[str, list[Number | None]]:
+    def numbers(self) -> dict[str, list[ShownNumber | None]]:
         """Return the numbers of every metric that was measured, one a cell."""
         return {numbers.metric.key: _numbers(numbers) for numbers in self.table.numbers}
 
@@ -91,7 +89,7 @@ class Dot(NamedTuple):
 
     """
 
-    run: Run
+    run: ReportedRun
     row: int
     cell: Point
     kind: str
@@ -108,16 +106,16 @@ class Dot(NamedTuple):
         """Return the reason codes of its valid sessions, those that all of the run's have among them."""
         if not self.valid:
             return ""
-        own = views_run.warnings(self.run.table.warnings[self.row], self.valid)
+        own = words.warnings(self.run.table.warnings[self.row], self.valid)
         return shown(", ".join(filter(None, (*self.run.table.everywhere, own))))
 
-    def number(self, metric: Metric) -> Number | None:
+    def number(self, metric: Metric) -> ShownNumber | None:
         """Return its value of a metric, None if it has none."""
         column = self.run.numbers.get(metric.key)
         return column[self.row] if column else None
 
 
-def dots(runs: Sequence[Run]) -> list[Dot]:
+def dots(runs: Sequence[ReportedRun]) -> list[Dot]:
     """Return every cell of every run, those without a number too."""
     cells = [cell for run in runs for cell in run.table.cells]
     kinds = _texts([tuple(getattr(cell, name) for name in KIND) for cell in cells])
@@ -170,12 +168,6 @@ def labels(folders: Sequence[Path]) -> list[str]:
     return [shortened[name] for name in names]
 
 
-def cut(text: str, longest: int = LONGEST_NAME) -> str:
-    """Return a text without its middle, if it is long."""
-    half = (longest - 1) // 2
-    return text if len(text) <= longest else f"{text[:half]}…{text[-half:]}"
-
-
 def thinned(items: Sequence[T], most: int, first: Callable[[T], bool] | None = None) -> list[T]:
     """Return at most so many items in their order: the `first` ones, then others at even steps."""
     if len(items) <= most:
@@ -199,9 +191,9 @@ def _even(numbers: Integers, most: int) -> Integers:
     return numbers[steps]
 
 
-def _numbers(numbers: Numbers) -> list[Number | None]:
+def _numbers(numbers: Numbers) -> list[ShownNumber | None]:
     rows = list(range(len(numbers.middle)))
-    figures = views_run.figures(numbers, rows, FANCY.plus_minus)
+    figures = words.figures(numbers, rows)
     middle = (numbers.middle * numbers.metric.unit.factor).tolist()
     widths = numbers.half_width.tolist()
     return [
@@ -210,15 +202,15 @@ def _numbers(numbers: Numbers) -> list[Number | None]:
     ]
 
 
-def _number(value: float, width: float, text: str) -> Number | None:
+def _number(value: float, width: float, text: str) -> ShownNumber | None:
     if value != value:  # noqa: PLR0124 - NaN
         return None
-    if not width <= views_run.WIDEST:  # no interval, or none that could be read
-        return Number(value, None, None, text)
-    return Number(value, value / (1 + width), value * (1 + width), text)
+    if not width <= words.WIDEST:  # no interval, or none that could be read
+        return ShownNumber(value, None, None, text)
+    return ShownNumber(value, value / (1 + width), value * (1 + width), text)
 
 
-def _option(run: Run, cell: Point, name: str) -> object:
+def _option(run: ReportedRun, cell: Point, name: str) -> object:
     """Return an engine's option, None for the default where the run sets it elsewhere; others do not say it."""
     set_here = (cell.backend, name) in run.options and not run.table.imported
     return cell.options.get(name, None if set_here else NOT_SAID)
@@ -243,8 +235,6 @@ def _texts(tuples: Sequence[tuple[object, ...]], heads: Sequence[str] = ()) -> l
 
 def _column(values: Sequence[object], head: str) -> list[str]:
     """Return values as texts after their head; nothing for what nobody said."""
-    names = short(map(views_run.value_of, values))
+    names = short(map(words.value_of, values))
     before = f"{cut(shown(head))} " if head else ""
-    return [
-        "" if value == NOT_SAID else before + names[views_run.value_of(value)] for value in values
-    ]
+    return ["" if value == NOT_SAID else before + names[words.value_of(value)] for value in values]

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 from llmbench.report import plots
 from llmbench.report.figures.cells import MOST_PANELS, MOST_POINTS, thinned
-from llmbench.report.plots import Figure
 from llmbench.results.metrics import BY_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from llmbench.report.figures.cells import Dot, Number
+    from llmbench.report.document import Section
+    from llmbench.report.figures.cells import Dot, ShownNumber
     from llmbench.report.plots import Row, Spec
 
 TPOT = BY_KEY["tpot_s"]
@@ -23,11 +23,11 @@ ABOUT = (
 )
 
 
-def figures(dots: Sequence[Dot]) -> Iterator[Figure]:
+def figures(dots: Sequence[Dot]) -> Iterator[Section]:
     """Yield the figure."""
     found = [(dot, number) for dot in dots if dot.cell.input_len and (number := dot.number(TPOT))]
     if not found:
-        yield Figure(
+        yield plots.section(
             TITLE, f"Left out: no cell has a {TPOT.label} and says how long its prompts were."
         )
         return
@@ -35,16 +35,16 @@ def figures(dots: Sequence[Dot]) -> Iterator[Figure]:
     panels = set(thinned(kinds, MOST_PANELS))
     kept = thinned([one for one in found if one[0].kind in panels], MOST_POINTS)
     rows = [_row(dot, number) for dot, number in kept]
-    yield Figure(
+    yield plots.section(
         TITLE,
         ABOUT,
         _spec(dots, rows),
-        plots.grid([row["record"] for row in rows]),
+        plots.table([row["record"] for row in rows]),
         (*plots.thinning(len(kept), len(found), "cells"), *plots.barless(rows)),
     )
 
 
-def _row(dot: Dot, tpot: Number) -> Row:
+def _row(dot: Dot, tpot: ShownNumber) -> Row:
     cell = dot.cell
     return {
         "panel": dot.kind,

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from llmbench.report import plots
 from llmbench.report.figures.cells import MOST_PANELS, thinned
-from llmbench.report.plots import Figure
 from llmbench.results.metrics import BY_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from llmbench.report.document import Section
     from llmbench.report.figures.cells import Dot
     from llmbench.report.plots import Row, Spec
 
@@ -35,22 +35,24 @@ class Split(NamedTuple):
     rest: float | None
 
 
-def figures(dots: Sequence[Dot]) -> Iterator[Figure]:
+def figures(dots: Sequence[Dot]) -> Iterator[Section]:
     """Yield the figure."""
     splits = [split for dot in dots if _context(dot) and (split := _split(dot))]
     if not splits:
-        yield Figure(TITLE, "Left out: no cell has its weights, its cache and a peak measured.")
+        yield plots.section(
+            TITLE, "Left out: no cell has its weights, its cache and a peak measured."
+        )
         return
     kept = _kept(splits)
     rows = [row for number, split in enumerate(kept) for row in _rows(split, number)]
     peaks = " or ".join(dict.fromkeys(split.peak_label for split in kept))
-    yield Figure(
+    yield plots.section(
         TITLE,
         f"The parts of the {peaks} for each context (prompt and new tokens together), a panel for each model and "
         f"batch. {PARTS[2].capitalize()} is whatever is neither {PARTS[0]} nor {PARTS[1]}: activations, workspace, "
         "and on a host the interpreter with all that it imported.",
         _spec(rows),
-        plots.grid([_record(split) for split in kept]),
+        plots.table([_record(split) for split in kept]),
         (*plots.thinning(len(kept), len(splits), "cells"), *_excess(kept)),
     )
 

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 from llmbench.measure.reasons import MEANINGS
 from llmbench.redact import shown
-from llmbench.report import plots
-from llmbench.report.figures.cells import cut, thinned
-from llmbench.report.plots import Figure, Grid
-from llmbench.report.views import run as views_run
+from llmbench.report import plots, words
+from llmbench.report.document import Note, cut, foreign
+from llmbench.report.figures.cells import thinned
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from llmbench.report.figures.cells import Run
+    from llmbench.report.document import Section
+    from llmbench.report.figures.cells import ReportedRun
     from llmbench.report.plots import Row, Spec
     from llmbench.results.table import RunProgress
 
@@ -26,7 +26,7 @@ MOST_FAILURES = 50
 LONGEST_REASON = 300
 
 
-def verdicts(runs: Sequence[Run]) -> Figure:
+def verdicts(runs: Sequence[ReportedRun]) -> Section:
     """Return how many sessions of each run stand where."""
     counts = {run.label: _counts(run.table.progress) for run in runs}
     rows: list[Row] = [
@@ -38,22 +38,22 @@ def verdicts(runs: Sequence[Run]) -> Figure:
         for order, (verdict, count) in enumerate(found.items())
         if count
     ]  # fmt: skip
-    grid = Grid(
+    table = plots.rows(
         ("run", *VERDICTS),
         [(label, *(f"{count:,}" for count in found.values())) for label, found in counts.items()],
-        frozenset(range(1, len(VERDICTS) + 1)),
+        range(1, len(VERDICTS) + 1),
     )
     colour: Spec = {
         "field": "verdict", "type": "nominal", "title": None,
         "scale": {"domain": list(VERDICTS), "range": "verdicts"},
         "legend": {"values": [word for word in VERDICTS if any(found[word] for found in counts.values())]},
     }  # fmt: skip
-    return Figure(
+    return plots.section(
         "Verdicts",
         "A valid session passed every check; one with warnings did, too, and has something that a reader must know. "
         "An invalid one ran and failed a check; a failed one did not get so far. Neither of these has a number.",
         _bars(rows, "run", colour) if rows else None,
-        grid,
+        table,
     )
 
 
@@ -85,7 +85,7 @@ def _bars(rows: Sequence[Row], field: str, colour: Spec) -> Spec:
     return plots.panels(rows, [bar], height={"step": 30})
 
 
-def warnings(runs: Sequence[Run]) -> Figure:
+def warnings(runs: Sequence[ReportedRun]) -> Section:
     """Return what readers must know of valid numbers."""
     rows: list[tuple[str, ...]] = []
     for run in runs:
@@ -104,33 +104,33 @@ def warnings(runs: Sequence[Run]) -> Figure:
             for code, count in totals.most_common()
         ]
     if not rows:
-        return Figure("Warnings", "No valid session has a warning.")
-    return Figure(
+        return plots.section("Warnings", "No valid session has a warning.")
+    return plots.section(
         "Warnings",
         "What a reader must know beside the numbers; the last column is the first session that has the warning.",
-        grid=Grid(("run", "warning", "valid sessions", "meaning", "such as"), rows, frozenset({2})),
+        table=plots.rows(("run", "warning", "valid sessions", "meaning", "such as"), rows, {2}),
     )
 
 
-def failures(runs: Sequence[Run]) -> Figure:
+def failures(runs: Sequence[ReportedRun]) -> Section:
     """Return what ended without a number, how often and why."""
     found = [(run, failure) for run in runs for failure in run.table.failures]
     if not found:
-        return Figure("Failures", "Every session that ended has a number.")
+        return plots.section("Failures", "Every session that ended has a number.")
     kept = thinned(found, MOST_FAILURES)
     rows: list[Row] = [
         {
             "panel": "",
-            "how": shown(views_run.how(failure)),
+            "how": shown(words.how(failure)),
             "order": order,
             "variant": run.label,
             "y": failure.sessions,
             "record": {
                 "run": run.label,
                 "sessions": f"{failure.sessions:,}",
-                "how": shown(views_run.how(failure)),
+                "how": shown(words.how(failure)),
                 "why": _short(failure.reason),
-                "cells": _short("; ".join(views_run.cells_of(failure, run.table))),
+                "cells": _short("; ".join(words.cells_of(failure, run.table))),
             },
         }
         for order, (run, failure) in enumerate(kept)
@@ -138,20 +138,20 @@ def failures(runs: Sequence[Run]) -> Figure:
     colour: Spec = {
         "field": "variant", "type": "nominal", "title": None, "legend": {} if len(runs) > 1 else None,
     }  # fmt: skip
-    return Figure(
+    return plots.section(
         "Failures",
         "Sessions without a number, by how they ended and in which phase.",
         _bars(rows, "how", colour),
-        plots.grid([row["record"] for row in rows], ("run", "how", "why", "cells")),
+        plots.table([row["record"] for row in rows], ("run", "how", "why", "cells")),
         plots.thinning(len(kept), len(found), "kinds of failure"),
     )
 
 
-def notices(runs: Sequence[Run]) -> Iterator[str]:
+def notices(runs: Sequence[ReportedRun]) -> Iterator[Note]:
     """Yield what is wrong with the files of the runs, in words."""
     for run in runs:
         for notice in run.table.notices:
-            yield f"{run.label}: {shown(notice)}"
+            yield Note(f"{foreign(run.label)}: {foreign(notice)}", "warning")
 
 
 def _short(text: str) -> str:

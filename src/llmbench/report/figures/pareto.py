@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from llmbench.report import plots
 from llmbench.report.figures.cells import MOST_PANELS, MOST_POINTS, distinct, thinned
-from llmbench.report.plots import Figure
 from llmbench.results.metrics import BY_KEY
 from llmbench.spec.sweep import NOT_SAID
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from llmbench.report.figures.cells import Dot, Number
+    from llmbench.report.document import Section
+    from llmbench.report.figures.cells import Dot, ShownNumber
     from llmbench.report.plots import Row, Spec
     from llmbench.results.metrics import Metric
 
@@ -27,7 +27,7 @@ ABOUT = (
 )
 
 
-class Work(NamedTuple):
+class SameWork(NamedTuple):
     """What cells on one front have in common: only such cells can beat each other."""
 
     input_len: int | None
@@ -36,56 +36,56 @@ class Work(NamedTuple):
     run: str
 
 
-class Placed(NamedTuple):
+class FrontDot(NamedTuple):
     """A dot in this plot, and whether it is on the front of its work."""
 
     dot: Dot
-    work: Work
-    latency: Number
-    throughput: Number
+    work: SameWork
+    latency: ShownNumber
+    throughput: ShownNumber
     on_front: bool
 
 
-def figures(dots: Sequence[Dot]) -> Iterator[Figure]:
+def figures(dots: Sequence[Dot]) -> Iterator[Section]:
     """Yield a figure for each latency."""
     for latency in LATENCIES:
         title = f"Throughput against latency: {latency.label}"
         placed = list(_placed(dots, latency))
         if not placed:
-            yield Figure(
+            yield plots.section(
                 title, f"Left out: no cell has a {latency.label} and its {THROUGHPUT.label}."
             )
             continue
         kept = thinned(placed, MOST_POINTS, lambda one: one.on_front)
         rows = _rows(kept, latency)
-        yield Figure(
+        yield plots.section(
             title,
             ABOUT,
             _spec(dots, rows, latency),
-            plots.grid([row["record"] for row in rows], ("cell", "front", "warnings")),
+            plots.table([row["record"] for row in rows], ("cell", "front", "warnings")),
             (*plots.thinning(len(kept), len(placed), "cells"), *plots.barless(rows)),
         )
 
 
-def _placed(dots: Sequence[Dot], metric: Metric) -> Iterator[Placed]:
+def _placed(dots: Sequence[Dot], metric: Metric) -> Iterator[FrontDot]:
     """Yield the dots that have both numbers, those of the same work together, the quickest first."""
-    works: defaultdict[Work, list[tuple[Number, Number, Dot]]] = defaultdict(list)
+    works: defaultdict[SameWork, list[tuple[ShownNumber, ShownNumber, Dot]]] = defaultdict(list)
     for dot in dots:
         latency, throughput = dot.number(metric), dot.number(THROUGHPUT)
         if latency and throughput:
             cell = dot.cell
-            work = Work(cell.input_len, cell.output_len, dot.kind, dot.run.label)
+            work = SameWork(cell.input_len, cell.output_len, dot.kind, dot.run.label)
             works[work].append((latency, throughput, dot))
     for work in sorted(works, key=lambda work: (work.input_len or 0, work.output_len or 0)):
         best = 0.0
         for latency, throughput, dot in sorted(
             works[work], key=lambda one: (one[0].value, -one[1].value)
         ):
-            yield Placed(dot, work, latency, throughput, throughput.value > best)
+            yield FrontDot(dot, work, latency, throughput, throughput.value > best)
             best = max(best, throughput.value)
 
 
-def _rows(placed: Sequence[Placed], latency: Metric) -> list[Row]:
+def _rows(placed: Sequence[FrontDot], latency: Metric) -> list[Row]:
     apart = distinct(one.work[:2] for one in placed) <= MOST_PANELS
     return [
         {

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from llmbench.report import plots
 from llmbench.report.figures.cells import MOST_POINTS, thinned
-from llmbench.report.plots import Figure
 from llmbench.results.metrics import BY_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from llmbench.report.document import Section
     from llmbench.report.figures.cells import Dot
     from llmbench.report.plots import Row, Spec
     from llmbench.results.prediction import Prediction
@@ -49,21 +49,23 @@ class Phase(NamedTuple):
         return self.roof and min(self.roof.flops_s, self.roof.bytes_s * self.intensity)
 
 
-def figures(dots: Sequence[Dot]) -> Iterator[Figure]:
+def figures(dots: Sequence[Dot]) -> Iterator[Section]:
     """Yield the figure."""
     phases = [phase for dot in dots for phase in _phases(dot)]
     if not phases:
-        yield Figure(TITLE, "Left out: the plan of the run holds no predicted work for its cells.")
+        yield plots.section(
+            TITLE, "Left out: the plan of the run holds no predicted work for its cells."
+        )
         return
     kept = thinned(phases, MOST_POINTS)
     roofs = list(dict.fromkeys(phase.roof for phase in phases if phase.roof))
     rows = [_row(phase) for phase in kept]
     missing = () if roofs else ("No ceilings: the device is not a known chip and was not probed.",)
-    yield Figure(
+    yield plots.section(
         TITLE,
         ABOUT,
         _spec(dots, rows, roofs),
-        plots.grid([row["record"] for row in rows], ("cell", "phase", "roof", "warnings")),
+        plots.table([row["record"] for row in rows], ("cell", "phase", "roof", "warnings")),
         (*plots.thinning(len(kept), len(phases), "phases of cells"), *missing),
     )
 

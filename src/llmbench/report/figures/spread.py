@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from llmbench.report import plots
-from llmbench.report.figures.cells import MOST_POINTS, Run, thinned
-from llmbench.report.plots import Figure, Grid
+from llmbench.report.figures.cells import MOST_POINTS, ReportedRun, thinned
 from llmbench.results.metrics import BY_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from llmbench.report.figures.cells import Dot, Number
+    from llmbench.report.document import Section
+    from llmbench.report.figures.cells import Dot, ShownNumber
     from llmbench.report.plots import Row, Spec
 
 E2E = BY_KEY["e2e_s"]
@@ -25,11 +25,11 @@ ABOUT = (
 )
 
 
-class Spread(NamedTuple):
+class CellSpread(NamedTuple):
     """A cell with several sessions: their medians in order of running, relative to the cell's middle."""
 
     dot: Dot
-    middle: Number
+    middle: ShownNumber
     apart: list[float]
 
     @property
@@ -38,46 +38,41 @@ class Spread(NamedTuple):
         return max(self.apart) - min(self.apart)
 
 
-def figures(dots: Sequence[Dot]) -> Iterator[Figure]:
+def figures(dots: Sequence[Dot]) -> Iterator[Section]:
     """Yield the figure."""
     spreads = list(_spreads(dots))
     if not spreads:
-        yield Figure(TITLE, "Left out: no cell has more than one valid session.")
+        yield plots.section(TITLE, "Left out: no cell has more than one valid session.")
         return
     most = max(1, MOST_POINTS // max(len(spread.apart) for spread in spreads))
     kept = thinned(spreads, most)
     rows = [row for spread in kept for row in _rows(spread)]
     kept.sort(key=lambda spread: -spread.width)
-    yield Figure(
+    yield plots.section(
         TITLE,
         ABOUT,
         _spec(dots, rows),
-        Grid(
-            (
-                "cell",
-                plots.head(E2E),
-                "sessions apart (%)",
-                "each session against the middle (%)",
-            ),
+        plots.rows(
+            ("cell", plots.head(E2E), "sessions apart (%)", "each session against the middle (%)"),
             [_texts(spread) for spread in kept],
-            frozenset({1, 2}),
+            (1, 2),
         ),
         plots.thinning(len(kept), len(spreads), "cells"),
     )
 
 
-def _spreads(dots: Sequence[Dot]) -> Iterator[Spread]:
-    medians: dict[Run, list[list[float]]] = {}
+def _spreads(dots: Sequence[Dot]) -> Iterator[CellSpread]:
+    medians: dict[ReportedRun, list[list[float]]] = {}
     for dot in dots:
         if dot.run not in medians:
             medians[dot.run] = _medians(dot.run)
         found, middle = medians[dot.run][dot.row], dot.number(E2E)
         if middle and len(found) > 1:
             apart = [value * E2E.unit.factor / middle.value - 1 for value in found]
-            yield Spread(dot, middle, apart)
+            yield CellSpread(dot, middle, apart)
 
 
-def _medians(run: Run) -> list[list[float]]:
+def _medians(run: ReportedRun) -> list[list[float]]:
     """Return the sessions' medians of each cell, in seconds."""
     values: list[list[float]] = [[] for _ in run.table.cells]
     for owner, value in zip(run.owners.tolist(), E2E.value(run.sessions).tolist(), strict=True):
@@ -86,7 +81,7 @@ def _medians(run: Run) -> list[list[float]]:
     return values
 
 
-def _rows(spread: Spread) -> Iterator[Row]:
+def _rows(spread: CellSpread) -> Iterator[Row]:
     for number, apart in enumerate(spread.apart, 1):
         yield {
             "panel": "",
@@ -103,7 +98,7 @@ def _rows(spread: Spread) -> Iterator[Row]:
         }
 
 
-def _texts(spread: Spread) -> tuple[str, ...]:
+def _texts(spread: CellSpread) -> tuple[str, ...]:
     return (
         spread.dot.name or "the only cell",
         spread.middle.text,

@@ -1,7 +1,8 @@
-"""The page itself: HTML around figures, in which every foreign string is escaped and only our scripts run.
+"""A document as one page for any browser: every foreign string is escaped, and only our scripts run.
 
 Its content security policy lets nothing be fetched, and runs no script but those whose digests it names: a
-name that escaped the escaping would still not be run.
+name that escaped the escaping would still not be run. Plots are drawn in the reader's browser by Vega-Lite,
+whose whole bundle stands in a page that has any (0.9 MB); below each stands its table.
 """
 
 from __future__ import annotations
@@ -9,19 +10,22 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
+import importlib
 from importlib import resources
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Protocol, cast
 
 import msgspec
 
 from llmbench import __version__
-from llmbench.redact import shown
-from llmbench.report.views import run
+from llmbench.errors import LlmbenchError
+from llmbench.redact import spelled
+from llmbench.report.document import Note, Plot, cut, unmarked
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from llmbench.report.plots import Figure, Grid
+    from llmbench.report import Page
+    from llmbench.report.document import Column, Document, Grid, Section
 
 GENERATOR = '<meta name="generator" content="llmbench '
 """What says of a file that llmbench wrote it."""
@@ -33,59 +37,73 @@ MOST_WHOLE = 30
 UNSAFE = {ord(char): f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"}
 """Characters that could end a script or a line of it; inside JSON they mean the same as escapes."""
 
-
-class Frame(NamedTuple):
-    """What stands around the figures of a page.
-
-    Attributes:
-        command: that the page is of.
-        title: its heading.
-        about: what it is about, a paragraph each.
-        notes: what a reader must hold against all of it.
-        words: what its signs and words mean.
-
-    """
-
-    command: str
-    title: str
-    about: Iterable[str] = ()
-    notes: Iterable[str] = ()
-    words: Iterable[str] = ()
+CLASSES = {"info": "", "strong": " class='strong'", "warning": " class='note'", "legend": ""}
+"""The look of a note by its level."""
 
 
-def page(frame: Frame, figures: Sequence[Figure], library: str) -> str:
-    """Return the whole page."""
-    scripts = [library.replace("</script", "<\\/script"), _file("page.js")]
-    body = "\n".join([*_top(frame), *_contents(figures), *_sections(figures), *_bottom(frame)])
+class Library(Protocol):
+    """What is used of vl-convert."""
+
+    def javascript_bundle(self) -> str:
+        """Return Vega, Vega-Lite and Vega-Embed as one JavaScript module."""
+
+
+def library() -> str:
+    """Return the JavaScript that draws the plots; raise LlmbenchError if the extra is not installed."""
+    try:
+        convert = cast("Library", importlib.import_module("vl_convert"))
+    except ImportError as error:
+        raise LlmbenchError(
+            f"plots on a page need the package {error.name}: pip install 'llmbench[report]'."
+        ) from error
+    return convert.javascript_bundle()
+
+
+def render(document: Document, page: Page) -> str:
+    """Return the whole page; where it goes says only whose it is."""
+    sections, notes = list(document.sections), list(document.notes)
+    plots = any(isinstance(block, Plot) for section in sections for block in section.blocks)
+    scripts = [library().replace("</script", "<\\/script"), _file("page.js")] if plots else []
+    warnings = [note for note in notes if note.level != "legend"]
+    title = document.title or page.command
+    body = "\n".join(
+        [
+            *_top(document, title, warnings, plots=plots),
+            *_contents(sections),
+            f"<main{' class=single' if len(sections) == 1 else ''}>",
+            *_sections(sections),
+            *_bottom([note for note in notes if note.level == "legend"]),
+        ]
+    )
+    tags = "\n".join(f'<script type="module">{script}</script>' for script in scripts)
     return f"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
-{GENERATOR}{frame.command} {__version__}">
+{GENERATOR}{page.command} {__version__}">
 <meta http-equiv="Content-Security-Policy" content="{_policy(scripts)}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
-<title>{text(f"llmbench {frame.command}: {frame.title}")}</title>
+<title>{text(f"llmbench {page.command}: {title}")}</title>
 <style>
 {_file("page.css")}</style>
 </head>
 <body>
 {body}
-<script type="module">{scripts[0]}</script>
-<script type="module">{scripts[1]}</script>
+{tags}
 </body>
 </html>
 """
 
 
-def text(foreign: str) -> str:
+def text(said: str) -> str:
     """Return text so that it stays text, between tags and in an attribute."""
-    return html.escape(shown(foreign))
+    return html.escape(unmarked(said))
 
 
-def json(value: object) -> str:
+def json(value: Mapping[str, object]) -> str:
     """Return a value as JSON that cannot end the script it stands in."""
-    return msgspec.json.encode(value).decode().translate(UNSAFE)
+    return spelled(msgspec.json.encode(value).decode()).translate(UNSAFE)
 
 
 def _file(name: str) -> str:
@@ -95,75 +113,108 @@ def _file(name: str) -> str:
 def _policy(scripts: Sequence[str]) -> str:
     digests = (hashlib.sha256(script.encode()).digest() for script in scripts)
     sources = " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
+    sources = sources or "'none'"
     return (
         f"default-src 'none'; script-src {sources}; style-src 'unsafe-inline'; img-src data:; "
         "base-uri 'none'; form-action 'none'"
     )
 
 
-def _top(frame: Frame) -> Iterator[str]:
+def _top(document: Document, title: str, warnings: Sequence[Note], *, plots: bool) -> Iterator[str]:
     yield "<header>"
-    yield f"<h1>{text(frame.title)}</h1>"
-    yield from (f"<p>{text(line)}</p>" for line in frame.about)
-    yield from _notes(frame.notes)
-    yield "<noscript><p class='note'>Without JavaScript there are no plots; every table is here.</p></noscript>"
+    yield f"<h1>{text(title)}</h1>"
+    yield from map(_note, document.about)
+    if document.facts:
+        same = (f"{text(name)} {text(value)}" for name, value in document.facts.items())
+        yield f"<p>{', '.join(same)}</p>"
+    yield from map(_note, warnings)
+    if plots:
+        yield "<noscript><p class='note'>Without JavaScript there are no plots; every table is here.</p></noscript>"
     yield "</header>"
 
 
-def _notes(notes: Iterable[str]) -> Iterator[str]:
-    yield from (f"<p class='note'>{text(note)}</p>" for note in notes)
+def _note(note: Note) -> str:
+    return f"<p{CLASSES[note.level]}>{text(note.text)}</p>"
 
 
-def _contents(figures: Sequence[Figure]) -> Iterator[str]:
-    links = (
-        f"<li><a href='#f{number}'>{text(figure.title)}</a></li>"
-        for number, figure in enumerate(figures)
-    )
-    yield f"<nav aria-label='Contents'><ul>{''.join(links)}</ul></nav>\n<main>"
+def _contents(sections: Sequence[Section]) -> Iterator[str]:
+    links = [
+        f"<li><a href='#f{number}'>{text(section.title)}</a></li>"
+        for number, section in enumerate(sections)
+        if section.title
+    ]
+    if len(links) > 1:
+        yield f"<nav aria-label='Contents'><ul>{''.join(links)}</ul></nav>"
 
 
-def _sections(figures: Sequence[Figure]) -> Iterator[str]:
-    for number, figure in enumerate(figures):
-        yield f"<section id='f{number}' aria-labelledby='h{number}'>"
-        yield f"<h2 id='h{number}'>{text(figure.title)}</h2>"
-        yield from (f"<p>{text(line)}</p>" for line in figure.about.splitlines())
-        yield from _notes(figure.notes)
-        if figure.spec:
-            label = f"Plot: {figure.title}. The table below it holds the same numbers."
-            yield f"<div class='plot' id='p{number}' role='img' aria-label='{text(label)}'></div>"
-            yield f"<script type='application/json' data-plot='p{number}'>{json(figure.spec)}</script>"
-        if figure.grid:
-            yield from _table(figure.title, figure.grid, opened=figure.opened or not figure.spec)
+def _sections(sections: Sequence[Section]) -> Iterator[str]:
+    for number, section in enumerate(sections):
+        title = section.title
+        labelled = f" aria-labelledby='h{number}'" if title else ""
+        yield f"<section id='f{number}'{labelled}>"
+        if title:
+            yield f"<h2 id='h{number}'>{text(title)}</h2>"
+        for place, block in enumerate(sorted(section.blocks, key=_place)):
+            if isinstance(block, Note):
+                yield _note(block)
+            elif isinstance(block, Plot):
+                yield from _plot(f"p{number}-{place}", title, block, opened=section.opened)
+            else:
+                yield from _table(title, block, opened=True)
         yield "</section>"
 
 
-def _table(title: str, grid: Grid, *, opened: bool) -> Iterator[str]:
+def _place(block: object) -> int:
+    """Return where a block stands in a section: a page is read from its top, so what must be known comes first."""
+    if isinstance(block, Note) and block.level != "legend":
+        return 0
+    return 1 if isinstance(block, Plot) else 2
+
+
+def _plot(name: str, title: str, plot: Plot, *, opened: bool) -> Iterator[str]:
+    yield from (f"<p>{text(line)}</p>" for line in plot.caption.splitlines())
+    label = f"Plot: {title}. The table below it holds the same numbers."
+    yield f"<div class='plot' id='{name}' role='img' aria-label='{text(label)}'></div>"
+    yield f"<script type='application/json' data-plot='{name}'>{json(plot.spec)}</script>"
+    yield from _table(title, plot.table, opened=opened)
+
+
+def _table(title: str, table: Grid, *, opened: bool) -> Iterator[str]:
     """Yield a table, folded away below a plot; a long one scrolls by itself."""
-    rows = run.plural(len(grid.rows), "row")
-    classes = [_class(grid, column) for column in range(len(grid.heads))]
-    yield f"<details{' open' if opened else ''}><summary>Table: {text(title)} ({rows})</summary>"
-    kind = "scroll" if len(grid.rows) > MOST_WHOLE else "scroll whole"
-    yield f"<div class='{kind}' tabindex='0' role='region' aria-label='{text(title)}'><table>"
-    yield f"<thead><tr>{_cells(classes, grid.heads, 'th scope=col')}</tr></thead><tbody>"
-    yield from (f"<tr>{_cells(classes, row, 'td')}</tr>" for row in grid.rows)
+    rows = f"{len(table):,} row{'' if len(table) == 1 else 's'}"
+    name = f"Table: {text(title)} ({rows})" if title else f"Table of {rows}"
+    columns = [_cells(column) for column in table.columns]
+    classes = [_class(column) for column in table.columns]
+    heads = [cut(unmarked(column.title)) for column in table.columns]
+    yield f"<details{' open' if opened else ''}><summary>{name}</summary>"
+    kind = "scroll" if len(table) > MOST_WHOLE else "scroll whole"
+    yield f"<div class='{kind}' tabindex='0' role='region' aria-label='{name}'><table>"
+    yield f"<thead><tr>{_row(classes, heads, 'th scope=col')}</tr></thead><tbody>"
+    yield from (f"<tr>{_row(classes, row, 'td')}</tr>" for row in zip(*columns, strict=True))
     yield "</tbody></table></div></details>"
 
 
-def _class(grid: Grid, column: int) -> str:
-    """Return the attribute of a column: of figures, of long texts or of short ones."""
-    if column in grid.figures:
+def _cells(column: Column) -> Iterable[str]:
+    return map(cut, map(unmarked, column.joined)) if column.kind == "name" else column.joined
+
+
+def _class(column: Column) -> str:
+    """Return the attribute of a column: of numbers, of long texts or of short ones."""
+    if column.kind == "number":
         return " class=n"
-    longest = max((len(row[column]) for row in grid.rows), default=0)
-    return " class=w" if longest > LONG else " class=s"
+    longest = max(map(len, column.texts), default=0)
+    return " class=w" if longest > LONG and column.kind != "name" else " class=s"
 
 
-def _cells(classes: Sequence[str], row: Sequence[str], tag: str) -> str:
+def _row(classes: Sequence[str], row: Sequence[str], tag: str) -> str:
     end = tag.partition(" ")[0]
     pairs = zip(classes, row, strict=True)
     return "".join(f"<{tag}{attribute}>{text(value)}</{end}>" for attribute, value in pairs)
 
 
-def _bottom(frame: Frame) -> Iterator[str]:
-    yield "<section><h2>Words</h2><ul>"
-    yield from (f"<li>{text(line)}</li>" for line in frame.words)
-    yield f"</ul></section>\n</main>\n<footer>llmbench {text(__version__)}</footer>"
+def _bottom(legend: Sequence[Note]) -> Iterator[str]:
+    if legend:
+        yield "<section><h2>Words</h2><ul>"
+        yield from (f"<li>{text(note.text)}</li>" for note in legend)
+        yield "</ul></section>"
+    yield f"</main>\n<footer>llmbench {text(__version__)}</footer>"

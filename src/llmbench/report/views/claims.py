@@ -1,39 +1,59 @@
-"""Claims with their verdicts as text: blocks for a terminal, one table for Markdown, everything for JSON; and a page.
+"""Claims with their verdicts as a document: all in one table, and each with what was measured and predicted.
 
-A verdict never stands alone: beside it are the machine that the data came from, the figures with their
+A verdict never stands alone: with it are the machine that the data came from, the figures with their
 intervals, the cells, and every number that was assumed.
 """
 
 from __future__ import annotations
 
-import textwrap
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llmbench import numbers
 from llmbench.claims import ClaimVerdict
+from llmbench.numbers import digits
 from llmbench.redact import shown
-from llmbench.report import rows as report_rows
-from llmbench.report import screen
-from llmbench.report.markdown import plain
-from llmbench.report.views.run import plural
+from llmbench.report import plots
+from llmbench.report.document import Column, Document, Grid, Note, Plot, Section, cut, foreign
+from llmbench.report.figures import forest
+from llmbench.report.figures.forest import Estimate
+from llmbench.report.views import facts, published
+from llmbench.report.words import plural
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from llmbench.claims import Answer, Claim, Part
+    from llmbench.claims import Answer, Claim, Evidence, Part
+    from llmbench.claims.published import PublishedComparison
     from llmbench.stats.interval import Interval
 
+FEW = 3
+"""So many claims are told in full everywhere; of more, only a page has more than a row each."""
 NAMED = 3
 """Conditions and cells that are named in one place; the rest are counted."""
-WIDTH = 100
 LARGE = 10_000
+LONGEST = 60
+"""What stands beside a plot is cut if it is longer."""
 
+VERDICTS = (
+    ClaimVerdict.CONTRADICTED,
+    ClaimVerdict.SUPPORTED,
+    ClaimVerdict.MIXED,
+    ClaimVerdict.INCONCLUSIVE,
+)
 WORDS = {
     ClaimVerdict.SUPPORTED: "true for",
     ClaimVerdict.CONTRADICTED: "false for",
     ClaimVerdict.INCONCLUSIVE: "undecided for",
 }
+CAPTION = "Bars are 95 % intervals between sessions; bands are what is predicted."
 COPIES = {"small": "copies at a 64th of their models", "tiny": "tiny copies"}
+LEGEND = (
+    "supported, contradicted: the whole 95 % interval lies where the claim predicts, or all of it lies elsewhere.",
+    "inconclusive: neither. mixed: one under this condition, another under that.",
+    "In brackets: 95 % intervals between sessions, Student's t on logarithms.",
+)
+MORE = "`llmbench claims RUN... --claim ID` shows one claim in full, with its rule, assumed numbers and cells."
 
 
 class Judged(NamedTuple):
@@ -43,12 +63,116 @@ class Judged(NamedTuple):
     answer: Answer
 
 
-def render(judged: Sequence[Judged], format: str) -> str:
-    """Return verdicts as text in one of the formats, with its last newline."""
-    if format == "json":
-        return report_rows.json([_facts(each) for each in judged])
-    blocks = _markdown(judged) if format == "markdown" else _terminal(judged)
-    return "\n".join(blocks) + "\n"
+def document(
+    judged: Sequence[Judged], found: Sequence[PublishedComparison] | None, given: Evidence
+) -> Document:
+    """Return the document.
+
+    Args:
+        judged: the claims.
+        found: the published figures; None leaves them out.
+        given: what both are held against.
+
+    """
+    if not judged:
+        return published.document(found or (), list(_about(given)))
+    rows = [row for each in judged for row in _sheet(each)]
+    price = f"Price: {foreign(given.price)}." if given.price else NO_PRICE
+    return Document(
+        "Claims against measurements",
+        _sections(judged, found),
+        facts.sheet(rows),
+        lambda: [_data(each) for each in judged],
+        [
+            Note(f"{counts(judged)}.", "strong"),
+            *_about(given),
+            Note(price),
+        ],
+        notes=[Note(line, "legend") for line in (*LEGEND, *((MORE,) if len(judged) > FEW else ()))],
+    )
+
+
+NO_PRICE = "No price is given, so nothing has a cost."
+
+
+def _about(given: Evidence) -> Iterator[Note]:
+    runs = dict.fromkeys(row.run for row in given.rows)
+    yield Note(f"Held against {', '.join(map(foreign, runs)) or 'no cell with a number'}.")
+
+
+def _sections(
+    judged: Sequence[Judged], found: Sequence[PublishedComparison] | None
+) -> Iterator[Section]:
+    several = len(judged) > FEW
+    yield Section([_overview(judged)], "Verdicts", detail=not several)
+    for each in judged:
+        yield _section(each, detail=several)
+    if found is not None:
+        yield published.section(found, detail=True)
+
+
+def _overview(judged: Sequence[Judged]) -> Grid:
+    claims = [each.claim for each in judged]
+    says = [
+        f"{claim.claim} Predicts: {claim.predicts} ({claim.report}, {claim.date})"
+        for claim in claims
+    ]
+    return Grid(
+        [
+            Column("claim", [claim.id for claim in claims], "name"),
+            Column("verdict", [foreign(verdict_of(each)) for each in judged], "prose"),
+            Column("says, and predicts", says, "prose"),
+            Column("measured", list(map(_measured, judged)), "prose"),
+        ]
+    )
+
+
+def _section(judged: Judged, *, detail: bool) -> Section:
+    """Return one claim with all that its verdict rests on."""
+    claim, answer = judged
+    data = data_of(answer)
+    records = [_record(part) for part in answer.parts]
+    estimates = [
+        Estimate(cut(shown(part.where), LONGEST), part.verdict, part.figure, part.predicted, record)
+        for part, record in zip(answer.parts, records, strict=True)
+        if part.figure and part.predicted
+    ]
+    unit = shown(next((part.unit for part in answer.parts if part.predicted), ""))
+    verdict = f"verdict: {foreign(verdict_of(judged))}{f' [{foreign(data)}]' if data else ''}"
+    lines = (*says(claim), verdict, *rests_on(judged))
+    blocks: list[Note | Plot | Grid] = [Note(line) for line in lines]
+    blocks += (Note(foreign(note), "warning") for note in answer.notes)
+    if records:
+        table = plots.table(records, ("condition", "verdict", "measured", "cells"))
+        spec = (
+            forest.spec(estimates, f"measured ({unit})".replace(" ()", ""), VERDICTS)
+            if estimates
+            else None
+        )
+        blocks.append(Plot(spec, table, CAPTION) if spec else table)
+    return Section(blocks, f"{claim.id}: {answer.verdict}", detail, opened=True)
+
+
+def _record(part: Part) -> dict[str, str]:
+    told = {
+        "condition": shown(part.where) or "all",
+        "verdict": part.verdict,
+        "measured": shown(part.said),
+        "figure": shown(figure_of(part.figure, part.unit)),
+        "predicted": _predicted(part),
+        "cells": shown(cells_of(part)),
+    }
+    return {name: text for name, text in told.items() if text}
+
+
+def _predicted(part: Part) -> str:
+    """Return where a claim says that the figure lies, in words."""
+    if part.predicted is None:
+        return ""
+    low, high = part.predicted
+    if high == math.inf:
+        return f"at least {digits(low)}"
+    return f"{digits(low)} to {digits(high)}" if low else f"at most {digits(high)}"
 
 
 def verdict_of(judged: Judged) -> str:
@@ -94,42 +218,12 @@ def _few(words: Sequence[str]) -> str:
 
 def figure_of(figure: Interval | None, unit: str) -> str:
     """Return a figure with its interval and its unit."""
-    if figure is None:
-        return ""
-    text = numbers.digits(figure.value)
-    if not figure.known:
-        text += " (no interval)"
-    elif figure.low < figure.high:
-        text += f" ({numbers.digits(figure.low)} to {numbers.digits(figure.high)})"
-    return f"{text} {unit}".rstrip()
+    return "" if figure is None else f"{numbers.interval(figure)} {unit}".rstrip()
 
 
 def _said(part: Part) -> str:
     where = f"{part.where}: " if part.where else ""
     return f"{where}{part.said} {figure_of(part.figure, part.unit)}".rstrip()
-
-
-def _terminal(judged: Sequence[Judged]) -> Iterator[str]:
-    for each in judged:
-        yield from _block(each)
-        yield ""
-    yield counts(judged)
-
-
-def _block(judged: Judged) -> Iterator[str]:
-    claim, answer = judged
-    data = data_of(answer)
-    yield f"{claim.id}: {shown(verdict_of(judged))}{f' [{shown(data)}]' if data else ''}"
-    for line in says(claim):
-        yield from _wrapped(line)
-    for part in answer.parts:
-        used = cells_of(part)
-        line = f"{part.verdict.value}: {_said(part)}{f'; cells {used}' if used else ''}"
-        yield from _wrapped(shown(line))
-    for note in answer.notes:
-        yield from _wrapped(f"note: {shown(note)}")
-    for line in rests_on(judged):
-        yield from _wrapped(line)
 
 
 def says(claim: Claim) -> Iterator[str]:
@@ -158,38 +252,13 @@ def cells_of(part: Part) -> str:
     return _few([row.cell.id for row in part.rows])
 
 
-def _wrapped(text: str) -> list[str]:
-    width = min(WIDTH, screen().width or WIDTH)
-    return textwrap.wrap(
-        text, width, initial_indent="  ", subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
-    )  # fmt: skip
-
-
 def counts(judged: Iterable[Judged]) -> str:
     """Return how many claims have which verdict."""
     found = [each.answer.verdict for each in judged]
     counts = ", ".join(
         f"{found.count(verdict)} {verdict}" for verdict in ClaimVerdict if verdict in found
     )
-    return f"{plural(len(found), 'claim')}: {counts}."
-
-
-def _markdown(judged: Sequence[Judged]) -> Iterator[str]:
-    yield "| claim | says, and predicts | source | verdict | measured |"
-    yield "| :-- | :-- | :-- | :-- | :-- |"
-    for each in judged:
-        claim = each.claim
-        cells = (
-            claim.id,
-            f"{claim.claim} Predicts: {claim.predicts}",
-            f"{claim.report}, {claim.date}",
-            f"**{plain(verdict_of(each))}**",
-            _measured(each),
-        )
-        yield f"| {' | '.join(cells)} |"
-    yield ""
-    yield counts(judged)
-    yield "In brackets: 95 % intervals. Assumed numbers and rules: `configs/claims`, and `--format terminal`."
+    return f"{plural(len(found), 'claim')}: {counts}"
 
 
 def _measured(judged: Judged) -> str:
@@ -202,13 +271,28 @@ def _measured(judged: Judged) -> str:
         first.setdefault(part.verdict, part)
     told = answer.parts if len(answer.parts) <= NAMED else tuple(first.values())
     more = len(answer.parts) - len(told)
-    text = "; ".join(plain(_said(part)) for part in told)
+    text = "; ".join(foreign(_said(part)) for part in told)
     tail = f"; and {more} more" if more else ""
     data = data_of(answer)
-    return f"{text}{tail}.{f' {plain(data)}.' if data else ''}"
+    return f"{text}{tail}.{f' {foreign(data)}.' if data else ''}"
 
 
-def _facts(judged: Judged) -> dict[str, Any]:
+def _sheet(judged: Judged) -> Iterator[dict[str, Any]]:
+    """Yield a row for each condition of a claim, one without a number for a claim that has none."""
+    claim, answer = judged
+    whole = {"claim": claim.id, "claim_verdict": str(answer.verdict)}
+    for part in answer.parts:
+        row = {**whole, **_part(part)}
+        yield {
+            **row,
+            "verdict": str(part.verdict),
+            "cells": [cell["cell"] for cell in row["cells"]],
+        }
+    if not answer.parts:
+        yield whole
+
+
+def _data(judged: Judged) -> dict[str, Any]:
     claim, answer = judged
     return {
         "id": claim.id,

@@ -1,0 +1,228 @@
+"""What a sweep would do, as a document: which cells fit, how long each takes, and what all of it costs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from llmbench import numbers
+from llmbench.report.document import Document, Grid, Note, Section, foreign
+from llmbench.report.views import facts as views_facts
+from llmbench.report.views.facts import Fact
+from llmbench.report.words import plural
+from llmbench.results.aggregate import DIGITS
+from llmbench.spec.sweep import groups
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from llmbench.machine.chips import Price
+    from llmbench.run.forecast import Forecast, PlannedCell
+    from llmbench.run.plan import Planned
+    from llmbench.spec.sweep import Protocol
+
+MOST_ROWS = 100
+"""More cells than this are shown folded: a line for each model, engine and type of number."""
+
+WORDS = {"fits": "fits", "tight": "tight", "no": "does not fit", "unknown": "unknown"}
+"""How a prediction says that a cell goes into memory."""
+UNSUPPORTED = "unsupported"
+
+
+def seconds(value: float) -> str:
+    """Return a time with the unit that reads best."""
+    if value < 1:
+        return f"{value * 1e3:.3g} ms"
+    if value < 600:
+        return f"{value:.3g} s"
+    return f"{value / 60:,.0f} min" if value < 36_000 else f"{value / 3600:,.1f} h"
+
+
+COLUMNS = (
+    Fact("model", "model", kind="name"),
+    *(Fact(name, name) for name in ("backend", "options", "device", "dtype")),
+    Fact("batch_size", "batch", str),
+    Fact("input_len", "in", str),
+    Fact("output_len", "out", str),
+    Fact("fits", "memory"),
+    Fact("need_bytes", "need", numbers.binary),
+    Fact("ttft_s", "TTFT", seconds),
+    Fact("tpot_s", "TPOT", seconds),
+    Fact("sweep_s", "all sessions", seconds),
+    Fact("cell", "cell"),
+)
+ALWAYS = (
+    "model", "batch_size", "input_len", "output_len", "fits", "need_bytes", "ttft_s", "tpot_s", "sweep_s", "cell"
+)  # fmt: skip
+"""Columns that a reader looks for, whether they vary or not."""
+FOLDED = (
+    *COLUMNS[:5],
+    Fact("cells", "cells", numbers.whole),
+    *(Fact(name, name, numbers.whole) for name in (*WORDS.values(), UNSUPPORTED)),
+    Fact("most_bytes", "most needed", numbers.binary),
+    Fact("sweep_s", "all sessions", seconds),
+)
+
+
+def document(made: Forecast) -> Document:
+    """Return what a sweep would do."""
+    rows, planned = made.cells, made.planned
+    facts = [_fact(row) for row in rows]
+    where = f" on {foreign(made.chip.name)}" if made.chip else ""
+    return Document(
+        f"{foreign(planned.sweep.name)}: what would run{where}",
+        [Section([_table(rows, facts, planned.sweep.protocol)])],
+        views_facts.sheet(
+            [{**fact, "refused": row.refused} for fact, row in zip(facts, rows, strict=True)]
+        ),
+        lambda: _data(rows, planned, made.price),
+        notes=_notes(made),
+    )
+
+
+def _table(
+    rows: Sequence[PlannedCell], facts: Sequence[dict[str, Any]], protocol: Protocol
+) -> Grid:
+    """Return the cells with what is predicted; of very many a line for all that differ in batch and lengths only."""
+    folded = len(rows) > MOST_ROWS
+    columns = FOLDED if folded else _worth_showing(facts)
+    keys = [column.key for column in columns].index("cells" if folded else "fits")
+    named = [_by_sessions(column, protocol) for column in columns]
+    return views_facts.table(named, _folded(rows, facts) if folded else facts, keys)
+
+
+def _notes(made: Forecast) -> Iterator[Note]:
+    rows, planned = made.cells, made.planned
+    protocol = planned.sweep.protocol
+    yield from (Note(refusal, "warning") for refusal in _refusals(rows))
+    yield from map(Note, _too_large(rows))
+    for basis, count in Counter(row.prediction.basis for row in rows).items():
+        which = plural(count, "cell") if len(rows) > count else "Estimates"
+        yield Note(f"{which}: {foreign(basis)}.")
+    yield from (Note(foreign(warning), "warning") for warning in planned.warnings)
+    shared = plural(len(groups(planned.cells, protocol.isolation)), "group")
+    yield Note(f"{plural(len(rows), 'cell')} in {shared}, {_sessions(protocol)} each.")
+    yield from map(Note, _total(rows, made.price, protocol))
+    if made.sessions:
+        yield Note(made.sessions)
+
+
+def _by_sessions(column: Fact, protocol: Protocol) -> Fact:
+    """Return the column of times with the sessions in its head that they are of, where it may be more."""
+    if column.key != "sweep_s" or protocol.max_sessions == protocol.sessions:
+        return column
+    return column._replace(head=plural(protocol.sessions, "session"))
+
+
+def _sessions(protocol: Protocol) -> str:
+    least, most = protocol.sessions, protocol.max_sessions
+    if least == most:
+        return plural(least, "session")
+    return (
+        f"{least} to {most} sessions (until the interval is within ±{protocol.interval_within:.1%})"
+    )
+
+
+def _refusals(rows: Sequence[PlannedCell]) -> Iterator[str]:
+    """Yield why cells cannot run; of many that differ in their figures only, the first and how many there are."""
+    alike: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        if row.refused:
+            alike.setdefault((row.cell.model, DIGITS.sub("#", row.refused)), []).append(row.refused)
+    for reasons in alike.values():
+        others = (
+            f" And {plural(len(reasons) - 1, 'more cell')} like it." if len(reasons) > 1 else ""
+        )
+        yield f"unsupported: {foreign(reasons[0])}{others}"
+
+
+def _total(rows: Sequence[PlannedCell], price: Price | None, protocol: Protocol) -> Iterator[str]:
+    """Yield the time of the whole sweep, with the fewest sessions and the most, and its cost if there is a price."""
+    known = [row.sweep_s for row in rows if row.sweep_s is not None]
+    if not known:
+        yield "Time: unknown."
+        return
+    missing = sum(
+        row.sweep_s is None and not row.refused and row.prediction.fits != "no" for row in rows
+    )
+    least = f", and {plural(missing, 'cell')} whose time is unknown" if missing else ""
+    times = [sum(known), sum(known) * protocol.max_sessions / protocol.sessions]
+    told = " to ".join(dict.fromkeys(map(seconds, times)))
+    yield f"Time: about {told}{least}."
+    if price and price.usd_per_hour is not None:
+        dated = f", {price.date}" if price.date else ""
+        usd = dict.fromkeys(f"{time_s / 3600 * price.usd_per_hour:,.2f}" for time_s in times)
+        rate = f"{price.usd_per_hour:g} USD an hour ({foreign(price.provider)}{dated})"
+        yield f"Cost: about {' to '.join(usd)} USD at {rate}."
+
+
+def _too_large(rows: Iterable[PlannedCell]) -> Iterator[str]:
+    """Yield the figures of the smallest cell that does not fit, and what most of it is."""
+    large = [row.prediction for row in rows if row.prediction.fits == "no" and not row.refused]
+    if large:
+        least = min(large, key=lambda one: one.need_bytes or 0)
+        parts = (("weights", least.weights_bytes), ("KV", least.kv_cache_bytes))
+        told = ", ".join(f"{word} {numbers.binary(value or 0)}" for word, value in parts)
+        need, have = numbers.binary(least.need_bytes or 0), numbers.binary(least.have_bytes or 0)
+        yield f"Without room: {plural(len(large), 'cell')}; the least of them needs {need} of {have} ({told})."
+
+
+def _fact(row: PlannedCell) -> dict[str, Any]:
+    cell, told = row.cell, row.prediction
+    return {
+        "id": cell.id,
+        "cell": cell.id.rpartition("-")[2],  # enough for `llmbench cell`
+        **{column.key: getattr(cell, column.key) for column in COLUMNS[:8]},
+        "options": ", ".join(f"{key}={value}" for key, value in cell.options.items()),
+        "fits": _fits(row),
+        "need_bytes": told.need_bytes,
+        "ttft_s": None if row.refused else told.ttft_s,
+        "tpot_s": None if row.refused else told.tpot_s,
+        "sweep_s": row.sweep_s,
+    }
+
+
+def _fits(row: PlannedCell) -> str:
+    """Return in a word whether a cell fits."""
+    return UNSUPPORTED if row.refused else WORDS[row.prediction.fits]
+
+
+def _worth_showing(facts: Sequence[dict[str, Any]]) -> list[Fact]:
+    """Return the columns that vary, and those that stand in any case."""
+    varying = {key for key in facts[0] if len({fact[key] for fact in facts}) > 1}
+    return [column for column in COLUMNS if column.key in {*ALWAYS, *varying}]
+
+
+def _folded(rows: Sequence[PlannedCell], facts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return a line for all cells that differ in batch and lengths only."""
+    keys = ("model", "backend", "options", "device", "dtype")
+    together: dict[tuple[Any, ...], list[PlannedCell]] = {}
+    for row, fact in zip(rows, facts, strict=True):
+        together.setdefault(tuple(fact[key] for key in keys), []).append(row)
+    return [
+        {
+            **dict(zip(keys, key, strict=True)),
+            "cells": len(members),
+            **dict.fromkeys((*WORDS.values(), UNSUPPORTED), 0),
+            **Counter(_fits(row) for row in members),
+            "most_bytes": max(row.prediction.need_bytes or 0 for row in members) or None,
+            "sweep_s": sum(row.sweep_s or 0.0 for row in members) or None,
+        }
+        for key, members in together.items()
+    ]
+
+
+def _data(rows: Sequence[PlannedCell], planned: Planned, price: Price | None) -> dict[str, Any]:
+    known = [row.sweep_s for row in rows if row.sweep_s is not None]
+    return {
+        "name": planned.sweep.name,
+        "sessions": planned.sweep.protocol.sessions,
+        "max_sessions": planned.sweep.protocol.max_sessions,
+        "cells": [
+            {**_fact(row), "refused": row.refused, "prediction": row.prediction} for row in rows
+        ],
+        "sweep_s": sum(known) if known else None,
+        "cells_without_time": len(rows) - len(known),
+        "price": price,
+        "warnings": planned.warnings,
+    }

@@ -1,0 +1,114 @@
+"""The largest batch that fits, for each model and length, as a document."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from llmbench import numbers
+from llmbench.predict.capacity import Fit
+from llmbench.report.document import Document, Note, Section
+from llmbench.report.views import facts
+from llmbench.report.views.facts import Fact
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+AXES = ("backend", "options", "device", "dtype", "load_format")
+LENGTHS = (Fact("input_len", "in", numbers.whole), Fact("output_len", "out", numbers.whole))
+"""What is shown only if it varies, the lengths only if both do; the model and the context always are."""
+
+FIGURES = (
+    Fact("context", "context", numbers.whole),
+    Fact("answer", "largest batch"),
+    Fact("sessions", "sessions", numbers.whole),
+    Fact("beyond", "beyond it"),
+    Fact("predicted", "predicted", numbers.whole),
+)
+
+ADVANCE = (
+    "Engines that take memory in advance: a batch that does not fit waits in a queue, so these ran,"
+    " which does not say that they fit at once."
+)
+
+NOTES = {
+    "≥": "≥: it fitted, and nothing larger has been tried.",
+    "oom": "oom 2x: so many processes ran out of memory there.",
+    "inferred": "inferred: not measured. It is no smaller than what ran out of memory, or was predicted not to fit.",
+    "predicted": "predicted: the largest batch whose predicted need is there, measured or not.",
+}
+
+
+def document(rows: Sequence[Fit]) -> Document:
+    """Return the largest batches; engines that take what they need apart from the others."""
+    return Document(
+        "Largest batch that fits",
+        _sections(rows),
+        facts.sheet([_plain(row) for row in rows], Fit.__struct_fields__),
+        lambda: rows,
+    )
+
+
+def _plain(row: Fit) -> dict[str, Any]:
+    whole = msgspec.structs.asdict(row)
+    options = ", ".join(f"{key}={value}" for key, value in row.options.items())
+    return {**whole, "options": options or None, "preallocates": str(row.preallocates).lower()}
+
+
+def _sections(rows: Sequence[Fit]) -> Iterator[Section]:
+    if not rows:
+        yield Section([Note("No cell is planned.")])
+    for before, preallocates in (((), False), ((Note(ADVANCE, "warning"),), True)):
+        told = [
+            {**_plain(row), "answer": answer(row), "beyond": beyond(row)}
+            for row in rows
+            if row.preallocates is preallocates
+        ]
+        if told:
+            columns = _columns(told)
+            keys = [column.key for column in columns].index("context") + 1
+            table = facts.table(columns, told, keys)
+            words = " ".join(
+                text for column in table.columns for text in (column.head, *column.texts)
+            )
+            notes = [Note(note, "legend") for word, note in NOTES.items() if word in words]
+            yield Section([*before, table, *notes])
+
+
+def _columns(rows: Sequence[Mapping[str, Any]]) -> list[Fact]:
+    axes = [Fact(name, name) for name in AXES if _varies(name, rows)]
+    lengths = LENGTHS if _varies("output_len", rows) else ()
+    known = [
+        column
+        for column in FIGURES
+        if column.key == "answer" or any(row[column.key] for row in rows)
+    ]
+    return [Fact("model", "model", kind="name"), *axes, *lengths, *known]
+
+
+def _varies(name: str, rows: Sequence[Mapping[str, Any]]) -> bool:
+    return len({row[name] for row in rows}) > 1
+
+
+def answer(row: Fit) -> str | None:
+    """Return the largest batch in words: measured from both sides, from one, or not at all."""
+    if row.largest is not None:
+        return f"{row.largest}" if row.oom or row.inferred else f"≥ {row.largest}"
+    if row.oom:
+        return f"< {row.oom} (oom {row.ooms}x)"
+    if row.inferred:
+        return f"< {row.inferred} (inferred)"
+    return None if row.predicted is None else f"predicted {row.predicted}"
+
+
+def beyond(row: Fit) -> str | None:
+    """Return what is known of larger batches, and of OOMs among those that fitted."""
+    parts = []
+    if row.largest is not None and row.oom:
+        parts.append(f"{row.oom}: oom {row.ooms}x")
+    if row.inferred:
+        parts.append(f"{row.inferred}: inferred, {row.why}")
+    if row.ooms_up_to_it:
+        parts.append(f"oom {row.ooms_up_to_it}x at {row.largest} or below, too")
+    return "; ".join(parts) or None

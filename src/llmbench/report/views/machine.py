@@ -1,0 +1,117 @@
+"""What a machine is and what it can do at most, or what is known of a chip, as a document."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from llmbench import numbers
+from llmbench.machine import chips, info
+from llmbench.machine import peaks as machine_peaks
+from llmbench.measure import probe
+from llmbench.report.document import Document, Section, foreign
+from llmbench.report.views import facts
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from llmbench.machine.peaks import Probe
+
+NO_GPU = "No NVIDIA driver shows a GPU, and no processor has verified ceilings: no shares of a datasheet are given."
+UNKNOWN = "No known chip has this name and memory: no shares of a datasheet are given."
+UNVERIFIED = "Not all of this chip's ceilings are verified: shares of the others are not given."
+NO_PROBE = "No measured ceilings are kept of this machine; llmbench machine --probe measures them."
+TYPICAL_ROWS = (1, 16, 256, 4096)
+"""Of the measured curve, those that people are shown; programs get all."""
+
+
+def chip(name: str) -> Document:
+    """Return what is known of a chip."""
+    whole = msgspec.to_builtins(chips.chip(name))
+    return _document(whole["name"], whole, whole)
+
+
+def this() -> Document:
+    """Return what this machine is."""
+    return _document("This machine", here(whole=False), here(whole=True))
+
+
+def _document(title: str, told: Mapping[str, Any], whole: Mapping[str, Any]) -> Document:
+    found = list(facts.leaves(whole))
+    return Document(
+        foreign(title),
+        [Section([facts.tree(told)])],
+        [("fact", [".".join(path) for path, _ in found]), ("value", [value for _, value in found])],
+        lambda: whole,
+    )
+
+
+def here(*, whole: bool) -> dict[str, Any]:
+    """Return this machine's facts, with the ceilings of every GPU whose chip is known, and those measured.
+
+    `whole` keeps a probe as it is; else it is put in the units that people use.
+    """
+    found = info.machine()
+    gpus = [{**gpu, **peaks(chips.match(gpu))} for gpu in found["gpus"]]
+    probes, notice = machine_peaks.kept_probes(found)
+    shown = [
+        {**msgspec.to_builtins(each), "share_of_datasheet": probe.shares(each, found)}
+        if whole
+        else figures(each, probe.shares(each, found))
+        for each in probes
+    ]
+    return {
+        **found,
+        "gpus": gpus,
+        "remark": None if gpus else NO_GPU,
+        "measured_ceilings": shown or notice or NO_PROBE,
+    }
+
+
+def figures(each: Probe, shares: dict[str, float]) -> dict[str, Any]:
+    """Return a probe for people: the best that was reached, and how much of a datasheet that is."""
+    curve: dict[str, dict[str, str]] = {}
+    for rate in each.rates:
+        if rate.rows in TYPICAL_ROWS:
+            shape = curve.setdefault(f"{rate.dtype} {rate.inner}x{rate.columns}, by rows", {})
+            shape[str(rate.rows)] = numbers.rate(rate.flops_s, "FLOP/s")
+
+    def told(key: str, value: float | None, unit: str) -> str | None:
+        share = f" ({shares[key]:.0%} of the datasheet's)" if key in shares else ""
+        return None if value is None else numbers.rate(value, unit) + share
+
+    return {
+        "device": f"{each.device}, {each.name}",
+        "measured": f"{each.at} with torch {each.torch}"
+        + (f", {each.threads} threads" if each.threads else ""),
+        "copy, read and written": told("copy", each.copy_bytes_s, "B/s"),
+        **{
+            f"weights read, {dtype}": told(f"read {dtype}", value, "B/s")
+            for dtype, value in each.read_bytes_s.items()
+        },
+        **{
+            f"matrix product, {dtype}": told(dtype, value, "FLOP/s")
+            for dtype, value in each.flops_s.items()
+        },
+        "one operation": each.step_s and f"{each.step_s * 1e6:.3g} us",
+        "matrix products with weights from memory": {
+            name: ", ".join(f"{rows}: {rate}" for rows, rate in points.items())
+            for name, points in curve.items()
+        },
+    }
+
+
+def peaks(short: str | None) -> dict[str, Any]:
+    """Return a chip's name and its verified ceilings; without a known chip there are none."""
+    if short is None:
+        return {"chip": None, "remark": UNKNOWN}
+    found = chips.chip(short)
+    bandwidth, unverified = found.bandwidth(), "dense_tflops" in found.unverified
+    return {
+        "chip": short,
+        "chip_name": found.name,
+        "bandwidth_gb_s": bandwidth and bandwidth / chips.GIGA,
+        "dense_tflops": {} if unverified else found.dense_tflops,
+        "remark": UNVERIFIED if unverified or bandwidth is None else None,
+    }

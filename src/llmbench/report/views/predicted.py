@@ -1,0 +1,116 @@
+"""How far off the predictions of a run were, as a document: cell by cell, and over the whole run.
+
+What was predicted was written before anything ran. An error is a factor, predicted over measured; how far it
+is off counts the same in both directions.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from llmbench.errors import RunError
+from llmbench.report.document import Document, Note, Section, foreign
+from llmbench.report.views import facts as views_facts
+from llmbench.report.views.facts import Fact
+from llmbench.results import accuracy, table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from llmbench.results.store import Log
+
+
+class Quantity(NamedTuple):
+    """What is compared: its key, its name, the unit, and how a number is shown in that unit."""
+
+    key: str
+    name: str
+    unit: str
+    figure: Callable[[float], str]
+
+
+def milliseconds(time_s: float) -> str:
+    """Return a time in ms with three digits at least."""
+    return f"{time_s * 1e3:.3g}" if time_s < 1 else f"{time_s * 1e3:,.0f}"
+
+
+def mebibytes(size: float) -> str:
+    """Return bytes in MiB."""
+    return f"{size / 2**20:,.0f}"
+
+
+def factor(value: float) -> str:
+    """Return an error as a factor."""
+    return f"{value:.2f}x"
+
+
+QUANTITIES = (
+    Quantity("ttft_s", "TTFT", "ms", milliseconds),
+    Quantity("tpot_s", "TPOT", "ms", milliseconds),
+    Quantity("peak_bytes", "peak", "MiB", mebibytes),
+)
+
+COLUMNS = (
+    *(Fact(name, name, kind="name") for name in ("model", "backend", "options", "device", "dtype")),
+    Fact("batch_size", "batch", str),
+    Fact("input_len", "in", str),
+    Fact("output_len", "out", str),
+    *(
+        column
+        for one in QUANTITIES
+        for column in (
+            Fact(f"{one.key}_measured", f"{one.name}\n({one.unit})", one.figure),
+            Fact(f"{one.key}_predicted", f"{one.name}\npredicted", one.figure),
+            Fact(f"{one.key}_factor", f"{one.name}\nfactor", factor),
+        )
+    ),
+)
+FACTOR = "factor: predicted over measured; above 1 the prediction was too large."
+COORDINATES = {column.key for column in COLUMNS[: -3 * len(QUANTITIES)]}
+ALWAYS = ("batch_size", "input_len", "output_len")
+
+
+def document(log: Log) -> Document:
+    """Return predicted beside measured; raise RunError if the run holds no predictions."""
+    built = table.build(log)
+    if built.plan is None or not built.plan.predictions:
+        raise RunError(
+            "--predicted: this run holds no predictions; they are made when a sweep begins, never after."
+        )
+    facts = list(accuracy.rows(built, built.plan.predictions))
+    sums = accuracy.summary(facts)
+    columns = _columns(facts)
+    keys = sum(column.key in COORDINATES for column in columns)
+    bases = dict.fromkeys(prediction.basis for prediction in built.plan.predictions.values())
+    return Document(
+        f"Predicted and measured: {foreign(built.plan.name)}",
+        [Section([views_facts.table(columns, facts, keys)])],
+        views_facts.sheet(facts, [column.key for column in COLUMNS]),
+        lambda: {"cells": facts, "summary": sums, "within": accuracy.WITHIN},
+        notes=[
+            *map(Note, _sentences(sums)),
+            *(Note(f"Predicted from: {foreign(basis)}.") for basis in bases),
+            Note(FACTOR, "legend"),
+        ],
+    )
+
+
+def _sentences(sums: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
+    for one in QUANTITIES:
+        if found := sums.get(one.key):
+            near = round(found["within_share"] * found["cells"])
+            yield (
+                f"{one.name}: {near} of {found['cells']} cells within a factor of {accuracy.WITHIN};"
+                f" off by {factor(found['median_factor'])} in the median, {factor(found['worst_factor'])} at worst."
+            )
+
+
+def _columns(facts: Sequence[Mapping[str, Any]]) -> list[Fact]:
+    """Return the columns that say something: of coordinates those that vary, of figures those there are."""
+    coordinates, figures = COLUMNS[: len(COORDINATES)], COLUMNS[len(COORDINATES) :]
+    varying = [
+        column
+        for column in coordinates
+        if column.key in ALWAYS or len({fact[column.key] for fact in facts}) > 1
+    ]
+    return [*varying, *(one for one in figures if any(fact[one.key] is not None for fact in facts))]

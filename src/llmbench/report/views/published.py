@@ -1,0 +1,126 @@
+"""Published figures beside what was measured here, as a document."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from llmbench import numbers
+from llmbench.claims import published
+from llmbench.claims.published import PublishedOutcome
+from llmbench.report.document import Document, Note, Plot, Section, cut
+from llmbench.report.figures import forest
+from llmbench.report.figures.forest import Estimate
+from llmbench.report.views import facts
+from llmbench.report.views.facts import Fact
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from llmbench.report.document import Grid
+
+OUTCOMES = (
+    PublishedOutcome.NOT_REPRODUCED,
+    PublishedOutcome.REPRODUCED,
+    PublishedOutcome.NOT_COMPARABLE,
+    PublishedOutcome.INCONCLUSIVE,
+)
+LONGEST = 60
+"""What stands beside a plot is cut if it is longer."""
+TITLE = "Published figures"
+CAPTION = "Bars are 95 % intervals between sessions; in the band a figure is reproduced."
+COLUMNS = (
+    Fact("model", "model", kind="name"),
+    Fact("figures", "figures", numbers.whole),
+    Fact("published", "published"),
+    Fact("outcome", "outcome"),
+    Fact("ratio", "measured/published", numbers.digits),
+    Fact("ratio_low", "low", numbers.digits),
+    Fact("ratio_high", "high", numbers.digits),
+    Fact("source", "source"),
+    Fact("conditions", "conditions"),
+    Fact("reason", "because"),
+)
+"""What people are shown of `rows`."""
+
+
+def document(found: Sequence[published.PublishedComparison], about: Sequence[Note]) -> Document:
+    """Return published figures beside measured ones."""
+    return Document(
+        "Published figures against measurements",
+        [section(found)],
+        facts.sheet(rows(found)),
+        lambda: rows(found),
+        about,
+    )
+
+
+def section(found: Sequence[published.PublishedComparison], *, detail: bool = False) -> Section:
+    """Return what others published, and the plot of what is comparable."""
+    told = rows(found)
+    estimates = [
+        Estimate(
+            cut(f"{_shape(each.figure)}, {each.figure.hardware}", LONGEST),
+            each.outcome,
+            each.ratio,
+            published.REPRODUCED,
+            {
+                "figure": f"{_shape(each.figure)}: {each.figure.value} {each.figure.metric}",
+                "measured / published": numbers.interval(each.ratio),
+                "outcome": each.outcome,
+            },
+        )
+        for each in found
+        if each.ratio
+    ]
+    blocks: list[Note | Plot | Grid] = [Note(summary(found))]
+    if told:
+        table = facts.table(COLUMNS, told)
+        spec = forest.spec(estimates, "measured / published", OUTCOMES) if estimates else None
+        blocks.append(Plot(spec, table, CAPTION) if spec else table)
+    return Section(blocks, TITLE, detail, opened=True)
+
+
+def _shape(figure: published.PublishedFigure) -> str:
+    return f"{figure.model}, batch {figure.batch}, in {figure.input_len}, out {figure.output_len}"
+
+
+def rows(found: Sequence[published.PublishedComparison]) -> list[dict[str, object]]:
+    """Return comparisons as rows, comparable ones first; those of one source that fail for one reason are one row."""
+    alike: dict[tuple[str, ...], list[published.PublishedComparison]] = {}
+    for each in sorted(found, key=lambda each: each.measured is None):
+        figure = each.figure
+        shape = (figure.batch, figure.input_len, figure.output_len) if each.measured else ()
+        named = (each.source.title, figure.model, figure.hardware, figure.software)
+        alike.setdefault((*named, each.outcome, each.reason, *shape), []).append(each)
+    return [_row(group[0], len(group)) for group in alike.values()]
+
+
+def _row(each: published.PublishedComparison, count: int) -> dict[str, object]:
+    figure, ratio = each.figure, each.ratio
+    known = ratio is not None and ratio.known
+    return {
+        "source": f"{each.source.title}, {figure.date}",
+        "model": figure.model,
+        "conditions": f"{figure.hardware}, {figure.software}",
+        "figures": count,
+        "published": f"{figure.value} {figure.metric}" if each.measured else None,
+        "outcome": str(each.outcome),
+        "ratio": ratio.value if ratio else None,
+        "ratio_low": ratio.low if ratio and known else None,
+        "ratio_high": ratio.high if ratio and known else None,
+        "reason": each.reason or None,
+        "cell": each.measured.cell.id if each.measured else None,
+    }
+
+
+def summary(found: Sequence[published.PublishedComparison]) -> str:
+    """Return how many comparisons came out how, and by which rule."""
+    counts = ", ".join(
+        f"{number} {outcome}"
+        for outcome in published.PublishedOutcome
+        if (number := sum(each.outcome is outcome for each in found))
+    )
+    return (
+        f"{len(found)} published figures of models measured here: {counts or 'none'}. "
+        f"Reproduced: the whole 95 % interval of the ratio within {published.REPRODUCED_WITHIN:.0%}."
+    )

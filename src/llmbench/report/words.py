@@ -1,0 +1,240 @@
+"""Numbers, coordinates and outcomes as people read them: the same in every view."""
+
+from __future__ import annotations
+
+import math
+from itertools import chain
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from llmbench.measure.reasons import MEANINGS
+from llmbench.redact import shown
+from llmbench.report.document import ABSENT, Note, foreign
+from llmbench.results.metrics import SHARES
+from llmbench.results.utilization import OVERHEAD_OVER
+from llmbench.spec.sweep import HEADS, NOT_SAID
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from llmbench.results.aggregate import Failure
+    from llmbench.results.metrics import Metric
+    from llmbench.results.record import Stop
+    from llmbench.results.table import Numbers, RunProgress, Table
+    from llmbench.results.utilization import Words
+
+STOPPED = {
+    "interval": "{cells} within {wanted} after {sessions} sessions",
+    "maximum": "{cells} at {reached} when the most sessions were taken ({sessions})",
+    "budget": "{cells} at {reached} when the time was spent ({sessions} sessions)",
+}
+"""What is said of the cells that stopped for each reason, but for those that failed."""
+WIDEST = 1.0
+"""A relative half-width above this is told as being above it."""
+SPREAD_DIGITS, MOST_DIGITS, PLAIN_DIGITS = 2, 5, 4
+"""Digits shown of a spread and of a value that may be off by more than itself, at most of a value with a spread, and
+of one without."""
+BOUND_BY = (
+    "bound by: what takes longer at its ceiling, operations (compute) or bytes (bandwidth); overhead where the"
+    f" measured time is over {OVERHEAD_OVER:g} times that."
+)
+NAMED_CELLS = 3
+"""Cells of a kind of failure that are named; the rest are counted."""
+
+
+class Figures(NamedTuple):
+    """The numbers of a column as shown: values, and their spreads, empty where there are none."""
+
+    values: list[str]
+    spreads: list[str]
+
+
+def head(name: str) -> str:
+    """Return an axis's name as the head of a column."""
+    return HEADS.get(name) or shown(name)
+
+
+def value_of(value: object) -> str:
+    """Return one coordinate as text; what a backend's default left out is not written down."""
+    return "default" if value is None else str(value)
+
+
+def figures(numbers: Numbers, rows: Sequence[int]) -> Figures:
+    """Return a metric's figures for these rows, in the unit that a table shows."""
+    middle = numbers.middle[rows] * numbers.metric.unit.factor
+    single = numbers.sessions[rows] == 1
+    relative = np.where(single, numbers.spread[rows], numbers.half_width[rows])
+    wide = relative > WIDEST  # of two sessions far apart, the interval is no figure to read
+    with np.errstate(divide="ignore", invalid="ignore"):
+        apart = np.where(wide, np.nan, middle * relative)
+        digits = MOST_DIGITS - 1 - np.floor(np.log10(middle))
+        wanted = SPREAD_DIGITS - 1 - np.floor(np.log10(apart))
+        shown_digits = np.where(wide, SPREAD_DIGITS, PLAIN_DIGITS)
+        plain = shown_digits - 1 - np.floor(np.log10(middle))
+    places = np.where(np.isfinite(wanted), np.minimum(wanted, digits), plain)
+    places = np.where(np.isfinite(places), np.maximum(places, 0), 0).astype(int)
+    decimals = places.tolist()
+    signed = {True: "(±%s)", False: "±%s"}
+    spreads = map(_fixed, apart.tolist(), decimals)
+    return Figures(
+        [
+            _fixed(value, digits) or ABSENT
+            for value, digits in zip(middle.tolist(), decimals, strict=True)
+        ],
+        [
+            signed[alone] % ">100%" if unreadable else text and signed[alone] % text
+            for text, alone, unreadable in zip(spreads, single.tolist(), wide.tolist(), strict=True)
+        ],
+    )
+
+
+def _fixed(value: float, places: int) -> str:
+    return "" if math.isnan(value) else f"{value:,.{places}f}"
+
+
+def title(table: Table) -> str:
+    """Return what the table is called: as its sweep is, or its import."""
+    named = table.plan or table.imported
+    return named.name if named else "run"
+
+
+def origin(table: Table) -> str:
+    """Return on which machine and day a run was planned; empty for an import, which does not say."""
+    if not table.plan:
+        return ""
+    name = table.plan.machine.get("name")
+    return f"on {name}, {table.plan.at[:10]}" if name else table.plan.at[:10]
+
+
+def everywhere(table: Table) -> Iterator[Note]:
+    """Yield what holds for every number, which belongs above them; nothing if nothing does."""
+    if table.rows and table.everywhere:
+        yield Note(f"Every number: {', '.join(map(foreign, table.everywhere))}.", "warning")
+
+
+def progress(progress: RunProgress) -> str:
+    """Return how many sessions stand where: `16 sessions: 12 valid, 1 failed, 3 still to come`."""
+    parts = (
+        (progress.valid, "valid"),
+        (progress.warned, "valid with warnings"),
+        (progress.invalid, "invalid"),
+        (progress.failed, "failed"),
+        (progress.to_come, "still to come"),
+    )
+    counts = ", ".join(f"{count:,} {word}" for count, word in parts if count)
+    again = (
+        f" ({progress.interrupted} interrupted, to be run again)" if progress.interrupted else ""
+    )
+    return f"{plural(progress.planned, 'session')}: {counts or 'none planned'}{again}"
+
+
+def plural(count: int, noun: str) -> str:
+    """Return a count and its noun: `1 session`, `2 sessions`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def constants(table: Table) -> dict[str, str]:
+    """Return what is the same in every row, by the head its column would have."""
+    said = {name: value for name, value in table.constants.items() if value != NOT_SAID}
+    same = {head(name): value_of(value) for name, value in said.items()}
+    if open_ones := [head(name) for name in table.constants if name not in said]:
+        same["not said:"] = ", ".join(open_ones)
+    counts = {int(table.valid[row]) for row in table.rows}
+    if len(counts) == 1:
+        same["sessions"] = str(counts.pop())
+    return same
+
+
+def session_counts(table: Table) -> list[str]:
+    """Return the valid sessions of each row, or nothing if all have as many."""
+    counts = [str(table.valid[row]) for row in table.rows]
+    return counts if len(set(counts)) > 1 else []
+
+
+def sides(table: Table) -> list[Words]:
+    """Return the columns of words that belong beside shares: what held a cell back; mixed ceilings, too."""
+    if not any(numbers.metric.key in SHARES for numbers in table.headline):
+        return []
+    same = len({*table.sides[-1].values} - {""}) == 1  # then the head of every share says it
+    return list(table.sides[:-1] if same else table.sides)
+
+
+def warnings(codes: Mapping[str, int], valid: int) -> str:
+    """Return a row's reason codes, and in how many of its sessions if not in all."""
+    return ", ".join(
+        code if n == valid else f"{code} ({n} of {valid})" for code, n in codes.items()
+    )
+
+
+def how(failure: Failure) -> str:
+    """Return how sessions ended: `oom in warmup`."""
+    return f"{failure.status} in {shown(failure.phase)}" if failure.phase else str(failure.status)
+
+
+def cells_of(failure: Failure, table: Table) -> Iterator[str]:
+    """Yield the cells of a failure by the coordinates that vary, and the sessions if there are several."""
+    ids = [cell.id for cell in table.cells]
+    for name, sessions in list(failure.cells.items())[:NAMED_CELLS]:
+        number = ids.index(name)
+        where = ", ".join(
+            f"{head(axis.name)} {value_of(axis.values[number])}" for axis in table.axes
+        )
+        times = f" ({sessions} sessions)" if sessions > 1 else ""
+        yield (where or "the only cell") + times
+    if len(failure.cells) > NAMED_CELLS:
+        yield f"and {plural(len(failure.cells) - NAMED_CELLS, 'more cell')}"
+
+
+def stops(table: Table) -> str:
+    """Return where sessions were enough for the interval wanted, and where they ended before; empty if fixed.
+
+    What failed has a section of its own.
+    """
+    settings = table.plan and table.plan.settings
+    if not settings or settings.max_sessions == settings.sessions:
+        return ""
+    by_reason: dict[str, list[Stop]] = {reason: [] for reason in STOPPED}
+    for stop in filter(None, table.stops):
+        by_reason.get(stop.reason, []).append(stop)
+    parts = [
+        STOPPED[reason].format(
+            cells=plural(len(found), "cell"),
+            sessions=_range([stop.sessions for stop in found], "{}"),
+            reached=_range([stop.half_width for stop in found if stop.half_width], "±{:.1%}"),
+            wanted=f"±{settings.interval_within:.1%}",
+        )
+        for reason, found in by_reason.items()
+        if found
+    ]
+    return f"End-to-end times: {'; '.join(parts)}." if parts else ""
+
+
+def _range(values: Sequence[float], form: str) -> str:
+    """Return the least and the most of some values: `3 to 6`."""
+    ends = dict.fromkeys(form.format(end) for end in (min(values), max(values))) if values else ()
+    return " to ".join(ends) or "no interval"
+
+
+def legend(table: Table) -> Iterator[str]:
+    """Yield what the signs and the columns mean."""
+    rows = table.rows
+    if any(np.isfinite(numbers.half_width[rows]).any() for numbers in table.headline):
+        yield "±: 95 % interval between sessions, Student's t on the logarithms of their medians."
+    if any((numbers.half_width[rows] > WIDEST).any() for numbers in table.headline):
+        yield "±>100%: sessions lie so far apart that the value says little; measure on a quieter machine."
+    if any(np.isfinite(numbers.spread[rows]).any() for numbers in table.headline):
+        yield "(±): half the range within the only session's process; not an interval."
+    if any(np.isnan(numbers.middle[rows]).any() for numbers in table.headline):
+        yield f"{ABSENT}: no figure; the engine does not tell it, or the cell has none."
+    yield from (meaning(numbers.metric) for numbers in table.headline)
+    if sides(table):
+        yield BOUND_BY
+    codes = dict.fromkeys(table.everywhere + tuple(chain.from_iterable(table.warnings)))
+    yield from (f"{code}: {MEANINGS[code]}" for code in codes if code in MEANINGS)
+
+
+def meaning(metric: Metric) -> str:
+    """Return what a metric's label means, as a sentence."""
+    peak = "; the largest of the sessions" if metric.over == "max" else ""
+    return f"{metric.label}: {metric.definition}{peak}."
