@@ -136,9 +136,10 @@ def test_a_chip_that_is_not_there_is_a_mistake(capsys: Output) -> None:
 def test_one_chip_is_shown_with_its_prices(capsys: Output) -> None:
     assert cli.run(["machine", "h200"]) == 0
 
-    text = capsys.readouterr().out
-    assert "bandwidth gb s: 4,800\n" in text
-    assert "prices:\n  - date: 2026-03\n    provider: AWS p5en.48xlarge /8 (63.296)\n" in text
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "bandwidth gb s 4,800" in lines
+    assert "prices: date 2026-03" in lines
+    assert "prices: provider AWS p5en.48xlarge /8 (63.296)" in lines
 
 
 def told(monkeypatch: pytest.MonkeyPatch, capsys: Output, *gpus: dict[str, Any]) -> Any:
@@ -180,10 +181,10 @@ def test_the_terminal_shows_every_gpu(monkeypatch: pytest.MonkeyPatch, capsys: O
 
     cli.run(["machine"])
 
-    text = capsys.readouterr().out
-    assert "gpus:\n  - name: NVIDIA H200\n" in text
-    assert "    chip: h200\n" in text
-    assert "  - name: Odd\\x1b\n" in text
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "gpus: 1: name NVIDIA H200" in lines
+    assert "gpus: 1: chip h200" in lines
+    assert r"gpus: 2: name Odd\x1b" in lines
 
 
 def test_the_command_loads_no_engine() -> None:

@@ -106,10 +106,19 @@ SHOWN = [
     *(("cost", "RUN", "--usd-per-hour", "1", "--format", form) for form in ("terminal", "markdown")),
     *(("fit", "RUN", "--format", form) for form in ("terminal", "markdown")),
     *(("claims", "RUN", "--format", form) for form in ("terminal", "markdown")),
-    ("table", "RUN", "--predicted"),
+    *(("report", "RUN", "--format", form) for form in ("terminal", "markdown")),
+    *(("table", "RUN", "--predicted", "--format", form) for form in ("terminal", "markdown")),
 ]  # fmt: skip
-CSV = [("table", "RUN"), ("cost", "RUN", "--usd-per-hour", "1"), ("fit", "RUN")]
-JSON = [*CSV, ("compare", "RUN", "--by", "batch_size"), ("claims", "RUN")]
+COMPARE = ("compare", "RUN", "--by", "batch_size")
+CSV = [
+    ("table", "RUN"),
+    ("cost", "RUN", "--usd-per-hour", "1"),
+    ("fit", "RUN"),
+    ("report", "RUN"),
+    COMPARE,
+]
+JSON = [*CSV, ("claims", "RUN")]
+PAGES = [*JSON, ("table", "RUN", "--predicted")]
 
 
 @pytest.fixture(scope="module")
@@ -121,14 +130,15 @@ def told(measured: tuple[Path, Path, str]) -> dict[tuple[str, ...], str]:
         *((*command, "--format", "csv") for command in CSV),
         *((*command, "--format", "json") for command in JSON),
         ("export", "RUN"),
-        ("report", "RUN", "-o", "PAGE"),
+        *((*command, "--format", "html", "-o", "PAGE") for command in PAGES),
     ]
     paths = {"RUN": run, "PAGE": folder / "page.html"}
     printed: dict[tuple[str, ...], str] = {}
     for command in commands:
         done = asked(*(paths.get(word, word) for word in command))
         assert (done.code, done.err) == (0, ""), command
-        printed[command] = done.out
+        page = "PAGE" in command
+        printed[command] = paths["PAGE"].read_text(encoding="utf-8") if page else done.out
     return printed
 
 
@@ -178,12 +188,13 @@ def test_a_program_is_given_the_name_itself(
         assert HOSTILE in strings(found)
 
 
+@pytest.mark.parametrize("command", PAGES, ids=" ".join)
 def test_a_page_holds_no_element_of_a_name(
-    measured: tuple[Path, Path, str], told: dict[tuple[str, ...], str]
+    told: dict[tuple[str, ...], str], command: tuple[str, ...]
 ) -> None:
-    page = (measured[0] / "page.html").read_text(encoding="utf-8")
+    page = told[*command, "--format", "html", "-o", "PAGE"]
 
-    assert told["report", "RUN", "-o", "PAGE"]
+    assert page.startswith("<!doctype html>")
     assert "<script>owned" not in page
     assert "<img src=x" not in page
     assert acting(page.replace("\t", " ")) == set()

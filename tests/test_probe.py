@@ -218,15 +218,14 @@ def test_the_command_measures_keeps_and_shows(
     told = capsys.readouterr()
     assert "Measuring the ceilings of cpu" in told.err
     for line in (
-        "measured ceilings:",
-        "measured: 2026-01-01T00:00:00Z with torch 2.13.0, 2 threads",
-        "copy, read and written: 20 GB/s",
-        "weights read, float32: 15 GB/s",
-        "matrix product, float32: 100 GFLOP/s",
-        "float32 768x3072, by rows: 1: 5 GFLOP/s",
-        "one operation: 3 us",
+        "measured 2026-01-01T00:00:00Z with torch 2.13.0, 2 threads",
+        "copy, read and written 20 GB/s",
+        "weights read, float32 15 GB/s",
+        "matrix product, float32 100 GFLOP/s",
+        "matrix products with weights from memory: float32 768x3072, by rows 1: 5 GFLOP/s",
+        "one operation 3 us",
     ):
-        assert line in told.out
+        assert f"measured ceilings: {line}" in " ".join(told.out.split())
     run()
     ceilings = told.out.partition("measured ceilings:")[2]
     assert capsys.readouterr().out.endswith(ceilings)
@@ -243,9 +242,9 @@ def test_a_known_chip_is_shown_with_the_share_of_its_datasheet(
 
     run()
 
-    out = capsys.readouterr().out
-    assert "copy, read and written: 4.3 TB/s (90% of the datasheet's)" in out
-    assert "matrix product, bfloat16: 770 TFLOP/s (78% of the datasheet's)" in out
+    out = " ".join(capsys.readouterr().out.split())
+    assert "copy, read and written 4.3 TB/s (90% of the datasheet's)" in out
+    assert "matrix product, bfloat16 770 TFLOP/s (78% of the datasheet's)" in out
 
 
 def test_without_a_probe_the_command_that_makes_one_is_named(capsys: Output) -> None:

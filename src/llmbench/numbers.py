@@ -39,6 +39,11 @@ def whole(value: float) -> str:
     return f"{value:,}"
 
 
+def plural(count: int, noun: str) -> str:
+    """Return a count and its noun: `1 session`, `2 sessions`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def digits(value: float) -> str:
     """Return a figure with three digits, whatever its size: 1,280, 64.3, 0.00412."""
     if value == 0 or not math.isfinite(value):

@@ -8,7 +8,8 @@ import typer
 from rich.console import Console
 
 from llmbench import report, selftest
-from llmbench.commands.options import Format, Output, show_table, tell
+from llmbench.commands.options import Format, Output, tell
+from llmbench.commands.table import show_table
 from llmbench.errors import SpecError
 from llmbench.parity import verdicts
 from llmbench.redact import shown

@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from llmbench import report
-from llmbench.commands.options import Format, Output, show_table, tell, without_collection
+from llmbench.commands.options import Format, Output, tell, without_collection
+from llmbench.commands.table import show_table
 from llmbench.compare import calibrate
 from llmbench.machine import calibration
 from llmbench.redact import redact, shown

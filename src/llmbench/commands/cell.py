@@ -1,4 +1,4 @@
-"""The `cell` command: one cell's job, so that it can be read and run by hand."""
+"""The `cell` command: one cell's job, to be read and run by hand."""
 
 import sys
 from pathlib import Path

@@ -7,7 +7,7 @@ import typer
 from llmbench import report
 from llmbench.commands.options import Format, Output, tell
 from llmbench.errors import SpecError
-from llmbench.machine import info
+from llmbench.machine import info, peaks
 from llmbench.measure import probe
 from llmbench.report.views import machine as views_machine
 
@@ -30,7 +30,11 @@ def command(
             f"--probe: measures this machine, not a {name!r}. Leave the chip's name out."
         )
     destination = report.destination("machine", format, output)
+    if name is not None:
+        destination.write(views_machine.chip(name))
+        return
+    found = info.machine()
     if measured:
-        found = info.machine()
         probe.measure_and_keep(found, probe.kinds(found), tell)
-    destination.write(views_machine.chip(name) if name else views_machine.this())
+    probes, notice = peaks.kept_probes(found)
+    destination.write(views_machine.this(found, probes, notice or ""))

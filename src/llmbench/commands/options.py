@@ -8,12 +8,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from llmbench import report
 from llmbench.redact import shown
-from llmbench.report.views import table as views_table
-from llmbench.results import store, table
 
 Format = Annotated[
     report.Format,
@@ -33,11 +30,6 @@ Output = Annotated[
 def tell(text: str) -> None:
     """Say what goes on, or what a reader of the answer must know."""
     print(shown(text), file=sys.stderr)
-
-
-def show_table(folder: Path, console: Console) -> None:
-    """Show a run as a table on a console."""
-    report.show(views_table.document(table.build(store.read(folder))), stream=console.file)
 
 
 @contextlib.contextmanager

@@ -11,9 +11,9 @@ from llmbench.commands.options import Format, Output, without_collection
 from llmbench.compare import Comparison, sides
 from llmbench.compare.confounds import CompareOptions
 from llmbench.errors import LlmbenchError
+from llmbench.numbers import plural
 from llmbench.report.figures.cells import labels
 from llmbench.report.views import report as views_report
-from llmbench.report.words import plural
 from llmbench.results import store
 from llmbench.results.metrics import BY_KEY
 

@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from llmbench import report
-from llmbench.commands.options import Format, show_table
+from llmbench.commands.table import show_table
 from llmbench.errors import SpecError
 from llmbench.redact import command_line
 from llmbench.report.views import dry_run as views_dry_run
@@ -51,7 +51,9 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
         float | None,
         typer.Option("--usd-per-gpu-hour", help="With --dry-run: the price of an hour."),
     ] = None,
-    format: Format = "terminal",
+    format: Annotated[
+        report.Format, typer.Option("--format", help="With --dry-run: output format.")
+    ] = "terminal",
     probe: Annotated[
         bool,
         typer.Option("--probe", help="Measure the machine's ceilings first, if none are kept."),

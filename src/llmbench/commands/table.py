@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from llmbench import report
 from llmbench.commands.options import Format, Output, tell, without_collection
@@ -46,3 +47,8 @@ def command(
         aside = tell if format == "csv" else None  # CSV has no place for a warning
         log = store.read(run, newer=format != "csv", tell=aside)
         destination.write(views_table.document(table.build(log, chosen)))
+
+
+def show_table(folder: Path, console: Console) -> None:
+    """Show a run as a table on a console."""
+    report.show(views_table.document(table.build(store.read(folder))), stream=console.file)

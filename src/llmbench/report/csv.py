@@ -30,7 +30,7 @@ def render(document: Document, page: Page) -> str:
 
 
 def safe(text: str) -> str:
-    """Return foreign text so that it stays text in a spreadsheet."""
+    """Return foreign text as a spreadsheet takes it for text."""
     text = shown(text)
     return f"'{text}" if text.startswith(FORMULA) else text
 

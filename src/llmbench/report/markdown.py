@@ -34,7 +34,7 @@ def render(document: Document, page: Page) -> str:
 
 
 def plain(text: str) -> str:
-    """Return foreign text so that it stays one piece of text, in a table's cell too."""
+    """Return foreign text as one piece of text, in a table's cell too."""
     text = shown(text)
     if HARMLESS.fullmatch(text) or not text:
         return text

@@ -54,7 +54,7 @@ def head(metric: Metric) -> str:
 
 
 def record(dot: Dot, numbers: Mapping[str, str]) -> dict[str, str]:
-    """Return what is told of a dot when it is pointed at: which cell it is, numbers, sessions, warnings."""
+    """Return the tooltip of a point: which cell it is, numbers, sessions, warnings."""
     return {
         "cell": dot.name or "the only cell",
         **numbers,
@@ -77,7 +77,7 @@ def rounded(value: float) -> float:
 
 
 def heads(records: Iterable[Mapping[str, str]]) -> tuple[str, ...]:
-    """Return what is told in any of the records, in order of appearance."""
+    """Return the keys of all records, in order of appearance."""
     return tuple(dict.fromkeys(name for found in records for name in found))
 
 
@@ -172,7 +172,7 @@ def barless(rows: Sequence[Row]) -> tuple[str, ...]:
     """Return the sentence that says that intervals are not drawn, if they are not."""
     if len(rows) <= MOST_BARS:
         return ()
-    return ("So many intervals would hide the dots: they are told by each dot and by the table.",)
+    return ("So many intervals would hide the points; tooltips and the table have them.",)
 
 
 def colour(dots: Sequence[Dot], rows: Sequence[Row]) -> Spec:
@@ -197,6 +197,12 @@ def _named(field: str, names: Iterable[str], rows: Sequence[Row]) -> Spec:
         "scale": {"domain": list(dict.fromkeys(names))},
         "legend": {"values": list(here)},
     }
+
+
+def layer(mark: Spec, rows: Sequence[Row] = (), /, **channels: Any) -> Spec:
+    """Return marks of one kind; those of rows have their records as tooltips."""
+    told = {"tooltip": tooltip(rows)} if rows else {}
+    return {"mark": mark, "encoding": {**channels, **told}}
 
 
 def panels(rows: Sequence[Row], layers: list[Spec], **more: Any) -> Spec:
@@ -249,7 +255,7 @@ def rows(heads: Sequence[str], found: Sequence[Sequence[str]], numbers: Iterable
 
 
 def records(shown: Grid) -> list[dict[str, str]]:
-    """Return the rows of a table as records, to be told by the marks of a plot."""
+    """Return the rows of a table as records, for tooltips."""
     names = [unmarked(column.title) for column in shown.columns]
     columns = [list(map(unmarked, column.joined)) for column in shown.columns]
     return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]

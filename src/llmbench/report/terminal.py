@@ -1,6 +1,6 @@
 """A document as aligned text, which any terminal shows and a pipe passes on.
 
-Numbers that do not fit stand in a further block, beside the same keys. Where several columns hold long
+Numbers that do not fit stand in a further block, after the same keys. Where several columns hold long
 words, these stand below their row.
 """
 
@@ -44,7 +44,7 @@ class PlacedColumn(NamedTuple):
 
     @property
     def long(self) -> bool:
-        """Return whether these are words that need not stand beside others."""
+        """Return whether these are words that may stand below their row."""
         return self.breaks and self.width > LONG_WORDS
 
 
@@ -111,20 +111,20 @@ def _section(section: Section, page: Page, sign: Callable[[str], str]) -> Iterat
 def _table(table: Grid, page: Page, sign: Callable[[str], str]) -> Iterator[str]:
     """Yield a table as blocks, each with the keys; a further one leaves out rows of which it has nothing to say."""
     placed = [_placed(column, sign) for column in table.columns]
-    keys, beside = placed[: table.keys], placed[table.keys :]
-    below = [column for column in beside if column.long]
-    if len(below) < 2 or _fitting(keys, beside, page.width or READABLE) == len(beside):
+    keys, right = placed[: table.keys], placed[table.keys :]
+    below = [column for column in right if column.long]
+    if len(below) < 2 or _fitting(keys, right, page.width or READABLE) == len(right):
         below = []
-    beside = [column for column in beside if column not in below]
+    right = [column for column in right if column not in below]
     rows: Sequence[int] = range(len(table))
-    while beside or below:
-        count = _fitting(keys, beside, page.width)
-        last = count == len(beside)
-        columns = [*keys, *beside[:count]]
+    while right or below:
+        count = _fitting(keys, right, page.width)
+        last = count == len(right)
+        columns = [*keys, *right[:count]]
         yield _block(columns, below if last else (), rows, page, sign(RULE))
-        beside = beside[count:]
+        right = right[count:]
         below = below if not last else []
-        rows = [row for row in rows if any(one.texts[row].strip() for one in (*beside, *below))]
+        rows = [row for row in rows if any(one.texts[row].strip() for one in (*right, *below))]
 
 
 def _placed(column: Column, sign: Callable[[str], str]) -> PlacedColumn:
@@ -167,18 +167,16 @@ def _padded(text: str, width: int) -> str:
     return text + " " * (width - cell_len(text))
 
 
-def _fitting(
-    keys: Sequence[PlacedColumn], beside: Sequence[PlacedColumn], width: int | None
-) -> int:
-    """Return how many of the columns fit beside the keys; one at least, if there is one."""
+def _fitting(keys: Sequence[PlacedColumn], right: Sequence[PlacedColumn], width: int | None) -> int:
+    """Return how many of the columns fit next to the keys; one at least, if there is one."""
     if width is None:
-        return len(beside)
+        return len(right)
     used = sum(column.width + len(GAP) for column in keys) - len(GAP)
-    for count, column in enumerate(beside):
+    for count, column in enumerate(right):
         used += column.width + len(GAP)
         if used > width:
             return max(1, count)
-    return len(beside)
+    return len(right)
 
 
 def _block(
@@ -188,7 +186,7 @@ def _block(
     page: Page,
     rule: str,
 ) -> str:
-    """Return columns side by side; words that stand below their row are told by their heads."""
+    """Return columns side by side; words below their row begin with their heads."""
     heads = [GAP.join(column.head[line] for column in columns).rstrip() for line in (0, 1)]
     ruler = GAP.join(rule * column.width for column in columns)
     lines = [f"{BOLD}{line}{PLAIN}" if page.colour and line else line for line in heads if line]

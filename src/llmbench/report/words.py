@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from llmbench.measure.reasons import MEANINGS
+from llmbench.numbers import plural
 from llmbench.redact import shown
 from llmbench.report.document import ABSENT, Note, foreign
 from llmbench.results.metrics import SHARES
@@ -31,7 +32,7 @@ STOPPED = {
 }
 """What is said of the cells that stopped for each reason, but for those that failed."""
 WIDEST = 1.0
-"""A relative half-width above this is told as being above it."""
+"""A relative half-width above this is written as above it."""
 SPREAD_DIGITS, MOST_DIGITS, PLAIN_DIGITS = 2, 5, 4
 """Digits shown of a spread and of a value that may be off by more than itself, at most of a value with a spread, and
 of one without."""
@@ -129,11 +130,6 @@ def progress(progress: RunProgress) -> str:
     return f"{plural(progress.planned, 'session')}: {counts or 'none planned'}{again}"
 
 
-def plural(count: int, noun: str) -> str:
-    """Return a count and its noun: `1 session`, `2 sessions`."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
 def constants(table: Table) -> dict[str, str]:
     """Return what is the same in every row, by the head its column would have."""
     said = {name: value for name, value in table.constants.items() if value != NOT_SAID}
@@ -153,7 +149,7 @@ def session_counts(table: Table) -> list[str]:
 
 
 def sides(table: Table) -> list[Words]:
-    """Return the columns of words that belong beside shares: what held a cell back; mixed ceilings, too."""
+    """Return the columns of words that belong to shares: what held a cell back; mixed ceilings, too."""
     if not any(numbers.metric.key in SHARES for numbers in table.headline):
         return []
     same = len({*table.sides[-1].values} - {""}) == 1  # then the head of every share says it

@@ -121,17 +121,12 @@ def dots(runs: Sequence[ReportedRun]) -> list[Dot]:
     kinds = _texts([tuple(getattr(cell, name) for name in KIND) for cell in cells])
     kinds = [kind or NOT_SAID for kind in kinds]
     options = list(dict.fromkeys(chain.from_iterable(cell.options for cell in cells)))
-    variants = _texts(
-        [
-            (*(_option(run, cell, name) for name in options), run.label if len(runs) > 1 else "")
-            for run in runs
-            for cell in run.table.cells
-        ],
-        (
-            *options,
-            "",
-        ),  # a legend cuts the end of what is long, and runs have beginnings of their own
-    )
+    tuples = [
+        (*(_option(run, cell, name) for name in options), run.label if len(runs) > 1 else "")
+        for run in runs
+        for cell in run.table.cells
+    ]
+    variants = _texts(tuples, (*options, ""))  # a legend cuts the end, and runs begin differently
     lengths = _texts(
         [tuple(map(_said, (cell.batch_size, cell.input_len, cell.output_len))) for cell in cells],
         ("batch", "in", "out"),

@@ -61,18 +61,8 @@ def _spec(dots: Sequence[Dot], rows: Sequence[Row]) -> Spec:
     x = plots.lengths("x", "prompt tokens", (row["x"] for row in rows))
     y = plots.axis("y", plots.head(TPOT), (row["y"] for row in rows))
     batch = {"field": "batch", "type": "ordinal", "title": "batch"}
-    line = {
-        "mark": {"type": "line", "strokeWidth": 1.5},
-        "encoding": {
-            "x": x, "y": y, "color": batch, "detail": {"field": "line"},
-            **plots.variant(dots, rows, "strokeDash"),
-        },
-    }  # fmt: skip
-    marks = {
-        "mark": {"type": "point", "size": 45, "filled": True, "opacity": 1},
-        "encoding": {
-            "x": x, "y": y, "color": batch, **plots.variant(dots, rows, "shape"),
-            "tooltip": plots.tooltip(rows),
-        },
-    }  # fmt: skip
+    along = {"detail": {"field": "line"}, **plots.variant(dots, rows, "strokeDash")}
+    line = plots.layer({"type": "line", "strokeWidth": 1.5}, x=x, y=y, color=batch, **along)
+    point = {"type": "point", "size": 45, "filled": True, "opacity": 1}
+    marks = plots.layer(point, rows, x=x, y=y, color=batch, **plots.variant(dots, rows, "shape"))
     return plots.panels(rows, [line, *plots.bars(rows, x, y, batch), marks])

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 MOST_ROWS = 100
 """Rows of a plot that are still read one by one; the table below it has the others."""
 WIDEST = 10.0
-"""An interval that reaches so many times its figure, or a part of it as small, is told and not drawn: it would
+"""An interval that reaches so many times its figure, or a part of it as small, is in the table and not drawn: it would
 leave no room for the others."""
 
 
@@ -33,7 +33,7 @@ class Estimate(NamedTuple):
         verdict: in a word; empty if there is none.
         figure: the value and the ends of its interval, NaN if it has none.
         held: the range that it is held against; an open end is 0 or infinite.
-        record: what is told of it when it is pointed at.
+        record: its tooltip.
 
     """
 
@@ -67,16 +67,10 @@ def spec(estimates: Sequence[Estimate], title: str, verdicts: Sequence[str] = ()
         "legend": {"values": list(dict.fromkeys(row["verdict"] for row in rows))} if verdicts else None,
     }  # fmt: skip
     colour = {**shape, "scale": {**shape["scale"], **({"range": "held"} if verdicts else {})}}
-    held = {
-        "mark": {"type": "bar", "opacity": 0.18},
-        "encoding": {"x": {**x, "field": "from"}, "x2": {"field": "to"}, "y": y},
-    }
-    dots = {
-        "mark": {"type": "point", "size": 55, "filled": True, "opacity": 1},
-        "encoding": {
-            "x": x, "y": y, "color": colour, "shape": shape, "tooltip": plots.tooltip(rows),
-        },
-    }  # fmt: skip
+    ends = {"x": {**x, "field": "from"}, "x2": {"field": "to"}}
+    held = plots.layer({"type": "bar", "opacity": 0.18}, y=y, **ends)
+    point = {"type": "point", "size": 55, "filled": True, "opacity": 1}
+    dots = plots.layer(point, rows, x=x, y=y, color=colour, shape=shape)
     layers = [held, *plots.bars(rows, x, y, colour, BOLD), dots]
     return plots.panels(rows, layers, height={"step": 22})
 

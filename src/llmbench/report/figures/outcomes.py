@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 VERDICTS = ("valid", "valid with warnings", "invalid", "failed", "still to come")
 
 MOST_FAILURES = 50
-"""Kinds of failure that are told; a sweep with more has one cause that they share."""
+"""Kinds of failure that are listed; a sweep with more has one cause that they share."""
 LONGEST_REASON = 300
 
 
@@ -107,7 +107,7 @@ def warnings(runs: Sequence[ReportedRun]) -> Section:
         return plots.section("Warnings", "No valid session has a warning.")
     return plots.section(
         "Warnings",
-        "What a reader must know beside the numbers; the last column is the first session that has the warning.",
+        "What to know when reading the numbers; the last column is the first session that has the warning.",
         table=plots.rows(("run", "warning", "valid sessions", "meaning", "such as"), rows, {2}),
     )
 

@@ -118,23 +118,15 @@ def _spec(dots: Sequence[Dot], rows: Sequence[Row], latency: Metric) -> Spec:
     x = plots.axis("x", plots.head(latency), (row["x"] for row in rows))
     y = plots.axis("y", plots.head(THROUGHPUT), (row["y"] for row in rows))
     colour = plots.colour(dots, rows)
+    along = {"detail": {"field": "work"}, "order": {"field": "x"}}
     line = {
         "transform": [{"filter": "datum.front"}],
-        "mark": {"type": "line", "opacity": 0.6, "strokeWidth": 1.5},
-        "encoding": {
-            "x": x,
-            "y": y,
-            "color": colour,
-            "detail": {"field": "work"},
-            "order": {"field": "x"},
-        },
+        **plots.layer(
+            {"type": "line", "opacity": 0.6, "strokeWidth": 1.5}, x=x, y=y, color=colour, **along
+        ),
     }
-    marks = {
-        "mark": {"type": "point", "size": 60, "filled": False},
-        "encoding": {
-            "x": x, "y": y, "color": colour, **plots.variant(dots, rows, "shape"),
-            "fill": {"condition": {"test": "datum.front", **colour}, "value": "transparent"},
-            "tooltip": plots.tooltip(rows),
-        },
-    }  # fmt: skip
+    fill = {"condition": {"test": "datum.front", **colour}, "value": "transparent"}
+    shape = plots.variant(dots, rows, "shape")
+    point = {"type": "point", "size": 60, "filled": False}
+    marks = plots.layer(point, rows, x=x, y=y, color=colour, fill=fill, **shape)
     return plots.panels(rows, [line, *plots.bars(rows, x, y, colour), marks])

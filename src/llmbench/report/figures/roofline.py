@@ -122,24 +122,16 @@ def _spec(dots: Sequence[Dot], rows: Sequence[Row], roofs: Sequence[Roof]) -> Sp
     corners = list(_corners([row["x"] for row in rows], roofs))
     x = plots.logarithmic("x", "FLOP per byte read", (one["x"] for one in (*rows, *corners)))
     y = plots.logarithmic("y", "GFLOP/s", (one["y"] for one in (*rows, *corners)))
-    lines = {
-        "data": {"values": corners},
-        "mark": {"type": "line", "strokeWidth": 1.5, "opacity": 0.7},
-        "encoding": {"x": x, "y": y, "detail": {"field": "roof"}},
-    }
+    roof = {"field": "roof"}
+    line = {"type": "line", "strokeWidth": 1.5, "opacity": 0.7}
+    lines = {"data": {"values": corners}, **plots.layer(line, x=x, y=y, detail=roof)}
     names = {
         "data": {"values": [corner for corner in corners if corner["named"]]},
-        "mark": {"type": "text", "align": "right", "dy": -7},
-        "encoding": {"x": x, "y": y, "text": {"field": "roof"}},
+        **plots.layer({"type": "text", "align": "right", "dy": -7}, x=x, y=y, text=roof),
     }
-    marks = {
-        "mark": {"type": "point", "size": 55, "filled": False, "strokeWidth": 1.5},
-        "encoding": {
-            "x": x, "y": y, "color": plots.colour(dots, rows),
-            "shape": {"field": "mark", "type": "nominal", "title": None, "sort": None},
-            "tooltip": plots.tooltip(rows),
-        },
-    }  # fmt: skip
+    point = {"type": "point", "size": 55, "filled": False, "strokeWidth": 1.5}
+    shape = {"field": "mark", "type": "nominal", "title": None, "sort": None}
+    marks = plots.layer(point, rows, x=x, y=y, color=plots.colour(dots, rows), shape=shape)
     return plots.panels(rows, [lines, names, marks] if corners else [marks])
 
 

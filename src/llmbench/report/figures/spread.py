@@ -113,12 +113,8 @@ def _spec(dots: Sequence[Dot], rows: Sequence[Row]) -> Spec:
         "field": "y", "type": "quantitative", "title": "session against cell",
         "axis": {"format": "+.1~%", "tickCount": 5},
     }  # fmt: skip
-    middle = {"mark": {"type": "rule", "opacity": 0.5}, "encoding": {"y": {"datum": 0}}}
-    marks = {
-        "mark": {"type": "point", "size": 40, "filled": True, "opacity": 0.75},
-        "encoding": {
-            "x": x, "y": y, "color": plots.colour(dots, rows), **plots.variant(dots, rows, "shape"),
-            "tooltip": plots.tooltip(rows),
-        },
-    }  # fmt: skip
+    middle = plots.layer({"type": "rule", "opacity": 0.5}, y={"datum": 0})
+    point = {"type": "point", "size": 40, "filled": True, "opacity": 0.75}
+    shape = plots.variant(dots, rows, "shape")
+    marks = plots.layer(point, rows, x=x, y=y, color=plots.colour(dots, rows), **shape)
     return plots.panels(rows, [middle, marks])

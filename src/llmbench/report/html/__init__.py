@@ -97,7 +97,7 @@ def render(document: Document, page: Page) -> str:
 
 
 def text(said: str) -> str:
-    """Return text so that it stays text, between tags and in an attribute."""
+    """Return text escaped for a place between tags or in an attribute."""
     return html.escape(unmarked(said))
 
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from llmbench.machine import calibration
+from llmbench.numbers import plural
 from llmbench.report.document import Document, Note, Section, foreign
 from llmbench.report.views import facts
 from llmbench.report.views.facts import Fact
-from llmbench.report.words import plural
 from llmbench.results import metrics
 
 if TYPE_CHECKING:

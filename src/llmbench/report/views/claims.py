@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llmbench import numbers
 from llmbench.claims import ClaimVerdict
-from llmbench.numbers import digits
+from llmbench.numbers import digits, plural
 from llmbench.redact import shown
 from llmbench.report import plots
 from llmbench.report.document import Column, Document, Grid, Note, Plot, Section, cut, foreign
 from llmbench.report.figures import forest
 from llmbench.report.figures.forest import Estimate
 from llmbench.report.views import facts, published
-from llmbench.report.words import plural
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -28,12 +27,12 @@ if TYPE_CHECKING:
     from llmbench.stats.interval import Interval
 
 FEW = 3
-"""So many claims are told in full everywhere; of more, only a page has more than a row each."""
+"""Up to so many claims are shown in full; of more, only a page has more than a row each."""
 NAMED = 3
 """Conditions and cells that are named in one place; the rest are counted."""
 LARGE = 10_000
 LONGEST = 60
-"""What stands beside a plot is cut if it is longer."""
+"""Longer names of rows are cut in a plot."""
 
 VERDICTS = (
     ClaimVerdict.CONTRADICTED,

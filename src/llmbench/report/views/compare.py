@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from llmbench.compare import words as verdict_words
+from llmbench.numbers import plural
 from llmbench.redact import shown
 from llmbench.report import plots, words
 from llmbench.report.document import (
@@ -29,7 +30,6 @@ from llmbench.report.figures.forest import Estimate
 from llmbench.report.views import compare_data
 from llmbench.report.views.compare_data import counts
 from llmbench.report.views.table import coordinate
-from llmbench.report.words import plural
 from llmbench.results.table import Numbers, axes_of
 from llmbench.stats.effects import FALSE_DISCOVERIES, Noise, Verdict
 
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from llmbench.results.table import Axis, Reals
 
 MOST_SESSIONS = 100
-"""More sessions than this are told as more than this: nobody will take them."""
+"""More sessions than this are written `over 100`: nobody will run them."""
 NAMED_CELLS = 3
 """Cells of a group that are named; the rest are counted."""
 LONGEST = 300

@@ -168,7 +168,7 @@ def _share(figure: Any) -> str:
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:
-    """Return a row in which every figure stands beside both ends of its interval; None where there is none."""
+    """Return a row in which both ends of its interval follow each figure; None where there is none."""
     flat: dict[str, Any] = {}
     for key, value in row.items():
         flat |= _ends(key, value) if hasattr(value, "low") else {key: value}

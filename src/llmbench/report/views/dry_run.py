@@ -6,10 +6,10 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from llmbench import numbers
+from llmbench.numbers import plural
 from llmbench.report.document import Document, Grid, Note, Section, foreign
 from llmbench.report.views import facts as views_facts
 from llmbench.report.views.facts import Fact
-from llmbench.report.words import plural
 from llmbench.results.aggregate import DIGITS
 from llmbench.spec.sweep import groups
 

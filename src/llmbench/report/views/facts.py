@@ -70,7 +70,7 @@ def leaves(value: object, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[st
             yield from leaves(inner, (*path, str(key)))
     elif isinstance(value, list) and not all(map(_short, value)):
         for number, item in enumerate(value, 1):
-            yield from leaves(item, (*path, str(number)))
+            yield from leaves(item, (*path, str(number)) if len(value) > 1 else path)
     elif value not in (None, []):
         yield path, value
 

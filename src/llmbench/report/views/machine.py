@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from llmbench import numbers
-from llmbench.machine import chips, info
-from llmbench.machine import peaks as machine_peaks
+from llmbench.machine import chips
 from llmbench.measure import probe
 from llmbench.report.document import Document, Section, foreign
 from llmbench.report.views import facts
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from llmbench.machine.peaks import Probe
 
@@ -32,9 +31,20 @@ def chip(name: str) -> Document:
     return _document(whole["name"], whole, whole)
 
 
-def this() -> Document:
-    """Return what this machine is."""
-    return _document("This machine", here(whole=False), here(whole=True))
+def this(machine: Mapping[str, Any], probes: Sequence[Probe], notice: str) -> Document:
+    """Return what a machine is: its facts, its probes, and in words why there are none."""
+    gpus = [{**gpu, **peaks(chips.match(gpu))} for gpu in machine["gpus"]]
+    shares = [probe.shares(each, machine) for each in probes]
+    pairs = list(zip(probes, shares, strict=True))
+    exact = [{**msgspec.to_builtins(each), "share_of_datasheet": share} for each, share in pairs]
+    shown = [figures(each, share) for each, share in pairs]
+    whole = {**machine, "gpus": gpus, "remark": None if gpus else NO_GPU}
+    without = notice or NO_PROBE
+    return _document(
+        "This machine",
+        {**whole, "measured_ceilings": shown or without},
+        {**whole, "measured_ceilings": exact or without},
+    )
 
 
 def _document(title: str, told: Mapping[str, Any], whole: Mapping[str, Any]) -> Document:
@@ -45,28 +55,6 @@ def _document(title: str, told: Mapping[str, Any], whole: Mapping[str, Any]) -> 
         [("fact", [".".join(path) for path, _ in found]), ("value", [value for _, value in found])],
         lambda: whole,
     )
-
-
-def here(*, whole: bool) -> dict[str, Any]:
-    """Return this machine's facts, with the ceilings of every GPU whose chip is known, and those measured.
-
-    `whole` keeps a probe as it is; else it is put in the units that people use.
-    """
-    found = info.machine()
-    gpus = [{**gpu, **peaks(chips.match(gpu))} for gpu in found["gpus"]]
-    probes, notice = machine_peaks.kept_probes(found)
-    shown = [
-        {**msgspec.to_builtins(each), "share_of_datasheet": probe.shares(each, found)}
-        if whole
-        else figures(each, probe.shares(each, found))
-        for each in probes
-    ]
-    return {
-        **found,
-        "gpus": gpus,
-        "remark": None if gpus else NO_GPU,
-        "measured_ceilings": shown or notice or NO_PROBE,
-    }
 
 
 def figures(each: Probe, shares: dict[str, float]) -> dict[str, Any]:

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from llmbench import numbers
 from llmbench.models import catalogue, resolve
+from llmbench.numbers import plural
 from llmbench.report.document import Document, Section
 from llmbench.report.views import facts
 from llmbench.report.views.facts import Fact
-from llmbench.report.words import plural
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -71,7 +71,7 @@ ALWAYS = ("batch_size", "input_len", "output_len")
 
 
 def document(log: Log) -> Document:
-    """Return predicted beside measured; raise RunError if the run holds no predictions."""
+    """Return predicted next to measured; raise RunError if the run holds no predictions."""
     built = table.build(log)
     if built.plan is None or not built.plan.predictions:
         raise RunError(

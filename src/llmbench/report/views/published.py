@@ -1,4 +1,4 @@
-"""Published figures beside what was measured here, as a document."""
+"""Published figures against what was measured here, as a document."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OUTCOMES = (
     PublishedOutcome.INCONCLUSIVE,
 )
 LONGEST = 60
-"""What stands beside a plot is cut if it is longer."""
+"""Longer names of rows are cut in a plot."""
 TITLE = "Published figures"
 CAPTION = "Bars are 95 % intervals between sessions; in the band a figure is reproduced."
 COLUMNS = (
@@ -44,7 +44,7 @@ COLUMNS = (
 
 
 def document(found: Sequence[published.PublishedComparison], about: Sequence[Note]) -> Document:
-    """Return published figures beside measured ones."""
+    """Return published figures against measured ones."""
     return Document(
         "Published figures against measurements",
         [section(found)],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from llmbench.numbers import plural
 from llmbench.report import plots, words
 from llmbench.report.document import Document, Note, foreign
 from llmbench.report.figures import cells as figures_cells
@@ -32,7 +33,7 @@ def document(runs: Sequence[ReportedRun], compared: Comparison | str | None = No
     """Return the document of some runs.
 
     Args:
-        runs: in the order in which they are told apart.
+        runs: in the order of their colours and shapes.
         compared: the runs compared with the first, or why they cannot be; None leaves it out.
 
     """
@@ -48,7 +49,7 @@ def document(runs: Sequence[ReportedRun], compared: Comparison | str | None = No
 
 def _about(run: ReportedRun, *, several: bool) -> Note:
     label = f"{foreign(run.label)}: " if several else ""
-    cells = words.plural(len(run.table.cells), "cell")
+    cells = plural(len(run.table.cells), "cell")
     why = f" {foreign(run.table.plan.why)}" if run.table.plan else ""
     return Note(f"{label}{cells}; {words.progress(run.table.progress)}.{why}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from llmbench.numbers import plural
 from llmbench.report import words
 from llmbench.report.document import ABSENT, Column, Document, Grid, Note, Section, foreign
 from llmbench.report.views import table_data
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 def document(run: Run, remarks: Sequence[str] = ()) -> Document:
     """Return a run as a document; the remarks stand before what the signs mean."""
     name = ", ".join(filter(None, (words.title(run), words.origin(run))))
-    cells = words.plural(len(run.cells), "cell")
+    cells = plural(len(run.cells), "cell")
     return Document(
         f"{foreign(name)}: {cells}; {words.progress(run.progress)}",
         _sections(run),
@@ -45,7 +46,7 @@ def _sections(run: Run) -> Iterator[Section]:
         yield Section([Note("No cell has a valid session.")])
     if run.failures:
         count = sum(failure.sessions for failure in run.failures)
-        title = f"Without a number: {words.plural(count, 'session')}"
+        title = f"Without a number: {plural(count, 'session')}"
         yield Section([of_failures(run)], title)
 
 
