@@ -307,7 +307,7 @@ def test_a_family_without_sdpa_says_so(model_type: str) -> None:
     ("options", "says"),
     [
         ({"compile": True}, "compile=True needs cache=static"),
-        ({"compile": True, "cache": "static", "loop": "generate"}, "loop=forward compiles"),
+        ({"compile": True, "cache": "static", "loop": "generate"}, "use loop=forward to compile"),
         ({"device_map": "auto"}, "on cpu only none and disk_offload work"),
     ],
 )
@@ -334,7 +334,7 @@ def test_a_model_that_would_forget_its_prompt_is_refused_with_what_works(
     model_type: str, config: dict[str, Any]
 ) -> None:
     model = other(model_type, {"vocab_size": VOCABULARY, **config})
-    with pytest.raises(Unsupported, match="loop=generate runs it"):
+    with pytest.raises(Unsupported, match="use loop=generate"):
         backends.load(job(model))
 
     wanted = job(model, loop="generate")

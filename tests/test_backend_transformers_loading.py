@@ -157,11 +157,14 @@ def configured(**changes: Any) -> Breakage:
     [
         (cut, "a weight file is truncated or damaged"),
         (without_a_tensor, "lacks 1 of the tensors that its configuration needs: lm_head"),
-        (misshapen, "the weights' shapes are not the configuration's"),
+        (misshapen, "the shapes of the weights do not match the configuration"),
         (without_weights, "has no safetensors weights"),
         (without_a_shard, "a file that belongs to the weights is missing"),
-        (with_a_torn_index, "a JSON file beside the weights is damaged"),
-        (pickled, "only pickled weights (pytorch_model.bin), which can carry code; --allow-pickle"),
+        (with_a_torn_index, "a JSON file of the checkpoint is damaged"),
+        (
+            pickled,
+            "only pickled weights (pytorch_model.bin), which can contain code; use --allow-pickle",
+        ),
         (configured(num_attention_heads=3), "the configuration cannot be built: The hidden size"),
         (configured(hidden_size="wide"), "the configuration cannot be built: Field 'hidden_size'"),
         (shutil.rmtree, "is gone"),
@@ -185,8 +188,8 @@ def test_a_broken_checkpoint_says_why(
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"model_type": "nosuch"}, "does not know the family of"),
-        ({"model_type": "vit"}, "no language model of the family vit that generates"),
+        ({"model_type": "nosuch"}, "does not support the architecture of"),
+        ({"model_type": "vit"}, "no text-generating model of the family vit"),
         ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "needs a package"),
     ],
 )
@@ -201,7 +204,7 @@ def test_a_checkpoint_of_another_kind_is_unsupported(
 def test_flash_attention_that_is_not_installed_is_unsupported(whole: Path) -> None:
     line = reason(real(whole, attn_implementation="flash_attention_2"), Unsupported)
 
-    assert line.endswith("Without it, sdpa or eager works.")
+    assert line.endswith("Use sdpa or eager instead.")
 
 
 def test_pickled_weights_load_when_allowed(broken: Callable[[Breakage], Path], whole: Path) -> None:
@@ -244,7 +247,7 @@ def test_a_malicious_pickle_is_never_run(
 
     line = reason(real(folder, protocol=Protocol(allow_pickle=allow_pickle)))
 
-    assert ("nothing in them was run" if allow_pickle else "--allow-pickle") in line
+    assert ("none of their code was run" if allow_pickle else "--allow-pickle") in line
     assert not sprung.exists()
 
 
@@ -274,7 +277,7 @@ AUTO_MAP = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel
 def test_a_checkpoints_own_code_is_not_run(remote: Path, tmp_path: Path, load_format: str) -> None:
     line = reason(job(remote, load_format=load_format))
 
-    assert "needs code of its own, which was not run; --trust-remote-code would run it" in line
+    assert "needs its own Python code, which was not run; use --trust-remote-code to run it" in line
     assert not (tmp_path / "sprung").exists()
 
 
@@ -300,7 +303,7 @@ def test_a_known_familys_own_code_is_passed_over(
 def test_a_model_without_real_weights_says_what_builds_it() -> None:
     line = reason(real(family("llama")))
 
-    assert line == "tiny-llama has no real weights; --load-format dummy builds it with random ones."
+    assert line == "tiny-llama has no real weights; use --load-format dummy for random ones."
 
 
 def test_a_device_that_is_not_there_is_not_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -308,7 +311,7 @@ def test_a_device_that_is_not_there_is_not_replaced(monkeypatch: pytest.MonkeyPa
 
     line = reason(job(family("llama"), device="cuda"))
 
-    assert "sees no CUDA device; --device cpu would run" in line
+    assert "sees no CUDA device; use --device cpu" in line
 
 
 def hub(name: str) -> Model:
@@ -323,7 +326,7 @@ def test_a_hub_that_is_switched_off_is_named(monkeypatch: pytest.MonkeyPatch) ->
 
     line = reason(real(hub("nobody/nothing")))
 
-    assert line.startswith("nobody/nothing is not in the local cache and the hub is out of reach")
+    assert line.startswith("nobody/nothing is not in the local cache and the hub cannot be reached")
     assert "--load-format dummy" in line
 
 
@@ -351,8 +354,12 @@ def refusing_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[ty
     ("code", "error", "says"),
     [
         (403, "GatedRepo", "is gated: accept its terms on the hub and set HF_TOKEN"),
-        (404, "RepoNotFound", "is not on the hub, or private: HF_TOKEN opens private ones"),
-        (404, "RevisionNotFound", "has no such revision; the option `revision` names one"),
+        (
+            404,
+            "RepoNotFound",
+            "is not on the hub, or it is private; set HF_TOKEN to read a private one",
+        ),
+        (404, "RevisionNotFound", "has no such revision; check the option `revision`"),
     ],
 )
 def test_what_the_hub_refuses_is_said(
@@ -390,7 +397,7 @@ def test_rows_beyond_the_tokenizer_are_no_vocabulary(
 def test_text_without_a_tokenizer_says_why(whole: Path) -> None:
     engine = backends.load(real(whole))
 
-    with pytest.raises(LoadFailed, match="has no tokenizer that can be read"):
+    with pytest.raises(LoadFailed, match="has no readable tokenizer"):
         engine.tokenize("text")
 
 

@@ -254,8 +254,8 @@ def test_an_encoder_decoder_is_refused_by_what_the_registry_says() -> None:
 @pytest.mark.parametrize(
     ("table", "sentence"),
     [
-        ("_PREVIOUSLY_SUPPORTED_MODELS", "0.22.0 was the last that did"),
-        ("_OOT_SUPPORTED_MODELS", "by a plugin only: 0.22.0"),
+        ("_PREVIOUSLY_SUPPORTED_MODELS", "0.22.0 was the last version that did"),
+        ("_OOT_SUPPORTED_MODELS", "only with a plugin: 0.22.0"),
     ],
 )
 def test_what_an_earlier_version_ran_is_told_with_that_version(
@@ -275,7 +275,7 @@ def test_what_an_earlier_version_ran_is_told_with_that_version(
     ("error", "kind", "sentence"),
     [
         (ValueError("No room for the KV cache: 1 GiB"), LoadFailed, "No room for the KV cache"),
-        (ValueError("['X'] are not supported for now."), Unsupported, "does not run its arch"),
+        (ValueError("['X'] are not supported for now."), Unsupported, "does not support its arch"),
     ],
 )
 def test_what_the_engine_refuses_is_one_line(

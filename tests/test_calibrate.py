@@ -131,7 +131,7 @@ def test_a_spread_that_no_machine_has_costs_a_sentence(figure: float) -> None:
     kept = calibration.kept_calibration(MACHINE)
 
     assert kept.calibration is None
-    assert "is no standard deviation" in str(kept.notice)
+    assert "is not a standard deviation" in str(kept.notice)
 
 
 def test_a_newer_file_and_another_machines_are_not_used() -> None:

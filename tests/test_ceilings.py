@@ -111,11 +111,11 @@ def spoil_with(text: str) -> Any:
         (spoil_with('{"format": 1, "key": "x", "pro'), "truncated"),
         (spoil_with('{"format": 1}'), "missing required field"),
         (lambda path: path.write_bytes(b"\x00\xff" * 99), "malformed"),
-        (lambda path: path.write_text(path.read_text().replace("3e-6", "0.0")), "0.0 is no rate"),
-        (lambda path: path.write_text(path.read_text().replace("100000000000.0", "-1.0")), "is no rate"),
-        (lambda path: path.write_text(path.read_text().replace("100000000000.0", "1e300")), "is no rate"),
-        (lambda path: path.write_text(path.read_text().replace("100000000000.0", "1e-300")), "is no rate"),
-        (lambda path: path.write_text(path.read_text().replace("3e-6", "1e300")), "is no rate"),
+        (lambda path: path.write_text(path.read_text().replace("3e-6", "0.0")), "0.0 is not a possible rate"),
+        (lambda path: path.write_text(path.read_text().replace("100000000000.0", "-1.0")), "is not a possible rate"),
+        (lambda path: path.write_text(path.read_text().replace("100000000000.0", "1e300")), "is not a possible rate"),
+        (lambda path: path.write_text(path.read_text().replace("100000000000.0", "1e-300")), "is not a possible rate"),
+        (lambda path: path.write_text(path.read_text().replace("3e-6", "1e300")), "is not a possible rate"),
         (lambda path: path.write_text(path.read_text().replace('"format": 1', '"format": 2')), "newer"),
         (lambda path: (path.unlink(), path.mkdir()), "is a folder"),
     ],
@@ -128,7 +128,7 @@ def test_a_spoiled_file_costs_one_sentence(here: dict[str, Any], spoil: Any, rea
 
     assert probes == []
     assert notice
-    assert notice.startswith(f"{path}: the kept probe is not used: ")
+    assert notice.startswith(f"{path}: the saved probe was ignored: ")
     assert reason in notice
     assert notice.endswith("measure again with llmbench machine --probe.")
     assert "\n" not in notice
@@ -143,7 +143,7 @@ def test_a_write_that_fails_leaves_the_old_one_whole(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(RunError, match="the probe cannot be kept: No space left on device"):
+    with pytest.raises(RunError, match="the probe cannot be saved: No space left on device"):
         peaks.keep(here, [msgspec.structs.replace(CPU, torch="9")])
     monkeypatch.undo()
     os.environ[machine_state.STATE] = str(path.parents[1])
@@ -155,9 +155,7 @@ def test_a_write_that_fails_leaves_the_old_one_whole(
 def test_a_folder_that_cannot_be_made_is_one_line(here: dict[str, Any], state: Path) -> None:
     state.write_text("a file where the folder should be")
 
-    with pytest.raises(
-        RunError, match=f"Name a folder that can be written with {machine_state.STATE}."
-    ):
+    with pytest.raises(RunError, match=f"Set {machine_state.STATE} to a writable folder."):
         peaks.keep(here, [CPU])
     assert peaks.probes_of(here) == []
 

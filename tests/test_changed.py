@@ -34,9 +34,7 @@ def test_a_changed_axis_is_told_and_only_what_is_new_is_measured(
     assert (
         "example: the sweep has changed since this run was planned: batch_size +8 -1." in done.out
     )
-    assert (
-        "Cells that are new: 1. No longer planned: 1; what was measured of those stays." in done.out
-    )
+    assert "New cells: 1. Cells no longer planned: 1; their results are kept." in done.out
 
 
 @pytest.mark.parametrize(
@@ -57,7 +55,7 @@ def test_what_changes_a_number_makes_new_cells(
 
     assert done.code == 0
     assert told in done.out
-    assert "Cells that are new: 3. No longer planned: 3;" in done.out
+    assert "New cells: 3. Cells no longer planned: 3;" in done.out
     assert wanted(bench).isdisjoint(earlier)
     assert bench.raw().startswith(before)
     assert sorted(recorded(bench)) == sorted([*earlier, *wanted(bench)])
@@ -71,7 +69,7 @@ def test_what_changes_no_number_measures_nothing_again(bench: Bench, measured: P
 
     assert_complete(done)
     assert "load_s 20.0 -> 30.0" in done.out
-    assert "Cells that are new" not in done.out
+    assert "New cells" not in done.out
     assert "Nothing left to do." in done.out
 
 
@@ -96,7 +94,7 @@ def test_another_environment_is_refused_with_the_difference(bench: Bench, measur
     )
     assert " -> 99.0" in done.err
     assert "OMP_NUM_THREADS none -> 1" in done.err
-    assert done.err.endswith("use another --output-dir, or --new-environment to go on.\n")
+    assert done.err.endswith("use another --output-dir, or --new-environment to continue.\n")
     assert done.err.count("\n") == 1
     assert bench.raw() == before
 

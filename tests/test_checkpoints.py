@@ -89,11 +89,11 @@ def swept(
 
 
 REFUSED = {
-    "missing": "is not on the hub, or private: HF_TOKEN opens private ones.",
+    "missing": "is not on the hub, or it is private; set HF_TOKEN to read a private one.",
     "gated": "is gated: accept its terms on the hub and set HF_TOKEN.",
     "truncated": "a weight file is truncated or damaged",
-    "malicious": "has only pickled weights (pytorch_model.bin), which can carry code; --allow-pickle would",
-    "remote": "needs code of its own, which was not run; --trust-remote-code would run it.",
+    "malicious": "has only pickled weights (pytorch_model.bin), which can contain code; use --allow-pickle",
+    "remote": "needs its own Python code, which was not run; use --trust-remote-code to run it.",
 }
 
 
@@ -117,7 +117,7 @@ def test_what_no_flag_allows_stays_refused(
 
     records = swept(bench, asked, hub, "--allow-pickle", "--offline")
 
-    assert "nothing in them was run" in (records["malicious"].reason or "")
+    assert "none of their code was run" in (records["malicious"].reason or "")
     assert "is not in the local cache and the hub is" in (records["missing"].reason or "")
     assert not (bench.folder / "sprung").exists()
 

@@ -130,7 +130,7 @@ def test_a_doubt_about_no_field_is_refused(tmp_path: Path, monkeypatch: pytest.M
 
 def test_a_chip_that_is_not_there_is_a_mistake(capsys: Output) -> None:
     assert cli.run(["machine", "h2000"]) == 2
-    assert "'h2000' is no known chip. Did you mean 'h200'?" in capsys.readouterr().err
+    assert "'h2000' is not a known chip. Did you mean 'h200'?" in capsys.readouterr().err
 
 
 def test_one_chip_is_shown_with_its_prices(capsys: Output) -> None:

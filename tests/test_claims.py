@@ -244,12 +244,12 @@ def test_no_line_is_longer_than_a_narrow_screen_is_wide(
     ("arguments", "says"),
     [
         (("--published",), "give the folder of a run"),
-        (("--price", "amazon"), "--price: 'amazon' is no provider in a chip's file"),
+        (("--price", "amazon"), "--price: 'amazon' is not a provider in any chip's file"),
         ((SMALL, "--claim", "moe-cuts-costs"), "Did you mean 'moe-cuts-cost'?"),
         (("--plan", "edge"), "there is no claim 'edge'"),
         (("--plan", "training-price-per-parameter"), "no sweep of one's own settles it"),
         (("nowhere",), "nowhere: does not exist"),
-        ((SMALL, "--usd-per-hour", "-1"), "dollars above 0"),
+        ((SMALL, "--usd-per-hour", "-1"), "a price must be above 0"),
     ],
 )
 def test_a_mistake_has_one_line(

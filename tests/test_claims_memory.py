@@ -26,9 +26,9 @@ def test_a_context_eight_times_as_long_holds_eight_times_as_much() -> None:
 
     part = only(answer)
     assert answer.verdict is ClaimVerdict.SUPPORTED
-    assert part.said.startswith("8.00 times the context, 8.00 times")
+    assert part.said.startswith("8.00 x the context takes 8.00 x")
     # LLaMA-7B: 2 x 32 layers x 4096 x 2 bytes = 524,288 a token, not the 500,000 made up here
-    assert "multi-head) holds 488 KiB a token; its formula says 512 KiB" in answer.notes[0]
+    assert "multi-head) holds 488 KiB per token; the formula gives 512 KiB" in answer.notes[0]
 
 
 def test_a_window_breaks_the_likeness() -> None:
@@ -137,7 +137,7 @@ def test_a_level_down_costs_the_time_of_reading_it(rows: list[Any], verdict: Cla
 
     assert answer.verdict is verdict
     if len(rows) > 1:
-        assert "times as long a token" in answer.notes[0]
+        assert "a token takes" in answer.notes[0]
 
 
 def test_levels_of_two_models_may_differ() -> None:

@@ -285,7 +285,7 @@ def test_a_fleet_carries_the_demand(rows: list[Any], verdict: ClaimVerdict) -> N
 def test_another_chip_is_told_and_not_judged() -> None:
     [note] = asked("serving-fleet", on_a100(500, machine=H200)).notes
 
-    assert "40,000 of these would carry 20,000,000 tokens a second" in note
+    assert "40,000 of these would serve 20,000,000 tokens/s" in note
 
 
 @pytest.mark.parametrize(

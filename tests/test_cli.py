@@ -209,7 +209,7 @@ def test_a_value_of_a_list_is_not_taken_for_a_file() -> None:
 
     assert done.returncode == 2
     assert done.stderr == (
-        "llmbench: sweep: '8' is no file. If it belongs to a list, separate its values by commas: "
+        "llmbench: sweep: '8' is not a file. If it is part of a list, separate the values by commas: "
         "--batch-size 1,8.\n"
     )
 

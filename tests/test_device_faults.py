@@ -90,7 +90,7 @@ def test_what_a_driver_does_not_tell_is_null_and_said(bench: Bench) -> None:
         assert record.telemetry["isolation"] == "unverifiable"
         assert {sample.energy_mj for sample in record.outcome.samples} == {None}
         (told,) = [finding.detail for finding in record.warnings if finding.code == "telemetry"]
-        assert told == "partial: the device did not tell power_w, energy or throttling"
+        assert told == "partial: the device did not report power_w, energy or throttling"
 
 
 def test_a_worker_without_a_driver_measures_all_the_same(bench: Bench) -> None:
@@ -109,7 +109,7 @@ def test_no_driver_at_all_is_said_before_anything_runs(bench: Bench) -> None:
 
     assert (done.code, done.out) == (2, "")
     assert done.err == (
-        "llmbench: device: 'cuda' was asked for, but no NVIDIA driver answers here. Use --device cpu.\n"
+        "llmbench: device: 'cuda' was asked for, but no NVIDIA driver was found. Use --device cpu.\n"
     )
 
 
@@ -135,7 +135,7 @@ def test_a_lost_device_stops_the_sweep_and_the_rest_waits_until_it_is_back(bench
     statuses = [record.status for record in done.records]
     assert statuses == [Status.OK] * 2 + [Status.SKIPPED] * 4
     skipped = done.records[-1].reason or ""
-    assert skipped.startswith("the GPU no longer answers its driver. See nvidia-smi")
+    assert skipped.startswith("the GPU no longer responds to its driver. Check nvidia-smi")
     assert skipped in done.out
     before = bench.raw()
     again = on_a_gpu(bench, "", "--run-anyway", protocol={"isolation": "cell"})
@@ -160,7 +160,7 @@ def test_a_device_in_use_is_refused_unless_it_is_shared_on_purpose(bench: Bench)
     assert refused.code == 2
     assert refused.err == (
         "llmbench: the GPU is in use by process 4711. "
-        "Wait for it, or measure anyway with --allow-shared.\n"
+        "Wait until it ends, or measure anyway with --allow-shared.\n"
     )
     assert shared.code == 0
     assert [codes(record) for record in shared.records] == [["shared_device"]] * 2
@@ -212,8 +212,10 @@ def test_memory_that_does_not_come_back_stops_the_sweep_until_it_is_there(bench:
     statuses = [record.status for record in done.records]
     assert statuses == [Status.OK] * 2 + [Status.DEVICE_DIRTY]
     told = done.records[-1].reason or ""
-    assert told.startswith("9.5 GiB of device memory did not come back. See what holds it")
-    assert told.endswith("then run the same command again to go on.")
+    assert told.startswith(
+        "9.5 GiB of device memory were not released. Find the process that holds it"
+    )
+    assert told.endswith("then run the same command again to continue.")
     assert told in done.out
     before = bench.raw()
     again = on_a_gpu(bench, protocol={"isolation": "cell"})

@@ -136,7 +136,7 @@ def test_ten_thousand_cells_are_folded_within_seconds(bench: Bench) -> None:
     [
         (
             ("--dry-run", "--machine", "h20"),
-            "machine: 'h20' is no known chip. Did you mean 'h200'?",
+            "machine: 'h20' is not a known chip. Did you mean 'h200'?",
         ),
         (("--machine", "h200"), "--machine: only works together with --dry-run."),
         (("--usd-per-gpu-hour", "2"), "--usd-per-gpu-hour: only works together with --dry-run"),

@@ -121,7 +121,10 @@ def test_a_table_tells_measured_from_inferred(
     assert by_context["1,152"][2:] == ["8", "1", "32: oom 2x"]
     assert by_context["2,176"][2] == "< 8 (oom 1x)"
     assert by_context["4,224"][2] == "< 32 (inferred)"
-    assert "32: inferred, dominated by the OOM at batch 32, context 1152 (seen 2 times)" in text
+    assert (
+        "32: inferred, needs at least as much memory as the OOM at batch 32, context 1152 (seen 2 times)"
+        in text
+    )
     assert "≥: it fitted, and nothing larger has been tried." in text
 
 

@@ -46,7 +46,9 @@ def verdict(asked: tuple[int, int, int], *seen: tuple[tuple[int, int, int], Met]
 def test_what_is_no_smaller_in_anything_is_dominated(larger: tuple[int, int, int]) -> None:
     reason = verdict(larger, (MIDDLE, met(*TWICE)))
 
-    assert reason == "dominated by the OOM at batch 8, context 640 (seen 2 times)"
+    assert (
+        reason == "needs at least as much memory as the OOM at batch 8, context 640 (seen 2 times)"
+    )
 
 
 @pytest.mark.parametrize(
@@ -73,7 +75,8 @@ def test_ooms_of_two_smaller_cells_are_enough() -> None:
     )
 
     assert reason == (
-        "dominated by the OOMs at batch 4, context 1152 (seen once) and at batch 8, context 640 (seen once)"
+        "needs at least as much memory as the OOMs at batch 4, context 1152 (seen once) and at batch 8, "
+        "context 640 (seen once)"
     )
 
 

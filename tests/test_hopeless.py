@@ -41,9 +41,12 @@ def test_what_is_beyond_two_ooms_is_skipped_with_its_reason(bench: Bench) -> Non
     assert statuses(done.records, 4) == [Status.OOM, Status.OOM, Status.SKIPPED]
     assert statuses(done.records, 16)[1:] == [Status.SKIPPED] * 2
     assert skipped[-1].reason
-    assert all((record.reason or "").startswith("dominated by the OOM") for record in skipped)
+    assert all(
+        (record.reason or "").startswith("needs at least as much memory as the OOM")
+        for record in skipped
+    )
     assert all(record.phase == "plan" and not record.outcome.samples for record in skipped)
-    assert "dominated by the OOM at batch" in done.out
+    assert "needs at least as much memory as the OOM at batch" in done.out
 
 
 def test_an_oom_that_was_seen_once_skips_nothing(bench: Bench) -> None:

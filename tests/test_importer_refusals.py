@@ -22,13 +22,13 @@ REFUSALS: list[tuple[str, str, Any, str]] = [
     ("guidellm.json", "benchmarks", [], "holds no benchmark"),
     ("guidellm.json", f"{TOTALS}.successful", 0, "requests were completed"),
     ("guidellm.json", f"{REQUESTS}.0.info.timings.first_token_iteration", 1.0, "before it was sent"),
-    ("guidellm.json", f"{REQUESTS}.0", "x", "is no object"),
-    ("optimum_benchmark.json", "config.launcher.name", "torchrun", "pools the iterations"),
-    ("optimum_benchmark.json", "config.scenario.generate_kwargs.num_beams", 4, "4 sequences come of one"),
-    ("optimum_benchmark.json", "report.decode.latency.unit", "ms", "its unit is no second"),
+    ("guidellm.json", f"{REQUESTS}.0", "x", "is not an object"),
+    ("optimum_benchmark.json", "config.launcher.name", "torchrun", "mixes the iterations"),
+    ("optimum_benchmark.json", "config.scenario.generate_kwargs.num_beams", 4, "4 sequences per prompt"),
+    ("optimum_benchmark.json", "report.decode.latency.unit", "ms", "its unit is not seconds"),
     ("optimum_benchmark.json", "report.decode.memory.unit", "GB", "its unit is not MB"),
     ("aiperf.json", "time_to_first_token.p50", 1e6, "lies outside of"),
-    ("vllm_serve.json", "request_rate", 1e300, "is no setting"),
+    ("vllm_serve.json", "request_rate", 1e300, "is not a string, number or boolean"),
     ("vllm_throughput.json", "num_requests", 0, "has 0 requests and"),
 ]  # fmt: skip
 
@@ -124,7 +124,7 @@ def test_a_run_with_neither_is_refused(tmp_path: Path) -> None:
         held["benchmarks"][0]["warmup_duration"] = 5.0
         del held["benchmarks"][0]["requests"]["successful"][1:]
 
-    with pytest.raises(Unconvertible, match="a median needs them all; warm-up or cool-down"):
+    with pytest.raises(Unconvertible, match="a median needs all of them; warm-up or cool-down"):
         kept(tmp_path, "guidellm.json", cut)
 
 

@@ -241,7 +241,7 @@ def test_guidellm_with_a_part_of_its_requests_has_rates_only(tmp_path: Path) -> 
     reading = importers.read(changed(tmp_path, "guidellm.json", cut), {})[2][0]
 
     assert set(reading.given) == {"served_output_tok_s", "served_total_tok_s"}
-    assert reading.refused["requests"] == "3 of 8 were kept, and a median needs them all"
+    assert reading.refused["requests"] == "3 of 8 are in the file, and a median needs all of them"
     assert reading.where["output_len"] is None
 
 
@@ -276,7 +276,7 @@ def test_a_mean_alone_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "mean.jsonl"
     path.write_text(json.dumps(test))
 
-    assert "only a mean, and a mean is no median: write it with -o jsonl" in complaint(path)
+    assert "only a mean, which is not a median; write the file with -o jsonl" in complaint(path)
 
 
 def test_the_same_test_twice_in_one_process_is_no_second_session(tmp_path: Path) -> None:
@@ -346,7 +346,7 @@ def test_the_same_file_twice_is_refused(tmp_path: Path, capsys: pytest.CaptureFi
     code = cli.run(["import", path, path, "-o", str(tmp_path / "run")])
 
     assert code == 2
-    assert "twice the same is no second session" in capsys.readouterr().err
+    assert "give each session's file once" in capsys.readouterr().err
 
 
 def test_what_is_not_said_stays_open(tmp_path: Path) -> None:
@@ -391,7 +391,7 @@ def test_a_flag_may_add_and_not_contradict(
     code = cli.run([*arguments, "--output-len", "13"])
 
     assert code == 2
-    assert "--output-len: 13 is not what guidellm.json says: 12" in capsys.readouterr().err
+    assert "--output-len: 13 contradicts guidellm.json, which says 12" in capsys.readouterr().err
 
 
 def test_a_run_is_never_imported_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -400,7 +400,7 @@ def test_a_run_is_never_imported_over(tmp_path: Path, capsys: pytest.CaptureFixt
     code = cli.run(["import", str(FILES / "vllm_serve.json"), "-o", str(tmp_path)])
 
     assert code == 2
-    assert "holds a run already" in capsys.readouterr().err
+    assert "already contains a run" in capsys.readouterr().err
 
 
 def test_a_sweep_adds_nothing_to_an_import(
@@ -412,7 +412,7 @@ def test_a_sweep_adds_nothing_to_an_import(
     code = cli.run(["sweep", *fake, "-o", str(tmp_path)])
 
     assert code == 2
-    assert "a sweep needs a folder of its own" in capsys.readouterr().err
+    assert "give the sweep a folder of its own" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("format", ["terminal", "markdown", "csv", "json"])
@@ -444,17 +444,17 @@ def test_a_hostile_name_is_only_a_name(name: str, tmp_path: Path) -> None:
     [
         ("", "is empty"),
         ("hello", "no JSON"),
-        ("{}", "is no result of aiperf or guidellm or llama-bench or optimum-benchmark or"),
-        ("[]", "is no result of aiperf or guidellm or llama-bench or optimum-benchmark or"),
-        ("null", "is no result of aiperf or guidellm or llama-bench or optimum-benchmark or"),
-        ('{"latencies": [1', "is cut short or no JSON"),
+        ("{}", "is not a result file of aiperf or guidellm or llama-bench or optimum-benchmark or"),
+        ("[]", "is not a result file of aiperf or guidellm or llama-bench or optimum-benchmark or"),
+        ("null", "is not a result file of aiperf or guidellm or llama-bench or optimum-benchmark or"),
+        ('{"latencies": [1', "is truncated or not JSON"),
         ('{"a": 1, "a": 2}', "the key 'a' stands twice"),
         ("[" * 100_000, "nested too deeply"),
-        ('{"a": 1}\n{"a": ', "line 2 is cut short"),
-        ('{"avg_latency": NaN, "latencies": [NaN], "percentiles": {}}', "nan is no number above zero"),
-        ('{"avg_latency": 1, "latencies": [1, 1e400], "percentiles": {}}', "inf is no number"),
+        ('{"a": 1}\n{"a": ', "line 2 is truncated"),
+        ('{"avg_latency": NaN, "latencies": [NaN], "percentiles": {}}', "nan is not a number above zero"),
+        ('{"avg_latency": 1, "latencies": [1, 1e400], "percentiles": {}}', "inf is not a number"),
         ('{"avg_latency": 1, "latencies": [], "percentiles": {}}', "latencies: is empty"),
-        ('{"avg_latency": 1, "latencies": [true], "percentiles": {}}', "True is no number"),
+        ('{"avg_latency": 1, "latencies": [true], "percentiles": {}}', "True is not a number"),
         ('{"avg_latency": 2, "latencies": [1.0], "percentiles": {"50": 1}}', "avg_latency is 2 there, and 1"),
     ],
 )  # fmt: skip
@@ -479,7 +479,7 @@ def test_a_missing_file_says_so(tmp_path: Path) -> None:
 
 
 def test_an_importer_asked_for_reads_nothing_else() -> None:
-    with pytest.raises(Unconvertible, match="is no result of llama-bench"):
+    with pytest.raises(Unconvertible, match="is not a result file of llama-bench"):
         importers.read(FILES / "vllm_serve.json", {}, "llama_bench")
     with pytest.raises(Unconvertible, match="Did you mean 'guidellm'"):
         importers.read(FILES / "vllm_serve.json", {}, "guidelm")

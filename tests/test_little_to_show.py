@@ -194,7 +194,7 @@ RSS = ("--metric", "host_peak_rss_bytes")
         ("real weights", (), 2, "random and real weights are not compared"),
         ("another tool", (), 1, "One side's number is, in its own tool's terms: latency of a batch."),
         ("memory in advance", (), 0, "3 cells: 3 same."),
-        ("memory in advance", RSS, 2, "takes memory before it needs it"),
+        ("memory in advance", RSS, 2, "pre-allocates memory"),
     ],
 )  # fmt: skip
 def test_two_runs_are_compared_or_refused(

@@ -26,9 +26,10 @@ MISTAKES = {
     ("device: cpu", "device: cpu\nname: z"): 'sweep.yaml:10: found duplicate key "name"',
     ("why: y", "\twhy: y"): "sweep.yaml:2: found character 'tab' that cannot start any token; use spaces.",
     ("why: y", "why: !!python/object:os.system x"): "sweep.yaml:2: could not determine a constructor",
-    ("why: y", "why: *nope"): "sweep.yaml:2: found alias 'nope', which stands for another place: write it out",
+    ("why: y", "why: *nope"): "sweep.yaml:2: found alias 'nope', which is not supported: write the value out",
     ("why: y", 'why: "y'): "sweep.yaml:2: found unexpected end of stream; this is never closed.",
-    ("why: y", 'why: "\\ud83d\\ude00"'): "sweep.yaml.why: '\\ud83d\\ude00' holds half a character; write it as itself",
+    ("why: y", 'why: "\\ud83d\\ude00"'): "sweep.yaml.why: '\\ud83d\\ude00' contains half a character; write "
+        "the character itself",
     ("why: y", "why: [a"): "sweep.yaml:3: expected ',' or ']'",
     ("why: y", "why: " + "[" * 2000 + "]" * 2000): "sweep.yaml: is nested too deeply",
     ("why: y", "why: [a]"): "sweep.yaml.why: expected `str`, got `array`",
@@ -61,10 +62,10 @@ MISTAKES = {
     ("virtual", "virtuel"): "backend.fake.clock: unknown value 'virtuel'. Did you mean 'virtual'?",
     ("clock: virtual", "ttft_ms: fast"): "backend.fake.ttft_ms: expected float, got 'fast'",
     ("clock: virtual", "call: true"): "backend.fake.call: expected int, got True",
-    ("clock: virtual", "ttft_ms: .nan"): "backend.fake.ttft_ms: nan is not a number that can be meant",
-    ("llama-7b@tiny", "llama-7x"): "model: 'llama-7x' is no catalogue entry, folder or hub id. Did you mean",
+    ("clock: virtual", "ttft_ms: .nan"): "backend.fake.ttft_ms: nan is not a finite number",
+    ("llama-7b@tiny", "llama-7x"): "model: 'llama-7x' is not a catalogue entry, folder or hub id. Did you mean",
     ("llama-7b@tiny", "x" * 300): "model: 'xxx",
-    ("llama-7b@tiny", '"a\\0b"'): "model: 'a\\x00b' is no catalogue entry, folder or hub id.",
+    ("llama-7b@tiny", '"a\\0b"'): "model: 'a\\x00b' is not a catalogue entry, folder or hub id.",
     ("device: cpu", "prompts: nofile.txt"): "prompts: 'nofile.txt': No such file or directory. Give a text file",
     # settings
     ("{sessions: 1", "{sesions: 1"): "protocol: unknown key 'sesions'. Did you mean 'sessions'?",
@@ -102,7 +103,7 @@ def test_a_mistake_is_one_line(
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        ([], "say what to run: a sweep file, or --model NAME"),
+        ([], "nothing to run: give a sweep file, or --model NAME"),
         (["nowhere.yaml"], "nowhere.yaml: cannot be read: No such file or directory."),
         (["--model", "llama-7b@tiny", "--batch-size", "1,x"], "--batch-size: 'x' is not a whole"),
         (["--model", "llama-7b@tiny", "--dtype", "f32"], "axes.dtype: unknown value 'f32'"),

@@ -170,7 +170,7 @@ def test_a_folder_of_ones_own_adds_to_the_catalogue(
 @pytest.mark.parametrize(
     ("name", "text", "says"),
     [
-        ("llama-7b", "", "there is a model 'llama-7b' already"),
+        ("llama-7b", "", "the model 'llama-7b' already exists"),
         ("mine", "name: Mine\nmodel_typ: llama\nconfig: {}\n", "Did you mean 'model_type'?"),
         ("mine", "name: Mine\nconfig: {}\n", "missing required field `model_type`"),
     ],
@@ -198,7 +198,7 @@ def test_a_family_without_a_rule_has_no_small_copy(
     (tmp_path / "mine.yaml").write_text("name: Mine\nmodel_type: mamba\nconfig: {hidden_size: 8}\n")
     monkeypatch.setenv("LLMBENCH_MODELS", str(tmp_path))
 
-    with pytest.raises(SpecError, match="no rule that scales mamba down"):
+    with pytest.raises(SpecError, match="no rule scales mamba down"):
         resolve.resolve("mine@tiny")
 
 

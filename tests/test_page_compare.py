@@ -122,7 +122,7 @@ def test_conditions_that_differ_come_first_and_are_marked() -> None:
     assert ["torch (differs)", "2.9.0", "2.10.0"] in rows
     assert marked == sorted(marked, reverse=True)
     assert not all(marked)
-    assert "state of the machine is confounded" in page.section("Comparison")["text"]
+    assert "machine's state instead of the change" in page.section("Comparison")["text"]
 
 
 def test_several_candidates_have_a_section_each_and_one_together() -> None:
@@ -249,7 +249,7 @@ def test_a_refusal_writes_no_page(capsys: Any) -> None:
     code = cli.run(["compare", *runs, "--format", "html"])
 
     assert code == 2
-    assert "the machine is confounded with the change" in capsys.readouterr().err
+    assert "from the machine instead of the change" in capsys.readouterr().err
     assert not Path("compare.html").exists()
 
 

@@ -28,7 +28,7 @@ def test_what_the_noise_of_the_dtype_explains_is_no_fault() -> None:
 
 def test_a_token_beyond_a_near_tie_is_a_fault() -> None:
     assert distance.faults(found(off=0.0, margin=0.05), NOISE) == [
-        "1 of 2 tokens are wrong beyond a near tie"
+        "1 of 2 tokens differ from the reference by more than a near tie"
     ]
 
 

@@ -84,7 +84,7 @@ def test_a_check_that_notices_no_disturbance_proves_nothing(
 
     assert (told.verdict, told.why) == (
         "untested",
-        "a disturbed matrix was not noticed: this proves nothing",
+        "a disturbed matrix was not detected; the check proves nothing",
     )
 
 

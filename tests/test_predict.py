@@ -88,4 +88,4 @@ def test_no_ceiling_of_one_device_is_held_against_several_or_other_numbers(
 
 
 def test_an_engine_that_computes_nothing_has_no_work() -> None:
-    assert predicted(backend="fake") == Prediction(basis="nothing is predicted of the engine fake")
+    assert predicted(backend="fake") == Prediction(basis="no predictions for the backend fake")

@@ -162,7 +162,7 @@ def test_a_probe_that_fails_is_one_line(text: str, sentence: str) -> None:
 def test_a_probe_that_hangs_is_ended() -> None:
     text = "import time; time.sleep(60)"
 
-    with pytest.raises(RunError, match="took longer than 0 s and was ended"):
+    with pytest.raises(RunError, match="took longer than 0 s and was stopped"):
         probe.measure("cpu", HERE, program(text), deadline_s=0.3)
 
 
@@ -192,8 +192,8 @@ def test_there_are_no_shares_without_a_datasheet(gpus: list[dict[str, Any]]) -> 
     [
         ({"flops_s": {"bfloat16": 3e15}}, "bfloat16 is 303% of what the datasheet allows"),
         ({"copy_bytes_s": 5.1e12}, "copy is 106% of what the datasheet allows"),
-        ({"step_s": -1.0}, "step: -1.0 is no rate or time"),
-        ({"flops_s": {"float16": 0.0}}, "float16: 0.0 is no rate or time"),
+        ({"step_s": -1.0}, "step: -1.0 is not a possible rate or time"),
+        ({"flops_s": {"float16": 0.0}}, "float16: 0.0 is not a possible rate or time"),
     ],
 )
 def test_what_cannot_be_is_refused(figures: dict[str, Any], sentence: str) -> None:
@@ -269,7 +269,7 @@ def test_a_chip_cannot_be_probed_by_name(capsys: Output) -> None:
 
 def test_a_busy_machine_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(psutil, "cpu_percent", lambda **_: 40.0)
-    assert "Others use 40% of the processors" in (probe.busy() or "")
+    assert "Other processes use 40% of the CPUs" in (probe.busy() or "")
 
     monkeypatch.setattr(psutil, "cpu_percent", lambda **_: 3.0)
     assert probe.busy() is None

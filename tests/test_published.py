@@ -106,7 +106,7 @@ def test_what_was_told_at_second_hand_is_never_judged() -> None:
     found = [each for each in published.comparisons([same]) if each.source.second_hand]
 
     assert found
-    assert {each.reason for each in found} == {"told at second hand"}
+    assert {each.reason for each in found} == {"known only at second hand"}
 
 
 def test_input_tokens_are_never_counted_as_output() -> None:

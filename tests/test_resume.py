@@ -84,7 +84,7 @@ def test_another_sweep_does_not_join_a_run(bench: Bench) -> None:
     done = bench.sweep()
 
     assert (done.code, bench.raw()) == (2, before)
-    assert "holds a run of the sweep 'example', and this one is 'other'" in done.err
+    assert "contains a run of the sweep 'example', and this one is 'other'" in done.err
     assert "use another --output-dir" in done.err
 
 
@@ -113,7 +113,7 @@ def test_sessions_are_added_until_the_interval_is_narrow(bench: Bench) -> None:
     done = bench.sweep()
 
     assert done.code == 0
-    assert "2 of 2 sessions to run, and up to 2 more while intervals are wide." in done.out
+    assert "2 of 2 sessions to run, and up to 2 more if intervals stay wide." in done.out
     assert len(bench.records()) == 4
     assert [line.reason for line in store.read(bench.run) if isinstance(line, Stop)] == ["maximum"]
     before = bench.raw()

@@ -156,7 +156,7 @@ def test_a_secret_that_every_record_would_hold_is_refused(bench: Bench, dry: tup
     done = bench.sweep(*dry)
 
     assert done.code == 2
-    assert "fake: when: holds a secret" in done.err
+    assert "fake: when: contains a secret" in done.err
     assert marks(done) == set()
 
 

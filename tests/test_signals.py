@@ -107,7 +107,7 @@ def test_every_stop_signal_has_its_exit_code(
     done = bench.ended(process)
 
     assert done.code == code
-    assert f"Stopped. The same sweep with -o {bench.run} goes on from here." in done.out
+    assert f"Stopped. Run the same sweep with -o {bench.run} to continue." in done.out
     assert [record.status for record in done.records] == [Status.INTERRUPTED]
     assert bench.gone()
     assert_resumable(bench, done)

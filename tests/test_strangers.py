@@ -322,7 +322,9 @@ def test_an_alias_is_refused_where_it_stands(text: str, tmp_path: Path) -> None:
     path = tmp_path / "sweep.yaml"
     path.write_text(text)
 
-    with pytest.raises(SpecError, match=r"sweep\.yaml:\d+: found alias 'a0?', .*write it out"):
+    with pytest.raises(
+        SpecError, match=r"sweep\.yaml:\d+: found alias 'a0?', .*write the value out"
+    ):
         sweep.read_sweep(path)
 
 
@@ -339,7 +341,7 @@ def test_a_grid_that_nobody_can_mean_is_refused_before_it_is_made(
 
     assert code == 2
     assert (
-        "x: 999,700,029,999 cells are more than 100,000; shorten an axis."
+        "x: 999,700,029,999 cells exceed the limit of 100,000; shorten an axis."
         in capsys.readouterr().err
     )
 

@@ -260,7 +260,7 @@ def test_a_busy_machine_is_said_before_anything_is_measured(bench: Bench) -> Non
             other.wait()
 
     assert first.startswith("Others use ")
-    assert "of the processors: what is measured beside them comes out worse" in first
+    assert "of the CPUs; results measured now will be slower" in first
     assert "Others use" not in again.out, "nothing is measured"
 
 

@@ -120,7 +120,7 @@ TTFT: call to the first new token of every sequence in the batch; in-process, so
 TPOT: (e2e - ttft) / (n - 1) for n new tokens a sequence; absent when n = 1.
 output: batch x n / e2e: new tokens only, time of the prefill included.
 peak RSS: most resident host memory of a worker, with imports and what earlier cells left; the largest of the sessions.
-trend: iterations grew steadily slower or faster: heat, a filling cache, or too short a warm-up.
+trend: iterations got steadily slower or faster, from heat, a filling cache or a short warm-up.
 """)
 
 

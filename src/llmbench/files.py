@@ -52,7 +52,7 @@ def why_not(path: Path, *, own: bool = False) -> str | None:
     try:
         _check(path, _stat(path, own=own), own=own)
     except FileNotFoundError:
-        return "is a link to nothing" if path.is_symlink() else None
+        return "is a broken link" if path.is_symlink() else None
     except OSError as error:
         return error.strerror or str(error)
     return None
@@ -109,8 +109,8 @@ def _stat(path: Path, *, own: bool) -> os.stat_result:
 
 def _check(path: Path, found: os.stat_result, *, own: bool) -> None:
     if not stat.S_ISREG(found.st_mode):
-        kind = next((words for fits, words in KINDS if fits(found.st_mode)), "no regular file")
+        kind = next((words for fits, words in KINDS if fits(found.st_mode)), "not a regular file")
         raise OSError(errno.EINVAL, f"is {kind}", str(path))
     if own and found.st_nlink > 1:
-        text = "has a second name (a hard link), and what is written here would change both"
+        text = "has a second name (a hard link), and writing here would change both"
         raise OSError(errno.EMLINK, text, str(path))

@@ -215,7 +215,7 @@ def _quiet(log: Log) -> Checked:
     """Say whether the machine was alone; where it was not, what fails below may be its doing."""
     records = _records(log)
     beside = sum(any(f.code in DISTURBING for f in record.warnings) for record in records)
-    figures = f"{beside} of {len(records)} sessions ran beside other work"
+    figures = f"{beside} of {len(records)} sessions ran while other processes were busy"
     return Checked(f"{QUIET}: nothing else on the machine", 2 * beside <= len(records), figures)
 
 
@@ -225,7 +225,7 @@ def _clocks(log: Log) -> Checked:
         for record in _records(log)
     )
     return Checked(
-        "clock: wall and monotonic agree", not drifted, f"{drifted} sessions where they do not"
+        "clock: wall and monotonic agree", not drifted, f"{drifted} sessions where they disagree"
     )
 
 

@@ -32,9 +32,7 @@ def context_is_memory(claim: Claim, given: Evidence) -> Answer:
         grown = max(long.values["kv_cache_bytes"]) / max(short.values["kv_cache_bytes"])
         slack = claim.threshold("within")
         figure = exactly(grown / times)
-        said = (
-            f"{digits(times)} times the context, {digits(grown)} times the keys and values; share"
-        )
+        said = f"{digits(times)} x the context takes {digits(grown)} x the keys and values; one over the other:"
         parts.append(held(model, said, figure, Range(1 - slack, 1 + slack), rows=(short, long)))
         notes.append(_bytes_a_token(short))
     return Answer(tuple(parts), tuple(note for note in notes if note))
@@ -49,8 +47,8 @@ def _bytes_a_token(row: Measured) -> str:
     formula = formulas.held_kv_bytes(row.shape, row.cell.dtype, tokens) / tokens
     kind = "multi-head" if row.shape.kv_heads == row.shape.heads else "grouped or shared keys"
     return (
-        f"{row.cell.model} ({kind}) holds {binary(round(held))} a token; "
-        f"its formula says {binary(round(formula))}."
+        f"{row.cell.model} ({kind}) holds {binary(round(held))} per token; the formula gives "
+        f"{binary(round(formula))}."
     )
 
 
@@ -83,7 +81,9 @@ def selective_reads(claim: Claim, given: Evidence) -> Answer:
             for growth, row in grown
         ]
         if not seen:
-            notes.append("No model without a window grew visibly, so there was nothing to save.")
+            notes.append(
+                "The time of a model without a window did not grow either; a window had nothing to save."
+            )
     return Answer(tuple(parts), tuple(dict.fromkeys(notes)))
 
 
@@ -102,16 +102,16 @@ def tiered_memory(claim: Claim, given: Evidence) -> Answer:
         weights = max(below_row.values["weights_bytes"])
         price = ratio(below_row.values["tpot_s"], above_row.values["tpot_s"])
         where = f"{below_row.cell.model}, {below_row.cell.options['device_map']}"
-        notes.append(f"{where}: a level down takes {digits(price.value)} times as long a token.")
+        notes.append(
+            f"{where}: with weights one level down, a token takes {digits(price.value)} times as long."
+        )
         if not rate:
-            notes.append(
-                f"{where}: how fast that level is read was not recorded, so nothing is decided."
-            )
+            notes.append(f"{where}: the read rate of that level was not recorded; no verdict.")
             continue
         expected_s = max(above_row.figure("tpot_s").value, weights / rate)
         figure = below_row.figure("tpot_s").times(1 / expected_s)
         factor = claim.threshold("within_factor")
-        said = f"step against {digits(weights / rate * 1e3)} ms of reading its weights there:"
+        said = f"step against {digits(weights / rate * 1e3)} ms to read its weights from there:"
         both = (below_row, above_row)
         parts.append(held(where, said, figure, Range(1 / factor, factor), "x", both))
     return Answer(tuple(parts), tuple(notes))

@@ -51,7 +51,10 @@ def inference_cost_decline(claim: Claim, given: Evidence) -> Answer:
         if model != "mpt-7b" or months < claim.threshold("least_months"):
             continue
         factor = Interval(*(part ** (18 / months) for part in usd.over(then)))
-        said = f"{digits(then)} dollars then, {digits(usd.value)} now, {digits(months)} months; per 18 months"
+        said = (
+            f"{digits(then)} dollars then, {digits(usd.value)} now, {digits(months)} months apart; factor "
+            f"per 18 months"
+        )
         predicted = Range(claim.threshold("factor"))
         parts.append(held(_where(row), said, factor, predicted, "x", (row,)))
     return Answer(tuple(parts), tuple(notes))
@@ -73,7 +76,10 @@ def self_host_or_api(claim: Claim, given: Evidence) -> Answer:
         hour = given.hour_usd(row) or 0.0
         api = min(listed, key=lambda p: p.request_usd(row.cell.input_len, row.cell.output_len))
         found = cost.break_even(row, hour, api)
-        said = f"{count(round(found.tokens_per_day))} tokens a day pay as much to {api.name}; utilisation there"
+        said = (
+            f"{count(round(found.tokens_per_day))} tokens a day cost as much at {api.name}; utilisation at "
+            f"that volume"
+        )
         parts.append(held(_where(row), said, found.utilisation, Range(high=1.0), rows=(row,)))
     return Answer(tuple(parts), tuple(notes))
 
@@ -110,11 +116,11 @@ def serving_fleet(claim: Claim, given: Evidence) -> Answer:
         pace = row.figure("output_tok_s").times(1 / prices.gpus_of(row))
         if where.startswith("a100"):
             needed = pace.over(demand)
-            said = f"for {digits(demand)} tokens a second at peak,"
+            said = f"for {digits(demand)} tokens/s at peak,"
             parts.append(held(model, said, needed, Range(high=fleet), "GPUs", (row,)))
         else:
             notes.append(
-                f"{model} on {where}: {fleet:,.0f} of these would carry {digits(pace.value * fleet)} tokens a second."
+                f"{model} on {where}: {fleet:,.0f} of these would serve {digits(pace.value * fleet)} tokens/s."
             )
     return Answer(tuple(parts), tuple(notes))
 
@@ -138,7 +144,7 @@ def verify_budget(claim: Claim, given: Evidence) -> Answer:
             continue
         in_time, for_a_cent = a_second.times(wait_s), a_second.times(cent * cost.HOUR_S / hour)
         fewest = min(in_time, for_a_cent, key=lambda figure: figure.value)
-        said = f"{digits(for_a_cent.value)} passes for a cent, {digits(in_time.value)} in {wait_s:g} s; the fewer"
+        said = f"{digits(for_a_cent.value)} passes for a cent, {digits(in_time.value)} in {wait_s:g} s; the smaller:"
         where = f"{model}, {row.cell.input_len} in and {row.cell.output_len} out"
         parts.append(held(where, said, fewest, Range(wanted), "passes", (row,)))
     return Answer(tuple(parts), tuple(dict.fromkeys(notes)))
@@ -192,7 +198,10 @@ def _ceilings() -> Iterator[str]:
         latest = max(dated, key=lambda price: str(price.date), default=None)
         if latest and latest.usd_per_hour and (bandwidth := found.bandwidth()):
             a_dollar = digits(bandwidth * cost.HOUR_S / latest.usd_per_hour / 1e15)
-            yield f"Ceiling, not measured: {name} can read {a_dollar} PB a dollar ({latest.provider}, {latest.date})."
+            yield (
+                f"Ceiling, not measured: {name} can read {a_dollar} PB per dollar ({latest.provider}, "
+                f"{latest.date})."
+            )
 
 
 def training_price_per_parameter(claim: Claim, given: Evidence) -> Answer:

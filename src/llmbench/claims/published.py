@@ -1,7 +1,7 @@
 """Figures that others published, with their conditions, held against measured cells that are comparable.
 
 One pair of files a source in configs/baselines: what its figures mean, and the figures. A definition is
-converted only where that is exact; a figure that was told at second hand is never judged.
+converted only where that is exact; a figure that was known only at second hand is never judged.
 """
 
 from __future__ import annotations
@@ -147,15 +147,15 @@ def outcome_of(ratio: Interval) -> PublishedOutcome:
 def _unusable(source: PublishedSource, figure: PublishedFigure) -> str:
     """Return why a figure can be compared with nothing at all."""
     if source.second_hand:
-        return "told at second hand"
+        return "known only at second hand"
     if figure.metric not in CONVERSIONS:
         return f"no exact conversion of {figure.metric}"
     for name in ("batch", "input_len", "output_len"):
         if not getattr(figure, name).isdigit():
-            return f"{name} not stated as one number"
+            return f"{name} is not stated as one number"
     if not figure.chips:
-        return f"which chip {figure.hardware} is, is not stated"
-    return "precision not stated" if figure.precision not in WIDTHS else ""
+        return f"the chip ({figure.hardware}) is not stated exactly"
+    return "the precision is not stated" if figure.precision not in WIDTHS else ""
 
 
 def _reason(figure: PublishedFigure, row: Measured) -> tuple[int, str]:

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from llmbench.results.cells import Measured
 
 COMPUTE = "compute"
-NO_CEILINGS = "{} cells have no ceilings to be held against: measure them first with llmbench machine --probe."
+NO_CEILINGS = (
+    "{} cells have no ceilings to compare with; measure them first with llmbench machine --probe."
+)
 
 
 def compute_is_the_bottleneck(claim: Claim, given: Evidence) -> Answer:

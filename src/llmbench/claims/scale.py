@@ -117,9 +117,7 @@ def quality_per_cost(claim: Claim, given: Evidence) -> Answer:
         parts += both if len(both) > 1 else []  # half of a claim is no claim
     return Answer(
         tuple(parts),
-        ("Accuracies are those printed in the report, the mean of its twelve tasks.",)
-        if parts
-        else (),
+        ("Accuracies are means over the twelve tasks printed in the report.",) if parts else (),
     )
 
 

@@ -38,10 +38,13 @@ DISTURBED_SHARE = 0.5
 models ran ten times slower on a crowded machine, and every session of them said so."""
 
 BUSY = (
-    "Cells most of whose sessions ran beside other work are not called different: measure them again on a "
-    "quiet machine, or both sides in one sweep with --by."
+    "Cells are not called different if most of their sessions ran while other processes were busy; measure "
+    "them again on a quiet machine, or measure both sides in one sweep and use --by."
 )
-ALONE = "A cell with one session on a side is never called different: it says nothing of how sessions vary."
+ALONE = (
+    "A cell with a single session on either side is never called different, because one session does not "
+    "show how much sessions vary."
+)
 
 
 class Contrast(NamedTuple):
@@ -156,7 +159,7 @@ def _draft(baseline: Side, candidate: Side, asked: CompareOptions) -> _Draft:
         made, whole = _paired(sides, len(matched.baseline))
         if alone := before - sum(len(side.values) for side in sides):
             have = "session has" if alone == 1 else "sessions have"
-            notices.append(f"{alone} {have} no counterpart in the same round and are left out.")
+            notices.append(f"{alone} {have} no counterpart in the same round; not compared.")
     elif confounds.same(baseline, candidate):
         made, whole = _nothing(made)
     if asked.calibration:

@@ -39,12 +39,15 @@ def calibrate(log: Log, name: str) -> Calibration:
     """
     tally = Tally(log)
     if log.plan is None:
-        raise RunError(f"{name}: the run has lost its plan, so its machine is not known.")
+        raise RunError(
+            f"{name}: the plan of the run is missing, and with it the machine that it ran on."
+        )
     owners = tally.numbers_of_owners()
     valid = np.bincount(owners, minlength=len(tally.cells))
     if not (valid >= FEWEST_SESSIONS).any():
         raise RunError(
-            f"{name}: no cell has {FEWEST_SESSIONS} valid sessions, so nothing varies. Measure with --sessions 5."
+            f"{name}: no cell has {FEWEST_SESSIONS} valid sessions, the fewest that show a spread. Measure "
+            f"with --sessions 5."
         )
     columns = tally.gatherer.sessions([tally.cells[owner] for owner in owners])
     sessions = IterationRows(columns, owners, len(tally.cells))

@@ -49,7 +49,7 @@ CLOCKS_APART = 0.02
 MEMORY_WITHOUT_HOLDERS = ("weights_bytes", "kv_cache_theoretical_bytes")
 """Bytes that do not depend on whether an engine takes memory before it needs it."""
 
-WEIGHTS = "random and real weights are not compared: their numbers differ for other reasons; no flag allows it."
+WEIGHTS = "cannot compare random with real weights, whose numbers differ for other reasons; no flag allows it."
 
 MOST_CHANGES = 8
 """Changed facts that are named; the rest are counted."""
@@ -62,7 +62,7 @@ def refuse(baseline: Side, candidate: Side, matched: Match, asked: CompareOption
     if len(protocols) > 1:
         told = " and ".join(map(str, protocols))
         raise RunError(
-            f"{where}: measured by protocols {told}, whose numbers mean different things; no flag allows it."
+            f"{where}: measured with protocols {told}, whose numbers mean different things; no flag allows it."
         )
     if asked.factor is None and not asked.cross_machine:
         _refuse_other_machine(where, baseline.plan, candidate.plan)
@@ -75,9 +75,9 @@ def refuse(baseline: Side, candidate: Side, matched: Match, asked: CompareOption
 
 
 def _refuse_other_machine(where: str, baseline: Plan | None, candidate: Plan | None) -> None:
-    allow = "Compare them all the same with --cross-machine."
+    allow = "Use --cross-machine to compare them anyway."
     if baseline is None or candidate is None:
-        raise RunError(f"{where}: a run does not tell its machine. {allow}")
+        raise RunError(f"{where}: one run does not name its machine. {allow}")
     here, there = info.identity(baseline.machine), info.identity(candidate.machine)
     if here != there:
         told = (
@@ -85,15 +85,17 @@ def _refuse_other_machine(where: str, baseline: Plan | None, candidate: Plan | N
             if there[0] != here[0]
             else f"two machines of the kind {here[0]}"
         )
-        raise RunError(f"{where}: {told}, so the machine is confounded with the change. {allow}")
+        raise RunError(
+            f"{where}: {told}; a difference may come from the machine instead of the change. {allow}"
+        )
 
 
 def _refuse_other_holding(where: str, baseline: Side, candidate: Side) -> None:
     held = {bool(value) for side in (baseline, candidate) for value in side.preallocated}
     if len(held) > 1:
         raise RunError(
-            f"{where}: one side's engine takes memory before it needs it, so its bytes say nothing beside "
-            f"needed ones; no flag allows it. Compare {' or '.join(MEMORY_WITHOUT_HOLDERS)} instead."
+            f"{where}: one side's engine pre-allocates memory, and its bytes cannot be compared with memory "
+            f"taken on demand; no flag allows it. Compare {' or '.join(MEMORY_WITHOUT_HOLDERS)} instead."
         )
 
 
@@ -127,9 +129,9 @@ def notices(baseline: Side, candidate: Side, asked: CompareOptions) -> Iterator[
 
 def _of_other_tools(baseline: Side, candidate: Side) -> Iterator[str]:
     if NOT_OURS in baseline.protocols | candidate.protocols:
-        yield "Not all of this was measured by llmbench: how it was warmed up and repeated is another tool's affair."
+        yield "Some numbers come from another tool, with its own warm-up and repetitions."
     for definition in sorted(baseline.given ^ candidate.given):
-        yield f"One side's number is, in its own tool's terms: {definition}."
+        yield f"One side's number comes from a tool that defines it as: {definition}."
 
 
 def _mean_clock(side: Side) -> float:
@@ -140,13 +142,13 @@ def _mean_clock(side: Side) -> float:
 def _of_separate_runs(baseline: Side, candidate: Side) -> Iterator[str]:
     if baseline.plan and candidate.plan and baseline.plan.run == candidate.plan.run:
         if same(baseline, candidate):
-            yield "Both are the same run: every ratio is 1 because nothing was measured twice."
+            yield "Both sides are the same run; every ratio is 1 because nothing was measured twice."
         else:
-            yield "Both are the same run at two moments: the sessions that they share are compared with themselves."
+            yield "Both sides are the same run at different moments; sessions in both are compared with themselves."
         return
     yield (
-        "Two runs at two times: the state of the machine is confounded with the change. "
-        "Measured in one sweep and compared with --by, it is not."
+        "The runs were made at different times: a difference may come from the machine's state instead of the "
+        "change. To rule that out, measure both in one sweep and compare with --by."
     )
     if baseline.plan and candidate.plan:
         yield from _changes(baseline.plan, candidate.plan)

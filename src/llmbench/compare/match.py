@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 Lacking = Literal["baseline", "candidate", "both"]
 
 ELSEWHERE = {
-    "load_format": "there with other weights",
-    "model_digest": "there under the same model's name, with another configuration or other weights",
+    "load_format": "the other side uses other weights",
+    "model_digest": "the other side has a model of this name with another configuration or other weights",
 }
 """Axes whose difference is not seen in a table, and what is said of a cell that only they set apart."""
 
@@ -95,7 +95,7 @@ def in_both(
     apart = tuple(baseline.cells[number] for number in matched.baseline[~shared])
     missing = (
         *matched.missing,
-        Missing("both", "measured on either side, never in one round", apart),
+        Missing("both", "measured on both sides, but never in the same round", apart),
     )
     kept = Match(matched.baseline[shared], matched.candidate[shared], missing)
     sides = _aligned(
@@ -154,7 +154,7 @@ class _Why:
         if max(len(a), len(b)) > 1:
             return (
                 "both",
-                f"measured in {max(len(a), len(b))} ways that are told apart by more than this",
+                f"ambiguous: {max(len(a), len(b))} cells on one side differ only in settings not compared here",
             )
         if not b:
             return "candidate", self._absent(self.sides[0].cells[a[0]], 1)
@@ -171,7 +171,7 @@ class _Why:
             for axis, words in ELSEWHERE.items():
                 if key_of(cell, axis) in self._keys(side, axis):
                     return words
-        return "not planned there"
+        return "not planned on this side"
 
     def _keys(self, side: int, axis: str) -> set[Hashable]:
         if (side, axis) not in self._seen:
@@ -180,6 +180,6 @@ class _Why:
 
     def _without(self, side: int, number: int) -> str:
         if number in self._valid[side]:
-            return "has no such number"
+            return "has no value of this metric"
         of = self.sides[side]
         return of.failed.get(of.cells[number].id, "not measured yet")

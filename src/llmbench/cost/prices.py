@@ -99,14 +99,14 @@ def check(asked: PriceOptions) -> None:
     if len(given) > 1:
         raise SpecError("Give one of --usd-per-hour, --usd-per-gpu-hour and --price, not several.")
     if any(isinstance(value, float) and not 0 < value < math.inf for value in given):
-        raise SpecError("--usd-per-hour, --usd-per-gpu-hour: a price is dollars above 0.")
+        raise SpecError("--usd-per-hour, --usd-per-gpu-hour: a price must be above 0 dollars.")
     if asked.provider is None:
         return
     name = asked.provider.partition("@")[0].lower()
     known = {_short(row) for chip in chips.known() for row in _prices(chip)}
     if not any(one.startswith(name) for one in known):
         raise SpecError(
-            f"--price: {name!r} is no provider in a chip's file.{did_you_mean(name, known)}"
+            f"--price: {name!r} is not a provider in any chip's file.{did_you_mean(name, known)}"
         )
 
 
@@ -116,7 +116,7 @@ def hour(asked: PriceOptions, measured: Measured) -> Hour:
         return Hour(asked.usd_per_hour, f"${asked.usd_per_hour:g} an hour of the machine, as given")
     if measured.cell.device == "cpu":
         raise SpecError(
-            f"{measured.run}: ran on a CPU, whose price is in no file; give --usd-per-hour."
+            f"{measured.run}: ran on a CPU, for which no price is on file; give --usd-per-hour."
         )
     count = gpus_of(measured)
     if asked.usd_per_gpu_hour is not None:
@@ -139,14 +139,13 @@ def _listed(provider: str | None, measured: Measured) -> chips.Price:
     """Return the chip's price of a provider, `NAME` or `NAME@DATE`; the latest of several, undated ones last."""
     if measured.machine.chip is None:
         raise SpecError(
-            f"{measured.run}: ran on {measured.machine.name}, which is no known chip; "
-            "give --usd-per-gpu-hour."
+            f"{measured.run}: ran on {measured.machine.name}, which is not a known chip; give --usd-per-gpu-hour."
         )
     known = _prices(measured.machine.chip)
     name, _, date = (provider or "").partition("@")
     found = [row for row in known if _meant(row, name, date)]
     if provider is None or not found:
-        what = "no price was chosen" if provider is None else f"--price: none of {provider!r}"
+        what = "no price was chosen" if provider is None else f"--price: no price of {provider!r}"
         raise SpecError(
             f"{measured.run}: {what}; {measured.machine.chip} has {_list(known)}. "
             "Choose with --price, or give --usd-per-gpu-hour."

@@ -100,9 +100,9 @@ def _unclear(fitting: Sequence[ModuleType], importers: Sequence[ModuleType]) -> 
     """Say why a file is not of exactly one tool."""
     if fitting:
         names = ", ".join(module.__name__.rpartition(".")[2] for module in fitting)
-        return f"could be of several tools. Say which with --from: {names}."
+        return f"several tools could have written this. Name one with --from: {names}."
     tools = " or ".join(str(module.TOOL) for module in importers)
-    return f"is no result of {tools}."
+    return f"is not a result file of {tools}."
 
 
 def _module(name: str) -> ModuleType:

@@ -64,7 +64,7 @@ def read(document: ToolFile, said: Said) -> list[Reading]:
     )
     if fields.has("was_cancelled") and fields.scalar("was_cancelled") is True:
         raise Unconvertible(
-            f"{document.name}: was cancelled after {done:,} requests: not a whole run."
+            f"{document.name}: was cancelled after {done:,} requests; import a complete run."
         )
     given: dict[str, Given] = {}
     for key, theirs in MEDIANS.items():
@@ -135,7 +135,9 @@ def _duration_s(fields: Fields) -> float:
             datetime.fromisoformat(end) - datetime.fromisoformat(start)
         ).total_seconds() or math.nan
     except (ValueError, TypeError):
-        raise Unconvertible(f"{fields.where}: {start!r} to {end!r} is no time.") from None
+        raise Unconvertible(
+            f"{fields.where}: {start!r} to {end!r} is not a valid period."
+        ) from None
 
 
 def _where(fields: Fields) -> dict[str, Any]:

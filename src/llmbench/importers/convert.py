@@ -40,7 +40,7 @@ def write(
 
     """
     if (folder / store.RECORDS).exists():
-        raise RunError(f"{folder}: holds a run already; an import needs a folder of its own.")
+        raise RunError(f"{folder}: already contains a run; import into a new folder.")
     sources, results = _converted(files, said, name)
     title = " and ".join(dict.fromkeys(source.tool for source in sources))
     with store.open_run(folder) as run:
@@ -62,7 +62,7 @@ def _converted(
         tool, document, readings = read(path, said, name)
         if document.sha256 in seen:
             raise Unconvertible(
-                f"{document.name}: is the same as {seen[document.sha256]}; twice the same is no second session."
+                f"{document.name}: is the same as {seen[document.sha256]}; give each session's file once."
             )
         seen[document.sha256] = document.name
         told = [(_source(tool, document, reading), reading) for reading in readings]
@@ -91,7 +91,7 @@ def _results(
         point = _point(source, reading, said)
         if point.id in here:
             raise Unconvertible(
-                f"{source.file}: holds the same test twice; in one process that is no second session."
+                f"{source.file}: contains the same test twice; a repetition in one process is not a second session."
             )
         here.add(point.id)
         sessions[point.id] += 1
@@ -129,7 +129,7 @@ def _coordinate(file: str, reading: Reading, said: Said, name: str) -> object:
         return told
     if told is not None and told != added and name not in RENAMED:
         raise SpecError(
-            f"--{name.replace('_', '-')}: {added} is not what {file} says: {told}. Leave it out."
+            f"--{name.replace('_', '-')}: {added} contradicts {file}, which says {told}. Leave the option out."
         )
     return added
 

@@ -60,14 +60,14 @@ def _values(text: str, name: str) -> list[Any]:
         return [_decoded(text)]
     except ValueError as whole:
         if len(lines) < 2 or not _is_json(lines[0]):
-            raise Unconvertible(f"{name}: is cut short or no JSON: {_why(whole)}.") from None
+            raise Unconvertible(f"{name}: is truncated or not JSON: {_why(whole)}.") from None
     values = []
     for number, line in enumerate(lines, 1):
         try:
             values.append(_decoded(line))
         except ValueError as error:
             raise Unconvertible(
-                f"{name}: line {number} is cut short or no JSON: {_why(error)}."
+                f"{name}: line {number} is truncated or not JSON: {_why(error)}."
             ) from None
     return values
 
@@ -97,7 +97,7 @@ def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     if len(held) < len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"the key {shown(redact(twice))[:LONGEST_TEXT]!r} stands twice")
+        raise ValueError(f"the key {shown(redact(twice))[:LONGEST_TEXT]!r} occurs twice")
     return held
 
 
@@ -107,7 +107,7 @@ class Fields:
     def __init__(self, value: Any, where: str) -> None:
         """Take an object; raise Unconvertible if it is none."""
         if not isinstance(value, dict):
-            raise Unconvertible(f"{where}: is no object.")
+            raise Unconvertible(f"{where}: is not an object.")
         self._held: dict[str, Any] = value
         self.where = where
 
@@ -154,7 +154,7 @@ class Fields:
         value = self._given(key)
         whole = isinstance(value, int | float) and not isinstance(value, bool)
         if not whole or not 0 <= value <= LARGEST or value != int(value):
-            raise Unconvertible(f"{self.where}.{key}: {_told(value)} is no count.")
+            raise Unconvertible(f"{self.where}.{key}: {_told(value)} is not a count.")
         return int(value)
 
     def scalar(self, key: str) -> str | int | float | bool:
@@ -164,20 +164,22 @@ class Fields:
             return self.text(key)
         if isinstance(value, int | float) and abs(value) <= LARGEST:
             return value
-        raise Unconvertible(f"{self.where}.{key}: {_told(value)} is no setting.")
+        raise Unconvertible(
+            f"{self.where}.{key}: {_told(value)} is not a string, number or boolean."
+        )
 
     def text(self, key: str) -> str:
         """Return a text that is safe to keep: without secrets, and not endless."""
         value = self._given(key)
         if not isinstance(value, str) or not value:
-            raise Unconvertible(f"{self.where}.{key}: {_told(value)} is no text.")
+            raise Unconvertible(f"{self.where}.{key}: {_told(value)} is not a string.")
         spelled = value.encode("utf-8", "backslashreplace").decode()  # half a surrogate is no text
         return REDACTED if is_secret(key, spelled) else redact(spelled)[:LONGEST_TEXT]
 
     def _list(self, key: str) -> list[Any]:
         value = self._given(key)
         if not isinstance(value, list):
-            raise Unconvertible(f"{self.where}.{key}: {_told(value)} is no list.")
+            raise Unconvertible(f"{self.where}.{key}: {_told(value)} is not a list.")
         return value
 
     def _given(self, key: str) -> Any:
@@ -190,7 +192,7 @@ class Fields:
 def _number(value: Any, where: str) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= LARGEST:
         return float(value)
-    raise Unconvertible(f"{where}: {_told(value)} is no number above zero.")
+    raise Unconvertible(f"{where}: {_told(value)} is not a number above zero.")
 
 
 def _told(value: Any) -> str:
@@ -203,8 +205,8 @@ def agree(told: float, worked_out: float, what: str, where: str) -> None:
     """Raise Unconvertible unless two figures of a file for one thing are the same."""
     if not math.isclose(told, worked_out, rel_tol=AGREE_WITHIN):
         raise Unconvertible(
-            f"{where}: {what} is {told:.6g} there, and {worked_out:.6g} by the file's other figures: "
-            "it was changed, or means something else."
+            f"{where}: {what} is {told:.6g}, but the file's other figures give {worked_out:.6g}; "
+            "the file was edited, or the field means something else."
         )
 
 

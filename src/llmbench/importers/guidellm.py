@@ -62,7 +62,7 @@ def _reading(benchmark: Fields, version: str) -> Reading:
         given, lengths = _of_requests(requests), _lengths(requests)
     else:
         refused["requests"] = (
-            f"{len(requests):,} of {done:,} were kept, and a median needs them all"
+            f"{len(requests):,} of {done:,} are in the file, and a median needs all of them"
         )
     if _trimmed(benchmark):
         refused["rates"] = "warm-up or cool-down are cut off: not the whole run's"

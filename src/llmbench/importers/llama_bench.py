@@ -106,7 +106,7 @@ def _reading(test: Fields) -> Reading:
 def _times(test: Fields) -> list[float]:
     if not test.has("samples_ns"):
         raise Unconvertible(
-            f"{test.where}: has no 'samples_ns', only a mean, and a mean is no median: write it with -o jsonl."
+            f"{test.where}: has no 'samples_ns', only a mean, which is not a median; write the file with -o jsonl."
         )
     times_ns = test.positives("samples_ns")
     agree(test.positive("avg_ns"), fmean(times_ns), "avg_ns", test.where)

@@ -89,13 +89,13 @@ def _where(config: Fields) -> dict[str, Any]:
     backend, scenario = config.inner("backend"), config.inner("scenario")
     if config.inner("launcher").text("name") == "torchrun":
         raise Unconvertible(
-            f"{config.where}.launcher: torchrun pools the iterations of several processes."
+            f"{config.where}.launcher: torchrun mixes the iterations of several processes, which cannot be separated."
         )
     shapes, asked = scenario.inner("input_shapes"), scenario.inner("generate_kwargs")
     for key in ("num_beams", "num_return_sequences"):
         if asked.has(key) and asked.count(key) != 1:
             raise Unconvertible(
-                f"{asked.where}.{key}: {asked.count(key)} sequences come of one prompt; llmbench has one."
+                f"{asked.where}.{key}: {asked.count(key)} sequences per prompt; llmbench supports one."
             )
     name = backend.text("name")
     return {
@@ -174,7 +174,7 @@ def _latencies(target: Fields) -> list[float]:
     """Return the seconds of each iteration, which must be those that the file itself sums up."""
     latency = target.inner("latency")
     if latency.text("unit") != "s":
-        raise Unconvertible(f"{latency.where}: its unit is no second.")
+        raise Unconvertible(f"{latency.where}: its unit is not seconds.")
     values = latency.positives("values")
     agree(latency.count("count"), len(values), "count", latency.where)
     agree(latency.positive("mean"), fmean(values), "mean", latency.where)

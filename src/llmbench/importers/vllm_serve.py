@@ -43,7 +43,9 @@ def read(document: ToolFile, said: Said) -> list[Reading]:
     if not 0 < completed <= asked:
         raise Unconvertible(f"{document.name}: {completed:,} of {asked:,} requests were completed.")
     if not fields.has("total_output_tokens", "output_throughput"):
-        raise Unconvertible(f"{document.name}: counts no new tokens: embeddings are not generated.")
+        raise Unconvertible(
+            f"{document.name}: counts no new tokens; benchmarks of embeddings cannot be imported."
+        )
     detailed = fields.has("ttfts", "itls", "output_lens", "input_lens")
     requests = _requests(fields) if detailed else []
     given = {
@@ -100,7 +102,9 @@ def _requests(fields: Fields) -> list[Request]:
     columns = [fields.lists(key) for key in ("input_lens", "output_lens", "ttfts", "itls")]
     errors = fields.lists("errors") if fields.has("errors") else [""] * len(columns[0])
     if len({len(column) for column in (*columns, errors)}) != 1:
-        raise Unconvertible(f"{fields.where}: its lists of requests differ in length: it was cut.")
+        raise Unconvertible(
+            f"{fields.where}: its lists of requests differ in length; the file is incomplete."
+        )
     requests: list[Request] = []
     for number, (*row, error) in enumerate(zip(*columns, errors, strict=True)):
         if error or not row[1]:
@@ -114,7 +118,7 @@ def _requests(fields: Fields) -> list[Request]:
     if len(requests) != fields.count("completed"):
         raise Unconvertible(
             f"{fields.where}: says that {fields.count('completed'):,} requests were completed, "
-            f"and holds {len(requests):,}."
+            f"but contains {len(requests):,}."
         )
     agree(
         fields.count("total_output_tokens"),

@@ -84,6 +84,6 @@ def _check_lengths(name: str, requests: int, tokens: int, said: Said) -> None:
     if requests * each != tokens:
         raise Unconvertible(
             f"{name}: {requests:,} requests of {said['input_len']} + {said['output_len']} tokens are "
-            f"{requests * each:,}, and the file counts {tokens:,}: the lengths vary, so output tokens "
-            "a second cannot be told. Leave --input-len and --output-len out."
+            f"{requests * each:,}, and the file counts {tokens:,}: the lengths vary, and output tokens per "
+            f"second cannot be derived. Leave out --input-len and --output-len."
         )

@@ -99,8 +99,8 @@ class Calibration(state.OfMachine, frozen=True, kw_only=True):
     def label(self) -> str:
         """Return what a comparison must say that rests on this."""
         return (
-            f"calibrated: a cell with one session on a side is judged by how sessions varied on this machine on "
-            f"{self.at[:10]} ({self.sessions} sessions of {self.cells} cells), not by how its own did."
+            f"calibrated: a cell with a single session on either side uses the spread measured on this "
+            f"machine on {self.at[:10]} ({self.sessions} sessions of {self.cells} cells) instead of its own."
         )
 
     def forecast(self, cells: Sequence[Point], within: float) -> str:
@@ -116,15 +116,15 @@ class Calibration(state.OfMachine, frozen=True, kw_only=True):
             if least == most
             else f"{least or MANY} to {most or MANY} sessions"
         )
-        return f"An interval within ±{within:.1%} takes {told} a cell, by the calibration of {self.at[:10]}."
+        return f"An interval within ±{within:.1%} needs {told} per cell, by the calibration of {self.at[:10]}."
 
 
 def check(deviation: float, dof: float) -> None:
     """Raise ValueError if these are no standard deviation of logarithms, or no degrees of freedom."""
     if not 0 <= deviation <= MOST_DEVIATION:
-        raise ValueError(f"{deviation} is no standard deviation of logarithms")
+        raise ValueError(f"{deviation} is not a standard deviation of logarithms")
     if not dof >= 0:
-        raise ValueError(f"{dof} are no degrees of freedom")
+        raise ValueError(f"{dof} are not degrees of freedom")
 
 
 SHELF = state.Shelf(

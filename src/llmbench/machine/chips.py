@@ -94,7 +94,7 @@ def chip(name: str) -> Chip:
     """Return a known chip; raise SpecError with the nearest name if there is none."""
     files = known()
     if name not in files:
-        raise SpecError(f"machine: {name!r} is no known chip.{did_you_mean(name, files)}")
+        raise SpecError(f"machine: {name!r} is not a known chip.{did_you_mean(name, files)}")
     return yaml.read(files[name], Chip)
 
 

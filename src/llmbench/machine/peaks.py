@@ -137,7 +137,7 @@ def check(probe: Probe) -> None:
     for name, figure in figures:
         least, most = STEPS_S if name == "step" else RATES
         if figure is not None and not least <= figure <= most:  # NaN neither
-            raise ValueError(f"{name}: {figure} is no rate or time of a machine")
+            raise ValueError(f"{name}: {figure} is not a possible rate or time")
 
 
 def _processors() -> int | None:

@@ -58,7 +58,7 @@ class Shelf(NamedTuple, Generic[T]):
         if found.machine != digest:
             return None, self._unused(path, "it was measured on another machine")
         if found.crc32 not in ("", _checksum(found)):  # the first files had none
-            return None, self._unused(path, "it is not as it was written")
+            return None, self._unused(path, "its checksum does not match")
         return msgspec.structs.replace(found, crc32=""), None
 
     def keep(self, value: T) -> Path:
@@ -76,8 +76,8 @@ class Shelf(NamedTuple, Generic[T]):
             files.replace(path, data, 0o600)
         except OSError as error:
             raise RunError(
-                f"{redact(str(path))}: the {self.noun} cannot be kept: {error.strerror or error}. "
-                f"Name a folder that can be written with {STATE}."
+                f"{redact(str(path))}: the {self.noun} cannot be saved: {error.strerror or error}. Set "
+                f"{STATE} to a writable folder."
             ) from error
         return path
 
@@ -86,7 +86,7 @@ class Shelf(NamedTuple, Generic[T]):
         return folder() / self.folder / f"{digest}.json"
 
     def _unused(self, path: Path, reason: str) -> str:
-        return f"{redact(str(path))}: the kept {self.noun} is not used: {reason}; {self.again}."
+        return f"{redact(str(path))}: the saved {self.noun} was ignored: {reason}; {self.again}."
 
 
 def folder() -> Path:

@@ -149,7 +149,7 @@ def _wrong_sum(rows: list[tuple[list[int], int]]) -> str:
     tails = sorted((e2e_ns - row[-1], e2e_ns) for row, e2e_ns in rows)
     tail, e2e_ns = tails[len(tails) // 2]
     if tail < -max(SUM_WITHIN * e2e_ns, AFTER_END_NS):
-        return f"the last token came {-tail / 1e6:.3f} ms after the end of {e2e_ns / 1e6:.3f} ms: not awaited"
+        return f"the last token came {-tail / 1e6:.3f} ms after the end of {e2e_ns / 1e6:.3f} ms: no wait for it"
     if tail > max(SUM_WITHIN * e2e_ns, TAIL_NS):
         return f"{tail / 1e6:.3f} ms of {e2e_ns / 1e6:.3f} ms lie after the last token"
     return ""

@@ -60,8 +60,8 @@ def measure(
         )
     except subprocess.TimeoutExpired:
         raise RunError(
-            f"--probe: measuring {kind} took longer than {deadline_s:.0f} s and was ended. "
-            "Try again when the machine is idle."
+            f"--probe: measuring {kind} took longer than {deadline_s:.0f} s and was stopped. Try again when "
+            f"the machine is idle."
         ) from None
     if done.returncode:
         raise RunError(f"--probe: measuring {kind} {_death(done.returncode, done.stderr)}.")
@@ -101,7 +101,7 @@ def busy() -> str | None:
     share = psutil.cpu_percent(interval=LOOK_S) / 100
     if share <= BUSY:
         return None
-    return f"Others use {share:.0%} of the processors: the ceilings will lack what they take."
+    return f"Other processes use {share:.0%} of the CPUs; the measured ceilings will be too low."
 
 
 def _refuse_shared(kind: str, found: Mapping[str, Any]) -> None:
@@ -109,7 +109,7 @@ def _refuse_shared(kind: str, found: Mapping[str, Any]) -> None:
     others = {pid for index in indices for pid in telemetry.Gpu(index).others(set()) or ()}
     if others:
         who = ", ".join(map(str, sorted(others)))
-        raise RunError(f"--probe: the GPU is in use by process {who}. Wait for it.")
+        raise RunError(f"--probe: the GPU is in use by process {who}. Wait until it ends.")
 
 
 def _believed(kind: str, answer: bytes, found: Mapping[str, Any]) -> list[Probe]:
@@ -119,7 +119,7 @@ def _believed(kind: str, answer: bytes, found: Mapping[str, Any]) -> list[Probe]
             peaks.check(probe)
             _check_physics(probe, found)
     except (msgspec.DecodeError, ValueError) as error:
-        raise RunError(f"--probe: what was measured on {kind} cannot be: {error}.") from None
+        raise RunError(f"--probe: the result measured on {kind} is impossible: {error}.") from None
     if not probes:
         raise RunError(f"--probe: this torch sees no {kind} device.")
     return probes

@@ -133,12 +133,12 @@ def resolve(name: str) -> Model:
         return _from_catalogue(name, yaml.read(known[base], Entry), size)
     if os.path.isdir(folder):  # noqa: PTH112 - likewise
         raise SpecError(
-            f"model: {name!r} is a folder without config.json, so it holds no checkpoint."
+            f"model: {name!r} is a folder without config.json, which every checkpoint has."
         )
     if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
         return _model(name, "hub", name, None, {})
     meant = did_you_mean(name, [f"{one}{scaled}{size}" for one in known])
-    raise SpecError(f"model: {name!r} is no catalogue entry, folder or hub id.{meant}")
+    raise SpecError(f"model: {name!r} is not a catalogue entry, folder or hub id.{meant}")
 
 
 def catalogue() -> list[str]:
@@ -150,7 +150,7 @@ def entry(name: str) -> Entry:
     """Return one entry of the catalogue; raise SpecError with the nearest name if there is none."""
     known = _files()
     if name not in known:
-        raise SpecError(f"model: {name!r} is no catalogue entry.{did_you_mean(name, known)}")
+        raise SpecError(f"model: {name!r} is not a catalogue entry.{did_you_mean(name, known)}")
     return yaml.read(known[name], Entry)
 
 
@@ -163,7 +163,7 @@ def _files() -> dict[str, Path]:
         for path in sorted(Path(folder).glob("*.yaml")):
             if path.stem in found:
                 raise SpecError(
-                    f"{path}: there is a model {path.stem!r} already, {found[path.stem]}; rename this file."
+                    f"{path}: the model {path.stem!r} already exists in {found[path.stem]}; rename this file."
                 )
             found[path.stem] = path
     return found
@@ -175,8 +175,8 @@ def _from_catalogue(name: str, found: Entry, size: str) -> Model:
     config = models_scaled.scaled_down(found.model_type, found.config, size)
     if config is None:
         raise SpecError(
-            f"model: {name!r}: there is no rule that scales {found.model_type} down; "
-            f"known are {', '.join(FAMILIES)}."
+            f"model: {name!r}: no rule scales {found.model_type} down; rules exist for "
+            f"{', '.join(FAMILIES)}."
         )
     return _model(name, "catalogue", None, found.model_type, config)
 
@@ -193,13 +193,13 @@ def _from_folder(name: str, folder: Path) -> Model:
     for old, new in RENAMED.get(model_type, {}).items():
         if old in config and new not in config:
             raise SpecError(
-                f"model: {name}/config.json: transformers passes over {old!r} and would build another size; "
-                f"it is called {new!r} now."
+                f"model: {name}/config.json: transformers ignores {old!r} and would build another size; "
+                f"rename it to {new!r}."
             )
     shards = sorted(folder.glob("*.safetensors"))
     for path in shards:
         if why := files.why_not(path):
-            raise SpecError(f"model: {name}/{path.name}: {why}, and weights are read from files.")
+            raise SpecError(f"model: {name}/{path.name}: {why}; weights must be regular files.")
     weights = [[path.name, path.stat().st_size] for path in shards]
     return _model(name, "folder", str(folder.resolve()), model_type, config, weights)
 

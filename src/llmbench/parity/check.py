@@ -102,7 +102,9 @@ class _Checkpoint:
     def _own_words(self) -> tuple[Reply, Reply]:
         """Save both checkpoints, and have transformers in the cell's dtype speak from each: noise and control."""
         cell = self.job.cells[0]
-        self.tell(f"{cell.model} {cell.dtype}: its noise, and a disturbed matrix")
+        self.tell(
+            f"{cell.model} {cell.dtype}: measuring its noise, and the effect of a disturbed matrix"
+        )
         plain = msgspec.structs.replace(cell, backend="transformers", options={})
         own = msgspec.structs.replace(self.job, cells=[plain])
         tasks = [
@@ -164,7 +166,9 @@ def _verdict(
     assert isinstance(noise, Distance)
     assert isinstance(control, Distance)
     if not faults(control, noise):
-        return _line(subject, "untested", "a disturbed matrix was not noticed: this proves nothing")
+        return _line(
+            subject, "untested", "a disturbed matrix was not detected; the check proves nothing"
+        )
     wrong = faults(found, noise)
     return _line(subject, "failed" if wrong else "passed", "; ".join(wrong), found, noise)
 
@@ -187,7 +191,7 @@ def ask(tasks: Sequence[Task], answers: Path) -> list[Reply]:
     finally:
         _end(child)
     if child.returncode or not answers.exists():
-        lines = said.decode(errors="replace").strip().splitlines() or ["it said nothing"]
+        lines = said.decode(errors="replace").strip().splitlines() or ["it printed nothing"]
         died = Reply(unable=f"it ended with code {child.returncode}: {redact(lines[-1])[:300]}")
         return [died for _ in tasks]
     return msgspec.json.decode(answers.read_bytes(), type=list[Reply])

@@ -66,7 +66,9 @@ def _save(task: Task) -> Reply:
 def _speak(task: Task) -> Reply:
     engine = backends.load(task.job)
     if not isinstance(engine, Speaker):
-        return Reply(unable=f"the {task.job.cells[0].backend} backend does not say how sure it is.")
+        return Reply(
+            unable=f"the {task.job.cells[0].backend} backend does not report log-probabilities."
+        )
     engine.prepare(task.job.cells[0])
     tokens, own = engine.speak(task.sequences, task.output_len)
     if close := getattr(engine, "close", None):

@@ -65,10 +65,12 @@ def faults(found: Distance, noise: Distance) -> list[str]:
     allowed = max(LEAST_ERROR, ERROR_OVER_NOISE * noise.error)
     said = []
     if wrong:
-        said.append(f"{wrong} of {found.positions} tokens are wrong beyond a near tie")
+        said.append(
+            f"{wrong} of {found.positions} tokens differ from the reference by more than a near tie"
+        )
     if not math.isfinite(found.error) or found.error > allowed:
         said.append(
-            f"log-probabilities are off by {found.error:.2g} nats, and {allowed:.2g} are allowed"
+            f"log-probabilities are off by {found.error:.2g} nats, more than the {allowed:.2g} allowed"
         )
     return said
 

@@ -137,7 +137,7 @@ def predictions(
 
 def _nothing_known(cell: Cell, found: Model) -> str:
     if cell.backend not in COMPUTING:
-        return f"nothing is predicted of the engine {cell.backend}"
+        return f"no predictions for the backend {cell.backend}"
     return f"the shape of {found.model_type or 'a model that only the hub knows'} is not known"
 
 
@@ -145,7 +145,7 @@ def _otherwise(cell: Cell) -> str:
     """Return why the rates of one device do not hold for a cell, or nothing."""
     for name, usual in ONE_DEVICE:
         if (given := cell.options.get(name, usual)) != usual:
-            return f"no times: {name}={given} decides where or in what the weights are"
+            return f"no times: {name}={given} changes where the weights are, or their type"
     return ""
 
 
@@ -169,7 +169,7 @@ def _least(cell: Cell, shape: Shape, pace: Pace, *, whole: bool) -> Prediction:
         least_decode_s=roofline.least_s(work.decode_flops, moved, pace.flops_s, pace.bytes_s),
         basis=pace.basis
         if cell.backend == PREDICTED
-        else f"the work only, not {cell.backend}'s way",
+        else f"the model's own work only, not what {cell.backend} adds",
     )
 
 

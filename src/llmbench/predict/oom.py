@@ -99,7 +99,7 @@ def dominated(cell: Cell, limits: Sequence[Seen]) -> str | None:
         times = "once" if len(met.ooms) == 1 else f"{len(met.ooms)} times"
         named.append(f"at batch {other.batch_size}, context {context(other)} (seen {times})")
         if len(processes) >= OOMS_NEEDED:
-            return f"dominated by the OOM{'s'[: len(named) - 1]} {' and '.join(named)}"
+            return f"needs at least as much memory as the OOM{'s'[: len(named) - 1]} {' and '.join(named)}"
     return None
 
 

@@ -19,7 +19,7 @@ UNLISTED_S = 1.0
 """How long a driver may still list a worker that has ended, as somebody else on the device."""
 
 LOST = (
-    "the GPU no longer answers its driver. See nvidia-smi and the kernel's log, reset it or reboot, "
+    "the GPU no longer responds to its driver. Check nvidia-smi and the kernel log, reset it or reboot, "
     "then run the same command with --run-anyway to measure what was skipped."
 )
 
@@ -90,8 +90,8 @@ class DeviceMonitor:
                 return
             if time.monotonic() > deadline:
                 why = (
-                    f"{(used - before) / 2**30:.1f} GiB of device memory did not come back. "
-                    "See what holds it with nvidia-smi, then run the same command again to go on."
+                    f"{(used - before) / 2**30:.1f} GiB of device memory were not released. Find the process "
+                    f"that holds it with nvidia-smi, then run the same command again to continue."
                 )
                 self.halt = Halt(Status.DEVICE_DIRTY, why)
                 return

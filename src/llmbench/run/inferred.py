@@ -57,7 +57,7 @@ class InferredOutcomes:
             return Outcome(cell=cell.id, status=Status.UNSUPPORTED, phase="plan", error=reason)
         if determined := self.standings[cell.id].determined():
             return _skipped(
-                cell, f"an earlier session ended with {determined}, and so would this one"
+                cell, f"an earlier session ended with {determined}, and this one would too"
             )
         return None
 

@@ -331,13 +331,13 @@ class Worker:
 def opened(log: Path) -> Iterator[IO[bytes]]:
     """Open a log for appending; raise RunError if its name is taken, WriteError if there is no room for it."""
     if strange := files.why_not(log, own=True):
-        raise RunError(f"{log}: {strange}, so no log can be written there. Remove it and resume.")
+        raise RunError(f"{log}: {strange}, and no log can be written there. Remove it and resume.")
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
     try:
         stream = os.fdopen(files.open_regular(log, flags, own=True), "ab")
     except OSError as error:
         raise WriteError(
-            f"{log}: cannot be made: {error.strerror}. "
+            f"{log}: cannot be created: {error.strerror}. "
             "All earlier records are safe; make room and resume."
         ) from error
     with stream:

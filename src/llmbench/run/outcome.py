@@ -59,7 +59,7 @@ def _surroundings(
     measured = status in (Status.OK, Status.INVALID)
     if measured and (worker.get("end", "done") != "done" or worker.get("exit")):
         how = signal_name(worker["exit"]) if worker["end"] == "signal" else worker["end"]
-        yield Finding("worker_end", f"after its result, the worker ended badly: {how}")
+        yield Finding("worker_end", f"the worker failed after its result: {how}")
     if untold := _untold(telemetry, counters):
         yield Finding("telemetry", untold)
     if telemetry.get("isolation") == "shared":
@@ -73,7 +73,7 @@ def _untold(telemetry: dict[str, Any], counters: dict[str, Any]) -> str:
         return "the device was not sampled"
     names = [name for name in LEVELS if samples and f"{name}_mean" not in telemetry]
     names += ["energy or throttling"] if counters.get("device_counters") == "partial" else []
-    return f"partial: the device did not tell {', '.join(names)}" if names else ""
+    return f"partial: the device did not report {', '.join(names)}" if names else ""
 
 
 def outcome_without_result(cell: Cell, ended: WorkerEnd) -> Outcome:

@@ -82,7 +82,9 @@ def _models(given: list[str]) -> dict[str, Model]:
     for name in dict.fromkeys(map(without_home, given)):
         told = redact(name)
         if told in models:
-            raise SpecError(f"model: two are called {told!r} once their secrets are taken out.")
+            raise SpecError(
+                f"model: two models have the same name {told!r} once their secrets are removed."
+            )
         models[told] = replace(resolve.resolve(name), name=told)
     return models
 
@@ -99,7 +101,7 @@ def _refuse_secrets(cells: list[Cell]) -> None:
     for where, text in told:
         if without_secrets(text) != text:
             raise SpecError(
-                f"{where}: holds a secret, and records would, too. Leave it out of the sweep."
+                f"{where}: contains a secret, which every record would repeat. Remove it from the sweep."
             )
 
 
@@ -121,7 +123,7 @@ def text(prompts: str) -> str:
 
 
 def _no_text(error: ValueError) -> str:
-    return "is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else "is no name of a file"
+    return "is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else "is not a file name"
 
 
 def _not_installed(cells: list[Cell]) -> list[str]:
@@ -139,7 +141,7 @@ def _not_installed(cells: list[Cell]) -> list[str]:
 def _check_device(cells: list[Cell]) -> None:
     if any(cell.device.startswith("cuda") for cell in cells) and info.device() != "cuda":
         raise SpecError(
-            "device: 'cuda' was asked for, but no NVIDIA driver answers here. Use --device cpu."
+            "device: 'cuda' was asked for, but no NVIDIA driver was found. Use --device cpu."
         )
 
 
@@ -149,7 +151,7 @@ def _distinct(cells: list[Cell]) -> tuple[list[Cell], list[str]]:
     kept = [cell for cell in cells if unique.get(cell.id) is cell]
     dropped = len(cells) - len(kept)
     return kept, [
-        f"{dropped} cells are the same as others (an option given with its default); measured once."
+        f"{dropped} cells repeat others (an option set to its default); measured once."
     ] if dropped else []
 
 

@@ -111,7 +111,7 @@ class Screen:
         )
         for status, count in sorted(self.counts.items()):
             head.append(f" {count} {status}", style=COLOURS.get(status, FAILED))
-        foot = Text(f"{self.now}\nThe screen stands still while a cell is timed.", style="dim")
+        foot = Text(f"{self.now}\nThe display pauses while a cell is timed.", style="dim")
         self.live.update(Group(head, table, foot), refresh=True)
 
     def _left(self) -> str:

@@ -35,8 +35,7 @@ def since(earlier: Plan, written: Plan) -> Iterator[str]:
     before, now = ({cell.id for cell in plan.cells} for plan in (earlier, written))
     if before != now:
         yield (
-            f"Cells that are new: {len(now - before)}. No longer planned: {len(before - now)}; "
-            "what was measured of those stays."
+            f"New cells: {len(now - before)}. Cells no longer planned: {len(before - now)}; their results are kept."
         )
 
 
@@ -69,8 +68,8 @@ def refuse_other_sweep(earlier: Plan, name: str, folder: Path) -> None:
     """Raise RunError if a run was begun by a sweep of another name."""
     if earlier.name != name:
         raise RunError(
-            f"{folder}: holds a run of the sweep {earlier.name!r}, and this one is {name!r}. "
-            "Two sweeps in one run could not be told apart; use another --output-dir."
+            f"{folder}: contains a run of the sweep {earlier.name!r}, and this one is {name!r}. "
+            "A run holds one sweep only; use another --output-dir."
         )
 
 
@@ -81,5 +80,6 @@ def refuse_other_environment(earlier: Plan, facts: Mapping[str, Any], digest: st
     changed = differing(flat(earlier.environment), flat(facts))
     raise RunError(
         f"{earlier.name}: the environment has changed since this run began ({'; '.join(changed)}). "
-        "Its sessions would not be replicates; use another --output-dir, or --new-environment to go on."
+        "New sessions would not be replicates of the earlier ones; use another --output-dir, or "
+        "--new-environment to continue."
     )

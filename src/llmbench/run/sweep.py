@@ -123,8 +123,8 @@ def _is_anonymous(run: Run, asked: SweepOptions) -> bool:
     began_so = earlier is not None and earlier.command == anonymous.COMMAND
     if asked.anonymous and earlier is not None and not began_so:
         raise RunError(
-            f"{run.folder}: was not begun with --anonymous. Continue it without, then copy it: "
-            "llmbench export --anonymous."
+            f"{run.folder}: was started without --anonymous. Continue it without that option, then copy it "
+            f"with llmbench export --anonymous."
         )
     return asked.anonymous or began_so
 
@@ -154,11 +154,10 @@ def _announce(runner: Runner, others: float) -> None:
         return
     if others > BUSY:
         screen.note(
-            f"Others use {others:.0%} of the processors: what is measured beside them comes out worse,"
-            " and will say so."
+            f"Other processes use {others:.0%} of the CPUs; results measured now will be slower and carry a warning."
         )
     left = screen.planned - screen.before
-    more = f", and up to {screen.further} more while intervals are wide" if screen.further else ""
+    more = f", and up to {screen.further} more if intervals stay wide" if screen.further else ""
     screen.note(f"{runner.run.folder}: {left} of {screen.planned} sessions to run{more}.")
 
 
@@ -176,7 +175,7 @@ def _conclude(run: Run, runner: Runner, console: Console, interrupt: Interrupt) 
         console.print(shown(runner.watch.halt.why), markup=False, style="red", soft_wrap=True)
     if interrupt.signal is not None:
         console.print(
-            f"Stopped. The same sweep with -o {folder} goes on from here.",
+            f"Stopped. Run the same sweep with -o {folder} to continue.",
             markup=False,
             soft_wrap=True,
         )
@@ -197,7 +196,7 @@ def _folder(name: str, machine_name: str, *, resume: bool) -> Path:
         if not runs:
             raise RunError(
                 f"--resume: there is no run of {name!r} on this machine under {RESULTS}/. "
-                "Leave --resume out to begin one."
+                "Leave out --resume to start one."
             )
         return max(runs, key=lambda path: (path / store.RECORDS).stat().st_mtime)
     first = RESULTS / f"{date.today().isoformat()}{ending}"  # noqa: DTZ011 - the user's calendar day
@@ -215,7 +214,7 @@ def _describe(
     facts, digest = info.environment(found)
     if run.log.imported:
         raise RunError(
-            f"{run.folder}: was imported from other tools' files; a sweep needs a folder of its own."
+            f"{run.folder}: contains results of other tools; give the sweep a folder of its own."
         )
     earlier = run.log.plan
     if earlier:
@@ -293,5 +292,5 @@ def _refuse_shared(planned: Planned, asked: SweepOptions) -> None:
     if others := gpu.others({os.getpid()}):
         raise RunError(
             f"the GPU is in use by process {', '.join(map(str, others))}. "
-            "Wait for it, or measure anyway with --allow-shared."
+            "Wait until it ends, or measure anyway with --allow-shared."
         )

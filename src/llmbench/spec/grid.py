@@ -70,7 +70,7 @@ def expand(sweep: Sweep, choices: Choices) -> tuple[list[Cell], list[str]]:
     count = len(engines) * math.prod(map(len, axes.values()))
     if count > MOST_CELLS:
         raise SpecError(
-            f"{sweep.name}: {count:,} cells are more than {MOST_CELLS:,}; shorten an axis."
+            f"{sweep.name}: {count:,} cells exceed the limit of {MOST_CELLS:,}; shorten an axis."
         )
     cells = [
         make_cell(

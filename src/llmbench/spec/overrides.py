@@ -30,13 +30,13 @@ def read(path: Path | None, models: list[str] | None) -> Sweep:
     if path is not None:
         if models and not path.exists():
             raise SpecError(
-                f"sweep: {str(path)!r} is no file. If it belongs to a list, separate its values by commas: "
-                "--batch-size 1,8."
+                f"sweep: {str(path)!r} is not a file. If it is part of a list, separate the values by commas: "
+                f"--batch-size 1,8."
             )
         return spec_sweep.read_sweep(path)
     if not models:
         raise SpecError(
-            "sweep: say what to run: a sweep file, or --model NAME. See 'llmbench sweep --help'."
+            "sweep: nothing to run: give a sweep file, or --model NAME. See 'llmbench sweep --help'."
         )
     return Sweep(name="adhoc", why="Asked for on the command line.", axes=Axes(model=split(models)))
 

@@ -84,7 +84,7 @@ class WithoutAliases(Composer):
         """Compose the next node, unless it is an alias."""
         if self.parser.check_event(AliasEvent):
             alias = self.parser.peek_event()
-            text = f"found alias {alias.anchor!r}, which stands for another place: write it out"
+            text = f"found alias {alias.anchor!r}, which is not supported: write the value out"
             raise ComposerError(None, None, text, alias.start_mark)
         return super().compose_node(parent, index)
 
@@ -116,10 +116,10 @@ def _refuse_unmeant(value: object, where: str) -> None:
         for number, inner in enumerate(value):
             _refuse_unmeant(inner, f"{where}[{number}]")
     elif isinstance(value, float) and not math.isfinite(value):
-        raise SpecError(f"{where}: {value} is not a number that can be meant; give a finite one.")
+        raise SpecError(f"{where}: {value} is not a finite number; give a finite one.")
     elif isinstance(value, str) and HALF.search(value):
         raise SpecError(
-            f"{where}: {value!r} holds half a character; write it as itself, not in \\u."
+            f"{where}: {value!r} contains half a character; write the character itself, not its \\u escapes."
         )
 
 
