@@ -6,8 +6,8 @@ A backend's `__init__.py` declares, besides its code:
   whose type any other value must have;
 - `load(job) -> Engine`.
 
-`declared` reads the literal from the source without importing the file: the planner knows every option
-and never pays the seconds that an engine's packages take to import.
+`declared` reads the literal from the source without importing the file: the planner knows every option and never
+spends the seconds that importing an engine's packages takes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ HERE = Path(__file__).parent
 
 
 def reference() -> Any:
-    """Import what every engine's function is held to; needs torch and transformers."""
+    """Import the reference that every engine is checked against; needs torch and transformers."""
     return importlib.import_module("llmbench.backends.reference_model")
 
 
@@ -49,7 +49,7 @@ def missing(name: str) -> str | None:
 
 
 def how_to_install(name: str, package: str) -> str:
-    """Return what is missing for a backend, and the command that brings it."""
+    """Return a message that names a backend's missing package and the command that installs it."""
     return f"the {name} backend needs the package {package}: pip install 'llmbench[{name}]'."
 
 

@@ -1,4 +1,4 @@
-"""A model's configuration as transformers builds it: what every engine starts from."""
+"""The configuration of a model as transformers builds it, from which every engine starts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def configuration(job: Job, revision: str) -> Any:
-    """Return a fresh configuration: `from_config` writes into the one it is given."""
+    """Return a new configuration, because `from_config` modifies the one it is given."""
     model = job.model
     own = model.source == "folder" or job.cells[0].load_format == "dummy"
     if own and model.model_type in transformers.CONFIG_MAPPING:
@@ -41,7 +41,7 @@ def revision_of(revision: str) -> dict[str, str]:
 
 
 def _mended(config: dict[str, Any]) -> dict[str, Any]:
-    """Return a configuration whose `attn_pdrop` is a whole number if it can be: MPT's class refuses 0.0."""
+    """Return a configuration with `attn_pdrop` as an integer where possible, because MPT's class refuses 0.0."""
     attention = config.get("attn_config")
     if not isinstance(attention, dict) or attention.get("attn_pdrop") != 0:
         return config

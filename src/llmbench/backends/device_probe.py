@@ -1,8 +1,8 @@
-"""What a device reaches at most: copies, matrix-vector products, matrix products over their rows, dispatch.
+"""Measured ceilings of a device: copies, matrix-vector products, matrix products by rows, dispatch.
 
-Run as a program, it measures one kind of device in this process and writes its probes as one line of JSON:
-`python -m llmbench.backends.device_probe cpu`. Weights are random, and so many that they come from memory each
-time, as in a model: of a matrix used twice running, a cache would hold half.
+Run as a program, it measures one kind of device in this process and writes its probes as one line of JSON: `python
+-m llmbench.backends.device_probe cpu`. The weights are random and larger than the caches; they come from memory
+each time, as in a model. If one matrix were used twice in a row, a cache would hold half of it.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ SHAPES = ((768, 3072), (2048, 8192), (4096, 11008), (8192, 8192))
 that a large chip needs to reach its peak."""
 
 BEYOND_CACHE = 4
-"""Weights are this many times the last cache, so that at most a quarter of them can be found in it."""
+"""Weights are this many times the size of the last cache, which then holds at most a quarter of them."""
 SHARE_OF_MEMORY = 1 / 8
-"""Of the memory available, for weights, and again for the copy's target."""
+"""The share of the available memory used for weights, and again for the copy's target."""
 PASSES = 5
 FEWEST, MOST = 3, 50
-"""Timed calls of one point."""
+"""The fewest and the most timed calls per point."""
 
 
 class CallTimes(NamedTuple):
-    """Seconds of one call: the typical, and the best."""
+    """Seconds of one call: typical and best."""
 
     middle_s: float
     best_s: float
@@ -62,7 +62,7 @@ def probe(place: ProbedDevice) -> Probe:
         points = list(curve(place, weights))
         rates += [rate for rate, _ in points]
         best[name] = max(flops_s for _, flops_s in points)
-    beyond = size >= 2 * place.cache_bytes  # else it is a cache that would be measured
+    beyond = size >= 2 * place.cache_bytes  # otherwise a cache would be measured
     return Probe(
         device=place.device.type,
         name=place.name,
@@ -86,14 +86,14 @@ def random_numbers(count: int, device: torch.device) -> torch.Tensor:
 
 
 def _copy(place: ProbedDevice, pool: torch.Tensor) -> float:
-    """Return bytes a second of a copy, read and written together."""
+    """Return the bytes per second of a copy, counting reads and writes."""
     pairs = zip(torch.empty_like(pool).chunk(place.pieces), pool.chunk(place.pieces), strict=True)
     calls = [functools.partial(target.copy_, source) for target, source in pairs]
     return 2 * int(pool.nbytes) / least_s(place, calls)
 
 
 def read_bytes_s(place: ProbedDevice, weights: torch.Tensor) -> float:
-    """Return bytes a second of matrix-vector products over all weights, of the best shape."""
+    """Return the bytes per second that matrix-vector products read over all weights, for the best shape."""
     return max(_shape_bytes_s(place, weights, *shape) for shape in fitting(weights))
 
 
@@ -112,9 +112,9 @@ def _shape_bytes_s(place: ProbedDevice, weights: torch.Tensor, inner: int, colum
 
 
 def least_s(place: ProbedDevice, calls: Sequence[Callable[[], object]]) -> float:
-    """Return the seconds of all calls together, each the best of several passes over all of them.
+    """Return the total seconds of all calls, taking the best of several passes for each call.
 
-    What another process takes away in one pass is not missing in all; the first pass warms up.
+    Another process rarely disturbs the same call in every pass. The first pass warms up.
     """
     best = [math.inf] * len(calls)
     for _ in range(1 + PASSES):
@@ -126,7 +126,7 @@ def least_s(place: ProbedDevice, calls: Sequence[Callable[[], object]]) -> float
 def curve(place: ProbedDevice, weights: torch.Tensor) -> Iterator[tuple[Rate, float]]:
     """Yield the typical rate of matrix products over their rows, shape by shape, and the best rate with each.
 
-    A shape ends where a single call would take longer than a point may.
+    A shape's curve ends where a single call would take longer than the limit of a point.
     """
     name = str(weights.dtype).removeprefix("torch.")
     for inner, columns in fitting(weights):
@@ -141,7 +141,7 @@ def curve(place: ProbedDevice, weights: torch.Tensor) -> Iterator[tuple[Rate, fl
 
 
 def timed(place: ProbedDevice, matrices: list[torch.Tensor], inputs: torch.Tensor) -> CallTimes:
-    """Return how long one product takes, each with another matrix than the one before."""
+    """Return how long one product takes, using a different matrix in each call."""
     turn = 0
 
     def call() -> None:
@@ -157,19 +157,19 @@ def timed(place: ProbedDevice, matrices: list[torch.Tensor], inputs: torch.Tenso
 
 
 def step_s(place: ProbedDevice) -> float:
-    """Return the seconds of one trivial operation among a thousand: what it takes to dispatch any."""
+    """Return the seconds of one trivial operation, measured over a thousand: the cost of dispatch."""
     number = torch.ones(1, device=place.device)
     times = [place.watch.seconds(lambda: number.add_(1), 1000) / 1000 for _ in range(PASSES + 1)]
     return statistics.median(times[1:])
 
 
 def fitting(weights: torch.Tensor) -> list[tuple[int, int]]:
-    """Return the shapes of which the weights hold a matrix; memory may be too little for the largest."""
+    """Return the shapes of matrices that fit into the weights; memory may be too small for the largest."""
     return [(inner, columns) for inner, columns in SHAPES if inner * columns <= weights.numel()]
 
 
 def as_matrices(weights: torch.Tensor, inner: int, columns: int) -> list[torch.Tensor]:
-    """Return the weights cut into matrices [columns, inner] that overlap nowhere."""
+    """Return the weights cut into non-overlapping matrices [columns, inner]."""
     count = weights.numel() // (inner * columns)
     return list(weights[: count * inner * columns].view(count, columns, inner))
 
@@ -179,7 +179,7 @@ def _inputs(rows: int, inner: int, weights: torch.Tensor) -> torch.Tensor:
 
 
 def main() -> None:
-    """Measure the kind of device that the argument names; stdout is ours alone, what others print is not."""
+    """Measure the kind of device that the argument names; only the result goes to stdout, other prints to stderr."""
     answer = os.dup(1)
     os.dup2(2, 1)
     with torch.inference_mode():

@@ -1,6 +1,6 @@
-"""Why a model cannot be loaded, as one line that names the reason and what would allow it.
+"""Failures to load a model, each as one line with the reason and the remedy.
 
-What is not in the table below stays the exception that it is: running out of memory above all.
+Exceptions without a row in the table below, such as out of memory, are passed on unchanged.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class LoadErrorRule(NamedTuple):
-    """A failure by the name of its class and a piece of its text, and the line to say instead."""
+    """A failure, known by its class name and a part of its text, and the message to print instead."""
 
     kind: str
     text: str
@@ -38,17 +38,17 @@ REASONS = (
     LoadErrorRule(
         "RevisionNotFoundError",
         "",
-        "{where}: the hub has no such revision; the option `revision` names one.",
+        "{where}: the hub has no such revision; check the option `revision`.",
     ),
     LoadErrorRule(
         "RepositoryNotFoundError",
         "",
-        "{where} is not on the hub, or private: HF_TOKEN opens private ones.",
+        "{where} is not on the hub, or it is private; set HF_TOKEN to read a private one.",
     ),
     LoadErrorRule(
         "LocalEntryNotFoundError",
         "",
-        "{where} is not in the local cache and the hub is out of reach: " + ELSEWHERE,
+        "{where} is not in the local cache and the hub cannot be reached: " + ELSEWHERE,
     ),
     LoadErrorRule(
         "OfflineModeIsEnabled",
@@ -65,11 +65,11 @@ REASONS = (
     LoadErrorRule(
         "UnpicklingError",
         "",
-        "{where}: the pickled weights hold more than tensors, or are damaged; nothing in them was run"
+        "{where}: the pickled weights are damaged or contain more than tensors; none of their code was run"
         " ({detail}). Convert them to safetensors.",
     ),
     LoadErrorRule(
-        "JSONDecodeError", "", "{where}: a JSON file beside the weights is damaged ({detail})."
+        "JSONDecodeError", "", "{where}: a JSON file of the checkpoint is damaged ({detail})."
     ),
     LoadErrorRule(
         "StrictDataclassError", "", "{where}: the configuration cannot be built: {detail}"
@@ -77,24 +77,24 @@ REASONS = (
     LoadErrorRule(
         "ValueError",
         "custom code",
-        "{where} needs code of its own, which was not run; --trust-remote-code would run it.",
+        "{where} needs its own Python code, which was not run; use --trust-remote-code to run it.",
     ),
     LoadErrorRule(
         "ValueError",
         "does not recognize this architecture",
-        "transformers {version} does not know the family of {where}; a newer one might.",
+        "transformers {version} does not support the architecture of {where}; try a newer version.",
         Unsupported,
     ),
     LoadErrorRule(
         "ValueError",
         "Unrecognized model",
-        "{where} does not say which family it is of.",
+        "{where}: config.json does not name a model_type.",
         Unsupported,
     ),
     LoadErrorRule(
         "ImportError",
         "FlashAttention",
-        "attn_implementation={attention}: {detail} Without it, sdpa or eager works.",
+        "attn_implementation={attention}: {detail} Use sdpa or eager instead.",
         Unsupported,
     ),
     LoadErrorRule(
@@ -103,7 +103,7 @@ REASONS = (
     LoadErrorRule(
         "RuntimeError",
         "ignore_mismatched_sizes",
-        "{where}: the weights' shapes are not the configuration's.",
+        "{where}: the shapes of the weights do not match the configuration.",
     ),
     LoadErrorRule(
         "FileNotFoundError", "", "{where}: a file that belongs to the weights is missing: {detail}"
@@ -111,11 +111,11 @@ REASONS = (
     LoadErrorRule(
         "OSError",
         "file named",
-        "{where} has no safetensors weights; --allow-pickle would read pickled ones (.bin),"
-        " and --load-format dummy needs none.",
+        "{where} has no safetensors weights; use --allow-pickle to read pickled ones (.bin), or --load-format "
+        "dummy for random ones.",
     ),
 )
-"""In this order, the first that any exception of the chain fits; a class fits by its own or an ancestor's name."""
+"""The first row that matches any exception of the chain applies; a class matches by its own or an ancestor's name."""
 LONGEST_DETAIL = 300
 
 ATTENTION = {
@@ -123,18 +123,18 @@ ATTENTION = {
     "flash_attention_2": "_supports_flash_attn",
     "flex_attention": "_supports_flex_attn",
 }
-"""How a family's class says which attention implementations it has; eager works for all."""
+"""The class attributes that tell which attention implementations a family has; all have eager."""
 
 NO_STATIC_CACHE = {
-    "bloom": "transformers builds its alibi for the tokens so far, not for the cache's length"
+    "bloom": "transformers builds its ALiBi bias for the tokens processed, not for the cache's length"
 }
-"""Families whose code fails on a static cache, and why; seen in transformers 5.19."""
-ENCODER_DECODER = "it is an encoder-decoder, whose two caches grow here"
+"""Families whose code fails with a static cache, and why (transformers 5.19)."""
+ENCODER_DECODER = "it is an encoder-decoder, whose two caches are always dynamic in this backend"
 
 
 @contextlib.contextmanager
 def as_one_line(job: Job, reasons: Sequence[LoadErrorRule] = REASONS) -> Iterator[None]:
-    """Turn the failures that have a row into LoadFailed or Unsupported; let all others pass."""
+    """Convert failures that have a row into LoadFailed or Unsupported; pass on all others."""
     try:
         yield
     except (LoadFailed, Unsupported):
@@ -158,7 +158,7 @@ def _said(
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an exception and what caused it, down to the first."""
+    """Yield an exception and its causes, down to the first one."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
@@ -175,10 +175,10 @@ def _line(row: LoadErrorRule, first: BaseException, job: Job) -> str:
 
 
 def refuse_unsupported(config: Any, auto: Any, options: Mapping[str, Any]) -> None:
-    """Refuse families that `auto` does not build, and an attention or a cache that the family does not have.
+    """Refuse families that `auto` cannot build, and an attention or a cache that the family lacks.
 
     Raises:
-        Unsupported: the text says what works.
+        Unsupported: the message says what works.
 
     """
     kind = config.model_type
@@ -186,11 +186,11 @@ def refuse_unsupported(config: Any, auto: Any, options: Mapping[str, Any]) -> No
     remote = auto.__name__ in getattr(config, "auto_map", {})
     if type(config) not in known and not remote:
         raise Unsupported(
-            f"transformers {transformers.__version__} has no language model of the family {kind} that generates."
+            f"transformers {transformers.__version__} has no text-generating model of the family {kind}."
         )
     if _is_encoder(config):
         raise Unsupported(
-            f"{kind} is an encoder (is_decoder is false); this backend runs models that decode."
+            f"{kind} is an encoder (is_decoder is false); this backend only runs models that decode."
         )
     reason = ENCODER_DECODER if config.is_encoder_decoder else NO_STATIC_CACHE.get(kind)
     if options["cache"] == "static" and reason:
@@ -222,22 +222,23 @@ def refuse_unreadable(job: Job) -> None:
     """Refuse weights that do not exist, or are pickled, before anything reads them.
 
     Raises:
-        LoadFailed: the text says which flag would allow it.
+        LoadFailed: the message names the flag that allows it.
 
     """
     if job.cells[0].load_format == "dummy":
         return
     if job.model.location is None:
         raise LoadFailed(
-            f"{job.model.name} has no real weights; --load-format dummy builds it with random ones."
+            f"{job.model.name} has no real weights; use --load-format dummy for random ones."
         )
     if job.model.source != "folder":
         return
     folder = Path(job.model.location)
     if not folder.is_dir():
-        raise LoadFailed(f"{folder} is gone, or not a folder that this process may read.")
+        raise LoadFailed(f"{folder} does not exist, or this process may not read it.")
     pickled = sorted(path.name for path in folder.glob("*.bin"))
     if pickled and not any(folder.glob("*.safetensors*")) and not job.protocol.allow_pickle:
         raise LoadFailed(
-            f"{folder} has only pickled weights ({pickled[0]}), which can carry code; --allow-pickle would read them."
+            f"{folder} has only pickled weights ({pickled[0]}), which can contain code; use --allow-pickle to "
+            f"read them."
         )

@@ -1,6 +1,6 @@
-"""Where the bytes are: of weights, of a cache, of this process, of the device.
+"""Memory in bytes: of weights, a cache, this process and the device.
 
-Each function counts one thing and returns None where this machine cannot say; METHOD section 1 defines them.
+Each function counts one thing and returns None if this machine cannot tell; METHOD section 1 defines them.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ PROC = Path("/proc/self")
 
 
 class HostPeak:
-    """Peak resident memory of one phase: the kernel's high-water mark, reset where the kernel allows it."""
+    """Peak resident memory of one phase, from the kernel's high-water mark, which is reset if the kernel allows it."""
 
     def __init__(self) -> None:
         self._exact = _reset_high_water()
 
     def of_phase_bytes(self) -> int | None:
-        """Return the peak since this was made; None if the mark could not be reset then."""
+        """Return the peak since this object was created; None if the mark could not be reset."""
         return _high_water_bytes() if self._exact else None
 
 
@@ -55,15 +55,15 @@ def _high_water_bytes() -> int | None:
 
 
 def stored_bytes(tensors: Iterable[torch.Tensor]) -> int:
-    """Return the bytes of the storages behind the tensors, each counted once."""
+    """Return the bytes of the tensors' storages, counting each storage once."""
     storages = (tensor.untyped_storage() for tensor in tensors if tensor.device.type != "meta")
     return sum({(s.device, s.data_ptr()): s.nbytes() for s in storages}.values())
 
 
 def cache_bytes(cache: Any) -> int | None:
-    """Return the bytes that a cache's tensors really hold; None if it has no layers to look into.
+    """Return the bytes of a cache's tensors; None if the cache has no layers to inspect.
 
-    Where there is an encoder, the keys and values of its tokens are held beside the decoder's own.
+    With an encoder, this includes the keys and values of the encoder's tokens.
     """
     layers = getattr(cache, "layers", None)
     if isinstance(cache, EncoderDecoderCache):
@@ -74,7 +74,7 @@ def cache_bytes(cache: Any) -> int | None:
 
 
 def _tensors(value: Any) -> Iterator[torch.Tensor]:
-    """Yield the tensors inside; a single number, such as a static layer's length, is not part of a cache."""
+    """Yield the tensors inside; scalars, such as a static layer's length, are not part of the cache."""
     if isinstance(value, torch.Tensor):
         if value.ndim:
             yield value
@@ -89,11 +89,10 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
 def theoretical_cache_bytes(
     config: Any, sequences: int, tokens: int, itemsize: int, encoder_tokens: int = 0
 ) -> int | None:
-    """Return what keys and values of this many tokens need by the decoder's configuration's arithmetic.
+    """Return the bytes of keys and values for this many tokens, computed from the decoder's configuration.
 
-    2 × layers × key-value heads × head size × sequences × tokens × bytes of a number; a sliding layer
-    needs no more tokens than its window, and each layer all of an encoder's. None for a family whose
-    cache is not made of heads.
+    2 × layers × key-value heads × head size × sequences × tokens × bytes of a number; a sliding layer holds no more
+    tokens than its window, and each layer holds all of an encoder's. None for a family whose cache has no heads.
     """
     layers = _first(config, "num_hidden_layers", "n_layers", "n_layer")
     heads = _first(config, "num_attention_heads", "n_heads", "n_head")
@@ -107,7 +106,7 @@ def theoretical_cache_bytes(
 
 
 def _key_value_heads(config: Any, heads: int) -> int:
-    """Return how many heads have keys and values of their own."""
+    """Return the number of key-value heads."""
     if getattr(config, "multi_query", False) and not getattr(
         config, "new_decoder_architecture", False
     ):
@@ -129,7 +128,7 @@ def _tokens_of_layers(config: Any, layers: int, tokens: int) -> list[int]:
 
 
 def _first(config: Any, *names: str) -> int | None:
-    """Return the first of these settings that the configuration has; families name the same thing apart."""
+    """Return the first of these settings that the configuration has; families use different names for it."""
     values = (getattr(config, name, None) for name in names)
     return next((value for value in values if isinstance(value, int)), None)
 
@@ -137,8 +136,8 @@ def _first(config: Any, *names: str) -> int | None:
 def device_used_by_uuid() -> Mapping[str, int]:
     """Return the bytes in use on every GPU that CUDA shows, by its id.
 
-    The driver is asked because it needs no CUDA context: what a context takes then counts as used. Where
-    it cannot be asked, CUDA answers, and its context is there before the first answer.
+    This asks the driver, which needs no CUDA context; the memory of a context therefore counts as used. Without a
+    driver library, CUDA answers, whose context exists before the first answer.
     """
     with contextlib.suppress(pynvml.NVMLError):
         if found := nvidia.handles():
@@ -149,7 +148,7 @@ def device_used_by_uuid() -> Mapping[str, int]:
 
 
 def process_used_bytes() -> int | None:
-    """Return what the driver says this process holds; None where containers hide process ids."""
+    """Return the bytes that the driver reports for this process; None where containers hide process ids."""
     with contextlib.suppress(pynvml.NVMLError):
         used = [
             process.usedGpuMemory

@@ -1,4 +1,4 @@
-"""Devices that can be probed: what they are, and how calls on them are timed."""
+"""Devices that can be probed, and how calls on them are timed."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Stopwatch(Protocol):
     """Times calls on a device from their start until the device has done them."""
 
     def seconds(self, call: Callable[[], object], times: int) -> float:
-        """Return the seconds that so many calls took, one after the other."""
+        """Return the seconds that this many consecutive calls took."""
 
 
 class CpuWatch:
-    """A CPU has done its work when the call returns."""
+    """Times a CPU, whose work is done when the call returns."""
 
     def seconds(self, call: Callable[[], object], times: int) -> float:
         """Return the seconds that the calls took."""
@@ -35,13 +35,13 @@ class CpuWatch:
 
 
 class CudaWatch:
-    """Events in the stream; the last is waited for, without which only the queueing would be timed."""
+    """Times a GPU with events in the stream and waits for the last; without the wait only queueing would be timed."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
 
     def seconds(self, call: Callable[[], object], times: int) -> float:
-        """Return the seconds between two events, the calls between them."""
+        """Return the seconds between an event before the calls and one after them."""
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         torch.cuda.synchronize(self._device)
         start.record(torch.cuda.current_stream(self._device))
@@ -78,7 +78,7 @@ class ProbedDevice(NamedTuple):
 
 
 def cpu() -> list[ProbedDevice]:
-    """Return this host's processors as one place."""
+    """Return this host's processors as one device."""
     return [
         ProbedDevice(
             device=torch.device("cpu"),
@@ -97,7 +97,7 @@ def cpu() -> list[ProbedDevice]:
 
 def cuda() -> list[ProbedDevice]:
     """Return every GPU that torch can use."""
-    torch.set_float32_matmul_precision("highest")  # no TF32: what transformers leaves it at
+    torch.set_float32_matmul_precision("highest")  # no TF32, as in transformers
     places = []
     for index in range(torch.cuda.device_count()):
         facts = torch.cuda.get_device_properties(index)
@@ -121,13 +121,13 @@ PLACES = {"cpu": cpu, "cuda": cuda}
 
 
 def _last_caches_bytes() -> int:
-    """Return the bytes of all last-level caches; the largest of each set of processors that share one."""
+    """Return the total bytes of all last-level caches, counting each shared cache once."""
     shared: dict[str, int] = {}
     for index in Path("/sys/devices/system/cpu").glob("cpu[0-9]*/cache/index*"):
         match = re.fullmatch(r"(\d+)K", _read(index / "size"))
         if match and _read(index / "level") == "3":
             shared[_read(index / "shared_cpu_list")] = int(match[1]) * 1024
-    return sum(shared.values()) or 2**25  # 32 MiB where the system does not tell
+    return sum(shared.values()) or 2**25  # 32 MiB if the system does not report it
 
 
 def _read(path: Path) -> str:

@@ -1,6 +1,6 @@
 """Random weights: one seeded block of values, tiled into every parameter in place.
 
-They are never zeros: zeros ran 13 to 15 % faster than anything real at a chip's power limit.
+They are never zero: on a chip at its power limit, zeros ran 13 to 15 % faster than real values.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ BLOCK = 1_048_573
 """Random values drawn once and tiled into every parameter: the largest prime below 2²⁰, so that no row
 of a matrix repeats the one above. Drawing each of 7 billion values takes a minute; tiling runs at memory speed."""
 STD = 0.02
-"""What most families are initialised with."""
+"""The standard deviation with which most families are initialised."""
 
 
 def fill(parameters: Iterable[tuple[str, torch.Tensor]], seed: int) -> None:
-    """Give every parameter seeded random values in place: the same on every device, never zero.
+    """Fill every parameter in place with seeded random values, which are equal on every device and never zero.
 
-    Matrices and biases are normal with standard deviation 0.02; the weights of norms lie that close to 1.
+    Matrices and biases are normal with standard deviation 0.02; norm weights have the same deviation around 1.
     """
     normal = torch.randn(BLOCK, generator=torch.Generator().manual_seed(seed)).mul_(STD)
     blocks: dict[tuple[torch.device, torch.dtype, bool], torch.Tensor] = {}
@@ -36,12 +36,12 @@ def fill(parameters: Iterable[tuple[str, torch.Tensor]], seed: int) -> None:
 
 
 def without_zeros(block: torch.Tensor) -> torch.Tensor:
-    """Return the block with its zeros (float16 rounds a few values to zero) replaced."""
+    """Return the block without zeros (float16 rounds a few values to zero)."""
     return block.masked_fill_(block == 0, STD)
 
 
 def tile(target: torch.Tensor, block: torch.Tensor, place: int) -> int:
-    """Copy the block over the target again and again, beginning at `place`; return where it stopped."""
+    """Fill the target with repeated copies of the block, starting at offset `place`; return the offset after it."""
     flat = target.view(-1)
     done = 0
     while done < flat.numel():

@@ -1,8 +1,7 @@
-"""The function that every engine is held to: transformers, eager, in float32, over one saved checkpoint.
+"""The reference that every engine is checked against: transformers, eager, in float32, on one saved checkpoint.
 
-The weights of a checkpoint made here are drawn so that every layer matters: each matrix keeps the size of what
-it multiplies. With the small values that models are initialised with, most of a small model could be left out
-and hardly a token would change.
+Weights of a checkpoint made here are drawn to make every layer matter: each matrix preserves the size of its input.
+With the usual small initial values, most of a small model could be left out and hardly a token would change.
 """
 
 from __future__ import annotations
@@ -21,14 +20,14 @@ if TYPE_CHECKING:
     from llmbench.results.record import Job
 
 SHARPENED = 2.0
-"""Embeddings, which often are the output head as well, are so much larger: probabilities then differ by more."""
+"""The factor on embeddings, which often are the output head too; it makes probabilities differ by more."""
 
 
 def save(job: Job, folder: str, *, disturbed: bool) -> None:
-    """Save the job's model in its dtype: made with random weights, or read where real ones are meant.
+    """Save the job's model in its dtype, with random weights or with the real ones.
 
-    With `disturbed`, the rows of one matrix in the middle of the model have moved on by one: a fault that every
-    family shows. A larger matrix would not do, where queries and keys are normalised after it.
+    With `disturbed`, the rows of one matrix in the middle of the model are shifted by one, a fault that shows in
+    every family. Scaling a matrix would not show where queries and keys are normalised after it.
     """
     cell = job.cells[0]
     dtype = getattr(torch, cell.dtype)
@@ -47,7 +46,7 @@ def save(job: Job, folder: str, *, disturbed: bool) -> None:
 
 
 def _fill(model: Any, seed: int) -> None:
-    """Draw every parameter: matrices keep the size of their input, norms lie about 1, biases are small."""
+    """Draw every parameter: matrices preserve the size of their input, norms are near 1, biases are small."""
     generator = torch.Generator().manual_seed(seed)
     tables = {id(m.weight) for m in model.modules() if isinstance(m, Embedding)}
     for name, parameter in model.named_parameters():
@@ -70,9 +69,9 @@ def _middle(model: Any) -> torch.Tensor:
 def scored(
     job: Job, sequences: Sequence[Sequence[int]], input_len: int
 ) -> tuple[list[list[float]], list[list[float]]]:
-    """Return, for each new token of each sequence, its log-probability and the largest that any token had.
+    """Return the log-probability of each new token of each sequence, and the largest one at its position.
 
-    The sequences are given: the reference reads what an engine said and does not go its own way after a tie.
+    The sequences are given: the reference scores an engine's tokens and does not diverge from them after a tie.
     """
     cell = job.cells[0]
     model = builder(configuration(job, "")).from_pretrained(
@@ -84,7 +83,7 @@ def scored(
 def of_tokens(
     model: Any, sequences: Sequence[Sequence[int]], input_len: int
 ) -> tuple[list[list[float]], list[list[float]]]:
-    """Return the log-probabilities of the tokens from `input_len` on, and at each place the largest of any."""
+    """Return the log-probabilities of the tokens from `input_len` on, and the largest one at each position."""
     own: list[list[float]] = []
     largest: list[list[float]] = []
     for sequence in sequences:

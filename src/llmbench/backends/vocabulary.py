@@ -1,4 +1,4 @@
-"""Which token ids a model really knows, and which of them mean something special."""
+"""The token ids that a model knows, and the special ones among them."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id", "sep_
 
 
 def tokenizer(job: Job, revision: str) -> Any:
-    """Return the tokenizer beside the weights, or a sentence that says why there is none."""
+    """Return the tokenizer of the checkpoint, or a sentence that says why there is none."""
     model = job.model
     if model.location is None or (model.source != "folder" and job.cells[0].load_format == "dummy"):
-        return f"{model.name} has no tokenizer with {job.cells[0].load_format} weights, so it cannot read text."
+        return f"{model.name} has no tokenizer with {job.cells[0].load_format} weights, which text prompts need."
     try:
         return transformers.AutoTokenizer.from_pretrained(
             model.location,
@@ -30,7 +30,7 @@ def tokenizer(job: Job, revision: str) -> Any:
         )
     except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
         reason = " ".join(redact(str(error)).split())[:300]
-        return f"{model.location} has no tokenizer that can be read, so no text: {reason}"
+        return f"{model.location} has no readable tokenizer, which text prompts need: {reason}"
 
 
 def tokenize(words: Any, text: str) -> list[int]:
@@ -42,13 +42,13 @@ def tokenize(words: Any, text: str) -> list[int]:
 
 
 def size(config: Any, words: Any) -> int:
-    """Return how many ids are real: an embedding padded beyond the tokenizer's last word has rows that no text uses."""
+    """Return how many ids are real; an embedding may be padded with rows that no text uses."""
     rows = int(config.get_text_config(decoder=True).vocab_size)
     return rows if isinstance(words, str) else min(rows, len(words))
 
 
 def special_ids(sources: Iterable[Any], words: Any) -> frozenset[int]:
-    """Return the ids that the tokenizer or one of the sources (configuration, generation settings) gives a meaning."""
+    """Return the special ids of the tokenizer and the sources (configuration, generation settings)."""
     ids = set() if isinstance(words, str) else set(words.all_special_ids)
     for settings in sources:
         for name in SPECIAL:

@@ -1,7 +1,7 @@
-"""An engine that generates nothing, on time: it sleeps, or moves a virtual clock, and fails as told.
+"""The simulated engine: it sleeps or moves a virtual clock instead of generating, and fails on request.
 
-It runs through the same worker as every other backend, so it shows the tool in five seconds, lets every
-fault be tried without a GPU, and checks the measuring loop against a known answer.
+It runs in the same worker as every other backend. It demonstrates the tool in five seconds, tests every fault
+without a GPU, and checks the measuring loop against a known answer.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ OPTIONS = {
     "when": "",
     "chance": 1.0,
 }  # fmt: skip
-"""`fault` happens `at` a place; a `call` counts from 1, warm-up included; `when` limits it to cells, sessions or
-attempts, such as `batch_size=4,session=1`, or `batch_size>=4`, and `chance` to a share of them, drawn from the seed.
-Times are milliseconds; `jitter` is a relative standard deviation."""
+"""`fault` happens at `at`; `call` counts from 1, warm-up included; `when` limits it to cells, sessions or attempts,
+such as `batch_size=4,session=1`, or `batch_size>=4`, and `chance` to a share of them, drawn from the seed. Times
+are milliseconds; `jitter` is a relative standard deviation."""
 
 VOCABULARY = 32_000
 
@@ -60,7 +60,7 @@ class FakeEngine:
     special_ids = frozenset({0, 1, 2})
 
     def __init__(self, job: Job) -> None:
-        """Take the script from the cells' options, and load for as long as it says."""
+        """Read the script from the cells' options, and spend the scripted time loading."""
         first = job.cells[0]
         self.job, self.cell, self.calls = job, first, 0
         self.script: dict[str, Any] = {
@@ -85,7 +85,7 @@ class FakeEngine:
         }
 
     def tokenize(self, text: str) -> list[int]:
-        """Return one id a word."""
+        """Return one id per word."""
         return [3 + sum(word.encode()) % (VOCABULARY - 3) for word in text.split()]
 
     def prepare(self, cell: Cell) -> None:
@@ -110,24 +110,24 @@ class FakeEngine:
         return self._tokens(prompts, output_len)
 
     def token_ns(self) -> list[list[int]]:
-        """Return the times at which the tokens came; `early` says three times that, `unit` says microseconds."""
+        """Return the times of the tokens; the fault `early` triples them, `unit` returns microseconds."""
         factor = 3 if self._fault_is("early") else 1e-3 if self._fault_is("unit") else 1
         return [[round(time_ns * factor) for time_ns in self.times]]
 
     def counters(self) -> dict[str, int]:
-        """Return the hits of a cache that only the fault `prefix_hits` has."""
+        """Return the cache hits, which only the fault `prefix_hits` causes."""
         return {"prefix_cache_hits": self.hits}
 
     def synchronize(self) -> None:
         """Wait for nothing."""
 
     def memory(self, prompts: Sequence[Sequence[int]], output_len: int) -> Memory:
-        """Return made-up bytes: 1024 a token."""
+        """Return made-up sizes: 1024 bytes per token."""
         self._fail_at("memory")
         return Memory(kv_cache_bytes=1024 * len(prompts) * (len(prompts[0]) + output_len))
 
     def close(self) -> None:
-        """End, perhaps badly."""
+        """End, or fail if the script says so."""
         self._fail_at("exit")
 
     def _milliseconds(self) -> tuple[float, float]:
@@ -156,7 +156,7 @@ class FakeEngine:
         return [[7] * length for length in lengths]
 
     def _pass(self, milliseconds: float, until: float | None = None) -> None:
-        """Let time pass on the script's clock; a real sleep ends at a moment, so that errors do not add up."""
+        """Advance the script's clock; a real sleep ends at an absolute time to keep errors from adding up."""
         self.virtual_ns += round(milliseconds * 1e6)
         self.wall_ns += round(milliseconds * 1e6)
         if self.script["clock"] == "real" and milliseconds > 0:
@@ -165,7 +165,7 @@ class FakeEngine:
                 time.sleep(left / 1e9)
 
     def _now(self) -> float:
-        """Return the virtual monotonic clock, or what a broken one would say."""
+        """Return the virtual monotonic clock, or the value of a broken one."""
         broken = {"clock_zero": 0, "clock_nan": float("nan"), "clock_infinite": float("inf")}
         if self._fault_is("clock_negative"):
             return -self.virtual_ns
@@ -197,7 +197,7 @@ class FakeEngine:
         )  # fmt: skip
 
     def _drawn(self) -> float:
-        """Return a number from 0 to 1 that this attempt at this cell has once and for all."""
+        """Return a number from 0 to 1 that is fixed for this attempt at this cell."""
         job = self.job
         told = f"{job.protocol.seed} {self.cell.id} {job.session} {job.attempt}"
         return random.Random(told).random()  # noqa: S311 - a share of faults, not a secret

@@ -1,4 +1,4 @@
-"""What befalls the fake engine, by name: errors, crashes, hangs, orphans, and what only a broken worker says."""
+"""Faults of the fake engine by name: errors, crashes, hangs, orphans, and messages of a broken worker."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 HOST_GIB = 2**30
 HOSTILE = "=cmd()|[/bold]</script><script>owned()</script>\n| a | b |\x1b[31m\x9b2J\u202e\u200b\U0001f680`\udcff"
-"""What an engine may say of itself that must not act where it is shown."""
+"""A text from an engine that must not be interpreted where it is displayed."""
 
 
 class OutOfMemoryError(RuntimeError):
-    """Named as torch names its own, so that the worker meets the same word."""
+    """Has the name of torch's exception, which the worker recognizes."""
 
 
 class AcceleratorError(RuntimeError):
-    """Named as torch names its own, so that the worker meets the same word."""
+    """Has the name of torch's exception, which the worker recognizes."""
 
 
 def _oom(engine: FakeEngine) -> None:
@@ -77,7 +77,7 @@ def _grandchild(_: FakeEngine) -> None:
 
 
 def _orphan(_: FakeEngine) -> None:
-    """Leave a process whose parent is gone, in a session of its own."""
+    """Leave a process in its own session whose parent has exited."""
     code = "import os, sys, time; os.fork() and os._exit(0); os.setsid(); time.sleep(3600)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -125,7 +125,7 @@ def _partial(engine: FakeEngine) -> None:
 
 
 def _raising(error: Exception) -> Callable[[FakeEngine], None]:
-    """Return a fault that is this exception."""
+    """Return a fault that raises this exception."""
 
     def fault(_: FakeEngine) -> None:
         raise error
@@ -136,7 +136,7 @@ def _raising(error: Exception) -> Callable[[FakeEngine], None]:
 def _both(
     first: Callable[[FakeEngine], None], second: Callable[[FakeEngine], None]
 ) -> Callable[[FakeEngine], None]:
-    """Return two faults, one after the other."""
+    """Return a fault that runs two faults in order."""
 
     def fault(engine: FakeEngine) -> None:
         first(engine)
@@ -151,7 +151,7 @@ def _leak_into_log(_: FakeEngine) -> None:
 
 
 def _leak(engine: FakeEngine) -> None:
-    """Print the environment and fail with it in the text, as an engine that logs in somewhere may."""
+    """Print the environment and fail with it in the error, as an engine that logs in somewhere might."""
     _leak_into_log(engine)
     raise ConnectionError(f"refused: {dict(os.environ)}\n" + "\n".join(os.environ.values()))
 

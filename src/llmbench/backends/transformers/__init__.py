@@ -1,7 +1,7 @@
-"""Transformers: any language model that the library builds, with an encoder or without, on one device or several.
+"""The transformers backend: any language model of the library, with or without an encoder, on one or several devices.
 
-It times what users run: the library's own modules and caches, prefill and each decode step apart, with no
-synchronisation added a token. Seen with transformers 5.17 to 5.19 and torch 2.11 to 2.13.
+It times what users run, the library's own modules and caches: prefill and each decode step separately, without
+adding a synchronisation per token. Seen with transformers 5.17 to 5.19 and torch 2.11 to 2.13.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
     from llmbench.spec.sweep import Cell
 
 OPTIONS = {
-    # "default" is what transformers chooses; facts say what that was
+    # "default" leaves the choice to transformers; the facts record it
     "attn_implementation": ("default", "sdpa", "eager", "flash_attention_2", "flex_attention"),
     "cache": ("dynamic", "static"),
-    "compile": (False, True),  # decoding only, as generate() does; needs the static cache
+    "compile": (False, True),  # decoding only, as in generate(); needs the static cache
     "loop": ("forward", "generate"),
-    "threads": 0,  # of a CPU's operators; 0 leaves torch's own choice
+    "threads": 0,  # for CPU operators; 0 leaves the choice to torch
     "device_map": (
         "none",
         "auto",
@@ -48,11 +48,11 @@ OPTIONS = {
 
 
 def load(job: Job) -> TransformersEngine:
-    """Load the job's model and return it ready to generate.
+    """Load the job's model and return an engine that is ready to generate.
 
     Raises:
-        LoadFailed: the weights cannot be had; the text says why and which flag would allow it.
-        Unsupported: this model, device or combination of options is not for this backend.
+        LoadFailed: the weights cannot be loaded; the message says why and which flag would allow it.
+        Unsupported: this backend does not support the model, device or combination of options.
 
     """
     return TransformersEngine(job)
@@ -64,13 +64,13 @@ class TransformersEngine:
     def __init__(self, job: Job) -> None:
         self._cell = cell = job.cells[0]
         options = {**_defaults(), **cell.options}
-        transformers.utils.logging.disable_progress_bar()  # its monitor is a thread that wakes up
+        transformers.utils.logging.disable_progress_bar()  # its monitor thread would wake up while measuring
         _refuse_impossible(cell, options)
         if options["threads"]:
             torch.set_num_threads(options["threads"])
         self._used_before = backends_memory.device_used_by_uuid() if cell.device == "cuda" else {}
         self._device = _device(cell)
-        # Asking a device anything makes a context on it, so one that is not used is not asked.
+        # Any query creates a context on a device; devices that are not used are not queried.
         self._devices = [self._device] if options["device_map"] == "none" else _cuda_devices()
         peak = backends_memory.HostPeak()
         loaded = weights.load(job, options, self._device)
@@ -82,12 +82,12 @@ class TransformersEngine:
         self._encodes = bool(self._model.config.is_encoder_decoder)
         loop = LOOPS[options["loop"], self._encodes]
         self._loop = loop(self._model, self._clock, self._device, options)
-        # What is compiled runs under no_grad, as in generate(): CUDA graphs mark tensors that
-        # inference mode forbids to touch from outside.
+        # Compiled code runs under no_grad, as in generate(): CUDA graphs mark tensors that inference mode does not
+        # allow to be modified from outside.
         self._without_gradients = torch.no_grad if options["compile"] else torch.inference_mode
         self._compiled = options["compile"]
         if self._compiled:
-            # Else a step that is compiled too often would go on uncompiled, in silence.
+            # Otherwise a step that is recompiled too often would silently run uncompiled.
             torch._dynamo.config.fail_on_recompile_limit_hit = True  # noqa: SLF001 - has no public name
         self.facts = {**loaded.facts, **_surroundings(self._device)}
 
@@ -96,7 +96,7 @@ class TransformersEngine:
         return vocabulary.tokenize(self._tokenizer, text)
 
     def prepare(self, cell: Cell) -> None:
-        """Allocate what a call of this shape must not create."""
+        """Allocate what must not be created during a timed call of this shape."""
         self._clock.reserve(cell.output_len)
         with self._without_gradients():
             self._loop.prepare(cell.batch_size, cell.input_len, cell.output_len)
@@ -113,26 +113,26 @@ class TransformersEngine:
     def speak(
         self, prompts: Sequence[Sequence[int]], output_len: int
     ) -> tuple[list[list[int]], list[list[float]]]:
-        """Return greedy new ids, and the log-probability that the model gives each when it reads them all."""
+        """Return greedy new ids, and the log-probability of each, computed in one pass over all of them."""
         if self._encodes:
-            raise Unsupported("parity is checked for models without an encoder.")
+            raise Unsupported("the parity check only supports models without an encoder.")
         new = self.generate(prompts, output_len)
         whole = [[*prompt, *tokens] for prompt, tokens in zip(prompts, new, strict=True)]
         own, _ = reference_model.of_tokens(self._model, whole, len(prompts[0]))
         return new, own
 
     def token_ns(self) -> list[list[int]]:
-        """Return one row: the batch moves in lock-step."""
+        """Return one row, because the whole batch advances in lock-step."""
         return [self._clock.offsets_ns()]
 
     def counters(self) -> Mapping[str, int]:
-        """Return how many graphs were compiled, where compiling was asked: none may be while timing."""
+        """Return how many graphs were compiled, if compiling was requested; none may be while timing."""
         if not self._compiled:
             return {}
         return {"compiled_graphs": int(torch._dynamo.utils.counters["stats"]["unique_graphs"])}  # noqa: SLF001
 
     def _compilation(self) -> dict[str, int]:
-        """Return into how many pieces compiling cut the step: one graph without a break is whole."""
+        """Return into how many graphs compiling split the step: one graph means no breaks."""
         if not self._compiled:
             return {}
         breaks = sum(torch._dynamo.utils.counters["graph_break"].values())  # noqa: SLF001
@@ -145,16 +145,16 @@ class TransformersEngine:
                 torch.cuda.synchronize(device)
 
     def close(self) -> None:
-        """End the processes in which Triton's kernels were compiled: they outlive their parent for a moment."""
+        """End the processes that compiled Triton's kernels, which would outlive their parent for a moment."""
         if compiling := sys.modules.get("torch._inductor.async_compile"):
             compiling.shutdown_compile_workers()
 
     def memory(self, prompts: Sequence[Sequence[int]], output_len: int) -> Memory:
-        """Run one untimed iteration and return what it held, in bytes."""
+        """Run one untimed iteration and return its memory use in bytes."""
         on_cuda = self._device.type == "cuda"
         if on_cuda:
             self.synchronize()
-            torch.cuda.empty_cache()  # what the cells before reserved is not this one's need
+            torch.cuda.empty_cache()  # memory reserved by earlier cells does not count for this one
             for device in self._devices:
                 torch.cuda.reset_peak_memory_stats(device)
         peak = backends_memory.HostPeak()
@@ -176,9 +176,9 @@ class TransformersEngine:
     def _cache_held(
         self, cache: Any, prompts: Sequence[Sequence[int]], output_len: int
     ) -> dict[str, int | None]:
-        """Return what the cache holds and what it should: the last new token is never fed, so not cached.
+        """Return the cache's actual and computed bytes; the last new token is never fed and therefore not cached.
 
-        Beside an encoder's tokens, a decoder holds the start token and the new ones.
+        With an encoder, the decoder's cache holds the start token and the new tokens.
         """
         sequences, input_len = len(prompts), len(prompts[0])
         own, encoded = (1, input_len) if self._encodes else (input_len, 0)
@@ -195,7 +195,7 @@ class TransformersEngine:
         }
 
     def _host_peaks(self, generate_bytes: int | None) -> dict[str, int | None]:
-        """Return the peaks of both phases; without a mark that can be reset, only the whole life's."""
+        """Return the peaks of both phases; if the mark cannot be reset, only the peak of the process's whole life."""
         load_bytes = self._load_peak_bytes
         if load_bytes is None or generate_bytes is None:
             return {"host_peak_rss_bytes": backends_memory.whole_life_peak_bytes()}
@@ -206,7 +206,7 @@ class TransformersEngine:
         }
 
     def _device_memory(self) -> dict[str, int | None]:
-        """Return the allocator's peaks and the device's own view; sums over devices if there are several."""
+        """Return the allocator's peaks and the driver's figures, summed over devices."""
         devices = self._devices
         now = backends_memory.device_used_by_uuid()
         uuids = [backends_memory.uuid_of(device) for device in devices]
@@ -228,13 +228,13 @@ def _defaults() -> dict[str, Any]:
 
 
 def _device(cell: Cell) -> torch.device:
-    """Return the device that embeds the prompts and yields the tokens."""
+    """Return the device that embeds the prompts and produces the tokens."""
     if cell.device == "cpu":
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise LoadFailed(
-            f"device {cell.device} was asked for, but torch {torch.__version__} sees no CUDA device;"
-            " --device cpu would run."
+            f"device {cell.device} was asked for, but torch {torch.__version__} sees no CUDA device; use "
+            f"--device cpu."
         )
     return torch.device("cuda", torch.cuda.current_device())
 
@@ -244,13 +244,15 @@ def _cuda_devices() -> list[torch.device]:
 
 
 def _refuse_impossible(cell: Cell, options: Mapping[str, Any]) -> None:
-    """Refuse what could only be ignored in silence."""
+    """Refuse options that would be silently ignored."""
     if options["compile"] and options["cache"] != "static":
         raise Unsupported(
-            "compile=True needs cache=static: a growing cache is compiled anew at every length."
+            "compile=True needs cache=static, because a growing cache would be recompiled at every length."
         )
     if options["compile"] and options["loop"] == "generate" and cell.device == "cpu":
-        raise Unsupported("generate() compiles on a GPU only; loop=forward compiles on a CPU too.")
+        raise Unsupported(
+            "generate() only compiles on a GPU; use loop=forward to compile on a CPU."
+        )
     if options["device_map"] not in {"none", "disk_offload"} and cell.device == "cpu":
         raise Unsupported(
             f"device_map={options['device_map']} places a model over CUDA devices; "
@@ -259,7 +261,7 @@ def _refuse_impossible(cell: Cell, options: Mapping[str, Any]) -> None:
 
 
 def _surroundings(device: torch.device) -> dict[str, Any]:
-    """Return what else decides the speed: versions, threads, the device's name."""
+    """Return other facts that decide the speed: versions, threads, the device's name."""
     on_cuda = device.type == "cuda"
     return {
         "torch": torch.__version__,

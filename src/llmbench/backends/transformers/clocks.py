@@ -1,6 +1,6 @@
-"""When each token came: one tiny clock a kind of device, so that one loop serves them all.
+"""Clocks that record the time of each token, one class per kind of device, all with one interface.
 
-A clock never waits for the device: on CUDA it leaves events in the stream, which are read after the call.
+A clock never waits for the device: on CUDA it puts events into the stream and reads them after the call.
 """
 
 from __future__ import annotations
@@ -15,29 +15,29 @@ class TokenClock(Protocol):
     """Marks the start of a call and each token; the offsets are computed after the call."""
 
     def reserve(self, marks: int) -> None:
-        """Make room for this many tokens, so that nothing is created inside a timed call."""
+        """Allocate room for this many tokens, because nothing may be created inside a timed call."""
 
     def start(self) -> None:
-        """Mark the start of a call and forget the one before."""
+        """Mark the start of a call and discard the previous one."""
 
     def mark(self) -> None:
         """Mark that the work queued so far yields the next token."""
 
     def offsets_ns(self) -> list[int]:
-        """Return nanoseconds from the start to each mark, once the device has done the work."""
+        """Return nanoseconds from the start to each mark, after the device has finished."""
 
 
 class CpuStamps:
-    """Monotonic stamps: on a CPU a step has been computed when its call returns."""
+    """Timestamps of the monotonic clock; on a CPU a step is finished when its call returns."""
 
     def __init__(self) -> None:
         self._stamps: list[int] = []
 
     def reserve(self, marks: int) -> None:
-        """Do nothing: a stamp needs no room of its own."""
+        """Do nothing, because a timestamp needs no allocation."""
 
     def start(self) -> None:
-        """Mark the start of a call and forget the one before."""
+        """Mark the start of a call and discard the previous one."""
         self._stamps = [time.monotonic_ns()]
 
     def mark(self) -> None:
@@ -50,7 +50,7 @@ class CpuStamps:
 
 
 class CudaEvents:
-    """Events in the stream that computes: about a microsecond each, no synchronisation."""
+    """Events in the computing stream: about a microsecond each, without synchronisation."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -58,7 +58,7 @@ class CudaEvents:
         self._used = 0
 
     def reserve(self, marks: int) -> None:
-        """Create events ahead; recording each once makes the driver allocate it now."""
+        """Create events in advance; recording each once makes the driver allocate it now."""
         while len(self._events) <= marks:
             event = torch.cuda.Event(enable_timing=True)
             event.record(torch.cuda.current_stream(self._device))

@@ -1,6 +1,6 @@
-"""Weights one level down, on disk: each is mapped from one file when a layer wants it, and let go after.
+"""Weights on disk: each tensor is mapped from one file while its layer runs, and then released.
 
-The file has no name, so nothing is left of it however the worker ends.
+The file is unlinked at once; nothing remains of it however the worker ends.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ BLOCK_BYTES = 2**24
 
 
 class TensorLocation(NamedTuple):
-    """Where a tensor lies in the file."""
+    """The position of a tensor in the file."""
 
     offset: int
     shape: torch.Size
@@ -29,16 +29,16 @@ class TensorLocation(NamedTuple):
 
 
 class OnDisk(Mapping[str, torch.Tensor]):
-    """The tensors of a model by name, in one file; each look-up maps the file anew, as accelerate does.
+    """The tensors of a model by name, in one file; each look-up maps the file again, as accelerate does.
 
     Attributes:
-        read_bytes_s: how fast the file was read once, block by block: what this level gives at most. The
-            system keeps what it has room for in memory, so this is the disk's own rate only where it has none.
+        read_bytes_s: how fast the file was read once, block by block, which is the ceiling of this level. The
+        system caches as much of it as fits in memory; only without room for that is this the disk's own rate.
 
     """
 
     def __init__(self, model: Any) -> None:
-        """Write every parameter and buffer of a model; a tied one once."""
+        """Write every parameter and buffer of a model, tied ones once."""
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the model
         self._places: dict[str, TensorLocation] = {}
         written: dict[int, int] = {}
@@ -62,7 +62,7 @@ class OnDisk(Mapping[str, torch.Tensor]):
         return size / (time.monotonic() - began)
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        """Return a tensor whose pages are read when they are touched."""
+        """Return a tensor whose pages are read on first access."""
         place = self._places[name]
         size = place.shape.numel() * place.dtype.itemsize
         mapped = np.memmap(self._file, np.uint8, mode="c", offset=place.offset, shape=(size,))
@@ -79,7 +79,7 @@ class OnDisk(Mapping[str, torch.Tensor]):
 
 
 def offload(model: Any, device: torch.device) -> Any:
-    """Move all weights of a model to disk; each layer's come back to the device for as long as it runs."""
+    """Move all weights of a model to disk; a layer's weights are on the device while it runs."""
     model.offloaded_to = weights = OnDisk(model)
     add_hook_to_module(model, AlignDevicesHook(io_same_device=True), append=True)
     attach_align_device_hook(model, execution_device=device, offload=True, weights_map=weights)

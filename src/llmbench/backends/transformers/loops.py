@@ -1,10 +1,10 @@
-"""Two greedy loops over one model: our own over `forward`, and the library's `generate`.
+"""Two greedy generation loops for one model: our own over `forward`, and the library's `generate`.
 
-A decoder reads its prompt itself. Where there is an encoder, that reads it, and the decoder begins with a
-start token, which is fed but is no part of the answer.
+A decoder-only model reads the prompt itself. With an encoder, the encoder reads it, and the decoder begins with a
+start token, which is fed but is not part of the answer.
 
-Both are exact in length: nothing here reads an end-of-sequence id. `generate()` costs about 0.45 ms a step
-more than the bare loop on a CPU, so `forward` is the default and `generate` shows what its users pay.
+Both generate exactly the requested length and ignore end-of-sequence ids. `generate()` costs about 0.45 ms a step
+more than the bare loop on a CPU, which makes `forward` the default; `generate` shows what its users get.
 """
 
 from __future__ import annotations
@@ -31,26 +31,26 @@ if TYPE_CHECKING:
     from llmbench.backends.transformers.clocks import TokenClock
 
 COMPILE = {"mode": "reduce-overhead", "fullgraph": False, "dynamic": None}
-"""What `generate()` itself compiles decoding with (`CompileConfig`'s defaults): CUDA graphs on a GPU."""
+"""The settings with which `generate()` compiles decoding (`CompileConfig`'s defaults): CUDA graphs on a GPU."""
 
-_NO_CACHE = "{} keeps its past in no cache that forward() takes; loop=generate runs it."
+_NO_CACHE = "the forward() of {} accepts none of the library's caches; use loop=generate."
 
 
 class GenerationLoop(Protocol):
-    """One way to generate: prepared for a shape, then run on ids of that shape."""
+    """One way to generate: `prepare` it for a shape, then `run` it on ids of that shape."""
 
     def prepare(self, batch_size: int, input_len: int, output_len: int) -> None:
-        """Make what a call of this shape must not create."""
+        """Create what must not be created during a timed call of this shape."""
 
     def run(self, ids: torch.Tensor, output_len: int) -> tuple[torch.Tensor, Any]:
-        """Return new tokens [batch_size, output_len] on the device, and the cache that held their past.
+        """Return new tokens [batch_size, output_len] on the device, and the cache used.
 
-        `ids` are the prompts, [batch_size, input_len]. The clock is marked once a token.
+        `ids` are the prompts, [batch_size, input_len]. The clock is marked once per token.
         """
 
 
 class ForwardLoop:
-    """Prefill once, then one forward a token; the arg max stays on the device and nothing waits for it."""
+    """Prefill, then one forward per token; the arg max stays on the device and nothing waits for it."""
 
     def __init__(
         self, model: Any, clock: TokenClock, device: torch.device, options: Mapping[str, Any]
@@ -65,7 +65,7 @@ class ForwardLoop:
         self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
 
     def prepare(self, batch_size: int, input_len: int, output_len: int) -> None:
-        """Allocate a static cache for the shape; compile decoding afresh, so that no shape is recompiled."""
+        """Allocate a static cache for the shape; compile decoding anew, which avoids recompiling for another shape."""
         self._cache = None
         if self._compile:
             torch.compiler.reset()
@@ -75,9 +75,9 @@ class ForwardLoop:
         self._try(batch_size)
 
     def _try(self, batch_size: int) -> None:
-        """Feed one token a sequence: static layers allocate themselves where they run; the cache must fill.
+        """Feed one token per sequence: static layers allocate themselves on first use, and the cache must fill.
 
-        A model that takes a cache and leaves it empty would forget the prompt, and run too fast.
+        A model that accepts a cache but leaves it empty would lose the prompt and run too fast.
         """
         cache = self._empty_cache()
         ids = torch.zeros((batch_size, 1), dtype=torch.long, device=self._device)
@@ -99,7 +99,7 @@ class ForwardLoop:
         return torch.cat(tokens, dim=1), cache
 
     def _empty_cache(self) -> Any:
-        """Return a new cache, or the static one emptied: its users reset it too, so that is timed."""
+        """Return a new cache, or the static one reset; users have to reset it too, and the reset is timed."""
         if not self._static:
             return DynamicCache(config=self._config)
         assert self._cache is not None, "prepare() allocates the static cache"
@@ -108,7 +108,7 @@ class ForwardLoop:
 
 
 class EncoderForwardLoop:
-    """The encoder once, then one forward a token; the first token has come when both have run."""
+    """The encoder once, then one forward per token; the first token needs both."""
 
     def __init__(
         self, model: Any, clock: TokenClock, device: torch.device, _: Mapping[str, Any]
@@ -120,7 +120,7 @@ class EncoderForwardLoop:
         _accepted(model)
 
     def prepare(self, batch_size: int, input_len: int, output_len: int) -> None:  # noqa: ARG002
-        """Make the start tokens; refuse a decoder that leaves one of its caches empty."""
+        """Create the start tokens; refuse a decoder that leaves one of its caches empty."""
         shape = (batch_size, 1)
         self._start = torch.full(shape, self._start_id, dtype=torch.long, device=self._device)
         _, cache = self.run(torch.zeros_like(self._start), 1)
@@ -140,18 +140,18 @@ class EncoderForwardLoop:
 
 
 def two_caches(config: Any) -> EncoderDecoderCache:
-    """Return empty caches for a decoder's own tokens and, whole whatever its window, its encoder's."""
+    """Return empty caches for a decoder's own tokens and for its encoder's, the latter without a window."""
     return EncoderDecoderCache(DynamicCache(config=config), DynamicCache())
 
 
 def decoder_config(model: Any) -> Any:
-    """Return the configuration of what decodes: a whole T5's says how deep its encoder is."""
+    """Return the decoder's configuration; that of a whole T5 gives the depth of its encoder."""
     decoder = model.get_decoder() if model.config.is_encoder_decoder else model
     return decoder.config.get_text_config(decoder=True)
 
 
 def _accepted(model: Any) -> Mapping[str, inspect.Parameter]:
-    """Return what forward() takes, a cache among it."""
+    """Return the parameters of forward(), which must include a cache."""
     accepted = inspect.signature(model.forward).parameters
     if "past_key_values" not in accepted:
         raise Unsupported(_NO_CACHE.format(type(model).__name__))
@@ -159,19 +159,19 @@ def _accepted(model: Any) -> Mapping[str, inspect.Parameter]:
 
 
 def _start_id(model: Any) -> int:
-    """Return the id that every answer begins with, found where generate() finds it."""
+    """Return the decoder's start id, from the same settings as generate()."""
     for name in ("decoder_start_token_id", "bos_token_id"):
         for settings in (model.generation_config, model.config):
             found = getattr(settings, name, None)
             if isinstance(found, int):
                 return found
     raise Unsupported(
-        f"{type(model).__name__} has no decoder_start_token_id in its configuration, so no answer can begin."
+        f"{type(model).__name__} has no decoder_start_token_id in its configuration, which every answer begins with."
     )
 
 
 def _greedy(output: Any) -> torch.Tensor:
-    """Return each sequence's next token, [batch_size, 1]; the logits die here, before a CUDA graph reuses them."""
+    """Return the next tokens, [batch_size, 1]; the logits are freed here, before a CUDA graph reuses it."""
     token: torch.Tensor = output.logits[:, -1].argmax(dim=-1, keepdim=True)
     return token
 
@@ -186,13 +186,13 @@ class GenerateLoop:
         self._stamp = _Stamp(clock)
         self._encodes, self._config = model.config.is_encoder_decoder, decoder_config(model)
         start = {"decoder_start_token_id": _start_id(model)} if self._encodes else {}
-        # A checkpoint's own settings fill whatever a call leaves open, so they are emptied as well.
+        # A checkpoint's own settings apply where a call leaves something open; they are cleared too.
         model.generation_config = GenerationConfig()
         self._settings = {
             "do_sample": False,
             "num_beams": 1,
             "repetition_penalty": 1.0,
-            "eos_token_id": None,  # as a keyword: inside a GenerationConfig the checkpoint's would return
+            "eos_token_id": None,  # as a keyword argument: in a GenerationConfig the checkpoint's value would win
             "use_cache": True,
             "return_dict_in_generate": True,
             "disable_compile": not options["compile"],
@@ -204,7 +204,7 @@ class GenerateLoop:
         self._compile = options["compile"]
 
     def prepare(self, batch_size: int, input_len: int, output_len: int) -> None:  # noqa: ARG002
-        """Make the attention mask; forget what was compiled for another shape."""
+        """Create the attention mask; discard code compiled for another shape."""
         self._mask = torch.ones((batch_size, input_len), dtype=torch.long, device=self._device)
         self._stamp.going_on = torch.zeros(batch_size, dtype=torch.bool, device=self._device)
         if self._compile:
@@ -226,12 +226,12 @@ class GenerateLoop:
         return result.sequences[:, given:], result.past_key_values
 
     def _caches(self) -> dict[str, Any]:
-        """Return new caches where there is an encoder: the library makes them as deep as that, not as the decoder."""
+        """Return new caches if there is an encoder; the library would give them the depth of the encoder."""
         return {"past_key_values": two_caches(self._config)} if self._encodes else {}
 
 
 class _Stamp(StoppingCriteria):  # type: ignore[misc]
-    """Marks the clock at every token and never stops anything."""
+    """A stopping criterion that marks the clock at every token and never stops generation."""
 
     def __init__(self, clock: TokenClock) -> None:
         self._clock = clock
@@ -248,4 +248,4 @@ LOOPS: Mapping[tuple[str, bool], type[ForwardLoop | EncoderForwardLoop | Generat
     ("generate", False): GenerateLoop,
     ("generate", True): GenerateLoop,
 }
-"""By the option `loop`, and whether the model has an encoder."""
+"""The loop classes by the option `loop` and whether the model has an encoder."""

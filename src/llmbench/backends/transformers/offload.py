@@ -1,6 +1,6 @@
-"""One model over several devices, by accelerate, when a sweep asks for it.
+"""Placement of one model over several devices with accelerate, if a sweep asks for it.
 
-Weights that are to stay on the host are made there; those of a device are made on it, never on both.
+Weights are created where they stay, on the host or on a device, never on both.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def place(model: Any, choice: str, device: torch.device, seed: int) -> Any:
-    """Spread an empty model, built on the host but not yet touched, as `choice` says, and fill it."""
+    """Place an empty model, whose host memory is not yet touched, as `choice` says, and fill it."""
     if choice in OFFLOADS:
         fill(model.named_parameters(), seed)
         return OFFLOADS[choice](model, device)
@@ -32,7 +32,7 @@ def place(model: Any, choice: str, device: torch.device, seed: int) -> Any:
 
 
 class Host(NamedTuple):
-    """The host's memory as a level below a device: how fast the device takes a tensor from it, bytes a second."""
+    """Host memory as a level below a device, and the rate in bytes/s at which the device reads from it."""
 
     read_bytes_s: float
 
@@ -44,7 +44,7 @@ def _to_host(model: Any, device: torch.device) -> Any:
 
 
 def _read_bytes_s(tensor: torch.Tensor, device: torch.device) -> float:
-    """Return how fast a tensor is copied to a device, the best of three; a copy back waits for its arrival."""
+    """Return the best of three rates at which a tensor is copied to a device; a copy back waits for its arrival."""
     best_s = math.inf
     for _ in range(3):
         began = time.monotonic()
@@ -57,11 +57,11 @@ OFFLOADS: Mapping[str, Callable[[Any, torch.device], Any]] = {
     "cpu_offload": _to_host,
     "disk_offload": disk.offload,
 }
-"""The choices that keep every weight one level down and bring each layer's up to run it."""
+"""The choices that keep every weight one level down and load each layer's weights to run it."""
 
 
 def planned(model: Any, choice: str) -> dict[str, Any]:
-    """Return where accelerate puts each module."""
+    """Return the device that accelerate assigns to each module."""
     whole = list(model._no_split_modules or [])  # noqa: SLF001 - accelerate asks for it by this name
     limits = get_max_memory()
     if choice != "sequential":
@@ -75,10 +75,10 @@ def planned(model: Any, choice: str) -> dict[str, Any]:
 
 
 def spread(model: Any, device_map: Mapping[str, Any], seed: int) -> Any:
-    """Move the empty modules to their devices, then fill all parameters where they lie.
+    """Move the empty modules to their devices, then fill all parameters in place.
 
-    Reading host memory that was never written takes no memory, so a model larger than the host's memory
-    passes through it.
+    Reading host memory that was never written takes no memory; a model larger than the host's memory can therefore
+    pass through it.
     """
     refuse_disk(device_map)
     on_host = [(n, p) for n, p in model.named_parameters() if _of(n, device_map) == "cpu"]
@@ -92,15 +92,15 @@ def spread(model: Any, device_map: Mapping[str, Any], seed: int) -> Any:
 
 
 def refuse_disk(device_map: Mapping[str, Any]) -> None:
-    """Refuse a map that leaves weights on disk: what is timed then is the disk."""
+    """Refuse a map that leaves weights on disk, because the disk would be timed."""
     if "disk" in device_map.values():
         raise LoadFailed(
-            "the model fits neither the devices nor the host's memory; a smaller dtype might."
+            "the model fits neither the devices nor the host's memory; try a smaller dtype."
         )
 
 
 def described(model: Any) -> str:
-    """Return how many modules lie on each device, or an empty text for a model that was not spread."""
+    """Return how many modules are on each device; empty for a model on one device."""
     device_map = getattr(model, "hf_device_map", None) or {}
     if len(set(device_map.values())) < 2:
         return ""
@@ -109,7 +109,7 @@ def described(model: Any) -> str:
 
 
 def _of(parameter: str, device_map: Mapping[str, Any]) -> Any:
-    """Return the device of a parameter: that of the longest module name that leads to it."""
+    """Return the device of a parameter: that of the longest module name that contains it."""
     leading = [
         name
         for name in device_map

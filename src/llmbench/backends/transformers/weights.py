@@ -1,6 +1,6 @@
 """A model in memory: built from its configuration with random weights, or read from a checkpoint.
 
-Neither way holds a second copy of the weights, in host memory or on the device.
+Neither way keeps a second copy of the weights, in host memory or on the device.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A model in evaluation mode on its devices, and what there is to know about it.
+    """A model in evaluation mode on its devices, with facts about it.
 
-    `tokenizer` is a sentence that says why, if there is none.
+    If there is no tokenizer, `tokenizer` is a sentence with the reason.
     """
 
     model: Any
@@ -40,7 +40,7 @@ class Loaded:
 
 
 def load(job: Job, options: Mapping[str, Any], device: torch.device) -> Loaded:
-    """Return the job's model on its device, in its dtype; every failure is one line."""
+    """Return the job's model on its device in its dtype; every failure is a one-line message."""
     parts: dict[str, float] = {}
     with load_errors.as_one_line(job):
         load_errors.refuse_unreadable(job)
@@ -49,8 +49,8 @@ def load(job: Job, options: Mapping[str, Any], device: torch.device) -> Loaded:
             load_errors.refuse_unsupported(config, builder(config), options)
         with _timed(parts, "load_weights_s"):
             model = _MAKERS[job.cells[0].load_format](job, config, options, device)
-    # Gradients stay switched on, as users leave them: without, torch multiplies the last hidden states of
-    # a batch with one copy of the output head a sequence, eleven times slower (pythia-70m, 16 x 128, bfloat16).
+    # Gradients stay enabled, as users leave them: without them, torch multiplies the last hidden states of a batch
+    # with one copy of the output head per sequence, eleven times slower (pythia-70m, 16 x 128, bfloat16).
     model.eval()
     tokenizer = vocabulary.tokenizer(job, options["revision"])
     facts = {**_found(model), **parts}
@@ -84,20 +84,20 @@ def _random(job: Job, config: Any, options: Mapping[str, Any], device: torch.dev
 
 
 def _keep_wide(model: Any) -> None:
-    """Widen what the family keeps in float32, as reading a checkpoint would; its weights are still empty."""
+    """Convert parameters that the family keeps in float32, as reading a checkpoint does; weights are still empty."""
     for name, parameter in model.named_parameters():
         if _kept_wide(model, name):
             parameter.data = parameter.data.float()
 
 
 def _kept_wide(model: Any, name: str) -> bool:
-    """Return whether a parameter stays in float32 where float16 is asked: T5's overflow, so transformers keeps them."""
+    """Return whether transformers keeps a parameter in float32 under float16; some of T5's would overflow."""
     modules = model._keep_in_fp32_modules or ()  # noqa: SLF001 - has no public name
     return model.dtype == torch.float16 and not set(modules).isdisjoint(name.split("."))
 
 
 def _pretrained(job: Job, config: Any, options: Mapping[str, Any], device: torch.device) -> Any:
-    """Read a checkpoint onto its devices; refuse one that leaves parameters to chance."""
+    """Read a checkpoint onto its devices; refuse one that lacks parameters."""
     offload = transformers_offload.OFFLOADS.get(options["device_map"])
     whole = {"": "cpu"} if offload else {"": device}
     device_map = whole if offload or options["device_map"] == "none" else options["device_map"]
@@ -133,8 +133,8 @@ def _common(job: Job, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _found(model: Any) -> dict[str, Any]:
-    """Return what the loaded model really is: the parent judges device and dtype by it."""
-    named = dict(model.named_parameters())  # a tied parameter comes once
+    """Return facts about the loaded model, by which the parent checks device and dtype."""
+    named = dict(model.named_parameters())  # lists a tied parameter once
     parameters = list(named.values())
     kept = {
         name for name, p in named.items() if p.dtype == torch.float32 and _kept_wide(model, name)
@@ -166,20 +166,20 @@ def _found(model: Any) -> dict[str, Any]:
 
 
 def _experts(model: Any) -> dict[str, str]:
-    """Return how the experts of a mixture are multiplied, which decides its speed; nothing of another model."""
+    """Return how the experts of a mixture are computed, which decides its speed; empty for other models."""
     if not getattr(model.config, "num_local_experts", 0):
         return {}
     return {"experts_implementation": str(model.config._experts_implementation)}  # noqa: SLF001 - has no public name
 
 
 def _level(model: Any) -> dict[str, float]:
-    """Return how fast the level is read that weights were moved down to, if one knows."""
+    """Return the read rate of the level that weights were offloaded to, if known."""
     below = getattr(model, "offloaded_to", None)
     return {} if below is None else {"offload_read_bytes_s": round(below.read_bytes_s)}
 
 
 def _generation_settings(model: Any) -> str:
-    """Return the checkpoint's own generation settings, none of which reaches a measurement."""
+    """Return the checkpoint's own generation settings, none of which affects a measurement."""
     settings = model.generation_config.to_diff_dict() if model.generation_config else {}
     idle = (
         "_from_model_config",

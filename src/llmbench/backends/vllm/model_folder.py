@@ -1,4 +1,4 @@
-"""Where vLLM finds a model: the folder or hub id of a checkpoint, or a folder that holds a configuration alone."""
+"""The path from which vLLM reads a model: a checkpoint's folder or hub id, or a folder with only a configuration."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def model_folder(job: Job, config: Any) -> Iterator[str]:
-    """Lend the path that stands for the job's model until the engine has read it."""
+    """Provide the path of the job's model until the engine has read it."""
     model, random = job.model, job.cells[0].load_format == "dummy"
     if model.location is not None and not (random and model.source == "catalogue"):
         yield model.location
@@ -31,7 +31,7 @@ def model_folder(job: Job, config: Any) -> Iterator[str]:
 
 
 def name_architecture(config: Any) -> None:
-    """Write the class that builds the model into its configuration: vLLM chooses by it."""
+    """Write the model's class name into its configuration, from which vLLM chooses the implementation."""
     known = builder(config)._model_mapping  # noqa: SLF001 - has no public name
     if not config.architectures and type(config) in known:
         built_as = known[type(config)]

@@ -1,7 +1,7 @@
-"""What an engine gave out at each step, kept whole until the clock has stopped, then read for token times.
+"""The outputs of each engine step, kept until the clock has stopped, from which token times are read.
 
-A step costs one append. The engine stamps its own outputs, on the monotonic clock, when their tokens are on
-the host; who steps it, and in which process it lives, makes no difference.
+A step costs one append. The engine stamps its outputs with the monotonic clock when their tokens are on the host,
+whichever process it runs in.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Watched:
-    """The largest share of the cache in use at any step; None where the scheduler is out of sight."""
+    """The largest share of the cache in use at any step; None if the scheduler is in another process."""
 
     most_used: float | None = None
 
@@ -27,7 +27,7 @@ class Steps:
     """The steps of one engine core since the last `begin`."""
 
     def __init__(self, core: Any) -> None:
-        """Listen to what the core gives out from now on."""
+        """Record the core's outputs from now on."""
         self._core = core
         self._get = core.get_output
         self._taken: list[Any] = []
@@ -35,7 +35,7 @@ class Steps:
         core.get_output = self._next
 
     def begin(self) -> None:
-        """Mark the start of a call and forget the one before."""
+        """Mark the start of a call and discard the previous one."""
         self._taken = []
         self._start_ns = time.monotonic_ns()
 
@@ -45,7 +45,7 @@ class Steps:
         return outputs
 
     def offsets_ns(self, requests: Sequence[str]) -> list[list[int]]:
-        """Return nanoseconds from the start to each new token of each request; one row if all are alike."""
+        """Return nanoseconds from the start to each new token of each request; one row if all are equal."""
         rows: dict[str, list[int]] = defaultdict(list)
         for step in self._taken:
             offset = round(step.timestamp * 1e9) - self._start_ns
@@ -58,7 +58,7 @@ class Steps:
 
     @contextlib.contextmanager
     def watched_cache(self) -> Iterator[Watched]:
-        """Watch how much of the cache is in use, each time that the scheduler has given out blocks."""
+        """Record how much of the cache is in use each time the scheduler has assigned blocks."""
         watched = Watched()
         scheduler = getattr(getattr(self._core, "engine_core", None), "scheduler", None)
         if scheduler is None:

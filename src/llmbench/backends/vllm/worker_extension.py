@@ -1,8 +1,8 @@
-"""What vLLM really loaded and how long each part of its start took, noted in the process that holds it.
+"""Facts about the model that vLLM loaded and the duration of each start-up step, noted in the worker's process.
 
-vLLM mixes `Witness` into every one of its workers (`worker_extension_cls`), in this process or another, and
-imports this module to do so. That is the moment to listen: on a CPU the weights are soon packed into forms
-that are no parameters any more.
+vLLM mixes `Witness` into each of its workers (`worker_extension_cls`), in this process or another, and imports this
+module for that. The facts must be read then: on a CPU, weights are soon repacked into objects that are not
+parameters.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ PARTS = {
     "determine_available_memory": "profile_s",
     "compile_or_warm_up_model": "capture_s",
 }
-"""Steps of a worker's start and the names of their durations. On CUDA the last one records the graphs; a CPU
-compiles in the second."""
+"""The steps of a worker's start and the names of their durations. On CUDA the last one records the graphs; on a CPU
+the second one compiles."""
 WORKERS = (
     ("vllm.v1.worker.gpu_worker", "Worker"),
     ("vllm.v1.worker.cpu_worker", "CPUWorker"),
@@ -35,10 +35,10 @@ _seen: dict[str, Any] = {}
 
 
 class Witness:
-    """Methods that vLLM's engine can call by name in each of its workers."""
+    """Methods that vLLM's engine can call by name in each worker."""
 
     def llmbench_seen(self: Any) -> dict[str, Any]:
-        """Return what was loaded here (counts, bytes, places, types) and the seconds of each part."""
+        """Return facts about the loaded model (counts, bytes, devices, types) and the seconds of each step."""
         context = self.vllm_config.compilation_config.static_forward_context
         layers = [layer for layer in context.values() if hasattr(layer, "attn_backend")]
         backends = {layer.attn_backend.get_name() for layer in layers}
@@ -58,14 +58,14 @@ class Witness:
 
 
 def _flat(caches: Any) -> list[Any]:
-    """Return the tensors in however vLLM nests them: one a layer, or several."""
+    """Return the tensors from vLLM's nested lists, which hold one or several per layer."""
     if isinstance(caches, list | tuple):
         return [tensor for part in caches for tensor in _flat(part)]
     return [caches]
 
 
 def _described(model: Any) -> dict[str, Any]:
-    """Return what there is to know of a model as loaded; a tied parameter counts once."""
+    """Return facts about a loaded model; a tied parameter counts once."""
     parameters = list(model.parameters())
     return {
         "parameters": sum(parameter.numel() for parameter in parameters),
@@ -99,7 +99,7 @@ def _timed(method: Callable[..., Any], name: str) -> Callable[..., Any]:
 
 
 def _listen() -> None:
-    """Wrap what loads and starts, in the classes that this process has."""
+    """Wrap the methods that load and start, in the classes that this process has imported."""
     base_loader.process_weights_after_loading = _noting(base_loader.process_weights_after_loading)
     for module, name in WORKERS:
         worker = getattr(sys.modules.get(module), name, None)
