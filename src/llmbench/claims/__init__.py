@@ -1,7 +1,7 @@
-"""The reports' claims: one file each in configs/claims, and one function each, in the table below.
+"""The reports' claims, each with a file in configs/claims and a check function in the table below.
 
-A check reads what runs measured and its claim's own numbers, and answers by condition. Adding a claim is
-one file, one function and one row.
+A check takes the measured cells and the claim's own numbers, and answers for each condition. To add a claim, add a
+file, a function and a row.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ CHECKS: Mapping[str, Check] = {
     "amd-tpu-parity": money.amd_tpu_parity,
     "quality-per-cost": scale.quality_per_cost,
 }
-"""The check of every claim, in the order in which they are told."""
+"""The check of every claim, in display order."""
 
 
 def known() -> list[str]:
@@ -66,5 +66,5 @@ def claim(name: str) -> Claim:
 
 
 def answer(found: Claim, given: Evidence) -> Answer:
-    """Return what the measured cells say of a claim."""
+    """Return the answer of the measured cells to a claim."""
     return CHECKS[found.id](found, given)

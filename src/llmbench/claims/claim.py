@@ -1,4 +1,4 @@
-"""What a claim is, and what an answer to one is: verdicts by condition, each with its figure and its cells."""
+"""Claims and answers to them: a verdict for each condition, with its figure and its cells."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class ClaimVerdict(enum.StrEnum):
-    """What the measurements say of a claim."""
+    """The verdict of the measurements on a claim."""
 
     SUPPORTED = "supported"
     CONTRADICTED = "contradicted"
@@ -31,7 +31,7 @@ class ClaimVerdict(enum.StrEnum):
 
 
 class Assumption(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A number that a check rests on without measuring it, and why it is what it is."""
+    """A number that a check uses without measuring it, and the reason for its value."""
 
     value: float
     why: str
@@ -43,15 +43,15 @@ class Claim(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     Attributes:
         report: the short name of the report, and the place in it.
         title: of the report.
-        date: when it was published.
-        claim: what it says, in our words.
-        predicts: what must then be measured.
-        needs: which data decide it.
-        rule: how, with its thresholds.
+        date: of its publication.
+        claim: the statement, in our words.
+        predicts: the measurement that would follow from it.
+        needs: the data that decide it.
+        rule: how they decide it, with thresholds.
         thresholds: the numbers of the rule, by name.
         assumptions: the numbers that are not measured, by name.
-        sweep: what would settle it, as a sweep file says it; None if no sweep of one's own does.
-        on: the machine that the sweep must run on, in words.
+        sweep: a sweep file that would settle it; None if none can.
+        on: a description of the machine that the sweep must run on.
 
     """
 
@@ -78,13 +78,13 @@ class Claim(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 
 class Range(NamedTuple):
-    """Where a claim says that a figure lies; an open end is 0 or infinite."""
+    """The range that a claim predicts for a figure; an open end is 0 or infinity."""
 
     low: float = 0.0
     high: float = math.inf
 
     def verdict(self, figure: Interval) -> ClaimVerdict:
-        """Return supported if the whole interval lies inside, contradicted if all of it lies outside."""
+        """Return supported if the whole interval lies inside, contradicted if it lies outside, else unclear."""
         inside = figure.lies_within(*self)
         if inside is None:
             return ClaimVerdict.INCONCLUSIVE
@@ -95,11 +95,11 @@ class Part(NamedTuple):
     """The verdict under one condition.
 
     Attributes:
-        where: the condition, `batch 1`; empty if there is only one.
-        said: what was measured, in words, before the figure.
+        where: the condition, such as `batch 1`; empty if there is only one.
+        said: the text before the figure.
         unit: of the figure; a ratio has none.
         rows: the cells used.
-        predicted: where the claim says that the figure lies; None if it says it of no figure.
+        predicted: the range that the claim predicts for the figure; None if it predicts none.
 
     """
 
@@ -113,14 +113,14 @@ class Part(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """Every condition that was measured, and what else a reader must know."""
+    """The parts of an answer, one for each condition measured, and notes for the reader."""
 
     parts: tuple[Part, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
     def verdict(self) -> ClaimVerdict:
-        """Return the verdict that all conditions share, or that they differ."""
+        """Return the common verdict of all conditions, or that it depends on them."""
         found = {part.verdict for part in self.parts}
         if not found:
             return ClaimVerdict.NOT_MEASURED
@@ -135,12 +135,12 @@ class Evidence(NamedTuple):
 
     @property
     def price(self) -> str:
-        """Return what an hour costs and who says so; empty if nothing tells it."""
+        """Return the price of an hour and its source; empty without a price."""
         hours = filter(None, map(self._hour, self.rows))
         return "; ".join(dict.fromkeys(hour.said for hour in hours))
 
     def hour_usd(self, row: Measured) -> float | None:
-        """Return what an hour of a cell costs; None if nothing tells it."""
+        """Return the price of an hour of a cell's machine; None if it is unknown."""
         hour = self._hour(row)
         return hour.usd if hour else None
 
@@ -162,7 +162,7 @@ def held(
     unit: str = "",
     rows: tuple[Measured, ...] = (),
 ) -> Part:
-    """Return the verdict of a figure that is held against a range."""
+    """Return the part that compares a figure with the predicted range."""
     return Part(where, predicted.verdict(figure), said, figure, unit, rows, predicted)
 
 

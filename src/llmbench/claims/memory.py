@@ -1,4 +1,4 @@
-"""Claims about memory: what a context takes, what a window saves, what a level down costs, what a device holds."""
+"""Claims about memory: the size of a context, the use of a window, memory levels, the capacity of a device."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 GB = 1e9
 FAR_BEYOND = 1.5
-"""A prompt so many times as long as one that just fills a window is far beyond it."""
+"""A prompt counts as far beyond a window if it is this many times as long as one that just fills it."""
 
 
 def context_is_memory(claim: Claim, given: Evidence) -> Answer:
     """Compare the keys and values of a model's longest context with those of its shortest."""
     parts, notes = [], []
     for model, series in grouped(_series(given, "kv_cache_bytes"), lambda rows: rows[0].cell.model):
-        rows = max(series, key=_times)  # whatever the batch, it grows alike
+        rows = max(series, key=_times)  # growth is the same at every batch size
         short, long, times = rows[0], rows[-1], _times(rows)
         if times < claim.threshold("least_times"):
             continue
@@ -39,7 +39,7 @@ def context_is_memory(claim: Claim, given: Evidence) -> Answer:
 
 
 def _bytes_a_token(row: Measured) -> str:
-    """Say what a token takes, and hold it against the architecture's formula."""
+    """Return a note that compares the bytes per token with the architecture's formula."""
     if row.shape is None:
         return ""
     tokens = _held_tokens(row)
@@ -53,11 +53,13 @@ def _bytes_a_token(row: Measured) -> str:
 
 
 def _held_tokens(row: Measured) -> int:
-    return row.cell.input_len + row.cell.output_len - 1  # the last token is never fed
+    return (
+        row.cell.input_len + row.cell.output_len - 1
+    )  # the last token is never fed, and not cached
 
 
 def selective_reads(claim: Claim, given: Evidence) -> Answer:
-    """Compare the time of a token far beyond the window with that just past it, beside a model without one."""
+    """Compare the time per token far beyond the window with that just past it, and with a model without a window."""
     flat = 1 + claim.threshold("flat_within")
     parts, notes = [], []
     series = _series(given, "tpot_s")
@@ -88,14 +90,14 @@ def selective_reads(claim: Claim, given: Evidence) -> Answer:
 
 
 def _growth(rows: Sequence[Measured], short: Measured, long: Measured) -> Interval | None:
-    """Return how another model's token grows between the same two lengths; None if it was not measured there."""
+    """Return how another model's time per token grows between the same two lengths; None if not measured."""
     at = {(row.cell.batch_size, row.cell.input_len): row for row in rows}
     first, last = (at.get((end.cell.batch_size, end.cell.input_len)) for end in (short, long))
     return ratio(last.values["tpot_s"], first.values["tpot_s"]) if first and last else None
 
 
 def tiered_memory(claim: Claim, given: Evidence) -> Answer:
-    """Compare the price of weights one level down with the time that reading them there takes."""
+    """Compare the extra time of weights one level down with the time to read them from there."""
     parts, notes = [], []
     for below_row, above_row in _offloaded(given):
         rate = below_row.engine.get("offload_read_bytes_s")
@@ -118,7 +120,7 @@ def tiered_memory(claim: Claim, given: Evidence) -> Answer:
 
 
 def _offloaded(given: Evidence) -> Iterator[tuple[Measured, Measured]]:
-    """Yield every offloaded cell with the one that differs from it in nothing else."""
+    """Yield each offloaded cell with the cell that differs only in not being offloaded."""
     for row in given.rows:
         if "offload" not in str(row.cell.options.get("device_map")) or not row.has("tpot_s"):
             continue
@@ -142,7 +144,7 @@ def _but_map(row: Measured) -> tuple[object, ...]:
 
 
 def edge_models(claim: Claim, given: Evidence) -> Answer:
-    """Hold each model at full size, one user, against a device's memory and a reader's speed."""
+    """Compare each full-size model at batch 1 with a device's memory and a reader's speed."""
     limit, speed = claim.threshold("memory_gb") * GB, claim.threshold("tokens_per_s")
     parts = []
     able = [
@@ -159,7 +161,7 @@ def edge_models(claim: Claim, given: Evidence) -> Answer:
 
 
 def _needed_bytes(row: Measured) -> float | None:
-    """Return what a cell took at most: of the device, or on a CPU of the host."""
+    """Return a cell's peak memory on the device, or on the host for a CPU."""
     keys = (
         ("host_peak_rss_bytes",)
         if row.cell.device == "cpu"
@@ -169,7 +171,7 @@ def _needed_bytes(row: Measured) -> float | None:
 
 
 def _series(given: Evidence, key: str) -> list[list[Measured]]:
-    """Return the cells of one model that differ in the length of the prompt alone, the shortest first."""
+    """Return lists of one model's cells that differ only in prompt length, the shortest first."""
     rows = [row for row in given.rows if row.has(key)]
     groups = grouped(rows, lambda r: (r.alike, r.cell.model, r.cell.batch_size, r.cell.output_len))
     return [
@@ -180,12 +182,12 @@ def _series(given: Evidence, key: str) -> list[list[Measured]]:
 
 
 def _times(rows: Sequence[Measured]) -> float:
-    """Return how many times as long the longest context of a series is as its shortest."""
+    """Return the ratio of the longest to the shortest context of a series."""
     return _held_tokens(rows[-1]) / _held_tokens(rows[0])
 
 
 def _beyond_window(rows: Sequence[Measured]) -> tuple[Measured, Measured] | None:
-    """Return the cells just past a model's window and farthest beyond; None without both, or without a window."""
+    """Return the cells just past a model's window and farthest beyond it; None if either or the window is missing."""
     shape = rows[0].shape
     if shape is None or not shape.window or shape.sliding_layers < shape.layers:
         return None

@@ -1,4 +1,4 @@
-"""Claims about money: what a token costs in dollars, and what follows for a price, a subscription, a fleet."""
+"""Claims about money: the cost of a token in dollars, and its effect on prices, subscriptions and fleets."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 DAYS_A_MONTH = 30
 MONTH_S = DAYS_A_MONTH * cost.DAY_S
 SAMBANOVA, AMD_OR_TPU = ("sambanova", "sn30", "sn40"), ("mi2", "mi3", "tpu")
-"""How the names of their chips and machines begin."""
+"""The first letters of their chips' and machines' names."""
 PRICE_FLAGS = "no price: give --usd-per-hour, --usd-per-gpu-hour or --price"
 
 
 def inference_cost_decline(claim: Claim, given: Evidence) -> Answer:
-    """Hold a model's cost today against its dated cost of 2023, as a factor per 18 months."""
+    """Compare a model's cost today with its dated cost of 2023, as a factor per 18 months."""
     notes: list[str] = []
     parts: list[Part] = []
     then = claim.assumed("mpt_7b_usd_per_1m_output")
@@ -65,7 +65,7 @@ def _months(year: float, at: str) -> float:
 
 
 def self_host_or_api(claim: Claim, given: Evidence) -> Answer:
-    """Find the volume from which a machine of one's own is cheaper than the cheapest API for the same model."""
+    """Find the volume from which your own machine is cheaper than the cheapest API for the same model."""
     del claim
     parts: list[Part] = []
     notes: list[str] = []
@@ -85,7 +85,7 @@ def self_host_or_api(claim: Claim, given: Evidence) -> Answer:
 
 
 def copilot_economics(claim: Claim, given: Evidence) -> Answer:
-    """Work out what a subscriber's month costs at the measured cost of a token."""
+    """Compute the cost of a subscriber's month from the measured cost of a token."""
     parts: list[Part] = []
     notes: list[str] = []
     tokens = claim.assumed("uses_per_day") * claim.assumed("output_tokens_per_use") * DAYS_A_MONTH
@@ -99,7 +99,7 @@ def copilot_economics(claim: Claim, given: Evidence) -> Answer:
 
 
 def serving_fleet(claim: Claim, given: Evidence) -> Answer:
-    """Work out how many A100s the demand takes at the measured pace, under a latency bound."""
+    """Compute how many A100s serve the demand at the measured throughput, under a latency bound."""
     parts, notes = [], []
     use_s = claim.assumed("uses_per_user_month") * claim.assumed("output_tokens_per_use") / MONTH_S
     demand = claim.assumed("monthly_users") * use_s * claim.assumed("peak_over_mean")
@@ -126,7 +126,7 @@ def serving_fleet(claim: Claim, given: Evidence) -> Answer:
 
 
 def verify_budget(claim: Claim, given: Evidence) -> Answer:
-    """Count the passes that a machine makes while a reader waits, and for a cent."""
+    """Count the passes that a machine makes while a reader waits, and those that a cent pays for."""
     wanted, wait_s, cent = (
         claim.threshold("passes"),
         claim.threshold("wait_s"),
@@ -158,18 +158,18 @@ def _pass_size(claim: Claim, row: Measured) -> bool:
 
 
 def sambanova(claim: Claim, given: Evidence) -> Answer:
-    """Compare a model's cost on SambaNova's machine with that on NVIDIA's; nothing until both were measured."""
+    """Compare a model's cost on SambaNova's machine with that on NVIDIA's; no verdict until both are measured."""
     return _against_nvidia(given, SAMBANOVA, claim.threshold("least_ratio"))
 
 
 def amd_tpu_parity(claim: Claim, given: Evidence) -> Answer:
-    """Compare a model's cost on AMD's or Google's chips with that on NVIDIA's; until then, datasheets."""
+    """Compare a model's cost on AMD's or Google's chips with NVIDIA's; before that, list datasheet ceilings."""
     found = _against_nvidia(given, AMD_OR_TPU, claim.threshold("least_ratio"))
     return Answer(found.parts, (*found.notes, *_ceilings()))
 
 
 def _against_nvidia(given: Evidence, theirs: tuple[str, ...], least: float) -> Answer:
-    """Compare the cheapest cells of a model in the same year: NVIDIA's cost over that of another machine."""
+    """Compare the cheapest cells of a model in one year: NVIDIA's cost over another machine's."""
     notes: list[str] = []
     parts = []
     rows = list(_cheapest_by_model(given, notes))
@@ -177,7 +177,7 @@ def _against_nvidia(given: Evidence, theirs: tuple[str, ...], least: float) -> A
     for (model, row, usd), (same, nvidia, nvidia_usd) in itertools.product(others, rows):
         if same != model or not _nvidia(nvidia) or nvidia.at[:4] != row.at[:4]:
             continue
-        # Wider than need be: the ends of both intervals, as no sessions pair them.
+        # Wider than necessary: the ends of both intervals, because no sessions pair them.
         ends = nvidia_usd.low / usd.high, nvidia_usd.high / usd.low
         figure = Interval(nvidia_usd.value / usd.value, *ends)
         where = f"{model}, {row.where} and {nvidia.where}"
@@ -191,7 +191,7 @@ def _nvidia(row: Measured) -> bool:
 
 
 def _ceilings() -> Iterator[str]:
-    """Yield what datasheets allow per dollar: ceilings, never measurements."""
+    """Yield the bytes that datasheets allow per dollar: ceilings, not measurements."""
     for name in ("h100-sxm", "h200", "tpu-v5e", "tpu-v6e"):
         found = chips.chip(name)
         dated = [price for price in found.prices if price.usd_per_hour and price.date]
@@ -205,7 +205,7 @@ def _ceilings() -> Iterator[str]:
 
 
 def training_price_per_parameter(claim: Claim, given: Evidence) -> Answer:
-    """Hold two published figures against each other: arithmetic alone."""
+    """Compare two published figures by arithmetic alone."""
     del given
     hundreds = claim.assumed("parameters") / claim.assumed("per_parameters")
     low, high = (
@@ -227,7 +227,7 @@ def training_price_per_parameter(claim: Claim, given: Evidence) -> Answer:
 
 
 def _tokens_bought(claim: Claim, rmb: float) -> str:
-    """Say how many tokens the dearer figure trains, at 6 operations a parameter and token."""
+    """Return how many tokens the higher figure trains, at 6 operations per parameter and token."""
     flops = chips.chip("a100-80gb-sxm").flops("bfloat16") or 0.0
     hours = rmb / claim.assumed("rmb_per_usd") / claim.assumed("usd_per_gpu_hour")
     done = hours * cost.HOUR_S * flops * claim.assumed("utilisation")
@@ -240,7 +240,7 @@ def _where(row: Measured) -> str:
 
 
 def _able(given: Evidence, least_parameters: float, *, scaled: bool = False) -> list[Measured]:
-    """Return the cells of whole models, or of copies too, that say how fast they give tokens."""
+    """Return the cells with a token rate, of full-size models or also of scaled copies."""
     return [
         row
         for row in given.rows
@@ -254,7 +254,7 @@ def _able(given: Evidence, least_parameters: float, *, scaled: bool = False) -> 
 def _cheapest_by_model(
     given: Evidence, notes: list[str], least_parameters: float = 0
 ) -> Iterator[tuple[str, Measured, Interval]]:
-    """Yield each full-size model on each kind of machine: its cheapest cell, dollars for a million output tokens."""
+    """Yield each full-size model on each kind of machine, with its cheapest cell and its cost."""
     for (model, _), rows in grouped(
         _able(given, least_parameters), lambda r: (r.cell.model, r.where)
     ):

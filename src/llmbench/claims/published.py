@@ -1,7 +1,7 @@
-"""Figures that others published, with their conditions, held against measured cells that are comparable.
+"""Published figures of other benchmarks, with their conditions, compared with comparable measured cells.
 
-One pair of files a source in configs/baselines: what its figures mean, and the figures. A definition is
-converted only where that is exact; a figure that was known only at second hand is never judged.
+Each source has two files in configs/baselines: the meaning of its figures, and the figures. A definition is
+converted only if that is exact; a figure known only at second hand is never judged.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from llmbench.stats.interval import Interval
 
 REPRODUCED_WITHIN = 0.10
-"""A figure is reproduced if the whole interval of the ratio lies so near to one."""
+"""A figure is reproduced if the whole interval of the ratio is this close to one."""
 
 REPRODUCED = (1 / (1 + REPRODUCED_WITHIN), 1 + REPRODUCED_WITHIN)
 
@@ -29,7 +29,7 @@ WIDTHS = {"bfloat16": 2, "float16": 2, "16-bit": 2, "float32": 4}
 
 
 class PublishedOutcome(enum.StrEnum):
-    """What can be said of a published figure."""
+    """The result of comparing a published figure."""
 
     REPRODUCED = "reproduced"
     NOT_REPRODUCED = "not reproduced"
@@ -38,12 +38,12 @@ class PublishedOutcome(enum.StrEnum):
 
 
 class PublishedFigure(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One published figure. Empty where the source does not say.
+    """One published figure; fields that the source does not state are empty.
 
     Attributes:
         model: its name in the catalogue; `named` is what the source calls it.
-        chips: the known chips that it may be, parted by spaces; empty if that is not said.
-        engine: the backend that runs the same software, whatever its version.
+        chips: the known chips that it may be, separated by spaces; empty if not stated.
+        engine: the backend that runs the same software, in any version.
 
     """
 
@@ -65,7 +65,7 @@ class PublishedFigure(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
 
 
 class PublishedSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Where figures are from and what they mean."""
+    """The origin and the meaning of published figures."""
 
     title: str
     source: str
@@ -74,7 +74,7 @@ class PublishedSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
 
 
 class Conversion(NamedTuple):
-    """How a published metric becomes one of ours: its key, and the factor that is exact."""
+    """The exact conversion of a published metric to one of ours: its key and the factor."""
 
     key: str
     factor: float
@@ -87,11 +87,12 @@ CONVERSIONS: Mapping[str, Conversion] = {
     "output_tok_s_per_gpu": Conversion("output_tok_s", 1.0),
     "total_output_tok_s": Conversion("output_tok_s", 1.0),
 }
-"""Exact ones only. A rate of requests is none of ours unless all have one length and arrive at once."""
+"""Exact conversions only. A request rate matches no metric of ours unless all requests have one length and arrive
+at once."""
 
 
 class PublishedComparison(NamedTuple):
-    """A published figure and what is to be said of it; `ratio` is measured over published."""
+    """A published figure and the result of the comparison; `ratio` is measured over published."""
 
     source: PublishedSource
     figure: PublishedFigure
@@ -123,7 +124,7 @@ def figures() -> Iterator[tuple[PublishedSource, PublishedFigure]]:
 def _compared(
     source: PublishedSource, figure: PublishedFigure, rows: Sequence[Measured]
 ) -> PublishedComparison:
-    """Compare with the cell that meets the most conditions; what it fails first is the reason."""
+    """Compare with the cell that meets the most conditions; the first unmet condition is the reason."""
     if reason := _unusable(source, figure):
         return PublishedComparison(source, figure, PublishedOutcome.NOT_COMPARABLE, reason)
     met = [(_reason(figure, row), row) for row in rows]
@@ -137,7 +138,7 @@ def _compared(
 
 
 def outcome_of(ratio: Interval) -> PublishedOutcome:
-    """Return whether a ratio of measured to published says that a figure was reproduced."""
+    """Return whether a ratio of measured to published reproduces a figure."""
     inside = ratio.lies_within(*REPRODUCED)
     if inside is None:
         return PublishedOutcome.INCONCLUSIVE
@@ -145,7 +146,7 @@ def outcome_of(ratio: Interval) -> PublishedOutcome:
 
 
 def _unusable(source: PublishedSource, figure: PublishedFigure) -> str:
-    """Return why a figure can be compared with nothing at all."""
+    """Return why a figure cannot be compared with any cell; empty if it can."""
     if source.second_hand:
         return "known only at second hand"
     if figure.metric not in CONVERSIONS:
@@ -159,7 +160,7 @@ def _unusable(source: PublishedSource, figure: PublishedFigure) -> str:
 
 
 def _reason(figure: PublishedFigure, row: Measured) -> tuple[int, str]:
-    """Return how many conditions a cell meets and the first that it does not, in words."""
+    """Return how many conditions a cell meets, and the first unmet one in words."""
     for number, (fails, words) in enumerate(CONDITIONS):
         if fails(figure, row):
             return number, words(figure, row)
@@ -198,4 +199,4 @@ CONDITIONS: tuple[
         lambda f, _: f"{CONVERSIONS[f.metric].key} was not measured",
     ),
 )  # fmt: skip
-"""What must agree, the most telling first, and how its absence is said."""
+"""The conditions that must agree, the most important first, and the text for an unmet one."""

@@ -1,4 +1,4 @@
-"""Claims about what holds a chip back: which side of the roofline cells sit on, and how much of a peak they reach."""
+"""Claims about bottlenecks: the side of the roofline that cells are on, and the share of a peak that they reach."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NO_CEILINGS = (
 
 
 def compute_is_the_bottleneck(claim: Claim, given: Evidence) -> Answer:
-    """Count, by batch size and phase, which side of the roofline the cells sit on."""
+    """Count, by batch size and phase, which side of the roofline the cells are on."""
     del claim
     parts = []
     known = [row for row in given.rows if row.bound]
@@ -49,7 +49,7 @@ def compute_is_the_bottleneck(claim: Claim, given: Evidence) -> Answer:
 
 
 def half_utilisation(claim: Claim, given: Evidence) -> Answer:
-    """Find the largest share of the ceiling of operations that any cell reached, phase by phase."""
+    """Find the largest share of the compute ceiling that any cell reached in each phase."""
     parts, notes = [], []
     predicted = Range(100 * claim.threshold("share"))
     for phase in PHASES:

@@ -1,4 +1,4 @@
-"""Claims about size: what more parameters cost, what a mixture of experts saves, which models are worth theirs."""
+"""Claims about size: the cost of parameters, the savings of a mixture of experts, and quality per cost."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from llmbench.results.cells import Measured
 
 COST = "output_tok_s"
-"""On one machine a token costs the inverse of this, whatever the hour costs."""
+"""On one machine the cost of a token is proportional to the inverse of this, at any price per hour."""
 
 
 def ten_times_the_parameters(claim: Claim, given: Evidence) -> Answer:
@@ -47,7 +47,7 @@ def _tenfold(figure: Interval) -> str:
 
 
 def moe_cuts_cost(claim: Claim, given: Evidence) -> Answer:
-    """Compare a mixture with dense models around its total parameters, and around its active ones."""
+    """Compare a mixture with dense models near its total and near its active number of parameters."""
     del claim
     parts, notes = [], []
     for rows in _alike(given):
@@ -71,7 +71,7 @@ def moe_cuts_cost(claim: Claim, given: Evidence) -> Answer:
 def _against(
     row: Measured, dense: Sequence[Measured], size: float
 ) -> tuple[Interval, tuple[Measured, ...]] | None:
-    """Return a cell's cost against that of a dense model of a size, read between the two nearest in logarithms."""
+    """Return a cell's cost relative to a dense model of a size, interpolated between the two nearest in logarithms."""
     for small, large in pairwise(dense):
         if _total(small) <= size <= _total(large) and _total(small) < _total(large):
             part = math.log(size / _total(small)) / math.log(_total(large) / _total(small))
@@ -87,7 +87,7 @@ def _against(
 
 
 def sub_50b(claim: Claim, given: Evidence) -> Answer:
-    """Compare every dense model under a share of LLaMA-65B's parameters with it, at equal conditions."""
+    """Compare every dense model below a share of LLaMA-65B's parameters with LLaMA-65B, at equal conditions."""
     parts = []
     for rows in _alike(given):
         large = [row for row in rows if _base(row) == "llama-65b"]
@@ -109,12 +109,12 @@ def sub_50b(claim: Claim, given: Evidence) -> Answer:
 
 
 def quality_per_cost(claim: Claim, given: Evidence) -> Answer:
-    """Join the published accuracies with measured cost: are two models level, does a larger older one win?"""
+    """Combine published accuracies with measured cost: are two models level, and does a larger older one win?"""
     parts = []
     for rows in _alike(given):
         scored = {_base(row): row for row in rows if _quality(row) is not None}
         both = [*_level(claim, scored), *_larger(claim, scored)]
-        parts += both if len(both) > 1 else []  # half of a claim is no claim
+        parts += both if len(both) > 1 else []  # both halves are needed for a verdict
     return Answer(
         tuple(parts),
         ("Accuracies are means over the twelve tasks printed in the report.",) if parts else (),
@@ -137,7 +137,7 @@ def _level(claim: Claim, scored: dict[str, Measured]) -> Iterator[Part]:
 
 
 def _larger(claim: Claim, scored: dict[str, Measured]) -> Iterator[Part]:
-    """Yield whether every larger model is beaten: another is no worse, and cheaper beyond its interval."""
+    """Yield whether each larger model is beaten: another is no worse, and cheaper by more than its interval."""
     if not scored:
         return
     least = claim.threshold("larger_than") * min(map(_total, scored.values()))
@@ -171,14 +171,14 @@ def _quality(row: Measured) -> float | None:
     return _mean_accuracy(_base(row))
 
 
-@cache  # a file read anew for every pair of models would take seconds
+@cache  # cached: reading the file again for every pair of models would take seconds
 def _mean_accuracy(name: str) -> float | None:
     scores = resolve.entry(name).zero_shot if name in resolve.catalogue() else None
     return mean(scores.accuracy.values()) if scores else None
 
 
 def _alike(given: Evidence) -> list[list[Measured]]:
-    """Return the cells that differ in the model alone; copies of one size never beside another size."""
+    """Return lists of cells that differ only in the model, and have the same scale."""
     rows = [row for row in given.rows if row.shape and row.has(COST) and row.has("tpot_s")]
     return [
         found
