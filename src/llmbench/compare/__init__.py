@@ -1,7 +1,6 @@
-"""Two sides set beside each other, cell by cell: ratios, intervals, verdicts, and all that could not be set so.
+"""Comparison of two sides, cell by cell: ratios, intervals, verdicts, and cells that could not be compared.
 
-What must not be compared is refused in one line. What may, but has something to be said against it, gets a
-notice.
+A comparison that would mislead is refused in one line. One with caveats gets a notice for each.
 """
 
 from __future__ import annotations
@@ -34,8 +33,8 @@ Words: TypeAlias = "dict[effects.Verdict, str]"
 
 
 DISTURBED_SHARE = 0.5
-"""More sessions than this beside other work, and a difference between two runs is as likely that work's. Tiny
-models ran ten times slower on a crowded machine, and every session of them said so."""
+"""If more than this share of sessions ran while other processes were busy, those may explain a difference between
+runs. Tiny models ran ten times slower on a crowded machine, with a warning on every session."""
 
 BUSY = (
     "Cells are not called different if most of their sessions ran while other processes were busy; measure "
@@ -48,18 +47,18 @@ ALONE = (
 
 
 class Contrast(NamedTuple):
-    """One candidate beside the baseline; a row a cell that has a number on both sides.
+    """One candidate compared with the baseline, with one row per cell that has a number on both sides.
 
     Attributes:
         name: the candidate's.
         cells: the baseline's cells.
-        middles: the metric on either side, the geometric mean of its sessions.
-        sessions: how many each middle rests on.
+        middles: the metric on each side, the geometric mean of its sessions.
+        sessions: the number behind each middle.
         effects: ratios and verdicts.
-        disturbed: whether a difference was seen that other work on the machine may have made.
+        disturbed: whether a difference may come from other work on the machine.
         overall: the geometric mean of the ratios.
         missing: the cells without a number on one side, and why.
-        notices: what is to be said against the comparison.
+        notices: caveats of the comparison.
 
     """
 
@@ -75,9 +74,9 @@ class Contrast(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """All candidates beside one baseline; the probabilities are adjusted over all of them together.
+    """All candidates compared with one baseline; probabilities are adjusted over all of them together.
 
-    `notices` are those that every contrast has; they are not repeated in each.
+    `notices` are common to all contrasts and not repeated in each.
     """
 
     asked: CompareOptions
@@ -87,7 +86,7 @@ class Comparison(NamedTuple):
 
 
 class _Draft(NamedTuple):
-    """A contrast whose probabilities have not yet met those of the others."""
+    """A contrast whose probabilities are not yet adjusted together with the others'."""
 
     candidate: Side
     matched: Match
@@ -99,12 +98,12 @@ class _Draft(NamedTuple):
 
 
 def runs(sides: Sequence[Side], asked: CompareOptions) -> Comparison:
-    """Return every other run beside the first; raise RunError for one that cannot be."""
+    """Compare every other run with the first; raise RunError for one that cannot be compared."""
     return _compared(sides[0], sides[1:], asked)
 
 
 def within(side: Side, asked: CompareOptions) -> Comparison:
-    """Return every other value of the factor beside its first, session by session of the same round.
+    """Compare every other value of the factor with its first, session by session of the same round.
 
     Raises:
         SpecError: the run has no such factor, or only one value of it.
@@ -119,7 +118,7 @@ def within(side: Side, asked: CompareOptions) -> Comparison:
 
 
 def words(metric: Metric) -> Words:
-    """Return the verdicts in words that fit a metric: memory is more or less, all else slower or faster."""
+    """Return the words for a metric's verdicts: more or less for memory, slower or faster for all others."""
     worse, better = ("more", "less") if metric.unit.word == "MiB" else ("slower", "faster")
     verdict = effects.Verdict
     return {
@@ -178,7 +177,7 @@ def _draft(baseline: Side, candidate: Side, asked: CompareOptions) -> _Draft:
 def _unpaired(
     baseline: Side, candidate: Side, matched: Match
 ) -> tuple[Differences, tuple[ComparedSessions, ComparedSessions], Overall]:
-    """Return the differences of sides whose sessions have nothing to do with each other."""
+    """Return the differences of sides whose sessions are independent."""
     count = len(matched.baseline)
     sides = (
         compared_sessions(baseline, matched.baseline),
@@ -204,7 +203,7 @@ def _paired(
 
 
 def _nothing(made: Differences) -> tuple[Differences, Overall]:
-    """Return the differences of measurements from themselves, which are certain to be none."""
+    """Return the differences of measurements from themselves, which are exactly zero."""
     zeros = np.zeros_like(made.d)
     own = np.full_like(made.noise, effects.Noise.OWN)
     certain = made._replace(d=zeros, variance=zeros, dof=zeros + 1, single=zeros > 0, noise=own)
@@ -231,7 +230,7 @@ def _contrast(baseline: Side, draft: _Draft, judged: Effects, notices: Sequence[
 
 
 def _disturbed(sides: tuple[ComparedSessions, ComparedSessions], count: int) -> NDArray[np.bool_]:
-    """Return whether most of a cell's sessions on either side ran beside other work on the machine."""
+    """Return whether most of a cell's sessions on either side ran while other processes were busy."""
     shares = []
     for side in sides:
         sessions = np.bincount(side.pairs, minlength=count)

@@ -1,4 +1,4 @@
-"""A run read for what it says of its machine: the spread within a session and between sessions, by shape."""
+"""Calibration of a machine from a run: the spread within a session and between sessions, by shape."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 FEWEST_SESSIONS = 2
 
 TIMED = tuple(metric for metric in METRICS if metric.spread)
-"""What is timed once an iteration, so that it varies within a session too."""
+"""The metrics that are timed in each iteration and therefore also vary within a session."""
 
 
 def calibrate(log: Log, name: str) -> Calibration:
-    """Return what a run says of its machine.
+    """Return the calibration of a run's machine.
 
     Raises:
         RunError: no cell has two valid sessions, or the machine is not known.
@@ -83,7 +83,7 @@ def _varying(
     iterations: IterationRows,
     shapes: dict[Shape, Integers],
 ) -> Varying | None:
-    """Return how a metric varies; None if no cell has it in two sessions."""
+    """Return the spread of a metric; None if no cell has it in two sessions."""
     between, inside = _moments(metric, sessions), _moments(metric, iterations)
     of_session = _of_sessions(inside, sessions)
     rows = [
@@ -104,7 +104,7 @@ def _varying(
         )
         for (shape, variance, _, within), to, dof in zip(rows, drawn, together, strict=True)
     ]  # fmt: skip
-    if common is None:  # too few to expect anything of another shape: as noisy as the noisiest
+    if common is None:  # too few to predict another shape: assume the noisiest
         noisiest = max(spreads, key=lambda spread: spread.between)
         return Varying(shapes=spreads, other=noisiest.between, other_dof=noisiest.dof)
     dof = min(common.dof, float(dofs.sum()))
@@ -117,7 +117,7 @@ def _moments(metric: Metric, rows: IterationRows) -> Moments:
 
 
 def _of_sessions(inside: Moments, sessions: IterationRows) -> tuple[Reals, Reals]:
-    """Return the squares within the sessions of each cell, and their degrees of freedom."""
+    """Return each cell's sum of squares within sessions, and its degrees of freedom."""
     columns = (inside.squares, np.maximum(inside.n - 1, 0))
     squares, dof = (
         np.bincount(sessions.owners, weights=column, minlength=sessions.groups).astype(np.float64)

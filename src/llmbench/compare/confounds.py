@@ -1,4 +1,4 @@
-"""Under which conditions two sides were measured: what forbids a comparison, and what speaks against it."""
+"""Conditions that two sides were measured under: those that forbid a comparison, and those that need a notice."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
     from llmbench.results.record import Plan
 
 MARGIN = 0.02
-"""Ratios closer to one than this are the same speed for any reader's purpose."""
+"""Ratios this close to one are the same speed for any reader's purpose."""
 
 
 class CompareOptions(NamedTuple):
-    """What is compared, and how.
+    """Options of a comparison.
 
     Attributes:
-        metric: the primary and only one.
-        margin: the share within which a difference is none.
-        factor: what the sides of one run differ in; None for separate runs.
-        cross_machine: whether another machine is no reason to refuse.
-        calibration: the machine's own spread, for what rests on one session; None if not known.
+        metric: the metric compared.
+        margin: the relative difference up to which sides are the same.
+        factor: the axis in which the sides of one run differ; None for separate runs.
+        cross_machine: whether to allow different machines.
+        calibration: the machine's own spread, for cells with one session; None if not known.
 
     """
 
@@ -44,19 +44,19 @@ class CompareOptions(NamedTuple):
 
 
 CLOCKS_APART = 0.02
-"""Mean clocks further apart than this explain a difference by themselves."""
+"""Mean clocks that differ by more than this may explain a difference by themselves."""
 
 MEMORY_WITHOUT_HOLDERS = ("weights_bytes", "kv_cache_theoretical_bytes")
-"""Bytes that do not depend on whether an engine takes memory before it needs it."""
+"""The memory metrics that do not depend on whether an engine pre-allocates memory."""
 
 WEIGHTS = "cannot compare random with real weights, whose numbers differ for other reasons; no flag allows it."
 
 MOST_CHANGES = 8
-"""Changed facts that are named; the rest are counted."""
+"""The number of changed facts that are named; the rest are counted."""
 
 
 def refuse(baseline: Side, candidate: Side, matched: Match, asked: CompareOptions) -> None:
-    """Raise RunError, with the flag that allows it if one does, where two sides must not be compared."""
+    """Raise RunError if two sides must not be compared, naming the flag that allows it, if any."""
     where = f"{candidate.name} beside {baseline.name}"
     protocols = sorted((baseline.protocols | candidate.protocols) - {NOT_OURS})
     if len(protocols) > 1:
@@ -100,7 +100,7 @@ def _refuse_other_holding(where: str, baseline: Side, candidate: Side) -> None:
 
 
 def same(baseline: Side, candidate: Side) -> bool:
-    """Return whether both sides are one and the same measurements."""
+    """Return whether both sides are the same measurements."""
     if not baseline.plan or not candidate.plan or baseline.plan.run != candidate.plan.run:
         return False
     columns = ("owners", "rounds", "values")
@@ -110,7 +110,7 @@ def same(baseline: Side, candidate: Side) -> bool:
 
 
 def notices(baseline: Side, candidate: Side, asked: CompareOptions) -> Iterator[str]:
-    """Yield what a reader must hold against the comparison."""
+    """Yield the caveats of the comparison."""
     if asked.factor is None:
         yield from _of_separate_runs(baseline, candidate)
     yield from _of_other_tools(baseline, candidate)
@@ -165,7 +165,7 @@ def _changes(baseline: Plan, candidate: Plan) -> Iterator[str]:
 
 
 def differing(before: Mapping[str, object], after: Mapping[str, object]) -> list[str]:
-    """Return every fact that is not the same in both, with both of its values."""
+    """Return every fact that differs, with both values."""
     return [
         f"{key} {_change(before.get(key, 'none'), after.get(key, 'none'))}"
         for key in dict.fromkeys((*before, *after))
@@ -174,7 +174,7 @@ def differing(before: Mapping[str, object], after: Mapping[str, object]) -> list
 
 
 def _change(before: object, after: object) -> str:
-    """Return how a fact changed; of a list only what it lost and gained."""
+    """Return how a fact changed; for a list, what it lost and gained."""
     if not isinstance(before, list) or not isinstance(after, list):
         return f"{before} -> {after}"
     lost = [f"-{item}" for item in before if item not in after]

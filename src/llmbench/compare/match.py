@@ -1,4 +1,4 @@
-"""Which cells of two sides are set beside each other, and why the others are not."""
+"""Matching of the cells of two sides, with the reason for each cell that has no match."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ ELSEWHERE = {
     "load_format": "the other side uses other weights",
     "model_digest": "the other side has a model of this name with another configuration or other weights",
 }
-"""Axes whose difference is not seen in a table, and what is said of a cell that only they set apart."""
+"""Axes that a table does not show, and the reason given for cells that differ only in them."""
 
 
 class Missing(NamedTuple):
-    """Cells that could not be compared: on which side a number is lacking, why, and which they are."""
+    """Cells that could not be compared: the side without a number, the reason, and the cells."""
 
     lacking: Lacking
     reason: str
@@ -35,7 +35,7 @@ class Missing(NamedTuple):
 
 
 class Match(NamedTuple):
-    """The numbers of the cells set beside each other, on either side, and the cells left over."""
+    """The indices of matched cells on each side, and the unmatched cells."""
 
     baseline: Integers
     candidate: Integers
@@ -43,7 +43,7 @@ class Match(NamedTuple):
 
 
 class ComparedSessions(NamedTuple):
-    """The sessions of one side that are compared: value, number of the pair of cells, round, other work seen."""
+    """The compared sessions of one side: value, index of the matched pair, round, and whether other work was seen."""
 
     values: Reals
     pairs: Integers
@@ -139,7 +139,7 @@ def _measured(side: Side) -> list[bool]:
 
 
 class _Why:
-    """Says why a pair of cells is none; looks at the other side only when it must."""
+    """Finds the reason why cells have no match; reads the other side only when needed."""
 
     def __init__(self, baseline: Side, candidate: Side, factor: str | None) -> None:
         """Keep the sides."""
@@ -150,7 +150,7 @@ class _Why:
     def __call__(
         self, a: Sequence[int], b: Sequence[int], has: tuple[list[bool], list[bool]]
     ) -> tuple[Lacking, str]:
-        """Return where a number is lacking, and why."""
+        """Return the side without a number, and why."""
         if max(len(a), len(b)) > 1:
             return (
                 "both",

@@ -23,29 +23,29 @@ if TYPE_CHECKING:
     from llmbench.stats.intervals import Integers, Reals
 
 AXES = tuple(name for name in Cell.__struct_fields__ if name != "id")
-"""What says which cell is which; the id says the same, and how it was measured too."""
+"""The axes that identify a cell; its id also covers how it was measured."""
 
 WITH = {"model": ("model_digest",), "backend": ("options",)}
-"""What cannot stay equal when a factor changes: a model's facts with the model, options with the engine."""
+"""Fields that change together with a factor: a model's facts with the model, options with the engine."""
 
 
 class Side(NamedTuple):
-    """One side, a metric chosen.
+    """One side of a comparison, for one metric.
 
     Attributes:
-        name: what a report calls it.
-        plan: the run's plan; None if its file has lost it.
+        name: its name in reports.
+        plan: the run's plan; None if it is missing.
         cells: those of the plan, then any others with records.
-        owners: the number of the cell of each valid session.
-        rounds: the number of each among its cell's sessions.
-        values: the metric in each, NaN where absent.
+        owners: the cell index of each valid session.
+        rounds: the session number of each.
+        values: the metric of each, NaN where absent.
         clocks_mhz: the device's mean clock in each, NaN where not read.
-        preallocated: whether the engine of each takes memory in advance.
-        disturbed: whether other work on the machine was seen in each.
-        protocols: how the numbers were measured.
+        preallocated: whether the engine of each pre-allocates memory.
+        disturbed: whether other processes were busy during each.
+        protocols: the measuring protocols.
         warned: reason codes, and how many valid sessions have them.
-        given: what the metric is in other tools' terms, where such a tool gave it.
-        failed: how the sessions without a number ended, by the id of their cell.
+        given: other tools' definitions of the metric, for imported numbers.
+        failed: how sessions without a number ended, by cell id.
 
     """
 
@@ -104,7 +104,7 @@ def _failed(tally: Tally) -> dict[str, str]:
 
 
 def levels(side: Side, factor: str) -> list[Side]:
-    """Return the sides that a factor of one run makes, by its values in their order of appearance.
+    """Return one side for each value of a factor in one run, in order of appearance.
 
     Raises:
         SpecError: no cell has the factor, or it does not vary.
@@ -124,7 +124,7 @@ def levels(side: Side, factor: str) -> list[Side]:
 
 
 def key_of(cell: Point, factor: str | None) -> Hashable:
-    """Return what two cells share that are matched: all axes but the factor compared."""
+    """Return the key by which cells are matched: all axes except the factor compared."""
     left_out = (factor, *WITH.get(factor or "", ()))
     axes = [getattr(cell, name) for name in AXES if name != "options" and name not in left_out]
     if "options" in left_out:
