@@ -1,6 +1,6 @@
-"""What a token costs: the hour of the machine, charged to tokens by a rule that is named, once and never twice.
+"""Cost per token: the price of a machine-hour, charged to tokens by a named rule, each second once.
 
-Every figure is worked out session by session, so it has the interval of the times that it comes from.
+Every figure is computed for each session and therefore has the interval of the times behind it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ KWH_J = 3.6e6
 
 
 class Charge(NamedTuple):
-    """A rule: what it says, and the machine-seconds that one token of each kind is charged, session by session."""
+    """A rule: its description, and the machine-seconds charged to one token of each kind, by session."""
 
     rule: str
     seconds: Callable[[Measured], Mapping[str, Sequence[float]]]
@@ -37,10 +37,10 @@ def _to_all(measured: Measured) -> Mapping[str, Sequence[float]]:
 
 
 def _split(measured: Measured) -> Mapping[str, Sequence[float]]:
-    """Charge prompts the time to the first token, and new tokens all the time after it.
+    """Charge the time to the first token to the prompt, and the rest of the time to new tokens.
 
-    The first new token comes out of the prefill, so the rest is spread over all n: the two shares of a call
-    add up to its time, and no second is charged twice.
+    The prefill produces the first new token; the rest is spread over all n tokens. The two shares of a call add up
+    to its time.
     """
     new = measured.cell.batch_size * measured.cell.output_len
     steps = measured.cell.output_len - 1
@@ -64,7 +64,7 @@ CHARGES: Mapping[str, Charge] = {
 
 
 class Cost(NamedTuple):
-    """What a cell's tokens cost: dollars for a million of each kind, under one rule."""
+    """The cost of a cell's tokens: dollars per million of each kind, under one rule."""
 
     measured: Measured
     usd: Mapping[str, Interval]
@@ -72,14 +72,14 @@ class Cost(NamedTuple):
 
     @property
     def main(self) -> Interval:
-        """Return the cost by which cells are ranked: of output where there is one."""
+        """Return the cost by which cells are ranked: of output tokens, if charged."""
         return self.usd.get("output") or next(iter(self.usd.values()))
 
 
 def per_million(
     measured: Measured, charge: str, hour_usd: float, utilisation: float = 1.0
 ) -> dict[str, Interval]:
-    """Return dollars for a million tokens of each kind; `utilisation` is the share of paid time at this pace."""
+    """Return dollars per million tokens of each kind; `utilisation` is the share of paid time at this rate."""
     second_usd = hour_usd / HOUR_S / utilisation
     seconds = CHARGES[charge].seconds(measured)
     return {
@@ -96,7 +96,7 @@ def cost(
     utilisation: float = 1.0,
     kwh_usd: float | None = None,
 ) -> Cost | None:
-    """Return a cell's cost; None if what the rule divides by was not measured."""
+    """Return a cell's cost; None if a quantity that the rule needs was not measured."""
     usd = per_million(measured, charge, hour_usd, utilisation)
     joules = measured.values.get("energy_per_output_token_j")
     energy = None
@@ -106,9 +106,9 @@ def cost(
 
 
 def cheapest(costs: Iterable[Cost], tpot_under_s: float) -> Cost | None:
-    """Return the cheapest cell whose time per token lies under a bound, its interval included.
+    """Return the cheapest cell whose time per token is under a bound, including its interval.
 
-    A cell with one session has no interval, and is taken at its figure.
+    For a cell with one session, which has no interval, the figure itself counts.
     """
     able = [one for one in costs if _bound(one.measured) < tpot_under_s]
     return min(able, key=lambda one: one.main.value, default=None)
@@ -122,7 +122,7 @@ def _bound(measured: Measured) -> float:
 
 
 class BreakEven(NamedTuple):
-    """From how much use on a machine of one's own costs no more than an API.
+    """The volume from which your own machine costs no more than an API.
 
     Attributes:
         tokens_per_day: input and output together, in the cell's own proportion.
@@ -136,7 +136,7 @@ class BreakEven(NamedTuple):
 
 
 def break_even(measured: Measured, hour_usd: float, price: ApiPrice) -> BreakEven:
-    """Return where a machine paid by the hour, day and night, costs what an API asks for the same requests."""
+    """Return the volume at which a machine paid by the hour, day and night, costs as much as an API."""
     cell = measured.cell
     request_usd = price.request_usd(cell.input_len, cell.output_len)
     requests = 24 * hour_usd / request_usd

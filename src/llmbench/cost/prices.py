@@ -1,6 +1,6 @@
-"""What an hour of a machine costs, and what vendors ask for tokens: read from configs, dated, sourced.
+"""Prices of machine-hours and of vendors' tokens, read from configs, with dates and sources.
 
-No price stands in the code. Without a price on the command line, the chip's own file has some, by provider.
+The code contains no prices. Without a price on the command line, the chip's file lists prices by provider.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MILLION = 1e6
 
 
 class ApiPrice(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What a vendor asked for a million tokens on a day, in dollars; `runs` is the catalogue's name of the model."""
+    """A vendor's price for a million tokens on a date, in dollars; `runs` is the model's name in the catalogue."""
 
     model: str
     provider: str
@@ -42,7 +42,7 @@ class ApiPrice(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         return f"{self.provider} {self.model}, {self.date}"
 
     def request_usd(self, input_len: int, output_len: int) -> float:
-        """Return what a request of so many tokens costs."""
+        """Return the price of a request with these lengths."""
         return (input_len * self.input_usd + output_len * self.output_usd) / MILLION
 
 
@@ -53,14 +53,14 @@ class ApiPrices(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     prices: list[ApiPrice]
 
     def __post_init__(self) -> None:
-        """Refuse a price whose source is not there."""
+        """Refuse a price without a source."""
         for price in self.prices:
             if price.source not in self.sources:
                 raise ValueError(f"{price.name}: there is no source {price.source!r}")
 
 
 class PriceOptions(NamedTuple):
-    """The price that a user gives, at most one of the three."""
+    """The price given on the command line; at most one field is set."""
 
     usd_per_hour: float | None = None
     usd_per_gpu_hour: float | None = None
@@ -68,7 +68,7 @@ class PriceOptions(NamedTuple):
 
 
 class Hour(NamedTuple):
-    """What an hour of what runs a cell costs, in dollars, and where that is from."""
+    """The price in dollars of an hour of a cell's machine, and its source."""
 
     usd: float
     said: str
@@ -81,7 +81,7 @@ def api() -> ApiPrices:
 
 
 def against(words: str | None, model: str) -> list[ApiPrice]:
-    """Return the API prices whose name holds the words, or without words those of this model."""
+    """Return the API prices whose name contains the words, or without words those of this model."""
     rows = api().prices
     if words is None:
         return [row for row in rows if row.runs == model]
@@ -94,7 +94,7 @@ def against(words: str | None, model: str) -> list[ApiPrice]:
 
 
 def check(asked: PriceOptions) -> None:
-    """Refuse several prices, and what is none."""
+    """Refuse several prices, and a value that is not a price."""
     given = [value for value in asked if value is not None]
     if len(given) > 1:
         raise SpecError("Give one of --usd-per-hour, --usd-per-gpu-hour and --price, not several.")
@@ -111,7 +111,7 @@ def check(asked: PriceOptions) -> None:
 
 
 def hour(asked: PriceOptions, measured: Measured) -> Hour:
-    """Return the price of an hour of a cell; raise SpecError naming the flag if nothing tells it."""
+    """Return the price of an hour of a cell; raise SpecError, naming the flag, if there is none."""
     if asked.usd_per_hour is not None:
         return Hour(asked.usd_per_hour, f"${asked.usd_per_hour:g} an hour of the machine, as given")
     if measured.cell.device == "cpu":
@@ -131,7 +131,7 @@ def hour(asked: PriceOptions, measured: Measured) -> Hour:
 
 
 def gpus_of(measured: Measured) -> int:
-    """Return how many GPUs a cell occupies, which are paid for whether they are busy or not."""
+    """Return how many GPUs a cell occupies, busy or idle."""
     return sweep.gpus_of(measured.cell.options, measured.machine.gpus)
 
 
@@ -153,7 +153,7 @@ def _listed(provider: str | None, measured: Measured) -> chips.Price:
     return max(found, key=lambda row: row.date or "")
 
 
-@cache  # a file read anew for every cell would take seconds
+@cache  # cached: reading the file again for every cell would take seconds
 def _prices(chip: str) -> tuple[chips.Price, ...]:
     return tuple(row for row in chips.chip(chip).prices if row.usd_per_hour)
 
