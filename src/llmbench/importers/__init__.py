@@ -1,13 +1,13 @@
-"""Other tools' result files, one importer a file: the file's name is the importer's, and nothing else registers it.
+"""Importers of other tools' result files, one module each: its file name is the importer's name and registers it.
 
-An importer declares, besides its code:
+An importer declares:
 
-- `TOOL`, a literal: what the tool is called;
-- `recognises(document) -> bool`, by the content alone;
-- `read(document, said) -> list[Reading]`, which raises Unconvertible for what it cannot hold.
+- `TOOL`, a literal: the name of the tool;
+- `recognises(document) -> bool`, which decides by the content alone;
+- `read(document, said) -> list[Reading]`, which raises Unconvertible for what it cannot import.
 
-A number goes under a key of METRICS only if it meets that key's definition. Another definition is another
-key; a mean is no median; what a file does not say stays open. Where a file says one thing twice, both must agree.
+A number goes under a key of METRICS only if it meets that key's definition. Another definition gets another key; a
+mean is not a median; what a file does not state stays unknown. If a file states something twice, both must agree.
 """
 
 from __future__ import annotations
@@ -38,28 +38,28 @@ TOOLS = (
     "vllm_serve",
     "vllm_throughput",
 )
-"""The modules that read a tool's files, one a tool."""
+"""The modules that read tools' files, one per tool."""
 
 Said: TypeAlias = "Mapping[str, str | int]"
-"""Coordinates that the user adds, by the names of a cell's fields."""
+"""Coordinates given by the user, by the names of a cell's fields."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """One session of one cell as a file tells it.
+    """One session of one cell, as read from a file.
 
     Attributes:
-        where: the coordinates that the file says, by the names of a cell's fields; `options` too.
-        samples: timed iterations of the whole batch, where they are what ours are.
-        timed: what such an iteration is there, and what it was timed by.
+        where: the coordinates in the file, by the names of a cell's fields, including `options`.
+        samples: timed iterations of the whole batch, if they match our definition.
+        timed: the tool's definition of such an iteration, and its clock.
         given: other numbers, by their keys in METRICS.
-        memory: bytes, where they are what ours are.
-        load_s: seconds to a loaded engine.
-        warnings: what a reader must know.
-        refused: numbers that were left in the file, each with the reason.
+        memory: bytes, if they match our definitions.
+        load_s: seconds until the engine was loaded.
+        warnings: for the reader.
+        refused: numbers that were not imported, each with the reason.
         version: the tool's.
-        ended: when, as the file says it.
-        own_process: whether this file's process was the engine's, so that files are sessions.
+        ended: the end time in the file.
+        own_process: whether the file comes from the engine's own process; then each file is a session.
 
     """
 
@@ -84,7 +84,7 @@ def known() -> list[str]:
 def read(path: Path, said: Said, name: str | None = None) -> tuple[str, ToolFile, list[Reading]]:
     """Return a file's tool, its content, and what it tells; raise Unconvertible in one line.
 
-    `name` is an importer's, for a file that several could have written.
+    `name` selects the importer, for a file that several tools could have written.
     """
     if name is not None and name not in known():
         raise Unconvertible(f"--from: unknown importer {name!r}.{did_you_mean(name, known())}")
@@ -97,7 +97,7 @@ def read(path: Path, said: Said, name: str | None = None) -> tuple[str, ToolFile
 
 
 def _unclear(fitting: Sequence[ModuleType], importers: Sequence[ModuleType]) -> str:
-    """Say why a file is not of exactly one tool."""
+    """Return the message for a file that matches no tool or several."""
     if fitting:
         names = ", ".join(module.__name__.rpartition(".")[2] for module in fitting)
         return f"several tools could have written this. Name one with --from: {names}."

@@ -1,6 +1,6 @@
-"""AIPerf's `profile_export_aiperf.json`: one run's summary; its client times requests with a monotonic clock.
+"""Importer of AIPerf's `profile_export_aiperf.json`, the summary of a run; its client uses a monotonic clock.
 
-What it calls inter token latency is TPOT: the request after its first piece, over its tokens less one.
+Its inter token latency is TPOT: the request's time after its first piece, divided by its tokens less one.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ MEDIANS = {
     "request_itl_s": "inter_chunk_latency",
     "request_e2e_s": "request_latency",
 }
-"""Its metrics of single requests, by the key whose definition they meet."""
+"""Its metrics of single requests, by our key with the same definition."""
 
 LOAD = ("type", "concurrency", "rate", "request_rate")
-"""Settings of a phase that change the number, kept as options where the file has them."""
+"""Settings of a phase that change the number, kept as options if the file has them."""
 
 REFUSED = {
     "avg": "means; the medians are taken",
@@ -87,7 +87,7 @@ def read(document: ToolFile, said: Said) -> list[Reading]:
 
 
 def _figure(fields: Fields, name: str, unit: str, which: str) -> float:
-    """Return one figure of a metric, whose unit must be as known, and whose mean must be its sum over its count."""
+    """Return one figure of a metric after checking its unit, and its mean against its sum and count."""
     metric = fields.inner(name)
     if metric.text("unit") != unit:
         raise Unconvertible(f"{metric.where}.unit: {metric.text('unit')!r} is not {unit!r}.")
@@ -108,9 +108,9 @@ def _figure(fields: Fields, name: str, unit: str, which: str) -> float:
 
 
 def _rates(fields: Fields) -> dict[str, Given]:
-    """Return tokens over the run from its start to its end, which its own rates are over too.
+    """Return token rates over the run from start to end, as the tool's own rates are.
 
-    `benchmark_duration`, from the first request to the last answer, is a little shorter.
+    `benchmark_duration`, from the first request to the last answer, is slightly shorter.
     """
     given: dict[str, Given] = {}
     if not fields.has("output_token_throughput", "total_osl", "start_time", "end_time"):
@@ -151,13 +151,13 @@ def _where(fields: Fields) -> dict[str, Any]:
 
 
 def _model(config: Fields) -> str | None:
-    """Return the model's name if there is one model only."""
+    """Return the model's name if there is only one."""
     models = config.inner("models").each("items") if config.has("models") else []
     return last_name(models[0].text("name")) if len(models) == 1 else None
 
 
 def _load(config: Fields) -> dict[str, Any]:
-    """Return how the server was loaded, where that was the same all the time."""
+    """Return the load on the server, if it was constant."""
     phases = config.each("phases") if config.has("phases") else []
     measured = [one for one in phases if one.has("kind") and one.text("kind") == "profiling"]
     if len(measured) != 1:
@@ -166,7 +166,7 @@ def _load(config: Fields) -> dict[str, Any]:
 
 
 def _length(fields: Fields, name: str) -> int | None:
-    """Return the length that all requests have, if they have one."""
+    """Return the common length of all requests, if there is one."""
     if not fields.has(name):
         return None
     metric = fields.inner(name)
@@ -175,7 +175,7 @@ def _length(fields: Fields, name: str) -> int | None:
 
 
 def _recounted(fields: Fields) -> list[Finding]:
-    """Return a warning if the tokens that the client counted in the text are not those that the server made."""
+    """Return a warning if the client's token count of the text differs from the server's count."""
     if not fields.has("total_osl", "total_usage_completion_tokens"):
         return []
     counted = round(_figure(fields, "total_osl", "tokens", "avg"))

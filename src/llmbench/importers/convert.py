@@ -1,4 +1,4 @@
-"""Readings as a run: one record a session, in the one format, so that every reading command takes them."""
+"""Conversion of readings to a run with one record per session, which every command can read."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TEXTS = ("model", "backend", "device", "dtype", "load_format", "prompts")
 LENGTHS = ("batch_size", "input_len", "output_len")
 
 RENAMED = ("model",)
-"""Coordinates that the user may say differently from the file: it may name a model by its folder."""
+"""Coordinates that the user may give differently from the file, which may name a model by its folder."""
 
 
 def write(
@@ -85,7 +85,7 @@ def _source(tool: str, document: ToolFile, reading: Reading) -> Source:
 def _results(
     told: Sequence[tuple[Source, Reading]], said: Said, sessions: Counter[str]
 ) -> Iterator[Result]:
-    """Yield a file's readings as sessions, each the next one of its cell."""
+    """Yield a file's readings as sessions, numbered within each cell."""
     here: set[str] = set()
     for source, reading in told:
         point = _point(source, reading, said)
@@ -99,7 +99,7 @@ def _results(
 
 
 def _point(source: Source, reading: Reading, said: Said) -> Point:
-    """Return where a reading stands; its id is that of another file only if both are sessions of one cell."""
+    """Return the coordinates of a reading; two files get the same id only if both are sessions of one cell."""
     facts: dict[str, Any] = {
         name: _coordinate(source.file, reading, said, name) for name in (*TEXTS, *LENGTHS)
     }
@@ -113,7 +113,7 @@ def _point(source: Source, reading: Reading, said: Said) -> Point:
         {
             "cell": facts,
             "version": source.version,
-            "file": None if again else source.sha256,  # one server's, or who knows what model's
+            "file": None if again else source.sha256,  # of one server, or of an unknown model
         }
     )
     lengths = "-".join(f"{name[0]}{facts[name]}" for name in LENGTHS if facts[name] is not None)
@@ -123,7 +123,7 @@ def _point(source: Source, reading: Reading, said: Said) -> Point:
 
 
 def _coordinate(file: str, reading: Reading, said: Said, name: str) -> object:
-    """Return a coordinate as the file or the user says it; raise SpecError where they contradict each other."""
+    """Return a coordinate from the file or the user; raise SpecError if they contradict each other."""
     told, added = reading.where.get(name), said.get(name)
     if added is None:
         return told

@@ -1,4 +1,4 @@
-"""A file of another tool as JSON values, and its fields read strictly: what is odd is named, never guessed."""
+"""Strict reading of another tool's JSON file and its fields: an unexpected value is an error, never a guess."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MOST_BYTES = 2**29
-"""A larger file is no summary of a benchmark; reading it would take several times its size of memory."""
+"""A larger file is not a benchmark's summary, and reading it would take several times its size in memory."""
 
 AGREE_WITHIN = 1e-3
-"""A tool's own figures for one thing may differ by so much: some write four digits."""
+"""A tool's own figures for one thing may differ by this much, because some write four digits."""
 
 LONGEST_TEXT = 200
-"""Names are cut here: no model's name is longer, and a hostile one may be."""
+"""Names are cut at this length; no real model's name is longer, but a hostile one may be."""
 
 LARGEST = 1e15
-"""No count and no duration is larger: 10^15 ns are eleven days, 10^15 bytes are a petabyte."""
+"""The upper limit of counts and durations: 10^15 ns are eleven days, 10^15 bytes are a petabyte."""
 
 
 class ToolFile(NamedTuple):
@@ -85,7 +85,7 @@ def _is_json(line: str) -> bool:
 
 
 def _decoded(text: str) -> Any:
-    """Return a JSON value; raise ValueError for what is none, for a key that stands twice, and for endless nesting."""
+    """Return a JSON value; raise ValueError for invalid JSON, a repeated key, and too deep nesting."""
     try:
         return json.loads(text, object_pairs_hook=_object)
     except RecursionError:
@@ -102,17 +102,17 @@ def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 
 class Fields:
-    """An object of a file, whose fields are asked for by name and kind; a mistake says where it stands."""
+    """A JSON object of a file, whose fields are read by name and kind; an error names the place."""
 
     def __init__(self, value: Any, where: str) -> None:
-        """Take an object; raise Unconvertible if it is none."""
+        """Take a JSON object; raise Unconvertible for other values."""
         if not isinstance(value, dict):
             raise Unconvertible(f"{where}: is not an object.")
         self._held: dict[str, Any] = value
         self.where = where
 
     def has(self, *keys: str) -> bool:
-        """Return whether all of these stand here and are not null."""
+        """Return whether all of these keys are present and not null."""
         return all(self._held.get(key) is not None for key in keys)
 
     def inner(self, key: str) -> Fields:
@@ -131,14 +131,14 @@ class Fields:
         return _number(self._given(key), f"{self.where}.{key}")
 
     def positives(self, key: str) -> list[float]:
-        """Return a list of finite numbers above zero, one at least."""
+        """Return a non-empty list of finite numbers above zero."""
         values = self._list(key)
         if not values:
             raise Unconvertible(f"{self.where}.{key}: is empty.")
         return [_number(one, f"{self.where}.{key}[{n}]") for n, one in enumerate(values)]
 
     def not_negatives(self, key: str) -> list[float]:
-        """Return a list of finite numbers, zero or more, none perhaps."""
+        """Return a list, possibly empty, of finite numbers of at least zero."""
         values = enumerate(self._list(key))
         return [
             0.0 if one == 0 and one is not False else _number(one, f"{self.where}.{key}[{n}]")
@@ -150,7 +150,7 @@ class Fields:
         return self._list(key)
 
     def count(self, key: str) -> int:
-        """Return a whole number, zero or more."""
+        """Return a whole number of at least zero."""
         value = self._given(key)
         whole = isinstance(value, int | float) and not isinstance(value, bool)
         if not whole or not 0 <= value <= LARGEST or value != int(value):
@@ -158,7 +158,7 @@ class Fields:
         return int(value)
 
     def scalar(self, key: str) -> str | int | float | bool:
-        """Return a setting: a short text, a finite number, or a truth."""
+        """Return a setting: a short text, a finite number or a boolean."""
         value = self._given(key)
         if isinstance(value, str):
             return self.text(key)
@@ -169,11 +169,13 @@ class Fields:
         )
 
     def text(self, key: str) -> str:
-        """Return a text that is safe to keep: without secrets, and not endless."""
+        """Return a text without secrets and of limited length."""
         value = self._given(key)
         if not isinstance(value, str) or not value:
             raise Unconvertible(f"{self.where}.{key}: {_told(value)} is not a string.")
-        spelled = value.encode("utf-8", "backslashreplace").decode()  # half a surrogate is no text
+        spelled = value.encode(
+            "utf-8", "backslashreplace"
+        ).decode()  # half a surrogate pair cannot be encoded
         return REDACTED if is_secret(key, spelled) else redact(spelled)[:LONGEST_TEXT]
 
     def _list(self, key: str) -> list[Any]:
@@ -202,7 +204,7 @@ def _told(value: Any) -> str:
 
 
 def agree(told: float, worked_out: float, what: str, where: str) -> None:
-    """Raise Unconvertible unless two figures of a file for one thing are the same."""
+    """Raise Unconvertible unless two figures of a file for one thing agree."""
     if not math.isclose(told, worked_out, rel_tol=AGREE_WITHIN):
         raise Unconvertible(
             f"{where}: {what} is {told:.6g}, but the file's other figures give {worked_out:.6g}; "
@@ -211,7 +213,7 @@ def agree(told: float, worked_out: float, what: str, where: str) -> None:
 
 
 def the_only(names: Iterable[str], what: str, where: str) -> str:
-    """Return the name that all have; raise Unconvertible if there are several."""
+    """Return the only name; raise Unconvertible if there are several."""
     different = sorted(set(names))
     if len(different) != 1:
         raise Unconvertible(
@@ -221,7 +223,7 @@ def the_only(names: Iterable[str], what: str, where: str) -> str:
 
 
 def last_name(path: str) -> str:
-    """Return a model's name as told, or only the last part of it if it is a path: folders are private."""
+    """Return a model's name, or only the last part of a path, because folders are private."""
     return (
         path.rstrip("/\\").replace("\\", "/").rsplit("/", 1)[-1]
         if path.startswith(("/", ".", "~")) or "\\" in path

@@ -1,7 +1,7 @@
-"""GuideLLM's JSON report: one benchmark a rate or concurrency, each request with its times, by the wall clock.
+"""Importer of GuideLLM's JSON report: one benchmark per rate or concurrency, with each request's wall-clock times.
 
 Its `median` is the lower of two middle values and weighs requests by their tokens, so medians come from the
-requests; its `time_per_output_token_ms` holds the prompt and is no TPOT.
+requests; its `time_per_output_token_ms` includes the prompt and is not TPOT.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def _lengths(requests: list[Fields]) -> tuple[int | None, int | None]:
 
 
 def _of_requests(requests: list[Fields]) -> dict[str, Given]:
-    """Return medians over the requests, worked out of their own timestamps and held against what they say."""
+    """Return medians over requests, computed from their timestamps and checked against their own figures."""
     ttfts: list[float] = []
     tpots: list[float] = []
     wholes: list[float] = []

@@ -1,7 +1,7 @@
-"""llama.cpp's `llama-bench -o jsonl` (or `-o json`): forward passes of prompts, of single steps, or of both.
+"""Importer of llama.cpp's `llama-bench -o jsonl` (or `-o json`): forward passes of prompts, single steps or both.
 
-It chooses no token: a prompt test ends with the forward pass, and each step feeds a token drawn at random. So
-its rates are no prefill and decode rates of ours and have names of their own.
+It does not sample tokens: a prompt test ends with the forward pass, and each step feeds a random token. Its rates
+therefore differ from our prefill and decode rates and have their own names.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ SETTINGS = (
     "n_gpu_layers",
     "flash_attn",
 )
-"""Settings that change the number, kept as options where the file has them."""
+"""Settings that change the number, kept as options if the file has them."""
 
 KINDS = {
     (True, False): ("forward_prefill_tok_s", "prompt tokens / time of their forward passes"),
     (False, True): ("forward_decode_tok_s", "steps / time of their forward passes"),
     (True, True): ("forward_total_tok_s", "(prompt tokens + steps) / time of their forward passes"),
 }
-"""What a test is, by whether it has a prompt and whether it has steps."""
+"""The key and definition of a test, by whether it has a prompt and whether it has steps."""
 
 
 def recognises(document: ToolFile) -> bool:

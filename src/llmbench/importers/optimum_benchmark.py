@@ -1,7 +1,7 @@
-"""optimum-benchmark's report of text generation, with its configuration or without: calls in one process.
+"""Importer of optimum-benchmark's report of text generation, with or without its configuration.
 
-With per-token tracking its `prefill` ends when the first token's scores are known, before the token is chosen.
-Its throughputs of `generate` carry a wrong unit (tokens called samples), so none of its throughputs is taken.
+With per-token tracking its `prefill` ends when the first token's scores are known, before the token is chosen. Its
+throughput of `generate` has a wrong unit (tokens called samples); no throughput is imported.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ TARGETS = {"load_model", "generate", "prefill", "decode"}
 
 CLOCK = "host, perf_counter; with CUDA the device's events"
 MEGABYTE = 10**6
-"""Its unit is called MB, and is this many bytes."""
+"""The bytes of its unit MB."""
 
 WHOLE_CALLS = ("vllm", "llama_cpp", "py-txi", "tensorrt-llm")
-"""Backends that it does not look into: their `prefill` is a call of its own for one token."""
+"""Backends without token tracking: their `prefill` is a separate call for one token."""
 
 REFUSED = {
     "throughput": "generate's counts tokens and calls them samples; rates come from times and lengths",
@@ -78,7 +78,7 @@ def read(document: ToolFile, said: Said) -> list[Reading]:
 
 
 def _check_shape(report: Fields, shape: dict[str, Any]) -> None:
-    """Refuse a batch and a length, the file's or the user's, that do not make its own tokens a second."""
+    """Refuse a batch size and a length, from the file or the user, that contradict its tokens per second."""
     decode, batch, n = report.inner("decode"), shape.get("batch_size"), shape.get("output_len")
     if batch and n and n > 1 and decode.has("throughput"):
         told = decode.inner("throughput").positive("value")
@@ -121,7 +121,7 @@ def _version(config: Fields) -> str | None:
 
 
 def _phases(report: Fields, shape: dict[str, Any], refused: dict[str, str]) -> dict[str, Given]:
-    """Return what is known of prefill and decode, by the way in which they were tracked."""
+    """Return the numbers of prefill and decode, according to how they were tracked."""
     prefill, decode = _latencies(report.inner("prefill")), _latencies(report.inner("decode"))
     if not report.has("per_token"):
         refused["decode"] = "the whole less a mean of other calls; TPOT needs both of one call"
@@ -171,7 +171,7 @@ def _given(samples: list[float], definition: str, value: float | None = None) ->
 
 
 def _latencies(target: Fields) -> list[float]:
-    """Return the seconds of each iteration, which must be those that the file itself sums up."""
+    """Return the seconds of each iteration after checking them against the file's own summary."""
     latency = target.inner("latency")
     if latency.text("unit") != "s":
         raise Unconvertible(f"{latency.where}: its unit is not seconds.")

@@ -1,4 +1,4 @@
-"""What tools that load a server over HTTP have in common: definitions, and medians over requests."""
+"""Shared code of importers for tools that load a server over HTTP: definitions, and medians over requests."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DEFINITIONS = {
 def of_requests(
     key: str, samples: Sequence[float], clock: str, tokens: str = ""
 ) -> dict[str, Given]:
-    """Return a number as the median of its samples, under its key; nothing without samples."""
+    """Return a number as the median of its samples, under its key; empty without samples."""
     if not samples:
         return {}
     return {
@@ -39,15 +39,15 @@ def of_requests(
 
 
 def of_run(key: str, value: float, clock: str, tokens: str = "") -> dict[str, Given]:
-    """Return a number that the tool summed up itself, under its key."""
+    """Return a number that the tool itself computed over the run, under its key."""
     return {key: Given(value=value, definition=DEFINITIONS[key], clock=clock, tokens=tokens)}
 
 
 def failed(count: int, of: int) -> list[Finding]:
-    """Return a warning if some requests failed: their absence flatters every number."""
+    """Return a warning if some requests failed, because leaving them out improves every number."""
     return [Finding("requests_failed", f"{count:,} of {of:,} requests failed")] if count else []
 
 
 def shared(lengths: Sequence[int]) -> int | None:
-    """Return the length that all requests have, if they have one."""
+    """Return the common length of all requests, if there is one."""
     return lengths[0] if lengths and len(set(lengths)) == 1 else None

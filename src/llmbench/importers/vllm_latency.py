@@ -1,4 +1,4 @@
-"""vLLM's `bench latency`: the seconds of each call that generates one batch offline; no shape, no model."""
+"""Importer of vLLM's `bench latency`: the seconds of each offline call for one batch, without shape or model."""
 
 from __future__ import annotations
 
@@ -53,5 +53,5 @@ def read(document: ToolFile, said: Said) -> list[Reading]:
 
 
 def sample(seconds: float) -> Sample:
-    """Return one timed call of which nothing but its whole time is known."""
+    """Return one timed call of which only the total time is known."""
     return Sample(e2e_ns=round(seconds * 1e9), wall_ns=None, token_ns=[])

@@ -1,4 +1,4 @@
-"""vLLM's `bench serve`: requests to a server over HTTP, timed by the client; with `--save-detailed` each of them."""
+"""Importer of vLLM's `bench serve`: HTTP requests timed by the client; `--save-detailed` adds each request."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def _requests(fields: Fields) -> list[Request]:
 
 
 def _given_by_each(fields: Fields, requests: list[Request]) -> dict[str, Given]:
-    """Return medians over the requests, which must be those that the file itself gives."""
+    """Return medians over the requests after checking them against those in the file."""
     columns: dict[str, tuple[str, list[float], str]] = {
         "request_ttft_s": ("median_ttft_ms", [request.ttft_s for request in requests], ""),
         "request_tpot_s": (
@@ -162,7 +162,7 @@ def _given_by_each(fields: Fields, requests: list[Request]) -> dict[str, Given]:
 
 
 def _given_in_sum(fields: Fields) -> dict[str, Given]:
-    """Return the medians that the file gives; its 0 is what it writes for none."""
+    """Return the medians in the file; it writes 0 for missing ones."""
     names = {
         "request_ttft_s": "median_ttft_ms",
         "request_tpot_s": "median_tpot_ms",

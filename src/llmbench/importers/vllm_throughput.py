@@ -1,6 +1,6 @@
-"""vLLM's `bench throughput`: one elapsed time for all requests, submitted together offline, and one count of tokens.
+"""Importer of vLLM's `bench throughput`: one elapsed time and one token count for all requests, run offline.
 
-Its `tokens_per_second` counts prompt tokens, so it is `total_tok_s` and never `output_tok_s`.
+Its `tokens_per_second` counts prompt tokens, and is therefore `total_tok_s`, never `output_tok_s`.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def read(document: ToolFile, said: Said) -> list[Reading]:
 
 
 def _check_lengths(name: str, requests: int, tokens: int, said: Said) -> None:
-    """Refuse lengths that the user adds unless they make the file's own count of tokens."""
+    """Refuse lengths given by the user that contradict the file's token count."""
     if "input_len" not in said or "output_len" not in said:
         return
     each = int(said["input_len"]) + int(said["output_len"])
