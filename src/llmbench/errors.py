@@ -1,16 +1,16 @@
 """The mistakes a user can make, one class each.
 
     LlmbenchError            2  usage: caught once, in `cli.main`, and printed as one line
-    ├── SpecError            2  a sweep, model or flag says something that cannot be meant
+    ├── SpecError            2  a sweep, model or flag has an invalid value
     ├── NothingToRun         2  the sweep is empty, or nothing in it is supported
-    ├── Unconvertible        2  a file of another tool is damaged, or says nothing that llmbench can hold
+    ├── Unconvertible        2  a file of another tool is damaged, or has nothing to import
     ├── RunError             2  a run directory cannot be used as asked
     │   ├── RunLocked        2  another process holds it
-    │   └── FormatError      2  its records are of a newer format, or of none
-    └── WriteError           4  a record could not be made durable
+    │   └── FormatError      2  its records have a newer or unknown format
+    └── WriteError           4  a record could not be written durably
 
-A cell's misfortune is not an error: it is a record with a status (`record.Status`). Inside a worker an
-engine says the two that only it can know with `LoadFailed` and `Unsupported`.
+A cell's misfortune is not an error: it is a record with a status (`record.Status`). Inside a worker, an engine
+raises `LoadFailed` or `Unsupported` for the two that only it can detect.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 
 class LlmbenchError(Exception):
-    """Something the user can mend; its text is one line: where, what, what instead."""
+    """An error that the user can fix; its message is one line: where, what, what instead."""
 
     exit_code = 2
 
 
 class SpecError(LlmbenchError):
-    """A sweep, model or flag says something that cannot be meant."""
+    """A sweep, model or flag has an invalid value."""
 
 
 class NothingToRun(LlmbenchError):  # noqa: N818 - reads as the sentence it is
@@ -49,21 +49,21 @@ class RunLocked(RunError):  # noqa: N818 - reads as the sentence it is
 
 
 class FormatError(RunError):
-    """The records are of a format that this version does not know."""
+    """The records have a format that this version does not know."""
 
 
 class WriteError(LlmbenchError):
-    """A record could not be made durable; the file was rolled back to its last whole record."""
+    """A record could not be written durably; the file was rolled back to its last complete record."""
 
     exit_code = 4
 
 
 class LoadFailed(Exception):  # noqa: N818 - reads as the sentence it is
-    """Weights could not be loaded; the text says why and which flag, if any, would allow it."""
+    """Weights could not be loaded; the message says why and which flag, if any, would allow it."""
 
 
 class Unsupported(Exception):  # noqa: N818 - reads as the sentence it is
-    """This engine, as installed, cannot run this; the text says what can."""
+    """The installed engine cannot run this; the message says what can."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -1,6 +1,6 @@
-"""Files opened so that nothing in their place can do harm: regular files only, no waiting, and never more than a limit.
+"""Safe reading and writing of files: regular files only, without blocking, and up to a size limit.
 
-A pipe makes its reader wait for ever, a device never ends, and a folder that came from somebody else may hold either.
+A pipe can block its reader forever, a device never ends, and a folder from somebody else may contain either.
 """
 
 from __future__ import annotations
@@ -25,18 +25,20 @@ KINDS = (
 )
 
 MOST_JSON_BYTES = 2**24
-"""The largest of our own small files, and of a checkpoint's configuration; the usual size is some kilobytes."""
+"""The size limit of our own small files and of a checkpoint's configuration; the usual size is a few kilobytes."""
 
 
 def open_regular(path: Path, flags: int = os.O_RDONLY, *, own: bool = False) -> int:
-    """Return a descriptor of a regular file. `own` is for a file that must have no other name, by no link of any kind.
+    """Return a descriptor of a regular file. With `own`, the file must have no symbolic or hard link.
 
     Raises:
-        OSError: it cannot be opened, or is no such file; `strerror` is a clause that says what it is instead.
+        OSError: it cannot be opened or is not a regular file; `strerror` says what it is, as a clause.
 
     """
-    with contextlib.suppress(FileNotFoundError):  # which is for `open` to make or to miss
-        _check(path, _stat(path, own=own), own=own)  # some devices act on being opened
+    with contextlib.suppress(FileNotFoundError):  # `open` creates it or reports it
+        _check(
+            path, _stat(path, own=own), own=own
+        )  # before opening, because opening some devices has effects
     flags |= os.O_NONBLOCK | os.O_CLOEXEC | (os.O_NOFOLLOW if own else 0)
     descriptor = os.open(path, flags, 0o666)
     try:
@@ -48,7 +50,7 @@ def open_regular(path: Path, flags: int = os.O_RDONLY, *, own: bool = False) -> 
 
 
 def why_not(path: Path, *, own: bool = False) -> str | None:
-    """Return what has a name that a regular file should have, as a clause; None if one has it, or nothing."""
+    """Return why a path is not a regular file, as a clause; None if it is one or does not exist."""
     try:
         _check(path, _stat(path, own=own), own=own)
     except FileNotFoundError:
@@ -59,7 +61,7 @@ def why_not(path: Path, *, own: bool = False) -> str | None:
 
 
 def read(path: Path, most: int = MOST_JSON_BYTES) -> bytes:
-    """Return the content of a regular file; raise OSError if it is none, or holds more than `most` bytes."""
+    """Return the content of a regular file; raise OSError for other files and for more than `most` bytes."""
     with os.fdopen(open_regular(path), "rb") as stream:
         size = os.fstat(stream.fileno()).st_size
         data = stream.read(most + 1) if size <= most else None
@@ -69,15 +71,15 @@ def read(path: Path, most: int = MOST_JSON_BYTES) -> bytes:
 
 
 def read_text(path: Path, most: int = MOST_JSON_BYTES) -> str:
-    """Return the content of a regular file as text whose lines end in newlines; raise UnicodeDecodeError for others."""
+    """Return the text of a regular file with normalised line ends; raise UnicodeDecodeError if it is not UTF-8."""
     return read(path, most).decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
 
 
 def write_new(path: Path, data: bytes, mode: int = 0o666) -> None:
-    """Write a file under a name that is free, to the disk; what could not be written whole is not left behind.
+    """Write a new file durably; an incomplete file is removed.
 
     Raises:
-        FileExistsError: the name is taken, by whatever it may be.
+        FileExistsError: the path exists.
         OSError: it cannot be written.
 
     """
@@ -93,7 +95,7 @@ def write_new(path: Path, data: bytes, mode: int = 0o666) -> None:
 
 
 def replace(path: Path, data: bytes, mode: int = 0o666) -> None:
-    """Write a file whole in place of the one before; raise OSError, which leaves that one as it was."""
+    """Replace a file atomically; on OSError the old file is unchanged."""
     new = path.with_name(f".{secrets.token_hex(8)}.new")
     write_new(new, data, mode)
     try:

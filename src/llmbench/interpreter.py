@@ -1,16 +1,16 @@
-"""Child interpreters that import nothing from the working folder, whoever may have put what there.
+"""Start-up of child interpreters, which import nothing from the working folder.
 
-Every Python that llmbench starts begins with this file as its program, under `-P`, which leaves the working folder
-out of the import path; the environment says the same to whatever a child starts in turn. The standard library and
-llmbench itself come before PYTHONPATH, so that a `ctypes.py` or an `llmbench/` there is not taken for ours; other
-packages of PYTHONPATH come before the installed ones, as Python has it. Such a child dies with its parent.
+Every Python that llmbench starts runs this file under `-P`, which keeps the working folder out of the import path;
+an environment variable does the same for the child's own children. The standard library and llmbench come before
+PYTHONPATH, because a `ctypes.py` or an `llmbench/` there must not replace ours; other packages of PYTHONPATH come
+before the installed ones, as usual. Such a child dies with its parent.
 """
 
 import os
 import sys
 
 SAFE = {"PYTHONSAFEPATH": "1"}
-"""What a child's environment must say, so that its own children are safe too."""
+"""The environment variable that keeps the child's own children safe too."""
 PR_SET_PDEATHSIG, SIGKILL = 1, 9
 
 
