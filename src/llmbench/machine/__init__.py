@@ -1,1 +1,1 @@
-"""Where a sweep runs: the machine, its GPUs and chips, their peaks, what is kept of it, and its processes."""
+"""The machine that a sweep runs on: its GPUs and chips, their peaks, its saved state, and its processes."""

@@ -1,6 +1,6 @@
-"""How much a machine's own numbers vary from session to session: measured once, and kept in the user's state folder.
+"""The spread of a machine's numbers between sessions, measured once and saved in the user's state folder.
 
-One session has no interval of its own; what sessions of other cells on the same machine did can stand in.
+One session has no interval of its own; the spread of other cells' sessions on the same machine can replace it.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ Shape: TypeAlias = "tuple[int | None, int | None, int | None]"
 
 MOST_SESSIONS = 100
 MOST_DEVIATION = 20.0
-"""A session would be 500 million times another."""
+"""The largest deviation believed: one session would be 500 million times another."""
 MANY = f"over {MOST_SESSIONS}"
-"""Nobody takes more sessions of a cell, so more are not counted."""
+"""The most sessions that a forecast names; nobody measures a cell more often."""
 
 
 class MeasuredSpread(msgspec.Struct, frozen=True, kw_only=True):
-    """How a metric varies at one shape, as standard deviations of logarithms: 0.01 is 1 %.
+    """The spread of a metric at one shape, as standard deviations of logarithms: 0.01 is 1 %.
 
     Attributes:
         batch_size: sequences at once.
@@ -41,7 +41,7 @@ class MeasuredSpread(msgspec.Struct, frozen=True, kw_only=True):
         output_len: new tokens.
         within: between the iterations of one session; None for one iteration.
         between: between sessions, as measured.
-        drawn: between sessions, drawn towards what all shapes have in common.
+        drawn: between sessions, shrunk towards the common value of all shapes.
         dof: degrees of freedom behind `drawn`.
 
     """
@@ -55,26 +55,26 @@ class MeasuredSpread(msgspec.Struct, frozen=True, kw_only=True):
     dof: float
 
     def __post_init__(self) -> None:
-        """Refuse figures that nobody can have measured."""
+        """Refuse impossible figures."""
         check(self.drawn, self.dof)
         check(self.between, self.dof)
         check(self.within or 0.0, self.dof)
 
 
 class Varying(msgspec.Struct, frozen=True, kw_only=True):
-    """How one metric varies: at the shapes measured, and what to expect of any other."""
+    """The spread of one metric: at the measured shapes, and the expected one at any other."""
 
     shapes: list[MeasuredSpread]
     other: float
     other_dof: float
 
     def __post_init__(self) -> None:
-        """Refuse figures that nobody can have measured."""
+        """Refuse impossible figures."""
         check(self.other, self.other_dof)
 
 
 class Calibration(state.OfMachine, frozen=True, kw_only=True):
-    """One calibration: of which machine (a digest), when, by which run, and what came of it for each metric."""
+    """One calibration: the machine (a digest), the time, the run, and the spread of each metric."""
 
     name: str
     at: str
@@ -97,14 +97,14 @@ class Calibration(state.OfMachine, frozen=True, kw_only=True):
         return pairs[:, 0] ** 2, pairs[:, 1]
 
     def label(self) -> str:
-        """Return what a comparison must say that rests on this."""
+        """Return the notice for a comparison that uses this calibration."""
         return (
             f"calibrated: a cell with a single session on either side uses the spread measured on this "
             f"machine on {self.at[:10]} ({self.sessions} sessions of {self.cells} cells) instead of its own."
         )
 
     def forecast(self, cells: Sequence[Point], within: float) -> str:
-        """Return how many sessions the intervals of end-to-end times will take to be within +- a share."""
+        """Return how many sessions bring the intervals of end-to-end times within ± a share."""
         variance, _ = self.of("e2e_s", cells)
         if not np.isfinite(variance).any():
             return ""
@@ -120,7 +120,7 @@ class Calibration(state.OfMachine, frozen=True, kw_only=True):
 
 
 def check(deviation: float, dof: float) -> None:
-    """Raise ValueError if these are no standard deviation of logarithms, or no degrees of freedom."""
+    """Raise ValueError unless these can be a standard deviation of logarithms and degrees of freedom."""
     if not 0 <= deviation <= MOST_DEVIATION:
         raise ValueError(f"{deviation} is not a standard deviation of logarithms")
     if not dof >= 0:
@@ -133,19 +133,19 @@ SHELF = state.Shelf(
 
 
 class KeptCalibration(NamedTuple):
-    """The calibration of a machine, and a sentence about why there is none, if that is a mishap."""
+    """The calibration of a machine, and a sentence with the reason if its file could not be used."""
 
     calibration: Calibration | None
     notice: str | None = None
 
 
 def kept_calibration(found: Mapping[str, Any]) -> KeptCalibration:
-    """Return the calibration kept of a machine, as a run describes it. Never raises."""
+    """Return the saved calibration of a machine, as a run describes it. Never raises."""
     return KeptCalibration(*SHELF.find(info.identity_digest(found)))
 
 
 def sessions_for(deviation: float, within: float, confidence: float = CONFIDENCE) -> int | None:
-    """Return the fewest sessions whose interval is within +- a share, if they vary so; None beyond 100."""
+    """Return the fewest sessions with this spread whose interval is within ± a share; None above 100."""
     n = np.arange(2, MOST_SESSIONS + 1)
     reach = stdtrit(n - 1.0, (1 + confidence) / 2) * deviation / np.sqrt(n)
     enough = np.flatnonzero(np.expm1(reach) <= within)

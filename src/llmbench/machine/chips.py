@@ -1,7 +1,6 @@
-"""Known chips: what a datasheet says that they can do at most, with its source. One YAML file a chip.
+"""Known chips: the peaks on their datasheets, with sources; one YAML file per chip.
 
-An unknown chip has no ceilings, and neither has a value that was not verified: a share of a guess would
-look like a measurement.
+An unknown chip and an unverified value give no ceiling, because a share of a guess would look like a measurement.
 """
 
 from __future__ import annotations
@@ -21,11 +20,12 @@ if TYPE_CHECKING:
 
 GIGA, TERA = 1e9, 1e12
 MEMORY_WITHIN = 0.1
-"""A name is believed if the driver's memory is this near: ECC and firmware take up to 7 % (T4: 15 of 16 GiB)."""
+"""A name is accepted if the driver's memory size is this close: ECC and firmware take up to 7 % (T4: 15 of 16
+GiB)."""
 
 
 class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What one chip costs an hour on demand, in dollars; `date` is when that was so, None = undated."""
+    """The on-demand price of one chip per hour in dollars, at a `date`; None = undated."""
 
     date: str | None
     provider: str
@@ -39,11 +39,11 @@ class Chip(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     """One file of configs/machines.
 
     Attributes:
-        driver_names: the names under which the driver lists it.
+        driver_names: its names in the driver.
         memory_gb: as sold; in GiB, as chips are.
         dense_tflops: peak of 10^12 operations a second by the type of number, without sparsity.
-        measured_tflops: what matrix products reached elsewhere; a ceiling to compare with, not to use.
-        unverified: fields whose values were not looked up.
+        measured_tflops: the rate of matrix products measured elsewhere, for comparison only.
+        unverified: fields whose values were not checked.
 
     """
 
@@ -64,20 +64,20 @@ class Chip(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     notes: list[str] = []
 
     def __post_init__(self) -> None:
-        """Refuse a doubt about a field that does not exist: it would be no doubt at all."""
+        """Refuse an unverified field that does not exist, because it would mark nothing."""
         for name in self.unverified:
             if name not in self.__struct_fields__:
                 raise ValueError(f"unverified: there is no field {name!r}")
 
     def bandwidth(self) -> float | None:
-        """Return bytes a second that its memory can move at most, if that is verified."""
+        """Return its peak memory bandwidth in bytes/s, if verified."""
         return None if "bandwidth_gb_s" in self.unverified else self.bandwidth_gb_s * GIGA
 
     def flops(self, dtype: str) -> float | None:
-        """Return operations a second in a type of number at most, if that is known and verified.
+        """Return its peak operations per second in a dtype, if known and verified.
 
-        float32 may be rounded to tfloat32 inside a matrix product where a program allows it, so its ceiling
-        is the faster of the two.
+        A program may allow float32 to be rounded to tfloat32 inside a matrix product; its ceiling is the faster of
+        the two.
         """
         if "dense_tflops" in self.unverified or dtype not in self.dense_tflops:
             return None
@@ -99,9 +99,9 @@ def chip(name: str) -> Chip:
 
 
 def match(gpu: Mapping[str, Any]) -> str | None:
-    """Return the short name of the chip that a driver's facts describe; None if any of them fits no chip.
+    """Return the short name of the chip that a driver's facts describe; None if a fact fits no chip.
 
-    The whole name must be known: an H200 NVL is no H200. A slice of a chip (MIG) is not the chip.
+    The whole name must match: an H200 NVL is not an H200. A slice of a chip (MIG) is not the chip.
     """
     if gpu.get("mig") or not gpu.get("name"):
         return None
@@ -123,13 +123,13 @@ def _memory_fits(found: Chip, memory_bytes: int | None) -> bool:
 
 
 class Device(NamedTuple):
-    """A GPU by the driver's name, and its chip if that is known."""
+    """A GPU by its driver name, and its chip if known."""
 
     name: str
     chip: Chip | None
 
 
 def devices(gpus: Sequence[Mapping[str, Any]]) -> list[Device]:
-    """Return the GPUs of a machine with their chips, as its facts list them. Reads files: once a sweep."""
+    """Return the GPUs of a machine's facts with their chips. Reads files; call it once per sweep."""
     matched = [(str(gpu.get("name")), match(gpu)) for gpu in gpus]
     return [Device(name, chip(short) if short else None) for name, short in matched]

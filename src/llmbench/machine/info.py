@@ -1,6 +1,6 @@
-"""What this machine is, as far as it changes a number: processors, memory, driver, packages, settings.
+"""Facts about this machine that affect a number: processors, memory, driver, packages, settings.
 
-Taken from an allow-list, so that no secret can be among it. A device's serial number is hashed.
+They come from an allow-list and therefore contain no secret. A device's serial number is hashed.
 """
 
 from __future__ import annotations
@@ -44,17 +44,17 @@ VARIABLES = (
     "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "CUBLAS_WORKSPACE_CONFIG", "CUDA_MODULE_LOADING", "TORCHDYNAMO_DISABLE",
     "VLLM_USE_FLASHINFER_SAMPLER",
 )  # fmt: skip
-"""The environment variables that change a number."""
+"""The environment variables that affect a number."""
 VOLATILE = ("load_1m", "memory_available_bytes")
-"""What differs from hour to hour and is recorded without making another environment."""
+"""Facts that change from hour to hour; they are recorded but do not make another environment."""
 PHYSICAL = ("name", "cpu", "cpu_count", "cpu_flags")
 OF_A_GPU = ("name", "memory_bytes", "uuid_hash")
-"""What makes a machine the same one; its driver and its settings may change, and are told. A processor's name
-alone does not: hypervisors give one name to chips with AMX and without."""
+"""Facts that identify a machine; its driver and settings may change, and a change is reported. A processor's name
+alone is not enough: hypervisors give one name to chips with and without AMX."""
 
 
 def machine() -> dict[str, Any]:
-    """Return the machine: name for a directory, processors, memory (bytes), GPUs. Costs milliseconds; no torch."""
+    """Return the machine: short name, processors, memory (bytes), GPUs. Takes milliseconds, without torch."""
     found = _gpus()
     cpu = _cpu_model()
     cores = os.cpu_count() or 1
@@ -72,7 +72,7 @@ def machine() -> dict[str, Any]:
 
 
 def environment(found: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    """Return what the numbers were taken with, and its digest: two digests, two environments."""
+    """Return the environment of the numbers and its digest; different digests are different environments."""
     facts = {
         "llmbench": __version__,
         "python": platform.python_version(),
@@ -87,7 +87,7 @@ def environment(found: dict[str, Any]) -> tuple[dict[str, Any], str]:
 
 
 def identity(found: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Return what makes a machine that one, its name first."""
+    """Return the facts that identify a machine, its name first."""
     theirs = found.get("gpus") or ()
     return (
         *(_hashable(found.get(name)) for name in PHYSICAL),
@@ -100,22 +100,22 @@ def _hashable(fact: Any) -> Any:
 
 
 def identity_digest(found: Mapping[str, Any]) -> str:
-    """Return the identity in a few letters, for a file's name."""
+    """Return a short digest of the identity, for file names."""
     return digest_of([*identity(found)])
 
 
 def boot_id() -> str:
-    """Return what changes at every boot, so that a process id of before means nothing after."""
+    """Return an id that changes at every boot, after which earlier process ids mean nothing."""
     return _read("/proc/sys/kernel/random/boot_id") or str(int(psutil.boot_time()))
 
 
 def device() -> str:
-    """Return what `auto` means here: `cuda` where a driver shows a GPU, else `cpu`."""
+    """Return the meaning of `auto` here: `cuda` if a driver lists a GPU, else `cpu`."""
     return "cuda" if _gpus() else "cpu"
 
 
 def _gpus() -> list[dict[str, Any]]:
-    """Return those that CUDA shows, in its order."""
+    """Return facts about the GPUs that CUDA shows, in its order."""
     return [_gpu(handle) for handle in nvidia.handles()]
 
 
@@ -148,7 +148,7 @@ def _cpu_model() -> str:
 
 
 def _flags() -> list[str]:
-    """Return the vector extensions, which decide which kernels run."""
+    """Return the CPU's vector extensions, which decide which kernels run."""
     match = re.search(r"^flags\s*:\s*(.+)$", _read("/proc/cpuinfo") or "", re.MULTILINE)
     return sorted(
         flag
@@ -158,7 +158,7 @@ def _flags() -> list[str]:
 
 
 def _short(name: str) -> str:
-    """Return a name for a directory: `NVIDIA H200` is h200, `Intel(R) Xeon(R) Processor` is xeon."""
+    """Return a name for a directory: h200 for `NVIDIA H200`, xeon for `Intel(R) Xeon(R) Processor`."""
     plain = re.sub(
         r"\((r|tm)\)|\b(nvidia|intel|amd|geforce|tesla|processor|cpu)\b|@.*", " ", name.lower()
     )

@@ -1,8 +1,8 @@
-"""Files that outlive a kill: shared memory, sockets with a name, and a session's folders of its own.
+"""Files that outlive a killed process: shared memory, named sockets, and a session's temporary folders.
 
-Whoever ends in order removes its own; whoever is killed cannot. Only what a killed process made goes: it must
-have been absent before, lie where such files lie, be named as the libraries name them that make them, belong to
-us, and be held by nobody alive. Weights, a cache or an environment in shared memory are none of these.
+A process that exits normally removes its files; a killed one cannot. A file is removed only if a killed process
+made it: it did not exist before, it is in the usual place under a name that the libraries use, it belongs to this
+user, and no living process holds it. Weights, a cache or an environment in shared memory do not qualify.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ import psutil
 SHARED = Path("/dev/shm")  # noqa: S108 - the system's own place for it
 MAPPED = re.compile(rf"^\S+ \S+ \S+ \S+ \S+\s+({SHARED}/\S+)$", re.MULTILINE)
 TRANSIENT = re.compile(r"psm_\w+|torch_\d+_\w+|nccl-\w+|cuda\.shm\.\w+(\.\w+)*")
-"""How Python's shared_memory, torch, NCCL and CUDA name memory that lasts no longer than its processes."""
+"""Names that Python's shared_memory, torch, NCCL and CUDA give to memory that only their processes need."""
 
 
 class Existing(NamedTuple):
-    """What was there before a worker: names in shared memory, and places of sockets."""
+    """Names in shared memory and paths of sockets that existed before a worker."""
 
     shared: frozenset[str]
     sockets: frozenset[str]
@@ -40,15 +40,15 @@ class Existing(NamedTuple):
 
 
 class Held:
-    """Files that killed processes held, and that may have to go with them."""
+    """Files held by killed processes, which may have to be removed."""
 
     def __init__(self, before: Existing | None) -> None:
-        """Begin with none; without `before`, what is older than its holder is taken to have been there."""
+        """Begin with none; without `before`, a file older than its holder counts as existing before."""
         self.before = before
         self.found: set[Path] = set()
 
     def note(self, process: psutil.Process) -> None:
-        """Note what a process holds at this moment that may be of its own making (Linux)."""
+        """Note the files that a process holds now and may have made (Linux)."""
         held = {path for path in _mapped(process.pid) if self._is_shared(path, process)}
         with contextlib.suppress(psutil.Error, OSError, NotImplementedError):
             for one in process.net_connections(kind="unix"):
@@ -57,7 +57,7 @@ class Held:
         self.found |= held
 
     def remove(self) -> None:
-        """Remove what nobody alive holds any more."""
+        """Remove the files that no living process holds."""
         if not self.found:
             return
         mapped = {path for process in psutil.process_iter() for path in _mapped(process.pid)}
@@ -72,7 +72,9 @@ class Held:
         if self.before:
             return path.name not in self.before.shared
         with contextlib.suppress(psutil.Error, OSError):
-            return bool(path.lstat().st_ctime >= process.create_time() - 1)  # both to 10 ms
+            return bool(
+                path.lstat().st_ctime >= process.create_time() - 1
+            )  # both have a resolution of 10 ms
         return False
 
     def _is_socket(self, place: str) -> bool:
@@ -87,13 +89,13 @@ class Held:
 
 
 def prefix(session: str | None) -> str:
-    """Return how the names of a session's temporary folders begin; by hand there is no session."""
+    """Return the prefix of a session's temporary folders; a worker run by hand has no session."""
     return f"llmbench-{session or 'by-hand'}-"
 
 
 def remove_folders(session: str) -> None:
-    """Remove the temporary folders of a session that is over: nobody else knows its token."""
-    if session.isalnum():  # a token of ours, and no pattern
+    """Remove the temporary folders of a finished session, found by its token."""
+    if session.isalnum():  # one of our tokens, not a pattern
         for folder in Path(tempfile.gettempdir()).glob(f"{prefix(session)}*"):
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -106,7 +108,7 @@ def _mapped(pid: int) -> set[Path]:
 
 
 def _bound() -> set[str]:
-    """Return the places of all named sockets that somebody alive holds (Linux)."""
+    """Return the paths of all named sockets that a living process holds (Linux)."""
     with contextlib.suppress(OSError):
         lines = Path("/proc/net/unix").read_text(encoding="utf-8", errors="surrogateescape")
         rows = (line.split(maxsplit=7) for line in lines.splitlines())

@@ -1,6 +1,6 @@
 """The NVIDIA GPUs that CUDA shows here, in CUDA's order, as the driver's handles.
 
-The driver's own list knows nothing of CUDA_VISIBLE_DEVICES: its first GPU need not be the one that is measured.
+The driver's own list ignores CUDA_VISIBLE_DEVICES: its first GPU may not be the one that is measured.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 ORDER = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
-"""Numbers in CUDA_VISIBLE_DEVICES then mean what nvidia-smi says; CUDA's own order has the fastest first."""
+"""With it, numbers in CUDA_VISIBLE_DEVICES match nvidia-smi; CUDA's default order has the fastest GPU first."""
 
 
 def handles() -> list[Any]:
-    """Return a handle of each GPU that CUDA shows, in its order; none without a driver."""
+    """Return a handle for each GPU that CUDA shows, in its order; empty without a driver."""
     try:
         pynvml.nvmlInit()
         count = range(pynvml.nvmlDeviceGetCount())
@@ -37,7 +37,7 @@ def handle(index: int) -> Any:
 
 
 def _chosen(wanted: str, everyone: Sequence[Any]) -> list[Any]:
-    """Return the GPUs named; as CUDA does, none from the first name on that means nothing."""
+    """Return the GPUs named; like CUDA, stop at the first name that matches nothing."""
     chosen = []
     for word in wanted.split(","):
         found = _named(word.strip(), everyone)
@@ -48,7 +48,7 @@ def _chosen(wanted: str, everyone: Sequence[Any]) -> list[Any]:
 
 
 def _named(word: str, everyone: Sequence[Any]) -> Any:
-    """Return the GPU of a number, of the beginning of an id, or of a slice's whole id."""
+    """Return the GPU with this number, this beginning of an id, or this whole id of a slice."""
     if word.isdecimal():
         return dict(enumerate(everyone)).get(int(word))
     with contextlib.suppress(pynvml.NVMLError):

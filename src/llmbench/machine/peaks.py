@@ -1,6 +1,6 @@
-"""Probes of a machine, kept between runs, which is known by what decides its ceilings.
+"""Measured ceilings of a machine, saved between runs under a digest of the facts that decide them.
 
-So a probe never speaks for another processor, driver or torch.
+A probe is therefore never used for another processor, driver or torch.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ DECISIVE = (
     "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NVIDIA_TF32_OVERRIDE",
     "CUDA_LAUNCH_BLOCKING", "OMP_PROC_BIND", "KMP_AFFINITY",
 )  # fmt: skip
-"""The environment variables that change what a probe reaches."""
+"""The environment variables that affect a probe."""
 
 
 class Rate(msgspec.Struct, frozen=True, kw_only=True):
     """A measured matrix product, [rows, inner] times [inner, columns], in operations a second.
 
-    The typical of several, each with other weights, which came from memory and not out of a cache.
+    The typical rate of several calls with different weights, which came from memory instead of a cache.
     """
 
     dtype: str
@@ -40,7 +40,7 @@ class Rate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Probe(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Measured ceilings of one device: what it reached, which is no law as a datasheet's peak is.
+    """Measured ceilings of one device. Unlike a datasheet's peak, they are not a physical limit.
 
     Attributes:
         device: `cpu` or `cuda`.
@@ -49,10 +49,10 @@ class Probe(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         torch: the version that measured it.
         threads: of a CPU's operators; None on a GPU.
         copy_bytes_s: a large copy, bytes read and written together.
-        read_bytes_s: by dtype, what a matrix-vector product reads of weights far larger than any cache.
+        read_bytes_s: by dtype, the rate at which a matrix-vector product reads weights far larger than any cache.
         flops_s: by dtype, the best rate of a matrix product.
-        rates: that rate over the number of rows, 1 to 16,384.
-        step_s: one trivial operation, which is what it takes to dispatch any.
+        rates: the rate of matrix products at 1 to 16,384 rows.
+        step_s: seconds of one trivial operation, the cost of dispatch.
 
     """
 
@@ -69,19 +69,19 @@ class Probe(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class File(state.OfMachine, frozen=True, kw_only=True):
-    """What a file holds: for which machine, as `key_of` names it, and its probes, one a device."""
+    """The content of a file: the machine's key (`key_of`) and its probes, one per device."""
 
     machine: str = msgspec.field(name="key")
     probes: list[Probe]
 
     def __post_init__(self) -> None:
-        """Refuse figures that nobody can have measured."""
+        """Refuse impossible figures."""
         for probe in self.probes:
             check(probe)
 
 
 RATES = (1e4, 1e18)
-"""Bytes or operations a second: from a slower machine than any to a faster one, to refuse what nobody measured."""
+"""The range of possible rates, in bytes or operations per second."""
 STEPS_S = (1e-10, 100.0)
 
 
@@ -89,32 +89,32 @@ SHELF = state.Shelf("probes", "probe", File, "measure again with llmbench machin
 
 
 class KeptProbes(NamedTuple):
-    """The probes of a machine, and a sentence about why there are none, if that is a mishap."""
+    """The probes of a machine, and a sentence with the reason if their file could not be used."""
 
     probes: list[Probe]
     notice: str | None = None
 
 
 def probes_of(found: Mapping[str, Any]) -> list[Probe]:
-    """Return the probes kept of a machine, as `machine.machine()` describes it; none is an empty list."""
+    """Return the saved probes of a machine described by `machine.machine()`; empty if there are none."""
     return kept_probes(found).probes
 
 
 def kept_probes(found: Mapping[str, Any]) -> KeptProbes:
-    """Return the probes of a machine, and what was wrong if they could not be read. Never raises."""
+    """Return the saved probes of a machine, with the reason if they could not be read. Never raises."""
     file, notice = SHELF.find(key_of(found))
     return KeptProbes(file.probes if file else [], notice)
 
 
 def keep(found: Mapping[str, Any], probes: Sequence[Probe]) -> Path:
-    """Keep probes of a machine in place of those of the same devices; return the file, or raise RunError."""
+    """Save probes of a machine, replacing those of the same devices; return the file, or raise RunError."""
     measured = {probe.device for probe in probes}
     others = [probe for probe in probes_of(found) if probe.device not in measured]
     return SHELF.keep(File(machine=key_of(found), probes=[*others, *map(_redacted, probes)]))
 
 
 def key_of(found: Mapping[str, Any]) -> str:
-    """Return the digest of what decides a machine's ceilings: the machine, torch, threads and processors."""
+    """Return a digest of the facts that decide a machine's ceilings: the machine, torch, threads and processors."""
     facts, _ = machine.environment(dict(found))
     return digest_of(
         {
@@ -127,7 +127,7 @@ def key_of(found: Mapping[str, Any]) -> str:
 
 
 def check(probe: Probe) -> None:
-    """Raise ValueError if a figure of a probe cannot have been measured."""
+    """Raise ValueError if a figure of a probe is impossible."""
     figures = [
         *(("copy", probe.copy_bytes_s), ("step", probe.step_s)),
         *probe.read_bytes_s.items(),
@@ -136,12 +136,12 @@ def check(probe: Probe) -> None:
     ]
     for name, figure in figures:
         least, most = STEPS_S if name == "step" else RATES
-        if figure is not None and not least <= figure <= most:  # NaN neither
+        if figure is not None and not least <= figure <= most:  # also false for NaN
             raise ValueError(f"{name}: {figure} is not a possible rate or time")
 
 
 def _processors() -> int | None:
-    """Return on how many processors this process may run, where the system tells."""
+    """Return the number of processors that this process may use, if the system tells."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
 
 

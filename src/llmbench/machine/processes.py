@@ -1,8 +1,8 @@
-"""Finding and killing what a session left behind, and nothing else.
+"""Finding and killing the processes that a session left behind, and no others.
 
 A process belongs to a session if it descends from the fork server that started the worker, or carries the session's
-random token in its environment. Orphans stay in the family: a fork server adopts those of its workers, and a sweep
-those of a fork server that died. What was there before the sweep is nobody's stray, whoever its parent is.
+random token in its environment. A fork server adopts the orphans of its workers, and a sweep those of a fork server
+that died. A process that existed before the sweep is never killed, whatever its parent.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ if TYPE_CHECKING:
     from llmbench.machine.leftovers import Existing
 
 RUN_VARIABLE = "LLMBENCH_RUN"
-"""Names the run, and the sweep that measures it, in the environment of everything that a sweep starts."""
+"""The environment variable that names the run and the sweep in every process that a sweep starts."""
 SESSION_VARIABLE = "LLMBENCH_SESSION"
-"""Names the session in the environment of everything that a worker starts."""
+"""The environment variable that names the session in every process that a worker starts."""
 PR_SET_CHILD_SUBREAPER, PR_GET_CHILD_SUBREAPER = 36, 37
 PATIENCE_S = 10.0
-"""How long killed processes may take to be gone; one in uninterruptible sleep cannot be waited for longer."""
+"""How long to wait for killed processes to exit; one in uninterruptible sleep may never do."""
 
 undying: set[psutil.Process] = set()
-"""Those that were not gone by then. Nobody waits for one of them a second time."""
+"""Killed processes that did not exit in time. They are not waited for again."""
 
 
 class Mark(NamedTuple):
-    """What every process of a sweep carries: which run in which folder, and who measures it there.
+    """The mark in the environment of every process of a sweep: the run, its folder, and the sweep's process.
 
-    A copy of the run has the same id, and may have the same inode on another file system. It does not matter as
-    long as the sweep that carries the mark is alive: then nothing of it is left over.
+    A copy of the run has the same id, and may have the same inode on another file system. That is harmless while
+    the sweep that carries the mark is alive, because its processes are then not leftovers.
     """
 
     run: str
@@ -50,7 +50,7 @@ class Mark(NamedTuple):
 
     @classmethod
     def of_run(cls, run: str, folder: Path) -> Self:
-        """Return the mark of what this process starts for a run in a folder."""
+        """Return the mark for processes that this process starts for a run in a folder."""
         at = folder.stat()
         mine = f"{os.getpid()}.{start_ticks(os.getpid())}"
         return cls(run, f"{_boot_id()}.{at.st_dev}.{at.st_ino}", _namespace(os.getpid()), mine)
@@ -65,20 +65,21 @@ class Mark(NamedTuple):
         return "/".join(self)
 
     def leaves_over(self, other: Mark) -> bool:
-        """Return whether a process with the mark `other` is left over from an earlier sweep of this very run."""
+        """Return whether a process with the mark `other` is left over from an earlier sweep of this run."""
         pid, _, ticks = other.sweep.partition(".")
         same = self[:3] == other[:3] and self.sweep != other.sweep
         return same and pid.isdecimal() and start_ticks(int(pid)) != ticks
 
 
 class SessionProcesses(NamedTuple):
-    """How a session's processes are told from all others.
+    """The facts that identify a session's processes.
 
     Attributes:
-        token: the session's token, as found in the environment.
-        fork_server: what forked the worker, unless it was collected; all its descendants are of this session.
-        others: process ids of ours that live on, such as further fork servers.
-        before: files that were there before the worker was.
+        token: the session's token in the environment.
+        fork_server: the process that forked the worker, unless it was reaped; all its descendants belong to the
+            session.
+        others: our processes to spare, such as other fork servers.
+        before: files that existed before the worker.
 
     """
 
@@ -92,10 +93,10 @@ _adopts = False
 
 
 def adopt_orphans() -> None:
-    """Have orphaned descendants handed to this process, unless somebody else's may come with them (Linux).
+    """Adopt orphaned descendants, unless orphans of other programs could come with them (Linux).
 
-    In `sleep 300 & exec llmbench sweep ...` the sleep is a child of the sweep; process 1 of a container
-    gets the orphans of everybody.
+    In `sleep 300 & exec llmbench sweep ...` the sleep is a child of the sweep; process 1 of a container gets all
+    orphans.
     """
     global _adopts  # noqa: PLW0603 - a property of this process, as the kernel keeps it
     if os.getpid() == 1 or _is_subreaper() or psutil.Process().children():
@@ -105,20 +106,20 @@ def adopt_orphans() -> None:
 
 
 def become_subreaper() -> None:
-    """Have orphaned descendants handed to this process instead of to init, so that none escapes (Linux)."""
+    """Make this process, instead of init, adopt orphaned descendants (Linux)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def kill_session(family: SessionProcesses, worker: int) -> list[str]:
-    """Kill a session's processes, the worker too; return a line for each that was not the worker."""
+    """Kill a session's processes including the worker; return a line for each other than the worker."""
     strays = kill(lambda: _of_session(family), worker, family.before)
     leftovers.remove_folders(family.token)
     return strays
 
 
 def kill_left_over(mark: Mark) -> list[str]:
-    """Kill what is left over of this run from a sweep that was killed itself; return a line for each."""
+    """Kill processes of this run left over from a sweep that was killed; return a line for each."""
 
     def found() -> list[psutil.Process]:
         marks = ((process, Mark.of(process)) for process in psutil.process_iter())
@@ -134,10 +135,10 @@ def kill_left_over(mark: Mark) -> list[str]:
 def kill(
     find: Callable[[], list[psutil.Process]], unnamed: int, before: Existing | None
 ) -> list[str]:
-    """Kill what `find` finds until it finds nothing, and remove what only the killed made and held.
+    """Kill the processes that `find` returns until it returns none, and remove files that only they made and held.
 
     Returns:
-        A line for each process but `unnamed`, and for any that outlives being killed.
+        A line for each process except `unnamed`, and for any that survives the kill.
 
     """
     strays: dict[int, str] = {}
@@ -163,7 +164,7 @@ def kill(
 
 
 def start_ticks(pid: int) -> str:
-    """Return when a process started, in the kernel's ticks since boot, which no clock step moves; "" if it is gone."""
+    """Return a process's start in the kernel's ticks since boot, whatever the clock; "" if it is gone."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -212,7 +213,7 @@ def _is_zombie(process: psutil.Process) -> bool:
 
 
 def _bury(processes: Iterable[psutil.Process], others: frozenset[int]) -> None:
-    """Collect orphans that were handed to us and have ended, so that they do not stay in the process table."""
+    """Reap adopted orphans that have exited, to remove them from the process table."""
     for process in processes:
         with contextlib.suppress(psutil.Error, ChildProcessError):
             if process.pid not in others and process.ppid() == os.getpid() and _is_zombie(process):
@@ -234,7 +235,7 @@ def _boot_id() -> str:
 
 
 def _namespace(pid: int) -> str:
-    """Return the namespace in which a process's number means something (Linux)."""
+    """Return the PID namespace of a process (Linux)."""
     with contextlib.suppress(OSError):
         return os.readlink(f"/proc/{pid}/ns/pid")  # noqa: PTH115 - a text, not a path
     return ""

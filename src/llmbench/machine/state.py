@@ -1,6 +1,6 @@
-"""What is known of a machine, kept between runs: one file a machine in the user's state folder.
+"""Facts about a machine saved between runs: one file per machine in the user's state folder.
 
-A file is replaced whole or not at all. One that cannot be read costs a sentence, never a sweep.
+A file is replaced atomically. One that cannot be read causes a notice and never stops a sweep.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from llmbench.errors import RunError
 from llmbench.redact import redact
 
 STATE = "LLMBENCH_STATE"
-"""The environment variable that names the folder, in place of the usual one."""
+"""The environment variable that replaces the default folder."""
 
 FORMAT = 1
 
 
 class OfMachine(msgspec.Struct, frozen=True, kw_only=True):
-    """What every such file begins with: its format, a digest of the machine that it speaks of, and a checksum.
+    """The first fields of every such file: its format, a digest of its machine, and a checksum.
 
-    A figure that was changed since looks like any other.
+    Without the checksum, a changed figure would look like any other.
     """
 
     format: int = FORMAT
@@ -37,7 +37,7 @@ T = TypeVar("T", bound=OfMachine)
 
 
 class Shelf(NamedTuple, Generic[T]):
-    """The files of one kind: their folder, what one is called, its struct, and how to make it anew."""
+    """The files of one kind: their folder, the noun for one, its struct, and how to create it again."""
 
     folder: str
     noun: str
@@ -45,27 +45,27 @@ class Shelf(NamedTuple, Generic[T]):
     again: str
 
     def find(self, digest: str) -> tuple[T | None, str | None]:
-        """Return what is kept of a machine, and what was wrong if it could not be read. Never raises."""
+        """Return the saved value of a machine, or the reason if it could not be read. Never raises."""
         path = self.path(digest)
         try:
             found = msgspec.json.decode(files.read(path), type=self.kind)
         except FileNotFoundError:
             return None, None
-        except (OSError, ValueError, RecursionError) as error:  # msgspec's errors are the second
+        except (OSError, ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
             return None, self._unused(path, getattr(error, "strerror", None) or str(error))
         if found.format > FORMAT:
             return None, self._unused(path, f"a newer llmbench wrote it (format {found.format})")
         if found.machine != digest:
             return None, self._unused(path, "it was measured on another machine")
-        if found.crc32 not in ("", _checksum(found)):  # the first files had none
+        if found.crc32 not in ("", _checksum(found)):  # the first files had no checksum
             return None, self._unused(path, "its checksum does not match")
         return msgspec.structs.replace(found, crc32=""), None
 
     def keep(self, value: T) -> Path:
-        """Keep a value in place of the machine's last one; return the file.
+        """Save a value, replacing the machine's last one; return the file.
 
         Raises:
-            RunError: the file cannot be written; the one before is as it was.
+            RunError: the file cannot be written; the previous one is unchanged.
 
         """
         path = self.path(value.machine)
@@ -90,7 +90,7 @@ class Shelf(NamedTuple, Generic[T]):
 
 
 def folder() -> Path:
-    """Return the state folder: of the variable, else as XDG says."""
+    """Return the state folder: from the variable, else according to XDG."""
     if named := os.environ.get(STATE):
         return Path(named)
     state = os.environ.get("XDG_STATE_HOME", "")
