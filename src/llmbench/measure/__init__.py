@@ -1,1 +1,1 @@
-"""How one cell is measured in a worker, and the checks that a measurement must pass."""
+"""The measurement of one cell in a worker, and the checks that it must pass."""

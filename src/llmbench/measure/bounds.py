@@ -1,7 +1,7 @@
-"""What a cell cannot beat, to judge it by: the least that it must do, and the most that its chip can.
+"""Physical limits of a cell: the least work that it must do, and the peak of its chip.
 
-Both come from the model's shape and the chip's datasheet alone: a measured ceiling is not a law. Where one of
-them is not known there is no limit, and nothing is held against it.
+Both come from the model's shape and the chip's datasheet alone: a measured ceiling is not a physical limit. If
+either is unknown, there is no limit to check.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 
 def least_work(cell: Cell, model: Model, engine: Mapping[str, Any]) -> dict[str, int]:
-    """Return what a decode step must at least read, and a prompt token at least compute; nothing if unknown.
+    """Return the bytes that a decode step must read and the operations of a prompt token; empty if unknown.
 
-    An engine that says it holds fewer bytes than the shape has, in quarters of a number say, is believed.
+    If an engine reports fewer weight bytes than the shape has, as with quantized weights, its figure is used.
     """
     shape = shape_of(model.model_type, model.config)
     if shape is None:
@@ -39,10 +39,9 @@ def least_work(cell: Cell, model: Model, engine: Mapping[str, Any]) -> dict[str,
 
 
 def ceilings(cell: Cell, engine: Mapping[str, Any], found: Sequence[Device]) -> Ceilings:
-    """Return what the devices of a cell can do at most together; nothing unless all are one known chip.
+    """Return the combined peak of a cell's devices; empty unless all are the same known chip.
 
-    An engine says on which devices its parameters lie and what the first is called; a machine may have
-    others as well.
+    An engine reports the devices of its parameters and the name of the first; the machine may have others.
     """
     if not cell.device.startswith("cuda"):
         return Ceilings()
@@ -56,6 +55,6 @@ def ceilings(cell: Cell, engine: Mapping[str, Any], found: Sequence[Device]) -> 
 
 
 def _places(engine: Mapping[str, Any]) -> int:
-    """Return over how many GPUs the parameters are spread."""
+    """Return the number of GPUs that hold parameters."""
     named = {place.strip() for place in str(engine.get("param_devices", "")).split(",")}
     return max(1, sum(place.startswith("cuda") for place in named))

@@ -1,6 +1,6 @@
-"""The verdict on a record: what makes its numbers unusable, and what a reader must know beside them.
+"""The checks of a record: findings that make its numbers invalid, and warnings for the reader.
 
-Every check is a function from what was measured to findings, in one table. None of them repairs a number.
+Every check is a function from an outcome to findings, listed in one table. None of them repairs a number.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ if TYPE_CHECKING:
     from llmbench.spec.sweep import Cell
 
 CLOCK_WARNS, CLOCK_INVALID = 0.001, 0.01
-"""Wall clock against monotonic clock, as a share of the time measured."""
+"""Differences of wall clock and monotonic clock that warn and that invalidate, as shares of the time measured."""
 CLOCK_FLOOR_NS = 100_000
-"""Below a tenth of a millisecond in all, two clock reads differ by their own cost."""
+"""Below a tenth of a millisecond in total, the cost of two clock reads matters."""
 SUM_WITHIN, AFTER_END_NS, TAIL_NS = 0.01, 100_000, 2_000_000
-"""The last token's time and the end agree within 1 %. No token comes after the end, two clocks apart;
-handing all tokens to the host may take 2 ms of a short call."""
+"""The last token's time and the end agree within 1 %. No token may come later than this after the end, as two
+clocks tell; copying all tokens to the host may take 2 ms of a short call."""
 CEILING_SLACK = 1.05
 OTHER_WARNS, STEAL_WARNS = 0.05, 0.02
-"""CPU time of others, and time stolen by the hypervisor, as a share of all cores over the timed window."""
+"""CPU time of other processes, and time stolen by the hypervisor, as shares of all cores over the timed window."""
 HOT_WARNS = 0.01
-"""Time in which heat held clocks down, as a share of all iterations, the warm-up among them."""
+"""Time under thermal throttling, as a share of all iterations including the warm-up."""
 MODES_APART, TREND_OVER, SPIKE_OVER = 0.10, 0.05, 2.0
 FEWEST_FOR_SHAPE = 5
 
 
 class Ceilings(NamedTuple):
-    """What the device cannot exceed: bytes a second, and FLOP a second in the cell's dtype. None = unknown."""
+    """The device's limits: bytes/s, and FLOP/s in the cell's dtype. None = unknown."""
 
     bandwidth: float | None = None
     flops: float | None = None
@@ -45,7 +45,7 @@ Check = Callable[["Cell", Outcome, Ceilings], Iterator[Finding]]
 def check_outcome(
     cell: Cell, outcome: Outcome, ceilings: Ceilings
 ) -> tuple[Status, list[Finding], list[Finding]]:
-    """Return a record's status, what is wrong with its numbers, and what is to be known beside them."""
+    """Return a record's status, the findings that invalidate it, and the warnings."""
     warnings = [finding for check in WARNINGS for finding in check(cell, outcome, ceilings)]
     if outcome.status is not Status.OK:
         return outcome.status, [], warnings
@@ -59,7 +59,7 @@ def counted(outcome: Outcome) -> list[Sample]:
 
 
 def _token_count(cell: Cell, outcome: Outcome, _: Ceilings) -> Iterator[Finding]:
-    """Every sequence of every iteration came back with exactly the length asked."""
+    """Every sequence of every iteration must have exactly the requested length."""
     expected = {str(cell.output_len): cell.batch_size * len(outcome.samples)}
     if outcome.returned != expected:
         yield Finding(
@@ -73,7 +73,7 @@ def _histogram(counts: dict[str, int]) -> str:
 
 
 def _clock(_cell: Cell, outcome: Outcome, _: Ceilings) -> Iterator[Finding]:
-    """Durations are positive numbers, and the two clocks agree."""
+    """Durations must be positive numbers, and the two clocks must agree."""
     bad = [
         sample.e2e_ns for sample in outcome.samples if sample.e2e_ns is None or sample.e2e_ns <= 0
     ]
@@ -119,11 +119,11 @@ def _clock_warning(_cell: Cell, outcome: Outcome, _: Ceilings) -> Iterator[Findi
 
 
 def _implausible(cell: Cell, outcome: Outcome, _: Ceilings) -> Iterator[Finding]:
-    """The parts fit into the whole: tokens in order, the first before the last, their sum the total."""
+    """Token times must increase, and the last one must match the end of the call."""
     rows = [(row, sample.e2e_ns or 0) for sample in counted(outcome) for row in sample.token_ns]
     wrong = next(filter(None, (_wrong_row(cell, row, e2e_ns) for row, e2e_ns in rows)), "")
     if not wrong and rows:
-        # Where sequences begin in different steps, they also end in different ones: the last counts.
+        # Sequences that begin in different steps also end in different ones; the last one counts.
         ends = [
             (max(sample.token_ns, key=lambda row: row[-1]), sample.e2e_ns or 0)
             for sample in counted(outcome)
@@ -145,7 +145,7 @@ def _wrong_row(cell: Cell, row: list[int], e2e_ns: int) -> str:
 
 
 def _wrong_sum(rows: list[tuple[list[int], int]]) -> str:
-    """Compare the last token's time with the end, in the middle iteration: one preemption is no pattern."""
+    """Compare the last token's time with the end in the median iteration; one preemption is not a pattern."""
     tails = sorted((e2e_ns - row[-1], e2e_ns) for row, e2e_ns in rows)
     tail, e2e_ns = tails[len(tails) // 2]
     if tail < -max(SUM_WITHIN * e2e_ns, AFTER_END_NS):
@@ -156,7 +156,7 @@ def _wrong_sum(rows: list[tuple[list[int], int]]) -> str:
 
 
 def _physics(cell: Cell, outcome: Outcome, ceilings: Ceilings) -> Iterator[Finding]:
-    """No faster than the device can move the weights, or multiply: a lower bound that needs no tuning."""
+    """The device cannot read the weights or multiply faster than its peak; this bound needs no tuning."""
     weights = outcome.engine.get("bytes_per_step")
     per_token = outcome.engine.get("flops_per_prompt_token")
     rows = [row for sample in counted(outcome) for row in sample.token_ns if len(row) > 1]
@@ -182,20 +182,20 @@ def _physics(cell: Cell, outcome: Outcome, ceilings: Ceilings) -> Iterator[Findi
 
 
 def _prefix_hit(_cell: Cell, outcome: Outcome, _: Ceilings) -> Iterator[Finding]:
-    """Nothing was served from a cache of earlier prompts."""
+    """No prompt token may come from a prefix cache."""
     for name, count in outcome.counters.items():
         if name.endswith("_hits") and count:
             yield Finding("prefix_hit", f"{name} rose by {count}")
 
 
 def _recompiled(_cell: Cell, outcome: Outcome, _: Ceilings) -> Iterator[Finding]:
-    """Nothing was compiled while it was timed."""
+    """Nothing may be compiled while timing."""
     if count := outcome.counters.get("compiled_graphs"):
         yield Finding("recompiled", f"{count} graphs were compiled after the warm-up")
 
 
 def _placement(cell: Cell, outcome: Outcome, _: Ceilings) -> Iterator[Finding]:
-    """Every parameter lies where it was asked to, unless offload was asked for."""
+    """Every parameter must be on the requested device, unless offload was requested."""
     found = _names(outcome.engine.get("param_devices"))
     wrong = {name for name in found if name.split(":")[0] != cell.device.split(":")[0]}
     if wrong and cell.options.get("device_map", "none") == "none":
@@ -205,14 +205,14 @@ def _placement(cell: Cell, outcome: Outcome, _: Ceilings) -> Iterator[Finding]:
 
 
 def _dtype(cell: Cell, outcome: Outcome, _: Ceilings) -> Iterator[Finding]:
-    """Every parameter has the type asked."""
+    """Every parameter must have the requested dtype."""
     wrong = _names(outcome.engine.get("param_dtypes")) - {cell.dtype}
     if wrong:
         yield Finding("dtype", f"parameters in {', '.join(sorted(wrong))} instead of {cell.dtype}")
 
 
 def _mixed(_cell: Cell, outcome: Outcome, _: Ceilings) -> Iterator[Finding]:
-    """A family may keep some of its parameters wider than was asked, because it fails otherwise."""
+    """A family may keep some parameters in a wider dtype, because it fails otherwise."""
     if kept := outcome.engine.get("kept_float32_parameters"):
         yield Finding(
             "mixed_dtype",
@@ -225,7 +225,7 @@ def _names(value: object) -> set[str]:
 
 
 def _throttled(_cell: Cell, outcome: Outcome, _: Ceilings) -> Iterator[Finding]:
-    """Enough iterations ran at full clocks."""
+    """Enough iterations must run at full clocks."""
     discarded = [sample for sample in outcome.samples if sample.discarded]
     if len(discarded) > 5:
         yield Finding(
@@ -234,7 +234,7 @@ def _throttled(_cell: Cell, outcome: Outcome, _: Ceilings) -> Iterator[Finding]:
 
 
 def _hot(_cell: Cell, outcome: Outcome, _: Ceilings) -> Iterator[Finding]:
-    """Heat held the clocks down at times, if not at the end of an iteration."""
+    """Thermal throttling occurred, even if not at the end of an iteration."""
     share = outcome.telemetry.get("hot_share") or 0.0
     if share > HOT_WARNS:
         yield Finding("hot", f"heat held the device's clocks down {share:.0%} of the time")
@@ -249,7 +249,7 @@ def _warm(_cell: Cell, outcome: Outcome, _: Ceilings) -> Iterator[Finding]:
 
 
 def _busy(_cell: Cell, outcome: Outcome, _: Ceilings) -> Iterator[Finding]:
-    """Others used the CPUs, or the hypervisor took them away."""
+    """Other processes or the hypervisor used the CPUs."""
     seen = outcome.telemetry
     room = (seen.get("cpu_wall_s") or 0.0) * (seen.get("cpu_count") or 1)
     if room <= 0:
@@ -266,7 +266,7 @@ def _busy(_cell: Cell, outcome: Outcome, _: Ceilings) -> Iterator[Finding]:
 
 
 def _shape(_cell: Cell, outcome: Outcome, _: Ceilings) -> Iterator[Finding]:
-    """A trend, two modes or a spike: nothing is dropped, but a median hides it."""
+    """A trend, two modes or a spike: no sample is dropped, but the median hides it."""
     times = [sample.e2e_ns for sample in counted(outcome) if sample.e2e_ns and sample.e2e_ns > 0]
     if len(times) < FEWEST_FOR_SHAPE:
         return

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class Clock(NamedTuple):
-    """Two readings in nanoseconds: one that never jumps, and the wall's, to judge the first by."""
+    """Two clocks in nanoseconds: the monotonic one for timing, and the wall clock to check it."""
 
     now: Callable[[], Any]
     wall: Callable[[], Any]

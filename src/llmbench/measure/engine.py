@@ -1,4 +1,4 @@
-"""What a loaded engine can do, whichever it is: the protocol of every backend."""
+"""The protocol of engines, which every backend implements."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
 
 class Engine(Protocol):
-    """A loaded model that can generate, and say when each token came.
+    """A loaded model that can generate and report when each token came.
 
     `facts` is a flat mapping kept with every record: versions, attention implementation, `parameters`,
-    `weights_bytes`, `param_devices` and `param_dtypes` (as found after loading, comma separated),
-    `preallocates` (true where the engine takes the device's memory before it needs it), ...
+    `weights_bytes`, `param_devices` and `param_dtypes` (as found after loading, comma separated), `preallocates`
+    (true if the engine takes the device's memory in advance), ...
     """
 
     facts: Mapping[str, Any]
@@ -26,7 +26,7 @@ class Engine(Protocol):
         """Return the token ids of a text, without special ids; raise LoadFailed if there is no tokenizer."""
 
     def prepare(self, cell: Any) -> None:
-        """Make ready for one cell's shape (static caches, compilation caches); never timed."""
+        """Prepare for one cell's shape (static caches, compilation); never timed."""
 
     def generate(
         self, prompts: Sequence[Sequence[int]], output_len: int
@@ -36,22 +36,22 @@ class Engine(Protocol):
     def token_ns(self) -> list[list[int]]:
         """Return, for the last `generate`, nanoseconds from its start to each new token.
 
-        One row if the batch moves in lock-step, else one row a sequence. Read after the clock has stopped.
+        One row if the batch advances in lock-step, else one row per sequence. Called after the clock has stopped.
         """
 
     def counters(self) -> Mapping[str, int]:
-        """Return cumulative counts that must not move during a valid iteration, such as `prefix_cache_hits`."""
+        """Return cumulative counts that must not change during a valid iteration, such as `prefix_cache_hits`."""
 
     def synchronize(self) -> None:
         """Wait until the device has done all work given to it."""
 
     def memory(self, prompts: Sequence[Sequence[int]], output_len: int) -> Memory:
-        """Run one untimed iteration and return what it held. Bytes."""
+        """Run one untimed iteration and return its memory use in bytes."""
 
 
 @runtime_checkable
 class Speaker(Protocol):
-    """An engine that also says how sure it is, so that its function can be held against a reference."""
+    """An engine that also reports log-probabilities, which the parity check compares with a reference."""
 
     def speak(
         self, prompts: Sequence[Sequence[int]], output_len: int

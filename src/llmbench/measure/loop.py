@@ -1,7 +1,7 @@
-"""The measuring loop: one cell on one loaded engine, from warm-up to memory, raw samples out.
+"""The measuring loop for one cell on one loaded engine: warm-up, timed iterations, memory.
 
-Nothing happens between the two clock reads but the engine's own work: garbage collection is off, prompts
-are made before, and counting, telemetry and messages come after.
+Only the engine's own work happens between the two clock reads: garbage collection is off, prompts are made before,
+and counting, telemetry and messages come after.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
     from llmbench.spec.sweep import Cell, Protocol
 
 AGREEING = 3
-"""Warm-up has converged when this many calls in a row lie within `warmup_within` of each other."""
+"""Warm-up has converged when this many consecutive calls lie within `warmup_within` of each other."""
 MOST_RETRIES = 5
-"""Iterations of one cell discarded for throttling before it is given up."""
+"""The number of throttled iterations discarded before a cell is given up."""
 
 
 class Measurement:
-    """What has been taken of one cell so far; survives the exception that ends it."""
+    """The measurements of one cell up to now, which survive an exception that ends it."""
 
     def __init__(self, cell: Cell) -> None:
-        """Begin with nothing taken."""
+        """Begin without samples."""
         self.cell = cell
         self.phase: Phase | None = None
         self.warmup_ns: list[int | None] = []
@@ -49,7 +49,7 @@ class Measurement:
         self.memory: Memory | None = None
 
     def outcome(self, **more: Any) -> Outcome:
-        """Return what was taken, as a message."""
+        """Return the measurements as an outcome."""
         return Outcome(
             cell=self.cell.id,
             phase=self.phase,
@@ -65,7 +65,7 @@ class Measurement:
 
 
 class Loop:
-    """One cell, one engine, one protocol: `run` takes the whole measurement."""
+    """One cell, one engine, one protocol; `run` does the whole measurement."""
 
     def __init__(
         self,
@@ -76,13 +76,13 @@ class Loop:
         device: Counters,
         say: Callable[[Phase, int], None],
     ) -> None:
-        """Keep the parts; nothing runs yet."""
+        """Store the parts without running anything."""
         self.engine, self.protocol, self.workload, self.taken = engine, protocol, workload, taken
         self.device, self.say = device, say
         self.clock: Clock = getattr(engine, "clock", REAL)
 
     def run(self) -> None:
-        """Prepare, warm up, measure, and weigh; what is taken lands in `taken` as it comes."""
+        """Prepare, warm up, time and read memory; results go into `taken` as they come."""
         self._enter("warmup")
         self.engine.prepare(self.taken.cell)
         gc.collect()
@@ -103,7 +103,7 @@ class Loop:
         self.say(phase, 0)
 
     def _warm_up(self) -> None:
-        """Run this exact shape until its time settles or the budget ends."""
+        """Run this exact shape until its time is stable or the budget ends."""
         times, protocol = self.taken.warmup_ns, self.protocol
         spent_ns = 0
         while len(times) < protocol.warmup or not settled(times, protocol.warmup_within):
@@ -118,7 +118,7 @@ class Loop:
         self.taken.warmup_converged = settled(times, protocol.warmup_within)
 
     def _measure(self) -> None:
-        """Take iterations until there are enough of them and enough time in them."""
+        """Time iterations until their number and total time are large enough."""
         self.taken.phase = "iteration"
         self.taken.counters = before = dict(self.engine.counters())
         window = CpuWindow()
@@ -141,7 +141,7 @@ class Loop:
         }
 
     def _cool_down(self, discarded: int) -> None:
-        """Give a device that was too hot some time, unless it is given up."""
+        """Pause after a throttled iteration, unless the cell is given up."""
         if discarded <= MOST_RETRIES:
             time.sleep(self.protocol.cool_down_s)
 
@@ -183,10 +183,10 @@ def settled(times: Sequence[int | None], within: float) -> bool:
 
 
 def lengths_of(tokens: Sequence[Sequence[int]], batch_size: int) -> list[str]:
-    """Return the length of every sequence; a sequence that did not come back has length `missing`."""
+    """Return the length of every sequence; one that was not returned has length `missing`."""
     return [str(len(row)) for row in tokens] + ["missing"] * (batch_size - len(tokens))
 
 
 def whole(ns: float) -> int | None:
-    """Return whole nanoseconds, or None for what is no number of them."""
+    """Return whole nanoseconds, or None for an invalid number."""
     return int(ns) if math.isfinite(ns) else None

@@ -1,6 +1,6 @@
-"""Measured ceilings of this machine: each kind of device by a process of its own, with a deadline.
+"""Probes of this machine's ceilings: one process per kind of device, with a deadline.
 
-Nothing is believed that physics forbids: what is faster than a known chip can be is refused, not kept.
+A result that exceeds the peak of a known chip is refused and not saved.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
 PROGRAM = tuple(interpreter.command("llmbench.backends.device_probe"))
 DEADLINE_S = 300.0
-"""For all devices of a kind; a CPU of two cores takes 50 s, one that others use several times as long."""
+"""For all devices of a kind; a CPU with two cores takes 50 s, a busy one several times as long."""
 BUSY, LOOK_S = 0.1, 0.5
-"""Share of all processors, over half a second, above which a ceiling comes out low. A load average would still
-hold the probe before this one."""
+"""Share of all processors, over half a second, above which a ceiling would be too low. A load average would still
+include the previous probe."""
 
 
 def measure(
@@ -39,13 +39,12 @@ def measure(
     program: Sequence[str] = (),
     deadline_s: float = DEADLINE_S,
 ) -> list[Probe]:
-    """Return probes of all devices of a kind, `cpu` or `cuda`, of the machine found.
+    """Return probes of all devices of a kind, `cpu` or `cuda`, of a machine.
 
-    `program` stands for PROGRAM: what measures the kind that its last argument names.
+    `program` replaces PROGRAM, which measures the kind that its last argument names.
 
     Raises:
-        RunError: in one line, why there is no probe: no torch, the process died or took too long, or it
-            found what cannot be.
+        RunError: the reason in one line: no torch, the process died or took too long, or its result is impossible.
 
     """
     if importlib.util.find_spec("torch") is None:
@@ -71,10 +70,10 @@ def measure(
 def measure_and_keep(
     found: Mapping[str, Any], kinds: Sequence[str], tell: Callable[[str], None]
 ) -> None:
-    """Measure devices and keep their probes, each kind as soon as it is done.
+    """Measure devices and save their probes, each kind as soon as it is done.
 
     Raises:
-        RunError: one kind could not be measured; the others are kept all the same.
+        RunError: one kind could not be measured; the others are saved.
 
     """
     if warning := busy():
@@ -92,12 +91,12 @@ def measure_and_keep(
 
 
 def kinds(found: Mapping[str, Any]) -> list[str]:
-    """Return the kinds of device that a machine has, the most wanted first."""
+    """Return the kinds of device that a machine has, GPUs first."""
     return [*(["cuda"] if found["gpus"] else []), "cpu"]
 
 
 def busy() -> str | None:
-    """Return a warning if others are computing at this moment, for a probe measures what they leave."""
+    """Return a warning if other processes are busy now, because the ceilings would be too low."""
     share = psutil.cpu_percent(interval=LOOK_S) / 100
     if share <= BUSY:
         return None
@@ -133,9 +132,9 @@ def _check_physics(probe: Probe, found: Mapping[str, Any]) -> None:
 
 
 def shares(probe: Probe, found: Mapping[str, Any]) -> dict[str, float]:
-    """Return what a probe reached as shares of the dense peaks of its chip's datasheet, where that is known.
+    """Return a probe's results as shares of the dense peaks on its chip's datasheet, if known.
 
-    float32 is held against float32: the probe leaves TF32 off.
+    float32 is compared with the float32 peak, because the probe leaves TF32 off.
     """
     short = next((chips.match(gpu) for gpu in found["gpus"] if gpu["name"] == probe.name), None)
     if probe.device != "cuda" or short is None:
@@ -151,7 +150,7 @@ def shares(probe: Probe, found: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _death(code: int, stderr: bytes) -> str:
-    """Return how a process ended, and the last thing that it said."""
+    """Return how a process ended, and its last line of output."""
     if code < 0:
         hint = " (is there enough memory?)" if code == -signal.SIGKILL else ""
         return f"was killed by {signal.Signals(-code).name}{hint}"

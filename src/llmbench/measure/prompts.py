@@ -1,6 +1,6 @@
-"""The prompts of a cell: token ids, seeded by cell, session and iteration, so that no prompt comes twice.
+"""The prompts of a cell: token ids, seeded by cell, session and iteration; no prompt repeats.
 
-Fresh ids defeat prefix caches; equal lengths leave nothing to pad; the seed makes any iteration repeatable.
+New ids defeat prefix caches, equal lengths need no padding, and the seed makes any iteration repeatable.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SYNTHETIC = "synthetic"
 
 
 class Text(NamedTuple):
-    """Prompts cut from a text, and how many of its bytes in UTF-8 one token holds: a tokenizer's own measure."""
+    """Prompts cut from a text, and the tokenizer's average UTF-8 bytes per token."""
 
     prompts: Workload
     bytes_per_token: float
@@ -50,10 +50,10 @@ def synthetic(cell: Cell, engine: Engine, seed: int, session: int) -> Workload:
 
 
 def from_text(cell: Cell, engine: Engine, seed: int, session: int, text: str) -> Text:
-    """Return a function from phase and iteration to B windows of L ids at random places of a real text.
+    """Return a function from phase and iteration to B windows of L ids at random positions of a real text.
 
     Raises:
-        LoadFailed: the text is too short for windows that differ.
+        LoadFailed: the text is too short for different windows.
 
     """
     ids = np.asarray(engine.tokenize(text), dtype=np.int64)

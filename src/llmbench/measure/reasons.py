@@ -1,6 +1,6 @@
-"""What the reason codes of warnings mean, and what to do: one row a code, shown beneath every table that has it.
+"""The meaning of each warning's reason code and the remedy, shown below every table that has it.
 
-The figures of each case are in the record, beside the code.
+A record has the figures of its case with the code.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What the machine did meanwhile: clocks, power, throttling, other processes.
+"""The state of the machine during a measurement: clocks, power, throttling, other processes.
 
-Two ways of looking. Cumulative counters, read before and after an iteration, cannot miss an event. A slow
-sampler in the parent sees levels (clock, temperature, power). Neither runs while a clock is running.
+There are two sources. Cumulative counters, read before and after an iteration, miss no event. A slow sampler in the
+parent reads levels (clock, temperature, power). Neither runs inside a timed call.
 """
 
 from __future__ import annotations
@@ -32,30 +32,30 @@ THROTTLE_REASONS = (
     "nvmlClocksThrottleReasonHwThermalSlowdown",
     "nvmlClocksThrottleReasonHwPowerBrakeSlowdown",
 )
-"""Slowdowns that make an iteration another machine's. A software power cap is normal and not among them."""
+"""Throttle reasons that make an iteration incomparable. A software power cap is normal and not included."""
 
 LOST = (pynvml.NVMLError_GpuIsLost, pynvml.NVMLError_ResetRequired)
-"""What a driver says of a device that has fallen off its bus, or that only a reset brings back."""
+"""The driver's errors for a device that has fallen off the bus or needs a reset."""
 
 
 class Spent(NamedTuple):
-    """What one iteration cost the device."""
+    """The energy and slowdowns of one iteration."""
 
     energy_mj: int | None = None
     throttled: str | None = None
 
 
 class Counters(Protocol):
-    """A device's cumulative counters, read in the worker between iterations."""
+    """The cumulative counters of a device, read in the worker between iterations."""
 
     def read(self) -> Any:
-        """Return the counters' values now."""
+        """Return the current values of the counters."""
 
     def since(self, before: Any) -> Spent:
-        """Return what has passed since `before`."""
+        """Return the change since `before`."""
 
     def summary(self) -> dict[str, Any]:
-        """Return what is to be kept with the record."""
+        """Return the facts to store in the record."""
 
 
 class NoCounters:
@@ -65,7 +65,7 @@ class NoCounters:
         """Return nothing."""
 
     def since(self, before: None) -> Spent:  # noqa: ARG002 - the protocol's signature
-        """Return nothing known."""
+        """Return unknown values."""
         return NOTHING_KNOWN
 
     def summary(self) -> dict[str, Any]:
@@ -77,9 +77,9 @@ NOTHING_KNOWN = Spent()
 
 
 class Stand(NamedTuple):
-    """Where the counters stand, of all devices together; None for one that a device does not have.
+    """Values of the counters, summed over devices; None if a device lacks one.
 
-    `capped_ns` and `hot_ns` is how long clocks have been held down for power, and for heat.
+    `capped_ns` and `hot_ns` are how long clocks were reduced because of power and heat.
     """
 
     at_ns: int
@@ -89,10 +89,10 @@ class Stand(NamedTuple):
 
 
 class NvmlCounters:
-    """Cumulative counters and throttle reasons of the GPUs in use; what one of them does not offer stays None."""
+    """Cumulative counters and throttle reasons of the GPUs in use; a counter that one of them lacks is None."""
 
     def __init__(self, indices: Sequence[int]) -> None:
-        """Open the devices; NVML errors leave `partial` true instead of ending a measurement."""
+        """Open the devices; NVML errors set `partial` instead of ending a measurement."""
         self.partial = False
         self.cap_seen = 0
         self.reads = 0
@@ -101,7 +101,7 @@ class NvmlCounters:
         self.handles = [nvidia.handle(index) for index in indices]
 
     def read(self) -> Stand:
-        """Return where the counters stand."""
+        """Return the current values of the counters."""
         energies = self._ask(_energy_mj)
         return Stand(
             time.monotonic_ns(),
@@ -111,10 +111,10 @@ class NvmlCounters:
         )
 
     def since(self, before: Stand) -> Spent:
-        """Return the energy since `before`, and the slowdowns in force now, if any.
+        """Return the energy since `before`, and the slowdowns active now.
 
-        What holds clocks down may be over when it is asked for, the device being idle by then: the counters
-        tell how long it was.
+        A slowdown may be over when it is queried, because the device is idle then; the counters tell how long it
+        lasted.
         """
         asked = self._ask(pynvml.nvmlDeviceGetCurrentClocksThrottleReasons)
         reasons = functools.reduce(operator.or_, (each or 0 for each in asked))
@@ -134,7 +134,7 @@ class NvmlCounters:
         )
 
     def summary(self) -> dict[str, Any]:
-        """Return the share of calls under a power cap, that of the time under heat, and whether fields were missing."""
+        """Return the share of calls under a power cap, of time under heat, and whether fields were missing."""
         return {
             "power_cap_share": self.cap_seen / self.reads if self.reads else None,
             "hot_share": self._hot_share(),
@@ -162,37 +162,37 @@ class NvmlCounters:
 
 
 def _energy_mj(handle: Any) -> int | None:
-    """Return the energy of a whole GPU; one cut into slices (MIG) has a single counter for all who use it."""
+    """Return the energy of a whole GPU; None with slices (MIG), which share a single counter."""
     if _answer(lambda h: pynvml.nvmlDeviceGetMigMode(h)[0], handle):
         return None
     return int(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle))
 
 
 def _answer(question: Any, handle: Any) -> Any:
-    """Return what a device answers; None if there is no device, or no answer."""
+    """Return a device's answer; None without a device or an answer."""
     if handle is None:
         return None
-    with contextlib.suppress(Exception):  # whatever it does, it costs a field and no measurement
+    with contextlib.suppress(Exception):  # any error costs a field, not the measurement
         return question(handle)
     return None
 
 
 def counters_of(device: str, places: str) -> Counters:
-    """Return the counters of a cell's devices: those that hold its parameters, as its engine names them."""
+    """Return the counters of the devices that hold a cell's parameters, as named by its engine."""
     if not device.startswith("cuda"):
         return NoCounters()
     return NvmlCounters(sorted({int(index) for index in re.findall(r"cuda:(\d+)", places)}) or [0])
 
 
 class CpuWindow:
-    """How the CPUs were used between now and `read`: by us, by others, by the hypervisor.
+    """CPU use between creation and `read`: by us, by other processes, by the hypervisor.
 
-    From `/proc/stat`, whose tick is 10 ms; elsewhere nothing is known. In a container the figures are the
-    host's, so another tenant's work shows as `other`.
+    From `/proc/stat`, whose tick is 10 ms; elsewhere nothing is known. In a container the figures are the host's,
+    and another tenant's work shows as `other`.
     """
 
     def __init__(self) -> None:
-        """Remember where the counters stand."""
+        """Store the current values of the counters."""
         self.began = self._now()
 
     def read(self) -> dict[str, Any]:
@@ -204,7 +204,7 @@ class CpuWindow:
             late - early for early, late in zip(self.began, ended, strict=True)
         )
         count = os.cpu_count() or 1
-        left = max(wall * count - own, 0.0)  # more is a tick that began before the window
+        left = max(wall * count - own, 0.0)  # an excess is a tick that began before the window
         return {
             "cpu_wall_s": round(wall, 3),
             "cpu_own_s": round(own, 3),
@@ -214,7 +214,7 @@ class CpuWindow:
         }
 
     def others(self) -> float:
-        """Return the share of all processors that others have used since; 0 where nothing is known."""
+        """Return the share of all processors used by other processes; 0 if unknown."""
         seen = self.read()
         room = seen.get("cpu_wall_s", 0.0) * seen.get("cpu_count", 1)
         return float(seen["cpu_other_s"] / room) if room else 0.0
@@ -237,7 +237,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Level(NamedTuple):
-    """What a device is asked several times a second, and what the answers of several come to."""
+    """A value that is sampled several times a second, and how to combine those of several devices."""
 
     question: Any
     together: Callable[[Iterable[Any]], Any]
@@ -255,29 +255,29 @@ LEVELS = {
 
 
 class Gpu:
-    """The NVIDIA GPU that cells use, or several as one, as the parent sees it: levels, memory, who else is there.
+    """The NVIDIA GPU or GPUs that cells use, as the parent sees them: levels, memory, other processes.
 
     Attributes:
-        lost: whether the driver said that a device no longer answers: nothing more can be measured on it.
+        lost: whether a device no longer responds and cannot be measured any more.
 
     """
 
     def __init__(self, *indices: int) -> None:
-        """Open the devices; a missing driver leaves every answer None."""
+        """Open the devices; without a driver every answer is None."""
         self.lost = False
         self.handles = [nvidia.handle(index) for index in indices]
 
     def levels(self) -> dict[str, Any]:
-        """Return every one of LEVELS, as far as the devices tell."""
+        """Return all LEVELS that the devices report."""
         return {name: self._ask(level.question, level.together) for name, level in LEVELS.items()}
 
     def used_bytes(self) -> int | None:
-        """Return the device memory in use by anyone."""
+        """Return the device memory in use by all processes."""
         used: int | None = self._ask(lambda h: int(pynvml.nvmlDeviceGetMemoryInfo(h).used), sum)
         return used
 
     def others(self, own: set[int]) -> list[int] | None:
-        """Return the ids of compute processes on the devices that are not ours; None = cannot be seen."""
+        """Return the ids of compute processes on the devices other than ours; None = not visible."""
         found = self._ask(
             pynvml.nvmlDeviceGetComputeRunningProcesses, itertools.chain.from_iterable
         )
@@ -286,7 +286,7 @@ class Gpu:
         return list(dict.fromkeys(process.pid for process in found if process.pid not in own))
 
     def _ask(self, question: Any, together: Callable[[Iterable[Any]], Any]) -> Any:
-        """Return what the answers of all devices come to; None if one has none."""
+        """Return the combined answer of all devices; None if one of them has none."""
         answers = [self._answer(question, handle) for handle in self.handles]
         return None if None in answers else together(answers)
 
@@ -301,7 +301,7 @@ class Gpu:
 
 
 def gpu_of(cells: Iterable[Cell]) -> Gpu | None:
-    """Return the GPUs that these cells use, as one; None if they use none."""
+    """Return the GPUs that these cells use as one object; None if they use none."""
     options = [cell.options for cell in cells if cell.device.startswith("cuda")]
     if not options:
         return None
@@ -310,9 +310,9 @@ def gpu_of(cells: Iterable[Cell]) -> Gpu | None:
 
 
 def isolation(gpu: Gpu) -> str:
-    """Return whether we are `alone` on a device, `shared` it is, or neither can be told.
+    """Return whether we are `alone` on a device, it is `shared`, or it is unknown.
 
-    In a container other processes may be invisible; memory in use by nobody then betrays them.
+    In a container other processes may be invisible, but their memory shows.
     """
     others, used = gpu.others({os.getpid()}), gpu.used_bytes()
     if others:
@@ -325,19 +325,19 @@ def isolation(gpu: Gpu) -> str:
 
 
 IDLE_BYTES = 2**30
-"""More memory than this is in use on no idle device: drivers keep some hundred MiB for themselves."""
+"""An idle device never has more memory than this in use; drivers need some hundred MiB for themselves."""
 
 
 class Levels:
-    """A run of samples, kept as minimum, mean and maximum of each level: small, whatever the length."""
+    """Minimum, mean and maximum of each level over all samples."""
 
     def __init__(self) -> None:
-        """Begin with no sample."""
+        """Begin without samples."""
         self.count = 0
         self.kept: dict[str, list[float]] = {}
 
     def add(self, levels: dict[str, Any]) -> None:
-        """Take one sample; a level that is None is left out."""
+        """Add one sample, ignoring levels that are None."""
         self.count += 1
         for name, value in levels.items():
             if value is None:
