@@ -1,1 +1,1 @@
-"""Models: the catalogue, how a name becomes one, its shape, and what follows from the shape."""
+"""Models: the catalogue, resolution of names, a model's shape, and formulas over the shape."""

@@ -1,4 +1,4 @@
-"""The catalogue as facts: what each entry says, and what follows from its shape. Reads files, no engine."""
+"""Facts about the models of the catalogue, from their entries and their shapes. Reads files, needs no engine."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from llmbench.models.resolve import Engines
 
 KV_DTYPE = "bfloat16"
-"""In which keys and values are told: half of it for a byte a number, twice for float32."""
+"""The dtype in which KV cache sizes are shown: halve them for 8 bits, double them for float32."""
 
 
 def facts(name: str) -> dict[str, Any]:
-    """Return what a list of models says of one, by key; None = not known."""
+    """Return the facts about a model that a list of models shows, by key; None = unknown."""
     entry = resolve.entry(name)
     shape = shape_of(entry.model_type, entry.config)
     return {
@@ -34,14 +34,14 @@ def facts(name: str) -> dict[str, Any]:
 
 
 def engines(known: Engines) -> list[str]:
-    """Return the engines that run a model; of vllm, the versions that were looked into."""
+    """Return the engines that run a model; for vllm, the versions that were checked."""
     native = ["transformers"] if known.transformers else []
     runs = [version for version, how in known.vllm.items() if not how.startswith("not ")]
     return [*native, *([f"vllm {' '.join(runs)}"] if runs else [])]
 
 
 def whole(name: str) -> dict[str, Any]:
-    """Return everything that is known of one model, what was worked out first."""
+    """Return everything known about one model, computed facts first."""
     entry = resolve.entry(name)
     shape = shape_of(entry.model_type, entry.config)
     derived = {} if shape is None else {

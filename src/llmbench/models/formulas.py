@@ -1,8 +1,7 @@
-"""What a model needs, by arithmetic on its shape: parameters, bytes, operations. Exact, and no engine.
+"""Exact formulas over a model's shape: parameters, bytes, operations.
 
-An operation is one multiplication or addition of a matrix product; what is not a matrix product (norms,
-activations, softmax) is below one percent and not counted. Tests hold each formula against real tensors
-and torch's own counter.
+An operation is one multiplication or addition of a matrix product; other operations (norms, activations, softmax)
+are below one percent and not counted. Tests compare each formula with real tensors and torch's own counter.
 """
 
 from __future__ import annotations
@@ -17,64 +16,64 @@ ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 def parameters(shape: Shape) -> int:
-    """Return every parameter of the model, a tied one counted once."""
+    """Return the number of parameters, counting tied ones once."""
     decoder = shape.layers * _decoder_layer(shape) + _ends(shape)
     return _embeddings(shape) + _encoder(shape) + decoder + _head(shape)
 
 
 def active_parameters(shape: Shape) -> int:
-    """Return the parameters that one token passes through: of a mixture, the experts it is sent to."""
+    """Return the number of parameters that one token uses: in a mixture, only its experts."""
     idle = shape.experts - shape.experts_per_token
     return parameters(shape) - shape.layers * idle * _mlp(shape)
 
 
 def weight_bytes(shape: Shape, dtype: str) -> int:
-    """Return the bytes of all parameters; where float16 is asked, a family may keep some in float32."""
+    """Return the bytes of all parameters; under float16 a family may keep some in float32."""
     blocks = shape.layers + shape.encoder_layers
     wide = blocks * shape.inner * shape.hidden if shape.mlp_out_wide and dtype == "float16" else 0
     return parameters(shape) * ITEMSIZE[dtype] + wide * (ITEMSIZE["float32"] - ITEMSIZE["float16"])
 
 
 def step_weight_bytes(shape: Shape, dtype: str) -> int:
-    """Return the least bytes of weights that one decode step must read, whatever the batch.
+    """Return the least bytes of weights that one decode step must read at any batch size.
 
-    A table of embeddings is looked up, not read, unless it is the output head as well; of a mixture, the
-    experts of one token are read at least; an encoder has done its work.
+    An embedding table is not read as a whole unless it is also the output head; a mixture reads at least the
+    experts of one token; an encoder is not read any more.
     """
     read = active_parameters(shape) - _encoder(shape)
     read -= _tables(shape) - (shape.vocabulary * shape.embedding_width if shape.tied else 0)
     if shape.encoder_layers:
-        read -= shape.layers * _cross_keys_values(shape)  # kept since the prompt
+        read -= shape.layers * _cross_keys_values(shape)  # computed once, with the prompt
     return read * ITEMSIZE[dtype]
 
 
 def kv_bytes_per_token(shape: Shape, dtype: str) -> int:
-    """Return the bytes of keys and values of one more token in one sequence, while no window is full."""
+    """Return the bytes of keys and values per token of a sequence, before any window is full."""
     return 2 * shape.layers * shape.kv_heads * shape.head_dim * ITEMSIZE[dtype]
 
 
 def cross_kv_bytes_per_token(shape: Shape, dtype: str) -> int:
-    """Return the bytes that a decoder keeps of each token of the encoder; 0 without one."""
+    """Return the bytes that a decoder caches per encoder token; 0 without an encoder."""
     return kv_bytes_per_token(shape, dtype) if shape.encoder_layers else 0
 
 
 def kv_bytes(shape: Shape, dtype: str, tokens: int, encoder_tokens: int = 0) -> int:
-    """Return the bytes of keys and values that a step attends to, of one sequence, its own token included."""
+    """Return the bytes of keys and values that a step attends to in one sequence, including its own token."""
     return _kv_numbers(shape, shape.kv_heads, tokens, encoder_tokens) * ITEMSIZE[dtype]
 
 
 def held_kv_bytes(shape: Shape, dtype: str, tokens: int, encoder_tokens: int = 0) -> int:
-    """Return the bytes that the dynamic cache of transformers holds of one sequence after a step.
+    """Return the bytes that the dynamic cache of transformers holds for one sequence after a step.
 
-    They are what is attended to, but for Falcon's newer decoder, which keeps a copy for every head.
+    These are the bytes attended to, except in Falcon's newer decoder, which caches a copy per head.
     """
     return _kv_numbers(shape, shape.cached_heads, tokens, encoder_tokens) * ITEMSIZE[dtype]
 
 
 def prompt_token_flops(shape: Shape) -> int:
-    """Return the operations of one prompt token but for attention and head: the least that any prompt costs.
+    """Return the operations of one prompt token without attention and head: a lower bound for any prompt.
 
-    With an encoder, that is its layers, and each decoder layer's keys and values of what they yield.
+    With an encoder, this is the encoder's layers and each decoder layer's keys and values of its output.
     """
     if not shape.encoder_layers:
         return 2 * _multiplied(shape)
@@ -83,11 +82,11 @@ def prompt_token_flops(shape: Shape) -> int:
 
 
 def prefill_flops(shape: Shape, input_len: int, *, square: bool = False) -> int:
-    """Return the operations from a prompt to its first new token, of one sequence.
+    """Return the operations from the prompt to the first new token of one sequence.
 
-    Every prompt token passes through all layers, the last one through the output head. Causal attention
-    needs half a square; `square` counts the whole, as kernels that mask compute it, and torch's counter.
-    With an encoder: the prompt through it, each way, and one decoder step.
+    Every prompt token passes through all layers, the last one through the output head. Causal attention needs half
+    a square; `square` counts the full square, as masking kernels and torch's counter do. With an encoder: the full
+    attention of the encoder over the prompt, and one decoder step.
     """
     linear = input_len * prompt_token_flops(shape)
     if shape.encoder_layers:
@@ -98,7 +97,7 @@ def prefill_flops(shape: Shape, input_len: int, *, square: bool = False) -> int:
 
 
 def decode_flops(shape: Shape, past_len: int, encoder_len: int = 0) -> int:
-    """Return the operations of the step that feeds one token after `past_len` others, of one sequence."""
+    """Return the operations of a decode step after `past_len` tokens in one sequence."""
     full = (shape.layers - shape.sliding_layers) * (past_len + 1)
     sliding = shape.sliding_layers * min(past_len + 1, shape.window or past_len + 1)
     cross = shape.layers * encoder_len
@@ -108,12 +107,12 @@ def decode_flops(shape: Shape, past_len: int, encoder_len: int = 0) -> int:
 
 
 def pairs_flops(shape: Shape) -> int:
-    """Return the operations of one token attending to one other in one layer: a score, and its value's share."""
+    """Return the operations of one token attending to another in one layer: the score and the weighted value."""
     return 4 * shape.heads * shape.head_dim
 
 
 def prefill_pairs(shape: Shape, input_len: int) -> int:
-    """Return how many pairs of tokens attend while a prompt is read, over all layers, of one sequence."""
+    """Return how many pairs of tokens attend during the prefill of one sequence, over all layers."""
     if shape.encoder_layers:
         return shape.encoder_layers * input_len**2
     return _causal_pairs(shape, input_len)
@@ -138,7 +137,7 @@ def _head(shape: Shape) -> int:
 
 
 def _layer(shape: Shape) -> int:
-    """Return the parameters of a layer that attends to its own tokens only."""
+    """Return the parameters of a layer without cross-attention."""
     norms = shape.layer_norms * _norm(shape) + (2 * shape.head_dim if shape.qk_norm else 0)
     router = shape.hidden * shape.experts if shape.experts > 1 else 0
     return (
@@ -151,7 +150,7 @@ def _encoder(shape: Shape) -> int:
 
 
 def _ends(shape: Shape) -> int:
-    """Return the parameters of a stack of layers that are in none of them."""
+    """Return the parameters of a stack that are outside its layers."""
     return shape.final_norms * _norm(shape) + shape.relative_buckets * shape.heads
 
 
@@ -186,7 +185,7 @@ def _mlp(shape: Shape) -> int:
 
 
 def _multiplied(shape: Shape) -> int:
-    """Return the weights of all matrices that one decoder token is multiplied with, the head apart."""
+    """Return the weights of all matrices that one decoder token is multiplied with, without the head."""
     ways = 3 if shape.gated else 2
     mlp = shape.experts_per_token * ways * shape.hidden * shape.inner
     router = shape.hidden * shape.experts if shape.experts > 1 else 0
@@ -208,7 +207,7 @@ def _causal_pairs(shape: Shape, tokens: int) -> int:
 
 
 def _kv_numbers(shape: Shape, heads: int, tokens: int, encoder_tokens: int) -> int:
-    """Return how many numbers the keys and values of these tokens are, over all layers."""
+    """Return the count of numbers in the keys and values of these tokens, over all layers."""
     full = (shape.layers - shape.sliding_layers) * tokens
     sliding = shape.sliding_layers * min(tokens, shape.window or tokens)
     cross = shape.layers * encoder_tokens if shape.encoder_layers else 0

@@ -1,8 +1,8 @@
-"""Facts about one set of weights: where it comes from, its configuration, what it can hold.
+"""Resolution of a model's name to its configuration, its weights and its limits.
 
 A model is named by a catalogue entry (`configs/models/NAME.yaml`), by `NAME@tiny` or `NAME@small` (the same
-structure, scaled down by rule), by a local folder, or by a hub id. Folders of entries of one's own, named by the
-environment variable LLMBENCH_MODELS, add to the catalogue. Nothing here imports an engine.
+structure, scaled down by rule), by a local folder, or by a hub id. The environment variable LLMBENCH_MODELS names
+folders with further entries. Nothing here imports an engine.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from llmbench.spec import configs, yaml
 from llmbench.spec.digest import digest_of
 
 AT = "@"
-"""What parts the name of a catalogue entry from the size of its copy."""
+"""The separator between a catalogue entry's name and the size of its scaled copy."""
 
 OWN_MODELS = "LLMBENCH_MODELS"
-"""The environment variable that names folders of entries of one's own, separated as in PATH."""
+"""The environment variable with folders of the user's own entries, separated as in PATH."""
 
 POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
-"""The names under which configurations keep their longest sequence."""
+"""The names of the longest sequence in configurations."""
 
 RELATIVE = frozenset({"t5", "mt5", "umt5", "longt5", "switch_transformers"})
-"""Families that know distances, not places: what their configurations call positions limits nothing."""
+"""Families with relative positions, whose configured number of positions is not a limit."""
 
 RENAMED = {
     "falcon": {
@@ -41,7 +41,7 @@ RENAMED = {
         "n_head_kv": "num_kv_heads",
     }
 }
-"""Old names of settings, by `model_type`, that transformers passes over in silence: it would build another size."""
+"""Old names of settings, by `model_type`, which transformers silently ignores, building another size."""
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,10 +51,10 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
         name: as written in the sweep.
         source: `catalogue`, `folder` or `hub`.
         location: the folder or hub id that holds real weights, if any is known.
-        model_type: transformers' name of the family; None for a hub id, whose worker reads it.
+        model_type: transformers' name of the family; None for a hub id, which the worker reads.
         config: keyword arguments of the configuration class, or a folder's `config.json`.
-        max_positions: most tokens in a sequence, prompt and output together unless an encoder reads the
-            prompt; None = no limit, or not known.
+        max_positions: the most tokens in a sequence, prompt plus output unless an encoder reads the prompt; None =
+            no limit, or unknown.
         digest: changes when any of the above or the weight files change.
 
     """
@@ -70,33 +70,33 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Transformers(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How transformers runs a model: its class, and the attention implementations it has, the default first."""
+    """The model's class in transformers, and its attention implementations, the default first."""
 
     model_class: str
     attention: list[str]
 
 
 class Engines(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Which engines run a model; `vllm` maps a version that was looked into to how it does, or that it does not."""
+    """Which engines run a model; `vllm` maps each checked version to how it runs the model, or that it does not."""
 
     transformers: Transformers | None = None
     vllm: dict[str, str] = {}
 
 
 class ZeroShot(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Published zero-shot accuracies by task, from 0 to 1, and where they are printed."""
+    """Published zero-shot accuracies by task, from 0 to 1, and their source."""
 
     source: str
     accuracy: dict[str, float]
 
 
 class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One file of the catalogue. One's own may leave out all but the first three; None = not known.
+    """One file of the catalogue. A user's entry needs only the first three fields; None = unknown.
 
     Attributes:
-        context: tokens that it was trained on; what it can hold at most is in its configuration, if anywhere.
-        published_difference: why the built model has other parameters than are published.
-        doubts: what of the above was not looked up, or not at first hand.
+        context: the sequence length in training; its maximum, if any, is in the configuration.
+        published_difference: why the number of parameters differs from the published one.
+        doubts: which of the above was not checked, or not at first hand.
 
     """
 
@@ -121,7 +121,7 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 def resolve(name: str) -> Model:
     """Return the model that a sweep means by `name`; raise SpecError with the nearest name if there is none."""
     folder = os.path.expanduser(name)  # noqa: PTH111 - pathlib raises where there is no home
-    if os.path.lexists(f"{folder}/config.json"):  # or Path would fail on a name too long for a file
+    if os.path.lexists(f"{folder}/config.json"):  # Path would fail on a name too long for a file
         return _from_folder(name, Path(folder))
     base, scaled, size = name.partition(AT)
     known = _files()
@@ -155,7 +155,7 @@ def entry(name: str) -> Entry:
 
 
 def _files() -> dict[str, Path]:
-    """Return the file of every entry, by the entry's name; one's own may not hide one that is there."""
+    """Return the file of every entry by name; a user's entry may not replace an existing one."""
     found = {path.stem: path for path in configs.folder("models").glob("*.yaml")}
     for folder in filter(None, os.environ.get(OWN_MODELS, "").split(os.pathsep)):
         if not Path(folder).is_dir():

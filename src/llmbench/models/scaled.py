@@ -1,12 +1,12 @@
 """`NAME@tiny` and `NAME@small`: a model of the catalogue scaled down by rule.
 
-Structure is kept: how many queries share a key, gated or plain, experts, windows, tied heads, an encoder.
+The structure is preserved: queries per key, gated or plain layers, experts, windows, tied heads, an encoder.
 
-- tiny: two layers, a few heads of 32, a small vocabulary, and a window that a short prompt passes. A CPU
-  runs it in a blink; its size says nothing about the size of the model.
-- small: a quarter of the layers, of the heads and of every width, a sixteenth of the vocabulary, heads as
-  wide as they were. So about a 64th of the parameters, of every model alike: two small copies stand to
-  each other as their models do, and are large enough that reading weights is what takes time.
+- tiny: two layers, a few heads of 32, a small vocabulary, and a window shorter than a short prompt. A CPU runs it
+  in an instant; its size is unrelated to that of the model.
+- small: a quarter of the layers, of the heads and of every width, a sixteenth of the vocabulary, and heads of the
+  original width. Every copy has about a 64th of its model's parameters: two copies relate to each other as their
+  models do, and are large enough for reading weights to dominate the time.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 
 LAYERS = 2
 HEADS, GROUPS = 4, 2
-"""Heads where each query has a key of its own or all share one; keys where some queries share one."""
+"""Heads of a model with one key per query or one for all; key heads of a model where groups of queries share a
+key."""
 HEAD_DIM = 32
-"""The least that vLLM's attention on a CPU has a kernel for, so that every engine runs the copy."""
+"""The smallest width that vLLM's CPU attention supports, which lets every engine run the copy."""
 VOCABULARY = 2048
 WINDOW = 16
 ROUNDED_TO = 16
@@ -34,11 +35,11 @@ QUARTER = 4
 
 KV_HEADS = ("num_key_value_heads", "num_kv_heads")
 ROTATED = "rotary_dim"
-"""How families name what only some of them have."""
+"""Settings that only some families have."""
 
 
 class Sizes(NamedTuple):
-    """What a copy is scaled to; the rest of its configuration is its model's."""
+    """The sizes of a scaled copy; the rest of its configuration is the model's."""
 
     layers: int
     encoder_layers: int
@@ -67,7 +68,7 @@ def _tiny(shape: Shape) -> Sizes:
 
 
 def _small(shape: Shape) -> Sizes:
-    """Keep how many queries share a key: where several do, the keys are quartered and the queries follow."""
+    """Preserve the queries per key: if several share a key, quarter the keys and scale the queries with them."""
     shared = shape.heads // shape.kv_heads
     grouped = shape.kv_heads > 1 and shared > 1
     kv_heads = 1 if shape.kv_heads == 1 else _quarter(shape.kv_heads)
@@ -85,7 +86,7 @@ def _small(shape: Shape) -> Sizes:
 
 
 SIZES: Mapping[str, Callable[[Shape], Sizes]] = {"tiny": _tiny, "small": _small}
-"""What may stand after a model's name and an `@`."""
+"""The sizes allowed after a model's name and `@`."""
 
 
 def scaled_down(model_type: str, config: Mapping[str, Any], size: str) -> dict[str, Any] | None:

@@ -1,7 +1,6 @@
-"""The shape of a model as numbers, read from its configuration: one row a family, no engine.
+"""The shape of a model as numbers, read from its configuration with one row per family.
 
-What a row cannot say for certain is not guessed: an unknown family, or a setting that is missing, has no
-shape, and nothing is predicted from it.
+Nothing is guessed: a model of an unknown family or with a missing setting has no shape and no predictions.
 """
 
 from __future__ import annotations
@@ -14,24 +13,24 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 WIDENS = 4
-"""How much wider than the model its feed-forward layer is where a configuration does not say."""
+"""The default ratio of the feed-forward width to the model's width."""
 
 
 class Shape(msgspec.Struct, frozen=True, kw_only=True):
-    """What decides how many bytes and operations a model needs.
+    """The numbers that decide how many bytes and operations a model needs.
 
     Attributes:
         layers: of the decoder.
-        encoder_layers: 0 in a decoder-only model; with an encoder, every decoder layer attends to it, too.
-        cached_heads: heads that transformers caches; Falcon's newer decoder spreads its 8 over all 128 first.
-        experts: feed-forward blocks a layer; each token passes through `experts_per_token` of them.
+        encoder_layers: 0 in a decoder-only model; with an encoder, every decoder layer also attends to it.
+        cached_heads: key-value heads that transformers caches; Falcon's newer decoder copies its 8 to all 128 first.
+        experts: feed-forward blocks per layer; each token uses `experts_per_token` of them.
         norm_vectors: 1 for a scale, 2 for a scale and a shift.
-        positions: rows of learned position embeddings; 0 where positions are computed.
+        positions: rows of learned position embeddings; 0 if positions are computed.
         embedding_width: of a row of the vocabulary; OPT may project it to the hidden size.
         relative_buckets: learned position biases of each head, once in the encoder and once in the decoder.
-        window: tokens that a sliding layer attends to, itself included.
-        mlp_out_wide: whether the feed-forward's way out stays in float32 where float16 is asked.
-        tied: whether the output head is the embedding, as transformers builds it.
+        window: tokens that a sliding layer attends to, including the current one.
+        mlp_out_wide: whether the feed-forward's output matrix stays in float32 under float16.
+        tied: whether the output head shares the embedding, as built by transformers.
 
     """
 
@@ -66,16 +65,16 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Setting(NamedTuple):
-    """A setting of a configuration, and what its family takes where it is missing."""
+    """A setting of a configuration, and the family's default if it is missing."""
 
     name: str
     default: Any
 
 
 class Family(NamedTuple):
-    """How a family's configuration is written, and what its layers are made of.
+    """The settings in a family's configuration, and the structure of its layers.
 
-    A text names a setting that must be there; a Setting has a default; anything else is so in every model.
+    A string names a required setting; a Setting has a default; any other value is the same in every model.
     """
 
     tied: Setting | bool
@@ -233,22 +232,22 @@ FAMILIES: Mapping[str, Family] = {
         mlp_out_wide=True,
     ),
 }
-"""The families of the catalogue. A family that is not here runs all the same, without predictions."""
+"""The families of the catalogue. Other families run too, but without predictions."""
 
 
 def shape_of(model_type: str | None, config: Mapping[str, Any]) -> Shape | None:
-    """Return the shape of a model, or None if its family or one of its numbers is not known."""
+    """Return the shape of a model, or None if its family or one of its numbers is unknown."""
     family = FAMILIES.get(model_type or "")
     if family is None or not _plain(model_type, config):
         return None
     try:
         return msgspec.convert(msgspec.structs.asdict(_read(family, config)), Shape)
     except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError):
-        return None  # a configuration from anywhere may hold anything
+        return None  # a configuration from outside may contain anything
 
 
 def _plain(model_type: str | None, config: Mapping[str, Any]) -> bool:
-    """Return whether the configuration says nothing that its family's row leaves out."""
+    """Return whether the family's row covers everything in the configuration."""
     gated = model_type != "t5" or str(config.get("feed_forward_proj")).startswith("gated")
     return gated and not config.get("quantization_config")
 
@@ -290,7 +289,7 @@ def _read(family: Family, config: Mapping[str, Any]) -> Shape:
 
 
 def _window(family: Family, config: Mapping[str, Any], layers: int) -> tuple[int | None, int]:
-    """Return the window and how many layers have it; Qwen names one and switches it on apart, layer by layer."""
+    """Return the window and the number of layers with it; Qwen enables its window separately, layer by layer."""
     window, switch = _value(family.window, config), family.window_switch
     if not window or (switch and not config.get(switch)):
         return None, 0
