@@ -1,1 +1,1 @@
-"""Whether an engine computes the same function as the reference."""
+"""The parity check: whether an engine computes the same function as the reference."""

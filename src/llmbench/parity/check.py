@@ -1,7 +1,7 @@
-"""The parity check of a sweep: every engine reads the same saved checkpoint and the same prompts.
+"""The parity check of a sweep, in which every engine reads the same saved checkpoint and prompts.
 
-The reference then reads what each engine said, token by token, so that one tie does not make all that follows
-differ. Each check also shows that it can fail: one matrix of the checkpoint is disturbed, and must be noticed.
+The reference then scores each engine's tokens one by one; a tie therefore does not change all later tokens. Each
+check also proves that it can fail: it must detect a checkpoint with one disturbed matrix.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ if TYPE_CHECKING:
     from llmbench.spec.sweep import Cell, Protocol
 
 PROMPTS, INPUT_LEN, OUTPUT_LEN = 4, 40, 24
-"""96 tokens an engine: enough for a root mean square, and a second on a small model."""
+"""96 tokens per engine: enough for a root mean square, and about a second on a small model."""
 FIRST_ID = 4
-"""Prompts leave out the ids below: they are often special."""
+"""The lowest id in prompts; lower ids are often special."""
 PATIENCE_S = 1800.0
 TRUE, DISTURBED = "true", "disturbed"
 """The folders of the two checkpoints."""
 
 
 class Subject(NamedTuple):
-    """One engine under one set of conditions, and the cells whose records its verdict covers."""
+    """One engine under one set of conditions, and the cells that its verdict covers."""
 
     job: Job
     cells: tuple[Cell, ...]
@@ -52,7 +52,7 @@ def check(
     protocol: Protocol,
     tell: Callable[[str], None],
 ) -> Iterator[Parity]:
-    """Yield a verdict for each engine, model, dtype and set of options of a sweep; `tell` hears of progress."""
+    """Yield a verdict for each engine, model, dtype and options of a sweep; `tell` receives progress messages."""
     for subjects in _by_checkpoint(cells, models, protocol):
         with tempfile.TemporaryDirectory(prefix="llmbench-parity-") as folder:
             yield from _Checkpoint(subjects[0], Path(folder), tell).verdicts(subjects)
@@ -61,7 +61,7 @@ def check(
 def _by_checkpoint(
     planned: Sequence[Cell], models: Mapping[str, Model], protocol: Protocol
 ) -> list[list[Subject]]:
-    """Return the engines of a sweep, those together that read the same weights in the same dtype."""
+    """Return the engines of a sweep, grouped by weights and dtype."""
     groups: dict[tuple[str, ...], list[Cell]] = {}
     for cell in planned:
         groups.setdefault(cell.group(), []).append(cell)
@@ -81,14 +81,14 @@ def _small(cell: Cell) -> Cell:
 
 
 class _Checkpoint:
-    """One set of weights in one dtype, saved as it is and disturbed, and the prompts that all engines get."""
+    """One set of weights in one dtype, saved unchanged and disturbed, and the common prompts."""
 
     def __init__(self, first: Subject, folder: Path, tell: Callable[[str], None]) -> None:
         self.job, self.folder, self.tell = first.job, folder, tell
         self.prompts = _prompts(first.job)
 
     def verdicts(self, subjects: Sequence[Subject]) -> list[Parity]:
-        """Return the verdict on each engine that reads these weights."""
+        """Return the verdict for each engine that reads these weights."""
         noise, control = self._own_words()
         heard = [self._words(subject) for subject in subjects]
         able = [words for words in (noise, control, *heard) if not words.unable]
@@ -100,7 +100,7 @@ class _Checkpoint:
         ]
 
     def _own_words(self) -> tuple[Reply, Reply]:
-        """Save both checkpoints, and have transformers in the cell's dtype speak from each: noise and control."""
+        """Save both checkpoints, and run transformers in the cell's dtype on each, for noise and control."""
         cell = self.job.cells[0]
         self.tell(
             f"{cell.model} {cell.dtype}: measuring its noise, and the effect of a disturbed matrix"
@@ -129,7 +129,7 @@ class _Checkpoint:
         return self._ask([self._speaking(subject.job, TRUE)])[0]
 
     def _truth(self, spoken: Sequence[Reply]) -> Iterator[Distance | str]:
-        """Yield how far each of these lies from what the reference says of the same tokens."""
+        """Yield the distance of each reply from the reference's scores of the same tokens."""
         whole = [
             [*prompt, *new]
             for words in spoken
@@ -146,7 +146,7 @@ class _Checkpoint:
         return Task(kind="speak", job=read, sequences=self.prompts, output_len=OUTPUT_LEN)
 
     def _reading(self, job: Job, name: str) -> Job:
-        """Return the job with its weights read from a folder of ours."""
+        """Return the job with its weights read from one of our folders."""
         cell = msgspec.structs.replace(job.cells[0], load_format="safetensors")
         location = str(self.folder / name)
         model = msgspec.structs.replace(job.model, source="folder", location=location)
@@ -174,7 +174,7 @@ def _verdict(
 
 
 def ask(tasks: Sequence[Task], answers: Path) -> list[Reply]:
-    """Have a fresh process do some tasks; whatever it leaves behind dies with it."""
+    """Run tasks in a new process, and kill every process that it leaves behind."""
     answers.unlink(missing_ok=True)
     child = subprocess.Popen(
         interpreter.command("llmbench.parity.child", answers),
@@ -206,7 +206,7 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 
 
 def _prompts(job: Job) -> list[list[int]]:
-    """Return prompts of ids that every engine has; the first few are often special."""
+    """Return prompts of ids that every engine has, without the first ones, which are often special."""
     rng = np.random.default_rng(job.protocol.seed)
     drawn: list[list[int]] = rng.integers(
         FIRST_ID, job.model.vocab_size or 1000, (PROMPTS, INPUT_LEN)

@@ -1,7 +1,7 @@
-"""The child of a parity check: tasks as JSON on standard input, their answers as JSON in the file named.
+"""The child process of a parity check: reads tasks as JSON on standard input, writes answers as JSON to a file.
 
-An engine says what comes next and how sure it is; the reference says how sure it should be. Each has a process of
-its own, since importing one engine can change how another computes.
+An engine generates tokens with their log-probabilities, and the reference scores them. Each has a process of its
+own, because importing one engine can change how another computes.
 
     python -m llmbench.parity.child ANSWERS.json < tasks.json
 """
@@ -22,7 +22,7 @@ from llmbench.results.record import Job  # noqa: TC001 - msgspec reads the annot
 
 
 class Task(msgspec.Struct, frozen=True, kw_only=True):
-    """What to do: `save` a checkpoint in a folder, let an engine `speak`, or have its words `scored`."""
+    """A task: `save` a checkpoint in a folder, let an engine `speak` (generate), or have its tokens `scored`."""
 
     kind: Literal["save", "speak", "score"]
     job: Job
@@ -34,7 +34,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What came of it. `own` are log-probabilities of the tokens said, `largest` those of the likeliest."""
+    """The result of a task. `own` are log-probabilities of the generated tokens, `largest` of the likeliest."""
 
     tokens: list[list[int]] = []
     own: list[list[float]] = []
@@ -43,12 +43,12 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def main() -> None:
-    """Do the tasks in their order; one that cannot be done says why."""
+    """Do the tasks in order; the reply of a failed task has the reason."""
     tasks = msgspec.json.decode(sys.stdin.buffer.read(), type=list[Task])
     answers = [_answered(task) for task in tasks]
     Path(sys.argv[1]).write_bytes(msgspec.json.encode(answers))
     sys.stdout.flush()
-    os._exit(0)  # without the teardown in which engines hang
+    os._exit(0)  # skips the teardown, in which engines may hang
 
 
 def _answered(task: Task) -> Reply:

@@ -1,8 +1,7 @@
-"""How far an engine may lie from a float32 reference: same function, not only same speed.
+"""Distance of an engine from a float32 reference, and the largest distance allowed.
 
-How far apart is too far is measured, not guessed: transformers in the cell's own dtype says the same thing once
-more, and its distance to the reference is that dtype's noise. A token is wrong only where the reference prefers
-another by more than this noise explains.
+The limit is measured, not guessed: the distance of transformers in the cell's own dtype from the reference is the
+noise of that dtype. A token is wrong only if the reference prefers another by more than this noise explains.
 """
 
 from __future__ import annotations
@@ -16,19 +15,19 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 ERROR_OVER_NOISE = 3.0
-"""An engine's log-probabilities may be so many times as far off as transformers' own in the same dtype."""
+"""An engine's error may be this many times that of transformers in the same dtype."""
 MARGIN_OVER_NOISE = 4.0
-"""Two choices, each off by the largest error that was seen on either side, differ by up to four of them."""
+"""Two tokens whose scores are each off by the largest error on either side differ by up to four of them."""
 LEAST_ERROR, LEAST_MARGIN = 1e-3, 4e-3
-"""Nats. What no user can notice, whatever the dtype: a tenth of a per cent of a probability."""
+"""In nats: differences too small to notice in any dtype, a tenth of a per cent of a probability."""
 
 
 class Distance(NamedTuple):
-    """How far what was said lies from the reference.
+    """The distance of an engine's tokens from the reference.
 
     Attributes:
         positions: tokens compared.
-        same: tokens that the reference would have chosen, too.
+        same: tokens that the reference would also have chosen.
         error: root mean square of the differences of log-probabilities, in nats.
         most: the largest of them.
         margins: by how much the reference prefers its own choice, for each token, in nats.
@@ -47,7 +46,7 @@ def distance(
     own: Sequence[Sequence[float]],
     largest: Sequence[Sequence[float]],
 ) -> Distance:
-    """Return how far an engine's log-probabilities of its own tokens lie from the reference's of the same."""
+    """Return the distance between an engine's and the reference's log-probabilities of the engine's tokens."""
     off = np.abs(np.concatenate([np.subtract(a, b) for a, b in zip(said, own, strict=True)]))
     margins = np.concatenate([np.subtract(a, b) for a, b in zip(largest, own, strict=True)])
     return Distance(
@@ -60,7 +59,7 @@ def distance(
 
 
 def faults(found: Distance, noise: Distance) -> list[str]:
-    """Return what is wrong with an engine beyond the noise of its dtype; nothing if all is right."""
+    """Return an engine's faults beyond the noise of its dtype; empty if there are none."""
     wrong = wrong_tokens(found, noise)
     allowed = max(LEAST_ERROR, ERROR_OVER_NOISE * noise.error)
     said = []
@@ -76,6 +75,6 @@ def faults(found: Distance, noise: Distance) -> list[str]:
 
 
 def wrong_tokens(found: Distance, noise: Distance) -> int:
-    """Return how many tokens the reference would not have chosen, near ties left out."""
+    """Return how many tokens the reference would not have chosen, without near ties."""
     near = max(LEAST_MARGIN, MARGIN_OVER_NOISE * noise.most)
-    return sum(not margin <= near for margin in found.margins)  # so that NaN is wrong
+    return sum(not margin <= near for margin in found.margins)  # negated to make NaN wrong
