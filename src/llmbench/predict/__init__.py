@@ -1,1 +1,1 @@
-"""What a cell will need and how long it will take, before it runs."""
+"""Predictions of a cell's memory and time before it runs."""

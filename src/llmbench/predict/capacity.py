@@ -1,6 +1,6 @@
-"""The largest batch that fits, for each model and length: what was measured, and apart from it what follows.
+"""The largest batch that fits, for each model and length: measured, and separately inferred and predicted.
 
-Only sessions count that say something about memory: those that ran, and those that ran out of it.
+Only sessions that ran, or ran out of memory, count.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
 
 
 class CapacityFacts(msgspec.Struct):
-    """What is read of an engine's facts."""
+    """The fields read from an engine's facts."""
 
     preallocates: bool = False
 
 
 class CapacityOutcome(msgspec.Struct):
-    """What is read of an outcome."""
+    """The fields read from an outcome."""
 
     engine: CapacityFacts = msgspec.field(default_factory=CapacityFacts)
 
 
 class CapacityRecord(msgspec.Struct, tag_field="kind", tag="end"):
-    """What is read of a record."""
+    """The fields read from a record."""
 
     id: str
     session: int
@@ -51,17 +51,17 @@ class Fit(msgspec.Struct, frozen=True, kw_only=True):
     """One engine at one length, over all batch sizes.
 
     Attributes:
-        batches: those of the plan, in order.
+        batches: the planned batch sizes, in order.
         largest: the largest batch that fitted; None if none did.
-        sessions: in which it fitted.
-        ooms_up_to_it: processes that ran out of memory there or below: the edge is not sharp.
+        sessions: the number of sessions in which it fitted.
+        ooms_up_to_it: processes that ran out of memory at or below it, which means that the edge is not sharp.
         oom: the smallest batch above the largest that ran out of memory.
-        ooms: processes in which it did.
-        inferred: the smallest batch above the largest that was not measured and need not be.
-        why: what it is inferred from.
-        predicted: the largest batch that the prediction gives room.
-        preallocates: whether the engine takes memory in advance. A batch that does not fit then waits
-            in its queue: that it ran does not say that it fits.
+        ooms: the number of processes in which it did.
+        inferred: the smallest batch above the largest that need not be measured.
+        why: the reason for that.
+        predicted: the largest batch that fits by prediction.
+        preallocates: whether the engine pre-allocates memory. It then queues what does not fit; a batch that ran
+            may not have fitted.
 
     """
 
@@ -105,7 +105,7 @@ def fits(log: Log) -> list[Fit]:
 
 
 def _read(log: Log) -> tuple[list[Cell], Mapping[str, Met], set[str]]:
-    """Return the cells, what each met, and the ids of those whose engine takes memory in advance."""
+    """Return the cells, the results of each, and the ids of those whose engine pre-allocates memory."""
     met: defaultdict[str, Met] = defaultdict(Met)
     written: dict[str, bytes] = {}
     preallocating: set[str] = set()
@@ -123,7 +123,7 @@ def _read(log: Log) -> tuple[list[Cell], Mapping[str, Met], set[str]]:
 
 
 def _cell(written: bytes) -> Cell | None:
-    """Return a cell as a record holds it; None for a number of another tool that does not say its lengths."""
+    """Return a record's cell; None for an imported number without lengths."""
     try:
         return msgspec.json.decode(written, type=Cell)
     except msgspec.ValidationError:
@@ -133,7 +133,7 @@ def _cell(written: bytes) -> Cell | None:
 def _of_engine(
     seen: Sequence[Seen], predictions: Mapping[str, Prediction], *, preallocates: bool
 ) -> Iterator[Fit]:
-    """Yield the lengths of one engine."""
+    """Yield a Fit for each length of one engine."""
     limits = predict_oom.limits(seen)
     lengths: defaultdict[tuple[int, int], list[Seen]] = defaultdict(list)
     for cell, met in seen:
@@ -179,9 +179,9 @@ def _of_length(
 
 
 def _roomiest(members: Sequence[Seen], predictions: Mapping[str, Prediction]) -> int | None:
-    """Return the largest batch whose predicted need is met, between and beyond those that were predicted.
+    """Return the largest batch whose predicted need fits, interpolated and extrapolated from the predictions.
 
-    Need grows by the same for every sequence, so two batches tell it for all.
+    Every sequence needs the same; two batch sizes therefore determine all others.
     """
     known = [
         (cell.batch_size, prediction.need_bytes, prediction.have_bytes)

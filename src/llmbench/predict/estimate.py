@@ -1,4 +1,4 @@
-"""What a cell needs and how long it takes, before it runs. What is not known is absent, with the reason."""
+"""Predictions of a cell's memory and time before it runs; unknown figures are absent, with the reason."""
 
 from __future__ import annotations
 
@@ -28,34 +28,34 @@ if TYPE_CHECKING:
     from llmbench.spec.sweep import Cell, Protocol
 
 UNPROBED_STEP_S = 5e-6
-"""Seconds to dispatch an operation where nobody measured it: a chip that is not at hand has some processor."""
+"""Assumed seconds to dispatch an operation on a machine without a probe."""
 
 LOAD_S, LOAD_BYTES_S = 1.1, 2e9
-"""To load a model: configuration and imports, then its weights; results/*-quickstart and *-cpu-7b."""
+"""Time to load a model: configuration and imports, then its weights (results/*-quickstart and *-cpu-7b)."""
 
 WARM_UPS = 5
-"""Calls until three in a row agree, on a quiet machine; the median of results/*-quickstart."""
+"""Warm-up calls until three in a row agree on a quiet machine; the median of results/*-quickstart."""
 
 HOW = "llmbench machine --probe"
 PREDICTED = "transformers"
-"""The engine whose loops the figures are about; others have their own caches, kernels and plans for memory."""
+"""The engine whose loops are modelled; others have their own caches, kernels and memory plans."""
 COMPUTING = (PREDICTED, "vllm")
-"""The engines that do a model's work, so that shares of a ceiling can be taken of it; a made-up one does none."""
+"""The engines that compute a model, whose work can be compared with a ceiling; the fake one does not."""
 ONE_DEVICE = (
     ("device_map", "none"), ("tensor_parallel_size", 1), ("pipeline_parallel_size", 1), ("quantization", ""),
 )  # fmt: skip
-"""Options, with their defaults, under which one device computes with weights of the cell's own type."""
+"""Options, with the defaults under which one device computes with weights of the cell's own dtype."""
 
 
 class PredictedMachine(NamedTuple):
-    """Where cells are to run, or would.
+    """The machine that cells are predicted for.
 
     Attributes:
         have_bytes: memory by device, `cpu` and `cuda`.
         chip: a GPU's datasheet, if it is known.
         probes: measured ceilings, one a device at most.
-        past: what earlier runs measured on such a machine.
-        facts: of the machine; empty for a chip that is not at hand.
+        past: measurements of earlier runs on such a machine.
+        facts: of the machine; empty for a chip given by name.
 
     """
 
@@ -67,7 +67,7 @@ class PredictedMachine(NamedTuple):
 
 
 class Pace(NamedTuple):
-    """The rates for one device and type of number, the factors on them, and the ceilings; each may be unknown."""
+    """The rates for one device and dtype, the factors on them, and the ceilings; each may be unknown."""
 
     speeds: roofline.Speeds | None
     factors: Factors
@@ -80,7 +80,7 @@ class Pace(NamedTuple):
 def here(
     found: Mapping[str, Any], probes: Sequence[Probe], past: Sequence[PastCell]
 ) -> PredictedMachine:
-    """Return this machine, as `machine.machine()` describes it."""
+    """Return this machine, described by `machine.machine()`."""
     gpus = found["gpus"]
     kinds = {device.chip and device.chip.name: device.chip for device in chips.devices(gpus)}
     return PredictedMachine(
@@ -96,7 +96,7 @@ def here(
 
 
 def elsewhere(chip: Chip) -> PredictedMachine:
-    """Return a machine with one chip of this kind, known by its datasheet alone."""
+    """Return a machine with one chip of this kind, described only by its datasheet."""
     memory = int(chip.memory_gb * 2**30) if chip.memory_gb else None
     return PredictedMachine({"cpu": None, "cuda": memory}, chip, (), (), {})
 
@@ -104,9 +104,9 @@ def elsewhere(chip: Chip) -> PredictedMachine:
 def predictions(
     cells: Sequence[Cell], models: Mapping[str, Model], protocol: Protocol, place: PredictedMachine
 ) -> dict[str, Prediction]:
-    """Return what each cell is expected to need, by id; a figure that is not known is absent from it.
+    """Return a prediction for each cell, by id, without unknown figures.
 
-    The load is shared among the cells of a group, which one worker serves.
+    The load time is divided among the cells of a group, which share one worker.
     """
     shapes = {name: shape_of(found.model_type, found.config) for name, found in models.items()}
     paces: dict[tuple[str, str], Pace] = {}
@@ -142,7 +142,7 @@ def _nothing_known(cell: Cell, found: Model) -> str:
 
 
 def _otherwise(cell: Cell) -> str:
-    """Return why the rates of one device do not hold for a cell, or nothing."""
+    """Return why the rates of one device do not apply to a cell; empty if they do."""
     for name, usual in ONE_DEVICE:
         if (given := cell.options.get(name, usual)) != usual:
             return f"no times: {name}={given} changes where the weights are, or their type"
@@ -150,9 +150,9 @@ def _otherwise(cell: Cell) -> str:
 
 
 def _least(cell: Cell, shape: Shape, pace: Pace, *, whole: bool) -> Prediction:
-    """Return the work of a cell and the least time for it: the model's, whatever engine does it.
+    """Return the work of a cell and the least time for it, in any engine.
 
-    Its weights are known if they lie whole on the device, in the cell's own type.
+    Weight bytes are known only if all weights are on the device in the cell's own dtype.
     """
     work = roofline.work(shape, cell)
     cold = work.step_weight_bytes >= ON_CHIP_BYTES
@@ -174,7 +174,7 @@ def _least(cell: Cell, shape: Shape, pace: Pace, *, whole: bool) -> Prediction:
 
 
 def _filled(least: Prediction, held: predict_memory.Footprint, have: int | None) -> Prediction:
-    """Return a prediction with what the cell holds in memory."""
+    """Return the prediction with the cell's memory added."""
     return msgspec.structs.replace(
         least,
         **held._asdict(),
@@ -198,7 +198,7 @@ def _passes(cell: Cell, shape: Shape, kind: str, pace: Pace) -> tuple[float, flo
 def _timed(
     filled: Prediction, ttft_s: float, step_s: float, cell: Cell, protocol: Protocol, sharing: int
 ) -> Prediction:
-    """Return a prediction with times: of its phases, and of a session, which shares its load with others."""
+    """Return the prediction with times added: of the phases, and of a session with its share of the load."""
     iteration_s = ttft_s + (cell.output_len - 1) * step_s
     load_s = (LOAD_S + (filled.weights_bytes or 0) / LOAD_BYTES_S) / sharing
     return msgspec.structs.replace(
@@ -210,7 +210,7 @@ def _timed(
 
 
 def _calls(iteration_s: float, protocol: Protocol) -> int:
-    """Return how often a session calls the engine: warm-up, iterations, and one more for memory."""
+    """Return how often a session calls the engine: warm-up, iterations, and one call for memory."""
     timed = max(protocol.iterations, math.ceil(protocol.min_time_s / iteration_s))
     warm = max(protocol.warmup, WARM_UPS)
     warm = max(protocol.warmup, min(warm, math.ceil(protocol.warmup_budget_s / iteration_s)))
@@ -218,7 +218,7 @@ def _calls(iteration_s: float, protocol: Protocol) -> int:
 
 
 def _pace(device: str, dtype: str, place: PredictedMachine) -> Pace:
-    """Return the rates to reckon with: ceilings of a datasheet before a probe's, times of a probe before those."""
+    """Return the rates to use: ceilings from a datasheet or else a probe, times from a probe or else a datasheet."""
     probe = next((one for one in place.probes if one.device == device), None)
     chip = place.chip if device == "cuda" else None
     rated = _rated(probe, dtype) or (chip and _of_chip(chip, dtype))
@@ -240,7 +240,7 @@ def _rated(probe: Probe | None, dtype: str) -> Probe | None:
 
 
 def _of_chip(chip: Chip, dtype: str) -> Probe | None:
-    """Return a datasheet's peaks as rates; None where they are not verified. transformers leaves TF32 off."""
+    """Return a datasheet's peaks as rates; None if unverified. transformers leaves TF32 off."""
     bandwidth = chip.bandwidth()
     if chip.flops(dtype) is None or bandwidth is None:
         return None
@@ -254,7 +254,7 @@ def _of_chip(chip: Chip, dtype: str) -> Probe | None:
 def _ceilings(
     chip: Chip | None, probe: Probe | None, dtype: str
 ) -> tuple[float | None, float | None, Literal["datasheet", "measured"] | None]:
-    """Return operations and bytes a second at most, and who says so."""
+    """Return the peak operations and bytes per second, and their source."""
     if chip and chip.flops(dtype) and chip.bandwidth():
         return chip.flops(dtype), chip.bandwidth(), "datasheet"
     read = [*probe.read_bytes_s.values(), probe.copy_bytes_s or 0.0] if probe else []
@@ -264,7 +264,7 @@ def _ceilings(
 
 
 def _basis(rated: Probe | None, chip: Chip | None, factors: Factors) -> str:
-    """Return in words what an estimate rests on."""
+    """Return a description of an estimate's basis."""
     rates = "no probe, typical rates"
     if rated:
         rates = f"probe of {rated.at}" if rated.at else f"datasheet of {chip.name if chip else ''}"

@@ -1,8 +1,8 @@
-"""What earlier runs of this machine teach about time: a factor for each kind of cost, fitted to their medians.
+"""Factors for each kind of cost, fitted to the medians of earlier runs on this machine.
 
-A factor of one means that the probe's rates explain a run. Each is held near one until runs pull it away, so
-two records move an estimate a little and a hundred decide it. Where nobody probed, the costs are at rates
-that any processor has, and the factors are free to go far.
+A factor of one means that the probe's rates explain a run. The fit prefers factors near one: two records change an
+estimate a little, and a hundred decide it. Without a probe, costs use typical rates of a processor, and factors may
+be far from one.
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ if TYPE_CHECKING:
     from llmbench.spec.sweep import Cell
 
 MATCHING = ("cpu", "cpu_count", "cpu_flags")
-"""What two machines must share for the records of one to teach about the other, besides the GPUs' names."""
+"""Facts that two machines must share, besides GPU names, for the records of one to apply to the other."""
 
 DISPATCH = "dispatch"
 
 MOST_RUNS = 30
-"""The newest so many runs of a folder are read."""
+"""At most this many of a folder's runs are read, the newest first."""
 
 PROBED_SPREAD, TYPICAL_SPREAD = 0.7, 2.0
-"""How far a factor's logarithm may stray before it weighs as much as a residual of `RESIDUAL`."""
+"""The deviation of a factor's logarithm that weighs as much as a residual of `RESIDUAL`."""
 RESIDUAL = 0.2
-"""The spread of a measured time's logarithm around its estimate that counts as one."""
+"""The spread of a measured time's logarithm around its estimate that counts as one unit."""
 STEPS, LONGEST_STEP = 50, 0.5
-"""Of the fit: far more than it takes to settle, none of which changes a factor by more than 1.6."""
+"""Limits of the fit: far more steps than it needs, each of which changes a factor by at most 1.6."""
 FEWEST = 2
-"""Without a probe, cells of the same type of number needed before anything is estimated."""
+"""Without a probe, the number of cells of the same dtype needed for an estimate."""
 
 TYPICAL_FLOPS_S, TYPICAL_BYTES_S, TYPICAL_STEP_S = 1e11, 1e10, 2e-6
-"""A processor's core, its memory, and a dispatch: to the nearest power of ten; records decide."""
+"""Rates of a processor core, its memory and a dispatch, to the nearest power of ten; records correct them."""
 
 
 Reals: TypeAlias = "NDArray[np.float64]"
@@ -55,7 +55,7 @@ Bools: TypeAlias = "NDArray[np.bool_]"
 
 
 class PastCell(NamedTuple):
-    """One cell as it was measured: medians over all its valid sessions, in seconds."""
+    """The measurements of one cell: medians over all its valid sessions, in seconds."""
 
     run: str
     cell: Cell
@@ -65,7 +65,7 @@ class PastCell(NamedTuple):
 
 
 class Factors(NamedTuple):
-    """By what each kind of cost is multiplied, by its name and the type of number; and the cells behind it."""
+    """The factor of each kind of cost, by its name and dtype, and the cells behind it."""
 
     of: Mapping[str, float]
     cells: int
@@ -83,21 +83,21 @@ NONE = Factors({}, 0, 0)
 
 
 def together(rest: Any, dispatch: Any, device: str) -> Any:
-    """Return the seconds of both; a GPU works while its host dispatches, so the longer of the two counts."""
+    """Return the combined seconds; a GPU works while its host dispatches, and the longer of the two counts."""
     return rest + dispatch if device == "cpu" else np.maximum(rest, dispatch)
 
 
 def past_cells(
     results: Path, found: Mapping[str, Any], without: str | None = None
 ) -> list[PastCell]:
-    """Return what the runs under a folder measured on a machine like this; `without` leaves one run out."""
+    """Return the measurements of a folder's runs on a machine like this; `without` excludes one run."""
     folders = [path.parent for path in results.glob(f"*/{store.RECORDS}")]
     newest = sorted(folders, key=lambda path: path.name, reverse=True)[:MOST_RUNS]
     return [cell for folder in newest for cell in _of_run(folder, found, without)]
 
 
 def typical(found: Mapping[str, Any], dtypes: Iterable[str]) -> Probe:
-    """Return rates to begin with where nobody probed: no measurement, and never stored as one."""
+    """Return typical rates for a machine without a probe; they are never stored as a measurement."""
     flops_s = TYPICAL_FLOPS_S * (found.get("cpu_count") or 1)
     return Probe(
         device="cpu", name="typical", at="", torch="",
@@ -106,7 +106,7 @@ def typical(found: Mapping[str, Any], dtypes: Iterable[str]) -> Probe:
 
 
 def fitted(past: Sequence[PastCell], probe: Probe, *, probed: bool) -> Factors:
-    """Return the factors under which the probe's rates come nearest to what was measured."""
+    """Return the factors with which the probe's rates best match the measurements."""
     observations = list(_observed(past, probe))
     if not observations:
         return NONE
@@ -122,17 +122,17 @@ def fitted(past: Sequence[PastCell], probe: Probe, *, probed: bool) -> Factors:
 
 
 def _nearest(table: Reals, dispatched: Bools, measured: Reals, spread: float, device: str) -> Reals:
-    """Return the factors' logarithms, shape [costs], that bring the sums of a table nearest to what was measured.
+    """Return the factors' logarithms, shape [costs], with which the sums of a table best match the measurements.
 
-    Gauss-Newton on the logarithms, where one wild record weighs little: by 1 / sqrt(1 + r^2) of its residual r.
-    By hand, because importing scipy.optimize takes longer than planning a sweep.
+    Gauss-Newton on the logarithms, in which an outlier weighs little: 1 / sqrt(1 + r^2) of its residual r. Written
+    by hand because importing scipy.optimize takes longer than planning a sweep.
 
     Args:
         table: seconds, of shape [observations, costs].
-        dispatched: which of the costs are dispatch.
+        dispatched: which costs are dispatch.
         measured: logarithms of seconds, of shape [observations].
-        spread: how far a factor's logarithm may stray.
-        device: a GPU works while its host dispatches.
+        spread: the expected deviation of a factor's logarithm.
+        device: on a GPU, work and dispatch overlap.
 
     """
     logs = np.zeros(table.shape[1])
@@ -140,7 +140,7 @@ def _nearest(table: Reals, dispatched: Bools, measured: Reals, spread: float, de
         priced = table * np.exp(logs)
         rest, dispatch = priced[:, ~dispatched].sum(axis=1), priced[:, dispatched].sum(axis=1)
         whole = together(rest, dispatch, device)
-        if device != "cpu":  # the part that is hidden behind the other takes no time
+        if device != "cpu":  # the part hidden behind the other takes no time
             priced *= np.where(dispatched, (dispatch >= rest)[:, None], (dispatch < rest)[:, None])
         off = (np.log(whole) - measured) / RESIDUAL
         weight = 1 / np.sqrt(1 + off**2)
@@ -159,7 +159,7 @@ def _of_run(folder: Path, found: Mapping[str, Any], without: str | None) -> Iter
             return
         yield from _medians(plan, log.records(sessions.Ended))
     except LlmbenchError:
-        return  # a run that cannot be read teaches nothing
+        return  # ignore a run that cannot be read
 
 
 def _alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
@@ -198,7 +198,7 @@ def _session(samples: Sequence[sessions.Timed]) -> tuple[float, float | None] | 
 
 
 def _observed(past: Iterable[PastCell], probe: Probe) -> Iterator[tuple[dict[str, float], float]]:
-    """Yield the costs of each phase that was measured, by name, and its seconds."""
+    """Yield the costs of each measured phase, by name, and its seconds."""
     for one in past:
         shape = shape_of(one.model.model_type, one.model.config)
         if shape is None or one.cell.dtype not in probe.flops_s:
@@ -217,8 +217,8 @@ def _observed(past: Iterable[PastCell], probe: Probe) -> Iterator[tuple[dict[str
 def _named(costs: roofline.Costs, dtype: str, phase: str) -> dict[str, float]:
     """Return costs by the names of their factors: products by type of number, attention by phase.
 
-    Matrices beneath the probe's have factors of their own: the tiny ones of results/2026-11-26-*-quickstart had
-    taught that the prompts of *-cpu-engines would take 1.8 times as long as they do.
+    Matrices smaller than the probe's have factors of their own. Without this, the tiny ones of
+    results/2026-11-26-*-quickstart made the prompts of *-cpu-engines 1.8 times too slow.
     """
     size = " beneath the probe" if costs.beneath else ""
     return {
@@ -231,5 +231,5 @@ def _named(costs: roofline.Costs, dtype: str, phase: str) -> dict[str, float]:
 
 
 def enough(past: Sequence[PastCell], dtype: str) -> bool:
-    """Return whether records alone, without a probe, say something about a type of number."""
+    """Return whether there are enough records to estimate a dtype without a probe."""
     return sum(one.cell.dtype == dtype for one in past) >= FEWEST

@@ -1,7 +1,7 @@
-"""Where memory ends: which cells fitted, which did not, and what follows for larger ones without running them.
+"""Inference about memory: cells that fitted, cells that did not, and larger ones that need not run.
 
-A cell's need grows with its batch, its prompt and its whole context. So one that ran out of memory speaks
-for every cell of the same engine that is no smaller in any of the three, until something as large fits.
+A cell's need grows with its batch size, prompt and context. If a cell ran out of memory, every cell of the same
+engine that is no smaller in any of the three will too, unless a cell as large has fitted.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ if TYPE_CHECKING:
     from llmbench.spec.sweep import Cell
 
 OOMS_NEEDED = 2
-"""So many processes must have run out of memory before a cell is skipped for it.
+"""The number of processes that must run out of memory before a cell is skipped.
 
-One may be the edge's own flakiness: a fragmented allocator, or bytes that a neighbour held just then.
-Asking for a second costs one more worker a frontier; believing the first could hide a cell that fits.
+A single one may be chance: a fragmented allocator, or another process's memory. A second one costs one more worker
+per frontier; relying on the first could hide a cell that fits.
 """
 
 RAN = (Status.OK, Status.INVALID)
-"""What ended so went through its whole course, so it fitted, whatever its numbers are worth."""
+"""Statuses of sessions that ran to the end and therefore fitted, even if their numbers are invalid."""
 
 GIB = 2**30
 
 
 class Met(msgspec.Struct):
-    """What one cell met: sessions that fitted, and the processes, by session and id, that had too little memory.
+    """The results of one cell: sessions that fitted, and processes, by session and id, that ran out of memory.
 
-    A load that fails is met by all cells of a worker at once, in one process: it counts once.
+    A failed load affects all cells of a worker, in one process; it counts once.
     """
 
     fitted: int = 0
     ooms: set[tuple[int, int | None]] = set()
 
     def note(self, status: Status, session: int, worker: Mapping[str, object]) -> None:
-        """Take in how one session ended."""
+        """Add how one session ended."""
         if status in RAN:
             self.fitted += 1
         elif status is Status.OOM:
@@ -50,18 +50,18 @@ class Met(msgspec.Struct):
 
 
 Seen: TypeAlias = "tuple[Cell, Met]"
-"""A cell, and what it met."""
+"""A cell and its results."""
 
 
 def tells(status: Status) -> bool:
-    """Return whether a session that ended so says whether its cell fits."""
+    """Return whether this status shows if a cell fits."""
     return status in RAN or status is Status.OOM
 
 
 def at_most(cell: Cell, other: Cell) -> bool:
     """Return whether a cell needs no more than another of the same engine.
 
-    The prompt counts beside the context: its tokens pass all at once, those that follow one by one.
+    The prompt counts in addition to the context, because its tokens pass at once and later ones one by one.
     """
     return (
         cell.batch_size <= other.batch_size
@@ -81,13 +81,13 @@ def fitted(cell: Cell, seen: Iterable[Seen]) -> bool:
 
 
 def limits(seen: Sequence[Seen]) -> list[Seen]:
-    """Return the cells of one engine that ran out of memory where nothing as large has ever fitted."""
+    """Return the cells of one engine that ran out of memory while nothing as large has ever fitted."""
     runs = [pair for pair in seen if pair[1].fitted]
     return [(cell, met) for cell, met in seen if met.ooms and not fitted(cell, runs)]
 
 
 def dominated(cell: Cell, limits: Sequence[Seen]) -> str | None:
-    """Return the OOMs that speak for a cell, in words, or None if they are too few."""
+    """Return a description of the OOMs that imply one for this cell, or None if they are too few."""
     below = [(other, met) for other, met in limits if at_most(other, cell)]
     below.sort(key=lambda pair: (-len(pair[1].ooms), pair[0].batch_size, context(pair[0])))
     named: list[str] = []
@@ -104,7 +104,7 @@ def dominated(cell: Cell, limits: Sequence[Seen]) -> str | None:
 
 
 def too_big(prediction: Prediction | None) -> str | None:
-    """Return why a cell is predicted not to fit, with the figures, or None if it may."""
+    """Return why a cell is predicted not to fit, with figures, or None if it may fit."""
     if prediction is None or prediction.fits != "no":
         return None
     need, have = prediction.need_bytes, prediction.have_bytes
@@ -120,9 +120,9 @@ def too_big(prediction: Prediction | None) -> str | None:
 def inferred(
     cell: Cell, seen: Sequence[Seen], limits: Sequence[Seen], prediction: Prediction | None
 ) -> str | None:
-    """Return why a cell need not be run, or None; what was seen weighs more than what was predicted.
+    """Return why a cell need not run, or None; observations outweigh predictions.
 
-    A model that is spread over devices, or kept elsewhere, needs less of each than the prediction says.
+    A model that is spread over devices or offloaded needs less of each than predicted.
     """
     reason = too_big(prediction)
     whole = cell.options.get("device_map", "none") == "none"

@@ -1,8 +1,8 @@
-"""How long a forward pass takes: what it must do at least, and what it does, piece by piece, at measured rates.
+"""Times of a forward pass: a lower bound, and an estimate from its parts at measured rates.
 
-The least is operations and bytes against a ceiling each, and no tuning. The estimate adds up what a pass of
-transformers really does on a device: matrix products at the rate for their number of rows, attention, copies,
-and the dispatch of each operation.
+The lower bound divides operations and bytes by their ceilings, without tuning. The estimate adds up what a pass of
+transformers does on a device: matrix products at the rate for their number of rows, attention, copies, and the
+dispatch of each operation.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ if TYPE_CHECKING:
     from llmbench.spec.sweep import Cell
 
 ON_CHIP_BYTES = 2**29
-"""Weights smaller than this may stay in a chip's own caches (256 MiB in an MI300X) and never cross its memory."""
+"""Weights smaller than this may stay in a chip's caches (256 MiB in an MI300X) and never be read from memory."""
 
 EVENTS_PER_LAYER, EVENTS_PER_PASS = 193, 96
-"""Operations that torch dispatches for a decode step, views among them: medians over 13 families at 2 and 4 layers."""
+"""Operations that torch dispatches in a decode step, including views: medians over 13 families at 2 and 4 layers."""
 
 NARROW_TRAFFIC = 40
-"""How often a number of the residual stream is read or written in a layer: norms 10, rotation 20, sums 6, rest 4."""
+"""Reads and writes per layer of each number in the residual stream: norms 10, rotation 20, sums 6, rest 4."""
 WIDE_TRAFFIC, GATED_TRAFFIC, SLOW_TRAFFIC = 2, 5, 18
-"""The same of a feed-forward layer's inside: one activation; one and a product; one of single operations."""
+"""The same inside a feed-forward layer: one activation; one and a product; one of single operations."""
 
 GROWN, READ = 2, 1
-"""A step of the dynamic cache reads the old keys and values and writes them anew; attention reads them."""
+"""A step of the dynamic cache reads the old keys and values and writes them again; attention reads them."""
 
 
 class Work(NamedTuple):
-    """What a cell computes and reads at least, of the whole batch; decode is all n - 1 steps together."""
+    """The least operations and bytes of a cell, for the whole batch; decode is the sum of n - 1 steps."""
 
     prefill_flops: int
     decode_flops: int
@@ -48,9 +48,9 @@ class Work(NamedTuple):
 
 
 class Costs(NamedTuple):
-    """Seconds of one pass by what they go to: products bound by operations, and by reading weights; the rest.
+    """Seconds of one pass by kind of cost: products bound by operations or by reading weights, and the rest.
 
-    `beneath` says that the model's matrices are smaller than any that was probed: its rates are a guess.
+    `beneath` means that the model's matrices are smaller than any probed one; their rates are a guess.
     """
 
     compute: float
@@ -84,7 +84,7 @@ def work(shape: Shape, cell: Cell) -> Work:
 
 
 def summed(of: Callable[[int], int], first: int, count: int, bend: int) -> int:
-    """Return the sum of a function that is straight on each side of a bend over `count` whole numbers."""
+    """Return the sum over `count` whole numbers of a function that is linear on each side of a bend."""
     last = first + count - 1
     pieces = ((first, min(last, bend)), (max(first, bend + 1), last))
     return sum((of(a) + of(b)) * (b - a + 1) // 2 for a, b in pieces if a <= b)
@@ -93,14 +93,14 @@ def summed(of: Callable[[int], int], first: int, count: int, bend: int) -> int:
 def least_s(
     flops: float, moved_bytes: float, flops_s: float | None, bytes_s: float | None
 ) -> float | None:
-    """Return the least seconds for this work; None unless both ceilings are known."""
+    """Return the lower bound in seconds for this work; None unless both ceilings are known."""
     if not flops_s or not bytes_s:
         return None
     return max(flops / flops_s, moved_bytes / bytes_s)
 
 
 def prefill_costs(shape: Shape, model_type: str, cell: Cell, speeds: Speeds) -> Costs:
-    """Return what the prompts' pass goes to, up to the first new token."""
+    """Return the costs of the prefill, up to the first new token."""
     rows, layers = cell.batch_size * cell.input_len, shape.encoder_layers or shape.layers
     pairs = formulas.prefill_pairs(shape, cell.input_len) * cell.batch_size
     written = pair_bytes(shape, model_type, cell)
@@ -133,7 +133,7 @@ def prefill_costs(shape: Shape, model_type: str, cell: Cell, speeds: Speeds) -> 
 
 
 def step_costs(shape: Shape, model_type: str, cell: Cell, speeds: Speeds) -> Costs:
-    """Return what a decode step in the middle of the answer goes to."""
+    """Return the costs of a decode step in the middle of the answer."""
     batch, encoded = cell.batch_size, cell.input_len if shape.encoder_layers else 0
     past = cell.output_len // 2 + (1 if encoded else cell.input_len)
     static = cell.options.get("cache") == "static"
@@ -155,7 +155,7 @@ def step_costs(shape: Shape, model_type: str, cell: Cell, speeds: Speeds) -> Cos
 def _products_s(
     shape: Shape, rows: int, layers: int, last: int, speeds: Speeds
 ) -> tuple[float, float]:
-    """Return the seconds of all matrix products, by operations and by weights; `last` rows meet the head."""
+    """Return the seconds of all matrix products, by operations and by weights; the head has `last` rows."""
     parameters = formulas.parameters(shape)
     products = [
         (layers * count, *speeds.product_s(height, inner, columns, parameters))
@@ -168,7 +168,7 @@ def _products_s(
 
 
 def _layer_products(shape: Shape, rows: int) -> tuple[tuple[int, int, int, int], ...]:
-    """Return a layer's products: how many, rows, inner, columns. Of a mixture, each expert has its own tokens."""
+    """Return a layer's products: count, rows, inner, columns. In a mixture, each expert has its own tokens."""
     sent = rows * shape.experts_per_token
     experts, height = min(shape.experts, sent), max(1, sent // shape.experts)
     inside = shape.heads * shape.head_dim
@@ -181,7 +181,7 @@ def _layer_products(shape: Shape, rows: int) -> tuple[tuple[int, int, int, int],
 
 
 def _traffic_bytes(shape: Shape, model_type: str, cell: Cell) -> int:
-    """Return the bytes that a layer reads and writes of each token beside its matrix products."""
+    """Return the bytes that a layer reads and writes per token outside its matrix products."""
     plain = SLOW_TRAFFIC if model_type in SLOW_GELU else WIDE_TRAFFIC
     wide = GATED_TRAFFIC if shape.gated else plain
     numbers = NARROW_TRAFFIC * shape.hidden + wide * shape.inner * shape.experts_per_token
@@ -189,10 +189,10 @@ def _traffic_bytes(shape: Shape, model_type: str, cell: Cell) -> int:
 
 
 class Speeds:
-    """A probe's rates for one type of number, between its points and beyond them."""
+    """A probe's rates for one dtype, interpolated between its points."""
 
     def __init__(self, probe: Probe, dtype: str) -> None:
-        """Sort the curve; raise KeyError if the probe knows nothing of this type."""
+        """Sort the curve; raise KeyError if the probe has no rates for this dtype."""
         self.step_s = probe.step_s or 0.0
         self._itemsize = ITEMSIZE[dtype]
         self._peak = probe.flops_s[dtype]
@@ -206,11 +206,11 @@ class Speeds:
         self.flops_s = functools.cache(self._flops_s)
 
     def beneath(self, numbers: int) -> bool:
-        """Return whether a matrix of so many numbers is smaller than any on the probe's curve."""
+        """Return whether a matrix with this many numbers is smaller than any on the probe's curve."""
         return bool(self._curves) and math.log(numbers) < min(self._curves)
 
     def copy_s(self, moved_bytes: float) -> float:
-        """Return the seconds of reading and writing so many bytes together."""
+        """Return the seconds to read and write this many bytes in total."""
         return moved_bytes / self._copy if self._copy else 0.0
 
     def _product_s(
@@ -218,8 +218,8 @@ class Speeds:
     ) -> tuple[float, float]:
         """Return the seconds of one product, by operations and by reading its weights.
 
-        Without a curve both are added. A point of a curve holds both: it counts as what binds it. Weights too
-        many for a cache come from memory each time, however fast the probe's own were.
+        Without a curve both are added. A point of a curve includes both and counts as the one that bounds it.
+        Weights too large for a cache come from memory each time, even if the probe's own were faster.
         """
         flops, weights = 2 * rows * inner * columns, inner * columns * self._itemsize
         reading = weights / self._read if self._read else 0.0
@@ -232,7 +232,7 @@ class Speeds:
         return 0.0, max(seconds, reading) if cold else seconds
 
     def _flops_s(self, rows: int, weights: int = 0) -> float:
-        """Return the rate at this many rows, on the curve of the matrix nearest in size."""
+        """Return the rate at this many rows on the curve of the matrix closest in size."""
         if not self._curves:
             return self._peak
         size = math.log(weights or 1)
@@ -245,7 +245,7 @@ def _rows(rate: Rate) -> int:
 
 
 def _between(curve: list[tuple[float, float]], x: float) -> float:
-    """Return y on the straight lines between points; beyond the ends, that of the last point."""
+    """Return y by linear interpolation between points; constant beyond the ends."""
     for (x0, y0), (x1, y1) in itertools.pairwise(curve):
         if x <= x1:
             return y0 + (y1 - y0) * max(0.0, x - x0) / (x1 - x0)
