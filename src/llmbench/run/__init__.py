@@ -1,1 +1,1 @@
-"""A sweep as it runs: plan, rounds, workers, and one record a session whatever happens."""
+"""Execution of a sweep: plan, rounds, workers, and one record per session whatever happens."""

@@ -1,4 +1,4 @@
-"""The device of a sweep as its runner watches it: its levels, who else is on it, and when it measures nothing more."""
+"""The device monitor of a sweep: levels, other processes on the device, and conditions that stop measuring."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from llmbench.run.signals import Interrupt
 
 MEMORY_BACK_S, MEMORY_SLACK = 30.0, 256 * 2**20
-"""How long a device may take to give back a dead worker's memory, and how much may be missing."""
+"""How long a device may take to release a dead worker's memory, and how much may remain."""
 
 UNLISTED_S = 1.0
-"""How long a driver may still list a worker that has ended, as somebody else on the device."""
+"""How long a driver may still list an exited worker, which then looks like another process."""
 
 LOST = (
     "the GPU no longer responds to its driver. Check nvidia-smi and the kernel log, reset it or reboot, "
@@ -25,17 +25,17 @@ LOST = (
 
 
 class Halt(NamedTuple):
-    """That a device measures nothing more: how the sessions that are left end, and why."""
+    """The status and reason for the remaining sessions of a device that cannot measure any more."""
 
     status: Status
     why: str
 
 
 class DeviceMonitor:
-    """Watches one GPU; without one, nothing is seen and nothing halts."""
+    """Watches one GPU; without one it sees nothing and never halts."""
 
     def __init__(self, gpu: Gpu | None) -> None:
-        """Look once, before anything of ours is on the device."""
+        """Look once, before any of our processes is on the device."""
         self.gpu, self.isolation = gpu, "alone"
         self.waiting = self.levels = Levels()
         self.used_bytes: int | None = None
@@ -43,7 +43,7 @@ class DeviceMonitor:
         self.before_worker()
 
     def before_worker(self) -> None:
-        """Note who is on the device while nothing of ours is, and its memory in use."""
+        """Note the other processes on the device and its memory in use, while none of ours is there."""
         if self.gpu:
             self.isolation = self._isolation(self.gpu)
             self.used_bytes = self.gpu.used_bytes()
@@ -57,11 +57,11 @@ class DeviceMonitor:
         return found
 
     def before_cell(self) -> None:
-        """Begin new levels."""
+        """Start new levels."""
         self.waiting = self.levels = Levels()
 
     def after_load(self) -> None:
-        """Begin levels of the measuring alone: a device that waits for weights clocks down."""
+        """Start levels for the measurement only, because a device that waits for weights clocks down."""
         self.levels = Levels()
 
     def tick(self) -> None:
@@ -70,12 +70,14 @@ class DeviceMonitor:
             self.levels.add(self.gpu.levels())
 
     def seen(self) -> dict[str, Any]:
-        """Return what was seen of the device since the cell was loaded."""
-        levels = self.levels if self.levels.count else self.waiting  # a cell may be done in no time
+        """Return the observations of the device since the cell was loaded."""
+        levels = (
+            self.levels if self.levels.count else self.waiting
+        )  # a cell may finish before the first tick
         return {**levels.summary(), "isolation": self.isolation} if self.gpu else {}
 
     def after_worker(self, interrupt: Interrupt) -> None:
-        """Wait until the device has its memory back; one that keeps it, or is gone, measures nothing more."""
+        """Wait until the device's memory is released; a device that keeps it, or is lost, stops measuring."""
         if self.gpu is None:
             return
         if self.used_bytes is not None:

@@ -1,12 +1,12 @@
-"""A process that has imported an engine's packages once and forks a fresh worker for each session.
+"""The fork server: a process that imports an engine's packages once and forks a new worker for each session.
 
-Importing torch and transformers takes seconds; forking takes milliseconds. A fork is as clean as a new
-interpreter as long as the fork server has one thread, no device and no pool of threads: it checks the first
-before every fork, and touches no device. Where an import has started threads, or has asked CUDA for
-anything, it does the slow, safe thing: the child replaces itself with a new interpreter.
+Importing torch and transformers takes seconds; forking takes milliseconds. A fork is as clean as a new interpreter
+if the fork server has one thread, no device and no thread pool: it counts threads before every fork, and uses no
+device. If an import has started threads or initialised CUDA, the child safely, but slowly, replaces itself with a
+new interpreter.
 
-All workers forked from one fork server share its memory layout, which is part of what makes sessions differ.
-So a fork server lives for one round: no two sessions of a cell come from the same one.
+All workers forked from one fork server share its memory layout, which is one reason why sessions differ. A fork
+server therefore lives for one round: no two sessions of a cell come from the same one.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from llmbench import interpreter
 from llmbench.machine import processes
 
 AFRESH = "afresh"
-"""Stands for the backend where an interpreter begins as a worker."""
+"""Replaces the backend's name where an interpreter starts directly as a worker."""
 
 
 def main() -> None:
@@ -37,21 +37,21 @@ def main() -> None:
     backend, fd = sys.argv[1], int(sys.argv[2])
     if backend == AFRESH:
         work_afresh(fd)
-    processes.become_subreaper()  # an orphan of a worker is handed to us, where it is known for what it is
-    gc.disable()  # imports make little garbage: a tenth of 2.2 s went into looking for it
+    processes.become_subreaper()  # a worker's orphans are adopted here, where they are recognised
+    gc.disable()  # imports make little garbage, and looking for it took a tenth of 2.2 s
     importlib.import_module("llmbench.run.worker")
     try:
         importlib.import_module(f"llmbench.backends.{backend}")
     except Exception:  # noqa: BLE001 - the worker meets it again and makes a record of it
         traceback.print_exc()
     gc.collect()
-    gc.freeze()  # so that no collection in a worker walks, and copies, what was imported here
+    gc.freeze()  # keeps a worker's garbage collection from walking, and copying, the imported objects
     gc.enable()
     serve(socket.socket(fileno=fd), forks=forks_may_use_cuda())
 
 
 def forks_may_use_cuda() -> bool:
-    """Return whether torch lets a fork of this process use CUDA; only a fork is told, so one is made."""
+    """Return whether torch lets a fork of this process use CUDA; only a fork can tell, therefore this forks."""
     torch = sys.modules.get("torch")
     if torch is None:
         return True
@@ -62,9 +62,9 @@ def forks_may_use_cuda() -> bool:
 
 
 def serve(channel: socket.socket, *, forks: bool) -> None:
-    """Answer requests until the launcher goes away; report every worker's end with its status.
+    """Serve requests until the launcher is gone, and report every worker's exit status.
 
-    `forks` says whether a fork is as good as a new interpreter while there is one thread.
+    `forks` says whether a fork is as good as a new interpreter if there is one thread.
     """
     woken, wake = os.pipe()
     os.set_blocking(wake, False)
@@ -88,8 +88,8 @@ def serve(channel: socket.socket, *, forks: bool) -> None:
 
 
 def report_ends(channel: socket.socket, workers: set[int]) -> None:
-    """Send the wait status and peak memory of every worker that has ended; bury the orphans of workers."""
-    with contextlib.suppress(ChildProcessError):  # nobody is left to wait for
+    """Send the wait status and peak memory of every worker that has ended; reap the orphans of workers."""
+    with contextlib.suppress(ChildProcessError):  # no child is left
         while (ended := os.wait4(-1, os.WNOHANG))[0]:
             pid, status, usage = ended
             if pid in workers:
@@ -107,14 +107,14 @@ def fork_worker(
     *,
     fresh: bool,
 ) -> int:
-    """Fork one worker; return its process id, and tell it to the launcher."""
+    """Fork one worker, report its process id to the launcher and return it."""
     fork_server = os.getpid()
     pid = os.fork()
     if pid == 0:
         try:
             interpreter.die_with_parent()
             if os.getppid() != fork_server:
-                leave(70)  # it died before the kernel knew that this process is to die with it
+                leave(70)  # it died before the kernel was told to kill this process with it
             become_worker(channel, request["session"], control, out, log, fresh=fresh)
         except BaseException:  # noqa: BLE001 - a child must never return into its parent's loop
             traceback.print_exc()
@@ -132,7 +132,7 @@ def become_worker(
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     channel.close()
-    os.setsid()  # so that a Ctrl-C meant for the sweep does not reach it
+    os.setsid()  # keeps a Ctrl-C meant for the sweep away from it
     os.environ[processes.SESSION_VARIABLE] = session
     os.dup2(log, 1)
     os.dup2(log, 2)
@@ -145,13 +145,13 @@ def become_worker(
 
 
 def work_afresh(out: int) -> NoReturn:
-    """Run a worker in a new interpreter, its job on standard input."""
+    """Run a worker in a new interpreter, with its job on standard input."""
     os.set_inheritable(out, False)
     run(0, out)
 
 
 def run(control: int, out: int) -> NoReturn:
-    """Work, flush what was printed, and leave without the teardown in which engines hang."""
+    """Work, flush the output, and exit without the teardown, in which engines may hang."""
     from llmbench.run import messages, worker  # noqa: PLC0415 - already imported, or not needed by the fork server
 
     worker.work(messages.read_line(control), control=control, out=out)
@@ -159,18 +159,18 @@ def run(control: int, out: int) -> NoReturn:
 
 
 def leave(code: int) -> NoReturn:
-    """Flush what was printed and end at once."""
+    """Flush the output and exit at once."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
 
 
 def say(channel: socket.socket, fact: dict[str, object]) -> None:
-    """Tell the launcher something."""
+    """Send a fact to the launcher."""
     channel.sendall(json.dumps(fact).encode() + b"\n")
 
 
 def count_threads() -> int:
-    """Return this process's threads, native ones too where the system tells."""
+    """Return the number of threads of this process, including native ones if the system reports them."""
     tasks = Path("/proc/self/task")
     return len(list(tasks.iterdir())) if tasks.is_dir() else threading.active_count() + 1

@@ -1,6 +1,6 @@
-"""What a sweep need not run to know: refused, certain to fail again, too big by prediction, or beyond an OOM.
+"""Outcomes that a sweep knows without running a cell: refused, sure to fail again, predicted too big, or beyond an OOM.
 
-Each is recorded with its reason. The last two are inferred, not certain: `--run-anyway` measures them.
+Each is recorded with its reason. The last two are not certain, and `--run-anyway` measures them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class InferredOutcomes:
-    """What is known of cells that have not run, from the plan and from what other cells met."""
+    """Outcomes of cells that have not run, inferred from the plan and from other cells."""
 
     def __init__(
         self,
@@ -32,7 +32,7 @@ class InferredOutcomes:
         *,
         run_anyway: bool,
     ) -> None:
-        """Keep the sources; the standings go on changing as records come."""
+        """Store the sources; the standings change as records come."""
         self.refused, self.predictions, self.standings = planned.refused, predictions, standings
         self.run_anyway = run_anyway
         self.engines: defaultdict[tuple[str, ...], list[Cell]] = defaultdict(list)
@@ -40,7 +40,7 @@ class InferredOutcomes:
             self.engines[cell.group()].append(cell)
 
     def outcomes(self, cells: Iterable[Cell]) -> dict[str, Outcome]:
-        """Return, by id, the outcomes of the next session of those cells that need not be run to be known."""
+        """Return, by id, the outcome of the next session of each cell that need not run."""
         known = {cell.id: outcome for cell in cells if (outcome := self._certain(cell))}
         if self.run_anyway:
             return known

@@ -1,6 +1,6 @@
-"""One session, one child: hatch it, listen with a deadline for each phase, and leave nothing behind.
+"""The launcher: starts one child per session, listens with a deadline for each phase, and leaves nothing behind.
 
-The parent sleeps in `select`: beside a measurement it does nothing but note heartbeats.
+The parent sleeps in `select`; during a measurement it only notes heartbeats.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from llmbench.spec.sweep import Deadlines
 
 LONGEST_LOG = 16 * 2**20
-"""A worker's log is cut here; an engine that prints more than this is broken, not interesting."""
+"""A worker's log is cut at this size; an engine that prints more is broken."""
 SHOWN = "llmbench.nursery"
-"""A last argument that nobody reads: `ps` has always shown this name, and scripts look for it."""
+"""An unused last argument: `ps` shows it, and scripts look for it."""
 TICK_S = 0.2
 """The longest sleep of the parent: telemetry is sampled, logs are capped, at this pace."""
 MOST_READS = 2048
@@ -42,10 +42,10 @@ MOST_READS = 2048
 
 
 class WorkerEnd(msgspec.Struct, frozen=True, kw_only=True):
-    """How a worker came to its end.
+    """How a worker ended.
 
-    `why`: "done" (it exited by itself), "signal", "timeout", "protocol" (it sent no sense), "stopped" (by us,
-    on request), "nursery" (the fork server died: the word of the file format).
+    `why`: "done" (it exited by itself), "signal", "timeout", "protocol" (it sent an invalid message), "stopped" (by
+    us, on request), "nursery" (the file format's word for: the fork server died).
     """
 
     why: str
@@ -57,7 +57,7 @@ class WorkerEnd(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ForkServerDied(Exception):  # noqa: N818 - reads as the sentence it is
-    """The process that forks workers is gone; its log says why."""
+    """The fork server is gone; its log says why."""
 
 
 class ForkServer:
@@ -83,7 +83,7 @@ class ForkServer:
                 raise ForkServerDied(str(error)) from error
 
     def fork(self, job: Job, log: Path, timeout_s: float, interrupt: Interrupt) -> Worker:
-        """Fork a worker and hand it its job; a stop signal ends the wait as ForkServerDied."""
+        """Fork a worker and give it its job; a stop signal ends the wait with ForkServerDied."""
         session, before = secrets.token_hex(16), leftovers.Existing.now()
         with opened(log) as log_file:
             (control_read, control), (out, out_write) = os.pipe(), os.pipe()
@@ -130,7 +130,7 @@ class ForkServer:
         return fact
 
     def fact(self, key: str, value: object = None) -> dict[str, Any] | None:
-        """Take the first thing told that has `key`, with this value if one is given."""
+        """Remove and return the first received fact that has `key`, with this value if one is given."""
         for fact in self.told:
             if key in fact and value in (None, fact[key]):
                 self.told.remove(fact)
@@ -138,7 +138,7 @@ class ForkServer:
         return None
 
     def hear(self) -> None:
-        """Take in what the fork server says; raise ForkServerDied when it is gone."""
+        """Receive facts from the fork server; raise ForkServerDied when it is gone."""
         try:
             data = self.channel.recv(2**16)
         except ConnectionError:
@@ -149,17 +149,17 @@ class ForkServer:
         self.told += [json.loads(line) for line in lines]
 
     def close(self) -> None:
-        """End it; a worker still alive dies with it."""
+        """End the fork server; a worker still alive dies with it."""
         self.channel.close()
         self.process.kill()
         self._collect()
 
     def collected(self) -> bool:
-        """Return whether it has ended and its process id may be somebody else's by now."""
+        """Return whether it has ended, after which its process id may be reused."""
         return self.process.returncode is not None
 
     def _collect(self) -> int | None:
-        """Return its exit code; one that closed its channel and lives on, or cannot die, is killed and let be."""
+        """Return its exit code; kill it if it closed its channel but lives, and give up if it cannot die."""
         for _ in range(2):
             with contextlib.suppress(subprocess.TimeoutExpired):
                 return self.process.wait(processes.PATIENCE_S)
@@ -168,7 +168,7 @@ class ForkServer:
 
 
 class Worker:
-    """A hatched worker: its pipes, and what is known of its end."""
+    """A started worker: its pipes, and how it ended."""
 
     def __init__(  # noqa: PLR0913, PLR0917 - what a process is made of
         self,
@@ -182,7 +182,7 @@ class Worker:
         log: Path,
         job: bytes,
     ) -> None:
-        """Keep the parts; `job` is written as soon as somebody listens, and as fast as the worker reads it."""
+        """Store the parts; `job` is written while listening, as fast as the worker reads it."""
         self.fork_server, self.pid, self.start, self.session = fork_server, pid, start, session
         self.before, self.control, self.out, self.log = before, control, out, log
         self.unsent = memoryview(job)
@@ -191,7 +191,7 @@ class Worker:
         self.ended: dict[str, Any] | None = None
 
     def go(self) -> None:
-        """Tell the worker that its last result is on disk."""
+        """Tell the worker that its last result is saved."""
         with contextlib.suppress(BrokenPipeError, BlockingIOError):
             os.write(self.control, messages.GO)
 
@@ -202,13 +202,13 @@ class Worker:
         spared: set[int],
         on_tick: Callable[[], None],
     ) -> Generator[messages.Message | WorkerEnd, None, None]:
-        """Yield messages as they come and, last, how it ended; by then nothing of it is alive.
+        """Yield messages as they come and, last, how it ended; by then none of its processes is alive.
 
         Args:
             deadlines: how long each phase may stay silent.
-            interrupt: what makes a sweep stop.
-            spared: process ids of ours that are not this worker's: the fork servers.
-            on_tick: called several times a second, for telemetry.
+            interrupt: the stop signal of the sweep.
+            spared: our processes that must not be killed: the fork servers.
+            on_tick: called several times per second, for telemetry.
 
         """
         os.set_blocking(self.control, False)
@@ -216,14 +216,14 @@ class Worker:
             yield from self._heard(deadlines, interrupt, on_tick)
         except ForkServerDied as error:
             self.why = WorkerEnd(why="nursery", phase=self.phase, detail=str(error))
-        finally:  # also when whoever listened goes away
+        finally:  # also when the listener is gone
             ended = self._finish(spared)
         yield ended
 
     def _heard(
         self, deadlines: Deadlines, interrupt: Interrupt, on_tick: Callable[[], None]
     ) -> Iterator[messages.Message]:
-        """Yield messages until the worker has ended or must be ended; `why` then says which."""
+        """Yield messages until the worker has ended or must be stopped; `why` then says which."""
         reader, deadline = messages.Reader(), time.monotonic() + deadlines.start_s
         tick = 0.0
         sources: list[Any] = [self.out, self.fork_server.channel, interrupt.fd]
@@ -233,11 +233,13 @@ class Worker:
             ready, free, _ = select.select(sources, taking, [], min(left, TICK_S))
             if free:
                 self._send()
-            if time.monotonic() >= tick:  # a heartbeat comes just before a clock starts: do no more
+            if (
+                time.monotonic() >= tick
+            ):  # a heartbeat comes just before a clock starts; do nothing else now
                 tick = time.monotonic() + TICK_S
                 on_tick()
                 self._cap_log()
-            if self.out in sources:  # a signal may end `select` before it has looked
+            if self.out in sources:  # a signal may end `select` early
                 arrived = self._messages(reader)
                 if arrived is None:
                     sources.remove(self.out)
@@ -246,7 +248,7 @@ class Worker:
                     deadline = time.monotonic() + limit(deadlines, self.phase)
             if self.fork_server.channel in ready:
                 self.fork_server.hear()
-            # Only now: what has been sent by then says in which phase the worker is.
+            # Only now, because messages received by then tell the worker's phase.
             if self._must_end(deadline - time.monotonic(), deadlines, interrupt):
                 return
         self.ended = ended
@@ -261,14 +263,14 @@ class Worker:
         return self.why.why != "done"
 
     def _send(self) -> None:
-        """Write as much of the job as the pipe takes; to a worker that has gone there is nothing to say."""
+        """Write as much of the job as the pipe takes; ignore a worker that is gone."""
         try:
             self.unsent = self.unsent[os.write(self.control, self.unsent) :]
         except BrokenPipeError:
             self.unsent = memoryview(b"")
 
     def _messages(self, reader: messages.Reader) -> list[messages.Message] | None:
-        """Return the messages that have arrived, or None at the pipe's end; never wait for more."""
+        """Return the messages received, or None at the end of the pipe; never wait."""
         found: list[messages.Message] = []
         try:
             for _ in range(
@@ -286,7 +288,7 @@ class Worker:
         return found
 
     def _finish(self, spared: set[int]) -> WorkerEnd:
-        """Kill what is left, collect the worker's status, close the pipes."""
+        """Kill remaining processes, collect the worker's status, close the pipes."""
         fork_server = None if self.fork_server.collected() else self.fork_server.process.pid
         family = processes.SessionProcesses(
             self.session, fork_server, frozenset(spared), self.before
@@ -311,7 +313,7 @@ class Worker:
         )
 
     def _await_end(self) -> None:
-        """Wait until the fork server has seen the worker die of what we did to it."""
+        """Wait until the fork server reports the death of a worker that we killed."""
         with contextlib.suppress(ForkServerDied):
             while self.ended is None:
                 fact = self.fork_server.wait_for("ended", processes.PATIENCE_S)
@@ -329,7 +331,7 @@ class Worker:
 
 @contextlib.contextmanager
 def opened(log: Path) -> Iterator[IO[bytes]]:
-    """Open a log for appending; raise RunError if its name is taken, WriteError if there is no room for it."""
+    """Open a log for appending; raise RunError if something is in its place, WriteError if it cannot be created."""
     if strange := files.why_not(log, own=True):
         raise RunError(f"{log}: {strange}, and no log can be written there. Remove it and resume.")
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
@@ -350,10 +352,10 @@ def limit(deadlines: Deadlines, phase: str) -> float:
 
 
 def single_threaded() -> dict[str, str]:
-    """Return the variables that keep numpy's own BLAS from starting threads before the fork.
+    """Return the environment variables that keep numpy's own BLAS from starting threads before the fork.
 
-    Only on x86-64, where torch multiplies with another library; elsewhere torch may use the same one, and
-    the fork server then starts new interpreters instead of forking.
+    Only on x86-64, where torch uses another BLAS; elsewhere torch may use the same one, and the fork server starts
+    new interpreters instead of forking.
     """
     return {"OPENBLAS_NUM_THREADS": "1"} if os.uname().machine == "x86_64" else {}
 

@@ -1,6 +1,6 @@
-"""What passes between a worker and its launcher: one JSON line a message, on a pipe of their own.
+"""Messages between a worker and its launcher: one JSON line each, on a separate pipe.
 
-A worker's stdout and stderr go to its log; engines print there, results never do.
+A worker's stdout and stderr go to its log, because engines print there.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 LONGEST = 64 * 2**20
-"""A line longer than this is no message of ours."""
+"""A longer line is not a valid message."""
 
 
 class Progress(
     msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="progress", omit_defaults=True
 ):
-    """A heartbeat: the worker enters a phase, or a further iteration of it."""
+    """A heartbeat: the worker enters a phase, or the next iteration of it."""
 
     phase: Literal["load", "warmup", "iteration", "memory"]
     cell: str | None = None
@@ -32,7 +32,7 @@ class Progress(
 
 
 class CellResult(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="result"):
-    """One cell is done, well or badly; `last` says that the worker ends here, cells left or not."""
+    """The outcome of one cell, successful or not; with `last` the worker ends here, even if cells are left."""
 
     outcome: Outcome
     last: bool
@@ -41,14 +41,14 @@ class CellResult(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", ta
 Message: TypeAlias = Progress | CellResult
 
 GO = b"go\n"
-"""The launcher's answer to a result: it is on disk, begin the next cell."""
+"""The launcher's answer to a result: it is saved, begin the next cell."""
 
-_encoder = msgspec.json.Encoder(enc_hook=str)  # an engine's facts may hold types of its own
+_encoder = msgspec.json.Encoder(enc_hook=str)  # an engine's facts may have types of its own
 _decoder = msgspec.json.Decoder(Progress | CellResult)
 
 
 def send(fd: int, message: Message) -> None:
-    """Write one message whole."""
+    """Write one whole message."""
     data = memoryview(_encoded(message) + b"\n")
     while data:
         data = data[os.write(fd, data) :]
@@ -57,13 +57,13 @@ def send(fd: int, message: Message) -> None:
 def _encoded(message: Message) -> bytes:
     try:
         return _encoder.encode(message)
-    except UnicodeEncodeError:  # a path that is no UTF-8 in an error, say
+    except UnicodeEncodeError:  # such as a path in an error that is not UTF-8
         text = json.dumps(msgspec.to_builtins(message, enc_hook=str), ensure_ascii=False)
         return results_lines.spelled(text).encode()
 
 
 def read_line(fd: int) -> bytes:
-    """Read one line and nothing beyond it that is not there yet; empty at the end of the pipe."""
+    """Read one line without waiting for more; empty at the end of the pipe."""
     line = b""
     while not line.endswith(b"\n"):
         data = os.read(fd, 2**16)
@@ -74,15 +74,15 @@ def read_line(fd: int) -> bytes:
 
 
 class Reader:
-    """Cuts a stream of bytes into messages."""
+    """Splits a stream of bytes into messages."""
 
     def __init__(self) -> None:
-        """Begin with nothing read."""
+        """Begin with an empty buffer."""
         self.rest = bytearray()
 
     def feed(self, data: bytes) -> Iterator[Message]:
-        """Yield the messages completed by `data`; raise ValueError at what is no message."""
-        self.rest += data  # in place: a long line comes in thousands of pieces
+        """Yield the messages completed by `data`; raise ValueError for an invalid one."""
+        self.rest += data  # in place, because a long line comes in thousands of pieces
         if b"\n" in data:
             *lines, self.rest = self.rest.split(b"\n")
             for line in lines:

@@ -1,4 +1,4 @@
-"""How a session's end becomes a record: an outcome judged, a death explained, secrets taken out."""
+"""Conversion of a session's end to a record: checks, explanation of a death, removal of secrets."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def record_of(  # noqa: PLR0913 - one argument a field of the record
     cell: Cell, session: int, attempt: int, outcome: Outcome, *,
     telemetry: dict[str, Any], worker: dict[str, Any], environment: str, ceilings: Ceilings,
 ) -> Record:  # fmt: skip
-    """Return the judged record of one session of one cell."""
+    """Return the checked record of one session of one cell."""
     outcome, worker = cleaned(outcome), redact_all(worker)
     status, problems, warnings = check_outcome(cell, outcome, ceilings)
     warnings += _surroundings(status, telemetry, outcome.telemetry, worker)
@@ -52,7 +52,7 @@ def record_of(  # noqa: PLR0913 - one argument a field of the record
 def _surroundings(
     status: Status, telemetry: dict[str, Any], counters: dict[str, Any], worker: dict[str, Any]
 ) -> Iterator[Finding]:
-    """Yield what a reader must know of the worker's end and of the device meanwhile."""
+    """Yield warnings about the worker's end and about the device."""
     if worker.get("strays"):
         left = ", ".join(worker["strays"])
         yield Finding("strays", f"processes were left behind and killed: {left}")
@@ -67,7 +67,7 @@ def _surroundings(
 
 
 def _untold(telemetry: dict[str, Any], counters: dict[str, Any]) -> str:
-    """Return what the device did not tell of itself, or nothing."""
+    """Return which facts the device did not report; empty if it reported all."""
     samples = telemetry.get("device_samples")
     if samples == 0:
         return "the device was not sampled"
@@ -105,7 +105,7 @@ def _explained(ended: WorkerEnd) -> tuple[Status, str]:
 
 
 def cleaned(outcome: Outcome) -> Outcome:
-    """Return the outcome with secrets and home folders taken out of every text that an engine wrote."""
+    """Return the outcome with secrets and home folders removed from every text that an engine wrote."""
     return msgspec.structs.replace(
         outcome,
         error=outcome.error and redact(outcome.error),
@@ -116,9 +116,9 @@ def cleaned(outcome: Outcome) -> Outcome:
 
 
 def scrub(log: Path) -> None:
-    """Take secrets out of a finished worker's log, in place; an empty log is removed."""
+    """Remove secrets from a finished worker's log, in place; delete an empty log."""
     with (
-        contextlib.suppress(OSError),  # not ours, and neither is where it leads
+        contextlib.suppress(OSError),  # a link is not ours, and neither is its target
         os.fdopen(files.open_regular(log, os.O_RDWR, own=True), "r+b") as stream,
     ):
         text = stream.read(LONGEST_LOG).decode("utf-8", errors="replace")

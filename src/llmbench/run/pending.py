@@ -1,4 +1,4 @@
-"""What is known of each cell so far, replayed from a run's lines, and whether it needs another session."""
+"""The state of each cell, replayed from a run's lines, and whether it needs another session."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from llmbench.spec.sweep import Cell, Protocol
 
 DETERMINED = (Status.UNSUPPORTED, Status.LOAD_FAILED)
-"""What ends so in one session ends so in all; later sessions are skipped, and say why."""
+"""Statuses that every session of a cell would have; later sessions are skipped with the reason."""
 
 Reason = Literal["interval", "maximum", "budget", "failed"]
 
 
 class CellSessions(msgspec.Struct):
-    """What is known of one cell so far: small, so that a sweep of any length stays level in memory."""
+    """The state of one cell, small enough to keep memory constant in a sweep of any length."""
 
     done: dict[int, Status] = {}
     medians_s: list[float] = []
@@ -33,7 +33,7 @@ class CellSessions(msgspec.Struct):
     met: Met = msgspec.field(default_factory=Met)
 
     def note(self, record: Record) -> None:
-        """Take in one record; the first final one of a session counts, but what was skipped may be measured later."""
+        """Add one record; the first final one of a session counts, but a skipped session may be measured later."""
         if not record.final or self.done.get(record.session, Status.SKIPPED) is not Status.SKIPPED:
             return
         self.done[record.session] = record.status
@@ -47,7 +47,7 @@ class CellSessions(msgspec.Struct):
             self.medians_s.append(statistics.median(times) / 1e9)
 
     def forget_inferred(self) -> None:
-        """Open the sessions again that were skipped without being certain."""
+        """Reopen sessions that were skipped by inference."""
         if self.determined() is None:
             self.done = {
                 session: status
@@ -56,12 +56,12 @@ class CellSessions(msgspec.Struct):
             }
 
     def determined(self) -> Status | None:
-        """Return the status that every further session would have too, if there is one."""
+        """Return the status that every further session would have, if determined."""
         return next((status for status in self.done.values() if status in DETERMINED), None)
 
 
 def sessions_by_cell(cells: Iterable[Cell], lines: Iterable[Line]) -> dict[str, CellSessions]:
-    """Replay a run's lines into what is known of each planned cell."""
+    """Replay a run's lines into the state of each planned cell."""
     known = {cell.id: CellSessions() for cell in cells}
     for line in lines:
         name = line.id if isinstance(line, Record) else getattr(line, "cell", None)
@@ -80,7 +80,7 @@ def sessions_by_cell(cells: Iterable[Cell], lines: Iterable[Line]) -> dict[str, 
 
 
 def why_stop(standing: CellSessions, protocol: Protocol, spent_s: float) -> Reason | None:
-    """Return why a cell needs no further session, or None if it does."""
+    """Return why a cell needs no further session, or None if it needs one."""
     if not set(range(1, protocol.sessions + 1)) <= set(standing.done):
         return None
     if any(status is not Status.OK for status in standing.done.values()):

@@ -1,4 +1,4 @@
-"""From a sweep to what will run: names resolved, cells expanded, impossible ones refused with a reason.
+"""Planning of a sweep: names are resolved, cells expanded, and impossible ones refused with a reason.
 
 Planning reads files and the driver's list of GPUs; it imports no engine.
 """
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
 
 MOST_PROMPT_BYTES = 2**26
-"""A prompts file is handed to every worker whole."""
+"""The size limit of a prompts file, which is sent to every worker."""
 
 
 class Planned(msgspec.Struct, frozen=True, kw_only=True):
-    """A sweep, resolved: `refused` maps the ids of cells that cannot run to the reason."""
+    """A resolved sweep; `refused` maps the ids of cells that cannot run to the reasons."""
 
     sweep: spec_sweep.Sweep
     cells: list[spec_sweep.Cell]
@@ -42,9 +42,9 @@ class Planned(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def plan(sweep: Sweep, *, device: str | None = None) -> Planned:
-    """Resolve and expand a sweep; raise SpecError or NothingToRun, in one line, if it cannot be meant.
+    """Resolve and expand a sweep; raise SpecError or NothingToRun with one line if it is invalid.
 
-    `device` is one to plan for that need not be here: it is what `auto` means then, and nobody asks a driver.
+    `device` is a device to plan for, which may be absent: `auto` then means it, and no driver is queried.
     """
     given = sweep.axes.model if isinstance(sweep.axes.model, list) else [sweep.axes.model]
     models = _models(given)
@@ -77,7 +77,7 @@ def plan(sweep: Sweep, *, device: str | None = None) -> Planned:
 
 
 def _models(given: list[str]) -> dict[str, Model]:
-    """Return the models by the names under which they are written down: without secrets and home folders."""
+    """Return the models by their recorded names, which have no secrets or home folders."""
     models: dict[str, Model] = {}
     for name in dict.fromkeys(map(without_home, given)):
         told = redact(name)
@@ -90,7 +90,7 @@ def _models(given: list[str]) -> dict[str, Model]:
 
 
 def _refuse_secrets(cells: list[Cell]) -> None:
-    """Refuse secrets where they would be written to every record and into the names of files."""
+    """Refuse secrets in cells, which would be written to every record and into file names."""
     told = {("prompts", cell.prompts) for cell in cells}
     told |= {
         (f"{cell.backend}: {key}", text)
@@ -106,7 +106,7 @@ def _refuse_secrets(cells: list[Cell]) -> None:
 
 
 def real_or_random(found: Model) -> str:
-    """Return what `load_format: auto` means: real weights where a folder or hub id was named."""
+    """Return the meaning of `load_format: auto`: real weights for a folder or hub id."""
     return "dummy" if found.source == "catalogue" else "safetensors"
 
 
@@ -127,7 +127,7 @@ def _no_text(error: ValueError) -> str:
 
 
 def _not_installed(cells: list[Cell]) -> list[str]:
-    """Return what will not load here, so that it is known before a night's sweep and not after it."""
+    """Return warnings about backends that are not installed, before a long sweep instead of after it."""
     missing = {
         name: backends.missing(name) for name in dict.fromkeys(cell.backend for cell in cells)
     }
@@ -146,7 +146,7 @@ def _check_device(cells: list[Cell]) -> None:
 
 
 def _distinct(cells: list[Cell]) -> tuple[list[Cell], list[str]]:
-    """Drop cells that are the same point, such as a default and the same value written out."""
+    """Drop repeated cells, such as a default and the same value given explicitly."""
     unique = {cell.id: cell for cell in reversed(cells)}
     kept = [cell for cell in cells if unique.get(cell.id) is cell]
     dropped = len(cells) - len(kept)
@@ -156,9 +156,9 @@ def _distinct(cells: list[Cell]) -> tuple[list[Cell], list[str]]:
 
 
 def _impossible(cell: Cell, found: Model) -> str:
-    """Return why no engine can run this cell, or nothing."""
+    """Return why no engine can run this cell; empty if one may."""
     tokens = cell.input_len + cell.output_len
-    # An encoder and its decoder each count their positions from nought.
+    # An encoder and its decoder each count positions from zero.
     apart = found.config.get("is_encoder_decoder")
     longest = max(cell.input_len, cell.output_len) if apart else tokens
     if found.max_positions and longest > found.max_positions:

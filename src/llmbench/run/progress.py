@@ -1,4 +1,4 @@
-"""What a person sees while a sweep runs. Drawn between measurements only, never beside one."""
+"""The progress display of a sweep, which is only drawn between measurements."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ FAILED = "red"
 
 
 class Screen:
-    """A live table on a terminal; one line a session elsewhere."""
+    """A live table on a terminal; elsewhere one line per session."""
 
     def __init__(self, console: Console, name: str) -> None:
-        """Begin with no sessions; whoever knows sets how many are planned, ended before, and may be added."""
+        """Begin without sessions; the runner sets how many are planned, ended before, and may be added."""
         self.console, self.name = console, shown(name)
         self.planned = self.before = self.further = 0
         self.began = time.monotonic()
@@ -60,22 +60,22 @@ class Screen:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Give it back."""
+        """Release the terminal."""
         if self.live:
             self.live.stop()
 
     def loading(self, cell: Cell, session: int) -> None:
-        """A worker has been started for a group."""
+        """Show that a worker has been started for a group."""
         self.now = f"session {session}: loading {shown(cell.model)} on {cell.backend} ({cell.dtype}, {cell.device})"
         self._draw()
 
     def measuring(self, cell: Cell, session: int) -> None:
-        """A cell begins; the picture stands still until it ends."""
+        """Show that a cell begins; the display pauses until it ends."""
         self.now = f"session {session}: measuring {shown(cell.id)}"
         self._draw()
 
     def ended_with(self, record: Record) -> None:
-        """A session's record is on disk."""
+        """Show a saved record."""
         self.ended += 1
         self.counts[record.status] += 1
         self.recent.append(record)
@@ -89,11 +89,11 @@ class Screen:
         self._draw()
 
     def note(self, text: str) -> None:
-        """Say something once, above the table."""
+        """Show a notice once, above the table."""
         self.console.print(Text(shown(text), style="yellow"), soft_wrap=True)
 
     def more_planned(self, sessions: int, further: int) -> None:
-        """Sessions were added, because intervals are still too wide; as many as `further` may follow."""
+        """Add sessions, because intervals are still too wide; up to `further` more may follow."""
         self.planned += sessions
         self.further = further
 
@@ -124,12 +124,12 @@ class Screen:
 
 
 def about(time_s: float) -> str:
-    """Return a time as a person would say it."""
+    """Return a time in words."""
     return f"{time_s / 60:.0f} min" if time_s > 90 else f"{time_s:.0f} s"
 
 
 def line(record: Record, name: str) -> Text:
-    """Return one record as one line: how it ended, how long a call took or why it has no time, what it was."""
+    """Return one record as one line: status, time per call or the reason for none, cell."""
     times = sorted(s.e2e_ns for s in record.outcome.samples if s.e2e_ns and not s.discarded)
     text = Text(f"{record.status:<12}", style=COLOURS.get(record.status, FAILED))
     text.append(f"session {record.session}  ", style="default")
@@ -143,7 +143,7 @@ def line(record: Record, name: str) -> Text:
 
 
 def short(cell: Cell) -> str:
-    """Return a cell's name with that in front in which most cells differ, since a narrow terminal cuts the end."""
+    """Return a cell's name, with the most varying axes first because a narrow terminal cuts the end."""
     shape = f"b{cell.batch_size} i{cell.input_len} o{cell.output_len}"
     options = (f"{key}={value}" for key, value in cell.options.items())
     return " ".join((cell.model, shape, cell.backend, cell.dtype, *options))

@@ -1,4 +1,4 @@
-"""What has changed since a run began: of the sweep, which is said, and of the environment, which is refused."""
+"""Changes since a run began: those of the sweep are reported, those of the environment refused."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def same(earlier: Plan, written: Plan) -> bool:
 
 
 def since(earlier: Plan, written: Plan) -> Iterator[str]:
-    """Yield how the sweep differs from the one that the run was planned with last."""
+    """Yield the differences between the sweep and the run's last plan."""
     differences = [*_of_settings(earlier, written), *_of_axes(earlier.cells, written.cells)]
     if differences:
         yield f"{written.name}: the sweep has changed since this run was planned: {'; '.join(differences)}."
@@ -65,7 +65,7 @@ def _values(cells: Sequence[Cell]) -> dict[str, dict[object, None]]:
 
 
 def refuse_other_sweep(earlier: Plan, name: str, folder: Path) -> None:
-    """Raise RunError if a run was begun by a sweep of another name."""
+    """Raise RunError if a sweep of another name began the run."""
     if earlier.name != name:
         raise RunError(
             f"{folder}: contains a run of the sweep {earlier.name!r}, and this one is {name!r}. "
@@ -74,7 +74,7 @@ def refuse_other_sweep(earlier: Plan, name: str, folder: Path) -> None:
 
 
 def refuse_other_environment(earlier: Plan, facts: Mapping[str, Any], digest: str) -> None:
-    """Raise RunError, with the difference, if a run was begun with something else than is here now."""
+    """Raise RunError, with the differences, if the run began in another environment."""
     if earlier.environment_digest == digest:
         return
     changed = differing(flat(earlier.environment), flat(facts))

@@ -1,7 +1,7 @@
-"""Rounds of a sweep: what is pending, one fresh worker a group, one record a session, whatever happens.
+"""The runner of a sweep: pending cells by rounds, one new worker per group, one record per session.
 
-Round k measures session k of every cell before any cell gets session k+1, in an order shuffled from the
-recorded seed: a machine that drifts then blurs every cell alike, instead of favouring the first.
+Round k measures session k of every cell before any cell gets session k+1, in an order shuffled from the recorded
+seed: a drifting machine then affects every cell alike, instead of favouring the first.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Runner:
         *,
         run_anyway: bool,
     ) -> None:
-        """Replay the run; nothing is started yet."""
+        """Replay the run without starting anything."""
         self.planned, self.written, self.run = planned, written, run
         self.screen, self.interrupt = screen, interrupt
         self.protocol = planned.sweep.protocol
@@ -70,7 +70,7 @@ class Runner:
         self.logs: Path = run.folder / store.LOGS
         self.logs.mkdir(exist_ok=True)
         for log in self.logs.glob("*.log"):
-            scrub(log)  # an invocation that was killed left its last ones as they were
+            scrub(log)  # a killed sweep could not clean its last logs
         self.fork_servers: dict[str, launcher.ForkServer] = {}
         self.texts = {
             name: text(name)
@@ -95,7 +95,7 @@ class Runner:
         ]
 
     def measure_all(self) -> None:
-        """Run every round until no cell needs another session, or a signal or the device says stop."""
+        """Run rounds until no cell needs another session, or a signal or the device stops the sweep."""
         try:
             for session in range(1, self.protocol.max_sessions + 1):
                 cells = self.pending(session)
@@ -115,7 +115,7 @@ class Runner:
         return self.interrupt.signal is not None or self.watch.halt is not None
 
     def _skip_rounds(self, first: int) -> None:
-        """Record the planned sessions of rounds that will not come, if they are skipped for good."""
+        """Record skipped sessions of rounds that will not run."""
         if (halt := self.watch.halt) and halt.status is Status.SKIPPED:
             for session in range(first, self.protocol.sessions + 1):
                 self._end_all(self.pending(session), session, halt)
@@ -125,7 +125,7 @@ class Runner:
             self.put(cell, session, Outcome(cell=cell.id, status=halt.status, error=halt.why))
 
     def _round(self, session: int, cells: list[Cell]) -> None:
-        """Measure session `session` of these cells, groups and the cells inside them in a seeded order."""
+        """Measure session `session` of these cells, with groups and cells in a seeded order."""
         order = random.Random(f"{self.protocol.seed}/{session}")  # noqa: S311 - an order, not a secret
         groups = sweep.groups(self._forgo(session, cells), self.protocol.isolation)
         order.shuffle(groups)
@@ -138,7 +138,7 @@ class Runner:
             self._end_all(itertools.chain(left, *groups), session, self.watch.halt)
 
     def _forgo(self, session: int, cells: list[Cell]) -> list[Cell]:
-        """Record the sessions that need not be run to be known; return the cells that must be measured."""
+        """Record the sessions with a known outcome; return the cells that must be measured."""
         known = self.foregone.outcomes(cells)
         for cell in cells:
             if cell.id in known:
@@ -146,7 +146,7 @@ class Runner:
         return [cell for cell in cells if cell.id not in known]
 
     def _group(self, session: int, cells: list[Cell]) -> list[Cell]:
-        """Measure one group, with a new worker whenever one ends early; return what a stop left out."""
+        """Measure one group, with a new worker after each early end; return the cells left by a stop."""
         remaining = list(cells)
         while (remaining := self._forgo(session, remaining)) and not self._told_to_stop():
             self.watch.before_worker()
@@ -169,7 +169,7 @@ class Runner:
         except launcher.ForkServerDied as error:
             self.drop_fork_server(first.backend)
             if known or self.interrupt.signal is not None:
-                return cells  # one that died between two workers is replaced
+                return cells  # replaces one that died between two workers
             failed = Outcome(
                 cell=first.id,
                 status=Status.CRASH,
@@ -213,7 +213,7 @@ class Runner:
         return self.logs / f"forkserver-{backend}.log"
 
     def leave_no_logs(self) -> None:
-        """Remove what workers printed; nothing of them is alive."""
+        """Remove the workers' logs; no worker is alive."""
         for log in self.logs.glob("*.log"):
             log.unlink()
 
@@ -222,7 +222,7 @@ class Runner:
             self.drop_fork_server(backend)
 
     def begin(self, cell: Cell, session: int, worker: launcher.Worker) -> None:
-        """Write the intent to measure, durably, before the cell begins."""
+        """Write the intent to measure durably before the cell begins."""
         attempt = self.standings[cell.id].attempts[session] = self._attempt(cell, session)
         self.watch.before_cell()
         begin = Begin(
@@ -234,14 +234,14 @@ class Runner:
     def put_all(
         self, cells: list[Cell], session: int, outcome: Outcome, worker: dict[str, Any]
     ) -> None:
-        """Record what befell a whole group, such as a model that did not load, on each of its cells."""
+        """Record the outcome of a whole group, such as a failed load, for each of its cells."""
         for cell in cells:
             self.put(cell, session, msgspec.structs.replace(outcome, cell=cell.id), worker)
 
     def put(
         self, cell: Cell, session: int, outcome: Outcome, worker: dict[str, Any] | None = None
     ) -> None:
-        """Judge, write, remember and show one record."""
+        """Check, write, count and show one record."""
         if outcome.engine:
             work = bounds.least_work(cell, self.planned.models[cell.model], outcome.engine)
             outcome = msgspec.structs.replace(outcome, engine={**work, **outcome.engine})
@@ -255,7 +255,7 @@ class Runner:
         self.screen.ended_with(record)
 
     def _note_stops(self) -> None:
-        """Write, once a cell, why it got no further session."""
+        """Write, once per cell, why it gets no further session."""
         for cell in self.planned.cells:
             standing = self.standings[cell.id]
             reason = why_stop(standing, self.protocol, time.monotonic() - self.began)
@@ -272,7 +272,7 @@ class Runner:
 
 
 class _WorkerSession:
-    """One worker as the runner follows it: every cell recorded as it ends, whatever ended it."""
+    """One worker followed by the runner, which records every cell however it ends."""
 
     def __init__(
         self, runner: Runner, worker: launcher.Worker, session: int, cells: list[Cell]
@@ -308,13 +308,13 @@ class _WorkerSession:
             self.runner.screen.measuring(self.remaining[0], self.session)
 
     def _result(self, message: CellResult) -> None:
-        """Write a result and let the worker go on; the worker's last is held until nothing of it is alive."""
+        """Write a result and let the worker continue; its last result waits until none of its processes is alive."""
         if self.held is not None:
-            return  # after its last, or after one that made no sense, a worker has nothing to say
+            return  # nothing is expected after a worker's last or an invalid result
         if message.outcome.cell != self.remaining[0].id:
             reason = f"protocol: a result for {message.outcome.cell!r}, which is not being measured"
             self.held = Outcome(cell=self.remaining[0].id, status=Status.CRASH, error=reason)
-            return  # it gets no answer, and its deadline ends it
+            return  # it gets no answer and ends by its deadline
         if message.last or len(self.remaining) == 1:
             self.held = message.outcome
             return
@@ -323,7 +323,7 @@ class _WorkerSession:
         self.worker.go()
 
     def _ended(self, ended: launcher.WorkerEnd) -> None:
-        """Record the last cell, or what the worker's end did to the one that it was measuring."""
+        """Record the last result, or an outcome for the cell that the worker's end interrupted."""
         scrub(self.worker.log)
         if ended.why == "nursery":
             self.runner.drop_fork_server(self.remaining[0].backend)
@@ -356,7 +356,7 @@ def now() -> str:
 
 
 def started_at(pid: int) -> float:
-    """Return when a process started, in seconds; 0 if it is gone already."""
+    """Return when a process started, in seconds; 0 if it is gone."""
     try:
         return float(psutil.Process(pid).create_time())
     except psutil.Error:

@@ -1,4 +1,4 @@
-"""Signals that ask a sweep to stop: noted by a handler, acted on by the loop that sleeps."""
+"""Stop signals of a sweep: a handler notes them, and the sleeping loop acts on them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LOOK_S = 1.0
-"""How often, after a stop signal, it is seen whether anybody takes what is printed."""
+"""The interval, after a stop signal, of checks whether anybody reads the output."""
 
 
 class Interrupt:
-    """While entered, a stop signal is remembered in `signal` and makes `fd` readable; it ends nothing itself."""
+    """A context in which a stop signal is stored in `signal` and makes `fd` readable, and ends nothing by itself."""
 
     def __init__(self) -> None:
         """Make the pipe that wakes the loop."""
@@ -26,7 +26,7 @@ class Interrupt:
         self.signal: int | None = None
 
     def __enter__(self) -> Self:
-        """Take over the signals, but for those that whoever started us had ignored, as `nohup` does."""
+        """Take over the signals, except those that our parent set to be ignored, as `nohup` does."""
         heeded = [number for number in ASKING if signal.getsignal(number) is not signal.SIG_IGN]
         self._before = {number: signal.signal(number, self._note) for number in heeded}
         self._before[signal.SIGALRM] = signal.signal(signal.SIGALRM, discard_unread_output)
@@ -39,7 +39,7 @@ class Interrupt:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Give the signals back."""
+        """Restore the signal handlers."""
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.set_wakeup_fd(self._woken_before)
         for number, handler in self._before.items():
@@ -49,7 +49,7 @@ class Interrupt:
 
     @property
     def exit_code(self) -> int:
-        """Return what a shell expects of a process that a signal stopped: 130, 143 or 129."""
+        """Return the exit code that a shell expects after a signal: 130, 143 or 129."""
         return 128 + (self.signal or 0)
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
@@ -58,9 +58,9 @@ class Interrupt:
 
 
 def discard_unread_output(*_: object) -> None:
-    """Send what is printed nowhere, if nobody takes it: a write that waits for a reader cannot be stopped."""
+    """Discard output that nobody reads, because a blocked write cannot be stopped."""
     for stream in (1, 2):
-        with suppress(OSError, ValueError):  # it is closed
+        with suppress(OSError, ValueError):  # the output is closed
             if not select.select([], [stream], [], 0)[1]:
                 nowhere = os.open(os.devnull, os.O_WRONLY)
                 os.dup2(nowhere, stream)

@@ -1,4 +1,4 @@
-"""One invocation of a sweep: where its run is, whether it may go on there, and how it ended."""
+"""One invocation of a sweep: its run's folder, whether it may continue there, and its exit code."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ if TYPE_CHECKING:
 RESULTS = Path("results")
 COMPLETED_WITH_FAILURES = 3
 FILES_OF_A_SWEEP = 20
-"""Open files at once, besides those at its start and a channel to each fork server: lock, records, signals, and eight
-while a worker starts, 11 in all as counted; and some for what a worker imports and opens."""
+"""Files open at once, besides those at the start and a channel to each fork server: lock, records, signals, and
+eight while a worker starts, 11 in total as counted, plus some that a worker's imports open."""
 USUAL_FILES = 4
-"""Open at the start, where the system does not tell."""
+"""The number assumed open at the start, if the system does not tell."""
 BUSY = 0.2
-"""Share of all processors, while a sweep is planned, above which every number will come out worse. A record warns of
-less, but planning takes a fraction of a second, in which a tick of 10 ms counts for much."""
+"""The share of all processors used by others, while a sweep is planned, above which it warns. A record warns at
+less, but planning takes a fraction of a second, in which a tick of 10 ms weighs much."""
 
 
 Show: TypeAlias = "Callable[[Path, Console], None]"
@@ -58,7 +58,7 @@ Show: TypeAlias = "Callable[[Path, Console], None]"
 
 
 class SweepOptions(msgspec.Struct, frozen=True):
-    """What the command line says about the run, as opposed to the sweep."""
+    """Command line options about the run, as opposed to the sweep."""
 
     output_dir: Path | None
     resume: bool
@@ -70,7 +70,7 @@ class SweepOptions(msgspec.Struct, frozen=True):
 
 
 def probe_first(sweep: Sweep, console: Console) -> None:
-    """Measure the ceilings of the devices that a sweep runs on, unless they are kept from before."""
+    """Measure the ceilings of the devices that a sweep uses, unless saved ones exist."""
     found = info.machine()
     have = {each.device for each in peaks.probes_of(found)}
     wanted = {cell.device.partition(":")[0] for cell in plan(sweep).cells} - have
@@ -80,7 +80,7 @@ def probe_first(sweep: Sweep, console: Console) -> None:
 
 
 def sweep(wanted: Sweep, asked: SweepOptions, console: Console, command: str, show: Show) -> int:
-    """Measure what is pending, have the table shown, and return the exit code."""
+    """Measure pending sessions, show the table, and return the exit code."""
     window = telemetry.CpuWindow()
     if asked.offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
@@ -118,7 +118,7 @@ def sweep(wanted: Sweep, asked: SweepOptions, console: Console, command: str, sh
 
 
 def _is_anonymous(run: Run, asked: SweepOptions) -> bool:
-    """Return whether a run is written without who measured it; a run that began otherwise stays so."""
+    """Return whether a run is written anonymously; refuse a run that began otherwise."""
     earlier = run.log.plan
     began_so = earlier is not None and earlier.command == anonymous.COMMAND
     if asked.anonymous and earlier is not None and not began_so:
@@ -130,7 +130,7 @@ def _is_anonymous(run: Run, asked: SweepOptions) -> bool:
 
 
 def measured_anew(file: Path, purpose: str, sessions: int, show: Show) -> tuple[Path, int]:
-    """Measure a sweep's file into the state folder, as many sessions of every cell; return the run and exit code."""
+    """Measure a sweep file in the state folder with this many sessions per cell; return the run and exit code."""
     changes = {"sessions": sessions, "max_sessions": sessions}
     wanted = overrides.with_protocol(spec_sweep.read_sweep(file), changes)
     folder = state.folder() / purpose / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{slug(wanted.name)}"
@@ -142,7 +142,7 @@ def measured_anew(file: Path, purpose: str, sessions: int, show: Show) -> tuple[
 
 
 def _announce(runner: Runner, others: float) -> None:
-    """Say what is to be measured, and what speaks against measuring it now."""
+    """Show what will be measured, and warnings about measuring it now."""
     screen, planned, protocol = runner.screen, runner.planned, runner.protocol
     sessions, most = protocol.sessions, protocol.max_sessions
     screen.planned = len(planned.cells) * sessions
@@ -184,7 +184,7 @@ def _conclude(run: Run, runner: Runner, console: Console, interrupt: Interrupt) 
 
 
 def _folder(name: str, machine_name: str, *, resume: bool) -> Path:
-    """Return a new folder under results/, or with `resume` the newest one of this sweep on this machine."""
+    """Return a new folder under results/, or with `resume` the newest of this sweep on this machine."""
     ending = f"-{slug(machine_name)}-{slug(name)}"
     mine = re.compile(r"\d{4}-\d\d-\d\d" + re.escape(ending) + r"(-\d+)?")
     if resume:
@@ -210,7 +210,7 @@ def _folder(name: str, machine_name: str, *, resume: bool) -> Path:
 def _describe(
     run: Run, planned: Planned, found: dict[str, object], asked: SweepOptions, command: str
 ) -> Plan:
-    """Write the plan, unless the run already says the same; refuse to mix environments."""
+    """Write the plan, unless the run already has it; refuse to mix environments."""
     facts, digest = info.environment(found)
     if run.log.imported:
         raise RunError(
@@ -245,12 +245,12 @@ def _describe(
         written = earlier
     else:
         run.append(written)
-    run.describe(written)  # also what a kill kept the last invocation from writing
+    run.describe(written)  # also after a kill that kept the last sweep from writing it
     return written
 
 
 def _without_secrets(model: Model) -> Model:
-    """Return a model as a file may tell it: where its weights lie is often in somebody's home."""
+    """Return a model as written to a file, without the location of its weights in somebody's home."""
     return msgspec.structs.replace(
         model, location=model.location and redact(model.location), config=redact_all(model.config)
     )
@@ -259,9 +259,9 @@ def _without_secrets(model: Model) -> Model:
 def _predictions(
     planned: Planned, found: dict[str, object], probes: list[Probe], earlier: Plan | None
 ) -> dict[str, Prediction]:
-    """Return what was said of the cells of an earlier plan, and what is now said of those that are new.
+    """Return the predictions of an earlier plan for its cells, and new predictions for new cells.
 
-    A cell that may have been measured is not predicted after the fact.
+    A cell that may have been measured is not predicted afterwards.
     """
     before = {cell.id for cell in earlier.cells} if earlier else set()
     new = [cell for cell in planned.cells if cell.id not in before]
@@ -274,7 +274,7 @@ def _predictions(
 
 
 def _refuse_few_files(planned: Planned) -> None:
-    """Refuse to begin where the limit of open files would end every worker before it starts."""
+    """Refuse to begin if the limit of open files would prevent every worker from starting."""
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     in_use = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else USUAL_FILES  # noqa: PTH112, PTH208 - names only
     needed = in_use + FILES_OF_A_SWEEP + len({cell.backend for cell in planned.cells})

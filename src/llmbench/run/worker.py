@@ -1,9 +1,9 @@
-"""The child that measures: reads one job, loads one engine, sends one result a cell, and ends.
+"""The worker process: reads one job, loads one engine, sends one result per cell, and exits.
 
     llmbench cell SWEEP.yaml CELL_ID | python -m llmbench.run.worker
 
-An out-of-memory or device error ends the process after its result is sent: what a CUDA context is worth
-after one is unknowable, so no later number comes from it.
+An out-of-memory or device error ends the process after its result is sent, because a CUDA context cannot be trusted
+after one.
 """
 
 from __future__ import annotations
@@ -35,9 +35,10 @@ BY_TYPE = {
     "MemoryError": Status.OOM,
     "AcceleratorError": Status.CUDA_ERROR,
 }
-"""Exceptions by the name of their class or of one it derives from; torch's cannot be imported here."""
+"""Statuses by the name of an exception's class or a base class; torch's cannot be imported here."""
 NO_ROOM = 2
-"""CUDA's own code of no memory: `error_code` of torch's AcceleratorError where a call beside its allocator got none."""
+"""CUDA's error code for out of memory, in `error_code` of torch's AcceleratorError, for calls outside torch's
+allocator."""
 BY_TEXT = (
     ("out of memory", Status.OOM),
     ("cublas_status_alloc_failed", Status.OOM),
@@ -46,12 +47,12 @@ BY_TEXT = (
     ("cuda error", Status.CUDA_ERROR),
     ("cublas_status", Status.CUDA_ERROR),
 )
-"""The last resort, for engines that raise a bare RuntimeError."""
+"""Statuses by text, the last resort for engines that raise a bare RuntimeError."""
 LONGEST_ERROR = 2000
 
 
 def main() -> None:
-    """Run the job on standard input, by hand: messages go to standard output, prints to standard error."""
+    """Run the job on standard input, for use by hand: messages go to standard output, prints to standard error."""
     job = messages.read_line(0)
     out = os.dup(1)
     os.dup2(2, 1)
@@ -59,7 +60,7 @@ def main() -> None:
 
 
 def work(job_line: bytes, *, control: int, out: int) -> None:
-    """Do one job. `control` brings the launcher's go-aheads; `out` takes messages."""
+    """Do one job. `control` carries the launcher's answers; `out` takes messages."""
     job = msgspec.json.decode(job_line, type=Job)
     messages.send(out, messages.Progress(phase="load"))
     began = time.monotonic()
@@ -82,7 +83,7 @@ def work(job_line: bytes, *, control: int, out: int) -> None:
 
 
 def measured(engine: Engine, cell: Cell, job: Job, out: int, load_s: float) -> Outcome:
-    """Measure one cell; whatever happens becomes its outcome, with what was taken before it happened."""
+    """Measure one cell; any exception becomes its outcome, with the samples taken before."""
     taken = Measurement(cell)
 
     def say(phase: measure_prompts.Phase, iteration: int) -> None:
@@ -109,7 +110,7 @@ def measured(engine: Engine, cell: Cell, job: Job, out: int, load_s: float) -> O
 def _workload(
     engine: Engine, cell: Cell, job: Job
 ) -> tuple[measure_prompts.Workload, float | None]:
-    """Return the prompts of a cell, and the bytes of text in a token of theirs if they are cut from one."""
+    """Return the prompts of a cell, and for text prompts the bytes per token."""
     if cell.prompts == measure_prompts.SYNTHETIC:
         return measure_prompts.synthetic(cell, engine, job.protocol.seed, job.session), None
     return measure_prompts.from_text(
@@ -118,10 +119,12 @@ def _workload(
 
 
 def described(error: BaseException, otherwise: Status) -> dict[str, Any]:
-    """Return an exception as the fields of an outcome: status, one line, and its trace."""
+    """Return an exception as fields of an outcome: status, one line, and the traceback."""
     status = classify(error, otherwise)
     said = isinstance(error, LoadFailed | Unsupported)
-    text = " ".join(redact(str(error)).split())[:LONGEST_ERROR]  # half a secret would not be known
+    text = " ".join(redact(str(error)).split())[
+        :LONGEST_ERROR
+    ]  # redact before cutting, because half a secret would not be recognised
     trace = None if said else redact("".join(traceback.format_exception(error)))
     return {
         "status": status,
@@ -131,7 +134,7 @@ def described(error: BaseException, otherwise: Status) -> dict[str, Any]:
 
 
 def classify(error: BaseException, otherwise: Status) -> Status:
-    """Return the status that an exception means: by its code or type first, by its text last."""
+    """Return the status of an exception: by its code or type first, by its text last."""
     if getattr(error, "error_code", None) == NO_ROOM:
         return Status.OOM
     for kind in type(error).__mro__:
@@ -142,7 +145,7 @@ def classify(error: BaseException, otherwise: Status) -> Status:
 
 
 def may_go_on(control: int) -> bool:
-    """Wait for the launcher's answer; a closed pipe means that nobody is there to measure for."""
+    """Wait for the launcher's answer; a closed pipe means that the launcher is gone."""
     return messages.read_line(control) == messages.GO
 
 
