@@ -1,1 +1,1 @@
-"""What to measure: a sweep file or flags, read strictly and expanded to cells."""
+"""Specification of a sweep: a sweep file or flags, read strictly and expanded to cells."""

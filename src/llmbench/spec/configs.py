@@ -1,6 +1,6 @@
-"""Where the configuration files are: in the repository, or inside an installed package.
+"""Location of the configuration files: in the repository, or inside an installed package.
 
-A wheel carries the repository's configs/ beside the modules (pyproject.toml says so).
+A wheel contains the repository's configs/ next to the modules (see pyproject.toml).
 """
 
 from pathlib import Path

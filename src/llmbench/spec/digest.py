@@ -1,4 +1,4 @@
-"""The digest that names things by what they hold."""
+"""The digest that identifies values by their content."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
-"""From a sweep to its grid: axes read and checked, engines with their options, one cell a point.
+"""Expansion of a sweep to its grid: checked axes, engines with their options, one cell per point.
 
-Nothing here opens a file: what names mean is resolved before (`plan`), so ten thousand cells take a tenth
-of a second.
+Nothing here opens a file, because `plan` has resolved all names; ten thousand cells take a tenth of a second.
 """
 
 from __future__ import annotations
@@ -32,19 +31,20 @@ ALIASES = {
     "half": "float16",
     "gpu": "cuda",
 }
-"""What other tools call some of these; a cell has one name, so they are only understood well enough to say so."""
+"""Other tools' names for some of these values, known only to suggest ours in an error."""
 MOST_TOKENS = 2**31
 """Batch x (input + output) above this cannot be indexed by any engine."""
 MOST_CELLS = 100_000
-"""Each takes seconds at least: more is a slip of the hand, and a million times more would not even fit in memory."""
+"""A limit against typing errors: each cell takes seconds at least, and a million times more would not fit in
+memory."""
 MOST_VALUES = 10_000
-"""One axis longer than this is a slip of the hand."""
+"""A limit against typing errors: no real axis is longer."""
 
 T = TypeVar("T")
 
 
 class Choices(msgspec.Struct, frozen=True):
-    """What a name may be resolved to: filled by the planner, so that `expand` needs no files."""
+    """Resolved names, provided by the planner to keep `expand` free of files."""
 
     model_digests: Mapping[str, str]
     options: Mapping[str, Mapping[str, object]]
@@ -57,7 +57,7 @@ def expand(sweep: Sweep, choices: Choices) -> tuple[list[Cell], list[str]]:
     """Return the grid's cells in the order of the axes, and warnings about what was dropped.
 
     Raises:
-        SpecError: an axis has a value that no engine knows; the message says where and what was meant.
+        SpecError: an axis has an unknown value; the message says where and suggests one.
         NothingToRun: an axis is empty.
 
     """
@@ -142,7 +142,7 @@ def _option_values(
     for item in values:
         _check_option(where, item, known[key])
     if isinstance(known[key], float):
-        values = [float(str(item)) for item in values]  # so that 5 and 5.0 are one cell
+        values = [float(str(item)) for item in values]  # makes 5 and 5.0 the same cell
     return without_repetition(values, where, warn)
 
 
@@ -227,7 +227,7 @@ def _range(match: re.Match[str], where: str) -> list[int]:
 
 
 def words(value: object) -> list[str]:
-    """Return one word or a list of words as a list without repetition, in order."""
+    """Return one word or a list of words as a list without repetitions, in order."""
     return list(dict.fromkeys(value if isinstance(value, list) else [str(value)]))
 
 

@@ -1,4 +1,4 @@
-"""A sweep as the command line changes it, or makes it: flags win over the file."""
+"""Command line overrides of a sweep; flags win over the file."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ FLAGS = {
     "sessions": "--sessions",
     "seed": "--seed",
 }
-"""Which flag gives a setting, to be named if it cannot be meant; a file's settings were checked when it was read."""
+"""The flag of each setting, to name in errors; a file's settings are checked when it is read."""
 LENGTHS = ("batch_size", "input_len", "output_len")
 
 
 def read(path: Path | None, models: list[str] | None) -> Sweep:
-    """Return the file's sweep, or an empty one around the models that a flag names."""
+    """Return the file's sweep, or one with only the models named by a flag."""
     if path is not None:
         if models and not path.exists():
             raise SpecError(
@@ -44,7 +44,7 @@ def read(path: Path | None, models: list[str] | None) -> Sweep:
 def overridden(
     sweep: Sweep, lists: Mapping[str, list[str] | None], single: Mapping[str, str]
 ) -> Sweep:
-    """Return the sweep with the axes that flags give; `lists` take commas, spaces and ranges."""
+    """Return the sweep with axes replaced by flags; `lists` accept commas, spaces and ranges."""
     changes: dict[str, Any] = dict(single)
     for name, given in lists.items():
         if given:
@@ -58,7 +58,7 @@ def overridden(
 
 
 def with_protocol(sweep: Sweep, changes: Mapping[str, Any]) -> Sweep:
-    """Return the sweep with other settings; raise SpecError if they contradict each other."""
+    """Return the sweep with changed settings; raise SpecError if they contradict each other."""
     try:
         settings: Protocol = msgspec.structs.replace(sweep.protocol, **changes)
     except ValueError as error:

@@ -1,7 +1,7 @@
-"""What to measure: a Sweep read from YAML, its Axes, its Protocol, and the Cells they expand to.
+"""The structs of a sweep: Sweep, Axes, Protocol, and the Cells that they expand to.
 
-A cell's id is a readable slug and a digest of everything that changes its number: the cell itself, the
-model's facts, and how it is measured. Host, time and order are not in it, so two machines agree on it.
+A cell's id is a readable slug and a digest of everything that changes its number: the cell itself, the model's
+facts, and how it is measured. Host, time and order are not in it; two machines give a cell the same id.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PROTOCOL = 1
-"""How a number is measured. Comparisons across protocols are refused."""
+"""The version of how numbers are measured. Comparisons across protocols are refused."""
 NOT_OURS = 0
-"""The protocol of what other tools measured."""
+"""The protocol of other tools' measurements."""
 
 LONGEST_SLUG = 96
 MOST_SESSIONS = 1000
-"""More fresh processes for one cell than this is a slip of the hand."""
+"""A limit against typing errors: no cell needs more processes."""
 
 HEADS = {
     "batch_size": "batch",
@@ -34,9 +34,9 @@ HEADS = {
     "load_format": "weights",
     "id": "cell",
 }
-"""How tables head an axis whose own name is long; commands take either."""
+"""Short column headings of axes with long names; commands accept both."""
 NOT_SAID = "not said"
-"""What stands in a coordinate that another tool leaves open."""
+"""The value of a coordinate that another tool does not state."""
 
 Option: TypeAlias = str | int | float | bool
 
@@ -52,7 +52,7 @@ class Deadlines(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     exit_s: float = 10.0
 
     def __post_init__(self) -> None:
-        """Refuse deadlines that have passed before they begin."""
+        """Refuse deadlines that are not positive."""
         for name in self.__struct_fields__:
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
@@ -80,7 +80,7 @@ class Protocol(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     deadlines: Deadlines = Deadlines()
 
     def __post_init__(self) -> None:
-        """Refuse settings that contradict each other; msgspec reports where they stand."""
+        """Refuse settings that contradict each other; msgspec reports their place."""
         for name in ("sessions", "iterations"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -106,7 +106,7 @@ class Protocol(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             raise ValueError(f"max_sessions must be at most {MOST_SESSIONS}")
 
     def measuring(self) -> dict[str, object]:
-        """Return the settings that change a number, as opposed to how often or how patiently it is taken."""
+        """Return the settings that affect a number, as opposed to its repetitions and deadlines."""
         names = (
             "iterations",
             "max_iterations",
@@ -120,9 +120,9 @@ class Protocol(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 class Point(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a number stands, as far as is known. Lengths in tokens; `options` holds what differs from the defaults.
+    """The known coordinates of a number. Lengths are in tokens; `options` has those that differ from the defaults.
 
-    What another tool does not say of its numbers is `NOT_SAID`, and a length that it does not say is None.
+    A coordinate that another tool does not state is `NOT_SAID`; a length that it does not state is None.
     """
 
     id: str
@@ -140,20 +140,20 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
 
 
 SPREADING = ("auto", "balanced", "balanced_low_0", "sequential")
-"""Values of `device_map` that use every GPU there is."""
+"""Values of `device_map` that use all GPUs."""
 PARALLEL = ("tensor_parallel_size", "pipeline_parallel_size")
-"""vLLM's options whose product is how many GPUs it uses."""
+"""vLLM's options whose product is the number of GPUs it uses."""
 
 
 def gpus_of(options: Mapping[str, Option], present: int) -> int:
-    """Return how many of the GPUs that are present these options use."""
+    """Return how many of the present GPUs these options use."""
     if options.get("device_map") in SPREADING:
         return max(1, present)
     return math.prod(int(options.get(name, 1)) for name in PARALLEL)
 
 
 class Cell(Point, frozen=True, kw_only=True):
-    """One point of the grid, self-contained: everything of it is known, so that it can be measured."""
+    """One point of the grid, with everything needed to measure it."""
 
     batch_size: int
     input_len: int
@@ -184,7 +184,7 @@ class Cell(Point, frozen=True, kw_only=True):
 
 
 class Axes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Named lists whose product is the grid. A single value stands for a list of one."""
+    """Named lists whose product is the grid. A single value means a list of one."""
 
     model: str | list[str]
     backend: str | list[str] | dict[str, dict[str, Option | list[Option]] | None] = "transformers"
@@ -207,18 +207,18 @@ class Sweep(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 
 def read_sweep(path: Path) -> Sweep:
-    """Read a sweep file strictly; raise SpecError naming the file, the line or key, and what was meant."""
+    """Read a sweep file strictly; raise SpecError with the file, the line or key, and a suggestion."""
     return yaml.read(path, Sweep)
 
 
 def slug(text: str, longest: int = LONGEST_SLUG) -> str:
-    """Return text that is safe in a file name on any system; distinct texts need a digest beside it."""
+    """Return text that is safe in file names on any system; different texts may give the same one."""
     safe = re.sub(r"[^A-Za-z0-9@=.]+", "-", text).strip("-.")
     return safe[:longest].rstrip("-.") or "x"
 
 
 def groups(cells: Iterable[Cell], isolation: str) -> list[list[Cell]]:
-    """Return the cells that share a loaded engine, together, in order of first appearance."""
+    """Return the cells grouped by the loaded engine that they share, in order of first appearance."""
     by_key: dict[tuple[str, ...], list[Cell]] = {}
     for cell in cells:
         by_key.setdefault(cell.group(isolation), []).append(cell)

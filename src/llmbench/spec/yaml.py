@@ -1,7 +1,7 @@
-"""YAML files, read strictly: YAML 1.2 typing, no tags, no duplicate keys, errors that name the line.
+"""Strict reading of YAML files: YAML 1.2 types, no tags, no duplicate keys, errors with line numbers.
 
-YAML 1.1 reads `no` as false and `12:30:00` as 45000; 1.2 leaves both as text, so a typed field refuses
-them instead of silently taking a number that nobody wrote.
+YAML 1.1 reads `no` as false and `12:30:00` as 45000; 1.2 keeps both as text, which a typed field refuses instead of
+silently taking another value.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ REMEDIES = {
     UNCLOSED: "; this is never closed",
     "found character 'tab' that cannot start any token": "; use spaces",
 }
-"""What to do about a problem that YAML's own words leave open."""
+"""Remedies added to YAML's own error messages."""
 
 HALF = re.compile("[\ud800-\udfff]")
-"""What JSON writes an emoji with, in two escapes; YAML takes each for itself."""
+"""Half of a surrogate pair. JSON writes an emoji as two escapes, which YAML decodes separately."""
 
 MOST_BYTES = 2**20
-"""Nobody writes more by hand, and to read so much takes half a minute."""
+"""The size limit: nobody writes more by hand, and reading this much takes half a minute."""
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 
 
 def read(path: Path, kind: type[T]) -> T:
-    """Read one YAML file into the struct `kind`; raise SpecError with the place and what was meant."""
+    """Read one YAML file into the struct `kind`; raise SpecError with the place and a suggestion."""
     return decode(load(path), kind, str(path))
 
 
@@ -67,7 +67,7 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def decode(value: object, kind: type[T], where: str) -> T:
-    """Convert plain values into the struct `kind`, refusing unknown keys, wrong types, and what is no number."""
+    """Convert plain values into the struct `kind`, refusing unknown keys, wrong types, and NaN and infinity."""
     _refuse_unknown_keys(value, kind, where)
     _refuse_unmeant(value, where)
     try:
@@ -78,7 +78,7 @@ def decode(value: object, kind: type[T], where: str) -> T:
 
 
 class WithoutAliases(Composer):
-    """Refuses `*name`: what is meant stands where it is meant, and ten lines of aliases can mean gigabytes."""
+    """Refuses aliases (`*name`), because ten lines of them can expand to gigabytes."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         """Compose the next node, unless it is an alias."""
@@ -108,7 +108,7 @@ def _refuse_unknown_keys(value: object, kind: object, where: str) -> None:
 
 
 def _refuse_unmeant(value: object, where: str) -> None:
-    """Refuse `.nan`, `.inf` and half a character: no setting can be meant so, and JSON cannot keep them."""
+    """Refuse `.nan`, `.inf` and half a surrogate pair, which no setting accepts and JSON cannot store."""
     if isinstance(value, dict):
         for key, inner in value.items():
             _refuse_unmeant(inner, f"{where}.{key}")
@@ -126,7 +126,7 @@ def _refuse_unmeant(value: object, where: str) -> None:
 def _line(error: MarkedYAMLError) -> str:
     mark = error.problem_mark or error.context_mark
     if _problem(error) == UNCLOSED:
-        mark = error.context_mark or mark  # the end of the file says nothing
+        mark = error.context_mark or mark  # a position at the end of the file does not help
     return f":{mark.line + 1}" if mark else ""
 
 
