@@ -1,1 +1,1 @@
-"""Intervals, effects and shrinkage: no cell, metric or file is known here."""
+"""Statistics: intervals, effects and shrinkage, independent of cells, metrics and files."""

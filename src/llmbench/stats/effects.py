@@ -1,7 +1,7 @@
-"""How far two sides of a table are apart, cell by cell, and what may be said of it: METHOD section 3.
+"""Differences between two sides of a table, cell by cell, with verdicts (METHOD section 3).
 
-Everything is a difference d of mean logarithms, candidate minus baseline; exp(d) is a ratio. No cell, metric
-or file is known here, so a simulation can hold it against tables whose truth is known.
+Everything is a difference d of mean logarithms, candidate minus baseline; exp(d) is a ratio. The code knows no
+cell, metric or file, which lets simulations test it on tables with a known truth.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 Reals: TypeAlias = NDArray[np.float64]
 
 FALSE_DISCOVERIES = 0.05
-"""Of the cells called different, the share that may be no different, in the long run (Benjamini-Hochberg)."""
+"""The share of cells called different that may be false in the long run (Benjamini-Hochberg)."""
 SAME_CONFIDENCE = 0.90
-"""Of the interval that must lie within the margin to be the same: two one-sided tests at 0.05. The one shown,
-which must lie beyond it to differ, is every table's."""
+"""The confidence of the interval that must lie within the margin for the verdict same: two one-sided tests at 0.05.
+The verdict different uses the 95 % interval that tables show."""
 POWER = 0.8
-"""The sessions that an undecided cell would take are those that decide it so often."""
+"""The probability with which the suggested number of sessions would decide an undecided cell."""
 PLENTY = 1e9
-"""Degrees of freedom that stand for infinitely many: stdtrit takes no infinity."""
+"""Replaces infinite degrees of freedom, which stdtrit does not accept."""
 
 
 class Verdict(enum.IntEnum):
-    """What may be said of one cell. `WORSE` is slower, or more memory; a report has the word."""
+    """The verdict on one cell. `WORSE` means slower, or more memory; reports choose the word."""
 
     WORSE = 1
     BETTER = 2
@@ -43,7 +43,7 @@ class Verdict(enum.IntEnum):
 
 
 class Noise(enum.IntEnum):
-    """Where a cell's variance comes from."""
+    """The source of a cell's variance."""
 
     NONE = 0
     OWN = 1
@@ -52,10 +52,10 @@ class Noise(enum.IntEnum):
 
 
 class Differences(NamedTuple):
-    """One row a cell: d, the variance that it would have from one session a side, and how far sessions shrink it.
+    """One row per cell: d, its variance from one session per side, and the factor by which sessions reduce it.
 
-    The standard error of d is sqrt(variance * share); with n sessions on both sides the share is 1 / n.
-    `single` marks what rests on one session of a side: its variance is NaN until a calibration gives one.
+    The standard error of d is sqrt(variance * share); with n sessions on both sides the share is 1 / n. `single`
+    marks cells with one session on a side; their variance is NaN unless a calibration provides one.
     """
 
     d: Reals
@@ -67,17 +67,17 @@ class Differences(NamedTuple):
 
 
 class Effects(NamedTuple):
-    """One row a cell: the ratio, its 95 % interval, the probabilities, the verdict.
+    """One row per cell: the ratio, its 95 % interval, the probabilities, the verdict.
 
     Attributes:
         ratio: candidate over baseline.
         low: lower end of the 95 % interval; NaN where there is none.
         high: upper end.
-        p: probability of a difference this large from nothing, two-sided.
-        adjusted: the same, by Benjamini and Hochberg over the whole table.
-        verdict: a `Verdict` each.
-        needed: sessions a side that would decide what is unclear; NaN if that cannot be told.
-        noise: a `Noise` each.
+        p: the two-sided probability of a difference this large by chance.
+        adjusted: p adjusted by Benjamini and Hochberg over the whole table.
+        verdict: the `Verdict` of each cell.
+        needed: sessions per side that would decide an unclear cell; NaN if unknown.
+        noise: the `Noise` of each cell.
 
     """
 
@@ -92,7 +92,7 @@ class Effects(NamedTuple):
 
 
 def unpaired(baseline: Moments, candidate: Moments) -> Differences:
-    """Return the differences of two sides measured apart, their variances pooled; plain ones are Welch's."""
+    """Return the differences of two independent sides with pooled variances, or else Welch's."""
     n_a, n_b = baseline.n.astype(float), candidate.n.astype(float)
     dof = n_a + n_b - 2
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -113,12 +113,12 @@ def paired(differences: Moments) -> Differences:
 
 
 def calibrated(made: Differences, variance: Reals, dof: Reals) -> Differences:
-    """Return the differences with a machine's own variance where a side has one session only.
+    """Return the differences, with a machine's own variance for cells with one session on a side.
 
     Args:
         made: the differences.
-        variance: of one session's logarithm, a cell; NaN where the calibration knows none.
-        dof: the degrees of freedom behind each.
+        variance: of one session's logarithm, per cell; NaN if the calibration has none.
+        dof: the degrees of freedom of each variance.
 
     """
     use = made.single & np.isfinite(variance)
@@ -131,7 +131,7 @@ def calibrated(made: Differences, variance: Reals, dof: Reals) -> Differences:
 
 
 def effects(made: Differences, margin: float, *, lower_is_better: bool) -> Effects:
-    """Return ratios with their intervals and verdicts; a margin of 0.02 calls 2 % either way nothing."""
+    """Return ratios with intervals and verdicts; with a margin of 0.02, 2 % in either direction is the same."""
     error = np.sqrt(made.variance * made.share)
     dof = np.minimum(made.dof, PLENTY)
     reach = stdtrit(dof, (1 + CONFIDENCE) / 2) * error
@@ -161,7 +161,7 @@ def effects(made: Differences, margin: float, *, lower_is_better: bool) -> Effec
 
 
 def benjamini_hochberg(p: Reals) -> Reals:
-    """Return adjusted probabilities, NaN where there was none; scipy.stats has it too, for 0.6 s of import."""
+    """Return adjusted probabilities, NaN where p is NaN; importing scipy.stats for it would take 0.6 s."""
     adjusted = np.full_like(p, np.nan)
     known = np.flatnonzero(np.isfinite(p))
     falling = known[np.argsort(-p[known], kind="stable")]
@@ -190,13 +190,13 @@ def _drawn(made: Differences, common: Prior) -> Differences:
 
 
 def _welch(made: Differences, baseline: Moments, candidate: Moments) -> Differences:
-    """Return the differences without assuming that both sides vary alike."""
+    """Return the differences without assuming equal variances."""
     with np.errstate(divide="ignore", invalid="ignore"):
         parts = [m.squares / (m.n - 1) / m.n for m in (baseline, candidate)]
         whole = parts[0] + parts[1]
         dof = whole**2 / (parts[0] ** 2 / (baseline.n - 1) + parts[1] ** 2 / (candidate.n - 1))
         variance = whole / made.share
-    exact = ~made.single & (whole == 0)  # nothing varies: any difference is one
+    exact = ~made.single & (whole == 0)  # without variation any difference is real
     return made._replace(
         variance=np.where(made.single, np.nan, variance),
         dof=np.where(made.single | exact, made.dof, dof),
@@ -211,10 +211,10 @@ def _probability(d: Reals, error: Reals, dof: Reals) -> Reals:
 
 
 def _needed(made: Differences, margin: float) -> Reals:
-    """Return the sessions a side after which, were the ratio what it seems, `POWER` of such cells are decided.
+    """Return the sessions per side that would decide `POWER` of such cells if the estimated ratio were true.
 
-    n = (z_q + z_power)^2 variance / gap^2, and z_q^2 / 4 more for Student's t (Guenther 1981); `gap` is how
-    far d lies from the margin. It is more than there are: those did not decide.
+    n = (z_q + z_power)^2 variance / gap^2, and z_q^2 / 4 more for Student's t (Guenther 1981); `gap` is the
+    distance of d from the margin. The result exceeds the present number, which did not decide.
     """
     outside = np.abs(made.d) > np.log1p(margin)
     z = ndtri(np.where(outside, 1 + CONFIDENCE, 1 + SAME_CONFIDENCE) / 2)

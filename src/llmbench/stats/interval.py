@@ -1,7 +1,7 @@
-"""Figures with their 95 % intervals: of one cell, of a ratio of two, of a slope over many.
+"""Figures with 95 % intervals: of one cell, of a ratio of two cells, of a slope over many.
 
-As in `stats`, a session is one value and all work is on logarithms. A figure from one session has no
-interval, and so decides nothing.
+As in `stats`, a session is one value and all computation is on logarithms. A figure from one session has no
+interval and decides nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ QUANTILE = (1 + CONFIDENCE) / 2
 
 
 class Interval(NamedTuple):
-    """A figure and where its 95 % interval ends; both ends are NaN if there is none."""
+    """A figure and the ends of its 95 % interval; both ends are NaN if there is none."""
 
     value: float
     low: float
@@ -33,15 +33,15 @@ class Interval(NamedTuple):
         return math.isfinite(self.low) and math.isfinite(self.high)
 
     def times(self, factor: float) -> Interval:
-        """Return the figure in another unit."""
+        """Return the figure multiplied by an exact factor."""
         return Interval(*(part * factor for part in self))
 
     def over(self, numerator: float = 1.0) -> Interval:
-        """Return the numerator over this figure; its ends change places."""
+        """Return the numerator divided by this figure, with its ends swapped."""
         return Interval(numerator / self.value, numerator / self.high, numerator / self.low)
 
     def lies_within(self, low: float, high: float) -> bool | None:
-        """Return whether all of the interval lies between two ends; None if it straddles one, or there is none."""
+        """Return whether the whole interval lies between two ends; None if it straddles one, or there is none."""
         if not self.known:
             return None
         if low <= self.low and self.high <= high:
@@ -50,7 +50,7 @@ class Interval(NamedTuple):
 
 
 def exactly(value: float) -> Interval:
-    """Return a figure that was counted or worked out, not timed."""
+    """Return a figure that was counted or computed, not timed."""
     return Interval(value, value, value)
 
 
@@ -67,7 +67,7 @@ def ratio(numerator: Sequence[float], denominator: Sequence[float]) -> Interval:
 
 
 def product(powers: Sequence[tuple[float, Sequence[float]]]) -> Interval:
-    """Return the product of cells' values, each to a power: a ratio, or a point between two cells.
+    """Return the product of powers of cells' values: a ratio, or an interpolation between two cells.
 
     A weighted sum of means of logarithms; its degrees of freedom are Satterthwaite's.
     """
@@ -85,7 +85,7 @@ def product(powers: Sequence[tuple[float, Sequence[float]]]) -> Interval:
 
 
 def _reaching(middle: float, factor: float) -> Interval:
-    """Return a figure and its ends a factor below and above; no ends where they would be nought and infinity."""
+    """Return a figure with ends a factor below and above; no ends if they would be zero and infinity."""
     ends = (middle / factor, middle * factor)
     return Interval(middle, *(ends if math.isfinite(ends[1]) else (math.nan, math.nan)))
 
@@ -96,9 +96,9 @@ def _exp(logarithm: float) -> float:
 
 
 def slope(x: Sequence[float], y: Sequence[float]) -> Interval:
-    """Return the slope of log y over log x by least squares; its interval comes from how far points lie off it.
+    """Return the slope of log y over log x by least squares; its interval comes from the residuals of the points.
 
-    Two points have a slope and no interval.
+    Two points give a slope without an interval.
     """
     across, up = np.log(np.asarray(x, np.float64)), np.log(np.asarray(y, np.float64))
     centred = across - across.mean()

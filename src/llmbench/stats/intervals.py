@@ -1,6 +1,6 @@
-"""Intervals over sessions, and when a percentile may be named: METHOD section 3, on numpy and scipy.
+"""Intervals over sessions, and percentiles with enough samples (METHOD section 3).
 
-The replicate is the session. Everything works on y = log(value of a session), so that effects are ratios.
+The replicate is the session. Everything works on y = log(value of a session), which makes effects ratios.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ Integers: TypeAlias = NDArray[np.int64]
 CONFIDENCE = 0.95
 
 TAIL_SAMPLES = 10
-"""A percentile needs this many samples beyond it, or it is a guess about the largest one."""
+"""The samples needed beyond a percentile; with fewer it would only reflect the largest one."""
 
 
 class Estimates(NamedTuple):
-    """One row a cell: exp(mean y), its relative half-width, and the sessions it rests on.
+    """One row per cell: exp(mean y), its relative half-width, and the number of sessions.
 
-    `middle` and `half_width` are NaN where there is nothing to say: no session, or only one.
-    The interval is middle / (1 + half_width) to middle * (1 + half_width).
+    `middle` is NaN without a session, and `half_width` with fewer than two. The interval is middle / (1 +
+    half_width) to middle * (1 + half_width).
     """
 
     middle: NDArray[np.float64]
@@ -36,7 +36,7 @@ class Estimates(NamedTuple):
 
 
 class Moments(NamedTuple):
-    """One row a cell: how many sessions, the mean of their y (NaN for none), and the squares around it."""
+    """One row per cell: the number of sessions, the mean of their y (NaN for none), the sum of squares around it."""
 
     n: NDArray[np.int64]
     mean: NDArray[np.float64]
@@ -49,10 +49,10 @@ def estimates(
     count: int,
     confidence: float = CONFIDENCE,
 ) -> Estimates:
-    """Return an estimate for each of `count` cells, from positive session values and their cells' numbers.
+    """Return an estimate for each of `count` cells, from positive session values and their cell indices.
 
-    NaN values are sessions that have no such value. Student's t on y; for every cell at once, because
-    100,000 sessions one call at a time take longer than reading them.
+    NaN values are sessions without the value. Uses Student's t on y, vectorised over cells, because one call per
+    cell takes longer for 100,000 sessions than reading them.
     """
     n, mean, squares = moments(values, cells, count)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
@@ -63,7 +63,7 @@ def estimates(
 
 
 def moments(values: NDArray[np.float64], cells: NDArray[np.int64], count: int) -> Moments:
-    """Return the moments of y of each of `count` cells; NaN values are sessions that have no such value."""
+    """Return the moments of y of each of `count` cells; NaN values are sessions without the value."""
     present = np.isfinite(values) & (values > 0)
     y, cell = np.log(values[present]), cells[present]
     n = np.bincount(cell, minlength=count)
@@ -86,7 +86,7 @@ def half_width(values: Sequence[float], confidence: float = CONFIDENCE) -> float
 def percentile(values: Sequence[float], share: float) -> float | None:
     """Return the percentile, or None from fewer than 10 / (1 - share) independent samples.
 
-    The p99 of 30 samples lies below the truth 83 % of the time.
+    For example, the p99 of 30 samples is below the true value 83 % of the time.
     """
     if len(values) * (1 - share) < TAIL_SAMPLES * (1 - 1e-9):  # 1 - 0.99 is not quite 0.01
         return None

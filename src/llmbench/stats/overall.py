@@ -1,6 +1,6 @@
-"""The geometric mean of a table's ratios, and its interval over sessions, not over cells.
+"""The geometric mean of a table's ratios, with an interval over sessions instead of cells.
 
-Cells of one round share its machine state, so a thousand cells of three rounds are still three looks at it.
+Cells of one round share the machine's state: a thousand cells in three rounds still sample it three times.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Overall(NamedTuple):
-    """The geometric mean of ratios, over how many cells, and its 95 % interval, NaN where there is none."""
+    """The geometric mean of ratios, the number of cells, and its 95 % interval, NaN if there is none."""
 
     ratio: float
     low: float
@@ -26,7 +26,7 @@ class Overall(NamedTuple):
 
 
 class Residuals(NamedTuple):
-    """How far each session lies from its cell's mean logarithm, and the round that it belongs to."""
+    """The deviation of each session from its cell's mean logarithm, and the session's round."""
 
     values: NDArray[np.float64]
     rounds: NDArray[np.int64]
@@ -44,7 +44,7 @@ def residuals(
     rounds: NDArray[np.int64],
     mean: NDArray[np.float64],
 ) -> Residuals:
-    """Return the residuals of sessions around the means of their cells; a session alone in its cell has none."""
+    """Return the residuals of sessions around the means of their cells; the only session of a cell has none."""
     several = np.bincount(cells, minlength=len(mean))[cells] > 1
     return Residuals((y - mean[cells])[several], rounds[several])
 
@@ -53,7 +53,7 @@ def overall(d: NDArray[np.float64], sides: tuple[Residuals, ...]) -> Overall:
     """Return the mean of differences of logarithms as a ratio.
 
     Args:
-        d: candidate minus baseline, a cell each.
+        d: candidate minus baseline, for each cell.
         sides: the residuals of both sides, or of the one set of differences of paired rounds.
 
     """

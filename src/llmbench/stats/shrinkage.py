@@ -1,13 +1,13 @@
-"""Variances that borrow from their neighbours: Smyth 2004, so that two or three sessions have power.
+"""Variances moderated across cells (Smyth 2004), which gives two or three sessions statistical power.
 
-Cells of one table share a prior variance; each cell's own is drawn towards it by as many degrees of freedom
-as the variances of all cells differ less than chance alone would have them differ.
+Cells of one table share a prior variance, and each cell's own is shrunk towards it. The closer the spread of the
+variances is to chance alone, the more degrees of freedom the prior has.
 
 G. K. Smyth, "Linear models and empirical Bayes methods for assessing differential expression", Statistical
-Applications in Genetics and Molecular Biology 3 (2004), article 3; the moments of section 6.2. To the second
-moment its own standard error is added: taken as it comes it lets cells borrow too much where they differ. In
-simulated tables of 120 unequal cells (4 degrees of freedom), 3 paired sessions and no change, that called 0.18
-cells a table different, and so it is 0.06; of ten changes of 5 % among equal cells 9.5 are found instead of 9.7.
+Applications in Genetics and Molecular Biology 3 (2004), article 3; the moments of section 6.2. The second moment's
+own standard error is added to it; without that, cells with different variances borrow too much. In simulated tables
+of 120 unequal cells (4 degrees of freedom), 3 paired sessions and no change, 0.18 cells per table were called
+different without it, and 0.06 with it; of ten changes of 5 % among equal cells, 9.5 are found instead of 9.7.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FEWEST_CELLS = 10
-"""Fewer variances than this say too little about how they are spread."""
+"""Fewer variances than this do not show their spread."""
 
 LEAST_SHARE, LEAST_LIKELY = 1e-5, 1e-4
-"""A variance under this share of the median one is taken as that: two equal clock readings are luck. With few
-degrees of freedom smaller ones are to be expected: chance goes below x as often as x^(dof / 2)."""
+"""A variance below this share of the median is raised to it, because two equal clock readings are luck. With few
+degrees of freedom smaller ones are expected: chance goes below x as often as x^(dof / 2)."""
 
 NEWTON_STEPS = 50
 
 
 class Prior(NamedTuple):
-    """What a cell's variance is expected to be before it is seen, and the degrees of freedom behind that.
+    """The expected variance of a cell before its data, with its degrees of freedom.
 
-    `dof` is infinite where the cells' variances differ no more than chance would have them.
+    `dof` is infinite if the cells' variances differ no more than by chance.
     """
 
     variance: float
@@ -41,11 +41,11 @@ class Prior(NamedTuple):
 
 
 def prior(variances: NDArray[np.float64], dof: NDArray[np.float64]) -> Prior | None:
-    """Return the prior that cells' variances have in common; None for too few cells, or if all are zero.
+    """Return the common prior of the cells' variances; None for too few cells, or if all are zero.
 
     Args:
-        variances: of shape [cells]; what has no degrees of freedom is left out.
-        dof: degrees of freedom of each, of the same shape.
+        variances: of shape [cells]; those without degrees of freedom are ignored.
+        dof: their degrees of freedom, of the same shape.
 
     """
     seen = dof > 0
@@ -66,9 +66,9 @@ def prior(variances: NDArray[np.float64], dof: NDArray[np.float64]) -> Prior | N
 def moderated(
     variances: NDArray[np.float64], dof: NDArray[np.float64], common: Prior
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return variances drawn towards the common one, and their degrees of freedom.
+    """Return variances shrunk towards the common one, and their degrees of freedom.
 
-    These are never more than all cells have together: the prior was learned from no more than that.
+    The degrees of freedom never exceed those of all cells together, from which the prior was estimated.
     """
     most = dof.sum()
     if np.isinf(common.dof):
@@ -79,7 +79,7 @@ def moderated(
 
 
 def trigamma_inverse(x: float) -> float:
-    """Return y with trigamma(y) = x, by the Newton iteration of Smyth's appendix, which climbs to it from below."""
+    """Return y with trigamma(y) = x, by the Newton iteration of Smyth's appendix, which converges from below."""
     y = 0.5 + 1 / x
     for _ in range(NEWTON_STEPS):
         value = float(polygamma(1, y))
