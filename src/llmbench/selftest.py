@@ -1,7 +1,7 @@
-"""What llmbench promises, tried here and now: broken engines that must be caught, known answers, known changes.
+"""The self-test of llmbench: broken engines that must be caught, known answers, known changes.
 
-The fake engine goes through the real command, worker and file, so this needs no GPU and no model. A run of a
-real engine is split into its odd and its even rounds, which nothing but chance tells apart.
+The fake engine uses the real command, worker and file, and needs no GPU or model. A run of a real engine is split
+into odd and even rounds, which differ only by chance.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ CONTROLS = {
     "clock_nan": ("clock", "a clock that says no number"),
     "clock_drift": ("clock", "two clocks that drift apart"),
 }
-"""Faults of the fake engine, each with the reason code that must be given for it, and what it plays."""
+"""Faults of the fake engine, each with the reason code that must be reported, and a description."""
 
 BROKEN = (
     "name: audit\nwhy: To see broken engines caught.\n"
@@ -52,7 +52,7 @@ BROKEN = (
     "protocol: {sessions: 1, max_sessions: 1, min_time_s: 0, iterations: 5}\n"
 )
 KNOWN_NS = 8_000_000
-"""Of the fake engine's virtual clock: 5 ms to the first token and three more of 1 ms."""
+"""The fake engine's virtual times: 5 ms to the first token and 1 ms for each of three more."""
 
 SLEEPS = (
     "name: audit\nwhy: To see a change of 5 % found, and none where there is none.\n"
@@ -60,7 +60,7 @@ SLEEPS = (
     "  backend: {fake: {ttft_ms: 2.0, tpot_ms: [4.0, 4.2], call: [5, 6]}}}\n"
     "protocol: {sessions: 5, max_sessions: 5, min_time_s: 0, iterations: 5, warmup_budget_s: 1}\n"
 )
-"""`call` says when a fault happens, and there is none: its two values are the same code."""
+"""`call` says when a fault happens; without a fault, its two values run the same code."""
 SLEEP_TTFT_S, SLEEP_WITHIN, SLEEP_WITHIN_S = 2e-3, 0.025, 50e-6
 
 INSTANT = (
@@ -71,15 +71,15 @@ INSTANT = (
 MOST_OVERHEAD_S = 50e-6
 
 CHANGE = 1.05
-"""The change that a real machine is asked to find."""
+"""The change that the self-test must detect on a real machine."""
 
 
 QUIET = "quiet"
-"""How the check begins whose failure may explain that of others."""
+"""The first words of the check whose failure may explain other failures."""
 
 
 class Checked(NamedTuple):
-    """One promise: whether it held, and the figures behind that."""
+    """The result of one check, with its figures."""
 
     check: str
     passed: bool
@@ -100,7 +100,7 @@ def on_the_fake_engine(folder: Path) -> Iterator[Checked]:
 
 
 def of_a_run(log: Log, name: str) -> Iterator[Checked]:
-    """Yield what can be checked of a run of any engine.
+    """Yield the checks that are possible on a run of any engine.
 
     Raises:
         RunError: no cell has two sessions in odd and two in even rounds.
@@ -178,7 +178,7 @@ def _by(log: Log, factor: str) -> Effects:
 def _differing(
     check: str, seen: Effects, *, most: int | None = None, least: float = 0.0
 ) -> Checked:
-    """Say how many cells were called slower or faster; at most so many, or at least such a share slower."""
+    """Check how many cells were called slower or faster: at most `most`, or at least the share `least` slower."""
     slower = int((seen.verdict == Verdict.WORSE).sum())
     faster = int((seen.verdict == Verdict.BETTER).sum())
     count = len(seen.verdict)
@@ -189,7 +189,7 @@ def _differing(
 
 
 def _halves(side: Side, change: float) -> Effects:
-    """Return the even rounds, their values multiplied, beside the odd ones, for cells with two of each."""
+    """Compare the even rounds, with multiplied values, with the odd ones, for cells with two of each."""
     even = side.rounds % 2 == 0
     count = len(side.cells)
     left, right = (
@@ -212,7 +212,7 @@ def _valid(log: Log) -> Checked:
 
 
 def _quiet(log: Log) -> Checked:
-    """Say whether the machine was alone; where it was not, what fails below may be its doing."""
+    """Check that no other process was busy, which could make later checks fail."""
     records = _records(log)
     beside = sum(any(f.code in DISTURBING for f in record.warnings) for record in records)
     figures = f"{beside} of {len(records)} sessions ran while other processes were busy"

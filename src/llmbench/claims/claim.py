@@ -84,7 +84,7 @@ class Range(NamedTuple):
     high: float = math.inf
 
     def verdict(self, figure: Interval) -> ClaimVerdict:
-        """Return supported if the whole interval lies inside, contradicted if it lies outside, else unclear."""
+        """Return supported if the whole interval lies inside, contradicted if it lies outside, else inconclusive."""
         inside = figure.lies_within(*self)
         if inside is None:
             return ClaimVerdict.INCONCLUSIVE
