@@ -59,7 +59,7 @@ def test_a_newer_file_is_shown_with_a_warning_and_nothing_is_added(bench: Bench)
     told = "is of format 2, and this llmbench knows formats up to 1. Read it with the version that wrote it"
     assert (shown.code, shown.err) == (0, "")
     assert told in " ".join(shown.out.split())
-    assert "What is shown here may be wrong." in " ".join(shown.out.split())
+    assert "The output may be wrong." in " ".join(shown.out.split())
     assert "llama-7b@tiny" in shown.out
     assert (swept.code, swept.out) == (2, "")
     assert told in swept.err
@@ -82,7 +82,7 @@ def test_nothing_is_concluded_from_a_newer_file(command: tuple[str, ...]) -> Non
     done = asked(command[0], GOLDEN / "format-2", *command[1:])
 
     assert (done.code, done.out) == (2, "")
-    assert done.err.endswith("'llmbench table' shows what is understood of it.\n")
+    assert done.err.endswith("'llmbench table' shows the part that it can read.\n")
     assert done.err.count("\n") == 1
 
 
@@ -109,23 +109,23 @@ def test_an_unknown_format_is_refused(bench: Bench, format: str) -> None:
 def with_a_nul_block(rows: Path) -> str:
     lines = rows.read_bytes().splitlines(keepends=True)
     rows.write_bytes(b"".join([*lines[:3], bytes(512), b"\n", *lines[3:]]))
-    return "line 4: damaged and passed over"
+    return "line 4: damaged and skipped"
 
 
 def with_lines_of_another_program(rows: Path) -> str:
     lines = rows.read_bytes().splitlines(keepends=True)
     rows.write_bytes(b"".join([*lines[:3], b'{"format":null}\n', b'{"format":0}\n', *lines[3:]]))
-    return "lines 4-5: damaged and passed over"
+    return "lines 4-5: damaged and skipped"
 
 
 def truncated_to_nothing(rows: Path) -> str:
     rows.write_bytes(b"")
-    return "the plan is lost; run.json still tells it"
+    return "the plan is missing; run.json still has it"
 
 
 def vanished(rows: Path) -> str:
     rows.unlink()
-    return "the plan is lost; run.json still tells it"
+    return "the plan is missing; run.json still has it"
 
 
 @pytest.mark.parametrize(
@@ -150,13 +150,13 @@ def test_a_damaged_run_says_so_and_goes_on(
 def as_a_folder(rows: Path) -> str:
     rows.unlink()
     rows.mkdir()
-    return "is a folder; a run is kept in files of its own."
+    return "is a folder; a run needs regular files of its own."
 
 
 def as_a_link(rows: Path) -> str:
     rows.rename(rows.with_name("elsewhere"))
     rows.symlink_to("elsewhere")
-    return "is a symbolic link; a run is kept in files of its own."
+    return "is a symbolic link; a run needs regular files of its own."
 
 
 @pytest.mark.parametrize("damage", [as_a_folder, as_a_link])

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CELL = make_cell(0, model="llama-7b")
-TOLD = "records.jsonl: line 3: damaged and passed over."
+TOLD = "records.jsonl: line 3: damaged and skipped."
 
 
 @pytest.fixture

@@ -332,7 +332,7 @@ def test_a_file_that_is_no_report_is_not_overwritten_unless_forced(
         (["run", "-o", "."], "is a folder"),
         (["run", "-o", "no/page.html"], "there is no folder"),
         (["run", "./run", "-o", "page.html"], "is named twice"),
-        (["missing", "-o", "page.html"], "does not exist, so it is not a run"),
+        (["missing", "-o", "page.html"], "does not exist. Give the folder of a run"),
         ([], "Missing argument 'RUN...'"),
     ],
 )

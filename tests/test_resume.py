@@ -163,7 +163,7 @@ def test_a_line_that_was_hit_costs_its_own_session_only(bench: Bench) -> None:
     done = bench.sweep()
 
     assert done.code == 0
-    assert f"line {number + 1}: damaged and passed over" in done.out
+    assert f"line {number + 1}: damaged and skipped" in done.out
     assert sorted(order(bench)) == sorted(
         (batch, session) for batch in BATCH_SIZES for session in (1, 2)
     )

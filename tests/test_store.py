@@ -251,7 +251,7 @@ def test_a_damaged_line_is_named_and_passed_over_and_never_rewritten(
     with store.open_run(folder) as run:
         run.append(record(4))
 
-    assert run.notices == ["records.jsonl: line 3: damaged and passed over."]
+    assert run.notices == ["records.jsonl: line 3: damaged and skipped."]
     assert (folder / store.RECORDS).read_bytes().startswith(damaged)
     assert sessions(folder) == [*left, 4]
 
@@ -271,7 +271,7 @@ def test_a_flipped_newline_loses_no_record(folder: Path) -> None:
     rewrite(folder, b"".join(lines))
 
     assert sessions(folder) == [1, 2, 3]
-    assert store.read(folder).notices == ["records.jsonl: line 2: damaged and passed over."]
+    assert store.read(folder).notices == ["records.jsonl: line 2: damaged and skipped."]
 
 
 def test_nuls_without_a_newline_take_no_record_with_them(folder: Path) -> None:
@@ -285,7 +285,7 @@ def test_many_damaged_lines_make_one_notice(folder: Path) -> None:
     lines = lines_of(folder)
     rewrite(folder, b"".join([lines[0], b"x\n" * 3, *lines[1:], b"y\n"]))
 
-    assert store.read(folder).notices == ["records.jsonl: lines 2-4, 8: damaged and passed over."]
+    assert store.read(folder).notices == ["records.jsonl: lines 2-4, 8: damaged and skipped."]
 
 
 def test_a_file_truncated_to_nothing_is_an_empty_run_that_says_so(folder: Path) -> None:
@@ -296,7 +296,7 @@ def test_a_file_truncated_to_nothing_is_an_empty_run_that_says_so(folder: Path) 
     log = store.read(folder)
 
     assert list(log) == []
-    assert log.notices == ["records.jsonl: the plan is lost; run.json still tells it."]
+    assert log.notices == ["records.jsonl: the plan is missing; run.json still has it."]
     assert log.plan == make_plan([CELL])
 
 
@@ -353,7 +353,7 @@ def test_a_kind_that_this_version_does_not_know_is_noticed_and_passed_over(folde
 
     assert len(list(log)) == 4
     (notice,) = log.notices
-    assert "a line was not understood and passed over" in notice
+    assert "a line was not understood and was skipped" in notice
     assert "remark" in notice
 
 
@@ -394,18 +394,18 @@ def test_a_directory_or_link_in_the_place_of_the_records_is_refused(tmp_path: Pa
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / store.RECORDS).symlink_to(tmp_path / "elsewhere")
 
-    with pytest.raises(RunError, match="is a folder; a run is kept in files of its own"):
+    with pytest.raises(RunError, match="is a folder; a run needs regular files of its own"):
         store.open_run(tmp_path / "a")
     with pytest.raises(RunError, match="is a symbolic link"):
         store.open_run(tmp_path / "b")
-    with pytest.raises(RunError, match="is a folder, so this is not a run"):
+    with pytest.raises(RunError, match="is a folder, not a file of records"):
         store.read(tmp_path / "a")
     assert not (tmp_path / "elsewhere").exists()
 
 
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [("", "has no records"), ("none", "does not exist"), ("file", "is no directory")],
+    [("", "has no records"), ("none", "does not exist"), ("file", "is not a directory")],
 )
 def test_a_folder_that_is_not_a_run_is_refused(tmp_path: Path, name: str, reason: str) -> None:
     (tmp_path / "file").touch()
@@ -419,7 +419,7 @@ def test_a_folder_of_runs_names_one(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         (tmp_path / name / store.RECORDS).touch()
 
-    with pytest.raises(RunError, match=r"not a run\. It holds 2 of them, such as 2026-11-26-x\.$"):
+    with pytest.raises(RunError, match=r"It contains 2 runs, such as 2026-11-26-x\.$"):
         store.read(tmp_path)
 
 
@@ -428,7 +428,7 @@ def test_too_little_room_is_said_before_anything_is_measured(
 ) -> None:
     monkeypatch.setattr(store, "LEAST_ROOM_BYTES", 2**70)
 
-    with pytest.raises(RunError, match="MiB are free, and a sweep wants"):
+    with pytest.raises(RunError, match="MiB are free, and a sweep needs"):
         store.open_run(tmp_path)
 
 
@@ -461,7 +461,7 @@ def test_a_second_process_is_refused_and_told_who_holds_the_run(folder: Path) ->
         assert holder.stdout is not None
         holder.stdout.readline()
 
-        with pytest.raises(RunLocked, match=rf"is held by process {holder.pid} on \S+ since 20"):
+        with pytest.raises(RunLocked, match=rf"is in use by process {holder.pid} on \S+ since 20"):
             store.open_run(folder)
         list(store.read(folder))
 
@@ -536,7 +536,7 @@ def test_a_short_write_is_rolled_back_to_the_last_whole_record(folder: Path) -> 
         check=True,
     )
 
-    assert "only 700 of them went in. All earlier records are safe" in done.stdout
+    assert "only 700 of them were written. All earlier records are safe" in done.stdout
     assert done.stdout.endswith("True\n")
     assert sessions(folder) == [1, 2, 3, 5]
 

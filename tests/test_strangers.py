@@ -100,7 +100,7 @@ def test_a_file_in_the_place_of_the_logs_is_said_before_anything_runs(bench: Ben
     assert (done.code, done.out) == (2, "")
     assert (
         done.err
-        == f"llmbench: {bench.run / store.LOGS}: is no folder; a run is kept in files of its own.\n"
+        == f"llmbench: {bench.run / store.LOGS}: is not a folder; a run needs regular files of its own.\n"
     )
 
 
@@ -163,7 +163,7 @@ def test_a_line_of_nonsense_costs_itself_only(
 
     assert sessions(run) == [1, 2, 3]
     assert list(store.read(run))
-    assert sealed or "damaged and passed over" in capsys.readouterr().out
+    assert sealed or "damaged and skipped" in capsys.readouterr().out
 
 
 SENSELESS: dict[str, dict[str, Any]] = {
@@ -189,7 +189,7 @@ def test_a_record_that_makes_no_sense_is_named_and_the_others_stay(
 
     told = json.loads(capsys.readouterr().out)
     assert [cell["sessions"]["valid"] for cell in told["cells"]] == [2, 1]
-    assert "a line was not understood and passed over" in told["notices"][0]
+    assert "a line was not understood and was skipped" in told["notices"][0]
 
 
 def lines_of(run: Path) -> list[bytes]:
@@ -222,7 +222,7 @@ def test_a_line_without_end_is_read_in_pieces_and_named_once(
     monkeypatch.setattr(lines, "LONGEST_LINE", 10_000)
 
     assert sessions(run) == [1, 2, 3]
-    assert store.read(run).notices == ["records.jsonl: line 4: damaged and passed over."]
+    assert store.read(run).notices == ["records.jsonl: line 4: damaged and skipped."]
 
 
 MEASURED = (
@@ -294,7 +294,7 @@ def test_of_a_million_notices_a_few_are_shown(run: Path) -> None:
     assert len(log.notices) <= store.MOST_NOTICES + 2
     assert max(map(len, log.notices)) < 400
     assert any("more lines" in notice for notice in log.notices)
-    assert any(notice.endswith("30 more: damaged and passed over.") for notice in log.notices)
+    assert any(notice.endswith("30 more: damaged and skipped.") for notice in log.notices)
 
 
 def test_no_record_of_ours_is_too_long_to_be_read() -> None:

@@ -139,7 +139,7 @@ def test_a_second_sweep_on_the_same_run_is_refused(bench: Bench) -> None:
     second = bench.sweep()
 
     assert second.code == 2
-    assert second.err.startswith(f"llmbench: {bench.run}: is held by process {first.pid} on ")
+    assert second.err.startswith(f"llmbench: {bench.run}: is in use by process {first.pid} on ")
     assert second.err.count("\n") == 1
     assert bench.raw() == before
     first.send_signal(signal.SIGTERM)

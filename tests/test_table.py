@@ -116,10 +116,10 @@ sessions  how            why                        cells
 
 ±: 95 % interval between sessions, Student's t on the logarithms of their medians.
 (±): half the range within the only session's process; not an interval.
-TTFT: call to the first new token of every sequence in the batch; in-process, so it holds no queue.
-TPOT: (e2e - ttft) / (n - 1) for n new tokens a sequence; absent when n = 1.
-output: batch x n / e2e: new tokens only, time of the prefill included.
-peak RSS: most resident host memory of a worker, with imports and what earlier cells left; the largest of the sessions.
+TTFT: call to the first new token of every sequence in the batch; in-process, without a queue.
+TPOT: (e2e - ttft) / (n - 1) for n new tokens per sequence; absent when n = 1.
+output: batch x n / e2e: new tokens only, including the time of the prefill.
+peak RSS: peak resident host memory of a worker, including imports and memory kept from earlier cells; the largest of the sessions.
 trend: iterations got steadily slower or faster, from heat, a filling cache or a short warm-up.
 """)
 
@@ -215,9 +215,9 @@ def test_json_says_of_every_metric_what_it_is_and_where_it_comes_from(full: Tabl
     whole = json.loads(shown(full, "json"))
 
     assert whole["metrics"]["tpot_s"] == {
-        "definition": "(e2e - ttft) / (n - 1) for n new tokens a sequence; absent when n = 1",
+        "definition": "(e2e - ttft) / (n - 1) for n new tokens per sequence; absent when n = 1",
         "better": "lower",
-        "tokens": "ids returned, checked against the length asked",
+        "tokens": "ids returned, checked against the requested length",
         "clock": "e2e by host, monotonic, device synchronised before and after; "
         "ttft by the engine's own token times, from the same start",
         "within_session": "median over iterations",
@@ -550,7 +550,7 @@ def test_a_folder_that_is_not_a_run_exits_2_with_one_line(tmp_path: Path) -> Non
 
     assert done.returncode == 2
     assert done.stdout == ""
-    assert done.stderr == f"llmbench: {tmp_path}: has no records.jsonl, so it is not a run.\n"
+    assert done.stderr == f"llmbench: {tmp_path}: is not a run: it has no records.jsonl.\n"
 
 
 def test_an_unknown_metric_exits_2_and_says_which_was_meant() -> None:

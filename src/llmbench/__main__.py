@@ -1,4 +1,4 @@
-"""The way in: `python -m llmbench`, and the command `llmbench`. Ctrl-C is met quietly from the first moment."""
+"""The entry point of `python -m llmbench` and the command `llmbench`, which handles Ctrl-C quietly from the start."""
 
 import os  # loaded before any path was looked at
 import sys
@@ -19,9 +19,9 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
 
 def main() -> None:
-    """Run llmbench; leave without a word if it is interrupted while it loads."""
+    """Run llmbench; exit silently if it is interrupted while loading."""
     heeded = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if heeded:  # not if whoever started us had it ignored, as `nohup` does
+    if heeded:  # unless our parent set it to be ignored, as `nohup` does
         signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
     cli = import_module("llmbench.cli")  # a tenth of a second
     if heeded:

@@ -1,4 +1,4 @@
-"""Numbers as people read them: few digits, a unit, the thousands apart."""
+"""Formatting of numbers for people: few digits, a unit, thousands separated."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def binary(value: float) -> str:
 
 
 def whole(value: float) -> str:
-    """Return a number with its thousands apart."""
+    """Return a number with thousands separators."""
     return f"{value:,}"
 
 
@@ -45,7 +45,7 @@ def plural(count: int, noun: str) -> str:
 
 
 def digits(value: float) -> str:
-    """Return a figure with three digits, whatever its size: 1,280, 64.3, 0.00412."""
+    """Return a figure with three digits at any size: 1,280, 64.3, 0.00412."""
     if value == 0 or not math.isfinite(value):
         return "0" if value == 0 else str(value)
     rounded = float(f"{value:.3g}")  # 9.999 has three digits as 10.0
@@ -54,7 +54,7 @@ def digits(value: float) -> str:
 
 
 def plus_minus(figure: Interval) -> str:
-    """Return a figure with its interval; `one session` where there is none."""
+    """Return a figure with its interval; `one session` if there is none."""
     if not figure.known:
         return f"{digits(figure.value)} (one session)"
     spread = figure.high - figure.value

@@ -1,1 +1,1 @@
-"""Runs on disk, and tables made of them: records, lines, sessions, metrics."""
+"""Runs on disk and tables of them: records, lines, sessions, metrics."""

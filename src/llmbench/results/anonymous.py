@@ -1,7 +1,7 @@
-"""A run for the public: its lines without what tells who measured, where, and in which folders.
+"""Anonymised lines of a run, without the user, the machine's name and the folders.
 
-What a table needs stays: the chip, the driver, the versions, the settings and every number. Errors keep their
-kind, since engines write host names and paths into the rest.
+Everything that a table needs stays: the chip, the driver, the versions, the settings and every number. Errors keep
+only their kind, because engines write host names and paths into the rest.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from llmbench.redact import redact
 L = TypeVar("L", bound=msgspec.Struct)
 
 COMMAND = "llmbench, anonymous"
-"""Stands for the command line, and says that a run was written so."""
+"""Replaces the command line, and marks a run as anonymous."""
 
 FOLDERS = re.compile(
     r"(?<![\w:/<.@-])(?:(?:~|\.{1,2})(?=/))?/*+(?:[^\s/'\"<>|:;,()\[\]{}=*]+/){2,}+[^\s/'\"<>|:;,()\[\]{}=*]*+"
     r"|(?<![\w/<.-])(?:~\w*|\.{0,2})/[^\s/'\"<>|:;,()\[\]{}=*]++/?+|\b[A-Za-z]:\\[^\s'\"<>|:;,]++"
 )
-"""Paths with a root, and those of two folders or more: `org/model` is a name on a hub."""
+"""Absolute paths, and those of two folders or more; `org/model` is a hub id."""
 
 ADDRESSES = re.compile(
     r"\w{2,12}:/{1,3}[^\s'\"<>]++|\b\d{1,3}(?:\.\d{1,3}){3}\b|\b[\w.+-]{1,64}@(?:[\w-]{1,63}\.)+\w{2,}"
@@ -35,7 +35,7 @@ ADDRESSES = re.compile(
 )
 
 FOREIGN = (Status.CRASH, Status.CUDA_ERROR, Status.LOAD_FAILED, Status.UNSUPPORTED)
-"""What an engine's own words explain, and not ours."""
+"""Statuses whose reason is an engine's text instead of ours."""
 OUR_WORDS = re.compile(r"(?:killed by|no_result|the worker exited|protocol|nursery)[\w ().:,]*")
 KIND = re.compile(r"[A-Za-z_][\w.]*(?=:)")
 
@@ -43,19 +43,19 @@ LEFT_OUT = "left out"
 
 
 def line(whole: L) -> L:
-    """Return a line of a run as the public may read it."""
+    """Return the anonymised line."""
     return msgspec.convert(facts(msgspec.to_builtins(whole)), type(whole))
 
 
 def facts(told: dict[str, Any]) -> dict[str, Any]:
-    """Return the members of a line, those of a later format among them, as the public may read them."""
+    """Return the anonymised members of a line, including those of a later format."""
     change = CHANGES.get(told["kind"])
     changed: dict[str, Any] = _texts(change(told) if change else told)
     return changed
 
 
 def last_part(name: str) -> str:
-    """Return the last folder of a path; a name in a catalogue or on a hub stays whole."""
+    """Return the last part of a path; a catalogue name or hub id is unchanged."""
     if re.fullmatch(r"[\w-][\w.-]*(?:/[\w-][\w.-]*)?(?:@\w+)?", name):
         return name
     return name.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1] or LEFT_OUT
@@ -69,7 +69,7 @@ def text(told: str) -> str:
 
 @cache
 def names() -> re.Pattern[str]:
-    """Return what this machine, its user and its kernel are called."""
+    """Return a pattern of the names of this machine, its user and its kernel."""
     found = {socket.gethostname(), socket.gethostname().partition(".")[0], platform.node()}
     found |= {platform.release(), platform.version(), _user()} - {"root"}
     found = {name for name in found if len(name) >= 3 and name != "localhost"}
@@ -80,7 +80,7 @@ def names() -> re.Pattern[str]:
 def _user() -> str:
     try:
         return getpass.getuser()
-    except (OSError, KeyError):  # an id without a name, as containers have
+    except (OSError, KeyError):  # a user id without a name, as in containers
         return ""
 
 
@@ -106,11 +106,11 @@ EXACT = (
     "digest",
     "sha256",
 )
-"""Texts that are ours and hold nothing of the machine: other lines refer to them."""
+"""Texts of ours without anything about the machine, to which other lines refer."""
 
 
 def _plan(plan: dict[str, Any]) -> dict[str, Any]:
-    """Leave out the command, where weights lie, the kernel's build and which device of its kind it was."""
+    """Remove the command, the location of weights, the kernel's build and the device's id."""
     environment = {**plan["environment"]}
     environment |= {"system": str(environment.get("system", "")).partition(" ")[0]}
     if "machine" in environment:
@@ -150,7 +150,7 @@ def _begin(begin: dict[str, Any]) -> dict[str, Any]:
 
 
 def _result(result: dict[str, Any]) -> dict[str, Any]:
-    """Leave out traces, which process measured and which were left behind, and an engine's words for an error."""
+    """Remove tracebacks, process ids, leftover processes, and an engine's error texts."""
     outcome = {key: value for key, value in result["outcome"].items() if key != "trace"}
     kept = ("start", "end", "exit", "peak_rss_bytes")
     worker = {key: result["worker"][key] for key in kept if key in result["worker"]}
@@ -183,4 +183,4 @@ CHANGES = {
     "end": _result,
     "import": _import,
 }
-"""What is left out of each kind of line; the others are numbers and texts only."""
+"""The anonymising function of each kind of line; other kinds have only numbers and texts."""

@@ -1,4 +1,4 @@
-"""A copy of a run that may be published: every line that can be read, as `anonymous` tells it, sealed anew."""
+"""Anonymised copies of runs: every readable line, rewritten by `anonymous`, with a new checksum."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def copy(source: Path, target: Path) -> None:
     """Copy a run into a new folder, without its logs.
 
     Raises:
-        RunError: there is no run, or the folder cannot be made or holds something already.
+        RunError: there is no run, or the folder cannot be created or is not empty.
 
     """
     log = store.read(source)
@@ -27,7 +27,7 @@ def copy(source: Path, target: Path) -> None:
     try:
         target.mkdir(parents=True, exist_ok=True)
         if any(target.iterdir()):
-            raise RunError(f"{target}: holds something already. Name a new folder.")
+            raise RunError(f"{target}: already exists and is not empty. Name a new folder.")
         with (target / store.RECORDS).open("xb") as stream:
             for line in log.lines():
                 told = anonymous.facts(json.loads(line))

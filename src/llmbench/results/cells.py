@@ -1,7 +1,7 @@
-"""What runs measured, cell by cell, beside what is known of each cell: the model's shape, the chip, the plan.
+"""The measured cells of runs, each with its values and facts: the model's shape, the chip, the plan.
 
-Cost and claims are worked out from this. Only valid sessions are in it, each with its own value of every
-metric, so that a ratio of two cells can have an interval.
+Cost and claims are computed from these. They have only valid sessions, each with its own value of every metric,
+from which ratios of two cells get intervals.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ PHASES = ("prefill", "decode")
 
 
 class EngineFacts(msgspec.Struct):
-    """What is read of an outcome here."""
+    """The fields read from an outcome."""
 
     engine: dict[str, Any] = {}
 
 
 class EngineRecord(msgspec.Struct, tag_field="kind", tag="end"):
-    """What is read of a record here: what its engine said of itself."""
+    """The fields read from a record: the engine's facts."""
 
     id: str
     outcome: EngineFacts
@@ -49,7 +49,7 @@ class EngineRecord(msgspec.Struct, tag_field="kind", tag="end"):
 
 @dataclass(frozen=True)
 class Machine:
-    """Where a run was made: its name, its chip if all GPUs are one known kind, and how many there are."""
+    """The machine of a run: its name, its chip if all GPUs are the same known one, and their number."""
 
     name: str
     chip: str | None
@@ -62,10 +62,10 @@ class Measured:
 
     Attributes:
         run: the name of its run's folder.
-        values: of each metric by its key, what each session measured; without those that none did.
-        bound: what held back `prefill` and `decode`; without those that have no ceilings.
-        ceilings: where these come from: `datasheet`, `measured`, or nothing.
-        engine: what the engine said of itself in a session.
+        values: the values of each metric in each session, by key; without metrics that no session has.
+        bound: the bottleneck of `prefill` and `decode`; without phases that have no ceilings.
+        ceilings: their source: `datasheet`, `measured`, or empty.
+        engine: the engine's facts from one session.
 
     """
 
@@ -81,22 +81,22 @@ class Measured:
 
     @cached_property
     def shape(self) -> Shape | None:
-        """Return the numbers of its model, if its family is known."""
+        """Return the shape of its model, if the family is known."""
         return shape_of(self.model.model_type, self.model.config) if self.model else None
 
     @property
     def scaled(self) -> bool:
-        """Return whether its model is a small copy of the one that it is named after."""
+        """Return whether its model is a scaled copy."""
         return "@" in self.cell.model
 
     @property
     def where(self) -> str:
-        """Return what ran it: `cpu`, or the chip or machine."""
+        """Return where it ran: `cpu`, or the chip or machine."""
         return "cpu" if self.cell.device == "cpu" else self.machine.chip or self.machine.name
 
     @property
     def alike(self) -> tuple[object, ...]:
-        """Return all conditions but the model and the sizes: cells that agree in them were run the same way."""
+        """Return all conditions except the model and the sizes; cells with equal ones are comparable."""
         options = tuple(sorted(self.cell.options.items()))
         cell = self.cell
         return (
@@ -118,7 +118,7 @@ class Measured:
         return around(self.values[key])
 
     def middle(self, key: str) -> float:
-        """Return a metric's figure alone; of a peak, the largest."""
+        """Return a metric's figure without interval; for a peak, the largest."""
         if metrics.BY_KEY[key].over == "max":
             return max(self.values[key])
         return self.figure(key).value
@@ -168,7 +168,7 @@ def _of(columns: Mapping[str, Any], rows: Any) -> dict[str, tuple[float, ...]]:
 
 
 def _bound(work: utilization.PredictedWork, sessions: Sessions, owners: Any) -> dict[str, tuple[str, ...]]:
-    """Return what held back each phase of each cell, as a table of the run says it."""
+    """Return the bottleneck of each phase of each cell, as in a table of the run."""
     count = len(work.sources)
     times = [
         estimates(column, owners, count).middle for column in (sessions.ttft_s, sessions.decode_s)

@@ -1,6 +1,6 @@
-"""A run under other programs' names: the keys of vLLM's benchmarks where the definitions are the same, and Parquet.
+"""Export of runs for other programs: vLLM's benchmark keys, if definitions are equal, and Parquet.
 
-What is not the same has no key: no percentile from too few calls, no request rate where nothing was requested.
+A number with another definition is not exported: no percentile of too few calls, no request rate without requests.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
     from llmbench.results.table import Table
 
 TIMES = {"ttft": "ttft_s", "tpot": "decode_s", "e2el": "e2e_s"}
-"""vLLM's words, and the columns that hold them, an iteration a row; tpot is decode over n - 1. Its itl_ms are of
-all gaps of all calls, which a row does not hold."""
+"""vLLM's names and our columns, with one row per iteration; tpot is decode over n - 1. Its itl_ms covers all gaps
+of all calls, which a row does not have."""
 
 SHARES = (0.9, 0.95, 0.99)
-"""The percentiles, given only from ten calls beyond them; calls of one batch are one sample, not its size."""
+"""The percentiles, exported only with ten calls beyond them; a call of a batch is one sample."""
 
 
 def vllm(log: Log) -> str:
-    """Return a JSON list with one object a cell that has a valid session."""
+    """Return a JSON list with one object per cell that has a valid session."""
     tally = Tally(log)
     rows = iterated(log, tally)
     owners = tally.numbers_of_owners()[rows.owners]
@@ -56,7 +56,7 @@ def vllm(log: Log) -> str:
 
 
 def parquet(table: Table) -> bytes:
-    """Return a table as Parquet: a row a cell, the columns of the CSV with their types; what is absent is null.
+    """Return a table as Parquet: one row per cell, the typed columns of the CSV; absent values are null.
 
     Raises:
         LlmbenchError: pyarrow is not installed.
@@ -99,7 +99,7 @@ def _object(cell: Point, times: dict[str, Reals]) -> dict[str, Any]:
     return {
         "model_id": cell.model,
         "backend": cell.backend,
-        "in_process": True,  # so its ttft holds no queue and no network
+        "in_process": True,  # in-process calls: ttft includes no queue or network
         "max_concurrency": cell.batch_size,
         "completed": sequences,
         "duration": whole_s,
@@ -113,7 +113,7 @@ def _object(cell: Point, times: dict[str, Reals]) -> dict[str, Any]:
 
 
 def _summary(word: str, values: Reals) -> Iterator[tuple[str, float]]:
-    """Yield mean, median and the percentiles that may be named, in milliseconds."""
+    """Yield mean, median and the percentiles with enough samples, in milliseconds."""
     known = 1e3 * values[np.isfinite(values)]
     if not len(known):
         return

@@ -1,4 +1,4 @@
-"""Every iteration of a run as a row of its own, for what a session's median leaves out: spread and tails."""
+"""Every iteration of a run as its own row, to show spread and tails that a session's median hides."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class IterationRows(NamedTuple):
-    """Columns whose rows are sessions or iterations, and the number of what each row belongs to."""
+    """Columns whose rows are sessions or iterations, and the index of each row's owner."""
 
     columns: Sessions
     owners: Integers
@@ -26,7 +26,7 @@ class IterationRows(NamedTuple):
 
 
 def iterated(log: Log, tally: Tally) -> IterationRows:
-    """Return every iteration of a valid session as if it were a session; they belong to the tally's sessions."""
+    """Return every iteration of a valid session as a row; its owner is the tally's session."""
     cells = {cell.id: cell for cell in tally.cells}
     gatherer, owners, points = Gatherer(), [], []
     seen: set[tuple[str, int]] = set()

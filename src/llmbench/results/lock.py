@@ -1,6 +1,6 @@
-"""A file that one process at a time can hold, with who holds it inside.
+"""A lock file that one process at a time can hold and that names its holder.
 
-The kernel lets go when the process ends, however it ends, so that no lock is ever stale.
+The kernel releases it when the process ends in any way; no lock is ever stale.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ LONGEST_HOLDER = 4096
 
 
 def take(path: Path) -> int:
-    """Return the descriptor that holds the lock: `release` it, or end, and it is free.
+    """Return the descriptor that holds the lock until it is released or the process ends.
 
     A program that this process starts does not inherit it; a fork that does not exec would.
 
     Raises:
-        RunLocked: another process holds it; the text says which, where and since when.
-        OSError: the file cannot be made, is no file of its own, or its file system has no locks.
+        RunLocked: another process holds it; the message says which, where and since when.
+        OSError: the file cannot be created, is a link, or its file system has no locks.
 
     """
     while True:
@@ -42,9 +42,9 @@ def take(path: Path) -> int:
         except BlockingIOError:
             holder = _holder(lock)
             os.close(lock)
-            raise RunLocked(f"{path.parent}: is held by {holder}.") from None
+            raise RunLocked(f"{path.parent}: is in use by {holder}.") from None
         except FileNotFoundError:
-            pass  # its holder let go and unlinked it between our two steps
+            pass  # its holder released and unlinked it between our two steps
         except OSError:
             os.close(lock)
             raise
@@ -57,7 +57,7 @@ def take(path: Path) -> int:
 
 
 def release(path: Path, lock: int) -> None:
-    """Let go, and leave no file behind; it is unlinked while still held, which `take` allows for."""
+    """Release the lock and remove the file; it is unlinked while still held, which `take` handles."""
     with contextlib.suppress(OSError):
         path.unlink()
     os.close(lock)

@@ -1,8 +1,8 @@
-"""METRICS: every number a report can show, one row each, with its definition and where it comes from.
+"""METRICS: every number that a report can show, one row each, with its definition and its source.
 
-A session's value comes from its typical iteration: times are medians over the iterations that count, and
-a rate is tokens over such a median time, so a ratio of totals and never a mean of rates. Iterations that
-were discarded do not count. What was not measured is absent (NaN in here), never 0.
+A session's value comes from its typical iteration: times are medians over iterations that count, and a rate is
+tokens over such a median time, a ratio of totals and never a mean of rates. Discarded iterations do not count. A
+number that was not measured is absent (NaN here), never 0.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Unit(NamedTuple):
-    """How a table shows a quantity: what it is multiplied by, and the word for the result."""
+    """How a table shows a quantity: the factor and the name of the unit."""
 
     word: str
     factor: float
@@ -28,10 +28,10 @@ class Unit(NamedTuple):
 
 MS, S, RATE, MIB = Unit("ms", 1e3), Unit("s", 1.0), Unit("tok/s", 1.0), Unit("MiB", 2.0**-20)
 PERCENT = Unit("% of ceiling", 100.0)
-"""Of a share, which files carry as it is: 0.5 is 50 %."""
+"""For shares, which files store without conversion: 0.5 is 50 %."""
 JOULES = Unit("J/tok", 1.0)
 TEXT = Unit("B/s", 1.0)
-"""Bytes in UTF-8, which count a character of any language, and a word of any tokenizer."""
+"""UTF-8 bytes, which are comparable between tokenizers."""
 
 
 class Metric(NamedTuple):
@@ -39,16 +39,16 @@ class Metric(NamedTuple):
 
     Attributes:
         key: its name in files, unit last.
-        label: its name at the head of a column, without the unit.
+        label: its column heading, without the unit.
         unit: how a table shows it.
-        better: which way is better; None where neither is.
-        over: over the sessions of a cell, the `mean` (of logs, with an interval) or the `max` (a peak).
-        definition: what it is, in words, for a reader of the table.
-        tokens: where the token counts or times in it come from; empty if there are none in it.
-        clock: what it is timed or counted by.
+        better: the better direction; None if neither is.
+        over: how sessions are combined: the `mean` (of logs, with an interval) or the `max` (a peak).
+        definition: for a reader of the table.
+        tokens: the source of its token counts or times; empty if it has none.
+        clock: its clock or counter.
         value: the column of session values.
         spread: the column of spreads within each session's process, if it is a median of samples.
-        within: how a session's value comes of its iterations; the median, where there is a spread.
+        within: how a session's value is computed from its iterations; the median if there is a spread.
 
     """
 
@@ -69,28 +69,28 @@ MEDIAN, MEAN = "median over iterations", "mean over iterations"
 HOST = "host, monotonic, device synchronised before and after"
 ENGINE = "the engine's own token times, from the same start"
 BOTH = f"e2e by {HOST}; ttft by {ENGINE}"
-GIVEN, ASKED = "prompt ids given, no padding", "ids returned, checked against the length asked"
+GIVEN, ASKED = "prompt ids given, no padding", "ids returned, checked against the requested length"
 TIMES = "token times given by the engine"
-CLIENT = "a client of the server, whose own cost is in it; the record says which"
+CLIENT = "a client of the server, including its own overhead; the record says which"
 SAID = "as the tool counted them; the record says how"
 COUNTED, ALLOCATOR = "counted over the tensors", "the engine's allocator"
-ASKED_FOR = "the lengths asked for; nothing was counted"
-FORWARD = "host, monotonic, device synchronised; the forward passes alone"
+ASKED_FOR = "the requested lengths; nothing was counted"
+FORWARD = "host, monotonic, device synchronised; only the forward passes"
 DRIVER, SYSTEM = "the device's driver", "the operating system"
 
 
 def not_ours(sessions: Sessions) -> Column:
-    """Return NaN for every session: llmbench does not measure this, other tools give it."""
+    """Return NaN for every session, because only other tools measure this."""
     return np.full(len(sessions.batch_size), np.nan)
 
 
 # fmt: off
 OURS: tuple[Metric, ...] = (
     Metric("ttft_s", "TTFT", MS, "lower", "mean",
-           "call to the first new token of every sequence in the batch; in-process, so it holds no queue",
+           "call to the first new token of every sequence in the batch; in-process, without a queue",
            TIMES, ENGINE, lambda s: s.ttft_s, lambda s: s.ttft_spread),
     Metric("tpot_s", "TPOT", MS, "lower", "mean",
-           "(e2e - ttft) / (n - 1) for n new tokens a sequence; absent when n = 1",
+           "(e2e - ttft) / (n - 1) for n new tokens per sequence; absent when n = 1",
            ASKED, BOTH, lambda s: s.decode_s / (s.output_len - 1), lambda s: s.decode_spread),
     Metric("itl_s", "ITL", MS, "lower", "mean",
            "the median of all gaps between successive tokens of a sequence",
@@ -105,21 +105,22 @@ OURS: tuple[Metric, ...] = (
            "batch x (n - 1) / (e2e - ttft); absent when n = 1",
            ASKED, BOTH, lambda s: s.batch_size * (s.output_len - 1) / s.decode_s, lambda s: s.decode_spread),
     Metric("output_tok_s", "output", RATE, "higher", "mean",
-           "batch x n / e2e: new tokens only, time of the prefill included",
+           "batch x n / e2e: new tokens only, including the time of the prefill",
            ASKED, HOST, lambda s: s.batch_size * s.output_len / s.e2e_s, lambda s: s.e2e_spread),
     Metric("total_tok_s", "in+out", RATE, "higher", "mean",
            "batch x (prompt tokens + n) / e2e",
            f"{GIVEN}; {ASKED}", HOST,
            lambda s: s.batch_size * (s.input_len + s.output_len) / s.e2e_s, lambda s: s.e2e_spread),
     Metric("prefill_text_bytes_s", "prompt text", TEXT, "higher", "mean",
-           "prefill tokens a second x bytes of the prompts' text in a token: compares tokenizers, as tokens cannot",
+           "prefill tokens per second x bytes of prompt text per token: compares models with different tokenizers",
            GIVEN, ENGINE, lambda s: s.bytes_per_token * s.batch_size * s.input_len / s.ttft_s, lambda s: s.ttft_spread),
     Metric("output_text_bytes_s", "output text", TEXT, "higher", "mean",
-           "output tokens a second x bytes of the prompts' text in a token: what it is if the answer reads like it",
+           "output tokens per second x bytes of prompt text per token: assumes that the answer has as many "
+           "bytes per token",
            ASKED, HOST, lambda s: s.bytes_per_token * s.batch_size * s.output_len / s.e2e_s, lambda s: s.e2e_spread),
     Metric("mfu_prefill", "prefill MFU", PERCENT, "higher", "mean",
-           "operations of the batch's prompts, each pair of tokens that attend once, / ttft, as a share of"
-           " the ceiling of operations",
+           "operations of the batch's prompts, counting each attending pair of tokens once, / ttft, as a "
+           "share of the ceiling of operations",
            GIVEN, ENGINE, lambda s: s.prefill_work / s.ttft_s / s.compute_ceiling, lambda s: s.ttft_spread),
     Metric("mfu_decode", "decode MFU", PERCENT, "higher", "mean",
            "operations of the batch's n - 1 further tokens / (e2e - ttft), as a share of the ceiling of operations",
@@ -129,13 +130,14 @@ OURS: tuple[Metric, ...] = (
            " the ceiling of memory",
            ASKED, BOTH, lambda s: s.decode_moved / s.decode_s / s.memory_ceiling, lambda s: s.decode_spread),
     Metric("energy_per_output_token_j", "energy", JOULES, "lower", "mean",
-           "the device's energy over an iteration / (batch x n): prompt and new tokens' work, charged to new ones",
+           "the device's energy over an iteration / (batch x n): the energy of prompts and new tokens, "
+           "charged to new tokens",
            ASKED, DRIVER, lambda s: s.energy_j / (s.batch_size * s.output_len), within=MEAN),
     Metric("load_s", "load", S, "lower", "mean",
-           "from nothing to a loaded engine, imports left out",
+           "from the start of loading to a loaded engine, without imports",
            "", "host, monotonic", lambda s: s.load_s),
     Metric("first_call_s", "first call", MS, "lower", "mean",
-           "the first warm-up call of this shape, compilation included",
+           "the first warm-up call of this shape, including compilation",
            "", HOST, lambda s: s.first_call_s),
     Metric("weights_bytes", "weights", MIB, None, "max",
            "bytes of the parameters as loaded",
@@ -144,34 +146,34 @@ OURS: tuple[Metric, ...] = (
            "bytes of keys and values held at the end of an iteration",
            "", COUNTED, lambda s: s.kv_cache_bytes),
     Metric("kv_cache_theoretical_bytes", "KV theory", MIB, None, "max",
-           "bytes of keys and values that the configuration implies",
+           "bytes of keys and values computed from the configuration",
            "", "computed", lambda s: s.kv_cache_theoretical_bytes),
     Metric("peak_allocated_bytes", "peak alloc", MIB, "lower", "max",
-           "most bytes of live tensors on the device during an untimed iteration",
+           "peak bytes of live tensors on the device during an untimed iteration",
            "", ALLOCATOR, lambda s: s.peak_allocated_bytes),
     Metric("peak_reserved_bytes", "peak reserved", MIB, "lower", "max",
-           "most bytes that the allocator took from the device",
+           "peak bytes that the allocator took from the device",
            "", ALLOCATOR, lambda s: s.peak_reserved_bytes),
     Metric("device_used_bytes", "device used", MIB, "lower", "max",
-           "device memory in use, after minus before, the context included",
+           "device memory in use, after minus before, including the context",
            "", DRIVER, lambda s: s.device_used_bytes),
     Metric("process_used_bytes", "process used", MIB, "lower", "max",
-           "device memory that the driver ascribes to the process",
+           "device memory of the process, according to the driver",
            "", DRIVER, lambda s: s.process_used_bytes),
     Metric("host_peak_rss_bytes", "peak RSS", MIB, "lower", "max",
-           "most resident host memory of a worker, with imports and what earlier cells left",
+           "peak resident host memory of a worker, including imports and memory kept from earlier cells",
            "", SYSTEM, lambda s: s.host_peak_rss_bytes),
     Metric("host_peak_rss_load_bytes", "load RSS", MIB, "lower", "max",
-           "most resident host memory until the engine was loaded",
+           "peak resident host memory until the engine was loaded",
            "", SYSTEM, lambda s: s.host_peak_rss_load_bytes),
     Metric("host_peak_rss_generate_bytes", "run RSS", MIB, "lower", "max",
-           "most resident host memory while generating",
+           "peak resident host memory while generating",
            "", SYSTEM, lambda s: s.host_peak_rss_generate_bytes),
 )
 
 THEIRS: tuple[Metric, ...] = (
     Metric("request_ttft_s", "request TTFT", MS, "lower", "mean",
-           "request sent to first piece of text at a client, median over requests; holds the queue and the network",
+           "request sent to first piece of text at a client, median over requests; includes the queue and the network",
            SAID, CLIENT, not_ours),
     Metric("request_tpot_s", "request TPOT", MS, "lower", "mean",
            "(request latency - request TTFT) / (n - 1) of each request with n > 1, median over requests",
@@ -180,10 +182,10 @@ THEIRS: tuple[Metric, ...] = (
            "the median of all gaps between successive pieces of text at a client; a piece may hold several tokens",
            "", CLIENT, not_ours),
     Metric("request_e2e_s", "request E2E", MS, "lower", "mean",
-           "request sent to last piece of text at a client, median over requests; holds the queue and the network",
+           "request sent to last piece of text at a client, median over requests; includes the queue and the network",
            "", CLIENT, not_ours),
     Metric("served_output_tok_s", "served output", RATE, "higher", "mean",
-           "new tokens of all completed requests / duration of the run, its ramp-up and drain included",
+           "new tokens of all completed requests / duration of the run, including ramp-up and drain",
            SAID, CLIENT, not_ours),
     Metric("served_total_tok_s", "served in+out", RATE, "higher", "mean",
            "prompt and new tokens of all completed requests / duration of the run",
@@ -192,24 +194,24 @@ THEIRS: tuple[Metric, ...] = (
            "call to the scores of the first new token, before it is chosen",
            "", ENGINE, not_ours),
     Metric("after_logits_tok_s", "after logits", RATE, "higher", "mean",
-           "batch x (n - 1) / (e2e - first logits), so the choice of the first token is in it",
+           "batch x (n - 1) / (e2e - first logits), includes the choice of the first token",
            ASKED_FOR, ENGINE, not_ours),
     Metric("forward_prefill_tok_s", "forward prefill", RATE, "higher", "mean",
            "prompt tokens / time of their forward passes; no token is chosen",
            ASKED_FOR, FORWARD, not_ours),
     Metric("forward_decode_tok_s", "forward decode", RATE, "higher", "mean",
-           "steps / time of their forward passes, one token each; none is chosen, each next one is drawn at random",
+           "steps / time of their forward passes, one token each; tokens are random, not chosen by the model",
            ASKED_FOR, FORWARD, not_ours),
     Metric("forward_total_tok_s", "forward in+out", RATE, "higher", "mean",
            "(prompt tokens + steps) / time of their forward passes",
            ASKED_FOR, FORWARD, not_ours),
 )
 # fmt: on
-"""What other tools measure by definitions of their own, each under a name that llmbench does not use itself."""
+"""Metrics of other tools with their own definitions, under names that llmbench does not use itself."""
 
 
 def or_given(metric: Metric) -> Metric:
-    """Return a metric that takes what another tool gave under its key, where it gave something."""
+    """Return a metric that uses another tool's number under its key, if there is one."""
     value, spread = metric.value, metric.spread or not_ours
 
     def values(sessions: Sessions) -> Column:
@@ -232,7 +234,7 @@ SHARES = tuple(metric.key for metric in METRICS if metric.unit is PERCENT)
 
 
 def named(keys: Iterable[str], flag: str = "--metrics") -> tuple[Metric, ...]:
-    """Return the metrics with these keys, or heads of columns; raise SpecError for one that does not exist."""
+    """Return the metrics with these keys or column headings; raise SpecError for an unknown one."""
     chosen: dict[str, Metric] = {}
     for key in keys:
         metric = BY_KEY.get(key) or BY_LABEL.get(key.lower())

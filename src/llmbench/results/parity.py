@@ -1,6 +1,6 @@
-"""Cells whose engine failed its parity check: their records are invalid, whoever reads them and when.
+"""Cells whose engine failed its parity check, which makes their records invalid to every reader.
 
-A verdict is a line of its own, written beside the records that it covers; they stay as they were written.
+A verdict is a separate line in the file of the records that it covers, which stay unchanged.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ _verdict = msgspec.json.Decoder(record.Parity)
 
 
 def cells(path: Path, size: int) -> dict[str, str]:
-    """Return why each cell failed, by id; of several verdicts on a cell the last that says anything counts.
+    """Return why each cell failed, by id; the last verdict on a cell counts, except `untested` ones.
 
-    Only the lines of verdicts are decoded.
+    Only lines with verdicts are decoded.
     """
     failed: dict[str, str] = {}
     for verdict in _verdicts(path, size):
@@ -43,7 +43,7 @@ def cells(path: Path, size: int) -> dict[str, str]:
 def _verdicts(path: Path, size: int) -> Iterator[record.Parity]:
     if not size or not os.access(path, os.R_OK):
         return
-    with contextlib.suppress(FormatError):  # whoever reads the run is told so, as of any damage
+    with contextlib.suppress(FormatError):  # readers of the run report it, like any damage
         for line in lines.scan(path, size, lambda _: None):
             if line.startswith(HEAD):
                 with contextlib.suppress(*lines.NOT_UNDERSTOOD):
@@ -51,9 +51,9 @@ def _verdicts(path: Path, size: int) -> Iterator[record.Parity]:
 
 
 def with_verdict(value: T, failed: Mapping[str, str]) -> T:
-    """Return a record as a reader must take it: invalid if its cell failed; any other value as it is.
+    """Return a record as invalid if its cell failed parity; any other value unchanged.
 
-    `value` may be any struct that has the fields of a record that its reader wants.
+    `value` may be any struct with some of a record's fields.
     """
     why = failed.get(getattr(value, "id", ""))
     if why is None or getattr(value, "status", None) is not record.Status.OK:

@@ -1,6 +1,6 @@
-"""What was known and expected before anything ran: ceilings that a probe reached, and what a cell would need.
+"""Predictions of cells, made before they run.
 
-Both are written into the plan, so that a reader can hold them against what came. `None` means not known.
+They are written into the plan, where a reader can compare them with the measurements. `None` means unknown.
 """
 
 from __future__ import annotations
@@ -11,29 +11,29 @@ import msgspec
 
 
 class Prediction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a cell was expected to need, of the whole batch, before it ran. None = not known.
+    """The predicted need of a cell, for the whole batch, before it ran. None = unknown.
 
     Attributes:
         weights_bytes: of all parameters, exact.
         kv_cache_bytes: keys and values held at the end, exact.
-        prefill_flops: of the prompts' pass, with the head on each last position, exact.
-        decode_flops: of all n - 1 steps that follow, exact.
-        decode_bytes: weights, keys and values that those steps must at least read.
-        activation_bytes: most that tensors of one pass hold at once, logits and copies of the cache among them.
-        workspace_bytes: what libraries set aside for themselves.
+        prefill_flops: of the prefill, with the head on each last position, exact.
+        decode_flops: of all n - 1 decode steps, exact.
+        decode_bytes: the least weights, keys and values that those steps read.
+        activation_bytes: the peak of a pass's tensors, including logits and copies of the cache.
+        workspace_bytes: memory that libraries reserve.
         context_bytes: the device's context; on a CPU, the process with its engine imported.
-        need_bytes: all of these together.
-        have_bytes: what the device has.
-        fits: whether the need goes into what there is.
+        need_bytes: the sum of these.
+        have_bytes: the device's memory.
+        fits: whether the need fits into the device's memory.
         flops_s: the ceiling used for operations.
         bytes_s: the ceiling used for memory.
-        source: where the ceilings come from.
-        least_prefill_s: no prefill is faster, if the ceilings are right.
-        least_decode_s: nor are all steps after it together.
+        source: of the ceilings.
+        least_prefill_s: the lower bound of the prefill, if the ceilings are right.
+        least_decode_s: the lower bound of all decode steps together.
         ttft_s: the estimate of the metric of this name.
         tpot_s: likewise.
         session_s: one session of this cell: warm-up, iterations, and its share of the load.
-        basis: what the estimates rest on, in words.
+        basis: of the estimates, in words.
 
     """
 

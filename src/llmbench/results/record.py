@@ -1,10 +1,10 @@
-"""What is measured, as it is written: Job in, Record out, one JSON line each.
+"""The structs of jobs and records, written as one JSON line each.
 
 History of the format:
     1  the first.
 
 History of the protocol (`spec.PROTOCOL`):
-    0  not ours: read from a file of another tool.
+    0  not ours: imported from another tool's file.
     1  the first.
 
 Raw times are whole nanoseconds. `None` means not measured, never zero.
@@ -42,11 +42,11 @@ class Status(enum.StrEnum):
 
 
 NOT_FINAL = (Status.INTERRUPTED, Status.DEVICE_DIRTY)
-"""A session that ended so was cut off, not measured: resuming the run runs it again."""
+"""Statuses of sessions that were cut off; resuming the run measures them again."""
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """Something a reader must know about a number: a reason code and the figures behind it."""
+    """A warning or error about a number: a reason code and its figures."""
 
     code: str
     detail: str
@@ -56,11 +56,11 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One timed iteration, raw.
 
     Attributes:
-        e2e_ns: from the call to all tokens on the host, monotonic clock; None if the clock gave no number.
-        wall_ns: the same interval by the wall clock, to judge the first clock by.
-        token_ns: from the call to each new token; one row if the batch moves in lock-step, else one a sequence.
+        e2e_ns: from the call to all tokens on the host, by the monotonic clock; None if the clock failed.
+        wall_ns: the same interval by the wall clock, as a check.
+        token_ns: from the call to each new token; one row if the batch advances in lock-step, else one per sequence.
         energy_mj: millijoules of the device over the iteration, from its cumulative counter.
-        discarded: why this iteration does not count (throttled), if it does not.
+        discarded: the reason if this iteration does not count (throttled).
 
     """
 
@@ -72,7 +72,7 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Memory(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Where the bytes are, from an untimed iteration. METHOD section 1 defines each; None = not measured."""
+    """Memory in bytes, from an untimed iteration. METHOD section 1 defines each; None = not measured."""
 
     weights_bytes: int | None = None
     kv_cache_bytes: int | None = None
@@ -87,15 +87,15 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Given(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A number that another tool took, under the key in METRICS whose definition it meets.
+    """Another tool's number, under the key in METRICS with the same definition.
 
     Attributes:
-        value: in the unit of the key; the median of `samples` where there are any.
-        definition: what it is, in that tool's own terms.
-        clock: what it was timed or counted by there.
-        tokens: where the token counts in it come from; empty if there are none in it.
-        per: what one sample is, an iteration in one process or a request among others; "run" if there are none.
-        samples: as that tool wrote them, in the unit of the key.
+        value: in the unit of the key; the median of `samples`, if any.
+        definition: the tool's own definition.
+        clock: the tool's clock or counter.
+        tokens: the source of its token counts; empty if it has none.
+        per: the meaning of a sample, an iteration in one process or a request among others; "run" without samples.
+        samples: as written by the tool, in the unit of the key.
 
     """
 
@@ -108,15 +108,15 @@ class Given(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The file of another tool that numbers were read from.
+    """The file of another tool that numbers were imported from.
 
     Attributes:
-        tool: what wrote it.
+        tool: that wrote it.
         file: its name, without folders.
         sha256: of its bytes.
-        version: the tool's, where the file says it.
-        samples: what the record's samples are and what they were timed by, if it has some.
-        refused: what was left in the file, each with the reason.
+        version: the tool's, if the file has it.
+        samples: the definition and clock of the record's samples, if it has some.
+        refused: numbers not imported, each with the reason.
 
     """
 
@@ -129,10 +129,10 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """One session of one group: everything a worker needs, and nothing it must look up.
+    """One session of one group, with everything that a worker needs.
 
     `attended` says whether a launcher answers each result before the next cell begins; `prompts_text` is the
-    text behind a cell's `prompts`, where that is a file.
+    content of a prompts file.
     """
 
     cells: list[Cell]
@@ -145,11 +145,11 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a worker says of one cell. A failed cell has an `error` and keeps the samples taken before it.
+    """A worker's result of one cell. A failed cell has an `error` and keeps the samples taken before it.
 
-    `load_s` is the whole group's load; `cell_s` this cell's stay in the worker, all phases together.
-    `prompt_bytes_per_token` are bytes in UTF-8 of the text that prompts are cut from; None for drawn ids.
-    `imported` says which file of another tool this came from; `given` are its numbers that are no samples of ours.
+    `load_s` is the whole group's load time; `cell_s` the cell's total time in the worker. `prompt_bytes_per_token`
+    counts UTF-8 bytes of text prompts; None for random ids. `imported` names the other tool's file that this came
+    from; `given` has its numbers that do not match our samples.
     """
 
     cell: str
@@ -173,7 +173,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Begin(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="begin"):
-    """The intent to measure one session of one cell. A begin without an end died."""
+    """The intent to measure one session of one cell. A begin without a result means that the sweep was killed."""
 
     format: int = FORMAT
     cell: str
@@ -187,7 +187,7 @@ class Begin(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="be
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="end"):
-    """One session of one cell and how it ended, ours or another tool's. Immutable; one line in `records.jsonl`."""
+    """The result of one session of one cell, ours or another tool's. Immutable; one line in `records.jsonl`."""
 
     format: int = FORMAT
     protocol: int
@@ -208,25 +208,25 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="e
 
 
 class Record(Result, frozen=True, kw_only=True, tag_field="kind", tag="end"):
-    """A result that was measured here: everything of its cell is known."""
+    """A result measured by llmbench, with all facts of its cell."""
 
     cell: Cell
 
     @property
     def final(self) -> bool:
-        """Return whether this ends its planned session for good."""
+        """Return whether its planned session is finished."""
         return self.status not in NOT_FINAL
 
     @property
     def verdict(self) -> Literal["valid", "valid with warnings", "invalid", "failed"]:
-        """Return what a reader may do with the numbers."""
+        """Return the validity of the numbers."""
         if self.status is Status.OK:
             return "valid with warnings" if self.warnings else "valid"
         return "invalid" if self.status is Status.INVALID else "failed"
 
 
 class Stop(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="stop"):
-    """Why a cell got no further session: `interval` reached, `maximum`, `budget`, or `failed`."""
+    """The reason why a cell got no further session: `interval` reached, `maximum`, `budget`, or `failed`."""
 
     format: int = FORMAT
     cell: str
@@ -236,9 +236,9 @@ class Stop(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="sto
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="sweep"):
-    """The sweep as resolved: what was planned, how, where. The first line of a run; again when it changes.
+    """The resolved sweep, with its cells, protocol and environment. The first line of a run, repeated when it changes.
 
-    `predictions`, by the cells' ids, and the `probes` that they rest on were made before anything ran.
+    `predictions`, by cell id, and the `probes` behind them were made before anything ran.
     """
 
     format: int = FORMAT
@@ -260,7 +260,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="swe
 
 
 class Import(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="import"):
-    """The first line of a run that was not measured here: which files of which tools it was read from."""
+    """The first line of an imported run: the tools and files that it was read from."""
 
     format: int = FORMAT
     run: str
@@ -273,11 +273,12 @@ class Import(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="i
 class Parity(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="parity"):
     """Whether an engine computes the same function as a float32 reference, for the cells named.
 
-    The latest verdict on a cell counts. The sessions of one that `failed` are invalid to every reader,
-    whenever they were measured; `untested` says nothing and changes nothing.
+    The latest verdict on a cell counts. All sessions of a cell that `failed` are invalid to every reader;
+    `untested` changes nothing.
 
     Attributes:
-        positions: tokens compared; `same` of them are the reference's own choice, `wrong` are so beyond a near tie.
+        positions: tokens compared; the reference would choose `same` of them, and `wrong` of them differ by more
+            than a near tie.
         error_nats: root mean square of the differences of log-probabilities; `noise_nats` that of the dtype itself.
 
     """

@@ -1,7 +1,7 @@
-"""Runs on disk: one directory a run, one line a record in `records.jsonl`, appended and never rewritten.
+"""Runs on disk: one directory per run, one line per record in `records.jsonl`, appended and never rewritten.
 
-A line is on the disk, whole, before `append` returns. What a crash or a full disk leaves behind is found
-when the run is opened again: a torn tail is set aside, a damaged line is named and passed over.
+A whole line is on the disk before `append` returns. Opening a run repairs what a crash or a full disk left: a torn
+tail is set aside, a damaged line is reported and skipped.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ LOCK = ".lock"
 TORN = "records.jsonl.torn"
 LOGS = "logs"
 OWN = (RECORDS, DESCRIPTION, DESCRIPTION_NEW, TORN, LOCK)
-"""The files that a run writes: a link in the place of one, in a folder from anywhere, would have it write elsewhere."""
+"""The files that a run writes. A link in place of one, in a folder from elsewhere, would redirect the writes."""
 MOST_NOTICES = 20
-"""Lines can be wrong in a million ways; nobody reads more."""
+"""The most notices shown about damaged lines; nobody reads more."""
 LONGEST_NOTICE = 300
 
 LEAST_ROOM_BYTES = 16 * 2**20
-"""A sweep does not start with less room than this: 5,000 records of 3 kB."""
+"""The free space that a sweep needs to start: 5,000 records of 3 kB."""
 PROBE_BYTES = 4096
 MOST_DESCRIPTION_BYTES = 2**26
-"""The plan of 5,000 cells is a tenth of it."""
+"""The size limit of `run.json`; the plan of 5,000 cells is a tenth of it."""
 
 
 def open_run(folder: Path) -> Run:
-    """Open a run directory for appending, making it if need be, and mend what a crash left behind.
+    """Open a run directory for appending, creating it if needed, and repair what a crash left.
 
     Raises:
         RunError: the folder or its records cannot be written, or there is no room.
@@ -68,42 +68,42 @@ def open_run(folder: Path) -> Run:
 
 
 def read(folder: Path, *, newer: bool = False, tell: Callable[[str], None] | None = None) -> Log:
-    """Return what a run holds at this moment, without locking or writing; raise RunError if it is no run.
+    """Return the current content of a run, without locking or writing; raise RunError if it is not a run.
 
-    With `newer`, lines of a later format are read as far as they are understood, and a notice says so.
-    Whoever shows no notices has them told, each once.
+    With `newer`, lines of a later format are read as far as possible, with a notice. `tell` receives each notice
+    once, for callers that do not show `notices`.
     """
     path = folder / RECORDS
     lost = (folder / DESCRIPTION).is_file() and not path.exists()
     if folder.is_dir() and (strange := files.why_not(path)):
-        raise RunError(f"{path}: {strange}, so this is not a run.")
+        raise RunError(f"{path}: {strange}, not a file of records.")
     if not path.exists() and not lost:
         raise RunError(f"{folder}: {_no_run(folder)}")
     return Log(folder, newer=newer, tell=tell)
 
 
 def _no_run(folder: Path) -> str:
-    """Return why a folder is no run, and which runs are in it if it holds some."""
+    """Return why a folder is not a run, and which runs it contains, if any."""
     if not folder.exists():
-        return "does not exist, so it is not a run."
+        return "does not exist. Give the folder of a run."
     if not folder.is_dir():
-        return "is no directory, so it is not a run."
+        return "is not a directory. Give the folder of a run."
     runs = sorted(path.parent.name for path in folder.glob(f"*/{RECORDS}"))
-    within = f" It holds {len(runs)} of them, such as {runs[-1]}." if runs else ""
-    return f"has no {RECORDS}, so it is not a run.{within}"
+    within = f" It contains {len(runs)} runs, such as {runs[-1]}." if runs else ""
+    return f"is not a run: it has no {RECORDS}.{within}"
 
 
 class Log:
-    """The intact lines of a run up to a moment, read and checked anew by each iteration.
+    """The intact lines of a run up to a fixed moment, read and checked again in each iteration.
 
-    So memory stays level. The plan and the notices come out of the first whole iteration, or of one made
-    for them alone.
+    This keeps memory constant. The plan and the notices come from the first complete iteration, or from one made
+    for them.
     """
 
     def __init__(
         self, folder: Path, *, newer: bool = False, tell: Callable[[str], None] | None = None
     ) -> None:
-        """Fix the moment; nothing is read yet."""
+        """Fix the moment without reading anything."""
         self._folder, self._newer, self._tell = folder, newer, tell
         self._path = folder / RECORDS
         self._size = self._path.stat().st_size if self._path.exists() else 0
@@ -116,44 +116,44 @@ class Log:
 
     @property
     def plan(self) -> record.Plan | None:
-        """Return the last plan written; None if the run has lost it."""
+        """Return the last plan written; None if it is missing."""
         self.check()
         return self._plan
 
     @property
     def imported(self) -> record.Import | None:
-        """Return where the records were read from, if they were not measured here."""
+        """Return the sources of an imported run."""
         self.check()
         return self._imported
 
     @property
     def stops(self) -> dict[str, record.Stop]:
-        """Return why each cell got no further session, by its id; the last word counts."""
+        """Return why each cell got no further session, by id; the last line counts."""
         self.check()
         decode = msgspec.json.Decoder(record.Stop).decode
         return {stop.cell: stop for stop in self._decoded(decode, iter(self._stops))}
 
     @property
     def notices(self) -> list[str]:
-        """Return what is wrong with the file, in words."""
+        """Return the problems of the file, in words."""
         self.check()
         return list(self._notices)
 
     def __iter__(self) -> Iterator[record.Line]:
-        """Yield every line in order, plans too, decoded whole."""
+        """Yield every line in order, including plans, fully decoded."""
         return self._decoded(results_lines.decode, (line for _, line in self._lines()))
 
     def lines(self) -> Iterator[bytes]:
-        """Yield every intact line as it stands."""
+        """Yield the bytes of every intact line."""
         return (line for _, line in self._lines())
 
     def records(self, kind: type[T]) -> Iterator[T]:
-        """Yield the records only, each as the struct `kind`, which may know fewer fields than `Record`."""
+        """Yield only the records, each as the struct `kind`, which may have fewer fields than `Record`."""
         ends = (line for held, line in self._lines() if held == "end")
         return self._decoded(msgspec.json.Decoder(kind).decode, ends)
 
     def check(self) -> None:
-        """Read every line, unless that was done; raise FormatError for a format that is not read."""
+        """Read every line, unless done before; raise FormatError for an unsupported format."""
         if not self._checked:
             for _ in self._lines():
                 pass
@@ -161,9 +161,9 @@ class Log:
     def pass_over(self, why: str) -> None:
         """Note that a line was not understood."""
         if len(self._notices) < MOST_NOTICES:
-            self._notice(f"a line was not understood and passed over: {why[:LONGEST_NOTICE]}.")
+            self._notice(f"a line was not understood and was skipped: {why[:LONGEST_NOTICE]}.")
         else:
-            self._notice("more lines were not understood and passed over.")
+            self._notice("more lines were not understood and were skipped.")
 
     def _decoded(self, decode: Callable[[bytes], T], lines: Iterator[bytes]) -> Iterator[T]:
         for line in lines:
@@ -175,7 +175,7 @@ class Log:
                 yield parity.with_verdict(value, self._refuted) if self._refuted else value
 
     def _lines(self) -> Iterator[tuple[str, bytes]]:
-        """Yield every intact line after its kind."""
+        """Yield the kind and the bytes of every intact line."""
         bad = results_lines.Numbers()
         kept: dict[str, list[bytes]] = {"sweep": [], "import": [], "stop": []}
         try:
@@ -200,15 +200,15 @@ class Log:
     def _meet_newer(self, version: int) -> None:
         error = results_lines.newer(version)
         if not self._newer:
-            raise FormatError(f"{error} 'llmbench table' shows what is understood of it.")
-        self._notice(f"{error} What is shown here may be wrong.")
+            raise FormatError(f"{error} 'llmbench table' shows the part that it can read.")
+        self._notice(f"{error} The output may be wrong.")
 
     def _conclude(self, bad: results_lines.Numbers, kept: dict[str, list[bytes]]) -> None:
         self._checked = True
         self._stops = kept["stop"]
         if bad.count:
             lines = f"line{'s' if bad.count > 1 else ''} {bad}"
-            self._notice(f"{lines}: damaged and passed over.")
+            self._notice(f"{lines}: damaged and skipped.")
         for plan in self._decoded(msgspec.json.Decoder(record.Plan).decode, iter(kept["sweep"])):
             self._plan = plan
         for imported in self._decoded(
@@ -216,7 +216,7 @@ class Log:
         ):
             self._imported = imported
         if self._plan is None and (self._folder / DESCRIPTION).is_file():
-            self._notice(f"the plan is lost; {DESCRIPTION} still tells it.")
+            self._notice(f"the plan is missing; {DESCRIPTION} still has it.")
             self._plan = _described(self._folder / DESCRIPTION)
 
     def _notice(self, text: str) -> None:
@@ -231,14 +231,14 @@ class Run:
 
     Attributes:
         folder: the directory.
-        log: what it held when it was opened.
-        notices: what was wrong with it then, in words.
-        told: what is written of a line; `anonymous.line` leaves out who measured, and where.
+        log: its content when it was opened.
+        notices: its problems at that time, in words.
+        told: a function that converts each line before writing, such as `anonymous.line`.
 
     """
 
     def __init__(self, folder: Path, held: int) -> None:
-        """Open the records under a lock already held; `open_run` is the way in."""
+        """Open the records under a lock already held; call `open_run` instead."""
         self.folder = folder
         self.told: Callable[[Any], Any] = lambda line: line
         self._path = folder / RECORDS
@@ -248,7 +248,7 @@ class Run:
             self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT, own=True
         )
         try:
-            Log(folder).check()  # raises FormatError before anything is changed
+            Log(folder).check()  # raises FormatError before changing anything
             cut = results_lines.set_torn_tail_aside(self._records, folder / TORN)
             _sync_directory(folder)
             self._whole = os.fstat(self._records).st_size
@@ -266,8 +266,8 @@ class Run:
         """Write one line and return when it is on the disk.
 
         Raises:
-            WriteError: it could not be written; the file ends with its last whole record, and appending
-                works again once there is room.
+            WriteError: it could not be written; the file ends with its last whole record, and appending works again
+                when there is room.
             ValueError: a number in it is NaN or infinite.
 
         """
@@ -277,7 +277,7 @@ class Run:
             self._write(data)
         except OSError as error:
             self._torn = True
-            with contextlib.suppress(OSError):  # the next append, or the next opening, does it
+            with contextlib.suppress(OSError):  # the next append or opening does it
                 self._roll_back()
             raise WriteError(
                 f"{self._path}: cannot write {len(data):,} bytes: {_reason(error)}. "
@@ -288,11 +288,11 @@ class Run:
     def _write(self, data: bytes) -> None:
         written = os.write(self._records, data)
         if written < len(data):
-            raise OSError(errno.ENOSPC, f"only {written:,} of them went in")
+            raise OSError(errno.ENOSPC, f"only {written:,} of them were written")
         os.fsync(self._records)
 
     def _roll_back(self) -> None:
-        """Cut off what a failed write left, and never more than that."""
+        """Cut off what a failed write left, and nothing else."""
         if not self._torn:
             return
         if os.fstat(self._records).st_size > self._whole:
@@ -301,7 +301,7 @@ class Run:
         self._torn = False
 
     def describe(self, plan: record.Plan) -> None:
-        """Write `run.json`, the plan for people to read, whole or not at all, unless it says so already.
+        """Write `run.json`, the plan for people to read, atomically, unless it is up to date.
 
         Raises:
             WriteError: it could not be written.
@@ -327,7 +327,7 @@ class Run:
             ) from error
 
     def close(self) -> None:
-        """Let the run go; what was appended is on the disk already."""
+        """Release the run; all appended lines are on the disk already."""
         os.close(self._records)
         lock.release(self.folder / LOCK, self._held)
 
@@ -339,18 +339,18 @@ class Run:
 
 
 def _refuse_strange(folder: Path) -> None:
-    """Raise RunError if something else has the name of a file of the run, or of its folder of logs."""
+    """Raise RunError if something else is in the place of a file of the run, or of its folder of logs."""
     strange = {folder / name: files.why_not(folder / name, own=True) for name in OWN}
     logs = folder / LOGS
     if os.path.lexists(logs) and not stat.S_ISDIR(logs.lstat().st_mode):
-        strange[logs] = "is a symbolic link" if logs.is_symlink() else "is no folder"
+        strange[logs] = "is a symbolic link" if logs.is_symlink() else "is not a folder"
     for path, why in strange.items():
         if why:
-            raise RunError(f"{path}: {why}; a run is kept in files of its own.")
+            raise RunError(f"{path}: {why}; a run needs regular files of its own.")
 
 
 def _probe(folder: Path) -> None:
-    """Raise OSError unless a file can be made here and reach the disk, and there is room for more."""
+    """Raise OSError unless a file can be created and synced here, and enough space is free."""
     with tempfile.TemporaryFile(dir=folder) as file:
         file.write(bytes(PROBE_BYTES))
         file.flush()
@@ -358,7 +358,7 @@ def _probe(folder: Path) -> None:
     disk = os.statvfs(folder)
     free = disk.f_bavail * disk.f_frsize
     if free < LEAST_ROOM_BYTES:
-        least = f"a sweep wants {LEAST_ROOM_BYTES / 2**20:.0f}"
+        least = f"a sweep needs {LEAST_ROOM_BYTES / 2**20:.0f}"
         raise OSError(errno.ENOSPC, f"{free / 2**20:.1f} MiB are free, and {least}")
 
 

@@ -1,7 +1,7 @@
-"""How near a cell came to what its device can do at most, and what held it back: the roofline's side.
+"""Utilization: the share of its device's ceilings that a cell reached, and its bottleneck on the roofline.
 
-Work and ceilings are those that the plan predicted, a set a cell. A share of a measured ceiling is always
-called so: a ceiling that someone measured is no peak of a datasheet, and may turn out too low.
+Work and ceilings of each cell are those predicted in the plan. A share of a measured ceiling is always labelled,
+because a measured ceiling is not a datasheet's peak and may be too low.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 Reals: TypeAlias = NDArray[np.float64]
 
 OVERHEAD_OVER = 2.0
-"""Measured over twice the larger bound: most of the time went into neither operations nor bytes at their
-ceilings, but into dispatch, kernels far from them, or traffic that the bounds leave out."""
+"""A time over twice the larger bound is overhead: most of it went into dispatch, slow kernels, or traffic that the
+bounds ignore."""
 
 UNITY_OVER = 1.05
-"""Above this share a ceiling is wrong; below it, clocks and a better moment explain it."""
+"""Above this share a ceiling is wrong; up to it, varying clocks explain the excess."""
 
 OPERATIONS, MEMORY = "the ceiling of operations", "the ceiling of memory"
 WORDS = {
@@ -38,11 +38,11 @@ WORDS = {
         "% of measured", "the measured ceiling of operations", "the measured ceiling of memory",
     ),
 }  # fmt: skip
-"""By where the ceilings come from: the unit of a share, and what it is a share of."""
+"""The unit of a share and the name of its ceilings, by the source of the ceilings."""
 
 
 class Words(NamedTuple):
-    """A column of words: its key in files, its head of two lines for people, and a text a cell."""
+    """A column of words: its key in files, its two-line heading, and a text for each cell."""
 
     key: str
     head: tuple[str, str]
@@ -50,9 +50,9 @@ class Words(NamedTuple):
 
 
 class PredictedWork(NamedTuple):
-    """What was predicted of every cell: columns of shape [cells], NaN where it is not known.
+    """The predicted work of every cell: columns of shape [cells], NaN if unknown.
 
-    `sources` says where a cell's ceilings come from: `datasheet`, `measured`, or nothing.
+    `sources` has the source of each cell's ceilings: `datasheet`, `measured`, or empty.
     """
 
     prefill_work: Reals
@@ -69,7 +69,7 @@ class PredictedWork(NamedTuple):
 
 
 def work_of(cells: Sequence[Point], predictions: Mapping[str, Prediction]) -> PredictedWork:
-    """Return what was predicted of the cells; a figure without a source for its ceilings counts for nothing."""
+    """Return the predicted work of the cells, ignoring figures whose ceilings have no source."""
     columns = np.full((6, len(cells)), np.nan)
     sources: list[str] = [""] * len(cells)
     for number, cell in enumerate(cells):
@@ -88,7 +88,7 @@ def work_of(cells: Sequence[Point], predictions: Mapping[str, Prediction]) -> Pr
 
 
 def worded(metric: Metric, sources: Sequence[str]) -> Metric:
-    """Return a metric whose unit and definition say what it is a share of; any other as it is."""
+    """Return a share metric with its ceiling in unit and definition; any other metric unchanged."""
     if metric.unit is not PERCENT:
         return metric
     kinds = {source for source in sources if source}
@@ -100,10 +100,10 @@ def worded(metric: Metric, sources: Sequence[str]) -> Metric:
 
 
 def sides(work: PredictedWork, ttft_s: Reals, decode_s: Reals) -> tuple[Words, ...]:
-    """Return each cell's side of the roofline and the source of its ceilings; nothing if none are known.
+    """Return each cell's side of the roofline and the source of its ceilings; empty if none are known.
 
     Args:
-        work: what was predicted.
+        work: the predicted work.
         ttft_s: measured, of shape [cells].
         decode_s: all steps after the first token, likewise.
 
@@ -111,7 +111,7 @@ def sides(work: PredictedWork, ttft_s: Reals, decode_s: Reals) -> tuple[Words, .
     if not any(work.sources):
         return ()
     prefill_s = work.prefill_work / work.compute_ceiling
-    # The least time is the larger bound: where it is not that of operations, it is that of bytes.
+    # The larger bound is the least time: that of operations or else that of bytes.
     moving_s = np.where(work.least_prefill_s > prefill_s * (1 + 1e-9), work.least_prefill_s, 0.0)
     moving_s[np.isnan(work.least_prefill_s)] = np.nan
     computing_s = work.decode_work / work.compute_ceiling
@@ -124,8 +124,8 @@ def sides(work: PredictedWork, ttft_s: Reals, decode_s: Reals) -> tuple[Words, .
 
 
 def side(measured_s: Reals, compute_s: Reals, bandwidth_s: Reals) -> tuple[str, ...]:
-    """Return what a time was spent on, by the two least times; nothing where one of the three is not known."""
-    least_s = np.maximum(compute_s, bandwidth_s)  # NaN if either is
+    """Return the bottleneck behind each time, from the two bounds; empty where one of the three is unknown."""
+    least_s = np.maximum(compute_s, bandwidth_s)  # NaN if either is NaN
     larger = np.where(compute_s >= bandwidth_s, "compute", "bandwidth")
     named = np.where(measured_s > OVERHEAD_OVER * least_s, "overhead", larger)
     known = np.isfinite(measured_s) & (least_s > 0)
@@ -133,7 +133,7 @@ def side(measured_s: Reals, compute_s: Reals, bandwidth_s: Reals) -> tuple[str, 
 
 
 def over_unity(key: str, middle: Reals, sources: Sequence[str]) -> Iterator[str]:
-    """Yield what is to be said of cells that beat their ceilings: such a share is a wrong ceiling."""
+    """Yield warnings about cells that beat their ceilings, which shows that a ceiling is wrong."""
     if key not in SHARES:
         return
     for source, (_, peak, bandwidth) in WORDS.items():
@@ -152,4 +152,4 @@ WHY = {
         "measure again with llmbench machine --probe on an idle machine"
     ),
 }
-"""Why a share can be above one."""
+"""The reason why a share can be above one, by the source of the ceilings."""
