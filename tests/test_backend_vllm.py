@@ -241,7 +241,7 @@ def test_a_vllm_for_another_device_is_named() -> None:
     with pytest.raises(Unsupported) as refused:
         loaded(device="cuda")
 
-    assert "runs on cpu, not on cuda; the package vllm does." in str(refused.value)
+    assert "runs on cpu, not on cuda; install the package vllm." in str(refused.value)
 
 
 def test_an_encoder_decoder_is_refused_by_what_the_registry_says() -> None:

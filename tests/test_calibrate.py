@@ -120,7 +120,7 @@ def test_a_spoiled_file_costs_a_sentence(content: bytes) -> None:
     kept = calibration.kept_calibration(MACHINE)
 
     assert kept.calibration is None
-    assert "is not used" in str(kept.notice)
+    assert "was ignored" in str(kept.notice)
 
 
 @pytest.mark.parametrize("figure", [-1.0, 1e300, 30.0])

@@ -445,7 +445,7 @@ def test_a_cell_that_the_factor_does_not_tell_apart_is_listed(written: Any) -> N
     )
 
     assert by_backend.code == 3
-    assert "measured in 2 ways" in by_backend.out
+    assert "ambiguous: 2 cells on one side" in by_backend.out
     assert [of["name"] for of in by_option.json["candidates"]] == [
         "attn_implementation eager",
         "attn_implementation default",

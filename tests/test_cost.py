@@ -193,7 +193,7 @@ def test_every_gpu_of_several_is_paid_for(
     [
         (PriceOptions(), H200, r"no price was chosen; h200 has aws@2026-03"),
         (PriceOptions(provider="lambda"), H200, r"--price: no price of 'lambda'; h200 has aws@2026-03"),
-        (PriceOptions(provider="aws@2023"), H200, r"none of 'aws@2023'"),
+        (PriceOptions(provider="aws@2023"), H200, r"no price of 'aws@2023'"),
         (PriceOptions(provider="aws"), {"name": "x1", "gpus": [{"name": "X1"}]},
          "not a known chip; give --usd-per-gpu-hour"),
     ],

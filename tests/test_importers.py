@@ -443,19 +443,19 @@ def test_a_hostile_name_is_only_a_name(name: str, tmp_path: Path) -> None:
     ("text", "says"),
     [
         ("", "is empty"),
-        ("hello", "no JSON"),
+        ("hello", "not JSON"),
         ("{}", "is not a result file of aiperf or guidellm or llama-bench or optimum-benchmark or"),
         ("[]", "is not a result file of aiperf or guidellm or llama-bench or optimum-benchmark or"),
         ("null", "is not a result file of aiperf or guidellm or llama-bench or optimum-benchmark or"),
         ('{"latencies": [1', "is truncated or not JSON"),
-        ('{"a": 1, "a": 2}', "the key 'a' stands twice"),
+        ('{"a": 1, "a": 2}', "the key 'a' occurs twice"),
         ("[" * 100_000, "nested too deeply"),
         ('{"a": 1}\n{"a": ', "line 2 is truncated"),
         ('{"avg_latency": NaN, "latencies": [NaN], "percentiles": {}}', "nan is not a number above zero"),
         ('{"avg_latency": 1, "latencies": [1, 1e400], "percentiles": {}}', "inf is not a number"),
         ('{"avg_latency": 1, "latencies": [], "percentiles": {}}', "latencies: is empty"),
         ('{"avg_latency": 1, "latencies": [true], "percentiles": {}}', "True is not a number"),
-        ('{"avg_latency": 2, "latencies": [1.0], "percentiles": {"50": 1}}', "avg_latency is 2 there, and 1"),
+        ('{"avg_latency": 2, "latencies": [1.0], "percentiles": {"50": 1}}', "the file's other figures give 1;"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_says_why(text: str, says: str, tmp_path: Path) -> None:
@@ -469,7 +469,7 @@ def test_bytes_are_no_text(tmp_path: Path) -> None:
     path = tmp_path / "file.json"
     path.write_bytes(b"\x89PNG\r\n")
 
-    assert "is no text" in complaint(path)
+    assert "is not text" in complaint(path)
 
 
 def test_a_missing_file_says_so(tmp_path: Path) -> None:

@@ -119,7 +119,7 @@ sessions  how            why                        cells
 TTFT: call to the first new token of every sequence in the batch; in-process, without a queue.
 TPOT: (e2e - ttft) / (n - 1) for n new tokens per sequence; absent when n = 1.
 output: batch x n / e2e: new tokens only, including the time of the prefill.
-peak RSS: peak resident host memory of a worker, including imports and memory kept from earlier cells; the largest of the sessions.
+peak RSS: peak resident host memory of a worker, with imports and memory of earlier cells; the largest of the sessions.
 trend: iterations got steadily slower or faster, from heat, a filling cache or a short warm-up.
 """)
 

@@ -161,7 +161,7 @@ OURS: tuple[Metric, ...] = (
            "device memory of the process, according to the driver",
            "", DRIVER, lambda s: s.process_used_bytes),
     Metric("host_peak_rss_bytes", "peak RSS", MIB, "lower", "max",
-           "peak resident host memory of a worker, including imports and memory kept from earlier cells",
+           "peak resident host memory of a worker, with imports and memory of earlier cells",
            "", SYSTEM, lambda s: s.host_peak_rss_bytes),
     Metric("host_peak_rss_load_bytes", "load RSS", MIB, "lower", "max",
            "peak resident host memory until the engine was loaded",
