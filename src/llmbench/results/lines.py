@@ -9,12 +9,13 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import errno
+import io
 import itertools
 import json
 import os
 import re
 import zlib
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -131,27 +132,41 @@ def lines(path: Path, size: int) -> Iterator[bytes]:
     if not size:
         return
     start = 0
-    with os.fdopen(files.open_regular(path), "rb", BLOCK_BYTES) as stream:
-        while start < size:
-            line = stream.readline(min(BLOCK_BYTES, size - start))
-            if line.endswith(b"\n"):
-                start += len(line)
-            elif end := _end_of_line(stream, size):  # looked for first: nothing is held twice
+    descriptor = files.open_regular(path)
+    try:
+        while block := os.pread(descriptor, min(BLOCK_BYTES, size - start), start):
+            if whole := block.rfind(b"\n") + 1:
+                yield from io.BytesIO(block[:whole])  # many lines at once: half a second of 200,000
+                start += whole
+            elif end := _end_of_line(descriptor, start + len(block), size):
                 kept = end - start if end - start <= LONGEST_LINE else BLOCK_BYTES
-                stream.seek(end - kept)
-                line = stream.read(kept)
+                yield os.pread(descriptor, kept, end - kept)
                 start = end
             else:
                 return
-            yield line
+    finally:
+        os.close(descriptor)
 
 
-def _end_of_line(stream: IO[bytes], size: int) -> int | None:
+def _end_of_line(descriptor: int, start: int, size: int) -> int | None:
     """Return the place after the next newline, None if there is none in the first `size` bytes."""
-    while piece := stream.readline(min(BLOCK_BYTES, size - stream.tell())):
-        if piece.endswith(b"\n"):
-            return stream.tell()
+    while block := os.pread(descriptor, min(BLOCK_BYTES, size - start), start):
+        if place := block.find(b"\n") + 1:
+            return start + place
+        start += len(block)
     return None
+
+
+def holds(path: Path, size: int, words: bytes) -> bool:
+    """Return whether some bytes stand anywhere in the first `size` bytes of a file."""
+    seen = b""
+    with os.fdopen(files.open_regular(path), "rb", 0) as stream:
+        while size > 0 and (block := stream.read(min(BLOCK_BYTES, size))):
+            size -= len(block)
+            seen = seen[1 - len(words) :] + block
+            if words in seen:
+                return True
+    return False
 
 
 def salvaged(line: bytes) -> Iterator[bytes]:
