@@ -25,12 +25,19 @@ Integers: TypeAlias = NDArray[np.int64]
 DISTURBING = {"busy_machine", "cpu_steal", "shared_device"}
 """Warnings that tell of other work on the machine while a number was taken."""
 
+NO_CODES: frozenset[str] = frozenset()
+
 DIGITS = re.compile(r"\d[\d.,]*")
+
+
+OK, SKIPPED = Status.OK, Status.SKIPPED
+NOT_MEASURED = frozenset((*NOT_FINAL, SKIPPED))
+"""Names of their own: to look up a member of an enumeration takes as long as to take in a number."""
 
 
 def measured(status: Status) -> bool:
     """Return whether a session that ended so ran to its end: the first such record of a session counts."""
-    return status not in NOT_FINAL and status is not Status.SKIPPED
+    return status not in NOT_MEASURED
 
 
 class Failure(NamedTuple):
@@ -130,7 +137,7 @@ class Tally:
         if measured(record.status):
             if session not in self._seen:
                 self._end(session, record)
-        elif record.status is Status.SKIPPED:
+        elif record.status is SKIPPED:
             record.cell = msgspec.Raw()  # it holds the whole line
             self._skipped.setdefault(session, record)
         else:
@@ -139,7 +146,7 @@ class Tally:
     def _end(self, session: tuple[str, int], record: Ended) -> None:
         self._seen.add(session)
         self.ended[record.id] += 1
-        if record.status is Status.OK:
+        if record.status is OK:
             self._take_valid(record)
         else:
             self._take_failed(record)
@@ -149,12 +156,12 @@ class Tally:
         self.rounds.append(record.session)
         self.clocks_mhz.append(record.telemetry.sm_mhz_mean or math.nan)
         self.preallocated.append(record.outcome.engine.preallocates)
-        codes = {finding.code for finding in record.warnings}
-        self.disturbed.append(not DISTURBING.isdisjoint(codes))
         self.protocols.add(record.protocol)
         self.gatherer.take(record.outcome)
         self.environments.add(record.environment)
         self.verdicts["warned" if record.warnings else "valid"] += 1
+        codes = {finding.code for finding in record.warnings} if record.warnings else NO_CODES
+        self.disturbed.append(not DISTURBING.isdisjoint(codes))
         if codes:
             self.warnings.setdefault(record.id, Counter()).update(codes)
             for finding in record.warnings:

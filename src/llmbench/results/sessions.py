@@ -146,22 +146,19 @@ MEMORY = tuple(name for name in Sessions._fields if name.endswith("_bytes"))
 NO_MEMORY = (None,) * len(MEMORY)
 memory_of = attrgetter(*MEMORY)
 
-MOST_WAITING = 2**15
-"""Token times that wait, at most, for sessions of the same shape: 1 MiB, which the processor's cache holds."""
-
-Tokens: TypeAlias = "list[list[list[int]]]"
+MOST_WAITING = 2**14
+"""Token times that wait, at most, for sessions of the same shape: half a MiB, which the processor's cache holds."""
 
 
 class Alike:
-    """Sessions of one shape that wait for their medians, in three lists."""
+    """Sessions of one shape that wait for their medians: their numbers, and the samples of all in a row."""
 
-    __slots__ = ("e2e_ns", "numbers", "tokens")
+    __slots__ = ("numbers", "samples")
 
     def __init__(self) -> None:
         """Begin with none."""
         self.numbers: list[int] = []
-        self.e2e_ns: list[list[int]] = []
-        self.tokens: list[Tokens] = []
+        self.samples: list[Timed] = []
 
 
 class Gatherer:
@@ -177,6 +174,7 @@ class Gatherer:
 
     def take(self, taken: Taken) -> None:
         """Take in one session."""
+        number = len(self._read_off)
         first_call = taken.warmup_ns[0] if taken.warmup_ns else None
         memory = memory_of(taken.memory) if taken.memory else NO_MEMORY
         kept = [sample for sample in taken.samples if sample.e2e_ns and not sample.discarded]
@@ -184,26 +182,22 @@ class Gatherer:
         self._read_off.append(
             (taken.load_s, first_call_s, _energy_j(kept), taken.prompt_bytes_per_token, *memory)
         )
-        for key, given in taken.given.items():
-            self._given[key][len(self._read_off) - 1] = given
+        if taken.given:
+            for key, given in taken.given.items():
+                self._given[key][number] = given
         if kept:
-            tokens = [sample.token_ns for sample in kept]
-            self._wait([sample.e2e_ns for sample in kept], tokens)  # type: ignore[misc]
-
-    def _wait(self, e2e: list[int], tokens: Tokens) -> None:
-        rows = tokens[0]
-        shape = (len(e2e), len(rows), len(rows[0]) if rows else 0)
-        alike = self._waiting[shape]
-        alike.numbers.append(len(self._read_off) - 1)
-        alike.e2e_ns.append(e2e)
-        alike.tokens.append(tokens)
-        self._room -= 1 + shape[0] * shape[1] * shape[2]
-        if self._room < 0:
-            self._reduce()
+            rows = kept[0].token_ns
+            shape = (len(kept), len(rows), len(rows[0]) if rows else 0)
+            alike = self._waiting[shape]
+            alike.numbers.append(number)
+            alike.samples += kept
+            self._room -= 1 + shape[0] * shape[1] * shape[2]
+            if self._room < 0:
+                self._reduce()
 
     def _reduce(self) -> None:
         for alike in self._waiting.values():
-            self._times.append((alike.numbers, typical(alike.e2e_ns, alike.tokens)))
+            self._times.append((alike.numbers, typical(alike.samples, len(alike.numbers))))
         self._waiting.clear()
         self._room = MOST_WAITING
 
@@ -249,47 +243,43 @@ def _energy_j(kept: Sequence[Timed]) -> float | None:
     A driver moves its counter on some ten times a second: a short iteration reads nothing or a whole step of
     it, so its median is no energy at all.
     """
+    if not kept or kept[0].energy_mj is None:
+        return None  # at once: most machines have no such counter
     known = [sample.energy_mj for sample in kept if sample.energy_mj is not None]
-    if not known or len(known) < len(kept):
+    if len(known) < len(kept):
         return None
     return sum(known) / len(known) / 1e3 or None  # a counter that never moved tells nothing
 
 
-def typical(e2e_ns: Sequence[Sequence[int]], tokens: Sequence[Tokens]) -> Columns:
-    """Return the time columns of sessions with as many samples each; shape [times, sessions].
-
-    Args:
-        e2e_ns: of shape [sessions, samples].
-        tokens: of shape [sessions, samples, rows, tokens], where ragged ones are allowed.
-
-    """
-    whole = np.array(e2e_ns)
-    at = _times_of_tokens(tokens)
+def typical(samples: Sequence[Timed], sessions: int) -> Columns:
+    """Return the time columns of sessions with as many samples each, which are given in a row; shape [times, sessions]."""
+    whole = np.array([sample.e2e_ns for sample in samples]).reshape(sessions, -1)
+    at = _times_of_tokens([sample.token_ns for sample in samples])
+    at = at.reshape(*whole.shape, *at.shape[1:])
     first = np.fmax.reduce(at[..., 0], axis=2)
     decode = whole - first if at.shape[3] > 1 else np.full(whole.shape, np.nan)
-    gaps = np.diff(at, axis=3).reshape(len(whole), -1)
+    gaps = np.diff(at, axis=3).reshape(sessions, -1)
     return np.concatenate([_middle_and_spread(part) for part in (whole, first, decode, gaps)])
 
 
-def _times_of_tokens(tokens: Sequence[Tokens]) -> NDArray[np.float64 | np.int64]:
-    """Return token times, NaN where there is none; shape [sessions, samples, rows, tokens]."""
-    samples = list(chain.from_iterable(tokens))
+def _times_of_tokens(samples: Sequence[list[list[int]]]) -> NDArray[np.float64 | np.int64]:
+    """Return token times, NaN where there is none; shape [samples, rows, tokens]."""
     rows = list(chain.from_iterable(samples))
-    shape = (len(tokens), len(tokens[0]), len(samples[0]), len(rows[0]) if rows else 0)
-    if set(map(len, samples)) == {shape[2]} and set(map(len, rows)) == {shape[3]} and shape[3]:
-        return np.fromiter(chain.from_iterable(rows), np.int64).reshape(shape)
-    return _padded(tokens)
+    shape = (len(samples), len(samples[0]), len(rows[0]) if rows else 0)
+    if shape[2] and set(map(len, samples)) == {shape[1]} and set(map(len, rows)) == {shape[2]}:
+        count = len(rows) * shape[2]
+        return np.fromiter(chain.from_iterable(rows), np.int64, count).reshape(shape)
+    return _padded(samples)
 
 
-def _padded(tokens: Sequence[Tokens]) -> Columns:
-    samples = list(chain.from_iterable(tokens))
+def _padded(samples: Sequence[list[list[int]]]) -> Columns:
     most_rows = max(map(len, samples))
     longest = max(map(len, chain.from_iterable(samples)), default=0)
     at = np.full((len(samples), max(1, most_rows), max(1, longest)), np.nan)
     for number, rows in enumerate(samples):
         for row, times in enumerate(rows):
             at[number, row, : len(times)] = times
-    return at.reshape(len(tokens), -1, *at.shape[1:])
+    return at
 
 
 def _middle_and_spread(samples_ns: NDArray[np.float64 | np.int64]) -> Columns:
