@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.special import stdtrit
 
 from llmbench.stats import intervals
 
@@ -94,3 +95,13 @@ def test_a_percentile_needs_ten_samples_beyond_it(share: float, fewest: int) -> 
 
     assert intervals.percentile(samples[1:], share) is None
     assert intervals.percentile(samples, share) == pytest.approx(share * (fewest - 1))
+
+
+@pytest.mark.parametrize("confidence", [intervals.CONFIDENCE, 0.9])
+@pytest.mark.parametrize("most", [30, 60])
+def test_the_quantiles_are_those_of_scipy(most: int, confidence: float) -> None:
+    freedom = np.arange(-1, most + 1)
+
+    found = intervals.t_quantile(freedom, confidence)
+
+    assert found == pytest.approx(stdtrit(freedom, (1 + confidence) / 2), rel=1e-12, nan_ok=True)

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit
 
 from llmbench.machine import info, state
-from llmbench.stats.intervals import CONFIDENCE
+from llmbench.stats.intervals import CONFIDENCE, t_quantile
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -147,6 +146,6 @@ def kept_calibration(found: Mapping[str, Any]) -> KeptCalibration:
 def sessions_for(deviation: float, within: float, confidence: float = CONFIDENCE) -> int | None:
     """Return the fewest sessions with this spread whose interval is within ± a share; None above 100."""
     n = np.arange(2, MOST_SESSIONS + 1)
-    reach = stdtrit(n - 1.0, (1 + confidence) / 2) * deviation / np.sqrt(n)
+    reach = t_quantile(n - 1, confidence) * deviation / np.sqrt(n)
     enough = np.flatnonzero(np.expm1(reach) <= within)
     return int(n[enough[0]]) if len(enough) else None

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri, stdtr, stdtrit
 
 from llmbench.stats.intervals import CONFIDENCE
 from llmbench.stats.shrinkage import moderated, prior
+from llmbench.stats.special import ndtri, stdtr, stdtrit
 
 if TYPE_CHECKING:
     from llmbench.stats.intervals import Moments

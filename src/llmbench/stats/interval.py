@@ -10,9 +10,9 @@ import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from scipy.special import stdtrit
 
 from llmbench.stats.intervals import CONFIDENCE, estimates
+from llmbench.stats.special import stdtrit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

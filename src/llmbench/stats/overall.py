@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from scipy.special import stdtrit
 
 from llmbench.stats.intervals import CONFIDENCE
+from llmbench.stats.special import stdtrit
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

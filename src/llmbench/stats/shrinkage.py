@@ -15,7 +15,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from scipy.special import polygamma, psi
+
+from llmbench.stats.special import polygamma, psi
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
