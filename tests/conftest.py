@@ -67,12 +67,18 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made.run
 
 
+@pytest.fixture(scope="session", autouse=True)
+def heeded() -> None:
+    """Let signals through that a shell has ignored for what it runs in the background: commands would inherit it."""
+    defaults = {signal.SIGINT: signal.default_int_handler}
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, defaults.get(number, signal.SIG_DFL))
+
+
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Bench]:
     """Return a sweep whose processes do not outlive the test."""
-    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
-        if signal.getsignal(number) is signal.SIG_IGN:
-            signal.signal(number, signal.SIG_DFL)  # else the command inherits that it is ignored
     made = Bench(tmp_path)
     yield made
     made.clear()

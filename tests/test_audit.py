@@ -48,6 +48,7 @@ def verdicts(run: Path) -> dict[str, bool]:
     return {one.check: one.passed for one in selftest.of_a_run(store.read(run), "run")}
 
 
+@pytest.mark.slow
 def test_the_fake_engine_is_audited_through_the_real_command() -> None:
     done = llmbench("--format", "json")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ from llmbench.machine import calibration, info
 from llmbench.machine.calibration import Calibration, Varying, sessions_for
 from llmbench.results import store
 from make_records import make_cell, make_plan, make_record, make_samples, write_lines
+from sweeps import asked
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,11 +55,9 @@ def grid(count: int) -> list[Cell]:
 
 
 def llmbench(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run a command as a process of its own, as a sweep needs it."""
     command = (sys.executable, "-m", "llmbench", *map(str, arguments))
-    width_free = dict(
-        os.environ
-    )  # what readline told C alone, the width of a screen, is not passed on
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=width_free)
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def test_the_spread_within_and_between_is_found_again(tmp_path: Path) -> None:
@@ -168,26 +166,26 @@ def test_single_sessions_are_judged_by_the_calibration_and_say_so(tmp_path: Path
     slow = write_run(tmp_path / "slow", cells, 1, scale=1.3, seed=1)
     again = write_run(tmp_path / "again", cells, 1, seed=2)
 
-    before = llmbench("compare", old, slow)
-    kept = llmbench("calibrate", write_run(tmp_path / "calibration", cells, 10, seed=3))
-    after, same = (llmbench("compare", old, run, "--format", "json") for run in (slow, again))
+    before = asked("compare", old, slow)
+    kept = asked("calibrate", write_run(tmp_path / "calibration", cells, 10, seed=3))
+    after, same = (asked("compare", old, run, "--format", "json") for run in (slow, again))
 
-    assert "12 unclear" in before.stdout
-    assert kept.returncode == 0, kept.stderr
-    candidate = json.loads(after.stdout)["candidates"][0]
+    assert "12 unclear" in before.out
+    assert kept.code == 0, kept.err
+    candidate = json.loads(after.out)["candidates"][0]
     assert {cell["variance"] for cell in candidate["cells"]} == {"calibrated"}
     assert candidate["verdicts"]["slower"] == 12
-    assert any(n.startswith("calibrated:") for n in json.loads(after.stdout)["notices"])
-    assert json.loads(same.stdout)["candidates"][0]["verdicts"]["slower"] == 0
+    assert any(n.startswith("calibrated:") for n in json.loads(after.out)["notices"])
+    assert json.loads(same.out)["candidates"][0]["verdicts"]["slower"] == 0
 
 
 def test_calibrate_shows_what_it_found(tmp_path: Path) -> None:
-    done = llmbench("calibrate", write_run(tmp_path / "run", grid(2), 5))
+    done = asked("calibrate", write_run(tmp_path / "run", grid(2), 5))
 
-    assert done.returncode == 0, done.stderr
-    assert "bench-2cpu, 2025-06-01: 10 sessions of 2 cells" in done.stdout
-    assert done.stdout.count("TTFT") == 2
-    assert "Kept in" in done.stdout
+    assert done.code == 0, done.err
+    assert "bench-2cpu, 2025-06-01: 10 sessions of 2 cells." in done.out
+    assert done.out.count("TTFT") == 2
+    assert "Kept in" in done.out
 
 
 def test_a_sweep_is_measured_and_kept(tmp_path: Path) -> None:
@@ -201,14 +199,14 @@ def test_a_sweep_is_measured_and_kept(tmp_path: Path) -> None:
     done = llmbench("calibrate", sweep, "--sessions", 3)
 
     assert done.returncode == 0, done.stderr
-    assert "3 sessions of 1 cell" in done.stdout
-    assert calibration.kept_calibration(info.machine()).calibration is not None
-    told = llmbench("sweep", sweep, "--dry-run").stdout
+    assert "3 sessions of 1 cell." in done.stdout
+    assert calibration.kept_of(info.machine()).calibration is not None
+    told = asked("sweep", sweep, "--dry-run").out
     assert "by the calibration of" in told
 
 
 def test_a_folder_that_is_no_run_gets_one_line(tmp_path: Path) -> None:
-    done = llmbench("calibrate", tmp_path)
+    done = asked("calibrate", tmp_path)
 
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
+    assert done.code == 2
+    assert done.err.count("\n") == 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ import pytest
 from llmbench.results.record import Finding, Status
 from llmbench.spec.sweep import Protocol
 from make_records import make_cell, make_plan, make_record, make_samples, write, write_lines
+from sweeps import asked
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -31,11 +31,7 @@ class Done:
     """What the command printed, and its exit code."""
 
     def __init__(self, *arguments: object) -> None:
-        command = (sys.executable, "-m", "llmbench", "compare", *map(str, arguments))
-        plain = {key: value for key, value in os.environ.items() if key != "COLUMNS"}
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=plain)
-        self.code, self.out, self.err = done.returncode, done.stdout, done.stderr
-        assert "Traceback" not in self.err
+        self.code, self.out, self.err = asked("compare", *arguments)
 
     @property
     def json(self) -> Any:

@@ -156,10 +156,10 @@ def test_a_sweep_that_ignores_hangups_goes_on_without_its_terminal(bench: Bench)
 
 
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
-def test_output_to_a_full_disk_is_told_by_the_exit_code(bench: Bench, stream: str) -> None:
-    bench.write()
-    bench.sweep()
-    command = [*LLMBENCH, "table", str(bench.run if stream == "stdout" else bench.folder)]
+def test_output_to_a_full_disk_is_told_by_the_exit_code(
+    measured: Path, tmp_path: Path, stream: str
+) -> None:
+    command = [*LLMBENCH, "table", str(measured if stream == "stdout" else tmp_path)]
 
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with open("/dev/full", "wb") as full:  # noqa: PTH123 - a device

@@ -2,14 +2,15 @@
 
 import time
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
+from llmbench.machine import state as machine_state
 from llmbench.results import store
-from llmbench.results.record import Status, Stop
-from sweeps import BATCH_SIZES, Bench, assert_complete
+from llmbench.results.record import Record, Status, Stop
+from sweeps import Bench, Done, assert_complete
 
-ALL = {(batch, session) for batch in BATCH_SIZES for session in (1, 2)}
 HERE = "batch_size=2,session=1"
 
 WORKER_ENDS = {
@@ -28,6 +29,13 @@ WORKER_ENDS = {
     "nested": (Status.CRASH, "protocol: "),
 }
 PLACES = {"prepare": "warmup", "call": "iteration", "memory": "memory"}
+
+
+def shared(folders: pytest.TempPathFactory, **sweep: Any) -> Done:
+    """Run a sweep that several tests look at."""
+    made = Bench(folders.mktemp("shared"))
+    made.write(**sweep)
+    return made.sweep(environment={machine_state.STATE: str(made.folder / "state")})
 
 
 def test_a_fault_ends_its_own_session_only(bench: Bench) -> None:
@@ -64,38 +72,46 @@ def test_a_fault_while_loading_befalls_every_cell_that_shares_the_load(bench: Be
             assert record.status is (Status.SKIPPED if fault == "error" else Status.OK), record.id
 
 
-def test_a_result_for_another_cell_is_no_result(bench: Bench) -> None:
-    bench.write(fault="stranger", when=HERE, protocol={"deadlines": {"exit_s": 1.0}})
-
-    done = bench.sweep()
-
-    assert_complete(done)
-    assert done.failed().status is Status.CRASH
-    assert (done.failed().reason or "").startswith("protocol: a result for 'another'")
+@pytest.fixture(scope="module")
+def struck(tmp_path_factory: pytest.TempPathFactory) -> Done:
+    """Return a sweep in which four faults strike the first session of batch 2, each in a worker of its own engine."""
+    return shared(tmp_path_factory, fault=["stranger", "oversized", "oom", "cuda_error"], when=HERE,
+                  protocol={"deadlines": {"exit_s": 1.0}})  # fmt: skip
 
 
-def test_an_oversized_message_is_no_message(bench: Bench) -> None:
-    bench.write(fault="oversized", when=HERE)
+def of(done: Done, fault: str) -> list[Record]:
+    """Return the records of the cells that a fault was meant for, whose others are ok."""
+    return [record for record in done.records if record.cell.options["fault"] == fault]
 
-    done = bench.sweep()
 
-    assert_complete(done)
-    assert done.failed().status is Status.CRASH
-    assert (done.failed().reason or "").startswith("protocol: a line of over 67,108,864 bytes")
+def failed(done: Done, fault: str) -> Record:
+    """Return the only one of these records that is not ok."""
+    (record,) = (one for one in of(done, fault) if one.status is not Status.OK)
+    return record
+
+
+def test_a_result_for_another_cell_is_no_result(struck: Done) -> None:
+    assert_complete(struck)
+    assert failed(struck, "stranger").status is Status.CRASH
+    assert (failed(struck, "stranger").reason or "").startswith("protocol: a result for 'another'")
+
+
+def test_an_oversized_message_is_no_message(struck: Done) -> None:
+    said = "protocol: a line of over 67,108,864 bytes"
+
+    assert failed(struck, "oversized").status is Status.CRASH
+    assert (failed(struck, "oversized").reason or "").startswith(said)
 
 
 @pytest.mark.parametrize("fault", ["oom", "cuda_error"])
-def test_a_process_that_met_a_device_error_measures_nothing_more(bench: Bench, fault: str) -> None:
-    bench.write(fault=fault, when=HERE)
+def test_a_process_that_met_a_device_error_measures_nothing_more(struck: Done, fault: str) -> None:
+    first = [record for record in of(struck, fault) if record.session == 1]
 
-    done = bench.sweep()
-
-    first = [record for record in done.records if record.session == 1]
     pids = [record.worker["pid"] for record in first]
     place = next(number for number, record in enumerate(first) if record.status is not Status.OK)
     assert pids[place] not in pids[place + 1 :]
-    assert "batch 2" in (done.failed().reason or "") or fault == "cuda_error"
-    assert done.failed().outcome.trace
+    assert "batch 2" in (failed(struck, fault).reason or "") or fault == "cuda_error"
+    assert failed(struck, fault).outcome.trace
 
 
 def test_a_device_error_sticks_to_its_process_and_to_nothing_else(bench: Bench) -> None:
@@ -160,11 +176,10 @@ def test_a_hang_ends_at_the_deadline_of_its_phase(bench: Bench) -> None:
         assert record.reason == f"{phase}: silent for 1 s"
 
 
-@pytest.mark.parametrize("fault", ["hang", "hang_native"])
 def test_a_hang_in_the_first_call_is_over_within_15_s_with_everything_it_started(
-    bench: Bench, fault: str
+    bench: Bench,
 ) -> None:
-    bench.write(fault=fault, call=1, when="session=1", axes={"batch_size": 2},
+    bench.write(fault=["hang", "hang_native"], call=1, when="session=1", axes={"batch_size": 2},
                 protocol={"deadlines": {"warmup_s": 1.0}})  # fmt: skip
     began = time.monotonic()
 
@@ -172,64 +187,65 @@ def test_a_hang_in_the_first_call_is_over_within_15_s_with_everything_it_started
 
     assert time.monotonic() - began < 15
     assert_complete(done)
-    assert done.statuses == {(2, 1): Status.TIMEOUT, (2, 2): Status.OK}
-    assert done.failed().phase == "warmup"
+    for fault in ("hang", "hang_native"):
+        ended = {record.session: record.status for record in of(done, fault)}
+        assert ended == {1: Status.TIMEOUT, 2: Status.OK}
+        assert failed(done, fault).phase == "warmup"
 
 
-def test_a_worker_that_hangs_after_its_result_keeps_the_result(bench: Bench) -> None:
-    bench.write(fault="hang", at="exit", when="session=1", axes={"batch_size": [2]},
-                protocol={"deadlines": {"exit_s": 1.0}})  # fmt: skip
-
-    done = bench.sweep()
-
-    assert_complete(done)
-    assert done.code == 0
-    (record, _) = done.records
-    assert [finding.code for finding in record.warnings if finding.code == "worker_end"]
+@pytest.fixture(scope="module")
+def late(tmp_path_factory: pytest.TempPathFactory) -> Done:
+    """Return a sweep whose workers end badly after their result."""
+    return shared(tmp_path_factory, fault=["hang", "segv", "kill", "exit"], at="exit", when="session=1",
+                  axes={"batch_size": 2}, protocol={"deadlines": {"exit_s": 1.0}})  # fmt: skip
 
 
-def test_a_worker_that_dies_after_its_result_keeps_the_result(bench: Bench) -> None:
-    bench.write(fault=["segv", "kill", "exit"], at="exit", when="session=1", axes={"batch_size": 2})
-
-    done = bench.sweep()
-
-    assert_complete(done)
-    assert done.code == 0
-    badly = {(record.cell.options["fault"], record.session)
-             for record in done.records for finding in record.warnings if finding.code == "worker_end"}  # fmt: skip
-    assert badly == {("segv", 1), ("kill", 1)}
+def ended_badly(done: Done) -> set[tuple[object, int]]:
+    """Return the fault and the session of each record whose worker ended badly."""
+    return {
+        (record.cell.options["fault"], record.session)
+        for record in done.records
+        for finding in record.warnings
+        if finding.code == "worker_end"
+    }
 
 
-def test_a_process_that_outlives_its_worker_is_killed_and_noted(bench: Bench) -> None:
-    bench.write(fault=["grandchild", "orphan"], when="session=1", axes={"batch_size": 2})
+def test_a_worker_that_hangs_after_its_result_keeps_the_result(late: Done) -> None:
+    assert_complete(late)
+    assert late.code == 0
+    assert ("hang", 1) in ended_badly(late)
 
-    done = bench.sweep()
 
-    assert_complete(done)
-    assert done.code == 0
-    for record in done.records:
+def test_a_worker_that_dies_after_its_result_keeps_the_result(late: Done) -> None:
+    assert late.code == 0
+    assert ended_badly(late) == {("hang", 1), ("segv", 1), ("kill", 1)}
+
+
+@pytest.fixture(scope="module")
+def untidy(tmp_path_factory: pytest.TempPathFactory) -> Done:
+    """Return a sweep whose workers leave processes behind, or print whatever they like."""
+    return shared(tmp_path_factory, fault=["grandchild", "orphan", "junk", "fake_result", "flood"],
+                  when="session=1", axes={"batch_size": 2})  # fmt: skip
+
+
+def test_a_process_that_outlives_its_worker_is_killed_and_noted(untidy: Done) -> None:
+    assert_complete(untidy)
+    assert untidy.code == 0
+    for record in untidy.records:
         strays = [finding.detail for finding in record.warnings if finding.code == "strays"]
-        assert len(strays) == (1 if record.session == 1 else 0)
+        stays = record.cell.options["fault"] in ("grandchild", "orphan") and record.session == 1
+        assert len(strays) == (1 if stays else 0)
 
 
-def test_what_a_worker_prints_is_no_result(bench: Bench) -> None:
-    bench.write(fault=["junk", "fake_result"])
-
-    done = bench.sweep()
-
-    assert_complete(done)
-    assert done.code == 0
-    assert "Loading checkpoint" not in done.out + done.err
+def test_what_a_worker_prints_is_no_result(untidy: Done) -> None:
+    assert_complete(untidy)
+    assert untidy.code == 0
+    assert "Loading checkpoint" not in untidy.out + untidy.err
 
 
-def test_a_flood_of_prints_is_cut_in_the_log(bench: Bench) -> None:
-    bench.write(fault="flood", axes={"batch_size": [2]}, when="session=1")
-
-    done = bench.sweep()
-
-    assert_complete(done)
-    assert done.code == 0
-    assert max(path.stat().st_size for path in (bench.run / "logs").iterdir()) <= 16 * 2**20
+def test_a_flood_of_prints_is_cut_in_the_log(untidy: Done) -> None:
+    assert untidy.code == 0
+    assert max(path.stat().st_size for path in (untidy.bench.run / "logs").iterdir()) <= 16 * 2**20
 
 
 PROBLEMS = {
@@ -286,16 +302,16 @@ def test_an_odd_shape_is_a_warning_and_nothing_is_dropped(bench: Bench) -> None:
 def test_a_fault_by_chance_strikes_a_share_of_the_sessions_and_the_same_ones_again(
     bench: Bench,
 ) -> None:
-    struck = []
+    again = []
     for name in ("one", "again"):
         bench.run = bench.folder / name
         bench.rows = bench.run / store.RECORDS
-        bench.write(fault="error", chance=0.3, axes={"batch_size": list(range(1, 41))})
+        bench.write(fault="error", chance=0.3, axes={"batch_size": list(range(1, 31))})
         done = bench.sweep("--sessions", "1")
-        struck.append({key for key, status in done.statuses.items() if status is not Status.OK})
+        again.append({key for key, status in done.statuses.items() if status is not Status.OK})
 
-    assert struck[0] == struck[1]
-    assert 4 <= len(struck[0]) <= 20  # 12 of 40 to be expected, with a spread of 3
+    assert again[0] == again[1]
+    assert 2 <= len(again[0]) <= 16  # 9 of 30 to be expected, with a spread of 2.5
 
 
 def test_noise_that_never_settles_ends_by_its_budget_with_its_interval(bench: Bench) -> None:

@@ -3,7 +3,9 @@
 from typing import Any
 
 import msgspec
+import pytest
 
+from llmbench.machine import state as machine_state
 from llmbench.predict.oom import GIB
 from llmbench.results.prediction import Prediction
 from llmbench.results.record import Record, Status
@@ -12,11 +14,12 @@ from llmbench.run.pending import CellSessions
 from llmbench.run.plan import Planned
 from llmbench.spec.sweep import Axes, Sweep
 from make_records import make_cell
-from sweeps import Bench, assert_complete
+from sweeps import Bench, Done, assert_complete
 
 EDGE: dict[str, Any] = {"fault": "oom", "when": "batch_size>=4"}
 """An engine that runs out of memory from batch 4 on."""
 AXES = {"batch_size": [1, 2, 4, 8, 16]}
+THREE = {"sessions": 3, "max_sessions": 3}
 
 
 def statuses(records: list[Record], batch_size: int) -> list[Status]:
@@ -24,10 +27,16 @@ def statuses(records: list[Record], batch_size: int) -> list[Status]:
     return [record.status for record in records if record.cell.batch_size == batch_size]
 
 
-def test_what_is_beyond_two_ooms_is_skipped_with_its_reason(bench: Bench) -> None:
-    bench.write(axes=AXES, protocol={"sessions": 3, "max_sessions": 3}, **EDGE)
+@pytest.fixture(scope="module")
+def edge(tmp_path_factory: pytest.TempPathFactory) -> Done:
+    """Return a sweep of three sessions that met its edge."""
+    made = Bench(tmp_path_factory.mktemp("edge"))
+    made.write(axes=AXES, protocol=THREE, **EDGE)
+    return made.sweep(environment={machine_state.STATE: str(made.folder / "state")})
 
-    done = bench.sweep()
+
+def test_what_is_beyond_two_ooms_is_skipped_with_its_reason(edge: Done) -> None:
+    done = edge
 
     assert done.code == 3
     assert_complete(done)
@@ -78,9 +87,12 @@ def test_with_run_anyway_every_cell_is_measured(bench: Bench) -> None:
         assert statuses(done.records, batch_size) == [Status.OOM] * 2
 
 
-def test_what_was_skipped_is_measured_when_run_anyway_continues_the_run(bench: Bench) -> None:
-    bench.write(axes=AXES, protocol={"sessions": 3, "max_sessions": 3}, **EDGE)
-    skipped = statuses_of(bench.sweep().records).count(Status.SKIPPED)
+def test_what_was_skipped_is_measured_when_run_anyway_continues_the_run(
+    bench: Bench, edge: Done
+) -> None:
+    bench.write(axes=AXES, protocol=THREE, **EDGE)
+    bench.copy(edge.bench.run)
+    skipped = statuses_of(bench.records()).count(Status.SKIPPED)
     before = bench.raw()
 
     done = bench.sweep("--run-anyway")
@@ -108,9 +120,10 @@ def statuses_of(records: list[Record]) -> list[Status]:
     return [record.status for record in records]
 
 
-def test_a_resumed_sweep_comes_to_the_same_conclusions(bench: Bench) -> None:
-    bench.write(axes=AXES, protocol={"sessions": 3, "max_sessions": 3}, **EDGE)
-    whole = bench.sweep().records
+def test_a_resumed_sweep_comes_to_the_same_conclusions(bench: Bench, edge: Done) -> None:
+    bench.write(axes=AXES, protocol=THREE, **EDGE)
+    bench.copy(edge.bench.run)
+    whole = bench.records()
     rows = bench.raw().splitlines(keepends=True)
     first_skip = next(number for number, row in enumerate(rows) if b'"status":"skipped"' in row)
     bench.rows.write_bytes(b"".join(rows[:first_skip]))

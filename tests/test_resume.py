@@ -38,9 +38,9 @@ def test_a_second_sweep_of_failures_says_so_again_and_repeats_none(bench: Bench)
     assert bench.raw() == before
 
 
-def test_another_session_is_exactly_one_more_of_each_cell(bench: Bench) -> None:
+def test_another_session_is_exactly_one_more_of_each_cell(bench: Bench, measured: Path) -> None:
     bench.write()
-    bench.sweep("--sessions", "2")
+    bench.copy(measured)
     before = bench.raw()
 
     done = bench.sweep("--sessions", "3")
@@ -51,9 +51,9 @@ def test_another_session_is_exactly_one_more_of_each_cell(bench: Bench) -> None:
     assert sorted(order(bench)[6:]) == [(batch, 3) for batch in BATCH_SIZES]
 
 
-def test_fewer_sessions_have_nothing_to_do(bench: Bench) -> None:
+def test_fewer_sessions_have_nothing_to_do(bench: Bench, measured: Path) -> None:
     bench.write()
-    bench.sweep("--sessions", "2")
+    bench.copy(measured)
     records = len(bench.records())
 
     done = bench.sweep("--sessions", "1")
@@ -75,9 +75,9 @@ def test_a_cell_that_joins_the_sweep_is_measured_and_the_others_stay(bench: Benc
     assert sorted(order(bench)[4:]) == [(8, 1), (8, 2)]
 
 
-def test_another_sweep_does_not_join_a_run(bench: Bench) -> None:
+def test_another_sweep_does_not_join_a_run(bench: Bench, measured: Path) -> None:
     bench.write()
-    bench.sweep()
+    bench.copy(measured)
     before = bench.raw()
     bench.file.write_text(bench.file.read_text().replace('"example"', '"other"'))
 
@@ -138,9 +138,9 @@ def lines(kind: type, folder: Path) -> list[object]:
     return [line for line in store.read(folder) if isinstance(line, kind)]
 
 
-def test_a_torn_tail_is_set_aside_and_its_session_run_again(bench: Bench) -> None:
+def test_a_torn_tail_is_set_aside_and_its_session_run_again(bench: Bench, measured: Path) -> None:
     bench.write()
-    bench.sweep()
+    bench.copy(measured)
     whole = bench.raw()
     bench.rows.write_bytes(whole[:-40])
 
@@ -152,9 +152,9 @@ def test_a_torn_tail_is_set_aside_and_its_session_run_again(bench: Bench) -> Non
     assert bench.raw().startswith(whole[: whole[:-1].rfind(b"\n") + 1])
 
 
-def test_a_line_that_was_hit_costs_its_own_session_only(bench: Bench) -> None:
+def test_a_line_that_was_hit_costs_its_own_session_only(bench: Bench, measured: Path) -> None:
     bench.write()
-    bench.sweep()
+    bench.copy(measured)
     rows = bench.raw().splitlines(keepends=True)
     number = next(number for number, row in enumerate(rows) if b'"kind":"end"' in row)
     rows[number] = rows[number].replace(b'"session":1', b'"session":7', 1)

@@ -9,6 +9,7 @@ from sweeps import Bench
 SEED = 19
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_sweep_full_of_faults_outlives_every_stroke(bench: Bench) -> None:
     print(f"seed {SEED}")  # pytest shows it with a failure

@@ -21,6 +21,15 @@ finally:
     print("loaded:", *sorted({name.partition(".")[0] for name in sys.modules}), file=sys.stderr)
 """
 
+HELPS = """
+import sys
+from llmbench.cli import run
+for name in sys.argv[1:]:
+    assert run([name, "--help"]) == 0
+    print(f"{name}:", *{name.partition(".")[0] for name in sys.modules}, file=sys.stderr)
+"""
+"""The help of each command, one after the other, and what has been loaded by then."""
+
 SLOWEST = 1.5
 """`llmbench --help` takes at most this many times what its two libraries take to import."""
 
@@ -50,9 +59,15 @@ def test_the_first_look_loads_nothing_heavy(argument: str) -> None:
     assert loaded_by(argument).isdisjoint(HEAVY)
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_the_help_of_a_command_loads_no_engine(name: str) -> None:
-    assert loaded_by(name, "--help").isdisjoint(ENGINES)
+def test_the_help_of_no_command_loads_an_engine() -> None:
+    done = subprocess.run(
+        (sys.executable, "-c", HELPS, *COMMANDS), capture_output=True, text=True, check=True
+    )
+
+    assert [line.partition(":")[0] for line in done.stderr.splitlines()] == list(COMMANDS)
+    for line in done.stderr.splitlines():
+        name, _, loaded = line.partition(":")
+        assert set(loaded.split()).isdisjoint(ENGINES), name
 
 
 def test_help_takes_little_longer_than_its_libraries() -> None:

@@ -115,9 +115,10 @@ def test_too_few_open_files_are_said_before_anything_is_written(bench: Bench, al
     assert (done.code, done.out) == (2, "")
     assert done.err.count("\n") == 1
     assert not bench.run.exists()
-    again = bench.sweep(limit=open_files(needed(done.err)))
-    assert again.code == 0
-    assert_complete(again)
+    if allowed == 20:  # all are told the same limit
+        again = bench.sweep(limit=open_files(needed(done.err)))
+        assert again.code == 0
+        assert_complete(again)
 
 
 def open_files(most: int) -> Callable[[], None]:
@@ -152,7 +153,7 @@ def test_a_parent_that_is_a_file_is_said_before_anything_runs(bench: Bench) -> N
 
     for place in (bench.run, bench.run / "deeper"):
         bench.run = place
-        done = bench.sweep()
+        done = asked("sweep", bench.file, "-o", place)
         assert (done.code, done.out) == (2, "")
         assert done.err == (
             f"llmbench: {place}: cannot be written: there is a file where a folder should be.\n"
