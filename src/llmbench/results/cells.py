@@ -130,8 +130,7 @@ def read(log: Log, run: str) -> list[Measured]:
     plan = log.plan
     owners = tally.numbers_of_owners()
     work = utilization.work_of(tally.cells, plan.predictions if plan else {})
-    points = [tally.cells[owner] for owner in owners]
-    sessions = tally.gatherer.sessions(points, work.of_sessions(owners))
+    sessions = tally.gatherer.sessions(tally.cells, work.of_sessions(owners), owners)
     columns = _columns(sessions)
     bound = _bound(work, sessions, owners)
     machine = _machine(plan)

@@ -205,10 +205,16 @@ class Gatherer:
         """Return what a metric that other tools gave is in their terms; nothing if none gave it."""
         return {given.definition for given in self._given.get(key, {}).values()}
 
-    def sessions(self, cells: Sequence[Point], work: Columns | None = None) -> Sessions:
+    def sessions(
+        self,
+        cells: Sequence[Point],
+        work: Columns | None = None,
+        owners: NDArray[np.int64] | None = None,
+    ) -> Sessions:
         """Return the columns of all sessions taken in so far, in that order, given the cell of each.
 
-        `work` holds the predicted columns, of shape [5, sessions]; without it they are absent.
+        `work` holds the predicted columns, of shape [5, sessions]; without it they are absent. `owners` are the
+        numbers of the sessions' cells, where these are given once each.
         """
         self._reduce()
         count = len(self._read_off)
@@ -216,11 +222,12 @@ class Gatherer:
         for numbers, times in self._times:
             columns[:TIMES, numbers] = times
         if count:
-            columns[TIMES : PREDICTED - 3] = np.array(self._read_off, dtype=np.float64).T
-            shapes = [(c.batch_size, c.input_len, c.output_len) for c in cells]
-            columns[PREDICTED - 3 : PREDICTED] = np.array(
-                shapes, dtype=np.float64
-            ).T  # None becomes NaN
+            for place, column in enumerate(zip(*self._read_off, strict=True), TIMES):
+                if set(column) != {None}:  # which most columns are, all through
+                    columns[place] = column  # None becomes NaN
+            sizes = [(c.batch_size, c.input_len, c.output_len) for c in cells]
+            shapes = np.array(sizes, dtype=np.float64).T
+            columns[PREDICTED - 3 : PREDICTED] = shapes if owners is None else shapes[:, owners]
         if work is not None:
             columns[PREDICTED:] = work
         given = {key: _columns(by_number, count) for key, by_number in self._given.items()}

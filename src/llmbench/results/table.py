@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from operator import attrgetter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
@@ -152,7 +153,7 @@ def tabulate(log: Log, tally: Tally, chosen: Sequence[Metric] | None = None) -> 
     cells = tally.cells
     owners = tally.numbers_of_owners()
     work = utilization.work_of(cells, log.plan.predictions if log.plan else {})
-    sessions = tally.gatherer.sessions([cells[owner] for owner in owners], work.of_sessions(owners))
+    sessions = tally.gatherer.sessions(cells, work.of_sessions(owners), owners)
     known = [utilization.worded(metric, work.sources) for metric in chosen or metrics.METRICS]
     numbers = _numbers(sessions, owners, len(cells), known)
     to_come = _to_come(log.plan, tally)
@@ -248,7 +249,7 @@ def axes_of(
     options = dict.fromkeys(name for cell in cells for name in cell.options)
     own = {(cell.backend, name) for cell in cells for name in cell.options}
     columns = {
-        **{name: tuple(getattr(cell, name) for cell in cells) for name in AXES_BEFORE},
+        **{name: tuple(map(attrgetter(name), cells)) for name in AXES_BEFORE},
         **{
             name: tuple(
                 cell.options.get(name, absent if (cell.backend, name) in own else NOT_ITS_OWN)
@@ -256,7 +257,7 @@ def axes_of(
             )
             for name in options
         },
-        **{name: tuple(_said(cell, name) for cell in cells) for name in AXES_AFTER},
+        **{name: tuple(map(_said, map(attrgetter(name), cells))) for name in AXES_AFTER},
     }
     varying = [Axis(name, values) for name, values in columns.items() if len(set(values)) > 1]
     constants = {name: values[0] for name, values in columns.items() if len(set(values)) == 1}
@@ -266,8 +267,7 @@ def axes_of(
     return tuple(varying), constants
 
 
-def _said(cell: Point, name: str) -> object:
-    value = getattr(cell, name)
+def _said(value: object) -> object:
     return NOT_SAID if value is None else value
 
 
