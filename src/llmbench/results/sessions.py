@@ -6,6 +6,7 @@ numbers takes, 100,000 times over.
 
 from __future__ import annotations
 
+from array import array
 from collections import defaultdict
 from itertools import chain
 from operator import attrgetter
@@ -146,19 +147,28 @@ MEMORY = tuple(name for name in Sessions._fields if name.endswith("_bytes"))
 NO_MEMORY = (None,) * len(MEMORY)
 memory_of = attrgetter(*MEMORY)
 
-MOST_WAITING = 2**14
+MOST_WAITING = 2**16
 """Token times that wait, at most, for sessions of the same shape: half a MiB, which the processor's cache holds."""
 
 
-class Alike:
-    """Sessions of one shape that wait for their medians: their numbers, and the samples of all in a row."""
+Shape: TypeAlias = tuple[int, int, int]
+"""Samples of a session, rows of its first sample, and tokens of every row; 0 where rows differ, or there are none."""
 
-    __slots__ = ("numbers", "samples")
+
+class Alike:
+    """Sessions of one shape that wait for their medians: their numbers, and the times of all in a row.
+
+    The times of sessions whose sequences are of one length are packed; ragged ones wait as they are.
+    """
+
+    __slots__ = ("e2e_ns", "numbers", "ragged", "token_ns")
 
     def __init__(self) -> None:
         """Begin with none."""
         self.numbers: list[int] = []
-        self.samples: list[Timed] = []
+        self.e2e_ns = array("q")
+        self.token_ns = array("q")
+        self.ragged: list[list[list[int]]] = []
 
 
 class Gatherer:
@@ -168,7 +178,7 @@ class Gatherer:
         """Begin with no session."""
         self._read_off: list[tuple[float | None, ...]] = []
         self._times: list[tuple[list[int], Columns]] = []
-        self._waiting: defaultdict[tuple[int, int, int], Alike] = defaultdict(Alike)
+        self._waiting: defaultdict[Shape, Alike] = defaultdict(Alike)
         self._room = MOST_WAITING
         self._given: defaultdict[str, dict[int, Given]] = defaultdict(dict)
 
@@ -186,18 +196,29 @@ class Gatherer:
             for key, given in taken.given.items():
                 self._given[key][number] = given
         if kept:
-            rows = kept[0].token_ns
-            shape = (len(kept), len(rows), len(rows[0]) if rows else 0)
-            alike = self._waiting[shape]
-            alike.numbers.append(number)
-            alike.samples += kept
-            self._room -= 1 + shape[0] * shape[1] * shape[2]
-            if self._room < 0:
-                self._reduce()
+            self._wait(number, kept)
+
+    def _wait(self, number: int, kept: list[Timed]) -> None:
+        """Keep the times of a session; packed at once, while the processor still has them at hand."""
+        samples = [sample.token_ns for sample in kept]
+        rows = list(chain.from_iterable(samples))
+        lengths, counts = set(map(len, rows)), set(map(len, samples))
+        length = lengths.pop() if len(lengths) == len(counts) == 1 else 0
+        alike = self._waiting[len(samples), len(samples[0]), length]
+        alike.numbers.append(number)
+        alike.e2e_ns.fromlist([sample.e2e_ns for sample in kept])  # type: ignore[misc] - not one of them is None
+        if length:
+            for row in rows:
+                alike.token_ns.fromlist(row)
+        else:
+            alike.ragged += samples
+        self._room -= len(samples) + length * len(rows) or sum(map(len, rows))
+        if self._room < 0:
+            self._reduce()
 
     def _reduce(self) -> None:
-        for alike in self._waiting.values():
-            self._times.append((alike.numbers, typical(alike.samples, len(alike.numbers))))
+        for shape, alike in self._waiting.items():
+            self._times.append((alike.numbers, typical(alike, shape)))
         self._waiting.clear()
         self._room = MOST_WAITING
 
@@ -258,28 +279,19 @@ def _energy_j(kept: Sequence[Timed]) -> float | None:
     return sum(known) / len(known) / 1e3 or None  # a counter that never moved tells nothing
 
 
-def typical(samples: Sequence[Timed], sessions: int) -> Columns:
-    """Return the time columns of sessions with as many samples each, which are given in a row; shape [times, sessions]."""
-    whole = np.array([sample.e2e_ns for sample in samples]).reshape(sessions, -1)
-    at = _times_of_tokens([sample.token_ns for sample in samples])
-    at = at.reshape(*whole.shape, *at.shape[1:])
+def typical(alike: Alike, shape: Shape) -> Columns:
+    """Return the time columns of sessions of one shape; shape [times, sessions]."""
+    whole = np.frombuffer(alike.e2e_ns, np.int64).reshape(-1, shape[0])
+    at = np.frombuffer(alike.token_ns, np.int64) if shape[2] else _padded(alike.ragged)
+    at = at.reshape(*whole.shape, *(shape[1:] if shape[2] else at.shape[1:]))
     first = np.fmax.reduce(at[..., 0], axis=2)
     decode = whole - first if at.shape[3] > 1 else np.full(whole.shape, np.nan)
-    gaps = np.diff(at, axis=3).reshape(sessions, -1)
+    gaps = np.diff(at, axis=3).reshape(len(whole), -1)
     return np.concatenate([_middle_and_spread(part) for part in (whole, first, decode, gaps)])
 
 
-def _times_of_tokens(samples: Sequence[list[list[int]]]) -> NDArray[np.float64 | np.int64]:
-    """Return token times, NaN where there is none; shape [samples, rows, tokens]."""
-    rows = list(chain.from_iterable(samples))
-    shape = (len(samples), len(samples[0]), len(rows[0]) if rows else 0)
-    if shape[2] and set(map(len, samples)) == {shape[1]} and set(map(len, rows)) == {shape[2]}:
-        count = len(rows) * shape[2]
-        return np.fromiter(chain.from_iterable(rows), np.int64, count).reshape(shape)
-    return _padded(samples)
-
-
 def _padded(samples: Sequence[list[list[int]]]) -> Columns:
+    """Return token times, NaN where there is none; shape [samples, rows, tokens]."""
     most_rows = max(map(len, samples))
     longest = max(map(len, chain.from_iterable(samples)), default=0)
     at = np.full((len(samples), max(1, most_rows), max(1, longest)), np.nan)
