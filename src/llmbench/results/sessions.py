@@ -206,7 +206,7 @@ class Gatherer:
         length = lengths.pop() if len(lengths) == len(counts) == 1 else 0
         alike = self._waiting[len(samples), len(samples[0]), length]
         alike.numbers.append(number)
-        alike.e2e_ns.fromlist([sample.e2e_ns for sample in kept])  # type: ignore[misc] - not one of them is None
+        alike.e2e_ns.fromlist([sample.e2e_ns for sample in kept])  # type: ignore[misc]
         if length:
             for row in rows:
                 alike.token_ns.fromlist(row)
