@@ -613,3 +613,16 @@ def test_a_writer_killed_at_random_moments_loses_no_acknowledged_record(tmp_path
         assert set(acknowledged) <= set(found)
         assert len(found) == len(set(found))
     assert len(acknowledged) > 8
+
+
+def test_a_record_is_on_the_disk_before_append_returns(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    with store.open_run(folder) as run:
+        monkeypatch.setattr(
+            os, "fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_size)
+        )
+        run.append(make_begin(CELL, 1))
+
+    assert synced == [(folder / store.RECORDS).stat().st_size]
