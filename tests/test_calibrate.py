@@ -200,7 +200,7 @@ def test_a_sweep_is_measured_and_kept(tmp_path: Path) -> None:
 
     assert done.returncode == 0, done.stderr
     assert "3 sessions of 1 cell." in done.stdout
-    assert calibration.kept_of(info.machine()).calibration is not None
+    assert calibration.kept_calibration(info.machine()).calibration is not None
     told = asked("sweep", sweep, "--dry-run").out
     assert "by the calibration of" in told
 
