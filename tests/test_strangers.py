@@ -104,6 +104,36 @@ def test_a_file_in_the_place_of_the_logs_is_said_before_anything_runs(bench: Ben
     )
 
 
+@pytest.mark.parametrize("anonymous", [False, True])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("logs/app.log", "password=correct-horse of my own program"),
+        ("logs/empty.log", ""),
+        ("run.json", '{"mine": 1}'),
+        ("records.jsonl", "one\ntwo\nthree, without a newline"),
+        ("records.jsonl.torn", "mine"),
+    ],
+)
+def test_somebodys_own_files_in_a_folder_without_a_run_are_left_as_they_are(
+    bench: Bench, name: str, content: str, *, anonymous: bool
+) -> None:
+    bench.write(axes={"batch_size": 1})
+    mine = bench.run / name
+    mine.parent.mkdir(parents=True)
+    mine.write_text(content)
+
+    done = bench.sweep(*(["--anonymous"] if anonymous else []))
+
+    assert (done.code, done.out) == (2, "")
+    assert done.err == (
+        f"llmbench: {mine}: is not of a run, and a run would write there. "
+        "Use another --output-dir.\n"
+    )
+    assert mine.read_text() == content
+    assert [path for path in bench.run.rglob("*") if path.is_file()] == [mine]
+
+
 WORD = f"/bin/{secrets.token_hex(16)}"
 """Stands for a value that many environments hold; were a real one in its place, a mistake would end them all."""
 

@@ -41,7 +41,8 @@ QUICK_HEADS = tuple(
 )
 """The heads of nearly all lines, found in a third of the time."""
 
-START = re.compile(rb'\{"kind":"')
+BEGINS = b'{"kind":"'
+START = re.compile(re.escape(BEGINS))
 SEALED = re.compile(rb',"crc32":"([0-9a-f]{8})"\}')
 MOST_STARTS = 64
 """Places at which a record may begin that are tried before each seal: a line made of beginnings costs no more."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import stat
 import tempfile
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -31,6 +32,8 @@ DESCRIPTION_NEW = "run.json.new"
 LOCK = ".lock"
 TORN = "records.jsonl.torn"
 LOGS = "logs"
+OWN_LOG = re.compile(r"forkserver-[\w-]+\.log|\w+-s\d+-a\d+\.log")
+"""How logs of ours are named."""
 OWN = (RECORDS, DESCRIPTION, DESCRIPTION_NEW, TORN, LOCK)
 """The files that a run writes. A link in place of one, in a folder from elsewhere, would redirect the writes."""
 MOST_NOTICES = 20
@@ -56,6 +59,7 @@ def open_run(folder: Path) -> Run:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _refuse_strange(folder)
+        _refuse_others(folder)
         _probe(folder)
         held = lock.take(folder / LOCK)
         try:
@@ -347,6 +351,36 @@ def _refuse_strange(folder: Path) -> None:
     for path, why in strange.items():
         if why:
             raise RunError(f"{path}: {why}; a run needs regular files of its own.")
+
+
+def _refuse_others(folder: Path) -> None:
+    """Raise RunError if a folder without a run holds what a run would write to: somebody's own records or logs."""
+    taken = [folder / name for name in (RECORDS, DESCRIPTION, TORN) if _has_content(folder / name)]
+    if (folder / LOGS).is_dir():
+        taken += [log for log in (folder / LOGS).iterdir() if not OWN_LOG.fullmatch(log.name)]
+    if taken and not _holds_run(folder):
+        raise RunError(
+            f"{taken[0]}: is not of a run, and a run would write there. Use another --output-dir."
+        )
+
+
+def _holds_run(folder: Path) -> bool:
+    """Return whether anything in a folder shows that it is a run: a line, the beginning of the first one, the plan."""
+    if _described(folder / DESCRIPTION):
+        return True
+    path = folder / RECORDS
+    if not _has_content(path):
+        return False
+    with os.fdopen(files.open_regular(path), "rb") as stream:
+        begins = stream.read(len(results_lines.BEGINS)) == results_lines.BEGINS
+    try:
+        return begins or any(results_lines.scan(path, path.stat().st_size, lambda _: None))
+    except FormatError:  # for whoever reads it to say
+        return True
+
+
+def _has_content(path: Path) -> bool:
+    return path.exists() and path.stat().st_size > 0
 
 
 def _probe(folder: Path) -> None:
