@@ -10,6 +10,7 @@ import time
 import psutil
 import pytest
 
+from llmbench.machine import processes as machine_processes
 from llmbench.results import lines as results_lines
 from llmbench.results.record import Begin, Record, Status
 from sweeps import Bench, Done, assert_complete
@@ -86,6 +87,21 @@ def test_a_stop_that_is_heard_late_names_the_phase_that_it_met(bench: Bench) -> 
     assert [(record.status, record.phase) for record in done.records] == [
         (Status.INTERRUPTED, "memory")
     ]
+
+
+def test_a_stop_does_not_wait_for_a_fork_server_that_somebody_stopped(bench: Bench) -> None:
+    bench.write(fault="hang", axes=ONE, when="attempt=1,session=1")
+    process = hanging(bench)
+    (fork_server,) = psutil.Process(process.pid).children()
+    fork_server.suspend()
+    before = time.monotonic()
+
+    process.terminate()
+    done = bench.ended(process)
+
+    assert (done.code, [record.status for record in done.records]) == (143, [Status.INTERRUPTED])
+    assert time.monotonic() - before < machine_processes.PATIENCE_S
+    assert bench.gone()
 
 
 @pytest.mark.parametrize(

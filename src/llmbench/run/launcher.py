@@ -313,7 +313,8 @@ class Worker:
         )
 
     def _await_end(self) -> None:
-        """Wait until the fork server reports the death of a worker that we killed."""
+        """Wait until the fork server, even a stopped one, reports the death of a worker that we killed."""
+        self.fork_server.process.send_signal(signal.SIGCONT)
         with contextlib.suppress(ForkServerDied):
             while self.ended is None:
                 fact = self.fork_server.wait_for("ended", processes.PATIENCE_S)
