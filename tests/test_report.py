@@ -332,6 +332,7 @@ def test_a_file_that_is_no_report_is_not_overwritten_unless_forced(
         (["run", "-o", "."], "is a folder"),
         (["run", "-o", "no/page.html"], "there is no folder"),
         (["run", "./run", "-o", "page.html"], "is named twice"),
+        (["circle"], "does not exist"),
         (["missing", "-o", "page.html"], "does not exist. Give the folder of a run"),
         ([], "Missing argument 'RUN...'"),
     ],
@@ -340,6 +341,7 @@ def test_a_mistake_is_one_line(
     run: Path, arguments: list[str], sentence: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     monkeypatch.chdir(run.parent)
+    Path("circle").symlink_to("circle")
 
     code = cli.run(["report", *arguments])
 

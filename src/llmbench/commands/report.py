@@ -1,5 +1,6 @@
 """The `report` command: runs as one page with plots, in a file of its own."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -42,7 +43,7 @@ def command(
 
 def labelled(runs: list[Path]) -> list[tuple[Path, str]]:
     """Return each run with its folder's name, or with as much of its path as tells it from the others."""
-    paths = [run.resolve() for run in runs]
+    paths = [Path(os.path.realpath(run)) for run in runs]
     for path in paths:
         if paths.count(path) > 1:
             raise LlmbenchError(f"{path}: is named twice. Name each run once.")

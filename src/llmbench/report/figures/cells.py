@@ -6,8 +6,10 @@ from here. A plot that would show too many dots is thinned here, too, and says s
 
 from __future__ import annotations
 
+import os
 from functools import cached_property
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
@@ -19,7 +21,6 @@ from llmbench.spec.sweep import NOT_SAID
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Sequence
-    from pathlib import Path
 
     from llmbench.results.aggregate import Tally
     from llmbench.results.metrics import Metric
@@ -154,7 +155,7 @@ def short(names: Iterable[str]) -> dict[str, str]:
 
 def labels(folders: Sequence[Path]) -> list[str]:
     """Return each folder's name, or as much of its path as tells it from the others."""
-    paths = [folder.resolve().parts for folder in folders]
+    paths = [Path(os.path.realpath(folder)).parts for folder in folders]
     for length in range(1, max(map(len, paths)) + 1):
         names = ["/".join(parts[-length:]) for parts in paths]
         if distinct(names) == distinct(paths):
