@@ -23,12 +23,14 @@ CERTAIN = re.compile(
     r"|(?:auth|access|refresh|api|bot|id|session|csrf|xsrf|security|hub|hf|gh|github|gitlab|slack|npm|pypi|deploy"
     r"|personal|oauth|admin|root|user|service|client|job|ci|push|sas|secure|app|vault|registry)_?tokens?(?:_|$)"
     r"|conn(?:ection)?_?str(?:ing)?(?:_|$)|sess(?:ion)?_?(?:id|key)(?:_|$)|authorization"
-    r"|(?:^|_)(?:\w*pwd|\w+_pass|\w{2,}pass|pat|creds?|dsn|sas|otp)(?:_|$)|_pin$"
+    r"|(?:^|_)(?:\w*pwd|\w+_pass|\w{2,}pass|pat|creds?|dsn|sas|t?otp)(?:_|$)|_pin$"
+    r"|(?:^|_)(?:(?:seed|recovery)_?phrase|mnemonic|(?:recovery|backup|mfa|2_?fa)_?codes?|xsrf|csrf)(?:_|$)"
+    r"|(?:slack|teams|discord|incoming)_?hook|(?:enc|encrypt|cipher|fernet|openai|azure|aws|gcp)_?keys?(?:_|$)"
 )
 """In a name of lower-case words that are joined by `_`."""
 
 LIKELY = re.compile(
-    r"(?:^|_)(?:pass|\w*tokens?|\w*keys?|o?auth|sig|signature|private|licen[cs]e|pem|salt)(?:_|$)"
+    r"(?:^|_)(?:pass|\w{2,}pw|\w+_conn(?:ection)?|\w*tokens?|\w*keys?|o?auth|sig|signature|private|licen[cs]e|pem|salt)(?:_|$)"
 )
 
 INNOCENT = re.compile(
