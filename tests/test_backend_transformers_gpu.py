@@ -5,12 +5,13 @@ import time
 from typing import Any
 
 import pytest
-import torch
 
 from jobs import family, job, prompts
+from lazily import Lazy, torch
 from llmbench import backends
-from llmbench.backends.transformers.clocks import CpuStamps
 from llmbench.results.record import Job, Memory
+
+clocks: Any = Lazy("llmbench.backends.transformers.clocks")
 
 pytestmark = [
     pytest.mark.gpu,
@@ -108,7 +109,7 @@ def test_stamps_that_forget_to_synchronise_are_told_from_the_truth() -> None:
     # A prefill of 32,768 tokens takes the device some 50 ms and the host a few to queue.
     wanted = wide(batch_size=16, input_len=2048, output_len=2)
     engine = loaded(wanted)
-    engine._loop._clock = forgetful = CpuStamps()
+    engine._loop._clock = forgetful = clocks.CpuStamps()
     ids = torch.tensor(prompts(wanted), device="cuda")
     took_ns = timed(engine, wanted)
 

@@ -12,12 +12,10 @@ from typing import Any
 
 import msgspec
 import pytest
-import torch
-import transformers
-from safetensors.torch import load_file, save_file
 
 from hubs import Refusing
 from jobs import family, job, prompts
+from lazily import safetensors, torch, transformers
 from llmbench import backends
 from llmbench.errors import LoadFailed, Unsupported
 from llmbench.models.resolve import Model
@@ -66,7 +64,7 @@ def reason(wanted: Job, kind: type[Exception] = LoadFailed) -> str:
 def test_what_loads_is_what_was_saved(whole: Path) -> None:
     engine: Any = backends.load(real(whole))
 
-    saved = load_file(whole / "model.safetensors")
+    saved = safetensors.load_file(whole / "model.safetensors")
 
     own = engine._model.state_dict()
     assert own.keys() == saved.keys()
@@ -93,7 +91,7 @@ def test_tied_weights_that_are_saved_once_load_tied(tmp_path: Path) -> None:
 def test_a_folders_structure_can_have_random_weights(whole: Path) -> None:
     engine: Any = backends.load(job(whole))
 
-    saved = load_file(whole / "model.safetensors")
+    saved = safetensors.load_file(whole / "model.safetensors")
 
     assert engine._model.state_dict().keys() == saved.keys()
 
@@ -106,16 +104,16 @@ def cut(folder: Path) -> None:
 
 def without_a_tensor(folder: Path) -> None:
     """Save all tensors but one."""
-    tensors = load_file(folder / "model.safetensors")
+    tensors = safetensors.load_file(folder / "model.safetensors")
     del tensors["lm_head.weight"]
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    safetensors.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def misshapen(folder: Path) -> None:
     """Save one tensor in another shape."""
-    tensors = load_file(folder / "model.safetensors")
+    tensors = safetensors.load_file(folder / "model.safetensors")
     tensors["lm_head.weight"] = torch.ones(90, 32)
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    safetensors.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def without_weights(folder: Path) -> None:
@@ -138,7 +136,7 @@ def with_a_torn_index(folder: Path) -> None:
 
 def pickled(folder: Path) -> None:
     """Turn the weights into a pickle."""
-    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    torch.save(safetensors.load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     without_weights(folder)
 
 
@@ -212,7 +210,7 @@ def test_pickled_weights_load_when_allowed(broken: Callable[[Breakage], Path], w
 
     engine: Any = backends.load(wanted)
 
-    saved = load_file(whole / "model.safetensors")
+    saved = safetensors.load_file(whole / "model.safetensors")
     assert torch.equal(engine._model.lm_head.weight, saved["lm_head.weight"])
 
 
@@ -422,10 +420,10 @@ def eager_to_stop(trained_checkpoint: Path, tmp_path: Path) -> Path:
     """Return the trained checkpoint, changed so that its end of sequence is always the likeliest token."""
     folder = tmp_path / "stops"
     shutil.copytree(trained_checkpoint, folder)
-    tensors = load_file(folder / "model.safetensors")
+    tensors = safetensors.load_file(folder / "model.safetensors")
     # A head of zeros makes all logits equal; the first of equals, id 0, is taken, and made the end.
     tensors["lm_head.weight"] = torch.zeros_like(tensors["lm_head.weight"])
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    safetensors.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     settings = json.loads((folder / "generation_config.json").read_text())
     end = {**settings, "eos_token_id": 0, "do_sample": False}
     end.pop("temperature")

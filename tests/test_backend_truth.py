@@ -2,9 +2,8 @@
 
 from typing import Any
 
-from torch.profiler import profile
-
 from jobs import VOCABULARY, family, job, prompts
+from lazily import torch
 from llmbench import backends
 
 
@@ -15,7 +14,7 @@ def batched_heads(*, gradients: bool) -> int:
     engine.prepare(wanted.cells[0])
     if not gradients:
         engine._model.requires_grad_(requires_grad=False)
-    with profile(record_shapes=True) as seen:
+    with torch.profiler.profile(record_shapes=True) as seen:
         engine.generate(prompts(wanted), 1)
     products = [
         event

@@ -1,14 +1,18 @@
 """Every model of the catalogue runs as its small copy: the right lengths, the cache that was predicted."""
 
+from typing import Any
+
 import pytest
 
 from jobs import job, prompts
+from lazily import Lazy
 from llmbench import backends
-from llmbench.backends import config as backends_config
-from llmbench.backends import load_errors
 from llmbench.models import formulas, resolve
 from llmbench.models.shape import shape_of
 from test_formulas import ONE_OF_EACH_KIND
+
+backends_config: Any = Lazy("llmbench.backends.config")
+load_errors: Any = Lazy("llmbench.backends.load_errors")
 
 SOON = {*ONE_OF_EACH_KIND, "flan-t5-xl"}
 MODELS = [

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import load_file, save_file
 
 from jobs import VOCABULARY, job, prompts
+from lazily import safetensors, torch
 from llmbench import backends
 from llmbench.errors import Unsupported
 from llmbench.models import formulas, resolve
@@ -216,11 +215,13 @@ def test_offloaded_weights_say_the_same(monkeypatch: pytest.MonkeyPatch) -> None
     assert engine.facts["offloaded_parameters"] == engine.facts["parameters"]
 
 
-def saved(folder: Path, **tensors: torch.Tensor) -> Path:
+def saved(folder: Path, **tensors: Any) -> Path:
     """Save a tiny T5, with some tensors of its own, as a hub would hold it."""
     outspoken(loaded(job(family("t5"))))._model.save_pretrained(folder)
     file, settings = folder / "model.safetensors", folder / "config.json"
-    save_file({**load_file(file), **tensors}, file, metadata={"format": "pt"})
+    safetensors.save_file(
+        {**safetensors.load_file(file), **tensors}, file, metadata={"format": "pt"}
+    )
     config = {**json.loads(settings.read_text()), "tie_word_embeddings": False, "n_positions": 16}
     settings.write_text(json.dumps(config))
     return folder

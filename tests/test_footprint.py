@@ -5,11 +5,9 @@ from typing import Any
 
 import msgspec
 import pytest
-import torch
-from torch.profiler import ProfilerActivity, profile
-from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
 from jobs import job
+from lazily import torch, transformers
 from llmbench import backends
 from llmbench.models import resolve
 from llmbench.models.shape import Shape, shape_of
@@ -67,16 +65,23 @@ def test_a_static_cache_has_room_for_the_last_token() -> None:
 def alive_bytes(name: str, batch_size: int, input_len: int) -> int:
     """Return the most bytes of tensors alive in a prompt's pass, as torch's profiler counts allocations."""
     found = resolve.resolve(name)
-    config = AutoConfig.for_model(found.model_type, **found.config)
-    built: Any = AutoModelForCausalLM.from_config(config).eval()
+    config = transformers.AutoConfig.for_model(found.model_type, **found.config)
+    built: Any = transformers.AutoModelForCausalLM.from_config(config).eval()
     ids = torch.full((batch_size, input_len), 5)
     last = inspect.signature(built.forward).parameters.keys() & {"logits_to_keep"}
     keep = dict.fromkeys(last, 1)
     with (
         torch.inference_mode(),
-        profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen,
+        torch.profiler.profile(
+            activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+        ) as seen,
     ):
-        built(input_ids=ids, past_key_values=DynamicCache(config=config), use_cache=True, **keep)
+        built(
+            input_ids=ids,
+            past_key_values=transformers.DynamicCache(config=config),
+            use_cache=True,
+            **keep,
+        )
     events = seen.profiler.kineto_results.events()
     changes = sorted(
         (event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]"

@@ -4,20 +4,20 @@ from functools import cache
 from typing import Any
 
 import pytest
-import torch
-import transformers
-from torch.utils.flop_counter import FlopCounterMode
-from transformers.initialization import no_init_weights
 
 from jobs import job
+from lazily import Lazy, torch, transformers
 from llmbench import backends
-from llmbench.backends import config as backends_config
-from llmbench.backends import memory
-from llmbench.backends.random_weights import fill
 from llmbench.models import formulas, resolve
 from llmbench.models.shape import FAMILIES, Shape, shape_of
 
 CATALOGUE = resolve.catalogue()
+backends_config: Any = Lazy("llmbench.backends.config")
+memory: Any = Lazy("llmbench.backends.memory")
+random_weights: Any = Lazy("llmbench.backends.random_weights")
+flop_counter: Any = Lazy("torch.utils.flop_counter")
+initialization: Any = Lazy("transformers.initialization")
+
 ONE_OF_EACH_KIND = (
     "bloom-7b1", "cerebras-gpt-6.7b", "falcon-7b", "falcon-40b", "gpt-j-6b", "llama-7b", "llama-3-70b",
     "mistral-7b-v0.1", "mixtral-8x7b-v0.1", "mpt-7b", "opt-6.7b", "pythia-6.9b", "qwen2.5-7b", "qwen3-8b",
@@ -44,7 +44,7 @@ def built(name: str, device: str, **options: Any) -> Any:
         if config.is_encoder_decoder
         else transformers.AutoModelForCausalLM
     )
-    with torch.device(device), no_init_weights():
+    with torch.device(device), initialization.no_init_weights():
         made = auto.from_config(config, **options)
     made.tie_weights()
     return made.eval()
@@ -55,13 +55,13 @@ def running(name: str) -> Any:
     """Return a tiny model with weights; attention and experts are eager, which multiply where torch counts."""
     eager = {"attn_implementation": "eager", "experts_implementation": "eager"}
     made = built(f"{name}@tiny", "cpu", **eager)
-    fill(made.named_parameters(), seed=0)
+    random_weights.fill(made.named_parameters(), seed=0)
     return made
 
 
 def counted(call: Any) -> tuple[Any, int]:
     """Return what a call returns, and the operations of the matrix products in it."""
-    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+    with flop_counter.FlopCounterMode(display=False) as counter, torch.inference_mode():
         result = call()
     return result, counter.get_total_flops()
 

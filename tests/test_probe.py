@@ -10,6 +10,7 @@ import msgspec
 import psutil
 import pytest
 
+from lazily import Lazy, torch
 from llmbench import cli
 from llmbench.errors import RunError
 from llmbench.machine import chips, info
@@ -18,9 +19,11 @@ from llmbench.machine.peaks import Probe
 from llmbench.measure import probe, telemetry
 from test_ceilings import CPU
 
-torch = pytest.importorskip("torch")
-_probe = pytest.importorskip("llmbench.backends.device_probe")
-_places = pytest.importorskip("llmbench.backends.places")
+if importlib.util.find_spec("torch") is None:
+    pytest.skip("a probe takes torch", allow_module_level=True)
+
+_probe: Any = Lazy("llmbench.backends.device_probe")
+_places: Any = Lazy("llmbench.backends.places")
 
 Output = pytest.CaptureFixture[str]
 H200 = {"name": "NVIDIA H200", "memory_bytes": int(140.4 * 2**30)}
@@ -40,8 +43,8 @@ HERE: dict[str, Any] = {"gpus": []}
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Return this host as a place that is measured in a second."""
-    monkeypatch.setattr(_probe, "SHAPES", ((64, 128), (256, 256)))
-    monkeypatch.setattr(_probe, "ROWS", (1, 16, 256))
+    monkeypatch.setattr("llmbench.backends.device_probe.SHAPES", ((64, 128), (256, 256)))
+    monkeypatch.setattr("llmbench.backends.device_probe.ROWS", (1, 16, 256))
     place = _places.cpu()[0]
     return place._replace(cache_bytes=2**18, least_bytes=2**22, point_s=0.005)
 

@@ -66,7 +66,8 @@ def test_discarded_samples_and_failed_sessions_have_no_median() -> None:
         ([1.0, 1.0], Protocol(sessions=3), 0.0, None),
         ([1.0, 1.0, 1.0], Protocol(sessions=3), 0.0, "interval"),
         ([1.0, 1.1, 1.2], Protocol(sessions=3), 0.0, None),
-        ([1.0, 1.1, 1.2], Protocol(sessions=3, interval_within=0.5), 0.0, "interval"),
+        ([1.0, 1.1, 1.2], Protocol(sessions=3, interval_within=0.25), 0.0, None),  # it is 0.254
+        ([1.0, 1.1, 1.2], Protocol(sessions=3, interval_within=0.26), 0.0, "interval"),
         ([1.0, 1.1, 1.2], Protocol(sessions=3, max_sessions=3), 0.0, "maximum"),
         ([1.0, 1.1, 1.2], Protocol(sessions=3, budget_s=60.0), 59.0, None),
         ([1.0, 1.1, 1.2], Protocol(sessions=3, budget_s=60.0), 60.0, "budget"),

@@ -7,9 +7,9 @@ from importlib.util import find_spec
 from typing import Any
 
 import pytest
-import torch
 
 from jobs import job, prompts
+from lazily import torch
 from llmbench import backends
 from llmbench.results.record import Job, Memory
 
