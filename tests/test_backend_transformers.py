@@ -3,9 +3,9 @@
 import gc
 import importlib
 import os
-import statistics
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -381,17 +381,18 @@ class SlowSteps:
 
 def test_the_clock_tells_prefill_from_steps() -> None:
     engine = loaded(job(family("llama")))
-    engine.generate(
-        [[1, 2, 3], [4, 5, 6]], 6
-    )  # the first call of a process takes as long as it likes
     engine._loop._model = engine._loop._step = SlowSteps(engine._model)
+    firsts: list[int] = []
+    steps: list[int] = []
 
-    engine.generate([[1, 2, 3], [4, 5, 6]], 6)
+    for _ in range(5):  # the first call of a process is slow, and others may use the machine
+        engine.generate([[1, 2, 3], [4, 5, 6]], 6)
+        times = engine.token_ns()[0]
+        firsts.append(times[0])
+        steps += [after - before for before, after in pairwise(times)]
 
-    first, *others = engine.token_ns()[0]
-    steps = [after - before for before, after in zip([first, *others], others, strict=False)]
-    assert 40e6 <= first < 80e6
-    assert 10e6 <= statistics.median(steps) < 20e6
+    assert 40e6 <= min(firsts) < 80e6
+    assert 10e6 <= min(steps) < 20e6
 
 
 def test_a_clock_forgets_the_call_before() -> None:
