@@ -74,7 +74,7 @@ MISTAKES = {
     ("{sessions: 1", "{sessions: 2"): "protocol: max_sessions (1) is below sessions (2)",
     ("max_sessions: 1", "max_sessions: 1000000000000"): "protocol: max_sessions must be at most 1000",
     ("{sessions: 1", "{seed: -1, sessions: 1"): "protocol: seed cannot be negative, got -1",
-    ("{sessions: 1", "{min_time_s: .inf, sessions: 1"): "protocol.min_time_s: inf is not a number",
+    ("{sessions: 1", "{min_time_s: .inf, sessions: 1"): "protocol.min_time_s: inf is not a finite number",
     ("{sessions: 1", "{deadlines: {load_s: 0}, sessions: 1"): "protocol.deadlines: load_s must be above 0",
     # nothing to run
     ("size: 1", "size: []"): "x: nothing to run; the axis batch_size is empty",

@@ -147,7 +147,7 @@ def test_what_a_library_prints_is_no_answer() -> None:
         ("raise SystemExit(3)", "failed with exit 3."),
         ("import os; os.kill(os.getpid(), 9)", "was killed by SIGKILL (is there enough memory?)."),
         ("import os; os.kill(os.getpid(), 11)", "was killed by SIGSEGV."),
-        ("pass", "cannot be: Input data was truncated."),
+        ("pass", "is impossible: Input data was truncated."),
         ("print('[]')", "this torch sees no cpu device."),
         ("print('[{}]')", "missing required field `device`"),
         ("import sys; sys.exit('\\x1b[2J')", "failed: \\x1b[2J."),
@@ -260,7 +260,7 @@ def test_a_spoiled_probe_is_told_and_harms_nothing(capsys: Output) -> None:
     ceilings.keep(info.machine(), [CPU]).write_text("{")
 
     assert run() == 0
-    assert "the kept probe is not used" in capsys.readouterr().out
+    assert "the saved probe was ignored" in capsys.readouterr().out
 
 
 def test_a_chip_cannot_be_probed_by_name(capsys: Output) -> None:
