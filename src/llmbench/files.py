@@ -109,10 +109,10 @@ def _stat(path: Path, *, own: bool) -> os.stat_result:
     return path.lstat() if own else path.stat()
 
 
-def _check(path: Path, found: os.stat_result, *, own: bool) -> None:
-    if not stat.S_ISREG(found.st_mode):
-        kind = next((words for fits, words in KINDS if fits(found.st_mode)), "not a regular file")
+def _check(path: Path, status: os.stat_result, *, own: bool) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        kind = next((words for fits, words in KINDS if fits(status.st_mode)), "not a regular file")
         raise OSError(errno.EINVAL, f"is {kind}", str(path))
-    if own and found.st_nlink > 1:
+    if own and status.st_nlink > 1:
         text = "has a second name (a hard link), and writing here would change both"
         raise OSError(errno.EMLINK, text, str(path))

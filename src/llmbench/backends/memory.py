@@ -140,8 +140,8 @@ def device_used_by_uuid() -> Mapping[str, int]:
     driver library, CUDA answers, whose context exists before the first answer.
     """
     with contextlib.suppress(pynvml.NVMLError):
-        if found := nvidia.handles():
-            return {_plain(nvidia.uuid(gpu)): _used_bytes(gpu) for gpu in found}
+        if handles := nvidia.handles():
+            return {_plain(nvidia.uuid(gpu)): _used_bytes(gpu) for gpu in handles}
     devices = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
     readings = {uuid_of(device): torch.cuda.mem_get_info(device) for device in devices}
     return {uuid: total - free for uuid, (free, total) in readings.items()}

@@ -65,6 +65,6 @@ def claim(name: str) -> Claim:
     return yaml.read(configs.folder("claims") / f"{name}.yaml", Claim)
 
 
-def answer(found: Claim, given: Evidence) -> Answer:
+def answer(claim: Claim, given: Evidence) -> Answer:
     """Return the answer of the measured cells to a claim."""
-    return CHECKS[found.id](found, given)
+    return CHECKS[claim.id](claim, given)

@@ -121,10 +121,10 @@ class Answer(NamedTuple):
     @property
     def verdict(self) -> ClaimVerdict:
         """Return the common verdict of all conditions, or that it depends on them."""
-        found = {part.verdict for part in self.parts}
-        if not found:
+        verdicts = {part.verdict for part in self.parts}
+        if not verdicts:
             return ClaimVerdict.NOT_MEASURED
-        return found.pop() if len(found) == 1 else ClaimVerdict.MIXED
+        return verdicts.pop() if len(verdicts) == 1 else ClaimVerdict.MIXED
 
 
 class Evidence(NamedTuple):
@@ -168,10 +168,10 @@ def held(
 
 def grouped(rows: Iterable[T], key: Callable[[T], Any]) -> list[tuple[Any, list[T]]]:
     """Return rows by a key, in order of first appearance."""
-    found: dict[Any, list[T]] = {}
+    groups: dict[Any, list[T]] = {}
     for row in rows:
-        found.setdefault(key(row), []).append(row)
-    return list(found.items())
+        groups.setdefault(key(row), []).append(row)
+    return list(groups.items())
 
 
 def at_batch(row: Measured) -> str:

@@ -175,9 +175,9 @@ def _series(given: Evidence, key: str) -> list[list[Measured]]:
     rows = [row for row in given.rows if row.has(key)]
     groups = grouped(rows, lambda r: (r.alike, r.cell.model, r.cell.batch_size, r.cell.output_len))
     return [
-        sorted(found, key=lambda row: row.cell.input_len)
-        for _, found in groups
-        if len({row.cell.input_len for row in found}) > 1
+        sorted(cells, key=lambda row: row.cell.input_len)
+        for _, cells in groups
+        if len({row.cell.input_len for row in cells}) > 1
     ]
 
 

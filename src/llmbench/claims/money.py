@@ -75,12 +75,12 @@ def self_host_or_api(claim: Claim, given: Evidence) -> Answer:
             continue
         hour = given.hour_usd(row) or 0.0
         api = min(listed, key=lambda p: p.request_usd(row.cell.input_len, row.cell.output_len))
-        found = cost.break_even(row, hour, api)
+        equal = cost.break_even(row, hour, api)
         said = (
-            f"{count(round(found.tokens_per_day))} tokens a day cost as much at {api.name}; utilisation at "
+            f"{count(round(equal.tokens_per_day))} tokens a day cost as much at {api.name}; utilisation at "
             f"that volume"
         )
-        parts.append(held(_where(row), said, found.utilisation, Range(high=1.0), rows=(row,)))
+        parts.append(held(_where(row), said, equal.utilisation, Range(high=1.0), rows=(row,)))
     return Answer(tuple(parts), tuple(notes))
 
 
@@ -164,8 +164,8 @@ def sambanova(claim: Claim, given: Evidence) -> Answer:
 
 def amd_tpu_parity(claim: Claim, given: Evidence) -> Answer:
     """Compare a model's cost on AMD's or Google's chips with NVIDIA's; before that, list datasheet ceilings."""
-    found = _against_nvidia(given, AMD_OR_TPU, claim.threshold("least_ratio"))
-    return Answer(found.parts, (*found.notes, *_ceilings()))
+    measured = _against_nvidia(given, AMD_OR_TPU, claim.threshold("least_ratio"))
+    return Answer(measured.parts, (*measured.notes, *_ceilings()))
 
 
 def _against_nvidia(given: Evidence, theirs: tuple[str, ...], least: float) -> Answer:
@@ -173,7 +173,7 @@ def _against_nvidia(given: Evidence, theirs: tuple[str, ...], least: float) -> A
     notes: list[str] = []
     parts = []
     rows = list(_cheapest_by_model(given, notes))
-    others = [found for found in rows if found[1].where.startswith(theirs)]
+    others = [other for other in rows if other[1].where.startswith(theirs)]
     for (model, row, usd), (same, nvidia, nvidia_usd) in itertools.product(others, rows):
         if same != model or not _nvidia(nvidia) or nvidia.at[:4] != row.at[:4]:
             continue
@@ -193,10 +193,10 @@ def _nvidia(row: Measured) -> bool:
 def _ceilings() -> Iterator[str]:
     """Yield the bytes that datasheets allow per dollar: ceilings, not measurements."""
     for name in ("h100-sxm", "h200", "tpu-v5e", "tpu-v6e"):
-        found = chips.chip(name)
-        dated = [price for price in found.prices if price.usd_per_hour and price.date]
+        chip = chips.chip(name)
+        dated = [price for price in chip.prices if price.usd_per_hour and price.date]
         latest = max(dated, key=lambda price: str(price.date), default=None)
-        if latest and latest.usd_per_hour and (bandwidth := found.bandwidth()):
+        if latest and latest.usd_per_hour and (bandwidth := chip.bandwidth()):
             a_dollar = digits(bandwidth * cost.HOUR_S / latest.usd_per_hour / 1e15)
             yield (
                 f"Ceiling, not measured: {name} can read {a_dollar} PB per dollar ({latest.provider}, "
@@ -266,5 +266,5 @@ def _cheapest_by_model(
         if not priced:
             notes[:] = list(dict.fromkeys([*notes, PRICE_FLAGS]))
             continue
-        row, usd = min(priced, key=lambda found: found[1].value)
+        row, usd = min(priced, key=lambda pair: pair[1].value)
         yield model, row, usd

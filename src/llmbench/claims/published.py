@@ -130,7 +130,7 @@ def _compared(
     met = [(_reason(figure, row), row) for row in rows]
     comparable = [row for (_, reason), row in met if not reason]
     if not comparable:
-        _, reason = max((found for found, _ in met), key=lambda found: found[0])
+        _, reason = max((candidate for candidate, _ in met), key=lambda candidate: candidate[0])
         return PublishedComparison(source, figure, PublishedOutcome.NOT_COMPARABLE, reason)
     row, conversion = comparable[0], CONVERSIONS[figure.metric]
     ratio = row.figure(conversion.key).times(1 / (conversion.factor * float(figure.value)))

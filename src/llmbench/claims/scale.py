@@ -101,7 +101,7 @@ def sub_50b(claim: Claim, given: Evidence) -> Answer:
         if not small:
             continue
         ratios = [(ratio(large[0].values[COST], row.values[COST]), row) for row in small]
-        figure, worst = max(ratios, key=lambda found: found[0].high)
+        figure, worst = max(ratios, key=lambda pair: pair[0].high)
         said = f"{len(small)} dense models; the dearest, {worst.cell.model}, costs"
         both = (worst, large[0])
         parts.append(held(_condition(worst), said, figure, Range(high=1.0), "x LLaMA-65B", both))
@@ -181,8 +181,8 @@ def _alike(given: Evidence) -> list[list[Measured]]:
     """Return lists of cells that differ only in the model, and have the same scale."""
     rows = [row for row in given.rows if row.shape and row.has(COST) and row.has("tpot_s")]
     return [
-        found
-        for _, found in grouped(
+        cells
+        for _, cells in grouped(
             rows,
             lambda r: (r.alike, _size(r), r.cell.batch_size, r.cell.input_len, r.cell.output_len),
         )

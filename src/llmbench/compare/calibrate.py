@@ -53,7 +53,7 @@ def calibrate(log: Log, name: str) -> Calibration:
     sessions = IterationRows(columns, owners, len(tally.cells))
     iterations = iterated(log, tally)
     shapes = _shapes(tally.cells)
-    found = {
+    by_metric = {
         metric.key: varying
         for metric in TIMED
         if (varying := _varying(metric, sessions, iterations, shapes))
@@ -65,16 +65,16 @@ def calibrate(log: Log, name: str) -> Calibration:
         run=log.plan.run,
         sessions=len(owners),
         cells=int((valid >= FEWEST_SESSIONS).sum()),
-        metrics=found,
+        metrics=by_metric,
     )
 
 
 def _shapes(cells: Sequence[Point]) -> dict[Shape, Integers]:
     """Return the numbers of the cells of each shape."""
-    found: defaultdict[Shape, list[int]] = defaultdict(list)
+    indices: defaultdict[Shape, list[int]] = defaultdict(list)
     for number, cell in enumerate(cells):
-        found[cell.batch_size, cell.input_len, cell.output_len].append(number)
-    return {shape: np.array(numbers) for shape, numbers in found.items()}
+        indices[cell.batch_size, cell.input_len, cell.output_len].append(number)
+    return {shape: np.array(numbers) for shape, numbers in indices.items()}
 
 
 def _varying(

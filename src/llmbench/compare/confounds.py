@@ -184,10 +184,10 @@ def _change(before: object, after: object) -> str:
 
 def flat(facts: Mapping[str, Any]) -> dict[str, object]:
     """Return nested facts by their innermost names; the machine's by its own."""
-    found: dict[str, object] = {}
+    by_name: dict[str, object] = {}
     for key, value in facts.items():
         if isinstance(value, dict):
-            found |= flat(value)
+            by_name |= flat(value)
         elif key not in info.VOLATILE:
-            found[key] = value
-    return found
+            by_name[key] = value
+    return by_name

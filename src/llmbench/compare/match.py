@@ -125,10 +125,10 @@ def _picked(side: ComparedSessions, which: Integers) -> ComparedSessions:
 
 
 def _by_key(side: Side, factor: str | None) -> Mapping[Hashable, Sequence[int]]:
-    found: defaultdict[Hashable, list[int]] = defaultdict(list)
+    numbers: defaultdict[Hashable, list[int]] = defaultdict(list)
     for number, cell in enumerate(side.cells):
-        found[key_of(cell, factor)].append(number)
-    return found
+        numbers[key_of(cell, factor)].append(number)
+    return numbers
 
 
 def _measured(side: Side) -> list[bool]:

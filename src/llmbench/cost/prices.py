@@ -85,12 +85,12 @@ def against(words: str | None, model: str) -> list[ApiPrice]:
     rows = api().prices
     if words is None:
         return [row for row in rows if row.runs == model]
-    found = [row for row in rows if words.lower() in row.name.lower()]
-    if not found:
+    matching = [row for row in rows if words.lower() in row.name.lower()]
+    if not matching:
         raise SpecError(
             f"--against: no API price holds {words!r}.{did_you_mean(words, {r.model for r in rows})}"
         )
-    return found
+    return matching
 
 
 def check(asked: PriceOptions) -> None:
@@ -143,14 +143,14 @@ def _listed(provider: str | None, measured: Measured) -> chips.Price:
         )
     known = _prices(measured.machine.chip)
     name, _, date = (provider or "").partition("@")
-    found = [row for row in known if _meant(row, name, date)]
-    if provider is None or not found:
+    matching = [row for row in known if _meant(row, name, date)]
+    if provider is None or not matching:
         what = "no price was chosen" if provider is None else f"--price: no price of {provider!r}"
         raise SpecError(
             f"{measured.run}: {what}; {measured.machine.chip} has {_list(known)}. "
             "Choose with --price, or give --usd-per-gpu-hour."
         )
-    return max(found, key=lambda row: row.date or "")
+    return max(matching, key=lambda row: row.date or "")
 
 
 @cache  # cached: reading the file again for every cell would take seconds

@@ -138,9 +138,9 @@ class KeptCalibration(NamedTuple):
     notice: str | None = None
 
 
-def kept_calibration(found: Mapping[str, Any]) -> KeptCalibration:
+def kept_calibration(facts: Mapping[str, Any]) -> KeptCalibration:
     """Return the saved calibration of a machine, as a run describes it. Never raises."""
-    return KeptCalibration(*SHELF.find(info.identity_digest(found)))
+    return KeptCalibration(*SHELF.find(info.identity_digest(facts)))
 
 
 def sessions_for(deviation: float, within: float, confidence: float = CONFIDENCE) -> int | None:

@@ -106,9 +106,9 @@ def match(gpu: Mapping[str, Any]) -> str | None:
     if gpu.get("mig") or not gpu.get("name"):
         return None
     for short in known():
-        found = chip(short)
-        if _plain(gpu["name"]) in map(_plain, found.driver_names):
-            return short if _memory_fits(found, gpu.get("memory_bytes")) else None
+        known_chip = chip(short)
+        if _plain(gpu["name"]) in map(_plain, known_chip.driver_names):
+            return short if _memory_fits(known_chip, gpu.get("memory_bytes")) else None
     return None
 
 
@@ -116,10 +116,10 @@ def _plain(name: str) -> str:
     return " ".join(str(name).lower().removeprefix("nvidia ").split())
 
 
-def _memory_fits(found: Chip, memory_bytes: int | None) -> bool:
-    if memory_bytes is None or found.memory_gb is None:
+def _memory_fits(known_chip: Chip, memory_bytes: int | None) -> bool:
+    if memory_bytes is None or known_chip.memory_gb is None:
         return True
-    return math.isclose(memory_bytes / 2**30, found.memory_gb, rel_tol=MEMORY_WITHIN)
+    return math.isclose(memory_bytes / 2**30, known_chip.memory_gb, rel_tol=MEMORY_WITHIN)
 
 
 class Device(NamedTuple):

@@ -55,11 +55,11 @@ alone is not enough: hypervisors give one name to chips with and without AMX."""
 
 def machine() -> dict[str, Any]:
     """Return the machine: short name, processors, memory (bytes), GPUs. Takes milliseconds, without torch."""
-    found = _gpus()
+    gpus = _gpus()
     cpu = _cpu_model()
     cores = os.cpu_count() or 1
     return {
-        "name": _short(found[0]["name"] or "gpu") if found else f"{_short(cpu)}-{cores}cpu",
+        "name": _short(gpus[0]["name"] or "gpu") if gpus else f"{_short(cpu)}-{cores}cpu",
         "cpu": cpu,
         "cpu_count": cores,
         "cpu_flags": _flags(),
@@ -67,11 +67,11 @@ def machine() -> dict[str, Any]:
         "memory_bytes": psutil.virtual_memory().total,
         "memory_available_bytes": psutil.virtual_memory().available,
         "load_1m": round(os.getloadavg()[0], 2),
-        "gpus": found,
+        "gpus": gpus,
     }
 
 
-def environment(found: dict[str, Any]) -> tuple[dict[str, Any], str]:
+def environment(machine_facts: dict[str, Any]) -> tuple[dict[str, Any], str]:
     """Return the environment of the numbers and its digest; different digests are different environments."""
     facts = {
         "llmbench": __version__,
@@ -81,16 +81,16 @@ def environment(found: dict[str, Any]) -> tuple[dict[str, Any], str]:
         "variables": redact_all(
             {name: os.environ[name] for name in VARIABLES if name in os.environ}
         ),
-        "machine": {key: value for key, value in found.items() if key not in VOLATILE},
+        "machine": {key: value for key, value in machine_facts.items() if key not in VOLATILE},
     }
     return facts, digest_of(facts)
 
 
-def identity(found: Mapping[str, Any]) -> tuple[Any, ...]:
+def identity(facts: Mapping[str, Any]) -> tuple[Any, ...]:
     """Return the facts that identify a machine, its name first."""
-    theirs = found.get("gpus") or ()
+    theirs = facts.get("gpus") or ()
     return (
-        *(_hashable(found.get(name)) for name in PHYSICAL),
+        *(_hashable(facts.get(name)) for name in PHYSICAL),
         *(tuple(gpu.get(name) for name in OF_A_GPU) for gpu in theirs),
     )
 
@@ -99,9 +99,9 @@ def _hashable(fact: Any) -> Any:
     return tuple(fact) if isinstance(fact, list) else fact
 
 
-def identity_digest(found: Mapping[str, Any]) -> str:
+def identity_digest(facts: Mapping[str, Any]) -> str:
     """Return a short digest of the identity, for file names."""
-    return digest_of([*identity(found)])
+    return digest_of([*identity(facts)])
 
 
 def boot_id() -> str:

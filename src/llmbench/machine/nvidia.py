@@ -40,10 +40,10 @@ def _chosen(wanted: str, everyone: Sequence[Any]) -> list[Any]:
     """Return the GPUs named; like CUDA, stop at the first name that matches nothing."""
     chosen = []
     for word in wanted.split(","):
-        found = _named(word.strip(), everyone)
-        if found is None:
+        gpu = _named(word.strip(), everyone)
+        if gpu is None:
             break
-        chosen.append(found)
+        chosen.append(gpu)
     return chosen
 
 

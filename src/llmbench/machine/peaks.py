@@ -95,27 +95,27 @@ class KeptProbes(NamedTuple):
     notice: str | None = None
 
 
-def probes_of(found: Mapping[str, Any]) -> list[Probe]:
+def probes_of(facts: Mapping[str, Any]) -> list[Probe]:
     """Return the saved probes of a machine described by `machine.machine()`; empty if there are none."""
-    return kept_probes(found).probes
+    return kept_probes(facts).probes
 
 
-def kept_probes(found: Mapping[str, Any]) -> KeptProbes:
+def kept_probes(facts: Mapping[str, Any]) -> KeptProbes:
     """Return the saved probes of a machine, with the reason if they could not be read. Never raises."""
-    file, notice = SHELF.find(key_of(found))
+    file, notice = SHELF.find(key_of(facts))
     return KeptProbes(file.probes if file else [], notice)
 
 
-def keep(found: Mapping[str, Any], probes: Sequence[Probe]) -> Path:
+def keep(facts: Mapping[str, Any], probes: Sequence[Probe]) -> Path:
     """Save probes of a machine, replacing those of the same devices; return the file, or raise RunError."""
     measured = {probe.device for probe in probes}
-    others = [probe for probe in probes_of(found) if probe.device not in measured]
-    return SHELF.keep(File(machine=key_of(found), probes=[*others, *map(_redacted, probes)]))
+    others = [probe for probe in probes_of(facts) if probe.device not in measured]
+    return SHELF.keep(File(machine=key_of(facts), probes=[*others, *map(_redacted, probes)]))
 
 
-def key_of(found: Mapping[str, Any]) -> str:
+def key_of(machine_facts: Mapping[str, Any]) -> str:
     """Return a digest of the facts that decide a machine's ceilings: the machine, torch, threads and processors."""
-    facts, _ = machine.environment(dict(found))
+    facts, _ = machine.environment(dict(machine_facts))
     return digest_of(
         {
             "machine": facts["machine"],

@@ -144,21 +144,21 @@ def kill(
     strays: dict[int, str] = {}
     held = leftovers.Held(before)
     deadline = time.monotonic() + PATIENCE_S
-    while found := [one for one in find() if one.pid != os.getpid() and one not in undying]:
+    while alive := [one for one in find() if one.pid != os.getpid() and one not in undying]:
         if time.monotonic() > deadline:
-            undying.update(found)
+            undying.update(alive)
             strays |= {
                 one.pid: f"{_described(one)} (still there after {PATIENCE_S:.0f} s)"
-                for one in found
+                for one in alive
             }
             break
-        for process in found:
+        for process in alive:
             held.note(process)
             if process.pid != unnamed:
                 strays.setdefault(process.pid, _described(process))
             with contextlib.suppress(psutil.Error):
                 process.kill()
-        psutil.wait_procs(found, timeout=0.2)
+        psutil.wait_procs(alive, timeout=0.2)
     held.remove()
     return list(strays.values())
 
@@ -179,15 +179,15 @@ def _start_s(pid: int) -> str:
 
 
 def _of_session(family: SessionProcesses) -> list[psutil.Process]:
-    found: dict[int, psutil.Process] = {}
+    by_pid: dict[int, psutil.Process] = {}
     for parent in (family.fork_server, os.getpid() if _adopts else None):
-        found |= _descendants(parent) if parent else {}
+        by_pid |= _descendants(parent) if parent else {}
     for process in psutil.process_iter():
         if family.token in _environment(process).values():
-            found |= {process.pid: process} | _descendants(process.pid)
+            by_pid |= {process.pid: process} | _descendants(process.pid)
     if _adopts:
-        _bury(found.values(), family.others)
-    return _alive(process for process in found.values() if process.pid not in family.others)
+        _bury(by_pid.values(), family.others)
+    return _alive(process for process in by_pid.values() if process.pid not in family.others)
 
 
 def _descendants(pid: int) -> dict[int, psutil.Process]:

@@ -48,18 +48,18 @@ class Shelf(NamedTuple, Generic[T]):
         """Return the saved value of a machine, or the reason if it could not be read. Never raises."""
         path = self.path(digest)
         try:
-            found = msgspec.json.decode(files.read(path), type=self.kind)
+            value = msgspec.json.decode(files.read(path), type=self.kind)
         except FileNotFoundError:
             return None, None
         except (OSError, ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
             return None, self._unused(path, getattr(error, "strerror", None) or str(error))
-        if found.format > FORMAT:
-            return None, self._unused(path, f"a newer llmbench wrote it (format {found.format})")
-        if found.machine != digest:
+        if value.format > FORMAT:
+            return None, self._unused(path, f"a newer llmbench wrote it (format {value.format})")
+        if value.machine != digest:
             return None, self._unused(path, "it was measured on another machine")
-        if found.crc32 not in ("", _checksum(found)):  # the first files had no checksum
+        if value.crc32 not in ("", _checksum(value)):  # the first files had no checksum
             return None, self._unused(path, "its checksum does not match")
-        return msgspec.structs.replace(found, crc32=""), None
+        return msgspec.structs.replace(value, crc32=""), None
 
     def keep(self, value: T) -> Path:
         """Save a value, replacing the machine's last one; return the file.

@@ -38,14 +38,14 @@ def least_work(cell: Cell, model: Model, engine: Mapping[str, Any]) -> dict[str,
     }
 
 
-def ceilings(cell: Cell, engine: Mapping[str, Any], found: Sequence[Device]) -> Ceilings:
+def ceilings(cell: Cell, engine: Mapping[str, Any], devices: Sequence[Device]) -> Ceilings:
     """Return the combined peak of a cell's devices; empty unless all are the same known chip.
 
     An engine reports the devices of its parameters and the name of the first; the machine may have others.
     """
     if not cell.device.startswith("cuda"):
         return Ceilings()
-    used = [device for device in found if device.name == engine.get("device_name")] or found
+    used = [device for device in devices if device.name == engine.get("device_name")] or devices
     kinds = {device.chip and device.chip.name: device.chip for device in used}
     chip = next(iter(kinds.values())) if len(kinds) == 1 else None
     if chip is None:

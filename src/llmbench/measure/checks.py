@@ -196,8 +196,8 @@ def _recompiled(_cell: Cell, outcome: Outcome, _: Ceilings) -> Iterator[Finding]
 
 def _placement(cell: Cell, outcome: Outcome, _: Ceilings) -> Iterator[Finding]:
     """Every parameter must be on the requested device, unless offload was requested."""
-    found = _names(outcome.engine.get("param_devices"))
-    wrong = {name for name in found if name.split(":")[0] != cell.device.split(":")[0]}
+    places = _names(outcome.engine.get("param_devices"))
+    wrong = {name for name in places if name.split(":")[0] != cell.device.split(":")[0]}
     if wrong and cell.options.get("device_map", "none") == "none":
         yield Finding(
             "placement", f"parameters on {', '.join(sorted(wrong))} instead of {cell.device}"

@@ -35,7 +35,7 @@ include the previous probe."""
 
 def measure(
     kind: str,
-    found: Mapping[str, Any],
+    facts: Mapping[str, Any],
     program: Sequence[str] = (),
     deadline_s: float = DEADLINE_S,
 ) -> list[Probe]:
@@ -64,11 +64,11 @@ def measure(
         ) from None
     if done.returncode:
         raise RunError(f"--probe: measuring {kind} {_death(done.returncode, done.stderr)}.")
-    return _believed(kind, done.stdout, found)
+    return _believed(kind, done.stdout, facts)
 
 
 def measure_and_keep(
-    found: Mapping[str, Any], kinds: Sequence[str], tell: Callable[[str], None]
+    facts: Mapping[str, Any], kinds: Sequence[str], tell: Callable[[str], None]
 ) -> None:
     """Measure devices and save their probes, each kind as soon as it is done.
 
@@ -82,17 +82,17 @@ def measure_and_keep(
     for kind in kinds:
         tell(f"Measuring the ceilings of {kind}: about a minute.")
         try:
-            _refuse_shared(kind, found)
-            peaks.keep(found, measure(kind, found))
+            _refuse_shared(kind, facts)
+            peaks.keep(facts, measure(kind, facts))
         except RunError as error:
             failed.append(error)
     if failed:
         raise failed[0]
 
 
-def kinds(found: Mapping[str, Any]) -> list[str]:
+def kinds(facts: Mapping[str, Any]) -> list[str]:
     """Return the kinds of device that a machine has, GPUs first."""
-    return [*(["cuda"] if found["gpus"] else []), "cpu"]
+    return [*(["cuda"] if facts["gpus"] else []), "cpu"]
 
 
 def busy() -> str | None:
@@ -103,20 +103,20 @@ def busy() -> str | None:
     return f"Other processes use {share:.0%} of the CPUs; the measured ceilings will be too low."
 
 
-def _refuse_shared(kind: str, found: Mapping[str, Any]) -> None:
-    indices = range(len(found["gpus"])) if kind == "cuda" else ()
+def _refuse_shared(kind: str, facts: Mapping[str, Any]) -> None:
+    indices = range(len(facts["gpus"])) if kind == "cuda" else ()
     others = {pid for index in indices for pid in telemetry.Gpu(index).others(set()) or ()}
     if others:
         who = ", ".join(map(str, sorted(others)))
         raise RunError(f"--probe: the GPU is in use by process {who}. Wait until it ends.")
 
 
-def _believed(kind: str, answer: bytes, found: Mapping[str, Any]) -> list[Probe]:
+def _believed(kind: str, answer: bytes, facts: Mapping[str, Any]) -> list[Probe]:
     try:
         probes = msgspec.json.decode(answer, type=list[Probe])
         for probe in probes:
             peaks.check(probe)
-            _check_physics(probe, found)
+            _check_physics(probe, facts)
     except (msgspec.DecodeError, ValueError) as error:
         raise RunError(f"--probe: the result measured on {kind} is impossible: {error}.") from None
     if not probes:
@@ -124,19 +124,19 @@ def _believed(kind: str, answer: bytes, found: Mapping[str, Any]) -> list[Probe]
     return probes
 
 
-def _check_physics(probe: Probe, found: Mapping[str, Any]) -> None:
+def _check_physics(probe: Probe, facts: Mapping[str, Any]) -> None:
     """Raise ValueError if a probe beats the datasheet of its chip."""
-    for name, reached in shares(probe, found).items():
+    for name, reached in shares(probe, facts).items():
         if reached > CEILING_SLACK:
             raise ValueError(f"{name} is {reached:.0%} of what the datasheet allows")
 
 
-def shares(probe: Probe, found: Mapping[str, Any]) -> dict[str, float]:
+def shares(probe: Probe, facts: Mapping[str, Any]) -> dict[str, float]:
     """Return a probe's results as shares of the dense peaks on its chip's datasheet, if known.
 
     float32 is compared with the float32 peak, because the probe leaves TF32 off.
     """
-    short = next((chips.match(gpu) for gpu in found["gpus"] if gpu["name"] == probe.name), None)
+    short = next((chips.match(gpu) for gpu in facts["gpus"] if gpu["name"] == probe.name), None)
     if probe.device != "cuda" or short is None:
         return {}
     chip = chips.chip(short)

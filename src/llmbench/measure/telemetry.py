@@ -278,12 +278,12 @@ class Gpu:
 
     def others(self, own: set[int]) -> list[int] | None:
         """Return the ids of compute processes on the devices other than ours; None = not visible."""
-        found = self._ask(
+        processes = self._ask(
             pynvml.nvmlDeviceGetComputeRunningProcesses, itertools.chain.from_iterable
         )
-        if found is None:
+        if processes is None:
             return None
-        return list(dict.fromkeys(process.pid for process in found if process.pid not in own))
+        return list(dict.fromkeys(process.pid for process in processes if process.pid not in own))
 
     def _ask(self, question: Any, together: Callable[[Iterable[Any]], Any]) -> Any:
         """Return the combined answer of all devices; None if one of them has none."""
@@ -347,11 +347,11 @@ class Levels:
 
     def summary(self) -> dict[str, Any]:
         """Return `name_min`, `name_mean`, `name_max` of each level."""
-        found: dict[str, Any] = {"device_samples": self.count}
+        levels: dict[str, Any] = {"device_samples": self.count}
         for name, (low, total, high, count) in self.kept.items():
-            found |= {
+            levels |= {
                 f"{name}_min": low,
                 f"{name}_mean": round(total / count, 2),
                 f"{name}_max": high,
             }
-        return found
+        return levels

@@ -156,29 +156,29 @@ def entry(name: str) -> Entry:
 
 def _files() -> dict[str, Path]:
     """Return the file of every entry by name; a user's entry may not replace an existing one."""
-    found = {path.stem: path for path in configs.folder("models").glob("*.yaml")}
+    entries = {path.stem: path for path in configs.folder("models").glob("*.yaml")}
     for folder in filter(None, os.environ.get(OWN_MODELS, "").split(os.pathsep)):
         if not Path(folder).is_dir():
             raise SpecError(f"{OWN_MODELS}: {folder!r} is not a folder.")
         for path in sorted(Path(folder).glob("*.yaml")):
-            if path.stem in found:
+            if path.stem in entries:
                 raise SpecError(
-                    f"{path}: the model {path.stem!r} already exists in {found[path.stem]}; rename this file."
+                    f"{path}: the model {path.stem!r} already exists in {entries[path.stem]}; rename this file."
                 )
-            found[path.stem] = path
-    return found
+            entries[path.stem] = path
+    return entries
 
 
-def _from_catalogue(name: str, found: Entry, size: str) -> Model:
+def _from_catalogue(name: str, entry: Entry, size: str) -> Model:
     if not size:
-        return _model(name, "catalogue", found.hub_id, found.model_type, found.config)
-    config = models_scaled.scaled_down(found.model_type, found.config, size)
+        return _model(name, "catalogue", entry.hub_id, entry.model_type, entry.config)
+    config = models_scaled.scaled_down(entry.model_type, entry.config, size)
     if config is None:
         raise SpecError(
-            f"model: {name!r}: no rule scales {found.model_type} down; rules exist for "
+            f"model: {name!r}: no rule scales {entry.model_type} down; rules exist for "
             f"{', '.join(FAMILIES)}."
         )
-    return _model(name, "catalogue", None, found.model_type, config)
+    return _model(name, "catalogue", None, entry.model_type, config)
 
 
 def _from_folder(name: str, folder: Path) -> Model:

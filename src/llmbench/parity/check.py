@@ -95,8 +95,8 @@ class _Checkpoint:
         truth = self._truth(able)
         told = [words.unable or next(truth) for words in (noise, control, *heard)]
         return [
-            _verdict(subject, found, *told[:2])
-            for subject, found in zip(subjects, told[2:], strict=True)
+            _verdict(subject, distance, *told[:2])
+            for subject, distance in zip(subjects, told[2:], strict=True)
         ]
 
     def _own_words(self) -> tuple[Reply, Reply]:
@@ -157,20 +157,20 @@ class _Checkpoint:
 
 
 def _verdict(
-    subject: Subject, found: Distance | str, noise: Distance | str, control: Distance | str
+    subject: Subject, distance: Distance | str, noise: Distance | str, control: Distance | str
 ) -> Parity:
-    for unable in (noise, control, found):
+    for unable in (noise, control, distance):
         if isinstance(unable, str):
             return _line(subject, "untested", unable)
-    assert isinstance(found, Distance)
+    assert isinstance(distance, Distance)
     assert isinstance(noise, Distance)
     assert isinstance(control, Distance)
     if not faults(control, noise):
         return _line(
             subject, "untested", "a disturbed matrix was not detected; the check proves nothing"
         )
-    wrong = faults(found, noise)
-    return _line(subject, "failed" if wrong else "passed", "; ".join(wrong), found, noise)
+    wrong = faults(distance, noise)
+    return _line(subject, "failed" if wrong else "passed", "; ".join(wrong), distance, noise)
 
 
 def ask(tasks: Sequence[Task], answers: Path) -> list[Reply]:
@@ -218,13 +218,13 @@ def _line(
     subject: Subject,
     verdict: str,
     why: str,
-    found: Distance | None = None,
+    distance: Distance | None = None,
     noise: Distance | None = None,
 ) -> Parity:
     cell = subject.job.cells[0]
-    figures = {} if found is None or noise is None else {
-        "positions": found.positions, "same": found.same, "wrong": wrong_tokens(found, noise),
-        "error_nats": found.error if math.isfinite(found.error) else None, "noise_nats": noise.error,
+    figures = {} if distance is None or noise is None else {
+        "positions": distance.positions, "same": distance.same, "wrong": wrong_tokens(distance, noise),
+        "error_nats": distance.error if math.isfinite(distance.error) else None, "noise_nats": noise.error,
     }  # fmt: skip
     return msgspec.convert(
         {

@@ -58,23 +58,23 @@ def distance(
     )
 
 
-def faults(found: Distance, noise: Distance) -> list[str]:
+def faults(engine: Distance, noise: Distance) -> list[str]:
     """Return an engine's faults beyond the noise of its dtype; empty if there are none."""
-    wrong = wrong_tokens(found, noise)
+    wrong = wrong_tokens(engine, noise)
     allowed = max(LEAST_ERROR, ERROR_OVER_NOISE * noise.error)
     said = []
     if wrong:
         said.append(
-            f"{wrong} of {found.positions} tokens differ from the reference by more than a near tie"
+            f"{wrong} of {engine.positions} tokens differ from the reference by more than a near tie"
         )
-    if not math.isfinite(found.error) or found.error > allowed:
+    if not math.isfinite(engine.error) or engine.error > allowed:
         said.append(
-            f"log-probabilities are off by {found.error:.2g} nats, more than the {allowed:.2g} allowed"
+            f"log-probabilities are off by {engine.error:.2g} nats, more than the {allowed:.2g} allowed"
         )
     return said
 
 
-def wrong_tokens(found: Distance, noise: Distance) -> int:
+def wrong_tokens(engine: Distance, noise: Distance) -> int:
     """Return how many tokens the reference would not have chosen, without near ties."""
     near = max(LEAST_MARGIN, MARGIN_OVER_NOISE * noise.most)
-    return sum(not margin <= near for margin in found.margins)  # negated to make NaN wrong
+    return sum(not margin <= near for margin in engine.margins)  # negated to make NaN wrong

@@ -78,20 +78,20 @@ class Pace(NamedTuple):
 
 
 def here(
-    found: Mapping[str, Any], probes: Sequence[Probe], past: Sequence[PastCell]
+    machine_facts: Mapping[str, Any], probes: Sequence[Probe], past: Sequence[PastCell]
 ) -> PredictedMachine:
     """Return this machine, described by `machine.machine()`."""
-    gpus = found["gpus"]
+    gpus = machine_facts["gpus"]
     kinds = {device.chip and device.chip.name: device.chip for device in chips.devices(gpus)}
     return PredictedMachine(
         have_bytes={
-            "cpu": found["memory_available_bytes"],
+            "cpu": machine_facts["memory_available_bytes"],
             "cuda": gpus[0].get("memory_bytes") if gpus else None,
         },
         chip=next(iter(kinds.values())) if len(kinds) == 1 else None,
         probes=probes,
         past=past,
-        facts=found,
+        facts=machine_facts,
     )
 
 
@@ -108,15 +108,15 @@ def predictions(
 
     The load time is divided among the cells of a group, which share one worker.
     """
-    shapes = {name: shape_of(found.model_type, found.config) for name, found in models.items()}
+    shapes = {name: shape_of(model.model_type, model.config) for name, model in models.items()}
     paces: dict[tuple[str, str], Pace] = {}
     predicted: dict[str, Prediction] = {}
     for group in groups(cells, protocol.isolation):
         for cell in group:
             key = (cell.device, cell.dtype)
-            shape, found = shapes[cell.model], models[cell.model]
+            shape, model = shapes[cell.model], models[cell.model]
             if shape is None or cell.backend not in COMPUTING:
-                predicted[cell.id] = Prediction(basis=_nothing_known(cell, found))
+                predicted[cell.id] = Prediction(basis=_nothing_known(cell, model))
                 continue
             pace = paces.get(key) or paces.setdefault(key, _pace(*key, place))
             if otherwise := _otherwise(cell):
@@ -126,19 +126,19 @@ def predictions(
                 predicted[cell.id] = least
                 continue
             have = place.have_bytes.get(cell.device) if not otherwise else None
-            held = predict_memory.footprint(shape, str(found.model_type), cell)
+            held = predict_memory.footprint(shape, str(model.model_type), cell)
             filled = _filled(least, held, have)
             predicted[cell.id] = filled
             if pace.speeds is not None:
-                passes = _passes(cell, shape, str(found.model_type), pace)
+                passes = _passes(cell, shape, str(model.model_type), pace)
                 predicted[cell.id] = _timed(filled, *passes, cell, protocol, len(group))
     return predicted
 
 
-def _nothing_known(cell: Cell, found: Model) -> str:
+def _nothing_known(cell: Cell, model: Model) -> str:
     if cell.backend not in COMPUTING:
         return f"no predictions for the backend {cell.backend}"
-    return f"the shape of {found.model_type or 'a model that only the hub knows'} is not known"
+    return f"the shape of {model.model_type or 'a model that only the hub knows'} is not known"
 
 
 def _otherwise(cell: Cell) -> str:

@@ -88,17 +88,17 @@ def together(rest: Any, dispatch: Any, device: str) -> Any:
 
 
 def past_cells(
-    results: Path, found: Mapping[str, Any], without: str | None = None
+    results: Path, facts: Mapping[str, Any], without: str | None = None
 ) -> list[PastCell]:
     """Return the measurements of a folder's runs on a machine like this; `without` excludes one run."""
     folders = [path.parent for path in results.glob(f"*/{store.RECORDS}")]
     newest = sorted(folders, key=lambda path: path.name, reverse=True)[:MOST_RUNS]
-    return [cell for folder in newest for cell in _of_run(folder, found, without)]
+    return [cell for folder in newest for cell in _of_run(folder, facts, without)]
 
 
-def typical(found: Mapping[str, Any], dtypes: Iterable[str]) -> Probe:
+def typical(facts: Mapping[str, Any], dtypes: Iterable[str]) -> Probe:
     """Return typical rates for a machine without a probe; they are never stored as a measurement."""
-    flops_s = TYPICAL_FLOPS_S * (found.get("cpu_count") or 1)
+    flops_s = TYPICAL_FLOPS_S * (facts.get("cpu_count") or 1)
     return Probe(
         device="cpu", name="typical", at="", torch="",
         copy_bytes_s=TYPICAL_BYTES_S, flops_s=dict.fromkeys(dtypes, flops_s), step_s=TYPICAL_STEP_S,
@@ -151,11 +151,11 @@ def _nearest(table: Reals, dispatched: Bools, measured: Reals, spread: float, de
     return logs
 
 
-def _of_run(folder: Path, found: Mapping[str, Any], without: str | None) -> Iterator[PastCell]:
+def _of_run(folder: Path, facts: Mapping[str, Any], without: str | None) -> Iterator[PastCell]:
     try:
         log = store.read(folder)
         plan = log.plan
-        if plan is None or plan.run == without or not _alike(plan.machine, found):
+        if plan is None or plan.run == without or not _alike(plan.machine, facts):
             return
         yield from _medians(plan, log.records(sessions.Ended))
     except LlmbenchError:

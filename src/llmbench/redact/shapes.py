@@ -210,14 +210,14 @@ def _without_pem(text: str) -> str:
     return "".join((*parts, text[done:]))
 
 
-def _address(found: str) -> str:
+def _address(run: str) -> str:
     """Return the addresses in a run of text without their user info: all up to the last `@` that can end it."""
-    pieces = re.split(r"(?<=[,;|])(?=\w[\w+.-]{0,40}:/)", found)
+    pieces = re.split(r"(?<=[,;|])(?=\w[\w+.-]{0,40}:/)", run)
     return "".join(map(_one_address, pieces))
 
 
-def _one_address(found: str) -> str:
-    scheme, slashes, rest = re.split(r"(:/{1,3})", found, maxsplit=1)
+def _one_address(address: str) -> str:
+    scheme, slashes, rest = re.split(r"(:/{1,3})", address, maxsplit=1)
     quote = scheme[:1] if scheme[:1] in ("'", '"') else ""
     rest, end, beyond = rest.partition(quote) if quote else (rest, "", "")
     host = re.split(r"[/?#@]", rest, maxsplit=1)[0]

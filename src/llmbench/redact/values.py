@@ -161,13 +161,13 @@ def _of_basic(encoded: str) -> Iterator[tuple[str, bool]]:
 
 def _beginnings(secrets: list[str]) -> tuple[tuple[str, tuple[str, ...]], ...]:
     """Return the first characters of secrets that are long and of one piece, unless they make a plain word."""
-    found: dict[str, list[str]] = {}
+    by_beginning: dict[str, list[str]] = {}
     for whole in secrets:
         length = min(LONGEST_CUT, max(SHORTEST_PIECE, len(whole) // 2))
         begin = whole[:length]
         if len(whole) > length and re.fullmatch(r"[\w.+/=~%-]+", whole) and is_mixed(begin):
-            found.setdefault(begin, []).append(whole)
-    return tuple((begin, tuple(wholes)) for begin, wholes in found.items())
+            by_beginning.setdefault(begin, []).append(whole)
+    return tuple((begin, tuple(wholes)) for begin, wholes in by_beginning.items())
 
 
 def _pattern(texts: set[str], before: str, after: str) -> re.Pattern[str] | None:

@@ -70,10 +70,10 @@ def text(told: str) -> str:
 @cache
 def names() -> re.Pattern[str]:
     """Return a pattern of the names of this machine, its user and its kernel."""
-    found = {socket.gethostname(), socket.gethostname().partition(".")[0], platform.node()}
-    found |= {platform.release(), platform.version(), _user()} - {"root"}
-    found = {name for name in found if len(name) >= 3 and name != "localhost"}
-    told = "|".join(map(re.escape, sorted(found, key=len, reverse=True)))
+    known = {socket.gethostname(), socket.gethostname().partition(".")[0], platform.node()}
+    known |= {platform.release(), platform.version(), _user()} - {"root"}
+    known = {name for name in known if len(name) >= 3 and name != "localhost"}
+    told = "|".join(map(re.escape, sorted(known, key=len, reverse=True)))
     return re.compile(rf"(?<![A-Za-z0-9])(?:{told or '(?!)'})(?![A-Za-z0-9])")
 
 
@@ -169,8 +169,8 @@ def _result(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def _kind(error: str) -> str:
-    found = OUR_WORDS.match(error) or KIND.match(error)
-    return found[0] if found else LEFT_OUT
+    match = OUR_WORDS.match(error) or KIND.match(error)
+    return match[0] if match else LEFT_OUT
 
 
 def _import(imported: dict[str, Any]) -> dict[str, Any]:

@@ -159,11 +159,11 @@ def _columns(sessions: Sessions) -> dict[str, Any]:
 
 
 def _of(columns: Mapping[str, Any], rows: Any) -> dict[str, tuple[float, ...]]:
-    found = {
+    measured = {
         key: tuple(value for value in column[rows].tolist() if np.isfinite(value) and value > 0)
         for key, column in columns.items()
     }
-    return {key: values for key, values in found.items() if values}
+    return {key: values for key, values in measured.items() if values}
 
 
 def _bound(work: utilization.PredictedWork, sessions: Sessions, owners: Any) -> dict[str, tuple[str, ...]]:

@@ -50,11 +50,11 @@ class DeviceMonitor:
 
     def _isolation(self, gpu: Gpu) -> str:
         deadline = time.monotonic() + UNLISTED_S
-        found = isolation(gpu)
-        while found == "shared" != self.isolation and time.monotonic() < deadline:
+        state = isolation(gpu)
+        while state == "shared" != self.isolation and time.monotonic() < deadline:
             time.sleep(0.1)
-            found = isolation(gpu)
-        return found
+            state = isolation(gpu)
+        return state
 
     def before_cell(self) -> None:
         """Start new levels."""

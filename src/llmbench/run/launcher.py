@@ -271,7 +271,7 @@ class Worker:
 
     def _messages(self, reader: messages.Reader) -> list[messages.Message] | None:
         """Return the messages received, or None at the end of the pipe; never wait."""
-        found: list[messages.Message] = []
+        received: list[messages.Message] = []
         try:
             for _ in range(
                 MOST_READS
@@ -279,13 +279,14 @@ class Worker:
                 if not (data := os.read(self.out, 2**16)):
                     return found or None
                 for message in reader.feed(data):
-                    found.append(message)
+                    received.append(message)
                     self.phase = message.phase if isinstance(message, messages.Progress) else "exit"
         except BlockingIOError:
-            return found
+            return received
         except ValueError as error:
             self.why = WorkerEnd(why="protocol", phase=self.phase, detail=str(error))
-        return found
+            return received
+        return received or None
 
     def _finish(self, spared: set[int]) -> WorkerEnd:
         """Kill remaining processes, collect the worker's status, close the pipes."""
@@ -299,8 +300,8 @@ class Worker:
         os.close(self.control)
         os.close(self.out)
         self._cap_log()
-        found = self.ended or {}
-        why, code = self.why.why, os.waitstatus_to_exitcode(found.get("status", 0))
+        exit_facts = self.ended or {}
+        why, code = self.why.why, os.waitstatus_to_exitcode(exit_facts.get("status", 0))
         if why == "done" and code < 0:
             why = "signal"
         return WorkerEnd(
@@ -309,7 +310,7 @@ class Worker:
             detail=self.why.detail,
             code=code,
             strays=strays,
-            peak_rss_bytes=found.get("peak_rss_bytes"),
+            peak_rss_bytes=exit_facts.get("peak_rss_bytes"),
         )
 
     def _await_end(self) -> None:

@@ -52,9 +52,9 @@ def plan(sweep: Sweep, *, device: str | None = None) -> Planned:
     axes = replace(sweep.axes, model=list(map(redact, given)), prompts=prompts)
     sweep = replace(sweep, name=redact(sweep.name), why=redact(sweep.why), axes=axes)
     choices = grid.Choices(
-        model_digests={name: found.digest for name, found in models.items()},
+        model_digests={name: resolved.digest for name, resolved in models.items()},
         options={name: backends.options(name) for name in backends.known()},
-        load_formats={name: real_or_random(found) for name, found in models.items()},
+        load_formats={name: real_or_random(resolved) for name, resolved in models.items()},
         device=device or (info.device() if "auto" in grid.words(sweep.axes.device) else "cpu"),
         prompt_digests={
             name: digest_of(text(name)) for name in prompts if name != measure_prompts.SYNTHETIC
@@ -105,9 +105,9 @@ def _refuse_secrets(cells: list[Cell]) -> None:
             )
 
 
-def real_or_random(found: Model) -> str:
+def real_or_random(model: Model) -> str:
     """Return the meaning of `load_format: auto`: real weights for a folder or hub id."""
-    return "dummy" if found.source == "catalogue" else "safetensors"
+    return "dummy" if model.source == "catalogue" else "safetensors"
 
 
 def text(prompts: str) -> str:
@@ -155,15 +155,15 @@ def _distinct(cells: list[Cell]) -> tuple[list[Cell], list[str]]:
     ] if dropped else []
 
 
-def _impossible(cell: Cell, found: Model) -> str:
+def _impossible(cell: Cell, model: Model) -> str:
     """Return why no engine can run this cell; empty if one may."""
     tokens = cell.input_len + cell.output_len
     # An encoder and its decoder each count positions from zero.
-    apart = found.config.get("is_encoder_decoder")
+    apart = model.config.get("is_encoder_decoder")
     longest = max(cell.input_len, cell.output_len) if apart else tokens
-    if found.max_positions and longest > found.max_positions:
+    if model.max_positions and longest > model.max_positions:
         return (
-            f"{cell.where()}: {longest} tokens exceed the model's {found.max_positions} positions."
+            f"{cell.where()}: {longest} tokens exceed the model's {model.max_positions} positions."
         )
     if cell.batch_size * tokens >= grid.MOST_TOKENS:
         return f"{cell.where()}: {cell.batch_size * tokens:,} tokens are more than any engine can index."

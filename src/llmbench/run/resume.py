@@ -56,12 +56,12 @@ def _of_axes(before: Sequence[Cell], now: Sequence[Cell]) -> Iterator[str]:
 
 def _values(cells: Sequence[Cell]) -> dict[str, dict[object, None]]:
     """Return the values of every axis and option, in their order."""
-    found: dict[str, dict[object, None]] = {}
+    values: dict[str, dict[object, None]] = {}
     for cell in cells:
         axes = {name: getattr(cell, name) for name in (*AXES_BEFORE, *AXES_AFTER)}
         for name, value in (*axes.items(), *cell.options.items()):
-            found.setdefault(name, {})[value] = None
-    return found
+            values.setdefault(name, {})[value] = None
+    return values
 
 
 def refuse_other_sweep(earlier: Plan, name: str, folder: Path) -> None:

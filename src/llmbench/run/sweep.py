@@ -71,11 +71,11 @@ class SweepOptions(msgspec.Struct, frozen=True):
 
 def probe_first(sweep: Sweep, console: Console) -> None:
     """Measure the ceilings of the devices that a sweep uses, unless saved ones exist."""
-    found = info.machine()
-    have = {each.device for each in peaks.probes_of(found)}
+    machine = info.machine()
+    have = {each.device for each in peaks.probes_of(machine)}
     wanted = {cell.device.partition(":")[0] for cell in plan(sweep).cells} - have
     probe.measure_and_keep(
-        found, sorted(wanted), lambda text: console.print(text, markup=False, soft_wrap=True)
+        machine, sorted(wanted), lambda text: console.print(text, markup=False, soft_wrap=True)
     )
 
 
@@ -86,14 +86,14 @@ def sweep(wanted: Sweep, asked: SweepOptions, console: Console, command: str, sh
         os.environ["HF_HUB_OFFLINE"] = "1"
     planned = plan(wanted)
     _refuse_few_files(planned)
-    found = info.machine()
-    folder = asked.output_dir or _folder(wanted.name, found["name"], resume=asked.resume)
+    machine = info.machine()
+    folder = asked.output_dir or _folder(wanted.name, machine["name"], resume=asked.resume)
     with Interrupt() as interrupt, store.open_run(folder) as run:
         for notice in run.notices:
             console.print(shown(notice), markup=False, style="yellow", soft_wrap=True)
         if is_anonymous := _is_anonymous(run, asked):
             run.told = anonymous.line
-        written = _describe(run, planned, found, asked, command)
+        written = _describe(run, planned, machine, asked, command)
         for change in run_resume.since(run.log.plan, written) if run.log.plan else ():
             console.print(shown(change), markup=False, style="yellow", soft_wrap=True)
         processes.adopt_orphans()
@@ -208,10 +208,10 @@ def _folder(name: str, machine_name: str, *, resume: bool) -> Path:
 
 
 def _describe(
-    run: Run, planned: Planned, found: dict[str, object], asked: SweepOptions, command: str
+    run: Run, planned: Planned, machine_facts: dict[str, object], asked: SweepOptions, command: str
 ) -> Plan:
     """Write the plan, unless the run already has it; refuse to mix environments."""
-    facts, digest = info.environment(found)
+    facts, digest = info.environment(machine_facts)
     if run.log.imported:
         raise RunError(
             f"{run.folder}: contains results of other tools; give the sweep a folder of its own."
@@ -221,7 +221,7 @@ def _describe(
         run_resume.refuse_other_sweep(earlier, planned.sweep.name, run.folder)
     if earlier and not asked.new_environment:
         run_resume.refuse_other_environment(earlier, facts, digest)
-    probes = peaks.probes_of(found)
+    probes = peaks.probes_of(machine_facts)
     written = Plan(
         protocol=PROTOCOL,
         run=earlier.run if earlier else secrets.token_hex(16),
@@ -232,11 +232,11 @@ def _describe(
         cells=planned.cells,
         models=[_without_secrets(model) for model in planned.models.values()],
         settings=planned.sweep.protocol,
-        machine=found,
+        machine=machine_facts,
         environment=facts,
         environment_digest=digest,
         warnings=redact_all(planned.warnings),
-        predictions=_predictions(planned, found, probes, earlier),
+        predictions=_predictions(planned, machine_facts, probes, earlier),
         probes=probes,
     )
     written = run.told(written)
@@ -257,7 +257,7 @@ def _without_secrets(model: Model) -> Model:
 
 
 def _predictions(
-    planned: Planned, found: dict[str, object], probes: list[Probe], earlier: Plan | None
+    planned: Planned, machine: dict[str, object], probes: list[Probe], earlier: Plan | None
 ) -> dict[str, Prediction]:
     """Return the predictions of an earlier plan for its cells, and new predictions for new cells.
 
@@ -267,8 +267,8 @@ def _predictions(
     new = [cell for cell in planned.cells if cell.id not in before]
     if not new:
         return earlier.predictions if earlier else {}
-    past = history.past_cells(RESULTS, found, without=earlier.run if earlier else None)
-    place = estimate.here(found, probes, past)
+    past = history.past_cells(RESULTS, machine, without=earlier.run if earlier else None)
+    place = estimate.here(machine, probes, past)
     said = estimate.predictions(new, planned.models, planned.sweep.protocol, place)
     return {**(earlier.predictions if earlier else {}), **said}
 

@@ -57,8 +57,8 @@ def exactly(value: float) -> Interval:
 def around(values: Sequence[float]) -> Interval:
     """Return the mean of logarithms of sessions' values, with its interval from Student's t."""
     array = np.asarray(values, dtype=np.float64)
-    found = estimates(array, np.zeros(len(array), np.int64), 1)
-    return _reaching(float(found.middle[0]), 1 + float(found.half_width[0]))
+    estimate = estimates(array, np.zeros(len(array), np.int64), 1)
+    return _reaching(float(estimate.middle[0]), 1 + float(estimate.half_width[0]))
 
 
 def ratio(numerator: Sequence[float], denominator: Sequence[float]) -> Interval:

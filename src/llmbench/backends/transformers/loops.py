@@ -162,9 +162,9 @@ def _start_id(model: Any) -> int:
     """Return the decoder's start id, from the same settings as generate()."""
     for name in ("decoder_start_token_id", "bos_token_id"):
         for settings in (model.generation_config, model.config):
-            found = getattr(settings, name, None)
-            if isinstance(found, int):
-                return found
+            token_id = getattr(settings, name, None)
+            if isinstance(token_id, int):
+                return token_id
     raise Unsupported(
         f"{type(model).__name__} has no decoder_start_token_id in its configuration, which every answer begins with."
     )

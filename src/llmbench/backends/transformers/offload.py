@@ -68,10 +68,10 @@ def planned(model: Any, choice: str) -> dict[str, Any]:
         limits = get_balanced_memory(
             model, no_split_module_classes=whole, low_zero=choice == "balanced_low_0"
         )
-    found: dict[str, Any] = accelerate.infer_auto_device_map(
+    device_map: dict[str, Any] = accelerate.infer_auto_device_map(
         model, max_memory=limits, no_split_module_classes=whole
     )
-    return found
+    return device_map
 
 
 def spread(model: Any, device_map: Mapping[str, Any], seed: int) -> Any:
