@@ -1,4 +1,4 @@
-"""Text made safe: what must not be written is taken out, what must not act is shown as escapes."""
+"""Text made safe: secrets are removed, and control characters are shown as escapes."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
 
 def redact(text: str) -> str:
-    """Return text without secrets, and with `~` for the home folder: fit to be written to a file."""
+    """Return text without secrets and with `~` for the home folder, for writing to a file."""
     return without_home(without_secrets(text))
 
 
 def without_secrets(text: str) -> str:
-    """Return text without the secrets of the environment, and without what looks or is named like one."""
+    """Return text without the environment's secrets, and without values that look or are named like secrets."""
     return without_shapes(without_values(text))
 
 
 def command_line(arguments: Sequence[str]) -> str:
-    """Return a command as a file may tell it: quoted as a shell needs it, without secrets."""
+    """Return a command line quoted for a shell, without secrets, for writing to a file."""
     words: list[str] = []
     for before, word in zip(("", *arguments), arguments, strict=False):
         beside = before.startswith("-") and "=" not in before and not word.startswith("-")
@@ -37,13 +37,13 @@ def command_line(arguments: Sequence[str]) -> str:
 
 
 def without_home(text: str) -> str:
-    """Return text with `~` for the home folder, whose name is often a person's."""
+    """Return text with `~` for the home folder, whose name often is a person's."""
     home = os.path.expanduser("~")  # noqa: PTH111 - pathlib raises where there is no home
     return text if home in ("/", "~") else re.sub(rf"{re.escape(home)}(?![\w.-])", "~", text)
 
 
 def redact_all(value: Any) -> Any:
-    """Return a value of JSON with every text in it, keys too, redacted."""
+    """Return a JSON value with all its texts, including keys, redacted."""
     if isinstance(value, str):
         return redact(value)
     if isinstance(value, dict):
@@ -57,19 +57,19 @@ def redact_all(value: Any) -> Any:
 
 
 ACTING = re.compile("[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
-"""What acts on a terminal or hides, and may stand in JSON as it is."""
+"""Characters that act on a terminal or hide text, but may be unescaped in JSON."""
 
 
 def spelled(json: str) -> str:
-    r"""Return JSON that says the same with escapes (`\u202e`) where a character would act when it is shown."""
+    r"""Return equal JSON with escapes (`\u202e`) for characters that would act when shown."""
     return ACTING.sub(lambda match: f"\\u{ord(match[0]):04x}", json)
 
 
 def shown(text: str) -> str:
-    r"""Return text in which nothing can move a cursor, break a line or turn the reading direction.
+    r"""Return text that cannot move a cursor, break a line or change the reading direction.
 
-    Such characters become escapes (`\n`, `\x1b`, `\u202e`). What a format itself takes for markup is
-    for the report of that format to escape.
+    Such characters become escapes (`\n`, `\x1b`, `\u202e`). Markup of a format is escaped by the report of that
+    format.
     """
     if text.isprintable():
         return text

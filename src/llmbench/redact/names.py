@@ -1,6 +1,6 @@
-"""Names that say a secret stands beside them, and values that are settings whatever their name.
+"""Names of secrets, and values that are settings under any name.
 
-A name is read word by word, so that KEY is found in `apiKey` and `DB_KEY`, and not in KEYBOARD or MONKEY.
+A name is split into words: KEY is found in `apiKey` and `DB_KEY`, but not in KEYBOARD or MONKEY.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Literal
 
 Kind = Literal["certain", "likely", ""]
-"""`certain`: every value but a setting is secret. `likely`: only a value that looks like a secret is."""
+"""`certain`: every value except a setting is secret. `likely`: only a value that looks random is."""
 
 PART = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 """The words of `DB_PWD`, `apiKey`, `X-Api-Key` and `OAuth2Token`."""
@@ -27,7 +27,7 @@ CERTAIN = re.compile(
     r"|(?:^|_)(?:(?:seed|recovery)_?phrase|mnemonic|(?:recovery|backup|mfa|2_?fa)_?codes?|xsrf|csrf)(?:_|$)"
     r"|(?:slack|teams|discord|incoming)_?hook|(?:enc|encrypt|cipher|fernet|openai|azure|aws|gcp)_?keys?(?:_|$)"
 )
-"""In a name of lower-case words that are joined by `_`."""
+"""Patterns over a name in lower-case words joined by `_`."""
 
 LIKELY = re.compile(
     r"(?:^|_)(?:pass|\w{2,}pw|\w+_conn(?:ection)?|\w*tokens?|\w*keys?|o?auth|sig|signature|private|licen[cs]e|pem|salt)(?:_|$)"
@@ -41,7 +41,7 @@ INNOCENT = re.compile(
     r"|^(?:pad|bos|eos|unk|mask|sep|cls|image|audio|video|special|additional|num|max|min|new|n|total|stop|start)_"
     r"(?:\w+_)?tokens?(?:_ids?)?$|^(?:num_)?keys?_(?:value|states|padding|cache|layer|proj|heads)"
 )
-"""Names that hold one of those words and no secret: where something lies, how many, of which kind."""
+"""Names with one of those words that are not secrets: locations, counts, kinds."""
 
 SETTING = re.compile(
     r"|[01]|true|false|yes|no|y|n|on|off|none|null|nil|undefined|auto|default|enabled?|disabled?|required|optional"
@@ -50,7 +50,7 @@ SETTING = re.compile(
     r"|\*+|\.+|<[^<>]*>|\[[\w, ]*\]|\{\}|\(\)|\$\{?\w+\}?|%\w+%",
     re.IGNORECASE,
 )
-"""Values that are no secret under any name; `<redacted>` is one of them."""
+"""Values that are not secret under any name, including `<redacted>`."""
 
 NUMBER = re.compile(r"[+-]?[\d.,_]+(?:[eE][+-]?\d+)?[a-zA-Z%]{0,3}")
 PATH = re.compile(r"(?:~|\.{1,2}|[A-Za-z]:)?[\\/][^\n]*")
@@ -83,7 +83,7 @@ ROOTS = frozenset(
         "workspace",
     ]
 )
-"""First folders of a path; a key in base64 may begin with `/`, too."""
+"""First folders of absolute paths, because a base64 key may also begin with `/`."""
 
 SOLID = re.compile(r"[\w.~+/:@!#$%^&*?-]+={0,2}")
 RUN = re.compile(r"[A-Za-z0-9]{12,}")
@@ -93,7 +93,7 @@ UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 @lru_cache(maxsize=4096)
 def kind(name: str) -> Kind:
-    """Return whether a secret stands beside a name."""
+    """Return whether a name's value is a secret."""
     words = "_".join(PART.findall(name)).lower()
     if INNOCENT.search(words):
         return ""
@@ -103,14 +103,14 @@ def kind(name: str) -> Kind:
 
 
 def is_doubtless(name: str) -> bool:
-    """Return whether a value beside a name is a secret even if it is a plain word: `DB_PWD`, `GH_TOKEN`."""
+    """Return whether a name's value is secret even if it is a plain word: `DB_PWD`, `GH_TOKEN`."""
     if kind(name) == "likely":
         return name.isupper() and "_" in name and not name.endswith(("KEY", "KEYS", "PRIVATE"))
     return kind(name) == "certain"
 
 
 def is_secret(name: str, value: str) -> bool:
-    """Return whether what stands beside a name is a secret: a variable's value is, a word of prose is not."""
+    """Return whether a value with this name is a secret: a variable's value is, a word of prose is not."""
     sure = kind(name)
     if not sure or not value or is_setting(value, sure):
         return False
@@ -124,14 +124,14 @@ def is_secret(name: str, value: str) -> bool:
 
 
 def is_setting(value: str, kind: Kind) -> bool:
-    """Return whether a value beside such a name is a setting or a path, and no secret."""
+    """Return whether the value of such a name is a setting or a path instead of a secret."""
     if SETTING.fullmatch(value) or is_path(value):
         return True
     return kind == "likely" and NUMBER.fullmatch(value) is not None
 
 
 def is_path(value: str) -> bool:
-    """Return whether text is a file's path: it begins in a folder that there is, or that systems have."""
+    """Return whether text is a file path: it begins with an existing folder or one that systems have."""
     if not PATH.fullmatch(value):
         return False
     if not value.startswith("/"):
@@ -141,14 +141,14 @@ def is_path(value: str) -> bool:
 
 
 def looks_secret(value: str) -> bool:
-    """Return whether text looks drawn at random: long, of one piece, and no words, numbers or settings in a row."""
+    """Return whether text looks random: long, without spaces, and not a row of words, numbers or settings."""
     if len(value) < 16 or not SOLID.fullmatch(value):
         return False
     return any(map(is_mixed, RUN.findall(value))) or UUID.fullmatch(value) is not None
 
 
 def is_mixed(value: str) -> bool:
-    """Return whether text is more than a word: letters with digits, or small with capital ones after the first."""
+    """Return whether text mixes letters with digits, or lower case with upper case after the first letter."""
     digits = any(char.isdigit() for char in value)
     letters = any(char.isalpha() for char in value)
     cases = any(char.islower() for char in value) and any(char.isupper() for char in value[1:])

@@ -1,4 +1,4 @@
-"""Standard output and standard error that show no secret, whoever writes to them: tables, progress, errors, traces."""
+"""Guards that remove secrets from everything written to standard output and standard error."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ if TYPE_CHECKING:
 
 
 class Guarded:
-    """A stream that takes secrets out of what is written; all else is the stream's own affair."""
+    """A stream that removes secrets from written text, and otherwise behaves like the stream it wraps."""
 
     def __init__(self, stream: TextIO) -> None:
-        """Stand before a stream."""
+        """Wrap a stream."""
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Write text without its secrets; each write is looked at by itself, and ours hold whole lines."""
+        """Write text without its secrets; each write is checked separately, and ours have whole lines."""
         self._stream.write(without_secrets(text))
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
-        """Write lines, likewise."""
+        """Write lines without their secrets."""
         self.write("".join(lines))
 
     def __getattr__(self, name: str) -> Any:
-        """Return what the stream has."""
+        """Return the wrapped stream's attribute."""
         return getattr(self._stream, name)
 
 
 @contextmanager
 def guarded() -> Iterator[None]:
-    """Guard what is shown meanwhile; a stream that is closed stays so."""
+    """Guard both streams inside this context; a closed stream stays closed."""
     out, err = (Guarded(each) if each is not None else None for each in (sys.stdout, sys.stderr))
     with redirect_stdout(out), redirect_stderr(err):
         yield
@@ -47,6 +47,6 @@ def guarded() -> Iterator[None]:
 def show_exception(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
-    """Show what nobody caught, as Python does, but without secrets."""
+    """Show an uncaught exception as Python does, but without secrets."""
     if sys.stderr is not None:
         sys.stderr.write(without_secrets("".join(traceback.format_exception(kind, error, trace))))

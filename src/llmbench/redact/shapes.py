@@ -1,6 +1,6 @@
-"""Secrets that their shape betrays, and those that stand beside a name: taken out of text from anywhere.
+"""Removal of secrets recognised by their form or by a name next to them, from any text.
 
-Every pattern takes time in proportion to the text, whatever the text: repeats are bounded or possessive.
+Every pattern takes linear time on any text, because repeats are bounded or possessive.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ ISSUED = dict(
         ("api.telegram.org/bot", r"[^\s\"'<>\\/]{4,}+"),
     )
 )
-"""How a secret that some service issues begins, and how it goes on."""
+"""The prefix and the rest of secrets issued by known services."""
 
 FIGURES = b"0123456789.,-| \n"
 """What tables mostly hold: without it a text is an eighth as long, and looking for 80 words in it takes an eighth."""
@@ -104,12 +104,12 @@ def _words(text: str) -> bytes:
 ISSUED_WORDS = tuple((begin, _words(begin)) for begin in ISSUED)
 
 START = r"(?:(?<![A-Za-z0-9]{0})|(?<=\\[nrtbf]{0})|(?<=%[0-9A-Fa-f][0-9A-Fa-f]{0}))"
-"""Before it stands no letter or digit, but for that of an escape."""
+"""No letter or digit may precede it, except that of an escape."""
 
 
 @cache
 def _shape(begin: str) -> re.Pattern[str]:
-    """Return the pattern of one issuer; few are ever met."""
+    """Return the pattern of one issuer, compiled when first needed."""
     escaped = re.escape(begin)
     return re.compile(escaped + START.replace("{0}", escaped) + ISSUED[begin])
 
@@ -117,14 +117,14 @@ def _shape(begin: str) -> re.Pattern[str]:
 SCHEME = re.compile(
     r"(?:\b|(?<=\\[nrt]))((?i:bearer|basic))((?:\s|%20|\+){1,8})(?=\S[\w.~+/-]{0,400}[A-Z0-9=])[\w.~+/-]{8,}+={0,2}+(?!\w)"
 )
-"""A header's value; `basic functionality` is none."""
+"""The value of a header; `basic functionality` does not match."""
 
 STEMS = (
     "pass", "pwd", "secret", "token", "key", "auth", "cred", "cookie", "webhook", "bearer", "jwt", "private", "sig",
     "licen", "conn", "sess", "dsn", "sas", "otp", "pat", "pem", "salt", "_pin", "pw", "phrase", "mnemonic", "code",
     "srf", "hook",
 )  # fmt: skip
-"""One of these is in every name that `secret_names` knows: finding them first takes a tenth of the time."""
+"""Every secret name contains one of these; searching for them first takes a tenth of the time."""
 
 LONGEST_NAME = 80
 NAME_CHARACTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-."
@@ -148,10 +148,10 @@ HEADERS = re.compile(r"(?:proxy-)?authorization|(?:set-)?cookie2?", re.IGNORECAS
 HEADER_VALUE = re.compile(
     r"(?P<scheme>[A-Za-z]+[ \t]+(?=\S))?(?:[^\n\"'\\]|(?<==)\\*\"[^\"\n\\]*\\*\")*+"
 )
-"""To the end of the line, or of the quotes around the header."""
+"""Up to the end of the line, or of the quotes around the header."""
 
 ADDRESS = re.compile(r"(?<![^\"'])[\"']?\w[\w+.-]{0,40}:/{1,3}+[^\s\"<>]++|\w\w:/{1,3}+[^\s\"<>]++")
-"""With one slash, too: what was taken for a path has lost the other."""
+"""Also with one slash, because normalising it as a path removes the other."""
 PORT = re.compile(r"\d{1,5}(?:[/?#,]|$)")
 LOGIN = re.compile(
     r"(?:(?<![^\s\"'=(,])|(?<=\\[nrt]))[\w.+-]{1,64}:[^\s\"'<>:]{3,256}@(?=(?:[\w-]{1,63}\.)+[A-Za-z]|localhost\b|\d+\.\d+\.\d+)"
@@ -166,7 +166,7 @@ LONGEST_PEM = 20_000
 
 
 def without_shapes(text: str) -> str:
-    """Return text without what is a secret by its shape or by the name beside it."""
+    """Return text without secrets recognised by their form or by a name next to them."""
     if PEM_BEGIN in text:
         text = _without_pem(text)
     if ":/" in text and "@" in text:
@@ -190,7 +190,7 @@ def _without_logins(line: str) -> str:
 
 
 def _without_pem(text: str) -> str:
-    """Return text without private keys: their labels, their bodies, and bodies that were cut short."""
+    """Return text without private keys: their labels, their bodies, and truncated bodies."""
     parts, done = [], 0
     while (begin := text.find(PEM_BEGIN, done)) >= 0:
         label = PEM_LABEL.match(text, begin)
@@ -211,7 +211,7 @@ def _without_pem(text: str) -> str:
 
 
 def _address(run: str) -> str:
-    """Return the addresses in a run of text without their user info: all up to the last `@` that can end it."""
+    """Return the addresses in a run of text without their user info, which is all up to the last possible `@`."""
     pieces = re.split(r"(?<=[,;|])(?=\w[\w+.-]{0,40}:/)", run)
     return "".join(map(_one_address, pieces))
 
@@ -236,7 +236,7 @@ def _query(match: re.Match[str]) -> str:
 
 
 def _without_pairs(text: str) -> str:
-    """Return text without the values that stand beside a secret's name."""
+    """Return text without the values of secret names."""
     lower = text.lower() if "\u0130" not in text else text.replace("\u0130", "I").lower()
     parts, done, read = [], 0, 0
     for place in _stems(lower):
@@ -263,7 +263,7 @@ def _without_pairs(text: str) -> str:
 
 
 def _stems(lower: str) -> list[int]:
-    """Return where names may be, in order."""
+    """Return the positions of possible names, in order."""
     places: list[int] = []
     words = _words(lower)
     for stem in STEMS:
@@ -275,7 +275,7 @@ def _stems(lower: str) -> list[int]:
 
 
 def _secret_of(pair: re.Match[str], text: str) -> tuple[int, int] | None:
-    """Return from where to where the secret of a pair stands, if it holds one."""
+    """Return the span of the secret in a pair, if there is one."""
     name, quoted = pair["name"].strip(".-"), pair["quote"] is not None
     sure = kind(name)
     if not sure:

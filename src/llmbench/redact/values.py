@@ -1,4 +1,4 @@
-"""Secrets of this process's environment, taken out of text in every spelling, whole or cut."""
+"""Removal of the secrets in this process's environment from text, in every spelling, whole or cut."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 SHORTEST = 6
-"""A shorter value is taken out where it is all of a line or of a quotation: elsewhere it may be part of any word."""
+"""A shorter value is removed only if it is a whole line or quotation; elsewhere it may be part of a word."""
 SHORTEST_ALONE = 3
 SHORTEST_PIECE = 8
 LONGEST_CUT = 12
-"""The beginning or end of a secret, as long as this, is taken out by itself; of a shorter secret half is enough."""
+"""A beginning or end of a secret of this length is also removed; for a shorter secret, half of it."""
 
 SPELLINGS: tuple[Callable[[str], str], ...] = (
     lambda value: quote(value, safe=""),
@@ -40,7 +40,7 @@ SPELLINGS: tuple[Callable[[str], str], ...] = (
     lambda value: _base64(value).rstrip("="),
     lambda value: _base64(value).translate(str.maketrans("+/", "-_")).rstrip("="),
 )
-"""How links, Python, JSON, HTML, shells and headers write a value that is not plain."""
+"""How links, Python, JSON, HTML, shells and headers encode a value."""
 
 LOGIN = re.compile(r"\w://([^\s/@:]*):(.+)@[^@]*", re.DOTALL)
 """A variable of any name may hold an address with a password."""
@@ -50,11 +50,11 @@ class Known(NamedTuple):
     """The secrets of an environment.
 
     Attributes:
-        anywhere: spellings that are taken out wherever they stand, the longest first.
-        words: those that are words of a language, taken out as whole words.
-        quoted, lines: those that are short, taken out where they are all of a quotation or of a line.
-        beginnings, ends: the first characters of each long one, and the last ones in reverse, each with the
-            secrets that begin so.
+        anywhere: spellings that are removed everywhere, the longest first.
+        words: those that are ordinary words, removed as whole words.
+        quoted, lines: short ones, removed if they are a whole quotation or line.
+        beginnings, ends: the first characters of each long one, and the last ones in reverse, with the secrets that
+            have them.
 
     """
 
@@ -67,7 +67,7 @@ class Known(NamedTuple):
 
 
 def without_values(text: str) -> str:
-    """Return text without the values of variables that are named like secrets."""
+    """Return text without the values of variables with secret names."""
     known = _known(tuple(os.environ.items()))
     for secret in known.anywhere:
         text = text.replace(secret, REDACTED)
@@ -89,7 +89,7 @@ def without_values(text: str) -> str:
 
 
 def _without_beginnings(text: str, begin: str, wholes: tuple[str, ...]) -> str:
-    """Return text without what begins as these secrets do, as far as it goes on as one of them does."""
+    """Return text without beginnings of these secrets, each as far as it matches one of them."""
     parts, done = [], 0
     while (place := text.find(begin, done)) >= 0:
         parts += [text[done:place], REDACTED]
@@ -98,7 +98,7 @@ def _without_beginnings(text: str, begin: str, wholes: tuple[str, ...]) -> str:
 
 
 def _in_common(one: str, other: str) -> int:
-    """Return how many characters two texts have in common from the first on."""
+    """Return the length of the common beginning of two texts."""
     return next(
         (at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b),
         min(len(one), len(other)),
@@ -107,7 +107,7 @@ def _in_common(one: str, other: str) -> int:
 
 @lru_cache(maxsize=4)
 def _known(environment: tuple[tuple[str, str], ...]) -> Known:
-    """Return the secrets of an environment; it seldom changes."""
+    """Return the secrets of an environment, cached because it seldom changes."""
     values: set[str] = set()
     words: set[str] = set()
     short: set[str] = set()
@@ -134,7 +134,7 @@ def _known(environment: tuple[tuple[str, str], ...]) -> Known:
 
 
 def _of_variable(name: str, value: str) -> Iterator[tuple[str, bool]]:
-    """Yield what is secret of a variable, whole and in pieces, and whether its name leaves no doubt."""
+    """Yield the secrets of a variable, whole and in pieces, and whether its name makes them certain."""
     if login := LOGIN.search(value):
         yield login[2], True
         yield unquote(login[2]), True
@@ -160,7 +160,7 @@ def _of_basic(encoded: str) -> Iterator[tuple[str, bool]]:
 
 
 def _beginnings(secrets: list[str]) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    """Return the first characters of secrets that are long and of one piece, unless they make a plain word."""
+    """Return the first characters of secrets that are long and without spaces, unless they are a plain word."""
     by_beginning: dict[str, list[str]] = {}
     for whole in secrets:
         length = min(LONGEST_CUT, max(SHORTEST_PIECE, len(whole) // 2))
