@@ -147,13 +147,13 @@ def _controls(log: Log) -> Iterator[Checked]:
     for fault, (code, words) in CONTROLS.items():
         record = by_fault.get(fault)
         codes = sorted({problem.code for problem in record.problems}) if record else []
-        told = f"{record.status}: {', '.join(codes)}" if record and codes else "not caught"
-        yield Checked(f"caught: {words}", code in codes, told)
+        outcome = f"{record.status}: {', '.join(codes)}" if record and codes else "not caught"
+        yield Checked(f"caught: {words}", code in codes, outcome)
     whole = by_fault.get("none")
     times = {sample.e2e_ns for sample in whole.outcome.samples} if whole else set()
     exact = whole is not None and whole.status is Status.OK and times == {KNOWN_NS}
-    told = ", ".join(map(str, sorted(time for time in times if time))) or "no time"
-    yield Checked("known answer: a virtual clock, exactly", exact, f"{told} of {KNOWN_NS} ns")
+    outcome = ", ".join(map(str, sorted(time for time in times if time))) or "no time"
+    yield Checked("known answer: a virtual clock, exactly", exact, f"{outcome} of {KNOWN_NS} ns")
 
 
 def _sleeps(log: Log) -> Iterator[Checked]:

@@ -140,10 +140,10 @@ def as_one_line(job: Job, reasons: Sequence[LoadErrorRule] = REASONS) -> Iterato
     except (LoadFailed, Unsupported):
         raise
     except Exception as error:
-        said = _said(error, job, reasons)
-        if said is None:
+        message = _said(error, job, reasons)
+        if message is None:
             raise
-        raise said from error
+        raise message from error
 
 
 def _said(

@@ -56,12 +56,13 @@ class ProbedDevice(NamedTuple):
     """A device and how it is measured.
 
     Attributes:
-        cache_bytes: of all that weights could stay in.
+        cache_bytes: of all caches that weights could stay in.
         free_bytes: of its memory.
-        least_bytes: of the weights, however small the cache: a copy must last longer than its launch.
-        point_s: that a point of the curve may take; one call that would take longer is left out.
-        burst: calls timed together, so that a queue stays full.
-        pieces: of a pass over all weights, timed apart; a launch costs a GPU more than a moment taken away.
+        least_bytes: the least size of the weights: a copy must take longer than its launch.
+        point_s: the time limit of a point of the curve; calls that would take longer are left out.
+        burst: calls timed together, which keeps a queue full.
+        pieces: parts of a pass over all weights that are timed separately; on a GPU launches would cost more than
+            disturbances.
 
     """
 

@@ -91,7 +91,7 @@ def of_tokens(
         with torch.inference_mode():
             logits = model(ids).logits[0, input_len - 1 : -1].float()
             all_of_them = functional.log_softmax(logits, dim=-1)
-            said = all_of_them.gather(1, ids[0, input_len:, None])[:, 0]
-        own.append(said.tolist())
+            chosen = all_of_them.gather(1, ids[0, input_len:, None])[:, 0]
+        own.append(chosen.tolist())
         largest.append(all_of_them.max(dim=-1).values.tolist())
     return own, largest

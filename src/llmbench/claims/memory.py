@@ -32,8 +32,8 @@ def context_is_memory(claim: Claim, given: Evidence) -> Answer:
         grown = max(long.values["kv_cache_bytes"]) / max(short.values["kv_cache_bytes"])
         slack = claim.threshold("within")
         figure = exactly(grown / times)
-        said = f"{digits(times)} x the context takes {digits(grown)} x the keys and values; one over the other:"
-        parts.append(held(model, said, figure, Range(1 - slack, 1 + slack), rows=(short, long)))
+        sentence = f"{digits(times)} x the context takes {digits(grown)} x the keys and values; one over the other:"
+        parts.append(held(model, sentence, figure, Range(1 - slack, 1 + slack), rows=(short, long)))
         notes.append(_bytes_a_token(short))
     return Answer(tuple(parts), tuple(note for note in notes if note))
 
@@ -113,9 +113,9 @@ def tiered_memory(claim: Claim, given: Evidence) -> Answer:
         expected_s = max(above_row.figure("tpot_s").value, weights / rate)
         figure = below_row.figure("tpot_s").times(1 / expected_s)
         factor = claim.threshold("within_factor")
-        said = f"step against {digits(weights / rate * 1e3)} ms to read its weights from there:"
+        sentence = f"step against {digits(weights / rate * 1e3)} ms to read its weights from there:"
         both = (below_row, above_row)
-        parts.append(held(where, said, figure, Range(1 / factor, factor), "x", both))
+        parts.append(held(where, sentence, figure, Range(1 / factor, factor), "x", both))
     return Answer(tuple(parts), tuple(notes))
 
 

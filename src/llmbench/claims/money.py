@@ -51,12 +51,12 @@ def inference_cost_decline(claim: Claim, given: Evidence) -> Answer:
         if model != "mpt-7b" or months < claim.threshold("least_months"):
             continue
         factor = Interval(*(part ** (18 / months) for part in usd.over(then)))
-        said = (
+        sentence = (
             f"{digits(then)} dollars then, {digits(usd.value)} now, {digits(months)} months apart; factor "
             f"per 18 months"
         )
         predicted = Range(claim.threshold("factor"))
-        parts.append(held(_where(row), said, factor, predicted, "x", (row,)))
+        parts.append(held(_where(row), sentence, factor, predicted, "x", (row,)))
     return Answer(tuple(parts), tuple(notes))
 
 
@@ -76,11 +76,11 @@ def self_host_or_api(claim: Claim, given: Evidence) -> Answer:
         hour = given.hour_usd(row) or 0.0
         api = min(listed, key=lambda p: p.request_usd(row.cell.input_len, row.cell.output_len))
         equal = cost.break_even(row, hour, api)
-        said = (
+        sentence = (
             f"{count(round(equal.tokens_per_day))} tokens a day cost as much at {api.name}; utilisation at "
             f"that volume"
         )
-        parts.append(held(_where(row), said, equal.utilisation, Range(high=1.0), rows=(row,)))
+        parts.append(held(_where(row), sentence, equal.utilisation, Range(high=1.0), rows=(row,)))
     return Answer(tuple(parts), tuple(notes))
 
 
@@ -93,8 +93,8 @@ def copilot_economics(claim: Claim, given: Evidence) -> Answer:
     for _, row, usd in _cheapest_by_model(given, notes, claim.threshold("least_parameters")):
         month = usd.times(tokens / prices.MILLION)
         gone = claim.assumed("uses_per_day") * price / month.value
-        said = f"margin gone at {digits(gone)} uses a day; a month costs"
-        parts.append(held(_where(row), said, month, Range(high=price), "dollars", (row,)))
+        sentence = f"margin gone at {digits(gone)} uses a day; a month costs"
+        parts.append(held(_where(row), sentence, month, Range(high=price), "dollars", (row,)))
     return Answer(tuple(parts), tuple(notes))
 
 
@@ -116,8 +116,8 @@ def serving_fleet(claim: Claim, given: Evidence) -> Answer:
         pace = row.figure("output_tok_s").times(1 / prices.gpus_of(row))
         if where.startswith("a100"):
             needed = pace.over(demand)
-            said = f"for {digits(demand)} tokens/s at peak,"
-            parts.append(held(model, said, needed, Range(high=fleet), "GPUs", (row,)))
+            sentence = f"for {digits(demand)} tokens/s at peak,"
+            parts.append(held(model, sentence, needed, Range(high=fleet), "GPUs", (row,)))
         else:
             notes.append(
                 f"{model} on {where}: {fleet:,.0f} of these would serve {digits(pace.value * fleet)} tokens/s."
@@ -144,9 +144,9 @@ def verify_budget(claim: Claim, given: Evidence) -> Answer:
             continue
         in_time, for_a_cent = a_second.times(wait_s), a_second.times(cent * cost.HOUR_S / hour)
         fewest = min(in_time, for_a_cent, key=lambda figure: figure.value)
-        said = f"{digits(for_a_cent.value)} passes for a cent, {digits(in_time.value)} in {wait_s:g} s; the smaller:"
+        sentence = f"{digits(for_a_cent.value)} passes for a cent, {digits(in_time.value)} in {wait_s:g} s; smaller:"
         where = f"{model}, {row.cell.input_len} in and {row.cell.output_len} out"
-        parts.append(held(where, said, fewest, Range(wanted), "passes", (row,)))
+        parts.append(held(where, sentence, fewest, Range(wanted), "passes", (row,)))
     return Answer(tuple(parts), tuple(dict.fromkeys(notes)))
 
 
@@ -181,8 +181,8 @@ def _against_nvidia(given: Evidence, theirs: tuple[str, ...], least: float) -> A
         ends = nvidia_usd.low / usd.high, nvidia_usd.high / usd.low
         figure = Interval(nvidia_usd.value / usd.value, *ends)
         where = f"{model}, {row.where} and {nvidia.where}"
-        said = f"NVIDIA's cost over {row.where}'s"
-        parts.append(held(where, said, figure, Range(least), "x", (row, nvidia)))
+        sentence = f"NVIDIA's cost over {row.where}'s"
+        parts.append(held(where, sentence, figure, Range(least), "x", (row, nvidia)))
     return Answer(tuple(parts), tuple(notes))
 
 
@@ -218,11 +218,11 @@ def training_price_per_parameter(claim: Claim, given: Evidence) -> Answer:
     verdict = (
         ClaimVerdict.SUPPORTED if share >= claim.threshold("overlap") else ClaimVerdict.CONTRADICTED
     )
-    said = (
+    sentence = (
         f"by the parameter RMB {low / 1e6:g} to {high / 1e6:g} million, by the run "
         f"{said_low / 1e6:g} to {said_high / 1e6:g}; middle against middle"
     )
-    part = Part("100B parameters", verdict, said, Interval(middle, middle, middle), "x")
+    part = Part("100B parameters", verdict, sentence, Interval(middle, middle, middle), "x")
     return Answer((part,), (_tokens_bought(claim, said_high),))
 
 

@@ -61,8 +61,8 @@ def half_utilisation(claim: Claim, given: Evidence) -> Answer:
             peak = (
                 "the datasheet's dense peak" if where[1] == "datasheet" else "the measured ceiling"
             )
-            said = f"best of {len(rows)} cells ({best.cell.model}, {at_batch(best)}), of {peak}"
-            parts.append(held(phase, said, figure, predicted, "%", (best,)))
+            sentence = f"best of {len(rows)} cells ({best.cell.model}, {at_batch(best)}), of {peak}"
+            parts.append(held(phase, sentence, figure, predicted, "%", (best,)))
     if any(row.ceilings == "measured" for part in parts for row in part.rows):
         notes.append("A share of a measured ceiling is larger than one of a datasheet's peak.")
     return Answer(tuple(parts), (*notes, *_unknown(given)))

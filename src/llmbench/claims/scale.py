@@ -36,9 +36,9 @@ def ten_times_the_parameters(claim: Claim, given: Evidence) -> Answer:
             continue
         for what, key, power in (("latency", "tpot_s", 1), ("cost", COST, -1)):
             figure = slope(sizes, [row.middle(key) ** power for row in dense])
-            said = f"{len(dense)} models; ten times the parameters, {_tenfold(figure)} the {what}; slope"
+            sentence = f"{len(dense)} models; ten times the parameters, {_tenfold(figure)} the {what}; slope"
             where = f"{what} at {_condition(rows[0])}"
-            parts.append(held(where, said, figure, predicted, rows=tuple(dense)))
+            parts.append(held(where, sentence, figure, predicted, rows=tuple(dense)))
     return Answer(tuple(parts))
 
 
@@ -59,8 +59,8 @@ def moe_cuts_cost(claim: Claim, given: Evidence) -> Answer:
             figure, others = equal
             names = " and ".join(other.cell.model for other in others)
             where = f"{row.cell.model}, {_condition(row)}"
-            said = f"cost against a dense model of equal total, between {names}:"
-            parts.append(held(where, said, figure, Range(high=1.0), "x", (row, *others)))
+            sentence = f"cost against a dense model of equal total, between {names}:"
+            parts.append(held(where, sentence, figure, Range(high=1.0), "x", (row, *others)))
             if active := _against(row, dense, _active(row)):
                 notes.append(
                     f"{where}: {digits(active[0].value)}x a dense model of equal active parameters."
@@ -102,9 +102,11 @@ def sub_50b(claim: Claim, given: Evidence) -> Answer:
             continue
         ratios = [(ratio(large[0].values[COST], row.values[COST]), row) for row in small]
         figure, worst = max(ratios, key=lambda pair: pair[0].high)
-        said = f"{len(small)} dense models; the dearest, {worst.cell.model}, costs"
+        sentence = f"{len(small)} dense models; the dearest, {worst.cell.model}, costs"
         both = (worst, large[0])
-        parts.append(held(_condition(worst), said, figure, Range(high=1.0), "x LLaMA-65B", both))
+        parts.append(
+            held(_condition(worst), sentence, figure, Range(high=1.0), "x LLaMA-65B", both)
+        )
     return Answer(tuple(parts))
 
 
@@ -128,10 +130,10 @@ def _level(claim: Claim, scored: dict[str, Measured]) -> Iterator[Part]:
     apart = abs((_quality(ours) or 0) - (_quality(theirs) or 0))
     figure = ratio(theirs.values[COST], ours.values[COST])
     slack = claim.threshold("cost_within")
-    said = f"mean accuracies {apart:.3f} apart; MPT-7B costs"
+    sentence = f"mean accuracies {apart:.3f} apart; MPT-7B costs"
     where = f"MPT-7B level with LLaMA-7B, {_condition(ours)}"
     level = Range(1 / (1 + slack), 1 + slack)
-    part = held(where, said, figure, level, "x LLaMA-7B", (ours, theirs))
+    part = held(where, sentence, figure, level, "x LLaMA-7B", (ours, theirs))
     alike = apart <= claim.threshold("quality_within")
     yield part if alike else part._replace(verdict=ClaimVerdict.CONTRADICTED)
 
@@ -146,14 +148,14 @@ def _larger(claim: Claim, scored: dict[str, Measured]) -> Iterator[Part]:
         return
     front = [name for name, row in large.items() if not _beaten(row, scored.values())]
     verdict = ClaimVerdict.CONTRADICTED if front else ClaimVerdict.SUPPORTED
-    said = (
+    sentence = (
         f"not beaten: {', '.join(front)}"
         if front
         else f"all {len(large)} are beaten by a cheaper one"
     )
     some = next(iter(large.values()))
     yield Part(
-        f"no larger model wins, {_condition(some)}", verdict, said, rows=tuple(scored.values())
+        f"no larger model wins, {_condition(some)}", verdict, sentence, rows=tuple(scored.values())
     )
 
 

@@ -57,12 +57,12 @@ MOST_CHANGES = 8
 
 def refuse(baseline: Side, candidate: Side, matched: Match, asked: CompareOptions) -> None:
     """Raise RunError if two sides must not be compared, naming the flag that allows it, if any."""
-    where = f"{candidate.name} beside {baseline.name}"
+    where = f"{candidate.name} against {baseline.name}"
     protocols = sorted((baseline.protocols | candidate.protocols) - {NOT_OURS})
     if len(protocols) > 1:
-        told = " and ".join(map(str, protocols))
+        versions = " and ".join(map(str, protocols))
         raise RunError(
-            f"{where}: measured with protocols {told}, whose numbers mean different things; no flag allows it."
+            f"{where}: measured with protocols {versions}, whose numbers mean different things; no flag allows it."
         )
     if asked.factor is None and not asked.cross_machine:
         _refuse_other_machine(where, baseline.plan, candidate.plan)
@@ -80,13 +80,13 @@ def _refuse_other_machine(where: str, baseline: Plan | None, candidate: Plan | N
         raise RunError(f"{where}: one run does not name its machine. {allow}")
     here, there = info.identity(baseline.machine), info.identity(candidate.machine)
     if here != there:
-        told = (
+        difference = (
             f"{there[0]} against {here[0]}"
             if there[0] != here[0]
             else f"two machines of the kind {here[0]}"
         )
         raise RunError(
-            f"{where}: {told}; a difference may come from the machine instead of the change. {allow}"
+            f"{where}: {difference}; a difference may come from the machine instead of the change. {allow}"
         )
 
 

@@ -65,9 +65,9 @@ def _converted(
                 f"{document.name}: is the same as {seen[document.sha256]}; give each session's file once."
             )
         seen[document.sha256] = document.name
-        told = [(_source(tool, document, reading), reading) for reading in readings]
-        sources.append(told[0][0])
-        results += _results(told, said, sessions)
+        sourced = [(_source(tool, document, reading), reading) for reading in readings]
+        sources.append(sourced[0][0])
+        results += _results(sourced, said, sessions)
     return sources, results
 
 
@@ -83,11 +83,11 @@ def _source(tool: str, document: ToolFile, reading: Reading) -> Source:
 
 
 def _results(
-    told: Sequence[tuple[Source, Reading]], said: Said, sessions: Counter[str]
+    sourced: Sequence[tuple[Source, Reading]], said: Said, sessions: Counter[str]
 ) -> Iterator[Result]:
     """Yield a file's readings as sessions, numbered within each cell."""
     here: set[str] = set()
-    for source, reading in told:
+    for source, reading in sourced:
         point = _point(source, reading, said)
         if point.id in here:
             raise Unconvertible(
@@ -124,12 +124,12 @@ def _point(source: Source, reading: Reading, said: Said) -> Point:
 
 def _coordinate(file: str, reading: Reading, said: Said, name: str) -> object:
     """Return a coordinate from the file or the user; raise SpecError if they contradict each other."""
-    told, added = reading.where.get(name), said.get(name)
+    in_file, added = reading.where.get(name), said.get(name)
     if added is None:
-        return told
-    if told is not None and told != added and name not in RENAMED:
+        return in_file
+    if in_file is not None and in_file != added and name not in RENAMED:
         raise SpecError(
-            f"--{name.replace('_', '-')}: {added} contradicts {file}, which says {told}. Leave the option out."
+            f"--{name.replace('_', '-')}: {added} contradicts {file}, which says {in_file}. Leave the option out."
         )
     return added
 

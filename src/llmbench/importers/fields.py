@@ -203,11 +203,11 @@ def _told(value: Any) -> str:
     return shown(redact(repr(value))[:40])
 
 
-def agree(told: float, worked_out: float, what: str, where: str) -> None:
+def agree(stated: float, worked_out: float, what: str, where: str) -> None:
     """Raise Unconvertible unless two figures of a file for one thing agree."""
-    if not math.isclose(told, worked_out, rel_tol=AGREE_WITHIN):
+    if not math.isclose(stated, worked_out, rel_tol=AGREE_WITHIN):
         raise Unconvertible(
-            f"{where}: {what} is {told:.6g}, but the file's other figures give {worked_out:.6g}; "
+            f"{where}: {what} is {stated:.6g}, but the file's other figures give {worked_out:.6g}; "
             "the file was edited, or the field means something else."
         )
 

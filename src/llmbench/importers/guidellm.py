@@ -1,7 +1,7 @@
 """Importer of GuideLLM's JSON report: one benchmark per rate or concurrency, with each request's wall-clock times.
 
-Its `median` is the lower of two middle values and weighs requests by their tokens, so medians come from the
-requests; its `time_per_output_token_ms` includes the prompt and is not TPOT.
+Its `median` is the lower of two middle values and weighs requests by their tokens; medians are therefore computed
+from the requests; its `time_per_output_token_ms` includes the prompt and is not TPOT.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ WHOLE_CALLS = ("vllm", "llama_cpp", "py-txi", "tensorrt-llm")
 REFUSED = {
     "throughput": "generate's counts tokens and calls them samples; rates come from times and lengths",
     "mean, p90, p95, p99": "the iterations themselves are taken, and their median shown",
-    "first_generate": "a whole call came before it, so it is not the first",
+    "first_generate": "a whole call came before it; it is not the first call",
     "max_global_vram": "all that is used on the device, by others too, and what was there before",
 }
 
@@ -81,8 +81,8 @@ def _check_shape(report: Fields, shape: dict[str, Any]) -> None:
     """Refuse a batch size and a length, from the file or the user, that contradict its tokens per second."""
     decode, batch, n = report.inner("decode"), shape.get("batch_size"), shape.get("output_len")
     if batch and n and n > 1 and decode.has("throughput"):
-        told = decode.inner("throughput").positive("value")
-        agree(told, batch * (n - 1) / fmean(_latencies(decode)), "throughput", decode.where)
+        tokens_per_s = decode.inner("throughput").positive("value")
+        agree(tokens_per_s, batch * (n - 1) / fmean(_latencies(decode)), "throughput", decode.where)
 
 
 def _where(config: Fields) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def read(document: ToolFile, said: Said) -> list[Reading]:
             warnings=[UNTOLD],
             refused={
                 "avg_latency": "a mean; the iterations themselves are taken, and their median shown",
-                "percentiles": "of so few iterations they are guesses; the iterations themselves are taken",
+                "percentiles": "with few iterations they are guesses; the iterations themselves are taken",
             },
         )
     ]

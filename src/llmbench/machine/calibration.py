@@ -110,12 +110,12 @@ class Calibration(state.OfMachine, frozen=True, kw_only=True):
         least, most = (
             sessions_for(float(np.sqrt(end)), within) for end in (variance.min(), variance.max())
         )
-        told = (
+        sessions = (
             f"{least or MANY} sessions"
             if least == most
             else f"{least or MANY} to {most or MANY} sessions"
         )
-        return f"An interval within ±{within:.1%} needs {told} per cell, by the calibration of {self.at[:10]}."
+        return f"An interval within ±{within:.1%} needs {sessions} per cell, by the calibration of {self.at[:10]}."
 
 
 def check(deviation: float, dof: float) -> None:

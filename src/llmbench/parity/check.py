@@ -93,10 +93,10 @@ class _Checkpoint:
         heard = [self._words(subject) for subject in subjects]
         able = [words for words in (noise, control, *heard) if not words.unable]
         truth = self._truth(able)
-        told = [words.unable or next(truth) for words in (noise, control, *heard)]
+        distances = [words.unable or next(truth) for words in (noise, control, *heard)]
         return [
-            _verdict(subject, distance, *told[:2])
-            for subject, distance in zip(subjects, told[2:], strict=True)
+            _verdict(subject, distance, *distances[:2])
+            for subject, distance in zip(subjects, distances[2:], strict=True)
         ]
 
     def _own_words(self) -> tuple[Reply, Reply]:
@@ -185,13 +185,13 @@ def ask(tasks: Sequence[Task], answers: Path) -> list[Reply]:
         start_new_session=True,
     )
     try:
-        said, _ = child.communicate(msgspec.json.encode(tasks), timeout=PATIENCE_S)
+        output, _ = child.communicate(msgspec.json.encode(tasks), timeout=PATIENCE_S)
     except subprocess.TimeoutExpired:
         return [Reply(unable=f"no answer within {PATIENCE_S:.0f} s") for _ in tasks]
     finally:
         _end(child)
     if child.returncode or not answers.exists():
-        lines = said.decode(errors="replace").strip().splitlines() or ["it printed nothing"]
+        lines = output.decode(errors="replace").strip().splitlines() or ["it printed nothing"]
         died = Reply(unable=f"it ended with code {child.returncode}: {redact(lines[-1])[:300]}")
         return [died for _ in tasks]
     return msgspec.json.decode(answers.read_bytes(), type=list[Reply])

@@ -62,16 +62,16 @@ def faults(engine: Distance, noise: Distance) -> list[str]:
     """Return an engine's faults beyond the noise of its dtype; empty if there are none."""
     wrong = wrong_tokens(engine, noise)
     allowed = max(LEAST_ERROR, ERROR_OVER_NOISE * noise.error)
-    said = []
+    sentences = []
     if wrong:
-        said.append(
+        sentences.append(
             f"{wrong} of {engine.positions} tokens differ from the reference by more than a near tie"
         )
     if not math.isfinite(engine.error) or engine.error > allowed:
-        said.append(
+        sentences.append(
             f"log-probabilities are off by {engine.error:.2g} nats, more than the {allowed:.2g} allowed"
         )
-    return said
+    return sentences
 
 
 def wrong_tokens(engine: Distance, noise: Distance) -> int:

@@ -47,10 +47,10 @@ def line(whole: L) -> L:
     return msgspec.convert(facts(msgspec.to_builtins(whole)), type(whole))
 
 
-def facts(told: dict[str, Any]) -> dict[str, Any]:
+def facts(members: dict[str, Any]) -> dict[str, Any]:
     """Return the anonymised members of a line, including those of a later format."""
-    change = CHANGES.get(told["kind"])
-    changed: dict[str, Any] = _texts(change(told) if change else told)
+    change = CHANGES.get(members["kind"])
+    changed: dict[str, Any] = _texts(change(members) if change else members)
     return changed
 
 
@@ -61,10 +61,10 @@ def last_part(name: str) -> str:
     return name.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1] or LEFT_OUT
 
 
-def text(told: str) -> str:
+def text(original: str) -> str:
     """Return text without secrets, folders, addresses, and the names of this machine and its user."""
-    told = FOLDERS.sub("<path>", ADDRESSES.sub("<address>", redact(told)))
-    return names().sub("<name>", told)
+    plain = FOLDERS.sub("<path>", ADDRESSES.sub("<address>", redact(original)))
+    return names().sub("<name>", plain)
 
 
 @cache
@@ -73,8 +73,8 @@ def names() -> re.Pattern[str]:
     known = {socket.gethostname(), socket.gethostname().partition(".")[0], platform.node()}
     known |= {platform.release(), platform.version(), _user()} - {"root"}
     known = {name for name in known if len(name) >= 3 and name != "localhost"}
-    told = "|".join(map(re.escape, sorted(known, key=len, reverse=True)))
-    return re.compile(rf"(?<![A-Za-z0-9])(?:{told or '(?!)'})(?![A-Za-z0-9])")
+    alternatives = "|".join(map(re.escape, sorted(known, key=len, reverse=True)))
+    return re.compile(rf"(?<![A-Za-z0-9])(?:{alternatives or '(?!)'})(?![A-Za-z0-9])")
 
 
 def _user() -> str:
@@ -160,12 +160,12 @@ def _result(result: dict[str, Any]) -> dict[str, Any]:
         else finding
         for finding in result["warnings"]
     ]
-    told = {**result, "cell": _point(result["cell"]), "worker": worker, "warnings": warnings}
+    anonymised = {**result, "cell": _point(result["cell"]), "worker": worker, "warnings": warnings}
     if result["status"] in FOREIGN:
         if outcome.get("error"):
             outcome["error"] = _kind(outcome["error"])
-        told["reason"] = result["reason"] and _kind(result["reason"])
-    return {**told, "outcome": outcome}
+        anonymised["reason"] = result["reason"] and _kind(result["reason"])
+    return {**anonymised, "outcome": outcome}
 
 
 def _kind(error: str) -> str:

@@ -30,10 +30,10 @@ def copy(source: Path, target: Path) -> None:
             raise RunError(f"{target}: already exists and is not empty. Name a new folder.")
         with (target / store.RECORDS).open("xb") as stream:
             for line in log.lines():
-                told = anonymous.facts(json.loads(line))
-                told.pop("crc32", None)
-                stream.write(lines.seal(lines.encode(told)))
-                plan = told if told["kind"] == "sweep" else plan
+                members = anonymous.facts(json.loads(line))
+                members.pop("crc32", None)
+                stream.write(lines.seal(lines.encode(members)))
+                plan = members if members["kind"] == "sweep" else plan
             os.fsync(stream.fileno())
         if plan is not None:
             readable = msgspec.json.format(lines.encode(plan), indent=2) + b"\n"

@@ -61,7 +61,7 @@ def with_verdict(value: T, failed: Mapping[str, str]) -> T:
     if why is None or getattr(value, "status", None) is not record.Status.OK:
         return value
     problems = [*getattr(value, "problems", []), record.Finding("parity", why)]
-    told = {"status": record.Status.INVALID, "reason": f"parity: {why}", "problems": problems}
-    known = {key: new for key, new in told.items() if hasattr(value, key)}
+    changes = {"status": record.Status.INVALID, "reason": f"parity: {why}", "problems": problems}
+    known = {key: new for key, new in changes.items() if hasattr(value, key)}
     changed: T = msgspec.structs.replace(value, **known)  # type: ignore[type-var]
     return changed

@@ -114,7 +114,7 @@ def fork_worker(
         try:
             interpreter.die_with_parent()
             if os.getppid() != fork_server:
-                leave(70)  # it died before the kernel was told to kill this process with it
+                leave(70)  # it died before it was set to take this process with it
             become_worker(channel, request["session"], control, out, log, fresh=fresh)
         except BaseException:  # noqa: BLE001 - a child must never return into its parent's loop
             traceback.print_exc()

@@ -76,7 +76,7 @@ class ForkServer:
                     interpreter.command("llmbench.run.forkserver", backend, theirs.fileno(), SHOWN),
                     stdin=subprocess.DEVNULL, stdout=output, stderr=output,
                     pass_fds=(theirs.fileno(),), env=environment,
-                    start_new_session=True,  # so that a Ctrl-C meant for the sweep does not reach it
+                    start_new_session=True,  # keeps a Ctrl-C meant for the sweep away from it
                 )  # fmt: skip
             except OSError as error:
                 ours.close()

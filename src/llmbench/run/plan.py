@@ -80,25 +80,25 @@ def _models(given: list[str]) -> dict[str, Model]:
     """Return the models by their recorded names, which have no secrets or home folders."""
     models: dict[str, Model] = {}
     for name in dict.fromkeys(map(without_home, given)):
-        told = redact(name)
-        if told in models:
+        shown_name = redact(name)
+        if shown_name in models:
             raise SpecError(
-                f"model: two models have the same name {told!r} once their secrets are removed."
+                f"model: two models have the same name {shown_name!r} once their secrets are removed."
             )
-        models[told] = replace(resolve.resolve(name), name=told)
+        models[shown_name] = replace(resolve.resolve(name), name=shown_name)
     return models
 
 
 def _refuse_secrets(cells: list[Cell]) -> None:
     """Refuse secrets in cells, which would be written to every record and into file names."""
-    told = {("prompts", cell.prompts) for cell in cells}
-    told |= {
+    texts = {("prompts", cell.prompts) for cell in cells}
+    texts |= {
         (f"{cell.backend}: {key}", text)
         for cell in cells
         for key, text in cell.options.items()
         if isinstance(text, str)
     }
-    for where, text in told:
+    for where, text in texts:
         if without_secrets(text) != text:
             raise SpecError(
                 f"{where}: contains a secret, which every record would repeat. Remove it from the sweep."

@@ -166,11 +166,11 @@ def _conclude(run: Run, runner: Runner, console: Console, interrupt: Interrupt) 
     counts = Counter(
         status for standing in runner.standings.values() for status in standing.done.values()
     )
-    told = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
+    counted = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
     if not runner.screen.ended and interrupt.signal is None:
         console.print("Nothing left to do.", markup=False)
     folder = shown(str(run.folder))
-    console.print(f"{told or 'no session ended'}  ->  {folder}", markup=False, soft_wrap=True)
+    console.print(f"{counted or 'no session ended'}  ->  {folder}", markup=False, soft_wrap=True)
     if runner.watch.halt:
         console.print(shown(runner.watch.halt.why), markup=False, style="red", soft_wrap=True)
     if interrupt.signal is not None:
@@ -269,8 +269,8 @@ def _predictions(
         return earlier.predictions if earlier else {}
     past = history.past_cells(RESULTS, machine, without=earlier.run if earlier else None)
     place = estimate.here(machine, probes, past)
-    said = estimate.predictions(new, planned.models, planned.sweep.protocol, place)
-    return {**(earlier.predictions if earlier else {}), **said}
+    predicted = estimate.predictions(new, planned.models, planned.sweep.protocol, place)
+    return {**(earlier.predictions if earlier else {}), **predicted}
 
 
 def _refuse_few_files(planned: Planned) -> None:

@@ -121,14 +121,14 @@ def _workload(
 def described(error: BaseException, otherwise: Status) -> dict[str, Any]:
     """Return an exception as fields of an outcome: status, one line, and the traceback."""
     status = classify(error, otherwise)
-    said = isinstance(error, LoadFailed | Unsupported)
+    expected = isinstance(error, LoadFailed | Unsupported)
     text = " ".join(redact(str(error)).split())[
         :LONGEST_ERROR
     ]  # redact before cutting, because half a secret would not be recognised
-    trace = None if said else redact("".join(traceback.format_exception(error)))
+    trace = None if expected else redact("".join(traceback.format_exception(error)))
     return {
         "status": status,
-        "error": text if said else f"{type(error).__name__}: {text}",
+        "error": text if expected else f"{type(error).__name__}: {text}",
         "trace": trace and trace[-4 * LONGEST_ERROR :],
     }
 

@@ -199,8 +199,8 @@ class FakeEngine:
     def _drawn(self) -> float:
         """Return a number from 0 to 1 that is fixed for this attempt at this cell."""
         job = self.job
-        told = f"{job.protocol.seed} {self.cell.id} {job.session} {job.attempt}"
-        return random.Random(told).random()  # noqa: S311 - a share of faults, not a secret
+        seed_text = f"{job.protocol.seed} {self.cell.id} {job.session} {job.attempt}"
+        return random.Random(seed_text).random()  # noqa: S311 - a share of faults, not a secret
 
     def _fail_at(self, place: str) -> None:
         """Fail here, if the script says so."""

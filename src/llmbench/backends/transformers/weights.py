@@ -188,5 +188,5 @@ def _generation_settings(model: Any) -> str:
         "transformers_version",
         "use_cache",
     )
-    said = {name: value for name, value in sorted(settings.items()) if name not in idle}
-    return ", ".join(f"{name}={value}" for name, value in said.items())
+    in_effect = {name: value for name, value in sorted(settings.items()) if name not in idle}
+    return ", ".join(f"{name}={value}" for name, value in in_effect.items())

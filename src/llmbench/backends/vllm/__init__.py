@@ -145,12 +145,12 @@ class VllmEngine:
         self, prompts: Sequence[Sequence[int]], output_len: int
     ) -> tuple[list[list[int]], list[list[float]]]:
         """Return greedy new ids, and the log-probability that the engine gave each when choosing it."""
-        said = [output.outputs[0] for output in self._run(prompts, output_len, logprobs=1)]
+        completions = [output.outputs[0] for output in self._run(prompts, output_len, logprobs=1)]
         sure = [
             [given[token].logprob for token, given in zip(one.token_ids, one.logprobs, strict=True)]
-            for one in said
+            for one in completions
         ]
-        return [list(one.token_ids) for one in said], sure
+        return [list(one.token_ids) for one in completions], sure
 
     def token_ns(self) -> list[list[int]]:
         """Return one row if every step gave each sequence a token, else one row per sequence."""
