@@ -1,4 +1,4 @@
-"""What pip-audit found, a line an advisory: `scripts/advisories` runs it and calls this."""
+"""Prints pip-audit's advisories, one per line; `scripts/advisories` runs pip-audit and calls this."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Compare held against its promises, each as a figure beside the least or the most that it may be.
+"""Checks of `compare`, each as a figure with its lower or upper limit.
 
-`simulation` draws tables whose truth is known; `scale` times two runs of 10,000 cells; `same` measures the tiny
-models of the quickstart again and again and compares the runs; `sleep` adds 5 % to a real sleep. The last two
-want a quiet machine:
+`simulation` draws tables with a known truth; `scale` times two runs of 10,000 cells; `same` measures the
+quickstart's tiny models repeatedly and compares the runs; `sleep` adds 5 % to a real sleep. The last two need a
+quiet machine:
 
     scripts/bench-compare [simulation scale same sleep] [--runs 21] [--backend fake]
 """
@@ -37,17 +37,18 @@ SAME = (
     "  batch_size: [1, 4], input_len: [32, 128], output_len: 16, backend: {backend}}}\nprotocol: {protocol}\n"
 )
 BACKENDS = {"transformers": "transformers", "fake": "{fake: {ttft_ms: 5.0, jitter: 0.02}}"}
-"""Importing torch for every round takes most of a run of the first; the second really sleeps, and imports nothing."""
+"""With the first, importing torch for every round takes most of the time; the second really sleeps and imports
+nothing."""
 SLEEP = (
     "name: sleep\nwhy: To find a sleep that is 5 % longer.\n"
     "axes: {{model: llama-7b@tiny, device: cpu, input_len: 8, output_len: 16, batch_size: [1, 2, 3, 4, 5],\n"
     "  backend: {{fake: {{ttft_ms: 5.0, tpot_ms: [4.0, 4.2], call: [5, 6]}}}}}}\nprotocol: {protocol}\n"
 )
-"""`call` says when a fault happens, and there is none: two values of it are the same code."""
+"""`call` says when a fault happens; without a fault, its two values run the same code."""
 
 
 class Line(NamedTuple):
-    """One promise: whether it is kept, and the figures."""
+    """The result of one check, with its figures."""
 
     promise: str
     kept: bool
@@ -101,7 +102,7 @@ def scale(_: argparse.Namespace) -> Iterator[Line]:
 
 
 def same(asked: argparse.Namespace) -> Iterator[Line]:
-    """Measure the same run again and again; compare neighbours in time, and all pairs."""
+    """Measure the same run repeatedly; compare consecutive runs, and all pairs."""
     with tempfile.TemporaryDirectory() as folder:
         sweep = Path(folder) / "same.yaml"
         sweep.write_text(SAME.format(protocol=SHORT, backend=BACKENDS[asked.backend]))
@@ -124,7 +125,7 @@ def same(asked: argparse.Namespace) -> Iterator[Line]:
 
 
 def sleep(_: argparse.Namespace) -> Iterator[Line]:
-    """Compare sleeps with ones 5 % longer, and with equally long ones."""
+    """Compare sleeps with sleeps that are 5 % longer, and with equal ones."""
     longer, equal = [], []
     with tempfile.TemporaryDirectory() as folder:
         sweep = Path(folder) / "sleep.yaml"
@@ -147,7 +148,7 @@ def sleep(_: argparse.Namespace) -> Iterator[Line]:
 
 
 def swept(sweep: Path, run: Path) -> None:
-    """Measure a sweep, every session of it valid."""
+    """Measure a sweep and require that every session is valid."""
     subprocess.run((*LLMBENCH, "sweep", sweep, "-o", run), stdout=subprocess.DEVNULL, check=True)
 
 
@@ -160,7 +161,7 @@ def compared(*arguments: str | Path) -> dict[str, Any]:
 
 
 def added(made: list[dict[str, Any]]) -> dict[str, int]:
-    """Return how many cells of all comparisons have which verdict."""
+    """Return the number of cells per verdict over all comparisons."""
     verdicts = [one["candidates"][0]["verdicts"] for one in made]
     return {name: sum(counts[name] for counts in verdicts) for name in verdicts[0]}
 
@@ -171,7 +172,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], Iterator[Line]]] = {
 
 
 def main() -> int:
-    """Print a line for each promise; exit 1 if one is broken."""
+    """Print a line for each check; exit 1 if one fails."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )

@@ -1,9 +1,9 @@
-"""The vLLM backend held against what a person would write down, as ratios of figures from this very run.
+"""Comparison of the vLLM backend with a hand-written loop, as ratios of figures from the same run.
 
     scripts/bench-vllm [PAIRS [BATCHxINPUT ...]]
 
-`truth` times `LLM.generate` over an engine configured by hand, and ours, in fresh processes by turns. `stepping`
-sets what our listening costs a step beside a step that was measured.
+`truth` times `LLM.generate` on an engine configured by hand, and our backend, alternating in fresh processes.
+`stepping` compares the cost of recording a step with the time of a measured step.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ if TYPE_CHECKING:
 
 OUTPUT_LEN = 16
 DTYPE = "float32"
-"""A CPU without AMX takes twice as long in bfloat16."""
+"""float32, because a CPU without AMX takes twice as long in bfloat16."""
 SHAPES = ((1, 128), (4, 128), (16, 128), (1, 512), (4, 512))
 """Batch and prompt tokens."""
 ROOM = 2**30
 WARM, CALLS = 2, 5
-"""Calls of a process that do not count, and that do."""
+"""The numbers of warm-up and of timed calls in a process."""
 ALONE, SIDES = "alone", ("hand", "ours")
 TRUTH, STEPPING = 1.03, 0.01
-"""How far our tokens a second may lie from theirs, and what share of a step listening may take."""
+"""The allowed difference of tokens per second, and the share of a step that recording may take."""
 
 VOCABULARY = 50304
 PYTHIA = {
@@ -60,11 +60,11 @@ PYTHIA = {
     "layer_norm_eps": 1e-5, "use_parallel_residual": True, "tie_word_embeddings": False,
     "bos_token_id": 0, "eos_token_id": 0,
 }  # fmt: skip
-"""Pythia-160m, written down here: what is checked shares no configuration with the check."""
+"""Pythia-160m, written out here to share no configuration with the code under test."""
 
 
 class Line(NamedTuple):
-    """One promise: the figure measured, the most it may be, and what lies behind it."""
+    """The result of one check: the figure, its upper limit, and details."""
 
     promise: str
     figure: float
@@ -96,9 +96,9 @@ def planned() -> tuple[sweep.Cell, Job]:
 
 
 def truth(sessions: int, shapes: Sequence[tuple[int, int]]) -> Iterator[Line]:
-    """Compare output tokens a second, each side in fresh processes by turns.
+    """Compare output tokens per second, alternating the sides in fresh processes.
 
-    Two engines in one process do not do: the one made first was 5 to 20 % slower here, whichever that was.
+    Two engines in one process cannot be compared: the one created first was 5 to 20 % slower here.
     """
     rates: dict[str, list[list[float]]] = {side: [] for side in SIDES}
     for session in range(sessions):
@@ -119,7 +119,7 @@ def truth(sessions: int, shapes: Sequence[tuple[int, int]]) -> Iterator[Line]:
 
 
 def _alone(side: str, session: int, shapes: Sequence[tuple[int, int]]) -> list[float]:
-    """Return tokens a second for each shape, measured in a process of its own."""
+    """Return tokens per second for each shape, measured in a separate process."""
     words = [f"{batch_size}x{input_len}" for batch_size, input_len in shapes]
     command = [sys.executable, __file__, ALONE, side, str(session), *words]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
@@ -128,7 +128,7 @@ def _alone(side: str, session: int, shapes: Sequence[tuple[int, int]]) -> list[f
 
 
 def by_ours(session: int, shapes: Sequence[tuple[int, int]]) -> Iterator[list[float]]:
-    """Yield the seconds of our backend's calls, shape by shape; one engine serves all."""
+    """Yield the seconds of our backend's calls for each shape, all with one engine."""
     cell, job = planned()
     engine = load(job)
     for batch_size, input_len in shapes:
@@ -141,7 +141,7 @@ def by_ours(session: int, shapes: Sequence[tuple[int, int]]) -> Iterator[list[fl
 
 
 def by_theirs(session: int, shapes: Sequence[tuple[int, int]]) -> Iterator[list[float]]:
-    """Yield the same of a loop over `LLM.generate`, on prompts drawn here."""
+    """Yield the seconds of calls of `LLM.generate`, with prompts drawn here."""
     with tempfile.TemporaryDirectory() as folder:
         theirs = by_hand(Path(folder))
     wanted = SamplingParams(temperature=0, ignore_eos=True, max_tokens=OUTPUT_LEN, detokenize=False)
@@ -155,7 +155,7 @@ def by_theirs(session: int, shapes: Sequence[tuple[int, int]]) -> Iterator[list[
 
 
 def alone(side: str, session: int, shapes: Sequence[tuple[int, int]]) -> list[float]:
-    """Return tokens a second of one side for each shape, by the median of its calls."""
+    """Return one side's tokens per second for each shape, from the median of its calls."""
     timed = {"ours": by_ours, "hand": by_theirs}[side](session, shapes)
     return [
         batch_size * OUTPUT_LEN / statistics.median(calls[WARM:])
@@ -178,7 +178,7 @@ def _ours(loop: Loop, prompts: list[list[int]]) -> float:
 
 
 def stepping(engine: Any, loops: int = 200_000) -> Iterator[Line]:
-    """Set what listening to a step costs beside the time between two tokens at batch 1."""
+    """Compare the cost of recording a step with the time between two tokens at batch 1."""
     gaps = [late - early for early, late in itertools.pairwise(engine.token_ns()[0])]
     step_ns = statistics.median(gaps)
     core = _Instant()
@@ -199,18 +199,18 @@ def _each_ns(call: Any, loops: int) -> float:
 
 
 class _Instant:
-    """A core that gives nothing out, at once."""
+    """A core that returns no output, immediately."""
 
     def get_output(self) -> None:
         """Return nothing."""
 
 
 def main() -> int:
-    """Print a line for each promise; exit 1 if one is broken."""
+    """Print a line for each check; exit 1 if one fails."""
     if sys.argv[1:2] == [ALONE]:
         _, _, side, session, *words = sys.argv
         print(json.dumps(alone(side, int(session), _shapes(words))), flush=True)
-        os._exit(0)  # without the teardown of an engine
+        os._exit(0)  # skips the teardown of an engine
     pairs = int(sys.argv[1]) if len(sys.argv) > 1 else 5
     shapes = _shapes(sys.argv[2:]) or SHAPES
     print(f"{'promise':36} {'figure':>8} {'limit':>6}  behind it", flush=True)
@@ -222,7 +222,7 @@ def main() -> int:
     broken += sum(map(_said, stepping(engine)))
     facts = engine.facts
     print(f"\nvLLM {facts['vllm']}, torch {facts['torch']}, {facts['threads']} threads", flush=True)
-    os._exit(1 if broken else 0)  # without the teardown of an engine
+    os._exit(1 if broken else 0)  # skips the teardown of an engine
 
 
 def _shapes(words: Sequence[str]) -> list[tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""Which branches no test takes where a number is read or kept: `scripts/coverage` measures and calls this."""
+"""Lists branches that no test takes in code that reads or writes numbers; `scripts/coverage` calls this."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from test_architecture import HALF  # noqa: E402 - the one table of layers
 
 LEAST = 0.95
 KEEPING = ("runner", "supervisor", "launch", "store", "journal", "lock")
-"""What starts the measuring processes and writes what they say, beside the whole reading half."""
+"""The modules that start workers and write their results, checked in addition to the reading half."""
 
 
 def main() -> int:

@@ -1,8 +1,8 @@
-"""The generated parts of README.md and docs/, each made by the words in the comment above it.
+"""Generates parts of README.md and docs/, each from the words in the comment above it.
 
-A part stands between `<!-- WORDS -->` and `<!-- end -->`. Without arguments this rewrites them; `--check`
-names those that are out of date, and fails. The words are a command, whose Markdown is inserted as it is,
-`console: ` and a command, which is shown with what it prints, or a name in `PARTS`.
+A part is between `<!-- WORDS -->` and `<!-- end -->`. Without arguments this rewrites all parts; `--check` lists
+outdated ones, and fails. The words are a command, whose Markdown output is inserted; `console: ` and a command,
+which is shown with its output; or a name in `PARTS`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MARKED = re.compile(
     re.DOTALL,
 )
 WIDTH = "100"
-"""Columns of what a console shows: more would have to be scrolled on most screens."""
+"""The width of console examples in columns; wider ones would need scrolling on most screens."""
 
 
 def pages() -> list[Path]:
@@ -37,7 +37,7 @@ def pages() -> list[Path]:
 
 
 def rebuilt(text: str) -> str:
-    """Return a page with every generated part made anew."""
+    """Return a page with every generated part rebuilt."""
     return MARKED.sub(lambda part: f"<!-- {part[1]} -->\n\n{made(part[1])}\n\n<!-- end -->", text)
 
 
@@ -52,12 +52,12 @@ def made(words: str) -> str:
 
 
 def console(command: str) -> str:
-    """Return a command and what it prints, as a block of code."""
+    """Return a command and its output as a code block."""
     return f"```console\n$ {command}\n{printed(command)}\n```"
 
 
 def printed(command: str) -> str:
-    """Return what an llmbench command prints in the repository, with nothing kept of this machine."""
+    """Return the output of an llmbench command in the repository, without saved state of this machine."""
     pinned = {"COLUMNS": WIDTH, "NO_COLOR": "1"}
     with (
         tempfile.TemporaryDirectory() as state,
@@ -66,7 +66,7 @@ def printed(command: str) -> str:
         contextlib.redirect_stdout(io.StringIO()) as out,
     ):
         code = cli.run(shlex.split(command)[1:])
-    if code not in (0, 1):  # 1 is an answer of compare
+    if code not in (0, 1):  # compare exits with 1 if something is slower
         raise SystemExit(f"{command}: ended with exit code {code}.")
     return "\n".join(line.rstrip() for line in out.getvalue().strip().splitlines())
 
@@ -103,7 +103,7 @@ def all_metrics(whose: str) -> str:
 
 
 def options(backend: str) -> str:
-    """Return the options of a backend, with the default of each and what else it may be."""
+    """Return a table of a backend's options, with defaults and other values."""
     rows = [
         [
             f"`{name}`",
@@ -120,7 +120,7 @@ def choices(values: tuple[object, ...]) -> tuple[str, str]:
 
 
 def spelled(value: object) -> str:
-    """Return a value as a sweep file spells it."""
+    """Return a value as written in a sweep file."""
     if isinstance(value, bool):
         return f"`{value}`".lower()
     return f"`{value}`" if value != "" else "empty"

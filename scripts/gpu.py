@@ -1,11 +1,11 @@
-"""Spends the hours of a GPU on what is most wanted first, and stops in time to carry the results home.
+"""Measures on a GPU within a time budget, the most important steps first, and packs the results.
 
     python3 scripts/gpu.py --budget 540 [--only NAME,...] [--new-environment] [--list] [-o gpu.tar.gz]
 
-Everything it makes lies in .gpu/: runs, logs, the probe, and which steps are done. A step that was cut off
-goes on with the next call where .gpu/ came along, because a sweep resumes; on another machine, which has
-another card, with --new-environment only. It needs no .venv: any Python that imports llmbench and the
-engines will do, so a bare machine needs no network.
+All output is in .gpu/: runs, logs, the probe, and the list of finished steps. If .gpu/ is kept, the next call
+continues an interrupted step, because a sweep resumes; on another machine, which has another card, with
+--new-environment only. It needs no .venv: any Python that imports llmbench and the engines will do, so a bare
+machine needs no network.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ PLACE = ROOT / ".gpu"
 DONE = PLACE / "done"
 
 TO_STOP_S = 20
-"""After Ctrl-C a sweep ends its worker, waits for the device's memory and writes its table."""
+"""The time that a sweep needs after Ctrl-C to end its worker, wait for the device's memory and write its table."""
 TO_PACK_S = 15
 SHORTEST_S = 30
-"""With less than this left no step is begun: loading a model would take it all."""
+"""With less time left no step is started, because loading a model would take all of it."""
 
 MARK = "pytest.mark.gpu"
 CUT_OFF = 128 + signal.SIGINT
 NOT_RUN = (2, 4, CUT_OFF)
-"""Exit codes of what must run again: refused or not begun, no room on the disk, cut off."""
+"""Exit codes of steps that must run again: refused or not begun, disk full, interrupted."""
 
 
 class Step(NamedTuple):
-    """Something to run: its name, and what follows `python -m`. `{runs}` stands for the folder of runs."""
+    """A step: its name, and the arguments of `python -m`, in which `{runs}` is the folder of runs."""
 
     name: str
     words: tuple[str, ...]
@@ -45,13 +45,13 @@ class Step(NamedTuple):
 
 
 def sweep(name: str, why: str) -> Step:
-    """Return the step that measures a sweep file, or goes on with it."""
+    """Return the step that measures a sweep file, or continues its run."""
     file = f"configs/sweeps/{name}.yaml"
     return Step(name, ("llmbench", "sweep", file, "-o", f"{{runs}}/{name}"), why)
 
 
 def gpu_tests() -> tuple[str, ...]:
-    """Return the files that hold tests for a GPU: others may import what a bare machine does not have."""
+    """Return the files with GPU tests; others may import packages that a bare machine lacks."""
     files = sorted((ROOT / "tests").glob("test_*.py"))
     return tuple(f"tests/{file.name}" for file in files if MARK in file.read_text(encoding="utf-8"))
 
@@ -115,7 +115,7 @@ def main() -> int:
 
 
 def chosen_steps(only: str) -> list[Step]:
-    """Return the steps named, or all that are not done."""
+    """Return the named steps, or all that are not done."""
     wanted = [word for word in only.split(",") if word]
     names = [step.name for step in STEPS]
     if unknown := [word for word in wanted if word not in names]:
@@ -127,7 +127,7 @@ def chosen_steps(only: str) -> list[Step]:
 
 
 def run(step: Step, left_s: float) -> int:
-    """Run a step for so long at most, its output on the screen and in its log; note it if it came to its end."""
+    """Run a step within a time limit, with its output on the screen and in its log; mark it done if it finishes."""
     words = [word.format(runs=PLACE / "runs") for word in step.words]
     path = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
     environment = {
@@ -154,7 +154,7 @@ def run(step: Step, left_s: float) -> int:
 
 
 def ended(child: subprocess.Popen[bytes], left_s: float) -> int:
-    """Return a child's exit code; one that takes too long is asked to stop, and then made to."""
+    """Return a child's exit code; interrupt one that takes too long, and then kill it."""
     try:
         return child.wait(left_s)
     except subprocess.TimeoutExpired:
@@ -168,7 +168,7 @@ def ended(child: subprocess.Popen[bytes], left_s: float) -> int:
 
 
 def pack(archive: Path) -> None:
-    """Put all of .gpu/ into one file."""
+    """Pack .gpu/ into one file."""
     with tarfile.open(archive, "w:gz") as packed:
         packed.add(PLACE, arcname=PLACE.name)
     print(f"gpu: {archive}: {archive.stat().st_size / 2**20:.1f} MiB", flush=True)

@@ -1,6 +1,6 @@
-"""A small trained checkpoint: LLaMA's structure, a tokenizer of its own, text that every Python carries.
+"""Trains a small checkpoint with LLaMA's structure and its own tokenizer on the standard library's text.
 
-Trained weights route, stop and repeat as random ones do not; this makes them where no hub can be reached.
+Trained weights route, stop and repeat, unlike random ones; this makes them without access to a hub.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ SOURCES += ("datetime", "difflib", "doctest", "email/message", "enum", "functool
 SOURCES += ("http/client", "inspect", "json/decoder", "logging/__init__", "os", "pathlib", "pdb")
 SOURCES += ("pickle", "platform", "random", "shutil", "statistics", "subprocess", "tarfile")
 SOURCES += ("textwrap", "threading", "turtle", "typing", "unittest/mock", "uuid", "zipfile")
-"""Modules of the standard library, read in this order; one that a version lacks is passed over."""
+"""Modules of the standard library, read in this order; one that a version lacks is skipped."""
 BOS, EOS = "<s>", "</s>"
 MUST_FALL_TO = 0.75
-"""A loss above three quarters of the first one means that nothing was learnt."""
+"""The share of the first loss that the last must fall below; above it nothing was learnt."""
 LONGEST = 1024
 """Positions of the model: enough for the prompts of a quick sweep."""
 
 
 def main() -> int:
-    """Train, save, and say by how much the loss fell; 1 if it did not."""
+    """Train, save, and print how much the loss fell; return 1 if it did not."""
     asked = arguments()
     transformers.utils.logging.disable_progress_bar()
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""Measured cells as a run would have given them, for the checks of claims."""
+"""Made-up measured cells, as read from a run, for the tests of claims."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ YEAR = "2026-05-01T00:00:00Z"
 
 
 def spread(middle: float, share: float = 0.01) -> tuple[float, ...]:
-    """Return three sessions around a figure; at 1 %, an interval of about 2.5 %."""
+    """Return three sessions around a figure; a spread of 1 % gives an interval of about 2.5 %."""
     return (middle / (1 + share), middle, middle * (1 + share))
 
 
 def row(name: str = "llama-7b", step_s: float = 0.05, **changes: Any) -> Measured:
-    """Return a cell whose token takes so long, whose first takes as long as ten, and whatever else is said."""
+    """Return a cell with this time per token, a first token ten times as long, and further values."""
     cell: dict[str, Any] = {
         "batch_size": 1, "input_len": 128, "output_len": 16, "backend": "transformers", "options": {},
         "device": "cpu", "dtype": "bfloat16", "load_format": "dummy", "prompts": "synthetic",

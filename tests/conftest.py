@@ -26,7 +26,7 @@ QUICK = (
     "--length",
     "64",
 )
-"""Seven seconds, most of them imports; the loss still falls from 6.95 to 4.95."""
+"""Settings that take seven seconds, most of it imports; the loss still falls from 6.95 to 4.95."""
 
 
 with contextlib.suppress(ImportError):  # a bare machine with a GPU has none
@@ -39,8 +39,8 @@ with contextlib.suppress(ImportError):  # a bare machine with a GPU has none
 
 @pytest.fixture(autouse=True)
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the folder in which a test finds what was kept: nothing of this machine's user, nor of its terminal."""
-    monkeypatch.delenv("COLUMNS", raising=False)  # a test runner of several processes sets it
+    """Return an empty state folder, and remove settings of this machine's user and terminal."""
+    monkeypatch.delenv("COLUMNS", raising=False)  # set by a test runner with several processes
     monkeypatch.setenv(machine_state.STATE, str(tmp_path / "state"))
     return tmp_path / "state"
 
@@ -59,7 +59,7 @@ def trained_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the run of the sweep that a bench writes unless told otherwise, to be copied."""
+    """Return a run of a bench's default sweep, to be copied."""
     made = Bench(tmp_path_factory.mktemp("measured"))
     made.write()
     done = made.sweep(environment={machine_state.STATE: str(made.folder / "state")})
@@ -79,6 +79,11 @@ def heeded() -> None:
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Bench]:
     """Return a sweep whose processes do not outlive the test."""
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(
+                number, signal.SIG_DFL
+            )  # otherwise the command inherits that the signal is ignored
     made = Bench(tmp_path)
     yield made
     made.clear()

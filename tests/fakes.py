@@ -25,7 +25,7 @@ MODEL = Model(
 
 
 def a_cell(name: str = "cell", *, batch_size: int = 2, output_len: int = 4, **script: Any) -> Cell:
-    """Return a cell of 8 prompt tokens whose options are the script."""
+    """Return a cell with 8 prompt tokens whose options are the fake engine's script."""
     return Cell(
         id=name,
         model="none",
@@ -52,7 +52,7 @@ def a_job(cell: Cell, protocol: Protocol | None = None, session: int = 1) -> Job
 
 
 def measured(cell: Cell, protocol: Protocol | None = None, counters: Any = None) -> Measurement:
-    """Run the loop on one cell and return what it took."""
+    """Run the loop on one cell and return its measurement."""
     job = a_job(cell, protocol)
     engine = fake.load(job)
     prompts = measure_prompts.synthetic(cell, engine, job.protocol.seed, job.session)

@@ -1,4 +1,4 @@
-"""Model hubs as a test wants them, on this machine."""
+"""Local servers that stand in for a model hub."""
 
 import http.server
 from typing import Any
@@ -18,7 +18,7 @@ class Refusing(http.server.BaseHTTPRequestHandler):
         self.end_headers()
 
     def refusal(self) -> tuple[int, str]:
-        """Return the status and the hub's own word for it."""
+        """Send the status and the hub's error code."""
         return self.code, self.reason
 
     def do_HEAD(self) -> None:
@@ -26,4 +26,4 @@ class Refusing(http.server.BaseHTTPRequestHandler):
         self.do_GET()
 
     def log_message(self, *_: Any) -> None:
-        """Say nothing."""
+        """Log nothing."""

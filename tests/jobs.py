@@ -34,7 +34,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 
 
 def family(model_type: str, **changes: Any) -> Model:
-    """Return a tiny model of a family; untied, since tied random weights repeat one token for ever."""
+    """Return a tiny model of a family; untied, because tied random weights repeat one token forever."""
     config = {
         "vocab_size": VOCABULARY,
         "max_position_embeddings": POSITIONS,

@@ -1,4 +1,4 @@
-"""Records as a sweep would have written them, any number, quickly: for tests, and to time the reading half.
+"""Makes any number of records as a sweep would write them, for tests and to time the reading half.
 
 `python tests/make_records.py FOLDER [COUNT]` writes a run.
 """
@@ -113,7 +113,7 @@ def make_record(cell: Cell, session: int, samples: Sequence[Sample] = (), **chan
 
 
 def make_samples(e2e_s: Sequence[float], ttft_s: float, tokens: int) -> list[Sample]:
-    """Return one sample a time given, its tokens after the first evenly spaced."""
+    """Return one sample per given time, with evenly spaced tokens after the first."""
     return [
         Sample(
             e2e_ns=round(e2e * 1e9),

@@ -1,4 +1,4 @@
-"""How files go wrong, as hypothesis draws it: damage to bytes, odd values in JSON, odd words in YAML."""
+"""Hypothesis strategies for broken files: damaged bytes, odd values in JSON, odd words in YAML."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ODD = st.one_of(
         "", "1", "nan", "\x1b[2J", "\x9b2J", "\u202e", "</script>", "=1+1", "../../x", "x" * 999,
     ]),
 )  # fmt: skip
-"""Values that nobody expects where they stand."""
+"""Unexpected values."""
 
 FACTORS = (2, 10, 0.5, 1e3, 1e-3, 1e9, -1, 0)
 """By which a number is off: another unit, another sign, nothing."""
@@ -33,7 +33,7 @@ WORDS = (
     "? a", "x" * 999, "%YAML 1.1", "---", "...", "@", "`", "#", ": :", "9" * 5000, "[" * 200, "\x00", "\ufeff",
     "\u202e", "1-9999",
 )  # fmt: skip
-"""Pieces of YAML that mean something else than they seem to, or nothing."""
+"""Pieces of YAML that are invalid or have a surprising meaning."""
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -79,7 +79,7 @@ def scaled(value: float, factor: float) -> float:
 
 @st.composite
 def damaged(draw: st.DrawFn, data: bytes) -> bytes:
-    """Return bytes after one mishap: some flipped, lost, doubled, overwritten or put in between, or the end gone."""
+    """Return bytes with one damage: some flipped, lost, doubled, overwritten or inserted, or the end cut off."""
     at = draw(st.integers(0, len(data) - 1))
     more = draw(st.one_of(st.integers(1, 8), st.integers(1, 2000)))
     return draw(st.sampled_from([
@@ -94,7 +94,7 @@ def damaged(draw: st.DrawFn, data: bytes) -> bytes:
 
 @st.composite
 def garbled(draw: st.DrawFn, text: str) -> str:
-    """Return lines of YAML with one of them lost, doubled, moved, cut, or an odd word in it."""
+    """Return lines of YAML with one of them lost, doubled, moved, cut, or with an odd word."""
     lines = text.split("\n")
     at = draw(st.integers(0, len(lines) - 1))
     word = draw(st.one_of(st.sampled_from(WORDS), st.text(max_size=6)))
@@ -115,7 +115,7 @@ def garbled(draw: st.DrawFn, text: str) -> str:
 
 
 def as_json(value: Any) -> bytes:
-    """Return a value as compact JSON, odd numbers as Python spells them."""
+    """Return a value as compact JSON, with NaN and infinity as Python writes them."""
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode(
         "utf-8", "surrogatepass"
     )

@@ -1,4 +1,4 @@
-"""Pages as a browser reads them, and small runs to make them from."""
+"""Reading of HTML pages, and small runs to make them from."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 class Page(HTMLParser):
-    """A page as a browser reads it: sections by heading, their tables, the data of their plots."""
+    """A parsed page: sections by heading, their tables, the data of their plots."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class Page(HTMLParser):
             self._section["text"] += data
 
     def section(self, title: str) -> dict[str, Any]:
-        """Return the section whose heading begins so."""
+        """Return the section whose heading begins with this text."""
         return next(held for name, held in self.sections.items() if name.startswith(title))
 
     def values(self, title: str) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Tables whose truth is known, run through the statistics of compare: how often it is wrong, and what it finds."""
+"""Simulations of tables with a known truth, to test how often compare's statistics are wrong."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ MARGIN = 0.02
 class Setting(NamedTuple):
     """A kind of table.
 
-    `changed` of its cells are truly 5 % faster. `spread` is the standard deviation of a session's logarithm;
-    with `alike` degrees of freedom it differs from cell to cell, and not at all if that is None.
+    `changed` of its cells are truly 5 % faster. `spread` is the standard deviation of a session's logarithm; it
+    varies between cells with `alike` degrees of freedom, or is constant if that is None.
     """
 
     cells: int = 120
@@ -29,10 +29,10 @@ class Setting(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """What came of many tables.
+    """Results over many tables.
 
-    `false` and `found` are cells called different that are not, and that are, a table; `coverage` the share
-    of intervals that hold the truth; `same` the share of unchanged cells called that.
+    `false` and `found` are wrongly and rightly called different cells per table; `coverage` is the share of
+    intervals that contain the truth; `same` the share of unchanged cells called same.
     """
 
     false: float
@@ -42,7 +42,7 @@ class Seen(NamedTuple):
 
 
 def simulate(setting: Setting, tables: int, seed: int = 0) -> Seen:
-    """Draw tables and judge them."""
+    """Draw tables and compute their verdicts."""
     rng = np.random.default_rng(seed)
     truth = np.zeros(setting.cells)
     truth[: setting.changed] = np.log(0.95)

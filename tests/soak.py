@@ -1,7 +1,7 @@
-"""A sweep full of faults, struck down and resumed again and again, and what must be true of it in the end.
+"""A sweep with many faults that is interrupted and resumed repeatedly, and checks of the result.
 
-`python tests/soak.py [--seed N]` does it for ten minutes (scripts/soak), a test for half a minute. The seed decides the
-faults, the strokes and the sessions after which they fall; the processes' own timing nobody decides.
+`python tests/soak.py [--seed N]` does it for ten minutes (scripts/soak), a test for half a minute. The seed decides
+the faults, the interruptions and the sessions after which they happen, but not the timing of processes.
 """
 
 from __future__ import annotations
@@ -37,27 +37,27 @@ FAULTS = (
     "orphan", "junk", "fake_result", "partial", "unknown", "stranger", "nested", "tokens_short", "clock_nan",
     "unsupported",
 )  # fmt: skip
-"""What happens to a fifth of the sessions; a cell for each, in every place and shape."""
+"""Faults of a fifth of the sessions; one cell for each, in every place and shape."""
 CHANCE = 0.2
 STROKES = {signal.SIGKILL: 12, signal.SIGINT: 3, signal.SIGTERM: 3, signal.SIGHUP: 2}
-"""What ends the command, in proportion."""
+"""Signals that end the command, in proportion."""
 CHILDREN = ("fork server", "worker", "grandchild")
 CHILD_STROKES = (signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV, signal.SIGHUP, signal.SIGINT)
 FIND_S = 5.0
-"""How long a process of one kind is waited for, to be struck."""
+"""How long to wait for a process of some kind to interrupt."""
 HANG_S = 1.0
-"""Silence after which a phase is taken for hung."""
+"""The deadline of each phase."""
 
 END = b'"kind":"end"'
 PLENTY_S = 1800.0
 
 ROOM_BYTES = 8 * 2**20
 MORE_FILES = 6
-"""How much the parent may hold at its end beyond what it held a tenth of its way: 3 kB a cell are remembered."""
+"""How much the parent's memory may grow after the first tenth: it keeps 3 kB per cell."""
 
 
 class Scale(NamedTuple):
-    """How much of it: cells are FAULTS x places x shapes; `strokes` end the command, `child_strokes` a child."""
+    """The size of a soak: cells are FAULTS x places x shapes; `strokes` end the command, `child_strokes` a child."""
 
     places: tuple[str, ...]
     batch_sizes: int
@@ -79,7 +79,7 @@ SHORT = Scale(("call",), 3, 1, sessions=2, strokes=5, child_strokes=6)
 
 
 class Level(NamedTuple):
-    """What the parent held when so many of its sessions had ended."""
+    """The parent's memory and files after a number of sessions."""
 
     ended: int
     rss_bytes: int
@@ -87,7 +87,7 @@ class Level(NamedTuple):
 
 
 class Soak:
-    """One sweep under strokes."""
+    """One sweep with interruptions."""
 
     def __init__(self, bench: Bench, scale: Scale, seed: int) -> None:
         """Write the sweep; nothing runs yet."""
@@ -117,7 +117,7 @@ class Soak:
         )
 
     def run(self) -> Done:
-        """Strike the command down so many times, resume it after each, and let it finish."""
+        """Interrupt the command repeatedly, resume it after each time, and let it finish."""
         process = None
         for session, blow in self._planned_blows():
             process = process or self._started()
@@ -145,7 +145,7 @@ class Soak:
         return self.bench.start("--run-anyway", environment={"TMPDIR": str(self.scratch)})
 
     def _follow(self, process: subprocess.Popen[str], session: int) -> None:
-        """Return once so many sessions have ended, or the command; where they had before, in a moment."""
+        """Wait until this many sessions have ended, or the command."""
         if self._ended() >= session:
             time.sleep(self.dice.uniform(0, 1.5))  # at any point of its start
         give_up = time.monotonic() + PLENTY_S
@@ -212,7 +212,7 @@ def _kind(child: psutil.Process, process: subprocess.Popen[str]) -> str:
 
 
 class Innocent:
-    """What has nothing to do with the run, but looks as if it had: a process, and a file in shared memory."""
+    """A process and a file in shared memory that look as if they belonged to the run, but do not."""
 
     def __init__(self, folder: Path) -> None:
         """Make them."""
@@ -223,7 +223,7 @@ class Innocent:
         self.file.write_bytes(b"mine")
 
     def assert_untouched(self) -> None:
-        """Assert that both are as they were, and end them."""
+        """Assert that both are unchanged, and remove them."""
         assert self.process.poll() is None, "an innocent process was ended"
         assert self.file.read_bytes() == b"mine"
         self.clear()
@@ -252,7 +252,7 @@ def check(soak: Soak, done: Done) -> None:
 
 
 def assert_level(invocations: list[list[Level]]) -> None:
-    """Assert that no invocation held more and more as it went on."""
+    """Assert that no invocation's memory and files grew steadily."""
     for levels in invocations:
         early, late = levels[len(levels) // 10 :][:5], levels[-5:]
         if len(levels) < 50:

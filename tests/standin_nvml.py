@@ -1,7 +1,7 @@
-"""An NVIDIA driver with one idle H200, in place of the real one's answers; a test's own code follows it.
+"""A simulated NVIDIA driver with one idle H200, which a test's own code can change.
 
-Every Python process of a command runs this first, as `sitecustomize`, so that the parent and its workers ask
-the same device. Names and errors are the real ones.
+Every Python process of a command runs this first, as `sitecustomize`, which gives the parent and its workers the
+same device. Names and errors are the real ones.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ RECORDS = Path(__file__).parent / "run" / "records.jsonl"
 
 
 def ended() -> int:
-    """Return how many sessions have a record so far."""
+    """Return how many sessions have a record."""
     return RECORDS.read_bytes().count(b'"kind":"end"') if RECORDS.exists() else 0
 
 
 def says(value: Any) -> Callable[..., Any]:
-    """Return a question that is answered so."""
+    """Return a function that gives this answer."""
     return lambda *_: value
 
 
 def raises(code: int) -> Callable[..., Any]:
-    """Return a question that fails so."""
+    """Return a function that fails with this error."""
 
     def question(*_: Any) -> Any:
         raise pynvml.NVMLError(code)
@@ -39,7 +39,7 @@ def raises(code: int) -> Callable[..., Any]:
 
 
 def uses(used: int) -> Any:
-    """Return memory of which so much is in use."""
+    """Return memory information with this much in use."""
     return SimpleNamespace(total=141 * GIB, used=used, free=141 * GIB - used)
 
 

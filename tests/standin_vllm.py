@@ -1,7 +1,7 @@
 """A stand-in for vLLM: the names that the backend uses, over an engine core that schedules as the real one does.
 
-It computes nothing: every new token is 7. `tests/test_vllm_real.py` holds it against the installed vLLM, name by
-name and step by step, so that it cannot drift from what it stands for.
+It computes nothing: every new token is 7. `tests/test_vllm_real.py` compares it with the installed vLLM, name by
+name and step by step, to keep both in agreement.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ class CompilationMode(enum.IntEnum):
 
 
 class EngineArgs(SimpleNamespace):
-    """Whatever it is given."""
+    """An object with any attributes."""
 
 
 class SamplingParams(SimpleNamespace):
-    """Whatever it is given."""
+    """An object with any attributes."""
 
 
 class Request:
-    """One request in the scheduler: tokens computed, tokens given out."""
+    """One request in the scheduler: tokens computed and tokens returned."""
 
     def __init__(self, name: str, prompt: list[int], wanted: Any) -> None:
         self.name, self.prompt, self.wanted = name, prompt, wanted
@@ -56,7 +56,7 @@ class Request:
 
 
 class Scheduler:
-    """Decodes what runs, then prefills with what is left of the step's budget, in order of arrival."""
+    """Decodes running requests, then prefills with the rest of the step's budget, in order of arrival."""
 
     def __init__(self) -> None:
         self.requests: list[Request] = []
@@ -67,7 +67,7 @@ class Scheduler:
         return sum(request.blocks for request in self.requests) / (BLOCKS - 1)
 
     def schedule(self, throttle_prefills: bool = False) -> list[Request]:
-        """Return the requests that have a token to come from this step."""
+        """Return the requests that get a token in this step."""
         del throttle_prefills
         budget, due = BUDGET, []
         for request in self.requests:
@@ -215,7 +215,7 @@ MODULES: dict[str, dict[str, Any]] = {
     "vllm.v1.engine": {},
     "vllm.v1.engine.llm_engine": {"LLMEngine": LLMEngine},
 }
-"""What the backend imports of vLLM."""
+"""The names that the backend imports from vLLM."""
 
 
 def modules() -> dict[str, ModuleType]:

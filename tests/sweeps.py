@@ -1,4 +1,4 @@
-"""Sweeps through the real command, on the fake backend: three short cells, two sessions each, unless told."""
+"""Sweeps through the real command, on the fake backend: by default three short cells with two sessions each."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ ONLY_IN_THE_FORK_SERVER = """
 import os, sys
 if sys.orig_argv[3:4] == ['llmbench.run.forkserver'] and "LLMBENCH_SESSION" not in os.environ:
     """
-"""What must come before one line of code that the command itself is not to run."""
+"""Code that keeps the following line from running in the command itself."""
 
 
 class Answer(NamedTuple):
-    """How a command ended that was run in this process."""
+    """The result of a command that ran in this process."""
 
     code: int
     out: str
@@ -44,7 +44,7 @@ class Answer(NamedTuple):
 
 
 def asked(*arguments: object) -> Answer:
-    """Run a command in this process, as its own process would: half a second less."""
+    """Run a command in this process, which saves half a second."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = cli.run(list(map(str, arguments)))
@@ -52,7 +52,7 @@ def asked(*arguments: object) -> Answer:
 
 
 class Done(NamedTuple):
-    """How the command ended, and what it left behind."""
+    """The result of a command, and its run."""
 
     code: int
     out: str
@@ -65,7 +65,7 @@ class Done(NamedTuple):
 
     @property
     def statuses(self) -> dict[tuple[int, int], Status]:
-        """Return how each session ended, by batch size and session; the last record of it counts."""
+        """Return the status of each session, by batch size and session; its last record counts."""
         return {(record.cell.batch_size, record.session): record.status for record in self.records}
 
     def failed(self) -> Record:
@@ -162,7 +162,7 @@ class Bench:
         return {"PYTHONPATH": str(self.folder)}
 
     def copy(self, run: Path) -> None:
-        """Have the records of another run, and go on where it ended."""
+        """Copy the records of another run, to continue it."""
         shutil.copytree(run, self.run)
 
     def wait_for(

@@ -260,9 +260,9 @@ def test_a_busy_machine_is_said_before_anything_is_measured(bench: Bench) -> Non
             other.kill()
             other.wait()
 
-    assert first.startswith("Others use ")
+    assert first.startswith("Other processes use ")
     assert "of the CPUs; results measured now will be slower" in first
-    assert "Others use" not in again.out, "nothing is measured"
+    assert "Other processes use" not in again.out, "nothing is measured"
 
 
 @pytest.mark.parametrize(
