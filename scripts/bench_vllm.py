@@ -214,12 +214,12 @@ def main() -> int:
     pairs = int(sys.argv[1]) if len(sys.argv) > 1 else 5
     shapes = _shapes(sys.argv[2:]) or SHAPES
     print(f"{'promise':36} {'figure':>8} {'limit':>6}  behind it", flush=True)
-    broken = sum(map(_said, truth(pairs, shapes)))
+    broken = sum(map(_print_line, truth(pairs, shapes)))
     cell, job = planned()
     engine = load(job)
     engine.prepare(cell)
     engine.generate(measure_prompts.synthetic(cell, engine, 0, 1)("memory", 0), OUTPUT_LEN)
-    broken += sum(map(_said, stepping(engine)))
+    broken += sum(map(_print_line, stepping(engine)))
     facts = engine.facts
     print(f"\nvLLM {facts['vllm']}, torch {facts['torch']}, {facts['threads']} threads", flush=True)
     os._exit(1 if broken else 0)  # skips the teardown of an engine
@@ -230,7 +230,7 @@ def _shapes(words: Sequence[str]) -> list[tuple[int, int]]:
     return [(int(batch), int(tokens)) for batch, _, tokens in (w.partition("x") for w in words)]
 
 
-def _said(line: Line) -> bool:
+def _print_line(line: Line) -> bool:
     verdict = "BROKEN" if line.figure > line.limit else ""
     text = f"{line.promise:36} {line.figure:8.4f} {line.limit:6.2f}  {line.behind}  {verdict}"
     print(text.rstrip(), flush=True)

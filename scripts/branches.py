@@ -30,7 +30,7 @@ def main() -> int:
         taken, known = taken + summary["covered_branches"], known + summary["num_branches"]
         if summary["missing_branches"]:
             share = summary["covered_branches"] / summary["num_branches"]
-            print(f"{path:44} {summary['num_branches']:8,} {share:6.0%}  {_told(found)}")
+            print(f"{path:44} {summary['num_branches']:8,} {share:6.0%}  {_listed(found)}")
     print(f"\n{taken:,} of {known:,} branches: {taken / known:.1%} of at least {LEAST:.0%}")
     return 1 if taken < LEAST * known else 0
 
@@ -43,7 +43,7 @@ def _counts(path: str) -> bool:
     return HALF.get(name) == "reading" or name in KEEPING
 
 
-def _told(found: dict[str, Any]) -> str:
+def _listed(found: dict[str, Any]) -> str:
     """Return the branches not taken; a negative line is the end of the function that begins there."""
     return " ".join(
         f"{start}-{'end' if end < 0 else end}" for start, end in found["missing_branches"]

@@ -140,13 +140,13 @@ def as_one_line(job: Job, reasons: Sequence[LoadErrorRule] = REASONS) -> Iterato
     except (LoadFailed, Unsupported):
         raise
     except Exception as error:
-        message = _said(error, job, reasons)
+        message = _message(error, job, reasons)
         if message is None:
             raise
         raise message from error
 
 
-def _said(
+def _message(
     error: BaseException, job: Job, reasons: Sequence[LoadErrorRule]
 ) -> LoadFailed | Unsupported | None:
     chain = list(_chain(error))

@@ -154,7 +154,7 @@ class Fields:
         value = self._given(key)
         whole = isinstance(value, int | float) and not isinstance(value, bool)
         if not whole or not 0 <= value <= LARGEST or value != int(value):
-            raise Unconvertible(f"{self.where}.{key}: {_told(value)} is not a count.")
+            raise Unconvertible(f"{self.where}.{key}: {_shown(value)} is not a count.")
         return int(value)
 
     def scalar(self, key: str) -> str | int | float | bool:
@@ -165,14 +165,14 @@ class Fields:
         if isinstance(value, int | float) and abs(value) <= LARGEST:
             return value
         raise Unconvertible(
-            f"{self.where}.{key}: {_told(value)} is not a string, number or boolean."
+            f"{self.where}.{key}: {_shown(value)} is not a string, number or boolean."
         )
 
     def text(self, key: str) -> str:
         """Return a text without secrets and of limited length."""
         value = self._given(key)
         if not isinstance(value, str) or not value:
-            raise Unconvertible(f"{self.where}.{key}: {_told(value)} is not a string.")
+            raise Unconvertible(f"{self.where}.{key}: {_shown(value)} is not a string.")
         spelled = value.encode(
             "utf-8", "backslashreplace"
         ).decode()  # half a surrogate pair cannot be encoded
@@ -181,7 +181,7 @@ class Fields:
     def _list(self, key: str) -> list[Any]:
         value = self._given(key)
         if not isinstance(value, list):
-            raise Unconvertible(f"{self.where}.{key}: {_told(value)} is not a list.")
+            raise Unconvertible(f"{self.where}.{key}: {_shown(value)} is not a list.")
         return value
 
     def _given(self, key: str) -> Any:
@@ -194,10 +194,10 @@ class Fields:
 def _number(value: Any, where: str) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= LARGEST:
         return float(value)
-    raise Unconvertible(f"{where}: {_told(value)} is not a number above zero.")
+    raise Unconvertible(f"{where}: {_shown(value)} is not a number above zero.")
 
 
-def _told(value: Any) -> str:
+def _shown(value: Any) -> str:
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return shown(redact(repr(value))[:40])

@@ -36,7 +36,7 @@ REFUSED = {
     "max_global_vram": "all that is used on the device, by others too, and what was there before",
 }
 
-UNTOLD = Finding(
+NOT_COUNTED = Finding(
     "tokens_not_counted",
     "the lengths are those asked for; the prompt is the same in every iteration",
 )
@@ -70,7 +70,7 @@ def read(document: ToolFile, said: Said) -> list[Reading]:
             given=given,
             memory=_memory(report),
             load_s=median(_latencies(report.inner("load_model"))),
-            warnings=[UNTOLD],
+            warnings=[NOT_COUNTED],
             refused=refused,
             version=None if alone else _version(fields.inner("config")),
         )

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 TOOL = "vllm bench latency"
 
-UNTOLD = Finding(
+NOT_COUNTED = Finding(
     "tokens_not_counted",
     "the lengths are those asked for; sampled at temperature 1, detokenised unless that was switched off",
 )
@@ -43,7 +43,7 @@ def read(document: ToolFile, said: Said) -> list[Reading]:
             where={"backend": "vllm", "prompts": "synthetic"},
             samples=[sample(seconds) for seconds in latencies],
             timed="the call that generates the batch, detokenising included; host, perf_counter",
-            warnings=[UNTOLD],
+            warnings=[NOT_COUNTED],
             refused={
                 "avg_latency": "a mean; the iterations themselves are taken, and their median shown",
                 "percentiles": "with few iterations they are guesses; the iterations themselves are taken",

@@ -32,7 +32,7 @@ PR_SET_CHILD_SUBREAPER, PR_GET_CHILD_SUBREAPER = 36, 37
 PATIENCE_S = 10.0
 """How long to wait for killed processes to exit; one in uninterruptible sleep may never do."""
 
-undying: set[psutil.Process] = set()
+unkillable: set[psutil.Process] = set()
 """Killed processes that did not exit in time. They are not waited for again."""
 
 
@@ -144,9 +144,9 @@ def kill(
     strays: dict[int, str] = {}
     held = leftovers.Held(before)
     deadline = time.monotonic() + PATIENCE_S
-    while alive := [one for one in find() if one.pid != os.getpid() and one not in undying]:
+    while alive := [one for one in find() if one.pid != os.getpid() and one not in unkillable]:
         if time.monotonic() > deadline:
-            undying.update(alive)
+            unkillable.update(alive)
             strays |= {
                 one.pid: f"{_described(one)} (still there after {PATIENCE_S:.0f} s)"
                 for one in alive
@@ -186,7 +186,7 @@ def _of_session(family: SessionProcesses) -> list[psutil.Process]:
         if family.token in _environment(process).values():
             by_pid |= {process.pid: process} | _descendants(process.pid)
     if _adopts:
-        _bury(by_pid.values(), family.others)
+        _reap(by_pid.values(), family.others)
     return _alive(process for process in by_pid.values() if process.pid not in family.others)
 
 
@@ -212,7 +212,7 @@ def _is_zombie(process: psutil.Process) -> bool:
     return True
 
 
-def _bury(processes: Iterable[psutil.Process], others: frozenset[int]) -> None:
+def _reap(processes: Iterable[psutil.Process], others: frozenset[int]) -> None:
     """Reap adopted orphans that have exited, to remove them from the process table."""
     for process in processes:
         with contextlib.suppress(psutil.Error, ChildProcessError):

@@ -89,7 +89,7 @@ class _Checkpoint:
 
     def verdicts(self, subjects: Sequence[Subject]) -> list[Parity]:
         """Return the verdict for each engine that reads these weights."""
-        noise, control = self._own_words()
+        noise, control = self._noise_and_control()
         heard = [self._words(subject) for subject in subjects]
         able = [words for words in (noise, control, *heard) if not words.unable]
         truth = self._truth(able)
@@ -99,7 +99,7 @@ class _Checkpoint:
             for subject, distance in zip(subjects, distances[2:], strict=True)
         ]
 
-    def _own_words(self) -> tuple[Reply, Reply]:
+    def _noise_and_control(self) -> tuple[Reply, Reply]:
         """Save both checkpoints, and run transformers in the cell's dtype on each, for noise and control."""
         cell = self.job.cells[0]
         self.tell(

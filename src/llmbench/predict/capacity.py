@@ -114,7 +114,7 @@ def _read(log: Log) -> tuple[list[Cell], Mapping[str, Met], set[str]]:
         written.setdefault(record.id, bytes(record.cell))
         if record.outcome.engine.preallocates:
             preallocating.add(record.id)
-        if predict_oom.tells(record.status) and (record.id, record.session) not in counted:
+        if predict_oom.shows_fit(record.status) and (record.id, record.session) not in counted:
             counted.add((record.id, record.session))
             met[record.id].note(record.status, record.session, record.worker)
     planned = {cell.id: cell for cell in (log.plan.cells if log.plan else ())}

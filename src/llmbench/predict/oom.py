@@ -53,7 +53,7 @@ Seen: TypeAlias = "tuple[Cell, Met]"
 """A cell and its results."""
 
 
-def tells(status: Status) -> bool:
+def shows_fit(status: Status) -> bool:
     """Return whether this status shows if a cell fits."""
     return status in RAN or status is Status.OOM
 

@@ -213,14 +213,14 @@ class Worker:
         """
         os.set_blocking(self.control, False)
         try:
-            yield from self._heard(deadlines, interrupt, on_tick)
+            yield from self._receive(deadlines, interrupt, on_tick)
         except ForkServerDied as error:
             self.why = WorkerEnd(why="nursery", phase=self.phase, detail=str(error))
         finally:  # also when the listener is gone
             ended = self._finish(spared)
         yield ended
 
-    def _heard(
+    def _receive(
         self, deadlines: Deadlines, interrupt: Interrupt, on_tick: Callable[[], None]
     ) -> Iterator[messages.Message]:
         """Yield messages until the worker has ended or must be stopped; `why` then says which."""

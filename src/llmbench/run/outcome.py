@@ -60,13 +60,13 @@ def _surroundings(
     if measured and (worker.get("end", "done") != "done" or worker.get("exit")):
         how = signal_name(worker["exit"]) if worker["end"] == "signal" else worker["end"]
         yield Finding("worker_end", f"the worker failed after its result: {how}")
-    if untold := _untold(telemetry, counters):
-        yield Finding("telemetry", untold)
+    if missing := _unreported(telemetry, counters):
+        yield Finding("telemetry", missing)
     if telemetry.get("isolation") == "shared":
         yield Finding("shared_device", "other processes were using the device")
 
 
-def _untold(telemetry: dict[str, Any], counters: dict[str, Any]) -> str:
+def _unreported(telemetry: dict[str, Any], counters: dict[str, Any]) -> str:
     """Return which facts the device did not report; empty if it reported all."""
     samples = telemetry.get("device_samples")
     if samples == 0:

@@ -104,14 +104,14 @@ class Runner:
                     self.screen.more_planned(len(cells), further)
                 self._round(session, cells)
                 self._close_fork_servers()
-                if self._told_to_stop():
+                if self._must_stop():
                     self._skip_rounds(session + 1)
                     return
             self._note_stops()
         finally:
             self._close_fork_servers()
 
-    def _told_to_stop(self) -> bool:
+    def _must_stop(self) -> bool:
         return self.interrupt.signal is not None or self.watch.halt is not None
 
     def _skip_rounds(self, first: int) -> None:
@@ -127,17 +127,17 @@ class Runner:
     def _round(self, session: int, cells: list[Cell]) -> None:
         """Measure session `session` of these cells, with groups and cells in a seeded order."""
         order = random.Random(f"{self.protocol.seed}/{session}")  # noqa: S311 - an order, not a secret
-        groups = sweep.groups(self._forgo(session, cells), self.protocol.isolation)
+        groups = sweep.groups(self._record_known(session, cells), self.protocol.isolation)
         order.shuffle(groups)
         left: list[Cell] = []
-        while groups and not self._told_to_stop():
+        while groups and not self._must_stop():
             group = groups.pop(0)
             order.shuffle(group)
             left = self._group(session, group)
         if self.watch.halt:
             self._end_all(itertools.chain(left, *groups), session, self.watch.halt)
 
-    def _forgo(self, session: int, cells: list[Cell]) -> list[Cell]:
+    def _record_known(self, session: int, cells: list[Cell]) -> list[Cell]:
         """Record the sessions with a known outcome; return the cells that must be measured."""
         known = self.foregone.outcomes(cells)
         for cell in cells:
@@ -148,7 +148,7 @@ class Runner:
     def _group(self, session: int, cells: list[Cell]) -> list[Cell]:
         """Measure one group, with a new worker after each early end; return the cells left by a stop."""
         remaining = list(cells)
-        while (remaining := self._forgo(session, remaining)) and not self._told_to_stop():
+        while (remaining := self._record_known(session, remaining)) and not self._must_stop():
             self.watch.before_worker()
             remaining = self._worker(session, remaining)
             if self.protocol.nursery == "session":

@@ -53,7 +53,7 @@ def load(job: Job, options: Mapping[str, Any], device: torch.device) -> Loaded:
     # with one copy of the output head per sequence, eleven times slower (pythia-70m, 16 x 128, bfloat16).
     model.eval()
     tokenizer = vocabulary.tokenizer(job, options["revision"])
-    facts = {**_found(model), **parts}
+    facts = {**_as_loaded(model), **parts}
     return Loaded(
         model,
         tokenizer,
@@ -86,11 +86,11 @@ def _random(job: Job, config: Any, options: Mapping[str, Any], device: torch.dev
 def _keep_wide(model: Any) -> None:
     """Convert parameters that the family keeps in float32, as reading a checkpoint does; weights are still empty."""
     for name, parameter in model.named_parameters():
-        if _kept_wide(model, name):
+        if _stays_wide(model, name):
             parameter.data = parameter.data.float()
 
 
-def _kept_wide(model: Any, name: str) -> bool:
+def _stays_wide(model: Any, name: str) -> bool:
     """Return whether transformers keeps a parameter in float32 under float16; some of T5's would overflow."""
     modules = model._keep_in_fp32_modules or ()  # noqa: SLF001 - has no public name
     return model.dtype == torch.float16 and not set(modules).isdisjoint(name.split("."))
@@ -132,12 +132,12 @@ def _common(job: Job, options: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _found(model: Any) -> dict[str, Any]:
+def _as_loaded(model: Any) -> dict[str, Any]:
     """Return facts about the loaded model, by which the parent checks device and dtype."""
     named = dict(model.named_parameters())  # lists a tied parameter once
     parameters = list(named.values())
     kept = {
-        name for name, p in named.items() if p.dtype == torch.float32 and _kept_wide(model, name)
+        name for name, p in named.items() if p.dtype == torch.float32 and _stays_wide(model, name)
     }
     offloaded = [parameter for parameter in parameters if parameter.device.type == "meta"]
     places = {"cpu" if p.device.type == "meta" else str(p.device) for p in parameters}
