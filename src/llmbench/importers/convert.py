@@ -36,7 +36,7 @@ def write(
     Raises:
         Unconvertible: a file cannot be read or converted, or is given twice.
         SpecError: the user contradicts a file.
-        RunError: the folder holds something already, or cannot be written.
+        RunError: the folder is not empty, or cannot be written.
 
     """
     if (folder / store.RECORDS).exists():
