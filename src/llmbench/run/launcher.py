@@ -277,7 +277,7 @@ class Worker:
                 MOST_READS
             ):  # a worker that never stops talking must not keep us from a signal
                 if not (data := os.read(self.out, 2**16)):
-                    return found or None
+                    return received or None
                 for message in reader.feed(data):
                     received.append(message)
                     self.phase = message.phase if isinstance(message, messages.Progress) else "exit"
@@ -285,8 +285,7 @@ class Worker:
             return received
         except ValueError as error:
             self.why = WorkerEnd(why="protocol", phase=self.phase, detail=str(error))
-            return received
-        return received or None
+        return received
 
     def _finish(self, spared: set[int]) -> WorkerEnd:
         """Kill remaining processes, collect the worker's status, close the pipes."""
