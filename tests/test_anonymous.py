@@ -120,7 +120,10 @@ def test_a_copy_needs_a_new_folder(bench: Bench) -> None:
     bench.sweep()
 
     assert asked("export", bench.run, "--anonymous").code == 2
-    assert "already exists and is not empty" in asked("export", bench.run, "--anonymous", "-o", bench.run).err
+    assert (
+        "already exists and is not empty"
+        in asked("export", bench.run, "--anonymous", "-o", bench.run).err
+    )
 
 
 @pytest.mark.parametrize(

@@ -183,7 +183,7 @@ def test_calibrate_shows_what_it_found(tmp_path: Path) -> None:
     done = asked("calibrate", write_run(tmp_path / "run", grid(2), 5))
 
     assert done.code == 0, done.err
-    assert "bench-2cpu, 2025-06-01: 10 sessions of 2 cells." in done.out
+    assert "bench-2cpu, 2025-06-01: 10 sessions of 2 cells" in done.out
     assert done.out.count("TTFT") == 2
     assert "Kept in" in done.out
 
@@ -199,7 +199,7 @@ def test_a_sweep_is_measured_and_kept(tmp_path: Path) -> None:
     done = llmbench("calibrate", sweep, "--sessions", 3)
 
     assert done.returncode == 0, done.stderr
-    assert "3 sessions of 1 cell." in done.stdout
+    assert "3 sessions of 1 cell" in done.stdout
     assert calibration.kept_calibration(info.machine()).calibration is not None
     told = asked("sweep", sweep, "--dry-run").out
     assert "by the calibration of" in told
