@@ -20,7 +20,7 @@ def command(module: str, *arguments: object) -> list[str]:
 
 
 def main() -> None:
-    """Run the module that the first argument names, which then sees the arguments after it."""
+    """Run the module named by the first argument, with the remaining arguments."""
     order = sys.path[:] = standard_first(sys.path)
     ours = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120 - see below
     sys.path[:] = [*order[:2], ours]

@@ -82,7 +82,7 @@ def known() -> list[str]:
 
 
 def read(path: Path, said: Said, name: str | None = None) -> tuple[str, ToolFile, list[Reading]]:
-    """Return a file's tool, its content, and what it tells; raise Unconvertible in one line.
+    """Return a file's tool, its content and its readings; raise Unconvertible with a one-line message.
 
     `name` selects the importer, for a file that several tools could have written.
     """

@@ -43,7 +43,7 @@ REFUSED = {
 
 
 def recognises(document: ToolFile) -> bool:
-    """Return whether this is such a file."""
+    """Return whether this tool wrote the file."""
     value = document.values[0]
     return (
         len(document.values) == 1
@@ -53,7 +53,7 @@ def recognises(document: ToolFile) -> bool:
 
 
 def read(document: ToolFile, said: Said) -> list[Reading]:
-    """Return its one run."""
+    """Return the run in the file as one reading."""
     del said
     fields = Fields(document.values[0], document.name)
     done = round(_figure(fields, "request_count", "requests", "avg"))

@@ -31,7 +31,7 @@ LARGEST = 1e15
 
 
 class ToolFile(NamedTuple):
-    """A file read whole: its name without folders, its digest, and one value, or one a line."""
+    """A file's content: its name without folders, its digest, and one JSON value, or one per line."""
 
     name: str
     sha256: str
@@ -39,7 +39,7 @@ class ToolFile(NamedTuple):
 
 
 def read(path: Path) -> ToolFile:
-    """Read a file of JSON, or of one JSON value a line; raise Unconvertible in one line if it is neither."""
+    """Read a file of JSON or JSON lines; raise Unconvertible with a one-line message if it is neither."""
     name = shown(path.name)
     try:
         data = files.read(path, MOST_BYTES)
@@ -48,7 +48,7 @@ def read(path: Path) -> ToolFile:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise Unconvertible(f"{name}: is no text: byte {error.start:,} is not UTF-8.") from error
+        raise Unconvertible(f"{name}: is not text: byte {error.start:,} is not UTF-8.") from error
     return ToolFile(name, hashlib.sha256(data).hexdigest(), tuple(_values(text, name)))
 
 

@@ -39,7 +39,7 @@ def recognises(document: ToolFile) -> bool:
 
 
 def read(document: ToolFile, said: Said) -> list[Reading]:
-    """Return one reading a benchmark."""
+    """Return one reading per benchmark."""
     del said
     fields = Fields(document.values[0], document.name)
     version = fields.inner("metadata").text("guidellm_version")

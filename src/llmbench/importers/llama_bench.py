@@ -42,13 +42,13 @@ KINDS = {
 
 
 def recognises(document: ToolFile) -> bool:
-    """Return whether this is such a file, one test a line or all in a list."""
+    """Return whether this tool wrote the file, with one test per line or all in a list."""
     tests = _tests(document)
     return bool(tests) and all(isinstance(test, dict) and test.keys() >= KEYS for test in tests)
 
 
 def read(document: ToolFile, said: Said) -> list[Reading]:
-    """Return one reading a test."""
+    """Return one reading per test."""
     del said
     tests = [
         Fields(test, f"{document.name}: test {number}")

@@ -52,7 +52,7 @@ def recognises(document: ToolFile) -> bool:
 
 
 def read(document: ToolFile, said: Said) -> list[Reading]:
-    """Return its one process as a session."""
+    """Return the file's process as one session."""
     fields = Fields(document.values[0], document.name)
     alone = not fields.has("report")
     report = fields if alone else fields.inner("report")

@@ -21,7 +21,7 @@ NOT_COUNTED = Finding(
 
 
 def recognises(document: ToolFile) -> bool:
-    """Return whether this is such a file."""
+    """Return whether this tool wrote the file."""
     value = document.values[0]
     return (
         len(document.values) == 1
@@ -31,7 +31,7 @@ def recognises(document: ToolFile) -> bool:
 
 
 def read(document: ToolFile, said: Said) -> list[Reading]:
-    """Return its iterations as samples: call to all tokens of the batch on the host, as ours are."""
+    """Return its iterations as samples, which like ours run until all tokens are on the host."""
     del said
     fields = Fields(document.values[0], document.name)
     latencies = fields.positives("latencies")

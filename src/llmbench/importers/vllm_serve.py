@@ -30,13 +30,13 @@ REFUSED = {
 
 
 def recognises(document: ToolFile) -> bool:
-    """Return whether this is such a file."""
+    """Return whether this tool wrote the file."""
     value = document.values[0]
     return len(document.values) == 1 and isinstance(value, dict) and value.keys() >= KEYS
 
 
 def read(document: ToolFile, said: Said) -> list[Reading]:
-    """Return its one run; numbers of requests hold the queue and the network, so none is named as ours."""
+    """Return its run; its times include the queue and the network and therefore get names of their own."""
     del said
     fields = Fields(document.values[0], document.name)
     completed, asked = fields.count("completed"), fields.count("num_prompts")

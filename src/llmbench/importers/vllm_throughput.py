@@ -33,7 +33,7 @@ ONCE = Finding(
 
 
 def recognises(document: ToolFile) -> bool:
-    """Return whether this is such a file."""
+    """Return whether this tool wrote the file."""
     value = document.values[0]
     return len(document.values) == 1 and isinstance(value, dict) and value.keys() >= KEYS
 

@@ -43,7 +43,7 @@ def cells(path: Path, size: int) -> dict[str, str]:
 def _verdicts(path: Path, size: int) -> Iterator[record.Parity]:
     if not size or not os.access(path, os.R_OK):
         return
-    with contextlib.suppress(FormatError):  # whoever reads the run is told so, as of any damage
+    with contextlib.suppress(FormatError):  # readers of the run report it, like any damage
         if not lines.holds(path, size, HEAD):
             return  # as in nearly every run; checking its lines would take twenty times as long
         for line in lines.scan(path, size, lambda _: None):

@@ -1,4 +1,4 @@
-"""What a sweep would do before it runs: its cells, what is predicted of each, and the price of an hour."""
+"""The forecast of a sweep before it runs: its cells, the prediction of each, and the price of an hour."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def _cells(planned: Planned, place: estimate.PredictedMachine) -> Iterator[Plann
 
 
 def _price(usd_per_hour: float | None, chip: Chip | None) -> Price | None:
-    """Return what an hour costs: as asked, else the newest dated price of the chip's file."""
+    """Return the price of an hour: the given one, else the newest dated price in the chip's file."""
     if usd_per_hour is not None:
         if usd_per_hour < 0:
             raise SpecError(f"--usd-per-gpu-hour: {usd_per_hour} is negative.")

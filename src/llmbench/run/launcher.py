@@ -36,7 +36,7 @@ LONGEST_LOG = 16 * 2**20
 SHOWN = "llmbench.nursery"
 """An unused last argument: `ps` shows it, and scripts look for it."""
 TICK_S = 0.2
-"""The longest sleep of the parent: telemetry is sampled, logs are capped, at this pace."""
+"""The longest sleep of the parent, and the interval of telemetry samples and log checks."""
 MOST_READS = 2048
 """Reads of a pipe, 64 KiB each, until the parent looks for a signal again: twice the longest message."""
 

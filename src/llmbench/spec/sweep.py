@@ -198,7 +198,7 @@ class Axes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 
 class Sweep(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What one sweep file says; `why`, where it is given, is shown above the table."""
+    """The content of one sweep file; `why`, if given, is shown above the table."""
 
     name: str
     axes: Axes
