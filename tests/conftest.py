@@ -79,11 +79,6 @@ def heeded() -> None:
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Bench]:
     """Return a sweep whose processes do not outlive the test."""
-    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
-        if signal.getsignal(number) is signal.SIG_IGN:
-            signal.signal(
-                number, signal.SIG_DFL
-            )  # otherwise the command inherits that the signal is ignored
     made = Bench(tmp_path)
     yield made
     made.clear()
