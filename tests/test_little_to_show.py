@@ -179,9 +179,9 @@ RSS = ("--metric", "host_peak_rss_bytes")
 @pytest.mark.parametrize(
     ("candidate", "arguments", "code", "words"),
     [
-        ("usual", (), 0, "Both are the same run: every ratio is 1 because nothing was measured twice."),
-        ("no plan", (), 2, "a run does not tell its machine."),
-        ("no cell", (), 3, "3 in the candidate not planned there"),
+        ("usual", (), 0, "Both sides are the same run; every ratio is 1"),
+        ("no plan", (), 2, "one run does not name its machine."),
+        ("no cell", (), 3, "3 in the candidate not planned on this side"),
         ("no record", (), 3, "3 in the candidate not measured yet"),
         ("all invalid", (), 3, "3 in the candidate invalid: clock"),
         ("only failures", (), 3, "in the candidate oom in load: tried to allocate 2 GiB"),
@@ -190,7 +190,7 @@ RSS = ("--metric", "host_peak_rss_bytes")
         ("one token", (), 3, "6 cells: 6 missing."),
         ("another protocol", (), 2, "measured with protocols 1 and 2"),
         ("two protocols", (), 2, "measured with protocols 1 and 2"),
-        ("other cells", (), 3, "6 cells: 6 missing. 3 cells without a number in the candidate"),
+        ("other cells", (), 3, "6 cells: 6 missing."),
         ("real weights", (), 2, "cannot compare random with real weights"),
         ("another tool", (), 1, "One side's number comes from a tool that defines it as: latency of a batch."),
         ("memory in advance", (), 0, "3 cells: 3 same."),

@@ -106,7 +106,7 @@ def test_cells_without_a_number_on_one_side_are_named_with_the_reason() -> None:
 
     groups = [tuple(row.values()) for row in told(page, "Cells without")]
     assert groups == [
-        ("2", "in the candidate", "not planned there", f"{cells[2].id}; {cells[3].id}"),
+        ("2", "in the candidate", "not planned on this side", f"{cells[2].id}; {cells[3].id}"),
         ("1", "in the candidate", "invalid: token_count", cells[1].id),
     ]
 

@@ -372,7 +372,7 @@ def _holds_run(folder: Path) -> bool:
     if not _has_content(path):
         return False
     with os.fdopen(files.open_regular(path), "rb") as stream:
-        begins = stream.read(len(results_lines.BEGINS)) == results_lines.BEGINS
+        begins = results_lines.BEGINS.startswith(stream.read(len(results_lines.BEGINS)))
     try:
         return begins or any(results_lines.scan(path, path.stat().st_size, lambda _: None))
     except FormatError:  # for whoever reads it to say
