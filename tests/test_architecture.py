@@ -196,3 +196,13 @@ def test_the_page_names_only_what_is_there() -> None:
     assert named
     ours = [name for name in named if not name.startswith("tests/")]
     assert [name for name in ours if not (SOURCE / name).is_file()] == []
+
+
+def test_a_class_name_means_one_thing() -> None:
+    places: dict[str, list[str]] = {}
+    for path in SOURCE.rglob("*.py"):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(str(path.relative_to(SOURCE)))
+
+    assert {name: files for name, files in places.items() if len(files) > 1} == {}

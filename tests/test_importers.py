@@ -18,7 +18,7 @@ from llmbench.errors import LlmbenchError, Unconvertible
 from llmbench.importers import fields
 from llmbench.results import store, table
 from llmbench.results.record import Outcome  # noqa: TC001 - msgspec reads the annotations
-from llmbench.results.sessions import Ended
+from llmbench.results.sessions import RecordedSession
 from llmbench.spec.sweep import NOT_SAID, Point
 from mutations import places
 from pages import shown as printed
@@ -27,7 +27,7 @@ FILES = Path(__file__).parent / "importers"
 FIXTURES = sorted(path for path in FILES.iterdir() if path.suffix in {".json", ".jsonl"})
 
 
-class Whole(Ended):
+class Whole(RecordedSession):
     """A record with all of its outcome."""
 
     outcome: Outcome  # type: ignore[assignment]

@@ -34,7 +34,7 @@ def measured(cell: Cell, samples: list[Sample], **outcome: Any) -> sessions.Sess
     """Return the columns of one session, as the reading half takes them from its line."""
     line = lines.encode(make_record(cell, 1, samples, outcome=outcome))
     gatherer = sessions.Gatherer()
-    gatherer.take(msgspec.json.decode(line, type=sessions.Ended).outcome)
+    gatherer.take(msgspec.json.decode(line, type=sessions.RecordedSession).outcome)
     return gatherer.sessions([cell])
 
 
@@ -169,7 +169,7 @@ def test_sessions_of_different_shapes_keep_their_order() -> None:
     for e2e_s, count in zip(expected, (3, 1, 3, 2), strict=True):
         samples = [sample(e2e_s * 1e3, [1, 2, 3])] * count
         line = lines.encode(make_record(CELL, 1, samples))
-        gatherer.take(msgspec.json.decode(line, type=sessions.Ended).outcome)
+        gatherer.take(msgspec.json.decode(line, type=sessions.RecordedSession).outcome)
 
     assert gatherer.sessions([CELL] * 4).e2e_s == pytest.approx(expected)
 

@@ -157,7 +157,7 @@ def _of_run(folder: Path, facts: Mapping[str, Any], without: str | None) -> Iter
         plan = log.plan
         if plan is None or plan.run == without or not _alike(plan.machine, facts):
             return
-        yield from _medians(plan, log.records(sessions.Ended))
+        yield from _medians(plan, log.records(sessions.RecordedSession))
     except LlmbenchError:
         return  # ignore a run that cannot be read
 
@@ -168,7 +168,7 @@ def _alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     return gpus[0] == gpus[1] and all(one.get(key) == other.get(key) for key in MATCHING)
 
 
-def _medians(plan: Plan, ended: Iterable[sessions.Ended]) -> Iterator[PastCell]:
+def _medians(plan: Plan, ended: Iterable[sessions.RecordedSession]) -> Iterator[PastCell]:
     cells, models = {cell.id: cell for cell in plan.cells}, {one.name: one for one in plan.models}
     times: defaultdict[str, list[tuple[float, float | None]]] = defaultdict(list)
     for record in ended:
@@ -183,7 +183,7 @@ def _medians(plan: Plan, ended: Iterable[sessions.Ended]) -> Iterator[PastCell]:
         yield PastCell(plan.run, cell, models[cell.model], first, step)
 
 
-def _session(samples: Sequence[sessions.Timed]) -> tuple[float, float | None] | None:
+def _session(samples: Sequence[sessions.RecordedSample]) -> tuple[float, float | None] | None:
     """Return a session's median TTFT and TPOT in seconds."""
     pairs = [
         (max(row[0] for row in one.token_ns) / 1e9, one.e2e_ns / 1e9, len(one.token_ns[0]))

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmbench.results.record import NOT_FINAL, Status
-from llmbench.results.sessions import Ended, Gatherer
+from llmbench.results.sessions import RecordedSession, Gatherer
 from llmbench.spec.sweep import Point
 
 if TYPE_CHECKING:
@@ -54,10 +54,10 @@ class Failure(NamedTuple):
         return sum(self.cells.values())
 
 
-def understood(log: Log) -> Iterator[tuple[Ended, Point]]:
+def understood(log: Log) -> Iterator[tuple[RecordedSession, Point]]:
     """Yield a run's records with their cells; one whose cell is not understood is noticed and passed over."""
     cells: dict[str, Point] = {}
-    for record in log.records(Ended):
+    for record in log.records(RecordedSession):
         if record.id not in cells:
             try:
                 cell = msgspec.json.decode(record.cell, type=Point)
@@ -110,7 +110,7 @@ class Tally:
         self._written: dict[str, Point] = {}
         self._seen: set[tuple[str, int]] = set()
         self._cut_off: set[tuple[str, int]] = set()
-        self._skipped: dict[tuple[str, int], Ended] = {}
+        self._skipped: dict[tuple[str, int], RecordedSession] = {}
         for record, cell in understood(log):
             self._written[record.id] = cell
             self._take(record)
@@ -131,7 +131,7 @@ class Tally:
         number = {cell.id: number for number, cell in enumerate(self.cells)}
         return np.array([number[name] for name in self.owners], dtype=np.int64)
 
-    def _take(self, record: Ended) -> None:
+    def _take(self, record: RecordedSession) -> None:
         """Take in one record; the first final one of a session counts, one that was measured before a skip."""
         session = (record.id, record.session)
         if measured(record.status):
@@ -143,7 +143,7 @@ class Tally:
         else:
             self._cut_off.add(session)
 
-    def _end(self, session: tuple[str, int], record: Ended) -> None:
+    def _end(self, session: tuple[str, int], record: RecordedSession) -> None:
         self._seen.add(session)
         self.ended[record.id] += 1
         if record.status is OK:
@@ -151,7 +151,7 @@ class Tally:
         else:
             self._take_failed(record)
 
-    def _take_valid(self, record: Ended) -> None:
+    def _take_valid(self, record: RecordedSession) -> None:
         self.owners.append(record.id)
         self.rounds.append(record.session)
         self.clocks_mhz.append(record.telemetry.sm_mhz_mean or math.nan)
@@ -167,7 +167,7 @@ class Tally:
             for finding in record.warnings:
                 self.details.setdefault(finding.code, finding.detail)
 
-    def _take_failed(self, record: Ended) -> None:
+    def _take_failed(self, record: RecordedSession) -> None:
         self.verdicts["invalid" if record.status is Status.INVALID else "failed"] += 1
         codes = tuple(sorted({problem.code for problem in record.problems}))
         key = (record.status, record.phase, codes or DIGITS.sub("#", record.reason or ""))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from llmbench.results.record import Status
-from llmbench.results.sessions import Gatherer, Taken
+from llmbench.results.sessions import Gatherer, RecordedOutcome
 from llmbench.results.aggregate import measured, understood
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def iterated(log: Log, tally: Tally) -> IterationRows:
             continue
         for sample in record.outcome.samples:
             if sample.e2e_ns and not sample.discarded:
-                gatherer.take(Taken(samples=[sample]))
+                gatherer.take(RecordedOutcome(samples=[sample]))
                 owners.append(count)
                 points.append(cells[record.id])
         count += 1

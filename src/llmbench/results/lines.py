@@ -271,7 +271,7 @@ def _end_of_last_line(records: int, size: int) -> int:
     return 0
 
 
-class Numbers:
+class LineNumbers:
     """Whole numbers that come in ascending order, kept as ranges: `3, 7-9`; of very many ranges, the first ones."""
 
     def __init__(self) -> None:

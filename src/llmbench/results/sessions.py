@@ -31,7 +31,7 @@ Integer: TypeAlias = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 """What a column can hold; a line with a larger number is not understood."""
 
 
-class Timed(msgspec.Struct, gc=False):
+class RecordedSample(msgspec.Struct, gc=False):
     """What is read of a sample; msgspec passes over the rest in a fraction of the time."""
 
     e2e_ns: Integer | None
@@ -40,23 +40,23 @@ class Timed(msgspec.Struct, gc=False):
     energy_mj: int | None = None
 
 
-class Facts(msgspec.Struct, frozen=True, gc=False):
+class RecordedFacts(msgspec.Struct, frozen=True, gc=False):
     """What is read of what an engine says of itself."""
 
     preallocates: bool = False
 
 
-class Levels(msgspec.Struct, frozen=True, gc=False):
+class RecordedLevels(msgspec.Struct, frozen=True, gc=False):
     """What is read of a record's telemetry."""
 
     sm_mhz_mean: float | None = None
 
 
-class Taken(msgspec.Struct, gc=False):
+class RecordedOutcome(msgspec.Struct, gc=False):
     """What is read of an outcome."""
 
-    engine: Facts = Facts()
-    samples: list[Timed] = []
+    engine: RecordedFacts = RecordedFacts()
+    samples: list[RecordedSample] = []
     load_s: float | None = None
     warmup_ns: list[int | None] = []
     memory: Memory | None = None
@@ -64,17 +64,17 @@ class Taken(msgspec.Struct, gc=False):
     given: dict[str, Given] = {}
 
 
-class Ended(msgspec.Struct, tag_field="kind", tag="end", gc=False):
+class RecordedSession(msgspec.Struct, tag_field="kind", tag="end", gc=False):
     """What is read of a record; the cell waits undecoded, because it is the same in all records of it."""
 
     id: str
     session: int
     status: Status
     cell: msgspec.Raw
-    outcome: Taken
+    outcome: RecordedOutcome
     environment: str
     protocol: int
-    telemetry: Levels = Levels()
+    telemetry: RecordedLevels = RecordedLevels()
     phase: str | None = None
     reason: str | None = None
     problems: list[Finding] = []
@@ -182,7 +182,7 @@ class Gatherer:
         self._room = MOST_WAITING
         self._given: defaultdict[str, dict[int, Given]] = defaultdict(dict)
 
-    def take(self, taken: Taken) -> None:
+    def take(self, taken: RecordedOutcome) -> None:
         """Take in one session."""
         number = len(self._read_off)
         first_call = taken.warmup_ns[0] if taken.warmup_ns else None
@@ -198,7 +198,7 @@ class Gatherer:
         if kept:
             self._wait(number, kept)
 
-    def _wait(self, number: int, kept: list[Timed]) -> None:
+    def _wait(self, number: int, kept: list[RecordedSample]) -> None:
         """Keep the times of a session; packed at once, while the processor still has them at hand."""
         samples = [sample.token_ns for sample in kept]
         rows = list(chain.from_iterable(samples))
@@ -265,7 +265,7 @@ def _columns(given: Mapping[int, Given], count: int) -> tuple[Column, Column]:
     return values, spreads
 
 
-def _energy_j(kept: Sequence[Timed]) -> float | None:
+def _energy_j(kept: Sequence[RecordedSample]) -> float | None:
     """Return the mean energy of the iterations; None unless each has one.
 
     A driver moves its counter on some ten times a second: a short iteration reads nothing or a whole step of

@@ -180,7 +180,7 @@ class Log:
 
     def _lines(self) -> Iterator[tuple[str, bytes]]:
         """Yield the kind and the bytes of every intact line."""
-        bad = results_lines.Numbers()
+        bad = results_lines.LineNumbers()
         kept: dict[str, list[bytes]] = {"sweep": [], "import": [], "stop": []}
         try:
             for line in results_lines.scan(self._path, self._size, bad.add):
@@ -207,7 +207,7 @@ class Log:
             raise FormatError(f"{error} 'llmbench table' shows the part that it can read.")
         self._notice(f"{error} The output may be wrong.")
 
-    def _conclude(self, bad: results_lines.Numbers, kept: dict[str, list[bytes]]) -> None:
+    def _conclude(self, bad: results_lines.LineNumbers, kept: dict[str, list[bytes]]) -> None:
         self._checked = True
         self._stops = kept["stop"]
         if bad.count:
