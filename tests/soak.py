@@ -73,7 +73,7 @@ class Scale(NamedTuple):
 
 
 WHOLE = Scale(
-    ("call", "load", "prepare", "memory", "exit"), 5, 4, sessions=5, strokes=50, child_strokes=150
+    ("call", "load", "prepare", "memory", "exit"), 5, 4, sessions=5, strokes=50, child_strokes=160
 )
 SHORT = Scale(("call",), 3, 1, sessions=2, strokes=5, child_strokes=6)
 

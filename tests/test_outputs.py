@@ -256,7 +256,7 @@ def whole(arguments: list[str], code: int, out: str, err: str) -> str:
     text = re.sub(r'(?m)^(  "llmbench": "|llmbench )\d+\.\d+\.\w+', r"\1VERSION", text)
     if arguments[0] == "import":
         text = text.replace(dt.datetime.now(dt.UTC).date().isoformat(), "TODAY")
-    text = re.sub(r"page.html: \d\.\d MB", "page.html: N MB", text)
+    text = re.sub(r"page.html: (\d\.\d MB|\d+ kB)", "page.html: N MB", text)
     return f"{rounded(text).rstrip()}\n"
 
 

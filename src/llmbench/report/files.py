@@ -44,7 +44,8 @@ def write(path: Path, page: str) -> str:
         files.replace(path, data)
     except OSError as error:
         raise WriteError(f"{path}: cannot be written: {error.strerror or error}.") from error
-    return f"{path}: {len(data) / 1e6:.1f} MB"
+    size = f"{len(data) / 1e6:.1f} MB" if len(data) >= 1e5 else f"{len(data) / 1e3:.0f} kB"
+    return f"{path}: {size}"
 
 
 def _written_by_us(path: Path) -> bool:
