@@ -203,3 +203,32 @@ def test_no_text_takes_long(piece: str) -> None:
     redact(text)
 
     assert time.perf_counter() - began < 3  # 0.1 to 0.4 s; what is quadratic takes minutes
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"name": "DB_PASSWORD", "value": "hunter2x"}',
+        "{'name': 'DB_PASSWORD', 'value': 'hunter2x'}",
+        "- name: DB_PASSWORD\n  value: hunter2x",
+        "name=DB_PASSWORD value=hunter2x",
+        "<password>hunter2x</password>",
+        "curl -u me:hunter2x http://h",
+        "curl --user me:hunter2x http://h",
+    ],
+)
+def test_a_value_that_is_listed_after_its_name_is_taken_out(text: str) -> None:
+    assert redact(text) == text.replace("hunter2x", "<redacted>")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"name": "batch_size", "value": "16"}',
+        "name: quickstart value: fast",
+        "<model>llama-7b</model>",
+        "sort -u names.txt",
+    ],
+)
+def test_a_value_of_another_name_stays(text: str) -> None:
+    assert redact(text) == text

@@ -159,6 +159,19 @@ LOGIN = re.compile(
 """`user:password@host` without a scheme."""
 QUERY = re.compile(r"([?&#;](?:[\w-]|%5[BDbd]){1,80}=)([^&#\s'\"\\<>]++)")
 
+NAME_AND_VALUE = re.compile(
+    r"\bname[\"']?\s{0,4}[:=]\s{0,4}[\"']?(?P<name>[\w.-]{1,80})[\"']?[,;]?\s{1,40}"
+    r"[\"']?value[\"']?\s{0,4}[:=]\s{0,4}[\"']?(?P<value>[^\s\"',}]{1,4096})",
+    re.IGNORECASE,
+)
+"""How containers list an environment: `{"name": "DB_PASSWORD", "value": "..."}`, in YAML on two lines."""
+ELEMENT = re.compile(r"<(?P<name>[\w.-]{1,80})>(?P<value>[^<\n]{1,4096})</(?P=name)>")
+"""An element of XML."""
+LOGIN_OPTION = re.compile(
+    r"(?<=\s)(?P<option>-u\s{1,4}|--user[ =])(?P<user>[\w.@-]{1,64}:)[^\s\"']{1,4096}"
+)
+"""`curl -u user:password`."""
+
 PEM_BEGIN, PEM_END, PEM_DASHES = "-----BEGIN ", "-----END ", "-----"
 PEM_LABEL = re.compile(r"-----BEGIN [A-Z0-9 ]{0,40}(?:KEY|PGP MESSAGE)[A-Z0-9 ]{0,20}(?:-----)?")
 PEM_BODY = re.compile(r"(?:[A-Za-z0-9+/=\s]|\\+[nr])*+")
@@ -179,9 +192,20 @@ def without_shapes(text: str) -> str:
             text = _shape(begin).sub(REDACTED, text)
     if "=" in text:
         text = QUERY.sub(_query, text)
-    text = _without_pairs(text)
+    text = _without_pairs(_without_listed(text))
     if any(word in text for word in ("earer", "asic", "EARER", "ASIC")):
         text = SCHEME.sub(rf"\1\2{REDACTED}", text)
+    return text
+
+
+def _without_listed(text: str) -> str:
+    """Return text without values that follow the name of a secret in a list, in XML, or as curl's login."""
+    if "value" in text and "name" in text:
+        text = NAME_AND_VALUE.sub(_named, text)
+    if "</" in text:
+        text = ELEMENT.sub(_named, text)
+    if "-u " in text or "--user" in text:
+        text = LOGIN_OPTION.sub(rf"\g<option>\g<user>{REDACTED}", text)
     return text
 
 
@@ -227,6 +251,14 @@ def _one_address(address: str) -> str:
     if at > 0:
         rest = REDACTED + rest[at:]
     return f"{scheme}{slashes}{rest}{end}{beyond}"
+
+
+def _named(match: re.Match[str]) -> str:
+    """Return a name and its value without the value, if the name is one of a secret."""
+    if not kind(match["name"]) or not is_secret(match["name"], match["value"]):
+        return match[0]
+    start, end = (place - match.start() for place in match.span("value"))
+    return f"{match[0][:start]}{REDACTED}{match[0][end:]}"
 
 
 def _query(match: re.Match[str]) -> str:
@@ -289,6 +321,8 @@ def _secret_of(pair: re.Match[str], text: str) -> tuple[int, int] | None:
     group = "in" if quoted else "plain"
     value = pair[group] if quoted else pair[group].rstrip(")]},.:")
     between = pair["between"].strip()
+    if value.lower() == "value":
+        return None  # the word of a list of names and values
     prose = not between and not pair["flag"] and not quoted
     if prose and not (sure == "certain" and is_mixed(value) and any(map(str.isdigit, value))):
         return None
