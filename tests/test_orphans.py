@@ -14,7 +14,7 @@ import msgspec
 import psutil
 import pytest
 
-from llmbench.machine import info
+from llmbench.machine import processes
 from llmbench.results import lines as results_lines
 from llmbench.results.record import Begin, Status
 from sweeps import LLMBENCH, MARK, Bench, assert_complete
@@ -66,7 +66,7 @@ def test_an_orphan_is_killed_and_whoever_has_its_process_id_is_not(
         bench,
         pid=innocent.pid,
         pid_start_s=innocent.create_time(),
-        boot=info.boot_id(),
+        boot=processes.boot_id(),
         token="t" * 32,
     )
     assert bench.alive()

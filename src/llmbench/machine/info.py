@@ -104,11 +104,6 @@ def identity_digest(facts: Mapping[str, Any]) -> str:
     return digest_of([*identity(facts)])
 
 
-def boot_id() -> str:
-    """Return an id that changes at every boot, after which earlier process ids mean nothing."""
-    return _read("/proc/sys/kernel/random/boot_id") or str(int(psutil.boot_time()))
-
-
 def device() -> str:
     """Return the meaning of `auto` here: `cuda` if a driver lists a GPU, else `cpu`."""
     return "cuda" if _gpus() else "cpu"

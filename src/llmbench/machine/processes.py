@@ -53,7 +53,7 @@ class Mark(NamedTuple):
         """Return the mark for processes that this process starts for a run in a folder."""
         at = folder.stat()
         mine = f"{os.getpid()}.{start_ticks(os.getpid())}"
-        return cls(run, f"{_boot_id()}.{at.st_dev}.{at.st_ino}", _namespace(os.getpid()), mine)
+        return cls(run, f"{boot_id()}.{at.st_dev}.{at.st_ino}", _namespace(os.getpid()), mine)
 
     @classmethod
     def of(cls, process: psutil.Process) -> Self | None:
@@ -228,10 +228,11 @@ def _is_subreaper() -> bool:
     return bool(answer.value)
 
 
-def _boot_id() -> str:
+def boot_id() -> str:
+    """Return the identifier of this boot of the system: process ids mean nothing across two boots."""
     with contextlib.suppress(OSError):
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    return ""
+    return str(int(psutil.boot_time()))
 
 
 def _namespace(pid: int) -> str:

@@ -10,8 +10,8 @@ from llmbench.errors import RunError
 from llmbench.machine import info
 from llmbench.parity import check
 from llmbench.results import store
+from llmbench.run.outcome import now
 from llmbench.run.plan import plan
-from llmbench.run.runner import now
 from llmbench.spec import sweep
 
 if TYPE_CHECKING:

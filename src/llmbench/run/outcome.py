@@ -45,7 +45,7 @@ def record_of(  # noqa: PLR0913 - one argument a field of the record
         phase=outcome.phase if status not in (Status.OK, Status.INVALID) else None,
         reason=reason, problems=problems, warnings=warnings, cell=cell, outcome=outcome,
         telemetry=telemetry, worker=worker, environment=environment,
-        ended=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        ended=now(),
     )  # fmt: skip
 
 
@@ -128,3 +128,8 @@ def scrub(log: Path) -> None:
             stream.seek(0)
             stream.truncate()
             stream.write(clean.encode())
+
+
+def now() -> str:
+    """Return the time of day in UTC, to the millisecond."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

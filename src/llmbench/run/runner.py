@@ -10,7 +10,6 @@ import itertools
 import random
 import time
 from contextlib import closing
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -24,7 +23,7 @@ from llmbench.run import launcher
 from llmbench.run.device_monitor import DeviceMonitor
 from llmbench.run.inferred import InferredOutcomes
 from llmbench.run.messages import CellResult, Progress
-from llmbench.run.outcome import outcome_without_result, record_of, scrub
+from llmbench.run.outcome import now, outcome_without_result, record_of, scrub
 from llmbench.run.pending import sessions_by_cell, why_stop
 from llmbench.run.plan import text
 from llmbench.spec import sweep
@@ -227,7 +226,7 @@ class Runner:
         self.watch.before_cell()
         begin = Begin(
             cell=cell.id, session=session, attempt=attempt, at=now(), token=worker.session,
-            pid=worker.pid, pid_start_s=started_at(worker.pid), boot=info.boot_id(),
+            pid=worker.pid, pid_start_s=started_at(worker.pid), boot=processes.boot_id(),
         )  # fmt: skip
         self.run.append(begin)
 
@@ -348,11 +347,6 @@ class _WorkerSession:
             "log": f"logs/{self.worker.log.name}",
             **more,
         }
-
-
-def now() -> str:
-    """Return the time of day in UTC, to the millisecond."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def started_at(pid: int) -> float:

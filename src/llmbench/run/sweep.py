@@ -23,9 +23,10 @@ from llmbench.redact import command_line, redact, redact_all, shown
 from llmbench.results import anonymous, store
 from llmbench.results.record import Plan, Status
 from llmbench.run import resume as run_resume
+from llmbench.run.outcome import now
 from llmbench.run.plan import plan
 from llmbench.run.progress import Screen
-from llmbench.run.runner import Runner, now
+from llmbench.run.runner import Runner
 from llmbench.run.signals import Interrupt
 from llmbench.spec import overrides
 from llmbench.spec import sweep as spec_sweep
