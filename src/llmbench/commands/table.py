@@ -44,8 +44,7 @@ def command(
         if predicted:
             destination.write(views_predicted.document(store.read(run, tell=tell)))
             return
-        aside = tell if format == "csv" else None  # CSV has no place for a warning
-        log = store.read(run, newer=format != "csv", tell=aside)
+        log = store.read(run, newer=format != "csv")
         destination.write(views_table.document(table.build(log, chosen)))
 
 

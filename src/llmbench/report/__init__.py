@@ -6,10 +6,12 @@ import importlib
 import os
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, get_args
 
 from llmbench.errors import SpecError
+from llmbench.report.document import unmarked
 
 if TYPE_CHECKING:
     from typing import IO
@@ -48,6 +50,8 @@ class Destination(NamedTuple):
     def write(self, document: Document, remark: str = "") -> None:
         """Write a document; a file is named on standard output with its size and a remark."""
         if self.path is None:
+            if self.format == "csv":  # which has no place for a warning
+                document = warned(document)
             show(document, self.format)
             return
         files = importlib.import_module("llmbench.report.files")
@@ -67,6 +71,15 @@ def destination(
     if output is not None:
         raise SpecError(f"--output: only applies to --format html; redirect {format} with >.")
     return Destination(command, format, None)
+
+
+def warned(document: Document) -> Document:
+    """Print a document's warnings on standard error, and return it."""
+    notes = tuple(document.notes)
+    for note in notes:
+        if note.level == "warning":
+            print(unmarked(note.text), file=sys.stderr)
+    return replace(document, notes=notes)
 
 
 def render(document: Document, format: str, page: Page | None = None) -> str:

@@ -79,6 +79,7 @@ class Tally:
         gatherer: the measurements of valid sessions.
         owners: the cell of each valid session, in the gatherer's order.
         rounds: its number among the sessions of its cell, in the same order.
+        iterations: how many of its iterations count; 0 where they were not recorded one by one.
         clocks_mhz: the mean clock of the device in it; NaN where none was read.
         preallocated: whether its engine takes the device's memory in advance.
         disturbed: whether other work on the machine was seen in it.
@@ -97,6 +98,7 @@ class Tally:
         self.gatherer = Gatherer()
         self.owners: list[str] = []
         self.rounds: list[int] = []
+        self.iterations: list[int] = []
         self.clocks_mhz: list[float] = []
         self.preallocated: list[bool] = []
         self.disturbed: list[bool] = []
@@ -154,6 +156,7 @@ class Tally:
     def _take_valid(self, record: RecordedSession) -> None:
         self.owners.append(record.id)
         self.rounds.append(record.session)
+        self.iterations.append(sum(one.discarded is None for one in record.outcome.samples))
         self.clocks_mhz.append(record.telemetry.sm_mhz_mean or math.nan)
         self.preallocated.append(record.outcome.engine.preallocates)
         self.protocols.add(record.protocol)

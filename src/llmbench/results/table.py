@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from llmbench.results import metrics, utilization
 from llmbench.spec.sweep import NOT_OURS, NOT_SAID
 from llmbench.stats.intervals import Estimates, estimates
+from llmbench.stats.rounds import round_effect
 from llmbench.results.aggregate import Tally
 
 if TYPE_CHECKING:
@@ -46,6 +47,9 @@ HEADLINE = (
 )
 """What people are shown unless they ask for more; with three axes it fits a terminal of 80 columns."""
 
+
+ROUNDS_DIFFER_BELOW = 0.01
+"""Rounds that chance alone makes this different less often than this are said to differ."""
 
 NOT_ITS_OWN = "-"
 """The value of an option that no cell of a backend sets: it may not even have it."""
@@ -109,6 +113,7 @@ class Table:
         headline: those of them that people are shown.
         sides: what held each cell back, and where its ceilings come from; none without predictions.
         valid: valid sessions of each cell.
+        iterations: the fewest and the most of them in a valid session of each cell, of shape [2, cells]; 0 if not known.
         to_come: sessions of each cell still to come.
         stops: why each cell got no further session; None if it may get some, or nobody wrote it.
         warnings: reason codes of each cell, with how many of its valid sessions have them.
@@ -128,6 +133,7 @@ class Table:
     headline: tuple[Numbers, ...]
     sides: tuple[Words, ...]
     valid: Integers
+    iterations: Integers
     to_come: Integers
     stops: tuple[Stop | None, ...]
     warnings: tuple[Mapping[str, int], ...]
@@ -169,6 +175,7 @@ def tabulate(log: Log, tally: Tally, chosen: Sequence[Metric] | None = None) -> 
         headline=tuple(n for n in numbers if chosen or log.imported or n.metric.key in HEADLINE),
         sides=_sides(work, sessions, owners),
         valid=np.bincount(owners, minlength=len(cells)),
+        iterations=_iterations(tally, owners),
         to_come=to_come,
         stops=_stops(log, tally),
         warnings=warnings,
@@ -179,7 +186,11 @@ def tabulate(log: Log, tally: Tally, chosen: Sequence[Metric] | None = None) -> 
             interrupted=tally.interrupted,
             **tally.verdicts,
         ),
-        notices=(*_notices(log, tally), *_over_unity(numbers, work)),
+        notices=(
+            *_notices(log, tally),
+            *_over_unity(numbers, work),
+            *([] if log.imported else _rounds(sessions, owners, tally.rounds)),
+        ),
     )
 
 
@@ -221,6 +232,31 @@ def _highest(values: Reals, owners: Integers, count: int) -> Estimates:
     np.maximum.at(highest, owners[present], values[present])
     n = np.bincount(owners[present], minlength=count)
     return Estimates(np.where(n > 0, highest, np.nan), np.full(count, np.nan), n)
+
+
+def _iterations(tally: Tally, owners: Integers) -> Integers:
+    """Return the fewest and the most iterations of a session of each cell; 0 where there is none."""
+    counts = np.array(tally.iterations, dtype=np.int64)
+    fewest = np.full(len(tally.cells), np.iinfo(np.int64).max)
+    most = np.zeros(len(tally.cells), dtype=np.int64)
+    np.minimum.at(fewest, owners, counts)
+    np.maximum.at(most, owners, counts)
+    return np.stack([np.minimum(fewest, most), most])
+
+
+def _rounds(sessions: Sessions, owners: Integers, rounds: Sequence[int]) -> Iterator[str]:
+    """Yield a sentence if rounds differ by more than sessions within them."""
+    values = metrics.BY_KEY["e2e_s"].value(sessions)
+    effect = round_effect(values, owners, np.array(rounds, dtype=np.int64))
+    if effect is None or effect.p >= ROUNDS_DIFFER_BELOW:
+        return
+    p = "p < 0.0001" if effect.p < 1e-4 else f"p = {effect.p:.1g}"
+    size = f"{abs(effect.ratio - 1):.2g}"
+    change = f"{100 * float(size):.3g} % {'slower' if effect.ratio > 1 else 'faster'}"
+    yield (
+        f"Rounds differ more than chance allows (F = {effect.f:.1f}, {p}; round {effect.round} was {change}): "
+        "the machine changed during the run, for all cells at once. The intervals of single cells do not show that."
+    )
 
 
 def _to_come(plan: Plan | None, tally: Tally) -> Integers:

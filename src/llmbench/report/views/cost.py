@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from llmbench import cost, numbers
 from llmbench.models import scaled
 from llmbench.models.resolve import AT
+from llmbench.report import words
 from llmbench.report.document import Document, Note, Section, foreign
 from llmbench.report.views import facts
 from llmbench.report.views.facts import Fact
-from llmbench.report.words import head
 from llmbench.results import table
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ FIGURES = {
     "usd_per_1m_token": "$/1M tokens",
     "energy_usd_per_1m_output": "energy $/1M output",
 }
-INTERVAL = "±: 95 % interval between sessions, Student's t on logarithms."
 BREAK_EVEN = (
     "Break-even: the volume, input and output, from which this machine, paid day and night, costs no"
     " more than the API for the same requests; above 100 % it cannot serve so much."
@@ -76,7 +75,7 @@ def document(made: TokenCosts) -> Document:
         facts.sheet(flat),
         lambda: {"notes": notes, "cells": flat, "break_even": [_flat(row) for row in breaks]},
         [Note(foreign(note)) for note in notes],
-        notes=[Note(INTERVAL, "legend"), *([Note(BREAK_EVEN, "legend")] if breaks else [])],
+        notes=[Note(words.INTERVAL, "legend"), *([Note(BREAK_EVEN, "legend")] if breaks else [])],
     )
 
 
@@ -122,7 +121,7 @@ def _others(cells: Sequence[Measured]) -> dict[str, dict[str, object]]:
 
 def _keys(others: Mapping[str, Mapping[str, object]]) -> list[Fact]:
     names = next(iter(others.values()), {})
-    return [COLUMNS[0], *(Fact(name, head(name)) for name in names), *COLUMNS[1:]]
+    return [COLUMNS[0], *(Fact(name, words.head(name)) for name in names), *COLUMNS[1:]]
 
 
 def _row(one: cost.Cost, others: Mapping[str, Mapping[str, object]]) -> dict[str, Any]:

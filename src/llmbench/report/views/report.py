@@ -42,16 +42,17 @@ def document(runs: Sequence[ReportedRun], compared: Comparison | str | None = No
         _sections(runs, compared),
         _sheet(runs),
         lambda: _data(runs, compared),
-        [_about(run, several=len(runs) > 1) for run in runs],
+        [note for run in runs for note in _about(run, several=len(runs) > 1)],
         notes=_notes(runs),
     )
 
 
-def _about(run: ReportedRun, *, several: bool) -> Note:
+def _about(run: ReportedRun, *, several: bool) -> Iterator[Note]:
     label = f"{foreign(run.label)}: " if several else ""
     cells = plural(len(run.table.cells), "cell")
     why = f" {foreign(run.table.plan.why)}" if run.table.plan else ""
-    return Note(f"{label}{cells}; {words.progress(run.table.progress)}.{why}")
+    yield Note(f"{label}{cells}; {words.progress(run.table.progress)}.{why}")
+    yield from (Note(f"{label}{note.text}", note.level) for note in words.repeated(run.table))
 
 
 def _sections(runs: Sequence[ReportedRun], compared: Comparison | str | None) -> Iterator[Section]:

@@ -37,6 +37,7 @@ def _about(run: Run) -> Iterator[Note]:
         yield Note(foreign(run.plan.why))
     if made := run.plan or run.imported:
         yield Note(f"Made by {foreign(made.command)}.")
+    yield from words.repeated(run)
 
 
 def _sections(run: Run) -> Iterator[Section]:

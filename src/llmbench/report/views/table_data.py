@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from llmbench.results.record import Stop
-    from llmbench.results.table import Numbers, Table
+    from llmbench.results.table import Integers, Numbers, Table
 
 FORMAT = 1
 """The shape of the data; its history: 1, the first."""
@@ -45,12 +45,18 @@ def _coordinates(table: Table) -> Iterator[tuple[str, Sequence[object]]]:
 
 def _sessions(table: Table) -> Iterator[tuple[str, Sequence[object]]]:
     yield "sessions_valid", table.valid.tolist()
+    yield "iterations_fewest", _known(table.iterations[0])
+    yield "iterations_most", _known(table.iterations[1])
     failed: Counter[str] = Counter()
     for failure in table.failures:
         failed.update(failure.cells)
     yield "sessions_without_number", [failed[cell.id] for cell in table.cells]
     yield "sessions_to_come", table.to_come.tolist()
     yield "stopped", [stop.reason if stop else "" for stop in table.stops]
+
+
+def _known(counts: Integers) -> list[int | None]:
+    return [count or None for count in counts.tolist()]
 
 
 def _metric_columns(numbers: Numbers) -> Iterator[tuple[str, Any]]:
@@ -133,6 +139,10 @@ def _cells(table: Table) -> list[dict[str, Any]]:
         {
             **msgspec.structs.asdict(cell),
             "sessions": {"valid": int(table.valid[number]), "to_come": int(table.to_come[number])},
+            "iterations": {
+                "fewest": int(table.iterations[0, number]) or None,
+                "most": int(table.iterations[1, number]) or None,
+            },
             "stopped": _stopped(table.stops[number]),
             "values": {key: values[number] for key, values in columns if values[number]},
             **{side.key: side.values[number] or None for side in table.sides},
