@@ -135,18 +135,22 @@ def everywhere(table: Table) -> Iterator[Note]:
 
 def progress(progress: RunProgress) -> str:
     """Return how many sessions stand where: `16 sessions: 12 valid, 1 failed, 3 still to come`."""
-    parts = (
-        (progress.valid, "valid"),
-        (progress.warned, "valid with warnings"),
-        (progress.invalid, "invalid"),
-        (progress.failed, "failed"),
-        (progress.to_come, "still to come"),
-    )
-    counts = ", ".join(f"{count:,} {word}" for count, word in parts if count)
+    told = ", ".join(f"{count:,} {word}" for word, count in counts(progress).items() if count)
     again = (
         f" ({progress.interrupted} interrupted, to be run again)" if progress.interrupted else ""
     )
-    return f"{plural(progress.planned, 'session')}: {counts or 'none planned'}{again}"
+    return f"{plural(progress.planned, 'session')}: {told or 'none planned'}{again}"
+
+
+def counts(progress: RunProgress) -> dict[str, int]:
+    """Return the sessions by how they ended."""
+    return {
+        "valid": progress.valid,
+        "valid with warnings": progress.warned,
+        "invalid": progress.invalid,
+        "failed": progress.failed,
+        "still to come": progress.to_come,
+    }
 
 
 def constants(table: Table) -> dict[str, str]:

@@ -8,7 +8,7 @@ import msgspec
 
 from llmbench.redact import shown
 from llmbench.report import plots, words
-from llmbench.report.document import cut
+from llmbench.report.document import Column, Grid, cut
 from llmbench.report.figures.cells import MOST_POINTS, thinned
 from llmbench.report.views import facts as views_facts
 
@@ -42,21 +42,20 @@ def of_runs(runs: Sequence[ReportedRun]) -> Section:
 
 def conditions(columns: Sequence[tuple[str, Sequence[tuple[str, str]]]]) -> Section:
     """Return the facts of all runs, a column each; those that differ between them come first and are marked."""
-    known = [dict(found) for _, found in columns]
-    names = list(dict.fromkeys(name for found in known for name in found))
-    rows = []
-    for name in names:
-        values = [found.get(name, "not known") for found in known]
-        differs = len(set(values)) > 1
-        rows.append((f"{name} (differs)" if differs else name, *values))
-    rows.sort(key=lambda row: len(set(row[1:])) == 1)
-    heads = ("condition", *(label for label, _ in columns))
-    return plots.section(
-        "Conditions",
-        "What a number of this page holds for.",
-        table=plots.rows(heads, rows[:MOST_FACTS]),
-        detail=True,
-    )
+    known = [dict(facts) for _, facts in columns]
+    values = {
+        name: [facts.get(name, "not known") for facts in known] for name in plots.heads(known)
+    }
+    differing = [name for name, row in values.items() if len(set(row)) > 1]
+    names = list(dict.fromkeys((*differing, *values)))[:MOST_FACTS]
+    marked = [f"{name} (differs)" if name in differing else name for name in names]
+    sides = [
+        Column(label, [values[name][place] for name in names], "words")
+        for place, (label, _) in enumerate(columns)
+    ]
+    table = Grid([Column("condition", marked, "words"), *sides])
+    about = "What a number of this page holds for."
+    return plots.section("Conditions", about, table=table, detail=True)
 
 
 def facts(origin: Origin) -> Iterator[tuple[str, str]]:

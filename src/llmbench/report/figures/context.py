@@ -35,13 +35,8 @@ def figures(dots: Sequence[Dot]) -> Iterator[Section]:
     panels = set(thinned(kinds, MOST_PANELS))
     kept = thinned([one for one in found if one[0].kind in panels], MOST_POINTS)
     rows = [_row(dot, number) for dot, number in kept]
-    yield plots.section(
-        TITLE,
-        ABOUT,
-        _spec(dots, rows),
-        plots.table([row["record"] for row in rows]),
-        (*plots.thinning(len(kept), len(found), "cells"), *plots.barless(rows)),
-    )
+    notes = (*plots.thinning(len(kept), len(found), "cells"), *plots.barless(rows))
+    yield plots.figure(TITLE, ABOUT, _spec(dots, rows), rows, notes)
 
 
 def _row(dot: Dot, tpot: ShownNumber) -> Row:

@@ -148,9 +148,7 @@ def _spec(rows: Sequence[Row]) -> Spec:
                 "field": "y", "type": "quantitative", "title": f"memory ({WEIGHTS.unit.word})", "stack": "zero",
                 "axis": {"format": ",~r", "tickCount": 5},
             },
-            "color": {
-                "field": "part", "type": "nominal", "title": None, "scale": {"domain": list(PARTS)},
-            },
+            "color": plots.nominal("part", scale={"domain": list(PARTS)}),
             "order": {"field": "order"},
             "tooltip": plots.tooltip(rows),
         },

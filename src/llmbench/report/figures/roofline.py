@@ -57,17 +57,12 @@ def figures(dots: Sequence[Dot]) -> Iterator[Section]:
             TITLE, "Left out: the plan of the run holds no predicted work for its cells."
         )
         return
-    kept = thinned(phases, MOST_POINTS)
     roofs = list(dict.fromkeys(phase.roof for phase in phases if phase.roof))
-    rows = [_row(phase) for phase in kept]
+    rows = [_row(phase) for phase in thinned(phases, MOST_POINTS)]
     missing = () if roofs else ("No ceilings: the device is not a known chip and was not probed.",)
-    yield plots.section(
-        TITLE,
-        ABOUT,
-        _spec(dots, rows, roofs),
-        plots.table([row["record"] for row in rows], ("cell", "phase", "roof", "warnings")),
-        (*plots.thinning(len(kept), len(phases), "phases of cells"), *missing),
-    )
+    spec, left = _spec(dots, rows, roofs), ("cell", "phase", "roof", "warnings")
+    notes = (*plots.thinning(len(rows), len(phases), "phases of cells"), *missing)
+    yield plots.figure(TITLE, ABOUT, spec, rows, notes, left)
 
 
 def _phases(dot: Dot) -> Iterator[Phase]:
@@ -130,8 +125,8 @@ def _spec(dots: Sequence[Dot], rows: Sequence[Row], roofs: Sequence[Roof]) -> Sp
         **plots.layer({"type": "text", "align": "right", "dy": -7}, x=x, y=y, text=roof),
     }
     point = {"type": "point", "size": 55, "filled": False, "strokeWidth": 1.5}
-    shape = {"field": "mark", "type": "nominal", "title": None, "sort": None}
-    marks = plots.layer(point, rows, x=x, y=y, color=plots.colour(dots, rows), shape=shape)
+    named = {"color": plots.colour(dots, rows), "shape": plots.nominal("mark", sort=None)}
+    marks = plots.layer(point, rows, x=x, y=y, **named)
     return plots.panels(rows, [lines, names, marks] if corners else [marks])
 
 

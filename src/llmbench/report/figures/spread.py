@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 E2E = BY_KEY["e2e_s"]
 TITLE = "Spread between sessions"
+AGAINST = "each session against the middle (%)"
 ABOUT = (
     f"Each dot is one session, a fresh process: the median {E2E.label} of its iterations against the middle of its "
     "cell's sessions. Dots above one another are the same cell. A number is as good as its sessions agree."
@@ -52,11 +53,7 @@ def figures(dots: Sequence[Dot]) -> Iterator[Section]:
         TITLE,
         ABOUT,
         _spec(dots, rows),
-        plots.rows(
-            ("cell", plots.head(E2E), "sessions apart (%)", "each session against the middle (%)"),
-            [_texts(spread) for spread in kept],
-            (1, 2),
-        ),
+        plots.table([_record(spread) for spread in kept], ("cell", AGAINST)),
         plots.thinning(len(kept), len(spreads), "cells"),
     )
 
@@ -98,13 +95,13 @@ def _rows(spread: CellSpread) -> Iterator[Row]:
         }
 
 
-def _texts(spread: CellSpread) -> tuple[str, ...]:
-    return (
-        spread.dot.name or "the only cell",
-        spread.middle.text,
-        f"{spread.width:.1%}".rstrip("%"),
-        ", ".join(f"{apart:+.1%}".rstrip("%") for apart in spread.apart),
-    )
+def _record(spread: CellSpread) -> dict[str, str]:
+    return {
+        "cell": spread.dot.name or "the only cell",
+        plots.head(E2E): spread.middle.text,
+        "sessions apart (%)": f"{spread.width:.1%}".rstrip("%"),
+        AGAINST: ", ".join(f"{apart:+.1%}".rstrip("%") for apart in spread.apart),
+    }
 
 
 def _spec(dots: Sequence[Dot], rows: Sequence[Row]) -> Spec:

@@ -10,7 +10,8 @@ from llmbench.report.document import Document, Note, foreign
 from llmbench.report.figures import cells as figures_cells
 from llmbench.report.figures import conditions, context, memory, outcomes, pareto, roofline, spread
 from llmbench.report.figures.cells import ReportedRun
-from llmbench.report.views import compare, compare_data, facts, table_data
+from llmbench.report.views import compare, facts
+from llmbench.report.views import table as views_table
 from llmbench.results import table
 from llmbench.results.aggregate import Tally
 from llmbench.results.metrics import METRICS
@@ -91,7 +92,7 @@ def _sheet(runs: Sequence[ReportedRun]) -> Iterator[tuple[str, Sequence[object]]
     """Yield the columns of every run's table, with the run's name before them."""
     rows: list[dict[str, object]] = []
     for run in runs:
-        columns = dict(table_data.sheet(run.table))
+        columns = dict(views_table.sheet(run.table))
         texts = (
             getattr(values, "tolist", lambda values=values: values)() for values in columns.values()
         )
@@ -103,10 +104,8 @@ def _sheet(runs: Sequence[ReportedRun]) -> Iterator[tuple[str, Sequence[object]]
 
 
 def _data(runs: Sequence[ReportedRun], compared: Comparison | str | None) -> dict[str, object]:
-    whole = (
-        compared if compared is None or isinstance(compared, str) else compare_data.data(compared)
-    )
+    whole = compared if compared is None or isinstance(compared, str) else compare.data(compared)
     return {
-        "runs": [{"label": run.label, **table_data.data(run.table)} for run in runs],
+        "runs": [{"label": run.label, **views_table.data(run.table)} for run in runs],
         "comparison": whole,
     }
