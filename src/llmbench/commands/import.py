@@ -28,27 +28,23 @@ def command(  # noqa: PLR0913, PLR0917 - one argument a flag
     ],
     importer: Annotated[
         str | None,
-        typer.Option("--from", metavar="NAME", help="Read the files as this importer's only."),
+        typer.Option("--from", metavar="NAME", help="Read the files with this importer only."),
     ] = None,
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="Model name to record.")
     ] = None,
     backend: Annotated[
-        str | None, typer.Option(help="Add the engine, where a file does not say it.")
+        str | None, typer.Option(help="Engine to record, where a file does not name it.")
     ] = None,
-    device: Annotated[str | None, typer.Option(help="Add the device.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="Add the dtype.")] = None,
+    device: Annotated[str | None, typer.Option(help="Device to record.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="Dtype to record.")] = None,
     load_format: Annotated[
-        str | None, typer.Option(help="Add where the weights came from.")
+        str | None, typer.Option(help="Origin of the weights to record.")
     ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Add the sequences of a batch.")
-    ] = None,
-    input_len: Annotated[
-        int | None, typer.Option(min=1, help="Add the tokens of a prompt.")
-    ] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Batch size to record.")] = None,
+    input_len: Annotated[int | None, typer.Option(min=1, help="Prompt tokens to record.")] = None,
     output_len: Annotated[
-        int | None, typer.Option(min=1, help="Add the new tokens of a sequence.")
+        int | None, typer.Option(min=1, help="New tokens per sequence to record.")
     ] = None,
     format: Format = "terminal",
 ) -> None:

@@ -8,7 +8,7 @@ import typer
 
 from llmbench import compare, report
 from llmbench.commands.compare import kept_of
-from llmbench.commands.options import Format, Output, without_collection
+from llmbench.commands.options import Format, Output, Runs, without_collection
 from llmbench.compare import Comparison, sides
 from llmbench.compare.confounds import CompareOptions
 from llmbench.errors import LlmbenchError
@@ -19,11 +19,11 @@ from llmbench.results import store
 from llmbench.results.metrics import BY_KEY
 
 E2E = BY_KEY["e2e_s"]
-"""What runs are compared by: the metric that `llmbench compare` takes unless asked."""
+"""The metric by which runs are compared, as by `llmbench compare` without --metric."""
 
 
 def command(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="The folders of runs.")],
+    runs: Runs,
     format: Format = "html",
     output: Output = None,
     force: Annotated[
@@ -51,7 +51,7 @@ def labelled(runs: list[Path]) -> list[tuple[Path, str]]:
 
 
 def compared(runs: list[Path]) -> Comparison | str:
-    """Return what `llmbench compare` says of the runs, or why it refuses them."""
+    """Return the comparison that `llmbench compare` makes of the runs, or why it refuses them."""
     read = [sides.read(label, store.read(run), E2E) for run, label in labelled(runs)]
     try:
         return compare.runs(read, CompareOptions(E2E, calibration=kept_of(read).calibration))

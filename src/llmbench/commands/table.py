@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 
 from llmbench import report
-from llmbench.commands.options import Format, Output, tell, without_collection
+from llmbench.commands.options import Format, Output, Run, tell, without_collection
 from llmbench.errors import SpecError
 from llmbench.report.views import predicted as views_predicted
 from llmbench.report.views import table as views_table
@@ -16,7 +16,7 @@ from llmbench.results import store, table
 
 
 def command(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
+    run: Run,
     metrics: Annotated[
         str | None,
         typer.Option("--metrics", metavar="KEY,...", help="Show these metrics, or `all`."),
@@ -24,7 +24,7 @@ def command(
     predicted: Annotated[
         bool,
         typer.Option(
-            "--predicted", help="Show predicted next to measured, and how far off it was."
+            "--predicted", help="Show predictions next to measurements, and their errors."
         ),
     ] = False,
     format: Format = "terminal",

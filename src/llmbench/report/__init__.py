@@ -24,7 +24,7 @@ FORMATS: tuple[str, ...] = get_args(Format)
 
 
 class Page(NamedTuple):
-    """Where a document is going.
+    """The screen or file that a document is written for.
 
     Attributes:
         width: characters in a line; None if lines may be of any length, as in a file.
@@ -41,7 +41,7 @@ class Page(NamedTuple):
 
 
 class Destination(NamedTuple):
-    """Where a command's answer goes: to a file if there is a path, else to standard output."""
+    """The place of a command's answer: a file if there is a path, else standard output."""
 
     command: str
     format: str
@@ -98,7 +98,7 @@ def show(document: Document, format: str = "terminal", stream: IO[str] | None = 
 
 
 def page_of(stream: IO[str]) -> Page:
-    """Return what a stream can take; only a screen has a width."""
+    """Return the width, encoding and colours of a stream; only a screen has a width."""
     screen = stream.isatty()
     plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
     return Page(

@@ -1,4 +1,4 @@
-"""What plots are made of: Vega-Lite's grammar, the same numbers as a table, and what is left out.
+"""Parts of plots: Vega-Lite's grammar, the same numbers as a table, and sentences about numbers left out.
 
 Whatever can be seen in a plot stands in its table, from the same rows. Colours and fonts are the page's own
 (page.js sets them): a plot says only which field decides what.
@@ -152,8 +152,8 @@ def _log(title: str) -> str:
 
 def lengths(field: str, title: str, values: Iterable[int]) -> Spec:
     """Return a position on a logarithmic axis of token counts, with a tick at each that occurs."""
-    found = sorted(set(values))
-    ticks = {"values": found} if len(found) <= MOST_TICKS else {"tickCount": 5}
+    ticks_at = sorted(set(values))
+    ticks = {"values": ticks_at} if len(ticks_at) <= MOST_TICKS else {"tickCount": 5}
     return {
         "field": field,
         "type": "quantitative",

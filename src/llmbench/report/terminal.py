@@ -61,7 +61,7 @@ def render(document: Document, page: Page) -> str:
 
 
 def _signs(encoding: str) -> Callable[[str], str]:
-    """Return what spells our signs in an encoding."""
+    """Return a function that spells our signs in an encoding."""
     try:
         "±─…–≥≤".encode(encoding)  # noqa: RUF001 - a range's own sign
     except UnicodeEncodeError:

@@ -36,7 +36,7 @@ STOPPED = {
     "maximum": "{cells} at {reached} when the most sessions were taken ({sessions})",
     "budget": "{cells} at {reached} when the time was spent ({sessions} sessions)",
 }
-"""What is said of the cells that stopped for each reason, but for those that failed."""
+"""The sentence about the cells that stopped for each reason; failed ones have a section of their own."""
 WIDEST = 9.0
 """The ends of an interval that reaches more than ten times its value are no figures to read."""
 SPREAD_DIGITS, MOST_DIGITS, PLAIN_DIGITS = 2, 5, 4
@@ -114,7 +114,7 @@ def _fixed(value: float, places: int) -> str:
 
 
 def title(table: Table) -> str:
-    """Return what the table is called: as its sweep is, or its import."""
+    """Return the name of the run's sweep, or of its import."""
     named = table.plan or table.imported
     return named.name if named else "run"
 
@@ -154,7 +154,7 @@ def counts(progress: RunProgress) -> dict[str, int]:
 
 
 def constants(table: Table) -> dict[str, str]:
-    """Return what is the same in every row, by the head its column would have."""
+    """Return the coordinates that are the same in every row, by the head that their column would have."""
     said = {name: value for name, value in table.constants.items() if value != NOT_SAID}
     same = {head(name): value_of(value) for name, value in said.items()}
     if open_ones := [head(name) for name in table.constants if name not in said]:
@@ -163,7 +163,7 @@ def constants(table: Table) -> dict[str, str]:
 
 
 def repetitions(table: Table) -> str:
-    """Return what each number is made of: `3 sessions of 5 iterations`; empty if no cell has a number."""
+    """Return the sessions and iterations behind a number: `3 sessions of 5 iterations`; empty if no cell has one."""
     if not table.rows:
         return ""
     valid, (fewest, most) = table.valid[table.rows], table.iterations[:, table.rows]
@@ -248,13 +248,13 @@ def stops(table: Table) -> str:
         by_reason.get(stop.reason, []).append(stop)
     parts = [
         STOPPED[reason].format(
-            cells=plural(len(found), "cell"),
-            sessions=_range([stop.sessions for stop in found], "{}"),
-            reached=_range([stop.half_width for stop in found if stop.half_width], "±{:.1%}"),
+            cells=plural(len(of_reason), "cell"),
+            sessions=_range([stop.sessions for stop in of_reason], "{}"),
+            reached=_range([stop.half_width for stop in of_reason if stop.half_width], "±{:.1%}"),
             wanted=f"±{settings.interval_within:.1%}",
         )
-        for reason, found in by_reason.items()
-        if found
+        for reason, of_reason in by_reason.items()
+        if of_reason
     ]
     return f"End-to-end times: {'; '.join(parts)}." if parts else ""
 
@@ -284,6 +284,6 @@ def legend(table: Table) -> Iterator[str]:
 
 
 def meaning(metric: Metric) -> str:
-    """Return what a metric's label means, as a sentence."""
+    """Return the definition of a metric, as a sentence."""
     peak = "; the largest of the sessions" if metric.over == "max" else ""
     return f"{metric.label}: {metric.definition}{peak}."

@@ -61,8 +61,8 @@ def forecast(
 def _place(chip: Chip | None, results: Path) -> estimate.PredictedMachine:
     if chip:
         return estimate.elsewhere(chip)
-    found = info.machine()
-    return estimate.here(found, peaks.probes_of(found), history.past_cells(results, found))
+    machine = info.machine()
+    return estimate.here(machine, peaks.probes_of(machine), history.past_cells(results, machine))
 
 
 def _cells(planned: Planned, place: estimate.PredictedMachine) -> Iterator[PlannedCell]:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 KIND = ("model", "backend", "device", "dtype", "load_format", "prompts")
-"""What makes cells of another kind; lengths, the batch and an engine's options make others of the same."""
+"""The coordinates that make another kind of cell; lengths, the batch and an engine's options do not."""
 
 MOST_POINTS = 1000
 """Points in one plot and rows in one table; with more, a page of six plots would pass 5 MB."""

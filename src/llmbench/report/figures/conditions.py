@@ -1,4 +1,4 @@
-"""What runs were made under: command, machine, versions and settings, side by side."""
+"""The conditions of runs: command, machine, versions and settings, side by side."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ MOST_FACTS = 200
 
 
 class Origin(Protocol):
-    """What says where a run comes from: its file, or its table."""
+    """A run's file or its table, which both hold its plan or its import."""
 
     @property
     def plan(self) -> Plan | None:
-        """Return what was planned."""
+        """Return the plan; None for an import."""
 
     @property
     def imported(self) -> Import | None:
-        """Return what it was read from, if it was not measured here."""
+        """Return the import; None for a run that was measured here."""
 
 
 def of_runs(runs: Sequence[ReportedRun]) -> Section:
@@ -59,7 +59,7 @@ def conditions(columns: Sequence[tuple[str, Sequence[tuple[str, str]]]]) -> Sect
 
 
 def facts(origin: Origin) -> Iterator[tuple[str, str]]:
-    """Yield what a run was made under: names and values."""
+    """Yield the conditions of a run: names and values."""
     if plan := origin.plan:
         yield from (
             (name, _short(str(getattr(plan, name)))) for name in ("name", "why", "command", "at")
@@ -86,8 +86,8 @@ def _short(text: str) -> str:
 
 def cells(dots: Sequence[Dot]) -> Section:
     """Return the usual numbers of every cell, as `llmbench table` shows them."""
-    found = [dot for dot in dots if dot.valid]
-    kept = thinned(found, MOST_POINTS)
+    measured = [dot for dot in dots if dot.valid]
+    kept = thinned(measured, MOST_POINTS)
     records = []
     for dot in kept:
         told = {
@@ -100,5 +100,5 @@ def cells(dots: Sequence[Dot]) -> Section:
         "Every cell",
         "" if records else "No cell has a valid session.",
         table=plots.table(records) if records else None,
-        notes=plots.thinning(len(kept), len(found), "cells"),
+        notes=plots.thinning(len(kept), len(measured), "cells"),
     )

@@ -21,7 +21,7 @@ leave no room for the others."""
 
 
 BEYOND = 0.06
-"""How far a plot goes on beyond what is drawn, as a share of it."""
+"""The margin of a plot on either side, as a share of its range."""
 BOLD = {"opacity": 0.8, "strokeWidth": 2}
 
 

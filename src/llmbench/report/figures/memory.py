@@ -1,4 +1,4 @@
-"""Where the memory goes as the context grows: weights, keys and values, and the rest up to the peak."""
+"""Memory as the context grows: weights, keys and values, and the rest up to the peak."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 WEIGHTS, CACHE = BY_KEY["weights_bytes"], BY_KEY["kv_cache_bytes"]
 PEAKS = (BY_KEY["peak_allocated_bytes"], BY_KEY["host_peak_rss_bytes"])
-"""What is taken for the peak: the device's where it was measured, else the host's."""
+"""The metrics of the peak: the device's where it was measured, else the host's."""
 PARTS = (WEIGHTS.label, CACHE.label, "the rest")
 MOST_BARS = 12
 """Bars in a panel that can still be told apart on a phone."""

@@ -1,4 +1,4 @@
-"""How the sessions ended: counted, the warnings in words, and what has no number and why."""
+"""The ends of sessions: counted, the warnings in words, and why some have no number."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def verdicts(runs: Sequence[ReportedRun]) -> Section:
 
 
 def warnings(runs: Sequence[ReportedRun]) -> Section:
-    """Return what readers must know of valid numbers."""
+    """Return the warnings of valid sessions, counted and in words."""
     records = [record for run in runs for record in _warnings(run)]
     if not records:
         return plots.section("Warnings", "No valid session has a warning.")
@@ -64,7 +64,7 @@ def _warnings(run: ReportedRun) -> Iterator[dict[str, str]]:
 
 
 def failures(runs: Sequence[ReportedRun]) -> Section:
-    """Return what ended without a number, how often and why."""
+    """Return the sessions that ended without a number, with their reasons."""
     failed = [(run, failure) for run in runs for failure in run.table.failures]
     if not failed:
         return plots.section("Failures", "Every session that ended has a number.")
@@ -88,7 +88,7 @@ def failures(runs: Sequence[ReportedRun]) -> Section:
 
 
 def notices(runs: Sequence[ReportedRun]) -> Iterator[Note]:
-    """Yield what is wrong with the files of the runs, in words."""
+    """Yield the notices of all runs."""
     for run in runs:
         for notice in run.table.notices:
             yield Note(f"{foreign(run.label)}: {foreign(notice)}", "warning")

@@ -28,7 +28,7 @@ ABOUT = (
 
 
 class SameWork(NamedTuple):
-    """What cells on one front have in common: only such cells can beat each other."""
+    """The work that all cells of one front do; only cells of the same work can beat each other."""
 
     input_len: int | None
     output_len: int | None

@@ -1,4 +1,4 @@
-"""What was reached, under what the device can do at most: operations a second over operations a byte."""
+"""The roofline: operations a second over operations a byte, below the ceilings of the device."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Phase(NamedTuple):
 
     @property
     def limit(self) -> float | None:
-        """Return what the roof allows at this intensity, if there is a roof."""
+        """Return the height of the roof at this intensity, if there is a roof."""
         return self.roof and min(self.roof.flops_s, self.roof.bytes_s * self.intensity)
 
 
@@ -109,7 +109,7 @@ def _row(phase: Phase) -> Row:
 
 
 def _mark(phase: Phase) -> str:
-    """Return what a shape stands for: the phase, and the run and options if there are several."""
+    """Return the name of a shape: the phase, and the run and options if there are several."""
     return ", ".join(filter(None, (phase.dot.variant, phase.name)))
 
 

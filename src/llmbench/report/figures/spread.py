@@ -1,4 +1,4 @@
-"""How far the sessions of a cell lie from its middle: what the interval is made of."""
+"""The distance of each session from the middle of its cell, from which the interval is computed."""
 
 from __future__ import annotations
 
@@ -63,9 +63,9 @@ def _spreads(dots: Sequence[Dot]) -> Iterator[CellSpread]:
     for dot in dots:
         if dot.run not in medians:
             medians[dot.run] = _medians(dot.run)
-        found, middle = medians[dot.run][dot.row], dot.number(E2E)
-        if middle and len(found) > 1:
-            apart = [value * E2E.unit.factor / middle.value - 1 for value in found]
+        sessions, middle = medians[dot.run][dot.row], dot.number(E2E)
+        if middle and len(sessions) > 1:
+            apart = [value * E2E.unit.factor / middle.value - 1 for value in sessions]
             yield CellSpread(dot, middle, apart)
 
 

@@ -1,4 +1,4 @@
-"""What a machine's own numbers vary by, as a document."""
+"""The variation of a machine's numbers, by shape, as a document."""
 
 from __future__ import annotations
 

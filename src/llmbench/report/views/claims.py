@@ -63,23 +63,23 @@ class Judged(NamedTuple):
 
 
 def document(
-    judged: Sequence[Judged], found: Sequence[PublishedComparison] | None, given: Evidence
+    judged: Sequence[Judged], figures: Sequence[PublishedComparison] | None, given: Evidence
 ) -> Document:
     """Return the document.
 
     Args:
         judged: the claims.
-        found: the published figures; None leaves them out.
-        given: what both are held against.
+        figures: the published figures; None leaves them out.
+        given: the measurements that both are compared with.
 
     """
     if not judged:
-        return published.document(found or (), list(_about(given)))
+        return published.document(figures or (), list(_about(given)))
     rows = [row for each in judged for row in _sheet(each)]
     price = f"Price: {foreign(given.price)}." if given.price else NO_PRICE
     return Document(
         "Claims against measurements",
-        _sections(judged, found),
+        _sections(judged, figures),
         facts.sheet(rows),
         lambda: [_data(each) for each in judged],
         [
@@ -100,14 +100,14 @@ def _about(given: Evidence) -> Iterator[Note]:
 
 
 def _sections(
-    judged: Sequence[Judged], found: Sequence[PublishedComparison] | None
+    judged: Sequence[Judged], figures: Sequence[PublishedComparison] | None
 ) -> Iterator[Section]:
     several = len(judged) > FEW
     yield Section([_overview(judged)], "Verdicts", detail=not several)
     for each in judged:
         yield _section(each, detail=several)
-    if found is not None:
-        yield published.section(found, detail=True)
+    if figures is not None:
+        yield published.section(figures, detail=True)
 
 
 def _overview(judged: Sequence[Judged]) -> Grid:
@@ -188,7 +188,7 @@ def verdict_of(judged: Judged) -> str:
 
 
 def data_of(answer: Answer) -> str:
-    """Return what the data are: the machines, and whether the models were copies; empty without any."""
+    """Return the machines of the data, and whether the models were small copies; empty without data."""
     rows = [row for part in answer.parts for row in part.rows]
     places = {"cpu": "CPU data"}
     where = [places.get(row.where, f"{row.where} data") for row in rows]
@@ -253,11 +253,11 @@ def cells_of(part: Part) -> str:
 
 def counts(judged: Iterable[Judged]) -> str:
     """Return how many claims have which verdict."""
-    found = [each.answer.verdict for each in judged]
+    verdicts = [each.answer.verdict for each in judged]
     counts = ", ".join(
-        f"{found.count(verdict)} {verdict}" for verdict in ClaimVerdict if verdict in found
+        f"{verdicts.count(verdict)} {verdict}" for verdict in ClaimVerdict if verdict in verdicts
     )
-    return f"{plural(len(found), 'claim')}: {counts}"
+    return f"{plural(len(verdicts), 'claim')}: {counts}"
 
 
 def _measured(judged: Judged) -> str:

@@ -444,8 +444,8 @@ def _cells(made: Comparison, contrast: Contrast) -> list[dict[str, Any]]:
 
 def counts(made: Comparison, contrast: Contrast) -> dict[str, int]:
     """Return how many cells have which verdict, and how many could not be compared."""
-    found = Counter(contrast.effects.verdict.tolist())
+    counted = Counter(contrast.effects.verdict.tolist())
     lacking = sum(len(missing.cells) for missing in contrast.missing)
-    return {word: found[verdict] for verdict, word in verdict_words(made.asked.metric).items()} | {
-        "missing": lacking
-    }
+    return {
+        word: counted[verdict] for verdict, word in verdict_words(made.asked.metric).items()
+    } | {"missing": lacking}

@@ -1,4 +1,4 @@
-"""What a token of each cell costs, as a document."""
+"""The cost of tokens, by cell, as a document."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ COLUMNS = (
     Fact("input_len", "in", numbers.whole),
     Fact("output_len", "out", numbers.whole),
 )
-"""What every row has; whatever else varies stands behind the model, or two rows would look alike."""
+"""The columns of every row; whatever else varies follows the model, or two rows would look alike."""
 FIGURES = {
     "tpot_s": "TPOT (ms)",
     "usd_per_1m_output": "$/1M output",
@@ -40,7 +40,7 @@ BREAK_EVEN = (
 
 
 class TokenCosts(NamedTuple):
-    """What was worked out.
+    """The costs of a run.
 
     Attributes:
         cells: that have a number.
@@ -108,7 +108,7 @@ def _sections(
 
 
 def _others(cells: Sequence[Measured]) -> dict[str, dict[str, object]]:
-    """Return what tells each cell apart besides what every row has, by the cell's id."""
+    """Return the coordinates of each cell that vary and have no column in COLUMNS, by the cell's id."""
     usual = {column.key for column in COLUMNS}
     axes = [
         axis for axis in table.axes_of([one.cell for one in cells])[0] if axis.name not in usual

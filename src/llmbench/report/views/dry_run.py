@@ -1,4 +1,4 @@
-"""What a sweep would do, as a document: which cells fit, how long each takes, and what all of it costs."""
+"""The plan of a sweep as a document: which cells fit, how long each takes, and what all of it costs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MOST_ROWS = 100
 """More cells than this are shown folded: a line for each model, engine and type of number."""
 
 WORDS = {"fits": "fits", "tight": "tight", "no": "does not fit", "unknown": "unknown"}
-"""How a prediction says that a cell goes into memory."""
+"""Whether a cell fits into memory, by the word of its prediction."""
 UNSUPPORTED = "unsupported"
 
 
@@ -65,7 +65,7 @@ FOLDED = (
 
 
 def document(made: Forecast) -> Document:
-    """Return what a sweep would do."""
+    """Return the plan of a sweep with its predictions."""
     rows, planned = made.cells, made.planned
     facts = [_fact(row) for row in rows]
     where = f" on {foreign(made.chip.name)}" if made.chip else ""

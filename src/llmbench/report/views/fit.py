@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 AXES = ("backend", "options", "device", "dtype", "load_format")
 LENGTHS = (Fact("input_len", "in", numbers.whole), Fact("output_len", "out", numbers.whole))
-"""What is shown only if it varies, the lengths only if both do; the model and the context always are."""
+"""Columns that are shown only if they vary, the lengths only if both do; the model and the context always are."""
 
 FIGURES = (
     Fact("context", "context", numbers.whole),
@@ -103,7 +103,7 @@ def answer(row: Fit) -> str | None:
 
 
 def beyond(row: Fit) -> str | None:
-    """Return what is known of larger batches, and of OOMs among those that fitted."""
+    """Return the outcomes of larger batches, and the OOMs among those that fitted, in words."""
     parts = []
     if row.largest is not None and row.oom:
         parts.append(f"{row.oom}: oom {row.ooms}x")

@@ -1,4 +1,4 @@
-"""What a machine is and what it can do at most, or what is known of a chip, as a document."""
+"""This machine with its ceilings, or a known chip, as a document."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ TYPICAL_ROWS = (1, 16, 256, 4096)
 
 
 def chip(name: str) -> Document:
-    """Return what is known of a chip."""
+    """Return the facts of a chip."""
     whole = msgspec.to_builtins(chips.chip(name))
     return _document(whole["name"], whole, whole)
 
 
 def this(machine: Mapping[str, Any], probes: Sequence[Probe], notice: str) -> Document:
-    """Return what a machine is: its facts, its probes, and in words why there are none."""
+    """Return a machine's facts and its probes, or in words why there are none."""
     gpus = [{**gpu, **peaks(chips.match(gpu))} for gpu in machine["gpus"]]
     shares = [probe.shares(each, machine) for each in probes]
     pairs = list(zip(probes, shares, strict=True))
@@ -48,11 +48,14 @@ def this(machine: Mapping[str, Any], probes: Sequence[Probe], notice: str) -> Do
 
 
 def _document(title: str, told: Mapping[str, Any], whole: Mapping[str, Any]) -> Document:
-    found = list(facts.leaves(whole))
+    leaves = list(facts.leaves(whole))
     return Document(
         foreign(title),
         [Section([facts.tree(told)])],
-        [("fact", [".".join(path) for path, _ in found]), ("value", [value for _, value in found])],
+        [
+            ("fact", [".".join(path) for path, _ in leaves]),
+            ("value", [value for _, value in leaves]),
+        ],
         lambda: whole,
     )
 
@@ -94,12 +97,12 @@ def peaks(short: str | None) -> dict[str, Any]:
     """Return a chip's name and its verified ceilings; without a known chip there are none."""
     if short is None:
         return {"chip": None, "remark": UNKNOWN}
-    found = chips.chip(short)
-    bandwidth, unverified = found.bandwidth(), "dense_tflops" in found.unverified
+    chip = chips.chip(short)
+    bandwidth, unverified = chip.bandwidth(), "dense_tflops" in chip.unverified
     return {
         "chip": short,
-        "chip_name": found.name,
+        "chip_name": chip.name,
         "bandwidth_gb_s": bandwidth and bandwidth / chips.GIGA,
-        "dense_tflops": {} if unverified else found.dense_tflops,
+        "dense_tflops": {} if unverified else chip.dense_tflops,
         "remark": UNVERIFIED if unverified or bandwidth is None else None,
     }

@@ -1,7 +1,7 @@
-"""How far off the predictions of a run were, as a document: cell by cell, and over the whole run.
+"""Predictions of a run against its measurements, as a document: cell by cell, and over the whole run.
 
-What was predicted was written before anything ran. An error is a factor, predicted over measured; how far it
-is off counts the same in both directions.
+The predictions were written before anything ran. An error is a factor, predicted over measured; twice too much
+counts the same as twice too little.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Quantity(NamedTuple):
-    """What is compared: its key, its name, the unit, and how a number is shown in that unit."""
+    """A predicted quantity: its key, its name, the unit, and how a number is shown in that unit."""
 
     key: str
     name: str
@@ -97,11 +97,11 @@ def document(log: Log) -> Document:
 
 def _sentences(sums: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
     for one in QUANTITIES:
-        if found := sums.get(one.key):
-            near = round(found["within_share"] * found["cells"])
+        if errors := sums.get(one.key):
+            near = round(errors["within_share"] * errors["cells"])
             yield (
-                f"{one.name}: {near} of {found['cells']} cells within a factor of {accuracy.WITHIN};"
-                f" off by {factor(found['median_factor'])} in the median, {factor(found['worst_factor'])} at worst."
+                f"{one.name}: {near} of {errors['cells']} cells within a factor of {accuracy.WITHIN};"
+                f" off by {factor(errors['median_factor'])} in the median, {factor(errors['worst_factor'])} at worst."
             )
 
 
