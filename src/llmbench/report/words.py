@@ -195,12 +195,6 @@ def repeated(table: Table) -> Iterator[Note]:
         )
 
 
-def session_counts(table: Table) -> list[str]:
-    """Return the valid sessions of each row, or nothing if all have as many."""
-    counts = [str(table.valid[row]) for row in table.rows]
-    return counts if len(set(counts)) > 1 else []
-
-
 def sides(table: Table) -> list[Words]:
     """Return the columns of words that belong to shares: what held a cell back; mixed ceilings, too."""
     if not any(numbers.metric.key in SHARES for numbers in table.headline):

@@ -2,37 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from llmbench.redact import shown
 from llmbench.report import plots, words
 from llmbench.report.document import Column, Grid, cut
-from llmbench.report.figures.cells import MOST_POINTS, thinned
 from llmbench.report.views import facts as views_facts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from llmbench.report.document import Section
-    from llmbench.report.figures.cells import Dot, ReportedRun
-    from llmbench.results.record import Import, Plan
+    from llmbench.report.figures.cells import ReportedRun
+    from llmbench.results.store import Log
+    from llmbench.results.table import Table
 
 LONGEST_VALUE = 400
 MOST_FACTS = 200
-
-
-class Origin(Protocol):
-    """A run's file or its table, which both hold its plan or its import."""
-
-    @property
-    def plan(self) -> Plan | None:
-        """Return the plan; None for an import."""
-
-    @property
-    def imported(self) -> Import | None:
-        """Return the import; None for a run that was measured here."""
 
 
 def of_runs(runs: Sequence[ReportedRun]) -> Section:
@@ -58,7 +46,7 @@ def conditions(columns: Sequence[tuple[str, Sequence[tuple[str, str]]]]) -> Sect
     return plots.section("Conditions", about, table=table, detail=True)
 
 
-def facts(origin: Origin) -> Iterator[tuple[str, str]]:
+def facts(origin: Log | Table) -> Iterator[tuple[str, str]]:
     """Yield the conditions of a run: names and values."""
     if plan := origin.plan:
         yield from (
@@ -82,23 +70,3 @@ def _constants(run: ReportedRun) -> Iterator[tuple[str, str]]:
 
 def _short(text: str) -> str:
     return cut(shown(text), LONGEST_VALUE)
-
-
-def cells(dots: Sequence[Dot]) -> Section:
-    """Return the usual numbers of every cell, as `llmbench table` shows them."""
-    measured = [dot for dot in dots if dot.valid]
-    kept = thinned(measured, MOST_POINTS)
-    records = []
-    for dot in kept:
-        told = {
-            plots.head(numbers.metric): number.text
-            for numbers in dot.run.table.headline
-            if (number := dot.number(numbers.metric))
-        }
-        records.append(plots.record(dot, told))
-    return plots.section(
-        "Every cell",
-        "" if records else "No cell has a valid session.",
-        table=plots.table(records) if records else None,
-        notes=plots.thinning(len(kept), len(measured), "cells"),
-    )

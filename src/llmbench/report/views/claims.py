@@ -312,15 +312,14 @@ def _data(judged: Judged) -> dict[str, Any]:
 
 
 def _part(part: Part) -> dict[str, Any]:
-    figure = part.figure
-    known = figure is not None and figure.known
+    value, low, high = facts.ends(part.figure)
     return {
         "where": part.where,
         "verdict": part.verdict,
         "measured": part.said,
-        "value": figure and figure.value,
-        "low": figure.low if figure and known else None,
-        "high": figure.high if figure and known else None,
+        "value": value,
+        "low": low,
+        "high": high,
         "unit": part.unit,
         "cells": [{"run": row.run, "cell": row.cell.id} for row in part.rows],
     }

@@ -37,11 +37,11 @@ from llmbench.stats.effects import FALSE_DISCOVERIES, SAME_CONFIDENCE, Noise, Ve
 from llmbench.stats.intervals import CONFIDENCE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from llmbench.compare import Comparison, Contrast
     from llmbench.compare.match import Missing
-    from llmbench.report.figures.conditions import Origin
+    from llmbench.results.store import Log
     from llmbench.results.table import Axis, Reals
 
 FORMAT = 1
@@ -69,7 +69,7 @@ class ComparedCells(NamedTuple):
     places: dict[str, int]
 
 
-def document(made: Comparison, origins: Sequence[tuple[str, Origin]] = ()) -> Document:
+def document(made: Comparison, origins: Sequence[tuple[str, Log]] = ()) -> Document:
     """Return a comparison as a document; `origins` are its runs by name, whose conditions stand on a page."""
     metric, cells = made.asked.metric, cells_of(made)
     names = ", ".join(foreign(contrast.name) for contrast in made.contrasts)
@@ -96,7 +96,7 @@ def cells_of(made: Comparison) -> ComparedCells:
     return ComparedCells(axes, constants, {name: place for place, name in enumerate(cells)})
 
 
-def _sections(made: Comparison, origins: Sequence[tuple[str, Origin]]) -> Iterator[Section]:
+def _sections(made: Comparison, origins: Sequence[tuple[str, Log]]) -> Iterator[Section]:
     yield from sections(made)
     if origins:
         columns = [(shown(name), list(conditions.facts(origin))) for name, origin in origins]
@@ -361,22 +361,18 @@ def _whole(contrast: Contrast) -> Iterator[Note]:
 def sheet(made: Comparison) -> Iterator[tuple[str, Sequence[object]]]:
     """Yield the columns of all candidates' cells, those without a comparison too."""
     rows = [
-        {"candidate_name": contrast.name, **cell, "options": _options(cell["options"])}
+        {"candidate_name": contrast.name, **cell, "options": facts.options(cell["options"])}
         for contrast in made.contrasts
         for cell in _cells(made, contrast)
     ]
     rows += [
-        {"candidate_name": contrast.name, **msgspec.structs.asdict(cell), "options": _options(cell.options),
+        {"candidate_name": contrast.name, **msgspec.structs.asdict(cell), "options": facts.options(cell.options),
          "verdict": "missing", "reason": f"{missing.lacking}: {missing.reason}"}
         for contrast in made.contrasts
         for missing in contrast.missing
         for cell in missing.cells
     ]  # fmt: skip
     return facts.sheet(rows)
-
-
-def _options(options: Mapping[str, object]) -> str:
-    return ", ".join(f"{key}={value}" for key, value in options.items())
 
 
 def data(made: Comparison) -> dict[str, Any]:

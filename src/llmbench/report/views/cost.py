@@ -170,10 +170,9 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
     """Return a row in which both ends of its interval follow each figure; None where there is none."""
     flat: dict[str, Any] = {}
     for key, value in row.items():
-        flat |= _ends(key, value) if hasattr(value, "low") else {key: value}
+        if hasattr(value, "low"):
+            keys = (key, f"{key}_low", f"{key}_high")
+            flat |= dict(zip(keys, facts.ends(value), strict=True))
+        else:
+            flat[key] = value
     return flat
-
-
-def _ends(key: str, figure: Any) -> dict[str, float | None]:
-    low, high = (figure.low, figure.high) if figure.known else (None, None)
-    return {key: figure.value, f"{key}_low": low, f"{key}_high": high}

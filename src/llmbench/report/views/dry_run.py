@@ -39,11 +39,7 @@ def seconds(value: float) -> str:
 
 
 COLUMNS = (
-    Fact("model", "model", kind="name"),
-    *(Fact(name, name) for name in ("backend", "options", "device", "dtype")),
-    Fact("batch_size", "batch", str),
-    Fact("input_len", "in", str),
-    Fact("output_len", "out", str),
+    *views_facts.CELL,
     Fact("fits", "memory"),
     Fact("need_bytes", "need", numbers.binary),
     Fact("ttft_s", "TTFT", seconds),
@@ -56,7 +52,7 @@ ALWAYS = (
 )  # fmt: skip
 """Columns that a reader looks for, whether they vary or not."""
 FOLDED = (
-    *COLUMNS[:5],
+    *views_facts.CELL[:5],
     Fact("cells", "cells", numbers.whole),
     *(Fact(name, name, numbers.whole) for name in (*WORDS.values(), UNSUPPORTED)),
     Fact("most_bytes", "most needed", numbers.binary),
@@ -85,7 +81,7 @@ def _table(
 ) -> Grid:
     """Return the cells with what is predicted; of very many a line for all that differ in batch and lengths only."""
     folded = len(rows) > MOST_ROWS
-    columns = FOLDED if folded else _worth_showing(facts)
+    columns = FOLDED if folded else views_facts.worth_showing(COLUMNS, facts, ALWAYS)
     keys = [column.key for column in columns].index("cells" if folded else "fits")
     named = [_by_sessions(column, protocol) for column in columns]
     return views_facts.table(named, _folded(rows, facts) if folded else facts, keys)
@@ -172,8 +168,8 @@ def _fact(row: PlannedCell) -> dict[str, Any]:
     return {
         "id": cell.id,
         "cell": cell.id.rpartition("-")[2],  # enough for `llmbench cell`
-        **{column.key: getattr(cell, column.key) for column in COLUMNS[:8]},
-        "options": ", ".join(f"{key}={value}" for key, value in cell.options.items()),
+        **{column.key: getattr(cell, column.key) for column in views_facts.CELL},
+        "options": views_facts.options(cell.options),
         "fits": _fits(row),
         "need_bytes": told.need_bytes,
         "ttft_s": None if row.refused else told.ttft_s,
@@ -187,15 +183,9 @@ def _fits(row: PlannedCell) -> str:
     return UNSUPPORTED if row.refused else WORDS[row.prediction.fits]
 
 
-def _worth_showing(facts: Sequence[dict[str, Any]]) -> list[Fact]:
-    """Return the columns that vary, and those that stand in any case."""
-    varying = {key for key in facts[0] if len({fact[key] for fact in facts}) > 1}
-    return [column for column in COLUMNS if column.key in {*ALWAYS, *varying}]
-
-
 def _folded(rows: Sequence[PlannedCell], facts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return a line for all cells that differ in batch and lengths only."""
-    keys = ("model", "backend", "options", "device", "dtype")
+    keys = [column.key for column in views_facts.CELL[:5]]
     together: dict[tuple[Any, ...], list[PlannedCell]] = {}
     for row, fact in zip(rows, facts, strict=True):
         together.setdefault(tuple(fact[key] for key in keys), []).append(row)

@@ -96,8 +96,8 @@ def rows(figures: Sequence[published.PublishedComparison]) -> list[dict[str, obj
 
 
 def _row(each: published.PublishedComparison, count: int) -> dict[str, object]:
-    figure, ratio = each.figure, each.ratio
-    known = ratio is not None and ratio.known
+    figure = each.figure
+    ratio, low, high = facts.ends(each.ratio)
     return {
         "source": f"{each.source.title}, {figure.date}",
         "model": figure.model,
@@ -105,9 +105,9 @@ def _row(each: published.PublishedComparison, count: int) -> dict[str, object]:
         "figures": count,
         "published": f"{figure.value} {figure.metric}" if each.measured else None,
         "outcome": str(each.outcome),
-        "ratio": ratio.value if ratio else None,
-        "ratio_low": ratio.low if ratio and known else None,
-        "ratio_high": ratio.high if ratio and known else None,
+        "ratio": ratio,
+        "ratio_low": low,
+        "ratio_high": high,
         "reason": each.reason or None,
         "cell": each.measured.cell.id if each.measured else None,
     }

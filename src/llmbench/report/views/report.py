@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from llmbench.numbers import plural
 from llmbench.report import plots, words
-from llmbench.report.document import Document, Note, foreign
+from llmbench.report.document import Document, Note, Section, foreign
 from llmbench.report.figures import cells as figures_cells
 from llmbench.report.figures import conditions, context, memory, outcomes, pareto, roofline, spread
 from llmbench.report.figures.cells import ReportedRun
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from llmbench.compare import Comparison
-    from llmbench.report.document import Section
     from llmbench.results.store import Log
 
 
@@ -71,7 +70,19 @@ def _sections(runs: Sequence[ReportedRun], compared: Comparison | str | None) ->
     yield outcomes.failures(runs)
     yield outcomes.warnings(runs)
     yield conditions.of_runs(runs)
-    yield conditions.cells(dots)
+    yield from _every_cell(runs)
+
+
+def _every_cell(runs: Sequence[ReportedRun]) -> Iterator[Section]:
+    """Yield the cells of each run, as `llmbench table` shows them."""
+    for run in runs:
+        title = f"Every cell of {foreign(run.label)}" if len(runs) > 1 else "Every cell"
+        if not run.table.rows:
+            yield Section([Note("No cell has a valid session.")], title)
+            continue
+        rows = figures_cells.thinned(run.table.rows, figures_cells.MOST_POINTS // len(runs))
+        notes = plots.thinning(len(rows), len(run.table.rows), "cells")
+        yield plots.section(title, table=views_table.of_cells(run.table, rows), notes=notes)
 
 
 def _notes(runs: Sequence[ReportedRun]) -> Iterator[Note]:

@@ -52,7 +52,7 @@ def _about(run: Run) -> Iterator[Note]:
 
 def _sections(run: Run) -> Iterator[Section]:
     if run.rows:
-        yield Section([of_cells(run)])
+        yield Section([of_cells(run, run.rows)])
     elif run.progress.ended:
         yield Section([Note("No cell has a valid session.")])
     if run.failures:
@@ -61,12 +61,11 @@ def _sections(run: Run) -> Iterator[Section]:
         yield Section([of_failures(run)], title)
 
 
-def of_cells(run: Run) -> Grid:
-    """Return the cells that have a number: coordinates that vary, the usual metrics, warnings."""
-    rows = run.rows
+def of_cells(run: Run, rows: Sequence[int]) -> Grid:
+    """Return cells that have a number: coordinates that vary, the usual metrics, warnings."""
     keys = [coordinate(axis, rows) for axis in run.axes]
-    if counts := words.session_counts(run):
-        keys.append(Column("sessions", counts))
+    if len(set(run.valid[run.rows].tolist())) > 1:
+        keys.append(Column("sessions", [str(run.valid[row]) for row in rows]))
     return Grid(
         [*keys, *_metrics(run, rows), *_ceilings(run, rows), *_warnings(run, rows)], len(keys)
     )
