@@ -106,10 +106,8 @@ def _record(spread: CellSpread) -> dict[str, str]:
 
 def _spec(dots: Sequence[Dot], rows: Sequence[Row]) -> Spec:
     x = plots.axis("x", f"the cell's {plots.head(E2E)}", (row["x"] for row in rows))
-    y = {
-        "field": "y", "type": "quantitative", "title": "session against cell",
-        "axis": {"format": "+.1~%", "tickCount": 5},
-    }  # fmt: skip
+    percent = {"axis": {"format": "+.1~%", "tickCount": 5}, "scale": {}}
+    y = plots.linear("y", "session against cell") | percent
     middle = plots.layer({"type": "rule", "opacity": 0.5}, y={"datum": 0})
     point = {"type": "point", "size": 40, "filled": True, "opacity": 0.75}
     shape = plots.variant(dots, rows, "shape")
