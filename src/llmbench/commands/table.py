@@ -1,5 +1,6 @@
 """The `table` command: a run as a table, for people or for another program."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -44,8 +45,13 @@ def command(
         if predicted:
             destination.write(views_predicted.document(store.read(run, tell=tell)))
             return
-        log = store.read(run, newer=format != "csv")
-        destination.write(views_table.document(table.build(log, chosen)))
+        aside = tell if format == "csv" else None  # with the file's path, as CSV names no run
+        log = store.read(run, newer=format != "csv", tell=aside)
+        built = table.build(log, chosen)
+        if aside:
+            others = tuple(notice for notice in built.notices if notice not in log.notices)
+            built = replace(built, notices=others)
+        destination.write(views_table.document(built))
 
 
 def show_table(folder: Path, console: Console) -> None:

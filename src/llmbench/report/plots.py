@@ -213,8 +213,8 @@ def _named(field: str, names: Iterable[str], rows: Sequence[Row]) -> Spec:
 
 def layer(mark: Spec, rows: Sequence[Row] = (), /, **channels: Any) -> Spec:
     """Return marks of one kind; those of rows have their records as tooltips."""
-    told = {"tooltip": tooltip(rows)} if rows else {}
-    return {"mark": mark, "encoding": {**channels, **told}}
+    tooltips = {"tooltip": tooltip(rows)} if rows else {}
+    return {"mark": mark, "encoding": {**channels, **tooltips}}
 
 
 def panels(rows: Sequence[Row], layers: list[Spec], **more: Any) -> Spec:

@@ -201,8 +201,8 @@ def _block(
         )
         for column in below:
             if (text := column.texts[row].strip()) not in {"", ABSENT}:
-                told = f"{column.title}: {text}"
-                lines += _wrapped(told, page.width or READABLE, BELOW + GAP, BELOW)
+                entry = f"{column.title}: {text}"
+                lines += _wrapped(entry, page.width or READABLE, BELOW + GAP, BELOW)
     return "\n".join(lines)
 
 

@@ -135,11 +135,11 @@ def everywhere(table: Table) -> Iterator[Note]:
 
 def progress(progress: RunProgress) -> str:
     """Return how many sessions stand where: `16 sessions: 12 valid, 1 failed, 3 still to come`."""
-    told = ", ".join(f"{count:,} {word}" for word, count in counts(progress).items() if count)
+    listed = ", ".join(f"{count:,} {word}" for word, count in counts(progress).items() if count)
     again = (
         f" ({progress.interrupted} interrupted, to be run again)" if progress.interrupted else ""
     )
-    return f"{plural(progress.planned, 'session')}: {told or 'none planned'}{again}"
+    return f"{plural(progress.planned, 'session')}: {listed or 'none planned'}{again}"
 
 
 def counts(progress: RunProgress) -> dict[str, int]:
@@ -182,10 +182,10 @@ def count_range(least: int, most: int, noun: str) -> str:
 
 def repeated(table: Table) -> Iterator[Note]:
     """Yield the sessions and iterations behind each value, how far its interval holds, and what is too few."""
-    if not (told := repetitions(table)):
+    if not (behind := repetitions(table)):
         return
     several = (table.valid[table.rows] > 1).any()
-    yield Note(f"Each cell: {told}.{WITHIN if several else ''}")
+    yield Note(f"Each cell: {behind}.{WITHIN if several else ''}")
     single = table.iterations[0, table.rows] == 1
     if single.any():
         where = "" if single.all() else f" in {single.sum():,} of {plural(len(single), 'cell')}"

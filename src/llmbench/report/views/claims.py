@@ -50,7 +50,7 @@ COPIES = {"small": "copies at a 64th of their models", "tiny": "tiny copies"}
 LEGEND = (
     "supported, contradicted: the whole 95 % interval lies where the claim predicts, or all of it lies elsewhere.",
     "inconclusive: neither. mixed: one under this condition, another under that.",
-    "In brackets: 95 % intervals between sessions, Student's t on logarithms.",
+    "In brackets: 95 % intervals between sessions of one run, Student's t on logarithms.",
 )
 MORE = "`llmbench claims RUN... --claim ID` shows one claim in full, with its rule, assumed numbers and cells."
 
@@ -153,7 +153,7 @@ def _section(judged: Judged, *, detail: bool) -> Section:
 
 
 def _record(part: Part) -> dict[str, str]:
-    told = {
+    texts = {
         "condition": shown(part.where) or "all",
         "verdict": part.verdict,
         "measured": shown(part.said),
@@ -161,7 +161,7 @@ def _record(part: Part) -> dict[str, str]:
         "predicted": _predicted(part),
         "cells": shown(cells_of(part)),
     }
-    return {name: text for name, text in told.items() if text}
+    return {name: text for name, text in texts.items() if text}
 
 
 def _predicted(part: Part) -> str:
@@ -268,9 +268,9 @@ def _measured(judged: Judged) -> str:
     first: dict[ClaimVerdict, Part] = {}
     for part in answer.parts:
         first.setdefault(part.verdict, part)
-    told = answer.parts if len(answer.parts) <= NAMED else tuple(first.values())
-    more = len(answer.parts) - len(told)
-    text = "; ".join(foreign(_said(part)) for part in told)
+    named = answer.parts if len(answer.parts) <= NAMED else tuple(first.values())
+    more = len(answer.parts) - len(named)
+    text = "; ".join(foreign(_said(part)) for part in named)
     tail = f"; and {more} more" if more else ""
     data = data_of(answer)
     return f"{text}{tail}.{f' {foreign(data)}.' if data else ''}"
@@ -295,12 +295,10 @@ def _data(judged: Judged) -> dict[str, Any]:
     claim, answer = judged
     return {
         "id": claim.id,
-        "claim": claim.claim,
-        "report": claim.report,
-        "title": claim.title,
-        "date": claim.date,
-        "predicts": claim.predicts,
-        "rule": claim.rule,
+        **{
+            name: getattr(claim, name)
+            for name in ("claim", "report", "title", "date", "predicts", "rule")
+        },
         "verdict": answer.verdict,
         "in_words": verdict_of(judged),
         "data": data_of(answer),

@@ -354,8 +354,8 @@ def _whole(contrast: Contrast) -> Iterator[Note]:
     if whole.cells:
         around = interval(whole.low, whole.high)
         known = f"95 % interval over sessions {around}"
-        told = "no interval: one session" if around == ABSENT else known
-        yield Note(f"Geometric mean of the ratios: {ratio(whole.ratio)} ({told}).")
+        confidence = "no interval: one session" if around == ABSENT else known
+        yield Note(f"Geometric mean of the ratios: {ratio(whole.ratio)} ({confidence}).")
 
 
 def sheet(made: Comparison) -> Iterator[tuple[str, Sequence[object]]]:

@@ -75,7 +75,10 @@ def document(made: TokenCosts) -> Document:
         facts.sheet(flat),
         lambda: {"notes": notes, "cells": flat, "break_even": [_flat(row) for row in breaks]},
         [Note(foreign(note)) for note in notes],
-        notes=[Note(words.INTERVAL, "legend"), *([Note(BREAK_EVEN, "legend")] if breaks else [])],
+        notes=[
+            Note(words.INTERVAL + words.WITHIN, "legend"),
+            *([Note(BREAK_EVEN, "legend")] if breaks else []),
+        ],
     )
 
 

@@ -143,8 +143,8 @@ def _total(rows: Sequence[PlannedCell], price: Price | None, protocol: Protocol)
     )
     least = f", and {plural(missing, 'cell')} whose time is unknown" if missing else ""
     times = [sum(known), sum(known) * protocol.max_sessions / protocol.sessions]
-    told = " to ".join(dict.fromkeys(map(seconds, times)))
-    yield f"Time: about {told}{least}."
+    total = " to ".join(dict.fromkeys(map(seconds, times)))
+    yield f"Time: about {total}{least}."
     if price and price.usd_per_hour is not None:
         dated = f", {price.date}" if price.date else ""
         usd = dict.fromkeys(f"{time_s / 3600 * price.usd_per_hour:,.2f}" for time_s in times)
@@ -158,22 +158,22 @@ def _too_large(rows: Iterable[PlannedCell]) -> Iterator[str]:
     if large:
         least = min(large, key=lambda one: one.need_bytes or 0)
         parts = (("weights", least.weights_bytes), ("KV", least.kv_cache_bytes))
-        told = ", ".join(f"{word} {numbers.binary(value or 0)}" for word, value in parts)
+        largest = ", ".join(f"{word} {numbers.binary(value or 0)}" for word, value in parts)
         need, have = numbers.binary(least.need_bytes or 0), numbers.binary(least.have_bytes or 0)
-        yield f"Without room: {plural(len(large), 'cell')}; the least of them needs {need} of {have} ({told})."
+        yield f"Without room: {plural(len(large), 'cell')}; the least of them needs {need} of {have} ({largest})."
 
 
 def _fact(row: PlannedCell) -> dict[str, Any]:
-    cell, told = row.cell, row.prediction
+    cell, prediction = row.cell, row.prediction
     return {
         "id": cell.id,
         "cell": cell.id.rpartition("-")[2],  # enough for `llmbench cell`
         **{column.key: getattr(cell, column.key) for column in views_facts.CELL},
         "options": views_facts.options(cell.options),
         "fits": _fits(row),
-        "need_bytes": told.need_bytes,
-        "ttft_s": None if row.refused else told.ttft_s,
-        "tpot_s": None if row.refused else told.tpot_s,
+        "need_bytes": prediction.need_bytes,
+        "ttft_s": None if row.refused else prediction.ttft_s,
+        "tpot_s": None if row.refused else prediction.tpot_s,
         "sweep_s": row.sweep_s,
     }
 

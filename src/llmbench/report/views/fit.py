@@ -64,15 +64,15 @@ def _sections(rows: Sequence[Fit]) -> Iterator[Section]:
     if not rows:
         yield Section([Note("No cell is planned.")])
     for before, preallocates in (((), False), ((Note(ADVANCE, "warning"),), True)):
-        told = [
+        shown = [
             {**_plain(row), "answer": answer(row), "beyond": beyond(row)}
             for row in rows
             if row.preallocates is preallocates
         ]
-        if told:
-            columns = _columns(told)
+        if shown:
+            columns = _columns(shown)
             keys = [column.key for column in columns].index("context") + 1
-            table = facts.table(columns, told, keys)
+            table = facts.table(columns, shown, keys)
             words = " ".join(
                 text for column in table.columns for text in (column.head, *column.texts)
             )

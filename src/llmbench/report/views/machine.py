@@ -47,11 +47,11 @@ def this(machine: Mapping[str, Any], probes: Sequence[Probe], notice: str) -> Do
     )
 
 
-def _document(title: str, told: Mapping[str, Any], whole: Mapping[str, Any]) -> Document:
+def _document(title: str, for_people: Mapping[str, Any], whole: Mapping[str, Any]) -> Document:
     leaves = list(facts.leaves(whole))
     return Document(
         foreign(title),
-        [Section([facts.tree(told)])],
+        [Section([facts.tree(for_people)])],
         [
             ("fact", [".".join(path) for path, _ in leaves]),
             ("value", [value for _, value in leaves]),
@@ -68,7 +68,7 @@ def figures(each: Probe, shares: dict[str, float]) -> dict[str, Any]:
             shape = curve.setdefault(f"{rate.dtype} {rate.inner}x{rate.columns}, by rows", {})
             shape[str(rate.rows)] = numbers.rate(rate.flops_s, "FLOP/s")
 
-    def told(key: str, value: float | None, unit: str) -> str | None:
+    def reached(key: str, value: float | None, unit: str) -> str | None:
         share = f" ({shares[key]:.0%} of the datasheet's)" if key in shares else ""
         return None if value is None else numbers.rate(value, unit) + share
 
@@ -76,13 +76,13 @@ def figures(each: Probe, shares: dict[str, float]) -> dict[str, Any]:
         "device": f"{each.device}, {each.name}",
         "measured": f"{each.at} with torch {each.torch}"
         + (f", {each.threads} threads" if each.threads else ""),
-        "copy, read and written": told("copy", each.copy_bytes_s, "B/s"),
+        "copy, read and written": reached("copy", each.copy_bytes_s, "B/s"),
         **{
-            f"weights read, {dtype}": told(f"read {dtype}", value, "B/s")
+            f"weights read, {dtype}": reached(f"read {dtype}", value, "B/s")
             for dtype, value in each.read_bytes_s.items()
         },
         **{
-            f"matrix product, {dtype}": told(dtype, value, "FLOP/s")
+            f"matrix product, {dtype}": reached(dtype, value, "FLOP/s")
             for dtype, value in each.flops_s.items()
         },
         "one operation": each.step_s and f"{each.step_s * 1e6:.3g} us",
