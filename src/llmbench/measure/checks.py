@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
+from llmbench.numbers import plural
 from llmbench.results.record import Finding, Outcome, Status
 
 if TYPE_CHECKING:
@@ -241,11 +242,12 @@ def _hot(_cell: Cell, outcome: Outcome, _: Ceilings) -> Iterator[Finding]:
 
 
 def _warm(_cell: Cell, outcome: Outcome, _: Ceilings) -> Iterator[Finding]:
+    """The warm-up must be long enough to show a trend, and end without one."""
+    calls = len(outcome.warmup_ns)
     if outcome.warmup_converged is False:
-        yield Finding(
-            "warmup_not_converged",
-            f"{len(outcome.warmup_ns)} warm-up calls did not settle within the budget",
-        )
+        yield Finding("warmup_not_converged", f"the last of {calls} warm-up calls still got faster")
+    elif outcome.warmup_converged is None:
+        yield Finding("warmup_too_short", f"{plural(calls, 'warm-up call')}, too few to compare")
 
 
 def _busy(_cell: Cell, outcome: Outcome, _: Ceilings) -> Iterator[Finding]:

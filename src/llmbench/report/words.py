@@ -32,6 +32,7 @@ INTERVAL = (
 WITHIN = " Intervals hold within this run: another day or machine can differ by more."
 
 STOPPED = {
+    "planned": "{cells} at {reached} after the {sessions} sessions that {wanted} was planned to take",
     "interval": "{cells} within {wanted} after {sessions} sessions",
     "maximum": "{cells} at {reached} when the most sessions were taken ({sessions})",
     "budget": "{cells} at {reached} when the time was spent ({sessions} sessions)",

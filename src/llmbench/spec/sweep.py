@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-PROTOCOL = 1
+PROTOCOL = 2
 """The version of how numbers are measured. Comparisons across protocols are refused."""
 NOT_OURS = 0
 """The protocol of other tools' measurements."""
@@ -67,8 +67,8 @@ class Protocol(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     iterations: int = 5
     max_iterations: int = 1000
     min_time_s: float = 2.0
-    warmup: int = 2
-    warmup_within: float = 0.02
+    warmup: int = 3
+    warmup_within: float = 0.005
     warmup_budget_s: float = 30.0
     cool_down_s: float = 10.0
     seed: int = 0
