@@ -23,7 +23,7 @@ def slow(call: int) -> float:
 
 def calls_until_settled(shape: Callable[[int], float], noise: float, seed: int) -> list[int]:
     """Return the simulated times of a warm-up, in nanoseconds."""
-    rng = random.Random(seed)
+    rng = random.Random(seed)  # noqa: S311
     times: list[int] = []
     while len(times) < MOST and not settled(times, WITHIN):
         times.append(round(8e6 * shape(len(times)) * math.exp(rng.gauss(0, noise))))
@@ -55,7 +55,7 @@ def test_a_slow_warming_that_the_budget_cuts_off_has_not_converged(calls: int) -
 
 @pytest.mark.parametrize("calls", [3, 5, 12])
 def test_a_constant_time_that_the_budget_cuts_off_seldom_warns(calls: int) -> None:
-    rng = random.Random(calls)
+    rng = random.Random(calls)  # noqa: S311
     warm_ups = [
         [round(8e6 * math.exp(rng.gauss(0, 0.01))) for _ in range(calls)] for _ in range(500)
     ]

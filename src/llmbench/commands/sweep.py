@@ -67,7 +67,8 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
         list[str] | None, typer.Option(help="Engine; comma list, repeatable.")
     ] = None,
     dtype: Annotated[
-        list[str] | None, typer.Option(help="float32, bfloat16, float16; comma list.")
+        list[str] | None,
+        typer.Option(help="auto (the checkpoint's), float32, bfloat16 or float16; comma list."),
     ] = None,
     batch_size: Annotated[
         list[str] | None, typer.Option(help="Sequences at once: 1,8,64 or 1-64*2.")

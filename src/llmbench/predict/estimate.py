@@ -97,8 +97,7 @@ def here(
 
 def elsewhere(chip: Chip) -> PredictedMachine:
     """Return a machine with one chip of this kind, described only by its datasheet."""
-    memory = int(chip.memory_gb * 2**30) if chip.memory_gb else None
-    return PredictedMachine({"cpu": None, "cuda": memory}, chip, (), (), {})
+    return PredictedMachine({"cpu": None, "cuda": chip.memory_bytes()}, chip, (), (), {})
 
 
 def predictions(

@@ -53,7 +53,7 @@ def forecast(
     """Plan a sweep for a chip or for this machine, and predict its cells."""
     chip = chips.chip(chip_name) if chip_name else None
     price = _price(usd_per_hour, chip)
-    planned = plan.plan(sweep, device="cuda" if chip else None)
+    planned = plan.plan(sweep, chip=chip)
     cells = list(_cells(planned, _place(chip, results)))
     return Forecast(planned, cells, chip, price, "" if chip else _sessions(planned))
 

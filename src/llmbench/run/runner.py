@@ -249,7 +249,7 @@ class Runner:
         record = record_of(
             cell, session, self.standings[cell.id].attempts.get(session, 1), outcome,
             telemetry=self.watch.seen(), worker=worker or {}, environment=self.written.environment_digest,
-            ceilings=bounds.ceilings(cell, outcome.engine, self.devices),
+            ceilings=bounds.ceilings(cell, outcome.engine, self.devices, self.written.probes),
         )  # fmt: skip
         self.run.append(record)
         self.standings[cell.id].note(record)

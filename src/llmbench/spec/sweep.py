@@ -188,7 +188,7 @@ class Axes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     model: str | list[str]
     backend: str | list[str] | dict[str, dict[str, Option | list[Option]] | None] = "transformers"
-    dtype: str | list[str] = "float32"
+    dtype: str | list[str] = "auto"
     device: str | list[str] = "auto"
     load_format: str | list[str] = "auto"
     prompts: str | list[str] = "synthetic"
