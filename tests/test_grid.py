@@ -68,7 +68,7 @@ def test_an_id_changes_with_what_changes_the_number(axes: dict[str, Any]) -> Non
         {"iterations": 6},
         {"max_iterations": 500},
         {"min_time_s": 1.0},
-        {"warmup": 3},
+        {"warmup": 4},
         {"warmup_within": 0.05},
         {"warmup_budget_s": 5.0},
         {"isolation": "cell"},
@@ -200,7 +200,8 @@ def test_the_ids_of_any_grid_are_distinct_and_safe_and_know_no_order(
     models: list[str], batches: list[int], lens: list[int], times: list[float], dice: Random
 ) -> None:
     digests = dict.fromkeys(models, "1111111111")
-    choices = msgspec.structs.replace(CHOICES, model_digests=digests)
+    dtypes = dict.fromkeys(models, "float32")
+    choices = msgspec.structs.replace(CHOICES, model_digests=digests, dtypes=dtypes)
 
     def ids() -> list[str]:
         axes: dict[str, Any] = {"model": models, "batch_size": batches, "input_len": lens}
