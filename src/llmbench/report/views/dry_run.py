@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from llmbench.machine.chips import Price
     from llmbench.run.forecast import Forecast, PlannedCell
     from llmbench.run.plan import Planned
-    from llmbench.spec.sweep import Protocol
+    from llmbench.spec.sweep import Cell, Protocol
 
 MOST_ROWS = 100
 """More cells than this are shown folded: a line for each model, engine and type of number."""
@@ -72,8 +72,29 @@ def document(made: Forecast) -> Document:
             [{**fact, "refused": row.refused} for fact, row in zip(facts, rows, strict=True)]
         ),
         lambda: _data(rows, planned, made.price),
+        facts=_same(planned.cells),
         notes=_notes(made),
     )
+
+
+def _same(cells: Sequence[Cell]) -> dict[str, str]:
+    """Return the coordinates that all cells share, by the head that a column would have."""
+    told = [
+        {
+            "backend": cell.backend,
+            "options": views_facts.options(cell.options),
+            "device": cell.device,
+            "dtype": cell.dtype,
+            "weights": cell.load_format,
+        }
+        for cell in cells
+    ]
+    values = {name: {each[name] for each in told} for name in told[0]}
+    return {
+        name: words.value_of(*texts)
+        for name, texts in values.items()
+        if len(texts) == 1 and "" not in texts
+    }
 
 
 def _table(
@@ -115,7 +136,7 @@ def _sessions(protocol: Protocol) -> str:
     if least == most:
         return plural(least, "session")
     return (
-        f"{least} to {most} sessions (until the interval is within ±{protocol.interval_within:.1%})"
+        f"{least} to {most} sessions (as many as intervals of ±{protocol.interval_within:.1%} take)"
     )
 
 
