@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmbench import numbers
 from llmbench.numbers import plural
+from llmbench.report import words
 from llmbench.report.document import Document, Grid, Note, Section, foreign
 from llmbench.report.views import facts as views_facts
 from llmbench.report.views.facts import Fact
