@@ -89,7 +89,7 @@ def test_no_estimate_is_below_its_bound() -> None:
 
 def test_without_rates_there_is_no_time_and_it_says_how_to_get_one() -> None:
     (cell,) = job("llama-7b", dtype="bfloat16").cells
-    nowhere = estimate.PredictedMachine({"cpu": 2**40, "cuda": None}, None, (), (), {})
+    nowhere = estimate.PredictedMachine({"cpu": 2**40, "cuda": None}, None, (), ())
 
     told = predicted(cell, nowhere)
 

@@ -48,17 +48,18 @@ class Work(NamedTuple):
 
 
 class Costs(NamedTuple):
-    """Seconds of one pass by kind of cost: products bound by operations or by reading weights, and the rest.
-
-    `beneath` means that the model's matrices are smaller than any probed one; their rates are a guess.
-    """
+    """Seconds of one pass by kind of cost: products bound by operations or by reading weights, and the rest."""
 
     compute: float
     weights: float
     attention: float
     traffic: float
     dispatch: float
-    beneath: bool = False
+
+    def total_s(self, device: str) -> float:
+        """Return the seconds of the pass; a GPU works while its host dispatches, and the longer of the two counts."""
+        rest = self.compute + self.weights + self.attention + self.traffic
+        return rest + self.dispatch if device == "cpu" else max(rest, self.dispatch)
 
 
 def work(shape: Shape, cell: Cell) -> Work:
@@ -118,18 +119,11 @@ def prefill_costs(shape: Shape, model_type: str, cell: Cell, speeds: Speeds) -> 
             + 2 * written * shape.heads * squares
         ),
         dispatch=speeds.step_s * (EVENTS_PER_PASS + EVENTS_PER_LAYER * layers),
-        beneath=speeds.beneath(shape.hidden * shape.inner),
     )
     if not shape.encoder_layers:
         return costs
     step = step_costs(shape, model_type, cell, speeds)
-    return costs._replace(
-        compute=costs.compute + step.compute,
-        weights=costs.weights + step.weights,
-        attention=costs.attention + step.attention,
-        traffic=costs.traffic + step.traffic,
-        dispatch=costs.dispatch + step.dispatch,
-    )
+    return Costs(*(a + b for a, b in zip(costs, step, strict=True)))
 
 
 def step_costs(shape: Shape, model_type: str, cell: Cell, speeds: Speeds) -> Costs:
@@ -148,7 +142,6 @@ def step_costs(shape: Shape, model_type: str, cell: Cell, speeds: Speeds) -> Cos
         traffic=speeds.copy_s((0 if static else GROWN) * held)
         + speeds.copy_s(layers * batch * _traffic_bytes(shape, model_type, cell)),
         dispatch=speeds.step_s * (EVENTS_PER_PASS + EVENTS_PER_LAYER * layers),
-        beneath=speeds.beneath(shape.hidden * shape.inner),
     )
 
 
@@ -204,10 +197,6 @@ class Speeds:
             self._curves.setdefault(size, []).append((math.log(rate.rows), math.log(rate.flops_s)))
         self.product_s = functools.cache(self._product_s)
         self.flops_s = functools.cache(self._flops_s)
-
-    def beneath(self, numbers: int) -> bool:
-        """Return whether a matrix with this many numbers is smaller than any on the probe's curve."""
-        return bool(self._curves) and math.log(numbers) < min(self._curves)
 
     def copy_s(self, moved_bytes: float) -> float:
         """Return the seconds to read and write this many bytes in total."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from llmbench.errors import SpecError
 from llmbench.machine import calibration, chips, info, peaks
-from llmbench.predict import estimate, history
+from llmbench.predict import estimate, nearest
 from llmbench.run import plan
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def _place(chip: Chip | None, results: Path) -> estimate.PredictedMachine:
     if chip:
         return estimate.elsewhere(chip)
     machine = info.machine()
-    return estimate.here(machine, peaks.probes_of(machine), history.past_cells(results, machine))
+    return estimate.here(machine, peaks.probes_of(machine), nearest.past_cells(results, machine))
 
 
 def _cells(planned: Planned, place: estimate.PredictedMachine) -> Iterator[PlannedCell]:

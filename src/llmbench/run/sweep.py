@@ -18,7 +18,7 @@ from rich.console import Console
 from llmbench.errors import RunError
 from llmbench.machine import info, peaks, processes, state
 from llmbench.measure import probe, telemetry
-from llmbench.predict import estimate, history
+from llmbench.predict import estimate, nearest
 from llmbench.redact import command_line, redact, redact_all, shown
 from llmbench.results import anonymous, store
 from llmbench.results.record import Plan, Status
@@ -268,7 +268,7 @@ def _predictions(
     new = [cell for cell in planned.cells if cell.id not in before]
     if not new:
         return earlier.predictions if earlier else {}
-    past = history.past_cells(RESULTS, machine, without=earlier.run if earlier else None)
+    past = nearest.past_cells(RESULTS, machine, without=earlier.run if earlier else None)
     place = estimate.here(machine, probes, past)
     predicted = estimate.predictions(new, planned.models, planned.sweep.protocol, place)
     return {**(earlier.predictions if earlier else {}), **predicted}
