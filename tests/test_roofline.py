@@ -176,7 +176,7 @@ def test_a_measured_ceiling_is_called_so() -> None:
     )  # fmt: skip
     (cell,) = job("pythia-160m", output_len=4).cells
 
-    told = predicted(cell, estimate.PredictedMachine({"cpu": 2**40}, None, [probe], (), {}))
+    told = predicted(cell, estimate.PredictedMachine({"cpu": 2**40}, None, [probe], ()))
 
     assert (told.source, told.flops_s, told.bytes_s) == ("measured", 1e11, 2e10)
     assert "probe of today" in told.basis
