@@ -65,12 +65,12 @@ def test_a_cell_of_another_tool_without_its_sizes_is_passed_over(tmp_path: Path)
     assert rows == []
 
 
-def test_the_engines_own_words_are_kept(tmp_path: Path) -> None:
+def test_the_engines_own_facts_are_kept(tmp_path: Path) -> None:
     said = record(1, outcome={"engine": {"offload_read_bytes_s": 7e9}})
 
     [row] = read(tmp_path / "run", said)
 
-    assert row.engine["offload_read_bytes_s"] == 7e9
+    assert row.engine.offload_read_bytes_s == 7e9
 
 
 def test_a_gpu_is_named_by_its_chip(tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def tiered_memory(claim: Claim, given: Evidence) -> Answer:
     """Compare the extra time of weights one level down with the time to read them from there."""
     parts, notes = [], []
     for below_row, above_row in _offloaded(given):
-        rate = below_row.engine.get("offload_read_bytes_s")
+        rate = below_row.engine.offload_read_bytes_s
         weights = max(below_row.values["weights_bytes"])
         price = ratio(below_row.values["tpot_s"], above_row.values["tpot_s"])
         where = f"{below_row.cell.model}, {below_row.cell.options['device_map']}"

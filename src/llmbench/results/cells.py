@@ -26,25 +26,12 @@ if TYPE_CHECKING:
 
     from llmbench.models.resolve import Model
     from llmbench.results.record import Plan
-    from llmbench.results.sessions import Sessions
+    from llmbench.results.sessions import RecordedFacts, Sessions
     from llmbench.models.shape import Shape
     from llmbench.results.store import Log
 
 
 PHASES = ("prefill", "decode")
-
-
-class EngineFacts(msgspec.Struct):
-    """The fields read from an outcome."""
-
-    engine: dict[str, Any] = {}
-
-
-class EngineRecord(msgspec.Struct, tag_field="kind", tag="end"):
-    """The fields read from a record: the engine's facts."""
-
-    id: str
-    outcome: EngineFacts
 
 
 @dataclass(frozen=True)
@@ -77,7 +64,7 @@ class Measured:
     values: Mapping[str, tuple[float, ...]]
     bound: Mapping[str, str]
     ceilings: str
-    engine: Mapping[str, Any]
+    engine: RecordedFacts
 
     @cached_property
     def shape(self) -> Shape | None:
@@ -135,7 +122,7 @@ def read(log: Log, run: str) -> list[Measured]:
     bound = _bound(work, sessions, owners)
     machine = _machine(plan)
     models = {(model.name, model.digest): model for model in (plan.models if plan else ())}
-    engines = {each.id: each.outcome.engine for each in log.records(EngineRecord)}
+    engines = dict(zip(tally.owners, tally.engines, strict=True))
     return [
         Measured(
             run=run,
@@ -146,7 +133,7 @@ def read(log: Log, run: str) -> list[Measured]:
             values=_of(columns, np.flatnonzero(owners == owner)),
             bound={phase: words[owner] for phase, words in bound.items() if words[owner]},
             ceilings=work.sources[owner],
-            engine=engines.get(point.id, {}),
+            engine=engines[point.id],
         )
         for owner, point in enumerate(tally.cells)
         if owner in owners and None not in (point.batch_size, point.input_len, point.output_len)
