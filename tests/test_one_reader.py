@@ -45,7 +45,12 @@ def test_a_run_is_read_once(
 ) -> None:
     write(tmp_path / "run", 12)
     write(tmp_path / "other", 12, seed=1)
-    names = {"RUN": "run", "OTHER": "other", "PAGE": "page.html", "REAL": REAL}
+    names: dict[str, str | Path] = {
+        "RUN": "run",
+        "OTHER": "other",
+        "PAGE": "page.html",
+        "REAL": REAL,
+    }
     places = {word: tmp_path / names[word] for word in words if word in names}
 
     code = cli.run([str(places.get(word, word)) for word in words])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import msgspec
 import numpy as np
@@ -16,7 +16,7 @@ from llmbench.results.sessions import Gatherer, RecordedSession
 from llmbench.spec.sweep import Point
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from llmbench.results.sessions import RecordedFacts
     from llmbench.results.store import Log
@@ -36,7 +36,7 @@ NOT_MEASURED = frozenset((*NOT_FINAL, SKIPPED))
 
 def measured(status: Status) -> bool:
     """Return whether a session with this status ran to its end; the first such record of a session counts."""
-    return status is OK or status not in NOT_MEASURED
+    return status not in NOT_MEASURED
 
 
 class Failure(NamedTuple):
@@ -94,6 +94,12 @@ class Tally:
 
     """
 
+    owners: Sequence[str]
+    rounds: Sequence[int]
+    clocks_mhz: Sequence[float]
+    engines: Sequence[RecordedFacts]
+    disturbed: Sequence[bool]
+
     def __init__(self, log: Log) -> None:
         """Read the records of a run once."""
         self._read(log, log.as_written(RecordedSession))
@@ -102,17 +108,16 @@ class Tally:
         planned: dict[str, Point] = {cell.id: cell for cell in (log.plan.cells if log.plan else ())}
         others = {name: cell for name, cell in self._written.items() if name not in planned}
         self.cells = [*planned.values(), *others.values()]
+        columns: Any = zip(*self._valid, strict=True) if self._valid else ((),) * 6
+        self.owners, self.rounds, self.iterations, self.clocks_mhz, self.engines, self.disturbed = (
+            columns
+        )
         self.ended = Counter(name for name, _ in self._seen)
         self.verdicts["valid"] = len(self.owners) - self.verdicts["warned"]
 
     def _read(self, log: Log, records: Iterable[RecordedSession]) -> None:
         self.gatherer = Gatherer()
-        self.owners: list[str] = []
-        self.rounds: list[int] = []
-        self.iterations: list[int] = []
-        self.clocks_mhz: list[float] = []
-        self.engines: list[RecordedFacts] = []
-        self.disturbed: list[bool] = []
+        self._valid: list[tuple[str, int, int, float, RecordedFacts, bool]] = []
         self.protocols: set[int] = set()
         self.warnings: dict[str, Counter[str]] = {}
         self.details: dict[str, str] = {}
@@ -123,10 +128,11 @@ class Tally:
         self._seen: set[tuple[str, int]] = set()
         self._cut_off: set[tuple[str, int]] = set()
         skipped: dict[tuple[str, int], RecordedSession] = {}
+        seen = self._seen
         for record, cell in understood(log, records):
             session = (record.id, record.session)
-            if measured(record.status):
-                if session not in self._seen:
+            if record.status is OK or measured(record.status):
+                if session not in seen:
                     self._end(session, record, cell)
             elif record.status is SKIPPED:
                 self._written[record.id] = cell
@@ -136,7 +142,7 @@ class Tally:
                 self._written[record.id] = cell
                 self._cut_off.add(session)
         for session, record in skipped.items():
-            if session not in self._seen:
+            if session not in seen:
                 self._end(session, record, self._written[record.id])
 
     @property
@@ -156,15 +162,13 @@ class Tally:
         if record.status is not OK:
             self._take_failed(record)
             return
-        self.owners.append(session[0])
-        self.rounds.append(session[1])
-        self.iterations.append(sum(one.discarded is None for one in record.outcome.samples))
-        self.clocks_mhz.append(record.telemetry.sm_mhz_mean or math.nan)
-        self.engines.append(record.outcome.engine)
+        outcome, clock_mhz = record.outcome, record.telemetry.sm_mhz_mean or math.nan
+        disturbed = bool(record.warnings) and self._take_warnings(record)
+        iterations = sum(one.discarded is None for one in outcome.samples)
+        self._valid.append((*session, iterations, clock_mhz, outcome.engine, disturbed))
         self.protocols.add(record.protocol)
         self.environments.add(record.environment)
-        self.gatherer.take(record.outcome)
-        self.disturbed.append(bool(record.warnings) and self._take_warnings(record))
+        self.gatherer.take(outcome)
 
     def _take_warnings(self, record: RecordedSession) -> bool:
         """Count the warnings of a valid session; return whether one tells of other work on the machine."""

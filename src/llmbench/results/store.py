@@ -204,6 +204,9 @@ class Log:
         rare: defaultdict[str, list[bytes]] = defaultdict(list)
         try:
             for line in results_lines.scan(self._path, self._size, bad.add):
+                if line.startswith(results_lines.END_HEAD):
+                    yield "end", line
+                    continue
                 try:
                     kind, version = results_lines.head_of(line)
                 except results_lines.NOT_UNDERSTOOD as error:
