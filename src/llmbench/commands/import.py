@@ -1,6 +1,5 @@
 """The `import` command: other tools' result files as a run that every reading command takes."""  # noqa: N999 - the word is the command
 
-import datetime as dt
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +9,7 @@ import typer
 from llmbench import report
 from llmbench.commands.options import Format
 from llmbench.importers import convert
+from llmbench.machine.info import utc_now
 from llmbench.redact import command_line
 from llmbench.report.views import table as views_table
 from llmbench.results import store, table
@@ -56,7 +56,7 @@ def command(  # noqa: PLR0913, PLR0917 - one argument a flag
     destination = report.destination("import", format)
     said = {key: value for key, value in coordinates.items() if value is not None}
     called = command_line(["llmbench", *sys.argv[1:]])
-    now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+    now = utc_now().replace("Z", "+00:00")  # as imports have written it since format 1
     convert.write(files, said, importer, output_dir, called, now)
     log = store.read(output_dir)
     assert log.imported is not None

@@ -7,7 +7,6 @@ that any reader takes; `jq` sees one more member, `crc32`.
 from __future__ import annotations
 
 import contextlib
-import datetime as dt
 import errno
 import io
 import itertools
@@ -22,6 +21,7 @@ import msgspec
 from llmbench import files
 from llmbench.results import record
 from llmbench.errors import FormatError
+from llmbench.machine.info import utc_now
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -215,8 +215,7 @@ def set_torn_tail_aside(records: int, side: Path) -> int:
     whole = _end_of_last_line(records, size)
     if whole == size:
         return 0
-    at = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
-    heading = b"# %s, from byte %d:\n" % (at.encode(), whole)
+    heading = b"# %s, from byte %d:\n" % (utc_now().encode(), whole)
     blocks = (
         os.pread(records, min(BLOCK_BYTES, size - start), start)
         for start in range(whole, size, BLOCK_BYTES)

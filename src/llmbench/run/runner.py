@@ -16,6 +16,7 @@ import msgspec
 import psutil
 
 from llmbench.machine import chips, info, processes
+from llmbench.machine.info import utc_now
 from llmbench.measure import bounds, prompts, telemetry
 from llmbench.results import store
 from llmbench.results.record import Begin, Job, Outcome, Status, Stop
@@ -23,7 +24,7 @@ from llmbench.run import launcher
 from llmbench.run.device_monitor import DeviceMonitor
 from llmbench.run.inferred import InferredOutcomes
 from llmbench.run.messages import CellResult, Progress
-from llmbench.run.outcome import now, outcome_without_result, record_of, scrub
+from llmbench.run.outcome import outcome_without_result, record_of, scrub
 from llmbench.run.pending import planned_sessions, sessions_by_cell, why_stop
 from llmbench.run.plan import text
 from llmbench.spec import sweep
@@ -227,7 +228,7 @@ class Runner:
         attempt = self.standings[cell.id].attempts[session] = self._attempt(cell, session)
         self.watch.before_cell()
         begin = Begin(
-            cell=cell.id, session=session, attempt=attempt, at=now(), token=worker.session,
+            cell=cell.id, session=session, attempt=attempt, at=utc_now("milliseconds"), token=worker.session,
             pid=worker.pid, pid_start_s=started_at(worker.pid), boot=processes.boot_id(),
         )  # fmt: skip
         self.run.append(begin)

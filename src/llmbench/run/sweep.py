@@ -23,7 +23,6 @@ from llmbench.redact import command_line, redact, redact_all, shown
 from llmbench.results import anonymous, store
 from llmbench.results.record import Plan, Status
 from llmbench.run import resume as run_resume
-from llmbench.run.outcome import now
 from llmbench.run.plan import plan
 from llmbench.run.progress import Screen
 from llmbench.run.runner import Runner
@@ -229,7 +228,7 @@ def _describe(
         name=planned.sweep.name,
         why=planned.sweep.why,
         command=command,
-        at=now(),
+        at=info.utc_now("milliseconds"),
         cells=planned.cells,
         models=[_without_secrets(model) for model in planned.models.values()],
         settings=planned.sweep.protocol,
