@@ -3,7 +3,7 @@
 A ratio at or under its limit keeps the promise. Machines differ by a factor of three, so nothing is held against
 seconds: each figure stands over another one of the same machine and the same minute. Run it on a quiet machine:
 
-    scripts/bench-self [truth fork overhead wall start-up table first-worker memory]
+    scripts/bench-self [overhead start-up table first-worker memory wall fork truth]
 """
 
 from __future__ import annotations
@@ -344,7 +344,7 @@ def memory() -> Iterator[Line]:
         if not seen or max(seen) < 50:
             raise NoFigure(f"only {max(seen, default=0)} of 500 sessions ended")
         early = next(rss for done, rss in sorted(seen.items()) if done >= 50)
-        late = [rss for done, rss in sorted(seen.items()) if done <= 500 and rss][-2]
+        late = [rss for done, rss in sorted(seen.items()) if 50 <= done <= 500 and rss][-2:][0]
         figures = f"{late / 2**20:.1f} MiB against {early / 2**20:.1f} MiB"
         yield Line("the parent's memory over 500 cells", late / early, 1.05, figures)
 
@@ -394,9 +394,16 @@ def _llmbench(*arguments: str) -> None:
 
 
 def _timed(command: list[str]) -> float:
+    """Return the seconds that a command takes; raise NoFigure, with what it said, if it fails."""
     start = time.perf_counter()
-    subprocess.run(command, check=True, cwd=HERE, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - start
+    done = subprocess.run(
+        command, check=False, cwd=HERE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    took = time.perf_counter() - start
+    if done.returncode:
+        said = done.stderr.strip()[-300:]
+        raise NoFigure(f"{' '.join(command[1:3])} ended with {done.returncode}: {said}")
+    return took
 
 
 CHECKS: dict[str, Callable[[], Iterator[Line]]] = {
@@ -408,6 +415,9 @@ CHECKS: dict[str, Callable[[], Iterator[Line]]] = {
 def main() -> int:
     """Print a line for each promise; exit 1 if one is broken, or has no figure."""
     broken = 0
+    if unknown := [name for name in sys.argv[1:] if name not in CHECKS]:
+        print(f"bench-self: no check {unknown[0]!r}; there are {' '.join(CHECKS)}", file=sys.stderr)
+        return 2
     print(f"{os.cpu_count()} CPUs, load {os.getloadavg()[0]:.2f}, torch {torch.__version__}\n")
     print(f"{'promise':44} {'ratio':>7} {'limit':>6}  figures")
     for name in sys.argv[1:] or CHECKS:

@@ -188,9 +188,11 @@ def _passes(
     past = nearest.times(cell, place.past)
     if pace.speeds is None or (past and not pace.probed):
         return past
-    step_s = roofline.step_costs(shape, kind, cell, pace.speeds).total_s(cell.device)
-    first_s = roofline.prefill_costs(shape, kind, cell, pace.speeds).total_s(cell.device)
-    return nearest.Times(first_s, step_s, pace.basis)
+    return nearest.Times(
+        roofline.prefill_s(shape, kind, cell, pace.speeds),
+        roofline.step_s(shape, kind, cell, pace.speeds),
+        pace.basis,
+    )
 
 
 def _timed(
