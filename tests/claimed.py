@@ -9,6 +9,7 @@ from llmbench.claims import Answer, Evidence, Part
 from llmbench.cost import prices
 from llmbench.models import resolve
 from llmbench.results.cells import Machine, Measured
+from llmbench.results.sessions import RecordedFacts
 from llmbench.spec.sweep import Cell
 
 HOST = Machine("test-cpu", None, 0)
@@ -41,7 +42,8 @@ def row(name: str = "llama-7b", step_s: float = 0.05, **changes: Any) -> Measure
     }
     counted = {key: (value,) for key, value in changes.pop("counted", {}).items()}
     facts: dict[str, Any] = {
-        "run": "run", "at": YEAR, "machine": HOST, "bound": {}, "ceilings": "", "engine": {}, **changes,
+        "run": "run", "at": YEAR, "machine": HOST, "bound": {}, "ceilings": "",
+        "engine": RecordedFacts(), **changes,
     }  # fmt: skip
     return Measured(
         cell=Cell(id=f"{name}-{coordinates}", model=name, model_digest=found.digest, **cell),

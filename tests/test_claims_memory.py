@@ -8,6 +8,7 @@ import pytest
 
 from claimed import asked, only, row, spread
 from llmbench.claims import ClaimVerdict
+from llmbench.results.sessions import RecordedFacts
 from llmbench.stats.interval import around
 
 KIB = 1024.0
@@ -113,7 +114,7 @@ def test_two_windows_may_differ() -> None:
 def tiers(price: float, rate: float | None = 1e9, share: float = 0.01) -> list[Any]:
     """Return a cell in memory, 10 ms a token, and the same one level down; its weights are 40 MB."""
     weights = {"weights_bytes": 40e6}
-    facts = {} if rate is None else {"offload_read_bytes_s": rate}
+    facts = RecordedFacts(offload_read_bytes_s=rate)
     down = {"device_map": "disk_offload"}
     return [
         row("llama-7b", 0.010, counted=weights),
@@ -145,7 +146,7 @@ def test_levels_of_two_models_may_differ() -> None:
     other += [
         row(
             "mpt-7b", 0.5, options={"device_map": "disk_offload"},
-            engine={"offload_read_bytes_s": 1e9}, counted={"weights_bytes": 40e6},
+            engine=RecordedFacts(offload_read_bytes_s=1e9), counted={"weights_bytes": 40e6},
         )
     ]  # fmt: skip
 

@@ -73,9 +73,7 @@ def read(name: str, log: Log, metric: Metric) -> Side:
 def side(name: str, plan: Plan | None, tally: Tally, metric: Metric) -> Side:
     """Return a run that has been read as a side."""
     owners = tally.numbers_of_owners()
-    work = utilization.work_of(tally.cells, plan.predictions if plan else {})
-    cells = [tally.cells[owner] for owner in owners]
-    sessions = tally.gatherer.sessions(cells, work.of_sessions(owners))
+    _, sessions = utilization.columns(tally, plan)
     with np.errstate(divide="ignore", invalid="ignore"):  # n = 1 has no gaps: absent over 0
         values = metric.value(sessions)
     warned: Counter[str] = Counter()

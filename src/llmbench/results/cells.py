@@ -116,10 +116,10 @@ def read(log: Log, run: str) -> list[Measured]:
     tally = Tally(log)
     plan = log.plan
     owners = tally.numbers_of_owners()
-    work = utilization.work_of(tally.cells, plan.predictions if plan else {})
-    sessions = tally.gatherer.sessions(tally.cells, work.of_sessions(owners), owners)
-    columns = _columns(sessions)
-    bound = _bound(work, sessions, owners)
+    work, sessions = utilization.columns(tally, plan)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        columns = {metric.key: metric.value(sessions) for metric in metrics.METRICS}
+    words = {each.key: each.values for each in utilization.sides(work, sessions, owners)}
     machine = _machine(plan)
     models = {(model.name, model.digest): model for model in (plan.models if plan else ())}
     engines = dict(zip(tally.owners, tally.engines, strict=True))
@@ -131,7 +131,11 @@ def read(log: Log, run: str) -> list[Measured]:
             cell=Cell(**msgspec.structs.asdict(point)),
             model=models.get((point.model, point.model_digest)),
             values=_of(columns, np.flatnonzero(owners == owner)),
-            bound={phase: words[owner] for phase, words in bound.items() if words[owner]},
+            bound={
+                phase: words[f"{phase}_bound"][owner]
+                for phase in (PHASES if words else ())
+                if words[f"{phase}_bound"][owner]
+            },
             ceilings=work.sources[owner],
             engine=engines[point.id],
         )
@@ -140,27 +144,12 @@ def read(log: Log, run: str) -> list[Measured]:
     ]
 
 
-def _columns(sessions: Sessions) -> dict[str, Any]:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return {metric.key: metric.value(sessions) for metric in metrics.METRICS}
-
-
 def _of(columns: Mapping[str, Any], rows: Any) -> dict[str, tuple[float, ...]]:
     measured = {
         key: tuple(value for value in column[rows].tolist() if np.isfinite(value) and value > 0)
         for key, column in columns.items()
     }
     return {key: values for key, values in measured.items() if values}
-
-
-def _bound(work: utilization.PredictedWork, sessions: Sessions, owners: Any) -> dict[str, tuple[str, ...]]:
-    """Return the bottleneck of each phase of each cell, as in a table of the run."""
-    count = len(work.sources)
-    times = [
-        estimates(column, owners, count).middle for column in (sessions.ttft_s, sessions.decode_s)
-    ]
-    words = {each.key: each.values for each in utilization.sides(work, times[0], times[1])}
-    return {phase: words[f"{phase}_bound"] for phase in PHASES if f"{phase}_bound" in words}
 
 
 def _machine(plan: Plan | None) -> Machine:

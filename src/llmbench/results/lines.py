@@ -24,7 +24,7 @@ from llmbench.errors import FormatError
 from llmbench.machine.info import utc_now
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
 BLOCK_BYTES = 2**20
@@ -253,28 +253,18 @@ def _end_of_last_line(records: int, size: int) -> int:
     return 0
 
 
-class LineNumbers:
-    """Whole numbers that come in ascending order, kept as ranges: `3, 7-9`; of very many ranges, the first ones."""
-
-    def __init__(self) -> None:
-        """Begin without any."""
-        self.count = 0
-        self._ranges: list[list[int]] = []
-        self._listed = 0
-
-    def add(self, number: int) -> None:
-        """Take in the next number."""
-        self.count += 1
-        if self._listed + 1 == self.count and self._ranges and number == self._ranges[-1][1] + 1:
-            self._ranges[-1][1] = number
-        elif len(self._ranges) < MOST_RANGES:
-            self._ranges.append([number, number])
+def as_ranges(numbers: Sequence[int]) -> str:
+    """Return ascending numbers as ranges, `3, 7-9`; of very many ranges only the first ones."""
+    ranges: list[list[int]] = []
+    for place, number in enumerate(numbers):
+        if ranges and number == ranges[-1][1] + 1:
+            ranges[-1][1] = number
+        elif len(ranges) < MOST_RANGES:
+            ranges.append([number, number])
         else:
-            return
-        self._listed += 1
+            return f"{_listed(ranges)} and {len(numbers) - place:,} more"
+    return _listed(ranges)
 
-    def __str__(self) -> str:
-        """Return them as words."""
-        told = ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in self._ranges)
-        more = self.count - self._listed
-        return f"{told} and {more:,} more" if more else told
+
+def _listed(ranges: Iterable[list[int]]) -> str:
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in ranges)

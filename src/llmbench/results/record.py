@@ -276,7 +276,7 @@ class Import(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="i
 
 
 class Parity(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="parity"):
-    """Whether an engine computes the same function as a float32 reference, for the cells named.
+    """A verdict on whether an engine computes the same function as a float32 reference, for the cells named.
 
     The latest verdict on a cell counts. All sessions of a cell that `failed` are invalid to every reader;
     `untested` changes nothing.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from array import array
 from collections import defaultdict
 from itertools import chain
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Annotated, NamedTuple, TypeAlias
 
 import msgspec
 import numpy as np
@@ -27,13 +27,17 @@ Column: TypeAlias = NDArray[np.float64]
 Columns: TypeAlias = NDArray[np.float64]
 
 
+Nanoseconds: TypeAlias = Annotated[float, msgspec.Meta(ge=-(2.0**63), lt=2.0**63)]
+"""The time of an iteration; a line with a larger number is not understood."""
+
+
 class RecordedSample(msgspec.Struct, gc=False):
     """The fields read from a sample; msgspec skips the others in a fraction of the time.
 
     Times are read as floats, exact up to 104 days, because numpy takes those in five times faster than integers.
     """
 
-    e2e_ns: float | None
+    e2e_ns: Nanoseconds | None
     token_ns: list[list[float]]
     discarded: str | None = None
     energy_mj: float | None = None

@@ -22,7 +22,7 @@ from llmbench.results import lines as results_lines, lock, record, parity
 from llmbench.errors import FormatError, RunError, WriteError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
 T = TypeVar("T")
@@ -200,10 +200,10 @@ class Log:
 
     def _lines(self) -> Iterator[tuple[str, bytes]]:
         """Yield the kind and the bytes of every intact line."""
-        bad = results_lines.LineNumbers()
+        bad: list[int] = []
         rare: defaultdict[str, list[bytes]] = defaultdict(list)
         try:
-            for line in results_lines.scan(self._path, self._size, bad.add):
+            for line in results_lines.scan(self._path, self._size, bad.append):
                 if line.startswith(results_lines.END_HEAD):
                     yield "end", line
                     continue
@@ -230,10 +230,10 @@ class Log:
             raise FormatError(f"{error} 'llmbench table' shows the part that it can read.")
         self._notice(f"{error} The output may be wrong.")
 
-    def _conclude(self, bad: results_lines.LineNumbers, rare: Mapping[str, list[bytes]]) -> None:
+    def _conclude(self, bad: Sequence[int], rare: Mapping[str, list[bytes]]) -> None:
         self._checked = True
-        if bad.count:
-            lines = f"line{'s' if bad.count > 1 else ''} {bad}"
+        if bad:
+            lines = f"line{'s'[: len(bad) - 1]} {results_lines.as_ranges(bad)}"
             self._notice(f"{lines}: damaged and skipped.")
         read = {
             kind: list(self._decoded(msgspec.json.Decoder(struct).decode, rare.get(kind, ())))

@@ -1,6 +1,6 @@
-"""A run as a table: a row a cell, a column an axis or a metric, and all that has no number beside it.
+"""A run as a table: a row per cell, a column per axis or metric, and the sessions that have no number.
 
-Invalid sessions are never among the numbers; they and all other failures are counted apart.
+Invalid sessions are never among the numbers; they and all other failures are counted separately.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ HEADLINE = (
     "peak_allocated_bytes",
     "host_peak_rss_bytes",
 )
-"""What people are shown unless they ask for more; with three axes it fits a terminal of 80 columns."""
+"""The metrics shown to people by default; with three axes they fit a terminal of 80 columns."""
 
 
 ROUNDS_DIFFER_BELOW = 0.01
@@ -101,7 +101,7 @@ class RunProgress(NamedTuple):
 
 @dataclass(frozen=True)
 class Table:
-    """What a report shows. Everything of a cell stands at the cell's number.
+    """A run's content for reports. Sequences per cell follow the order of `cells`.
 
     Attributes:
         plan: the run's last plan; None if its file has lost it, or never had one.
@@ -111,7 +111,7 @@ class Table:
         constants: those that do not, with their value.
         numbers: the metrics asked for that were measured anywhere.
         headline: those of them that people are shown.
-        sides: what held each cell back, and where its ceilings come from; none without predictions.
+        sides: the bottleneck of each cell and the source of its ceilings; empty without predictions.
         valid: valid sessions of each cell.
         iterations: the fewest and the most of them in a valid session of each cell, of shape [2, cells]; 0 if not known.
         to_come: sessions of each cell still to come.
@@ -120,7 +120,7 @@ class Table:
         everywhere: reason codes that all valid sessions of the run have; they are not in `warnings`.
         failures: the sessions without a number, alike ones together, the most frequent first.
         progress: the sessions, counted.
-        notices: what else a reader must know, in words.
+        notices: problems of the run, in words.
 
     """
 
@@ -158,8 +158,7 @@ def tabulate(log: Log, tally: Tally, chosen: Sequence[Metric] | None = None) -> 
     """Return the table of a run that has been read."""
     cells = tally.cells
     owners = tally.numbers_of_owners()
-    work = utilization.work_of(cells, log.plan.predictions if log.plan else {})
-    sessions = tally.gatherer.sessions(cells, work.of_sessions(owners), owners)
+    work, sessions = utilization.columns(tally, log.plan)
     known = [utilization.worded(metric, work.sources) for metric in chosen or metrics.METRICS]
     numbers = _numbers(sessions, owners, len(cells), known)
     to_come = _to_come(log.plan, tally)
@@ -173,7 +172,7 @@ def tabulate(log: Log, tally: Tally, chosen: Sequence[Metric] | None = None) -> 
         constants=constants,
         numbers=numbers,
         headline=tuple(n for n in numbers if chosen or log.imported or n.metric.key in HEADLINE),
-        sides=_sides(work, sessions, owners),
+        sides=utilization.sides(work, sessions, owners),
         valid=np.bincount(owners, minlength=len(cells)),
         iterations=_iterations(tally, owners),
         to_come=to_come,
@@ -188,7 +187,11 @@ def tabulate(log: Log, tally: Tally, chosen: Sequence[Metric] | None = None) -> 
         ),
         notices=(
             *_notices(log, tally),
-            *_over_unity(numbers, work),
+            *(
+                notice
+                for each in numbers
+                for notice in utilization.over_unity(each.metric.key, each.middle, work.sources)
+            ),
             *([] if log.imported else _rounds(sessions, owners, tally.rounds)),
         ),
     )
@@ -211,18 +214,6 @@ def _numbers(
             spread[owners] = metric.spread(sessions)
         numbers.append(Numbers(metric, middle, half_width, np.where(n == 1, spread, np.nan), n))
     return tuple(numbers)
-
-
-def _sides(work: PredictedWork, sessions: Sessions, owners: Integers) -> tuple[Words, ...]:
-    """Return the roofline's side of every cell, by its sessions' typical times."""
-    count = len(work.sources)
-    times = (estimates(column, owners, count) for column in (sessions.ttft_s, sessions.decode_s))
-    return utilization.sides(work, *(middle for middle, _, _ in times))
-
-
-def _over_unity(numbers: Sequence[Numbers], work: PredictedWork) -> Iterator[str]:
-    for each in numbers:
-        yield from utilization.over_unity(each.metric.key, each.middle, work.sources)
 
 
 def _highest(values: Reals, owners: Integers, count: int) -> Estimates:
@@ -271,10 +262,9 @@ def _to_come(plan: Plan | None, tally: Tally) -> Integers:
 
 def _stops(log: Log, tally: Tally) -> tuple[Stop | None, ...]:
     """Return the stop of every cell; one written before a later session counts no more."""
-    stops = log.stops
-    found = (stops.get(cell.id) for cell in tally.cells)
+    stops = (log.stops.get(cell.id) for cell in tally.cells)
     return tuple(
-        stop if stop and stop.sessions == tally.ended[stop.cell] else None for stop in found
+        stop if stop and stop.sessions == tally.ended[stop.cell] else None for stop in stops
     )
 
 
@@ -285,7 +275,7 @@ def axes_of(
     options = dict.fromkeys(name for cell in cells for name in cell.options)
     own = {(cell.backend, name) for cell in cells for name in cell.options}
     columns = {
-        **{name: tuple(map(attrgetter(name), cells)) for name in AXES_BEFORE},
+        **{name: _values(cells, name) for name in AXES_BEFORE},
         **{
             name: tuple(
                 cell.options.get(name, absent if (cell.backend, name) in own else NOT_ITS_OWN)
@@ -293,7 +283,7 @@ def axes_of(
             )
             for name in options
         },
-        **{name: tuple(map(_said, map(attrgetter(name), cells))) for name in AXES_AFTER},
+        **{name: _values(cells, name) for name in AXES_AFTER},
     }
     varying = [Axis(name, values) for name, values in columns.items() if len(set(values)) > 1]
     constants = {name: values[0] for name, values in columns.items() if len(set(values)) == 1}
@@ -303,8 +293,9 @@ def axes_of(
     return tuple(varying), constants
 
 
-def _said(value: object) -> object:
-    return NOT_SAID if value is None else value
+def _values(cells: Sequence[Point], name: str) -> tuple[object, ...]:
+    values = tuple(map(attrgetter(name), cells))
+    return tuple(NOT_SAID if value is None else value for value in values) if None in values else values
 
 
 def _warnings(tally: Tally) -> tuple[tuple[Mapping[str, int], ...], tuple[str, ...]]:
