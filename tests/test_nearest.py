@@ -44,6 +44,10 @@ def past(ttft_s: float, tpot_s: float | None, **changes: Any) -> PastCell:
     return PastCell(cell(**changes), Times(ttft_s, tpot_s, "an earlier run"))
 
 
+def times(one: Cell, *seen: PastCell) -> Times | None:
+    return nearest.times(one, nearest.by_engine(seen))
+
+
 def predicted(*seen: PastCell, probes: tuple[Probe, ...] = ()) -> Prediction:
     place = estimate.here(real_machine(), probes, seen)
     models = {CELL.model: resolve.resolve(CELL.model)}
@@ -54,7 +58,7 @@ def test_each_real_cell_is_near_its_nearest_neighbour() -> None:
     measured = nearest.past_cells(RESULTS, real_machine())
     factors = []
     for number, one in enumerate(measured):
-        told = nearest.times(one.cell, measured[:number] + measured[number + 1 :])
+        told = times(one.cell, *measured[:number], *measured[number + 1 :])
         if told and told.tpot_s and one.times.tpot_s:
             factors.append((told.ttft_s / one.times.ttft_s, told.tpot_s / one.times.tpot_s))
 
@@ -65,7 +69,7 @@ def test_each_real_cell_is_near_its_nearest_neighbour() -> None:
 
 
 def test_the_nearest_sizes_count_and_only_the_prefill_is_scaled() -> None:
-    told = nearest.times(CELL, [past(1.0, 0.1, batch_size=1), past(9.0, 0.9, batch_size=64)])
+    told = times(CELL, past(1.0, 0.1, batch_size=1), past(9.0, 0.9, batch_size=64))
 
     assert told == Times(2.0, 0.1, "an earlier run")
 
@@ -78,11 +82,11 @@ def test_the_nearest_sizes_count_and_only_the_prefill_is_scaled() -> None:
     ],
 )  # fmt: skip
 def test_another_model_or_engine_teaches_nothing(changes: dict[str, Any]) -> None:
-    assert nearest.times(CELL, [past(1.0, 0.1, **changes)]) is None
+    assert times(CELL, past(1.0, 0.1, **changes)) is None
 
 
 def test_a_cell_of_one_token_says_nothing_of_a_step() -> None:
-    assert nearest.times(CELL, [past(1.0, None, output_len=1)]) is None
+    assert times(CELL, past(1.0, None, output_len=1)) is None
 
 
 def test_a_machine_without_a_probe_uses_the_nearest_cell() -> None:

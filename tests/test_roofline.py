@@ -89,7 +89,7 @@ def test_no_estimate_is_below_its_bound() -> None:
 
 def test_without_rates_there_is_no_time_and_it_says_how_to_get_one() -> None:
     (cell,) = job("llama-7b", dtype="bfloat16").cells
-    nowhere = estimate.PredictedMachine({"cpu": 2**40, "cuda": None}, None, (), ())
+    nowhere = estimate.PredictedMachine({"cpu": 2**40, "cuda": None}, None, (), {})
 
     told = predicted(cell, nowhere)
 
@@ -176,7 +176,7 @@ def test_a_measured_ceiling_is_called_so() -> None:
     )  # fmt: skip
     (cell,) = job("pythia-160m", output_len=4).cells
 
-    told = predicted(cell, estimate.PredictedMachine({"cpu": 2**40}, None, [probe], ()))
+    told = predicted(cell, estimate.PredictedMachine({"cpu": 2**40}, None, [probe], {}))
 
     assert (told.source, told.flops_s, told.bytes_s) == ("measured", 1e11, 2e10)
     assert "probe of today" in told.basis

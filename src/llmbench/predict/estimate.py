@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from llmbench.machine.chips import Chip
     from llmbench.models.resolve import Model
     from llmbench.models.shape import Shape
-    from llmbench.predict.nearest import PastCell
+    from llmbench.predict.nearest import Engine, PastCell
     from llmbench.spec.sweep import Cell, Protocol
 
 UNPROBED_STEP_S = 5e-6
@@ -54,14 +54,14 @@ class PredictedMachine(NamedTuple):
         have_bytes: memory by device, `cpu` and `cuda`.
         chip: a GPU's datasheet, if it is known.
         probes: measured ceilings, one a device at most.
-        past: measurements of earlier runs on such a machine.
+        past: measurements of earlier runs on such a machine, by engine.
 
     """
 
     have_bytes: Mapping[str, int | None]
     chip: Chip | None
     probes: Sequence[Probe]
-    past: Sequence[PastCell]
+    past: Mapping[Engine, Sequence[PastCell]]
 
 
 class Pace(NamedTuple):
@@ -88,13 +88,13 @@ def here(
         },
         chip=next(iter(kinds.values())) if len(kinds) == 1 else None,
         probes=probes,
-        past=past,
+        past=nearest.by_engine(past),
     )
 
 
 def elsewhere(chip: Chip) -> PredictedMachine:
     """Return a machine with one chip of this kind, described only by its datasheet."""
-    return PredictedMachine({"cpu": None, "cuda": chip.memory_bytes()}, chip, (), ())
+    return PredictedMachine({"cpu": None, "cuda": chip.memory_bytes()}, chip, (), {})
 
 
 def predictions(
@@ -185,8 +185,8 @@ def _passes(
 
     A probe's are the nearest: over the runs in results/ of 2026-11-26, 98 % of TTFT and 80 % of TPOT within 1.5.
     """
-    past = nearest.times(cell, place.past)
-    if pace.speeds is None or (past and not pace.probed):
+    past = None if pace.probed else nearest.times(cell, place.past)
+    if past or pace.speeds is None:
         return past
     return nearest.Times(
         roofline.prefill_s(shape, kind, cell, pace.speeds),

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from llmbench.errors import LlmbenchError
 from llmbench.results import cells, store
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from llmbench.spec.sweep import Cell
@@ -22,7 +23,9 @@ MOST_RUNS = 30
 """At most this many of a folder's runs are read, the newest first."""
 
 SIZES = attrgetter("batch_size", "input_len", "output_len")
-ENGINE = attrgetter("model", "model_digest", "backend", "options", "device", "dtype")
+
+Engine: TypeAlias = tuple[str, ...]
+"""The group of a cell: its model, engine, options, device and type of number."""
 
 
 class Times(NamedTuple):
@@ -69,12 +72,20 @@ def _alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     return gpus[0] == gpus[1] and all(one.get(key) == other.get(key) for key in MATCHING)
 
 
-def times(cell: Cell, past: Sequence[PastCell]) -> Times | None:
+def by_engine(past: Iterable[PastCell]) -> dict[Engine, list[PastCell]]:
+    """Return measured cells by engine, because a sweep may have thousands of cells to look up."""
+    cells: defaultdict[Engine, list[PastCell]] = defaultdict(list)
+    for one in past:
+        cells[one.cell.group()].append(one)
+    return dict(cells)
+
+
+def times(cell: Cell, past: Mapping[Engine, Sequence[PastCell]]) -> Times | None:
     """Return the times of a cell from the nearest one of the same engine and model; None if there is none.
 
     TTFT is scaled by the tokens of the prompts. TPOT is not: a step reads all weights, whatever the batch.
     """
-    same = [one for one in past if ENGINE(one.cell) == ENGINE(cell)]
+    same = past.get(cell.group(), ())
     if cell.output_len > 1:
         same = [one for one in same if one.times.tpot_s]
     if not same:
