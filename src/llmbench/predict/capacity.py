@@ -89,9 +89,8 @@ def _read(log: Log) -> tuple[list[Cell], Mapping[str, Met], set[str]]:
     written: dict[str, Point] = {}
     preallocating: set[str] = set()
     counted: set[tuple[str, int]] = set()
-    for record, cell in understood(
-        log, log.as_written(RecordedSession)
-    ):  # a verdict frees no memory
+    records = log.as_written(RecordedSession)  # a verdict on an engine changes no memory
+    for record, cell in understood(log, records):
         written.setdefault(record.id, cell)
         if record.outcome.engine.preallocates:
             preallocating.add(record.id)

@@ -124,8 +124,8 @@ def predictions(
             have = place.have_bytes.get(cell.device) if not otherwise else None
             held = predict_memory.footprint(shape, str(model.model_type), cell)
             predicted[cell.id] = filled = _filled(least, held, have)
-            if passes := _passes(cell, shape, str(model.model_type), pace, place):
-                predicted[cell.id] = _timed(filled, passes, cell, protocol, len(group))
+            if times := _times(cell, shape, str(model.model_type), pace, place):
+                predicted[cell.id] = _timed(filled, times, cell, protocol, len(group))
     return predicted
 
 
@@ -178,12 +178,12 @@ def _filled(least: Prediction, held: predict_memory.Footprint, have: int | None)
     )
 
 
-def _passes(
+def _times(
     cell: Cell, shape: Shape, kind: str, pace: Pace, place: PredictedMachine
 ) -> nearest.Times | None:
     """Return the times of a cell by a probe, else by the nearest measured cell, else by a datasheet.
 
-    A probe's are the nearest: over the runs in results/ of 2026-11-26, 98 % of TTFT and 80 % of TPOT within 1.5.
+    A probe's are the most accurate: 98 % of TTFT and 80 % of TPOT in results/2026-11-26-* are within a factor of 1.5.
     """
     past = None if pace.probed else nearest.times(cell, place.past)
     if past or pace.speeds is None:
