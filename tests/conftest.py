@@ -28,6 +28,10 @@ QUICK = (
 )
 """Settings that take seven seconds, most of it imports; the loss still falls from 6.95 to 4.95."""
 
+# The tests start llmbench a thousand times, and compiling its modules takes a seventh of each start.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 
 with contextlib.suppress(ImportError):  # a bare machine with a GPU has none
     from hypothesis import settings
