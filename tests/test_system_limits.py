@@ -17,7 +17,7 @@ import pytest
 
 from llmbench.results import store
 from llmbench.results.record import Status
-from sweeps import LLMBENCH, MARK, Bench, asked, assert_complete
+from sweeps import BATCH_SIZES, LLMBENCH, MARK, Bench, asked, assert_complete
 
 ONE = {"batch_size": 2}
 
@@ -29,11 +29,10 @@ def files_up_to(size: int) -> Callable[[], None]:
 
 @pytest.mark.parametrize("more", [0, 900, 1800, 2700])
 def test_a_record_that_cannot_be_written_stops_the_sweep_and_costs_nothing(
-    bench: Bench, more: int
+    bench: Bench, measured: Path, more: int
 ) -> None:
-    bench.write(axes={"batch_size": [1]})
-    bench.sweep()
-    bench.write()
+    bench.copy(measured)
+    bench.write(axes={"batch_size": [*BATCH_SIZES, 8, 16]})
     size = len(bench.raw()) + 3500 + more
     before = bench.raw()
 
