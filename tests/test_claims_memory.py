@@ -128,10 +128,11 @@ def tiers(price: float, rate: float | None = 1e9, share: float = 0.01) -> list[A
         (tiers(5.0), ClaimVerdict.SUPPORTED),  # 50 ms against 40 MB at 1 GB/s
         (tiers(30.0), ClaimVerdict.CONTRADICTED),
         (tiers(6.0, share=0.02), ClaimVerdict.INCONCLUSIVE),
+        (tiers(1.0, rate=1e12), ClaimVerdict.SUPPORTED),  # the step itself takes longer
         (tiers(5.0, rate=None), ClaimVerdict.NOT_MEASURED),
         (tiers(5.0)[:1], ClaimVerdict.NOT_MEASURED),
     ],
-    ids=["bandwidth", "dearer", "straddles", "rate not known", "one level"],
+    ids=["bandwidth", "dearer", "straddles", "read in no time", "rate not known", "one level"],
 )
 def test_a_level_down_costs_the_time_of_reading_it(rows: list[Any], verdict: ClaimVerdict) -> None:
     answer = asked("tiered-memory", *rows)

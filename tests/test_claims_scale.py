@@ -274,9 +274,18 @@ def on_a100(tokens_s: float, **more: Any) -> Any:
         ([on_a100(146)], ClaimVerdict.INCONCLUSIVE),
         ([on_a100(500, machine=H200)], ClaimVerdict.NOT_MEASURED),
         ([on_a100(500, step_s=0.2)], ClaimVerdict.NOT_MEASURED),
+        ([on_a100(500, step_s=0.099)], ClaimVerdict.NOT_MEASURED),  # 0.1 s is inside its interval
         ([row("llama-7b")], ClaimVerdict.NOT_MEASURED),
     ],
-    ids=["carries", "too few", "straddles", "another chip", "too slow", "a CPU"],
+    ids=[
+        "carries",
+        "too few",
+        "straddles",
+        "another chip",
+        "too slow",
+        "perhaps too slow",
+        "a CPU",
+    ],
 )
 def test_a_fleet_carries_the_demand(rows: list[Any], verdict: ClaimVerdict) -> None:
     assert asked("serving-fleet", *rows).verdict is verdict
