@@ -133,9 +133,9 @@ class Bench:
                 preexec_fn=limit,  # noqa: PLW1509 - the tests have one thread
             )  # fmt: skip
 
-    def ended(self, process: subprocess.Popen[str]) -> Done:
+    def ended(self, process: subprocess.Popen[str], patience_s: float = PATIENCE_S) -> Done:
         """Wait for a started command."""
-        process.wait(timeout=PATIENCE_S)
+        process.wait(timeout=patience_s)
         return Done(process.returncode, self.out.read_text(), self.err.read_text(), self)
 
     def sweep(

@@ -244,7 +244,7 @@ def killed_and_resumed(bench: Bench, kills: int) -> None:
         assert bench.raw().startswith(acknowledged)
         rows.append(acknowledged[: acknowledged.rfind(b"\n") + 1])
 
-    done = bench.sweep()
+    done = bench.ended(bench.start(), patience_s=12.0 * kills)  # twelve workers a kill
 
     assert done.code == 0
     assert_complete(done)
