@@ -1,5 +1,6 @@
 """A run that is continued with another sweep, or on another machine: told, or refused (FAULTS 18)."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ def test_what_changes_no_number_measures_nothing_again(bench: Bench, measured: P
     assert "Nothing left to do." in done.out
 
 
-OTHER_THREADS = {"OMP_NUM_THREADS": "1"}
+OTHER_THREADS = {"OMP_NUM_THREADS": "3"}
 OTHER_TORCH = """
 import importlib.metadata as metadata
 version = metadata.version
@@ -93,7 +94,8 @@ def test_another_environment_is_refused_with_the_difference(bench: Bench, measur
         "llmbench: example: the environment has changed since this run began ("
     )
     assert " -> 99.0" in done.err
-    assert "OMP_NUM_THREADS none -> 1" in done.err
+    here = os.environ.get("OMP_NUM_THREADS", "none")
+    assert f"OMP_NUM_THREADS {here} -> 3" in done.err
     assert done.err.endswith("use another --output-dir, or --new-environment to continue.\n")
     assert done.err.count("\n") == 1
     assert bench.raw() == before
