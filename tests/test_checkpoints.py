@@ -84,7 +84,12 @@ def swept(
 ) -> dict[str, Record]:
     """Sweep over checkpoints that cannot be loaded; return each one's record."""
     bench.write(
-        axes={"model": list(checkpoints.values()), "backend": "transformers", "batch_size": 1},
+        axes={
+            "model": list(checkpoints.values()),
+            "backend": "transformers",
+            "batch_size": 1,
+            "dtype": "float32",
+        },
         protocol=PATIENT,
     )
     done = bench.sweep(*arguments, environment=environment)

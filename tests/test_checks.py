@@ -82,6 +82,7 @@ PROBLEMS: dict[str, list[tuple[Change, str]]] = {
         (each(token_ns=[[1 * MS, 2 * MS, 3 * MS, 4 * MS]]), "lie after the last token"),
         (with_engine(bytes_per_step=1_100_000), "over the bandwidth"),
         (with_engine(flops_per_prompt_token=4_000_000), "over the peak"),
+        (with_(memory=Memory(device_used_bytes=2**30 + 1)), "the device has 1,073,741,824 bytes"),
     ],
     "prefix_hit": [(with_(counters={"prefix_cache_hits": 3}), "prefix_cache_hits rose by 3")],
     "recompiled": [(with_(counters={"compiled_graphs": 2}), "2 graphs were compiled")],

@@ -33,7 +33,7 @@ MEDIAN_ERROR = math.sqrt(math.pi / 2)
 
 def settled(times_ns: Sequence[int | None], within: float) -> bool:
     """Return whether the warm-up may end: the later calls are at most `within` faster than the earlier."""
-    known = [time_ns for time_ns in times_ns if time_ns]
+    known = [time_ns for time_ns in times_ns if time_ns and time_ns > 0]
     if len(known) < FEWEST:
         return False
     faster, error = trend(known)
@@ -44,7 +44,7 @@ def settled(times_ns: Sequence[int | None], within: float) -> bool:
 
 def converged(times_ns: Sequence[int | None], within: float) -> bool | None:
     """Return False if the calls clearly still got faster at the end; None if there are too few to compare."""
-    known = [time_ns for time_ns in times_ns if time_ns]
+    known = [time_ns for time_ns in times_ns if time_ns and time_ns > 0]
     if len(known) < FEWEST:
         return None
     faster, error = trend(known)
