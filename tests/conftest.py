@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import forked
 from lazily import torch
 from llmbench.machine import state as machine_state
 from sweeps import Bench
@@ -81,6 +82,13 @@ def heeded() -> None:
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, defaults.get(number, signal.SIG_DFL))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def commands() -> Iterator[None]:
+    """End the process that forks commands with the session."""
+    yield
+    forked.stop()
 
 
 @pytest.fixture

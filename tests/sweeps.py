@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import psutil
 
+import forked
 from llmbench import cli
 from llmbench.results import store
 from llmbench.results.record import Plan, Record, Status
@@ -144,8 +145,13 @@ class Bench:
         limit: Callable[[], None] | None = None,
         environment: dict[str, str] | None = None,
     ) -> Done:
-        """Run the command to its end, on the file as it stands."""
-        return self.ended(self.start(*arguments, limit=limit, environment=environment))
+        """Run the command to its end, on the file; in a new interpreter if the test changes how one starts."""
+        if limit or "PYTHONPATH" in (environment or {}):
+            return self.ended(self.start(*arguments, limit=limit, environment=environment))
+        everything = {**os.environ, MARK: self.mark, **(environment or {})}
+        command = ("sweep", str(self.file), "-o", str(self.run), *arguments)
+        code = forked.run(command, self.out, self.err, everything, PATIENCE_S)
+        return Done(code, self.out.read_text(), self.err.read_text(), self)
 
     def raw(self) -> bytes:
         return self.rows.read_bytes() if self.rows.exists() else b""
