@@ -23,12 +23,12 @@ def run(
     out: Path,
     err: Path,
     environment: Mapping[str, str],
+    beginning: Path | None,
     patience_s: float,
 ) -> int:
-    """Run a command to its end in a process of its own, and return its exit code; a signal is negative."""
-    process = CONTEXT.Process(
-        target=_command, args=(list(arguments), str(out), str(err), dict(environment))
-    )
+    """Run a command to its end in a process of its own, which begins with a file of code; return its exit code."""
+    given = (list(arguments), out, err, dict(environment), beginning)
+    process = CONTEXT.Process(target=_command, args=given)
     process.start()
     process.join(patience_s)
     if process.exitcode is None:
@@ -42,11 +42,20 @@ def stop() -> None:
     forkserver._forkserver._stop()  # type: ignore[attr-defined]
 
 
-def _command(arguments: list[str], out: str, err: str, environment: dict[str, str]) -> None:
+def _command(
+    arguments: list[str],
+    out: Path,
+    err: Path,
+    environment: dict[str, str],
+    beginning: Path | None,
+) -> None:
     """Become `llmbench` with these arguments, as a shell would start it."""
     for number, path in ((1, out), (2, err)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     os.environ.clear()
     os.environ.update(environment)
+    if beginning:
+        names = {"__name__": "sitecustomize", "__file__": str(beginning)}
+        exec(beginning.read_text(), names)  # noqa: S102 - a test's own code
     sys.argv = ["llmbench", *arguments]
     cli.main()

@@ -84,6 +84,7 @@ class Bench:
         self.folder, self.run = folder, folder / "run"
         self.file, self.rows = folder / "sweep.yaml", self.run / store.RECORDS
         self.out, self.err = folder / "out", folder / "err"
+        self.beginning = folder / "sitecustomize.py"
         self.mark = f"{MARK}-{os.getpid()}-{time.monotonic_ns()}"
 
     def write(
@@ -145,12 +146,13 @@ class Bench:
         limit: Callable[[], None] | None = None,
         environment: dict[str, str] | None = None,
     ) -> Done:
-        """Run the command to its end, on the file; in a new interpreter if the test changes how one starts."""
-        if limit or "PYTHONPATH" in (environment or {}):
+        """Run the command to its end, on the file as it stands; in a new interpreter only if there is a limit."""
+        if limit:
             return self.ended(self.start(*arguments, limit=limit, environment=environment))
         everything = {**os.environ, MARK: self.mark, **(environment or {})}
         command = ("sweep", str(self.file), "-o", str(self.run), *arguments)
-        code = forked.run(command, self.out, self.err, everything, PATIENCE_S)
+        beginning = self.beginning if "PYTHONPATH" in (environment or {}) else None
+        code = forked.run(command, self.out, self.err, everything, beginning, PATIENCE_S)
         return Done(code, self.out.read_text(), self.err.read_text(), self)
 
     def raw(self) -> bytes:
@@ -166,7 +168,7 @@ class Bench:
 
     def beginning_with(self, code: str) -> dict[str, str]:
         """Return the environment in which every Python of a command begins by running this code."""
-        (self.folder / "sitecustomize.py").write_text(code)
+        self.beginning.write_text(code)
         return {"PYTHONPATH": str(self.folder)}
 
     def copy(self, run: Path) -> None:

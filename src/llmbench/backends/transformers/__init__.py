@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import accelerate
 import torch
 import transformers
+import transformers.modeling_utils
+import transformers.models.auto.modeling_auto  # both: 2 s that the fork server spends once, not every worker
 
 from llmbench.backends import memory as backends_memory
 from llmbench.backends import reference_model, vocabulary
