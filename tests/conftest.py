@@ -1,18 +1,24 @@
 """Fixtures that several files share."""
 
 import contextlib
+import copy
+import gc
 import importlib
 import os
 import signal
 import sys
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 import forked
 from lazily import torch
 from llmbench.machine import state as machine_state
+from llmbench.spec import yaml
 from sweeps import Bench
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
@@ -41,6 +47,12 @@ with contextlib.suppress(ImportError):  # a bare machine with a GPU has none
     settings.register_profile("short", derandomize=True, deadline=None, max_examples=50)
     settings.register_profile("long", deadline=None, max_examples=2000, print_blob=True)
     settings.load_profile("short")  # --hypothesis-profile chooses, as scripts/fuzz does
+
+
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector from walking 4,000 collected tests and all imported modules again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -82,6 +94,21 @@ def heeded() -> None:
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, defaults.get(number, signal.SIG_DFL))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def parsed_once() -> Iterator[None]:
+    """Parse each YAML text once: commands in this process read the same files hundreds of times, 5 ms each."""
+    reader = yaml._reader
+
+    @lru_cache(maxsize=256)
+    def parsed(text: str) -> Any:
+        return reader().load(text)
+
+    again = SimpleNamespace(load=lambda text: copy.deepcopy(parsed(text)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(yaml, "_reader", lambda: again)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

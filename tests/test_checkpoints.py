@@ -153,7 +153,6 @@ def test_no_way_to_name_a_model_runs_its_code(
     dry = asked("sweep", bench.file, "--dry-run", "--model", ",".join(ways))
     measured = bench.sweep("--model", ",".join(ways))
     answers = [
-        asked("audit", "--parity", bench.file),
         asked("fit", bench.run),
         asked("cell", bench.file, "x"),
         *(asked("models", way) for way in ways),
@@ -162,4 +161,17 @@ def test_no_way_to_name_a_model_runs_its_code(
     assert dry.code == 0
     assert [record.status for record in measured.records] == [Status.LOAD_FAILED] * len(ways)
     assert all(answer.code in (0, 1, 2, 3) for answer in answers)
+    assert not (bench.folder / "sprung").exists()
+
+
+@pytest.mark.parametrize("name", ["malicious", pytest.param("remote", marks=pytest.mark.slow)])
+def test_a_check_of_parity_runs_no_code_of_a_model(
+    bench: Bench, checkpoints: dict[str, str], name: str
+) -> None:
+    axes = {"model": checkpoints[name], "backend": "transformers", "batch_size": 1}
+    bench.write(axes=axes, protocol=PATIENT)
+
+    answer = asked("audit", "--parity", bench.file)
+
+    assert answer.code in (0, 1, 2, 3)
     assert not (bench.folder / "sprung").exists()

@@ -212,7 +212,7 @@ def test_true_changes_are_found(sessions: int, least: float, paired: bool) -> No
     assert seen.false <= 0.1
 
 
-@pytest.mark.parametrize("sessions", [3, 5, 10])
+@pytest.mark.parametrize("sessions", [3, pytest.param(5, marks=pytest.mark.slow), 10])
 @pytest.mark.parametrize("alike", [None, 4])
 @pytest.mark.parametrize(("cells", "tables"), [(120, 100), (8, 1500)])
 def test_intervals_hold_the_truth_as_often_as_they_say(

@@ -27,7 +27,9 @@ def files_up_to(size: int) -> Callable[[], None]:
     return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
-@pytest.mark.parametrize("more", [0, 900, 1800, 2700])
+@pytest.mark.parametrize(
+    "more", [0, 1800, *(pytest.param(n, marks=pytest.mark.slow) for n in (900, 2700))]
+)
 def test_a_record_that_cannot_be_written_stops_the_sweep_and_costs_nothing(
     bench: Bench, measured: Path, more: int
 ) -> None:
@@ -105,9 +107,11 @@ def fill(path: Path) -> None:
                 continue
 
 
-@pytest.mark.parametrize("allowed", [5, 8, 12, 16, 20])
+@pytest.mark.parametrize(
+    "allowed", [5, 12, 20, *(pytest.param(n, marks=pytest.mark.slow) for n in (8, 16))]
+)
 def test_too_few_open_files_are_said_before_anything_is_written(bench: Bench, allowed: int) -> None:
-    bench.write()
+    bench.write(protocol=SINGLE)
 
     done = bench.sweep(limit=open_files(allowed))
 
