@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from llmbench.results.record import Status
-from sweeps import ONLY_IN_THE_FORK_SERVER, Bench, Done, assert_complete
+from sweeps import ONLY_IN_THE_FORK_SERVER, SINGLE, Bench, Done, assert_complete
 
 DRIVER = (Path(__file__).parent / "standin_nvml.py").read_text(encoding="utf-8")
 
@@ -25,7 +25,7 @@ def codes(record: Any) -> list[str]:
 
 
 def test_an_idle_device_has_nothing_against_it(bench: Bench) -> None:
-    done = on_a_gpu(bench, axes=ONE)
+    done = on_a_gpu(bench, axes=ONE, protocol=SINGLE)
 
     assert_complete(done)
     assert done.code == 0
@@ -49,7 +49,7 @@ pynvml.nvmlDeviceGetCurrentClocksThrottleReasons = reasons
 
 
 def test_a_throttled_iteration_is_taken_again(bench: Bench) -> None:
-    done = on_a_gpu(bench, HOT.format(times=8), axes=ONE)
+    done = on_a_gpu(bench, HOT.format(times=8), axes=ONE, protocol=SINGLE)
 
     assert_complete(done)
     assert done.code == 0
@@ -80,7 +80,7 @@ pynvml.nvmlSystemGetDriverVersion = raises(pynvml.NVML_ERROR_UNKNOWN)
 
 
 def test_what_a_driver_does_not_tell_is_null_and_said(bench: Bench) -> None:
-    done = on_a_gpu(bench, SILENT, axes=ONE)
+    done = on_a_gpu(bench, SILENT, axes=ONE, protocol=SINGLE)
 
     assert_complete(done)
     assert done.code == 0
@@ -96,7 +96,7 @@ def test_what_a_driver_does_not_tell_is_null_and_said(bench: Bench) -> None:
 def test_a_worker_without_a_driver_measures_all_the_same(bench: Bench) -> None:
     missing = "pynvml.nvmlInit = raises(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)\n"
 
-    done = on_a_gpu(bench, ONLY_IN_THE_FORK_SERVER + missing, axes=ONE)
+    done = on_a_gpu(bench, ONLY_IN_THE_FORK_SERVER + missing, axes=ONE, protocol=SINGLE)
 
     assert_complete(done)
     assert done.code == 0

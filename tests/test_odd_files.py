@@ -19,7 +19,7 @@ from llmbench import files
 from llmbench.machine import calibration, info, peaks
 from llmbench.machine import state as machine_state
 from llmbench.results import store
-from sweeps import LLMBENCH, Bench, asked, assert_complete
+from sweeps import LLMBENCH, SINGLE, Bench, asked, assert_complete
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -181,7 +181,7 @@ def test_a_kept_file_that_is_none_costs_a_sentence_and_no_sweep(
     ):
         kept_file.parent.mkdir(parents=True)
         odd(kept_file)
-    bench.write(axes={"batch_size": 1})
+    bench.write(axes={"batch_size": 1}, protocol=SINGLE)
 
     planned = asked("sweep", bench.file, "--dry-run")
     told = asked("machine")
