@@ -54,6 +54,12 @@ def _command(
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     os.environ.clear()
     os.environ.update(environment)
+    sys.orig_argv[:] = [
+        sys.executable,
+        "-m",
+        "llmbench",
+        *arguments,
+    ]  # by which the code knows a command
     if beginning:
         names = {"__name__": "sitecustomize", "__file__": str(beginning)}
         exec(beginning.read_text(), names)  # noqa: S102 - a test's own code

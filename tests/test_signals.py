@@ -177,9 +177,8 @@ def test_a_stop_before_anything_runs_leaves_nothing(bench: Bench, after_s: float
     process.send_signal(signal.SIGINT)
     done = bench.ended(process)
 
-    # on a busy machine the interpreter has not begun yet, and its own start leaves a trace and code 1
-    assert done.code in (130, -signal.SIGINT, 0) or done.err.startswith("Could not import runpy")
-    assert "llmbench" not in done.err
+    assert done.code in (130, -signal.SIGINT, 0)
+    assert "llmbench" not in done.err  # what is left is the interpreter's own start
     assert bench.gone()
     assert_resumable(bench, done)
 
