@@ -133,6 +133,28 @@ def test_a_mistaken_flag_is_one_line(
     assert shown.err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (("--within", "0"), "--within: 0 is not a share between 0 and 1; give one such as 0.015."),
+        (("--sessions", "1"), "--sessions: 1 shows no spread between sessions; give at least 2."),
+    ],
+)
+def test_a_calibration_that_can_show_nothing_is_refused_before_it_measures(
+    arguments: tuple[str, ...], line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = cli.run(["calibrate", "nowhere.yaml", *arguments])
+
+    assert (code, capsys.readouterr().err) == (2, f"llmbench: {line}\n")
+
+
+def test_an_ambiguous_end_of_an_id_is_no_cell(capsys: pytest.CaptureFixture[str]) -> None:
+    code = cli.run(["cell", "configs/sweeps/quickstart.yaml", ""])
+
+    assert code == 2
+    assert "8 cells end in ''; give more of the id" in capsys.readouterr().err
+
+
 def test_what_no_engine_can_run_is_a_record_and_the_rest_is_measured(bench: Bench) -> None:
     bench.write(axes={"batch_size": 1, "input_len": [8, 100_000]})
 
