@@ -104,11 +104,16 @@ def test_a_cell_that_does_not_fit_takes_no_time(bench: Bench) -> None:
     done = bench.sweep(*H200)
 
     assert "does not fit" in done.out
-    assert (
-        "Without room: 1 cell; the least of them needs 330 GiB of 140 GiB (weights 328 GiB"
-        in done.out
-    )
+    assert "Too large: 1 cell; the smallest needs 330 GiB (weights 328 GiB" in done.out
     assert "Time: unknown." in done.out
+
+
+def test_a_chip_without_the_dtype_is_named_as_the_reason_for_no_times(bench: Bench) -> None:
+    on_gpu(bench, input_len=128, batch_size=1)
+
+    done = bench.sweep("--dry-run", "--machine", "t4", "--format", "markdown")
+
+    assert "no times, because T4 has no bfloat16; give --dtype auto or float16." in done.out
 
 
 def test_a_cell_that_no_engine_runs_keeps_its_reason(bench: Bench) -> None:

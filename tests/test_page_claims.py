@@ -149,7 +149,10 @@ def test_it_fails_only_when_asked() -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("-o", "page.html"), "only applies to --format html; redirect terminal with >"),
+        (
+            ("-o", "page.html"),
+            "only applies to --format html; send --format terminal to a file with >",
+        ),
         (("--format", "html", "-o", "."), ".: is a folder. Name a file in it: claims.html"),
         (("--format", "html", "-o", "thesis.html"), "is not a page of llmbench"),
         (("--format", "html", "--claim", "edge-model"), "Did you mean 'edge-models'?"),
