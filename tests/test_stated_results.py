@@ -26,7 +26,7 @@ SCRIPT = runpy.run_path(str(ROOT / "scripts" / "docs.py"))
 COMMENT = re.compile(r"<!-- stated\n(.*?)-->\s*", re.DOTALL)
 CODE = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
 FIGURE = re.compile(r"(?<![\w.@-])\d[\d,.]*\d|(?<![\w.@-])\d(?![\w-])")
-SETTING = re.compile(r"\b(?:batch|context) \d+|\b\d+ (?:sequences|cores|million)\b")
+SETTING = re.compile(r"\b(?:batch|context|protocol) \d+|\b\d+ (?:sequences|cores|million)\b")
 """Figures that say what was measured."""
 VERDICT = re.compile(r"\b(?:faster|slower|same|unclear|longer|as long|ahead|less|more than)\b")
 RUN = re.compile(r"`(?:cpu-(?:small|7b|engines)|claims-cpu[\w-]*)`|results/20")
