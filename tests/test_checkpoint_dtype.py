@@ -92,6 +92,16 @@ def test_auto_is_part_of_the_cell_as_what_it_resolved_to() -> None:
     assert [cell.id for cell in automatic.cells] == [cell.id for cell in named.cells]
 
 
+def test_auto_next_to_the_dtype_that_it_means_is_one_cell() -> None:
+    both = planned("h200", model="mistral-7b-v0.1", dtype=["auto", "bfloat16"])
+
+    assert len(both.cells) == 1
+    assert both.warnings == [
+        "Asked for twice, and measured once: 1 cell "
+        "(an option at its default, or auto next to the dtype that it means)."
+    ]
+
+
 def test_a_gpu_without_bfloat16_gets_float16_and_says_so() -> None:
     on_t4 = planned("t4", model=["mistral-7b-v0.1", "gpt2"])
 

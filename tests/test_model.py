@@ -172,7 +172,7 @@ def test_a_folder_of_ones_own_adds_to_the_catalogue(
     [
         ("llama-7b", "", "the model 'llama-7b' already exists"),
         ("mine", "name: Mine\nmodel_typ: llama\nconfig: {}\n", "Did you mean 'model_type'?"),
-        ("mine", "name: Mine\nconfig: {}\n", "missing required field `model_type`"),
+        ("mine", "name: Mine\nconfig: {}\n", "the key 'model_type' is missing"),
     ],
 )
 def test_a_wrong_file_of_ones_own_says_what_is_wrong(

@@ -17,6 +17,7 @@ from llmbench.errors import NothingToRun, SpecError
 from llmbench.machine import chips, info
 from llmbench.measure import prompts as measure_prompts
 from llmbench.models import resolve
+from llmbench.numbers import plural
 from llmbench.redact import redact, without_home, without_secrets
 from llmbench.spec import grid
 from llmbench.spec import sweep as spec_sweep
@@ -176,10 +177,12 @@ def _distinct(cells: list[Cell]) -> tuple[list[Cell], list[str]]:
     """Drop repeated cells, such as a default and the same value given explicitly."""
     unique = {cell.id: cell for cell in reversed(cells)}
     kept = [cell for cell in cells if unique.get(cell.id) is cell]
-    dropped = len(cells) - len(kept)
-    return kept, [
-        f"{dropped} cells repeat others (an option set to its default); measured once."
-    ] if dropped else []
+    dropped = plural(len(cells) - len(kept), "cell")
+    told = (
+        f"Asked for twice, and measured once: {dropped}"
+        " (an option at its default, or auto next to the dtype that it means)."
+    )
+    return kept, [told] if len(kept) < len(cells) else []
 
 
 def _impossible(cell: Cell, model: Model) -> str:

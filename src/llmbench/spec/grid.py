@@ -15,6 +15,7 @@ import msgspec
 from llmbench.errors import NothingToRun, SpecError, did_you_mean
 from llmbench.spec.digest import digest_of
 from llmbench.spec.sweep import PROTOCOL, Cell, slug
+from llmbench.spec.yaml import NOUNS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -155,7 +156,7 @@ def _check_option(where: str, value: object, declared: object) -> None:
     elif type(value) is not type(declared) and not (
         isinstance(declared, float) and type(value) is int
     ):
-        raise SpecError(f"{where}: expected {type(declared).__name__}, got {value!r}.")
+        raise SpecError(f"{where}: expected {NOUNS[type(declared).__name__]}, got {value!r}.")
 
 
 def make_cell(
