@@ -96,10 +96,8 @@ def test_auto_next_to_the_dtype_that_it_means_is_one_cell() -> None:
     both = planned("h200", model="mistral-7b-v0.1", dtype=["auto", "bfloat16"])
 
     assert len(both.cells) == 1
-    assert both.warnings == [
-        "Asked for twice, and measured once: 1 cell "
-        "(an option at its default, or auto next to the dtype that it means)."
-    ]
+    assert len(both.warnings) == 1
+    assert both.warnings[0].startswith("Asked for twice, and measured once: 1 cell (")
 
 
 def test_a_gpu_without_bfloat16_gets_float16_and_says_so() -> None:

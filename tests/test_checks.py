@@ -184,6 +184,14 @@ def test_a_warning_is_given_and_the_number_stays(code: str, change: Change, deta
     assert [warning.code for warning in warnings if detail in warning.detail] == [code]
 
 
+def test_a_session_that_ended_in_its_warmup_is_not_told_to_warm_up_longer() -> None:
+    ended = with_(warmup_converged=None, warmup_ns=[8 * MS], samples=[])(GOOD)
+
+    *_, warnings = checks.check_outcome(CELL, ended, Ceilings())
+
+    assert "warmup_too_short" not in [warning.code for warning in warnings]
+
+
 def test_every_check_is_shown_red() -> None:
     changed = [
         change(GOOD)
