@@ -10,6 +10,7 @@ import typer
 from llmbench import report
 from llmbench.commands.options import Format
 from llmbench.importers import convert
+from llmbench.machine import chips
 from llmbench.redact import command_line
 from llmbench.report.views import table as views_table
 from llmbench.results import store, table
@@ -36,6 +37,13 @@ def command(  # noqa: PLR0913, PLR0917 - one argument a flag
     backend: Annotated[
         str | None, typer.Option(help="Add the engine, where a file does not say it.")
     ] = None,
+    machine: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CHIP",
+            help="Record the chip, by its short name or the name that its tools print.",
+        ),
+    ] = None,
     device: Annotated[str | None, typer.Option(help="Add the device.")] = None,
     dtype: Annotated[str | None, typer.Option(help="Add the dtype.")] = None,
     load_format: Annotated[
@@ -61,7 +69,8 @@ def command(  # noqa: PLR0913, PLR0917 - one argument a flag
     said = {key: value for key, value in coordinates.items() if value is not None}
     called = command_line(["llmbench", *sys.argv[1:]])
     now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
-    convert.write(files, said, importer, output_dir, called, now)
+    chip = chips.named(machine) if machine is not None else ""
+    convert.write(files, said, importer, output_dir, called, now, chip)
     log = store.read(output_dir)
     assert log.imported is not None
     left = {

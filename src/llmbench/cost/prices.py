@@ -68,10 +68,11 @@ class PriceOptions(NamedTuple):
 
 
 class Hour(NamedTuple):
-    """The price in dollars of an hour of a cell's machine, and its source."""
+    """The price in dollars of an hour of a cell's machine, its source, and its year; empty if it is undated."""
 
     usd: float
     said: str
+    year: str
 
 
 @cache
@@ -113,7 +114,8 @@ def check(asked: PriceOptions) -> None:
 def hour(asked: PriceOptions, measured: Measured) -> Hour:
     """Return the price of an hour of a cell; raise SpecError, naming the flag, if there is none."""
     if asked.usd_per_hour is not None:
-        return Hour(asked.usd_per_hour, f"${asked.usd_per_hour:g} an hour of the machine, as given")
+        said = f"${asked.usd_per_hour:g} an hour of the machine, as given"
+        return Hour(asked.usd_per_hour, said, measured.at[:4])
     if measured.cell.device == "cpu":
         raise SpecError(
             f"{measured.run}: ran on a CPU, for which no price is on file; give --usd-per-hour."
@@ -123,11 +125,13 @@ def hour(asked: PriceOptions, measured: Measured) -> Hour:
         return Hour(
             count * asked.usd_per_gpu_hour,
             f"{count} x ${asked.usd_per_gpu_hour:g} a GPU-hour, as given",
+            measured.at[:4],
         )
     price = _listed(asked.provider, measured)
     usd = price.usd_per_hour or 0.0
     when = price.date or "undated"
-    return Hour(count * usd, f"{count} x ${usd:g} a GPU-hour, {price.provider}, {when}")
+    said = f"{count} x ${usd:g} a GPU-hour, {price.provider}, {when}"
+    return Hour(count * usd, said, (price.date or "")[:4])
 
 
 def gpus_of(measured: Measured) -> int:

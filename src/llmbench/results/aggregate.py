@@ -80,6 +80,7 @@ class Tally:
         owners: the cell of each valid session, in the gatherer's order.
         rounds: its number among the sessions of its cell, in the same order.
         clocks_mhz: the mean clock of the device in it; NaN where none was read.
+        read_bytes_s: the rate at which weights one memory level down were read in it; NaN where none was measured.
         preallocated: whether its engine takes the device's memory in advance.
         disturbed: whether other work on the machine was seen in it.
         protocols: how numbers were measured; more than one is a mixture.
@@ -98,6 +99,7 @@ class Tally:
         self.owners: list[str] = []
         self.rounds: list[int] = []
         self.clocks_mhz: list[float] = []
+        self.read_bytes_s: list[float] = []
         self.preallocated: list[bool] = []
         self.disturbed: list[bool] = []
         self.protocols: set[int] = set()
@@ -155,6 +157,7 @@ class Tally:
         self.owners.append(record.id)
         self.rounds.append(record.session)
         self.clocks_mhz.append(record.telemetry.sm_mhz_mean or math.nan)
+        self.read_bytes_s.append(record.outcome.engine.offload_read_bytes_s or math.nan)
         self.preallocated.append(record.outcome.engine.preallocates)
         self.protocols.add(record.protocol)
         self.gatherer.take(record.outcome)

@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 
 from llmbench.machine import chips
+from llmbench.models import resolve
 from llmbench.results import metrics, utilization
 from llmbench.stats.interval import Interval, around
 from llmbench.models.shape import shape_of
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from llmbench.models.resolve import Model
-    from llmbench.results.record import Plan
+    from llmbench.results.record import Import, Plan
     from llmbench.results.sessions import Sessions
     from llmbench.models.shape import Shape
     from llmbench.results.store import Log
@@ -34,17 +35,8 @@ if TYPE_CHECKING:
 PHASES = ("prefill", "decode")
 
 
-class EngineFacts(msgspec.Struct):
-    """The fields read from an outcome."""
-
-    engine: dict[str, Any] = {}
-
-
-class EngineRecord(msgspec.Struct, tag_field="kind", tag="end"):
-    """The fields read from a record: the engine's facts."""
-
-    id: str
-    outcome: EngineFacts
+READ_RATE = "offload_read_bytes_s"
+"""The key in `Measured.values` of the rate at which weights one memory level down were read, by session."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +57,6 @@ class Measured:
         values: the values of each metric in each session, by key; without metrics that no session has.
         bound: the bottleneck of `prefill` and `decode`; without phases that have no ceilings.
         ceilings: their source: `datasheet`, `measured`, or empty.
-        engine: the engine's facts from one session.
 
     """
 
@@ -77,7 +68,6 @@ class Measured:
     values: Mapping[str, tuple[float, ...]]
     bound: Mapping[str, str]
     ceilings: str
-    engine: Mapping[str, Any]
 
     @cached_property
     def shape(self) -> Shape | None:
@@ -131,22 +121,24 @@ def read(log: Log, run: str) -> list[Measured]:
     owners = tally.numbers_of_owners()
     work = utilization.work_of(tally.cells, plan.predictions if plan else {})
     sessions = tally.gatherer.sessions(tally.cells, work.of_sessions(owners), owners)
-    columns = _columns(sessions)
+    columns = {**_columns(sessions), READ_RATE: np.array(tally.read_bytes_s)}
     bound = _bound(work, sessions, owners)
-    machine = _machine(plan)
+    machine = _imported_on(log.imported) if log.imported else _machine(plan)
+    at = plan.at if plan else log.imported.at if log.imported else ""
     models = {(model.name, model.digest): model for model in (plan.models if plan else ())}
-    engines = {each.id: each.outcome.engine for each in log.records(EngineRecord)}
+    for point in tally.cells if log.imported else ():
+        if model := resolve.catalogued(point.model):
+            models[point.model, point.model_digest] = model
     return [
         Measured(
             run=run,
-            at=plan.at if plan else "",
+            at=at,
             machine=machine,
             cell=Cell(**msgspec.structs.asdict(point)),
             model=models.get((point.model, point.model_digest)),
             values=_of(columns, np.flatnonzero(owners == owner)),
             bound={phase: words[owner] for phase, words in bound.items() if words[owner]},
             ceilings=work.sources[owner],
-            engine=engines.get(point.id, {}),
         )
         for owner, point in enumerate(tally.cells)
         if owner in owners and None not in (point.batch_size, point.input_len, point.output_len)
@@ -174,6 +166,12 @@ def _bound(work: utilization.PredictedWork, sessions: Sessions, owners: Any) -> 
     ]
     words = {each.key: each.values for each in utilization.sides(work, times[0], times[1])}
     return {phase: words[f"{phase}_bound"] for phase in PHASES if f"{phase}_bound" in words}
+
+
+def _imported_on(imported: Import) -> Machine:
+    """Return the machine that the user named when importing a run."""
+    chip = imported.machine if imported.machine in chips.known() else None
+    return Machine(name=imported.machine or "unknown machine", chip=chip, gpus=1 if chip else 0)
 
 
 def _machine(plan: Plan | None) -> Machine:

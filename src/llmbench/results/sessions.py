@@ -44,6 +44,7 @@ class RecordedFacts(msgspec.Struct, frozen=True, gc=False):
     """What is read of what an engine says of itself."""
 
     preallocates: bool = False
+    offload_read_bytes_s: float | None = None
 
 
 class RecordedLevels(msgspec.Struct, frozen=True, gc=False):
