@@ -210,7 +210,7 @@ def _nvidia(row: Measured) -> bool:
 
 def _ceilings() -> Iterator[str]:
     """Yield the bytes that datasheets allow per dollar: ceilings, not measurements."""
-    for name in ("h100-sxm", "h200", "tpu-v5e", "tpu-v6e"):
+    for name in ("h100-sxm", "h200", "mi300x", "tpu-v5e", "tpu-v6e"):
         chip = chips.chip(name)
         dated = [price for price in chip.prices if price.usd_per_hour and price.date]
         latest = max(dated, key=lambda price: str(price.date), default=None)

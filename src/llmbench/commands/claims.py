@@ -54,7 +54,11 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
     ] = None,
     price: Annotated[
         str | None,
-        typer.Option(metavar="NAME[@DATE]", help="Take the chip's listed price of a provider."),
+        typer.Option(
+            metavar="NAME[@DATE]|CHIP=USD",
+            help="Take the chip's listed price of a provider, or this price of a GPU-hour of a chip; "
+            "separate several with commas.",
+        ),
     ] = None,
     fail_on: Annotated[
         Literal["contradicted"] | None, typer.Option(help="Exit with 1 if a claim is this.")

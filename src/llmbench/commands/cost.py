@@ -28,7 +28,9 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
     price: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME[@DATE]", help="Take the chip's listed price of a provider: aws, lambda."
+            metavar="NAME[@DATE]|CHIP=USD",
+            help="Take the chip's listed price of a provider (aws, lambda), or this price of a GPU-hour of a chip; "
+            "separate several with commas.",
         ),
     ] = None,
     charge: Annotated[
