@@ -69,6 +69,12 @@ def plan(sweep: Sweep, *, device: str | None = None) -> Planned:
     refused = {
         cell.id: reason for cell in cells if (reason := _impossible(cell, models[cell.model]))
     }
+    elsewhere = {name for name, model in models.items() if _only_elsewhere(model)}
+    refused |= {
+        cell.id: _without_class(cell, models[cell.model])
+        for cell in cells
+        if cell.backend == "transformers" and cell.model in elsewhere
+    }
     if len(refused) == len(cells):
         raise NothingToRun(f"{sweep.name}: nothing to run; {next(iter(refused.values()))}")
     return Planned(
@@ -168,3 +174,15 @@ def _impossible(cell: Cell, model: Model) -> str:
     if cell.batch_size * tokens >= grid.MOST_TOKENS:
         return f"{cell.where()}: {cell.batch_size * tokens:,} tokens are more than any engine can index."
     return ""
+
+
+def _only_elsewhere(model: Model) -> bool:
+    """Return whether a model's entry names engines, and transformers is not one of them."""
+    if model.source != "catalogue":
+        return False
+    known = resolve.entry(model.name.partition(resolve.AT)[0]).engines
+    return known.transformers is None and bool(known.vllm)
+
+
+def _without_class(cell: Cell, model: Model) -> str:
+    return f"{cell.where()}: transformers has no class for {model.model_type}; {model.name} names vllm as its engine."
