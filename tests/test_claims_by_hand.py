@@ -132,6 +132,37 @@ def test_the_month_of_a_subscriber() -> None:
     assert found.verdict is ClaimVerdict.INCONCLUSIVE, "one sequence at a time is no frontier"
 
 
+def test_the_month_of_a_copilot() -> None:
+    [records] = [found for found in raw(CPU_7B).values() if found[0]["cell"]["model"] == "llama-7b"]
+    usd = [HOUR_USD / 3600 * e2e_s(record) / 8 * 100 * 300 * 30 for record in records]
+
+    found = part(answered("copilot-at-thirty", CPU_7B), "llama-7b")
+
+    by_hand = interval(usd)
+    assert found.figure == pytest.approx(by_hand, rel=1e-6)
+    assert by_hand[2] < 30
+    assert found.verdict is ClaimVerdict.SUPPORTED
+
+
+def test_the_gpus_that_hold_train_and_serve_gpt_3(tmp_path: Path) -> None:
+    """Written out for one A100 that makes 16 tokens in 1.0, 1.05 and 0.97 s with LLaMA-7B."""
+    seconds = (1.00, 1.05, 0.97)
+    write_run(tmp_path / "run", {"llama-7b": seconds}, device="cuda")
+    layers = 32 * (4 * 4096**2 + 3 * 4096 * 11008 + 2 * 4096)
+    size = 2 * 32000 * 4096 + layers + 4096
+    tokens = [16 / second for second in seconds]
+
+    hold, train, serve = answered("gpt3-needs-thousands", tmp_path / "run").parts
+
+    needed = interval([100e3 / (pace * size / 175e9) for pace in tokens])
+    assert hold.figure == pytest.approx((math.ceil(175e9 * 2 / 80e9),) * 3)
+    assert train.figure is not None
+    assert train.figure.value == pytest.approx(6 * 175e9 * 300e9 / (125e12 * 0.3) / (30 * 86400))
+    assert serve.figure == pytest.approx(needed, rel=1e-3)
+    assert needed[1] > 1000
+    assert serve.verdict is ClaimVerdict.SUPPORTED
+
+
 def test_passes_before_an_answer() -> None:
     cells = [
         found for found in raw(SMALL).values() if found[0]["cell"]["model"] == "pythia-70m"
@@ -213,9 +244,15 @@ def test_thirty_billion_against_sixty_five(tmp_path: Path) -> None:
     assert found.verdict is ClaimVerdict.SUPPORTED
 
 
-def write_run(folder: Path, seconds: dict[str, tuple[float, ...]]) -> None:
+def write_run(folder: Path, seconds: dict[str, tuple[float, ...]], device: str = "cpu") -> None:
     cells = [
-        make_cell(number, model=name, model_digest=resolve.resolve(name).digest, batch_size=1)
+        make_cell(
+            number,
+            model=name,
+            model_digest=resolve.resolve(name).digest,
+            batch_size=1,
+            device=device,
+        )
         for number, name in enumerate(seconds)
     ]
     with store.open_run(folder) as run:

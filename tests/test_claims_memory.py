@@ -32,6 +32,24 @@ def test_a_context_eight_times_as_long_holds_eight_times_as_much() -> None:
     assert "multi-head) holds 488 KiB per token; the formula gives 512 KiB" in answer.notes[0]
 
 
+def test_a_table_of_another_tool_may_not_say_its_dtype() -> None:
+    rows = [
+        row(
+            "llama-7b",
+            input_len=n,
+            output_len=1,
+            dtype="not said",
+            counted={"kv_cache_bytes": n * 1e6},
+        )
+        for n in (128, 1024)
+    ]
+
+    answer = asked("context-is-memory", *rows)
+
+    assert answer.verdict is ClaimVerdict.SUPPORTED
+    assert answer.notes == ()
+
+
 def test_a_window_breaks_the_likeness() -> None:
     rows = context("llama-7b", {128: 1e6, 1024: 8e6}) + context("falcon-7b", {128: 1e6, 1024: 4e6})
 

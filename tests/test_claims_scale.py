@@ -280,6 +280,17 @@ def test_prices_of_one_year_are_preferred_and_others_are_named() -> None:
     assert "both prices of 2023" in parts[1].said
 
 
+def test_a_cheaper_price_of_another_year_is_passed_over() -> None:
+    """LLaMA-2-70B cost $1.50 in 2023, and $0.70 in 2024."""
+    older = sold(300, "llama-2-70b", at="2023-11-20")
+    later = sold(300, "llama-2-70b", at="2024-06-20")
+
+    said = [only(asked("self-host-or-api", one, usd_per_hour=1.0)).said for one in (older, later)]
+
+    assert "OpenRouter llama-2-70b-chat, 2023-11, both prices of 2023" in said[0]
+    assert "both prices of 2024" in said[1]
+
+
 def test_without_a_price_nothing_has_a_cost_and_the_flag_is_named() -> None:
     answer = asked("inference-cost-decline", baseline(0.01))
 

@@ -79,6 +79,7 @@ def test_one_session_reproduces_nothing() -> None:
         ({"machine": TWO, "options": {"tensor_parallel_size": 2}}, "another number of GPUs"),
         ({"backend": "vllm"}, "another engine: measured with vllm, published with HF generate"),
         ({"dtype": "float32"}, "another precision: float32 against bfloat16"),
+        ({"dtype": "not said"}, "another precision: not said against bfloat16"),
         ({"input_len": 128}, "512 in and 64 out was not measured"),
         ({"batch_size": 3}, "batch 1 was not measured"),
     ],

@@ -49,8 +49,8 @@ def context_is_memory(claim: Claim, given: Evidence) -> Answer:
 
 def _bytes_a_token(row: Measured) -> str:
     """Return a note that compares the bytes per token with the architecture's formula."""
-    if row.shape is None:
-        return ""
+    if row.shape is None or row.cell.dtype not in formulas.ITEMSIZE:
+        return ""  # another tool may not say the dtype
     tokens = _held_tokens(row)
     held = max(row.values["kv_cache_bytes"]) / row.cell.batch_size / tokens
     formula = formulas.held_kv_bytes(row.shape, row.cell.dtype, tokens) / tokens

@@ -193,7 +193,7 @@ CONDITIONS: tuple[
         lambda f, row: f"another engine: measured with {row.cell.backend}, published with {f.software}",
     ),
     (
-        lambda f, row: WIDTHS[row.cell.dtype] != WIDTHS[f.precision],
+        lambda f, row: WIDTHS.get(row.cell.dtype) != WIDTHS[f.precision],
         lambda f, row: f"another precision: {row.cell.dtype} against {f.precision}",
     ),
     (
