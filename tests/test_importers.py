@@ -678,6 +678,14 @@ def test_llama_bench_of_a_phone_settles_its_claim(
     assert found["parts"][0]["value"] == pytest.approx(16, rel=0.001)
 
 
+def test_a_table_says_on_which_machine_it_was_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    imported(tmp_path / "run", "vllm_latency.json", flags=("--machine", "AMD Instinct MI300X"))
+
+    assert "vllm bench latency, on mi300x: 1 cell" in " ".join(capsys.readouterr().out.split())
+
+
 def test_an_unknown_machine_is_one_line_and_nothing_is_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
