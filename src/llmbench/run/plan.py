@@ -69,7 +69,7 @@ def plan(sweep: Sweep, *, chip: Chip | None = None) -> Planned:
     _refuse_secrets(cells)
     if chip is None:
         _check_device(cells)
-        warnings += _not_installed(cells)
+        warnings += [f"Not installed here: {each}" for each in not_installed(cells)]
     cells, doubles = _distinct(cells)
     refused = {
         cell.id: reason for cell in cells if (reason := _impossible(cell, models[cell.model]))
@@ -153,16 +153,12 @@ def _no_text(error: ValueError) -> str:
     return "is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else "is not a file name"
 
 
-def _not_installed(cells: list[Cell]) -> list[str]:
-    """Return warnings about backends that are not installed, before a long sweep instead of after it."""
+def not_installed(cells: list[Cell]) -> list[str]:
+    """Return, for each backend that is not installed, what it needs and how to install it."""
     missing = {
         name: backends.missing(name) for name in dict.fromkeys(cell.backend for cell in cells)
     }
-    return [
-        f"Not installed here: {backends.how_to_install(name, package)}"
-        for name, package in missing.items()
-        if package
-    ]
+    return [backends.how_to_install(name, package) for name, package in missing.items() if package]
 
 
 def _check_device(cells: list[Cell]) -> None:
