@@ -1,10 +1,10 @@
-"""Checks of `compare`, each as a figure with its lower or upper limit.
+"""Checks of `compare` and of intervals, each as a figure with its lower or upper limit.
 
-`simulation` draws tables with a known truth; `scale` times two runs of 10,000 cells; `same` measures the
-quickstart's tiny models repeatedly and compares the runs; `sleep` adds 5 % to a real sleep. The last two need a
-quiet machine:
+`simulation` draws tables with a known truth; `coverage` sweeps a fake engine whose sessions spread around a true value,
+and counts the intervals that contain it; `scale` times two runs of 10,000 cells; `same` measures the quickstart's tiny
+models repeatedly and compares the runs; `sleep` adds 5 % to a real sleep. The last two need a quiet machine:
 
-    scripts/bench-compare [simulation scale same sleep] [--runs 21] [--backend fake]
+    scripts/bench-compare [simulation coverage scale same sleep] [--runs 21] [--backend fake] [--sweeps 10]
 """
 
 from __future__ import annotations
@@ -47,6 +47,20 @@ SLEEP = (
 """`call` says when a fault happens; without a fault, its two values run the same code."""
 
 
+SPREADS = (0.005, 0.01, 0.015, 0.02, 0.03, 0.05)
+"""True standard deviations of a session's logarithm."""
+TRUE_S = 0.008
+"""5 ms to the first token and 3 of 1 ms."""
+COVERAGE = (
+    "name: coverage\nwhy: To count the intervals that contain the true value.\n"
+    "axes: {{model: llama-7b@tiny, device: cpu, batch_size: 1-10+1, input_len: 1-10+1, output_len: 4,\n"
+    "  backend: {{fake: {{clock: virtual, jitter: 0.005, session_spread: {spread}}}}}}}\n"
+    "protocol: {{min_time_s: 0, warmup_budget_s: 0, seed: {seed}}}\n"
+)
+FEWEST_EARLY = 200
+"""Cells that ended early, below which their coverage is not judged: its standard error is then over 1.5 %."""
+
+
 class Line(NamedTuple):
     """The result of one check, with its figures."""
 
@@ -83,6 +97,47 @@ def simulation(_: argparse.Namespace) -> Iterator[Line]:
             seen.found >= least,
             f"{seen.found:.2f} of 10, {seen.false:.4f} falsely",
         )
+
+
+def coverage(asked: argparse.Namespace) -> Iterator[Line]:
+    """Sweep 100 cells several times at each true spread; count which intervals contain the true value."""
+    for spread in SPREADS:
+        contained: dict[bool, list[bool]] = {True: [], False: []}
+        sessions = []
+        for seed in range(asked.sweeps):
+            for row in rows_of(COVERAGE.format(spread=spread, seed=seed)):
+                value = row["values"]["e2e_s"]
+                early = row["stopped"]["reason"] == "planned"
+                contained[early].append(value["low"] <= TRUE_S <= value["high"])
+                sessions.append(value["sessions"])
+        both = contained[True] + contained[False]
+        share, early_share = mean(both), mean(contained[True])
+        judged = len(contained[True]) >= FEWEST_EARLY
+        early = (
+            f"{early_share:.1%} of {len(contained[True])} ended early" if judged else "few early"
+        )
+        yield Line(
+            f"coverage at a true spread of {spread:.1%}",
+            0.93 <= share <= 0.97 and (not judged or early_share >= 0.93),
+            f"{share:.1%} of {len(both)} cells, {early}, {mean(sessions):.1f} sessions",
+        )
+
+
+def rows_of(sweep: str) -> list[dict[str, Any]]:
+    """Measure a sweep and return the rows of its table."""
+    with tempfile.TemporaryDirectory() as folder:
+        file, run = Path(folder) / "sweep.yaml", Path(folder) / "run"
+        file.write_text(sweep)
+        swept(file, run)
+        command = (*LLMBENCH, "table", run, "--metrics", "e2e", "--format", "json")
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        rows: list[dict[str, Any]] = json.loads(done.stdout)["cells"]
+        return rows
+
+
+def mean(values: list[Any]) -> float:
+    """Return the mean; 0 without values."""
+    return sum(values) / max(len(values), 1)
 
 
 def scale(_: argparse.Namespace) -> Iterator[Line]:
@@ -167,7 +222,7 @@ def added(made: list[dict[str, Any]]) -> dict[str, int]:
 
 
 PARTS: dict[str, Callable[[argparse.Namespace], Iterator[Line]]] = {
-    "simulation": simulation, "scale": scale, "same": same, "sleep": sleep,
+    "simulation": simulation, "coverage": coverage, "scale": scale, "same": same, "sleep": sleep,
 }  # fmt: skip
 
 
@@ -180,6 +235,7 @@ def main() -> int:
     parser.add_argument(
         "--runs", type=int, default=21, help="runs of `same`: one more than its neighbours"
     )
+    parser.add_argument("--sweeps", type=int, default=10, help="of `coverage`, for each spread")
     parser.add_argument("--backend", choices=BACKENDS, default="transformers", help="of `same`")
     asked = parser.parse_args()
     broken = 0

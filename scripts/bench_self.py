@@ -3,7 +3,7 @@
 A ratio at or under its limit keeps the promise. Machines differ by a factor of three, so nothing is held against
 seconds: each figure stands over another one of the same machine and the same minute. Run it on a quiet machine:
 
-    scripts/bench-self [truth fork overhead wall start-up table first-worker memory]
+    scripts/bench-self [overhead start-up table first-worker memory wall fork truth]
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import psutil
 import torch
-from transformers import AutoModelForCausalLM, DynamicCache
+from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
 from llmbench.backends import fake, load
 from llmbench.measure import prompts as measure_prompts
@@ -32,6 +32,7 @@ from llmbench.results.record import Job
 from llmbench.run import messages
 from llmbench.spec import grid
 from llmbench.spec import sweep as spec_sweep
+from llmbench.stats import interval as intervals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -58,54 +59,94 @@ class NoFigure(Exception):  # noqa: N818 - it is no error of the program's
     """A promise that this run cannot be held against, with the reason."""
 
 
+PAIRS = 6
+"""Pairs of model copies for each shape: the replicates, because two copies of one model differ by where they lie."""
+WITHIN = 1.02
+
+
+class Times(NamedTuple):
+    """Seconds of one call: to the first token, and for each further one."""
+
+    ttft: float
+    tpot: float
+
+
 def truth() -> Iterator[Line]:
-    """Compare ttft and tpot with a hand-written loop over a model of its own making, turn by turn."""
-    shapes = itertools.product(("float32", "bfloat16"), (256, 512, 1024), (1, 8))
-    for dtype, hidden, batch_size in shapes:
-        ours, by_hand = _interleaved(dtype, hidden, batch_size)
-        for number, name in enumerate(("ttft", "tpot")):
-            a = statistics.median(times[number] for times in ours)
-            b = statistics.median(times[number] for times in by_hand)
-            figures = f"{a * 1e3:.3f} ms against {b * 1e3:.3f} ms"
+    """Compare ttft and tpot with a hand-written loop, over several pairs of copies made in either order.
+
+    No shape's interval may lie wholly beyond the limit, and the interval over all shapes must lie within it. Beside
+    each stands by hand against by hand, which is the noise.
+    """
+    ours: dict[str, list[float]] = {name: [] for name in Times._fields}
+    by_hand: dict[str, list[float]] = {name: [] for name in Times._fields}
+    for dtype, hidden, batch_size in itertools.product(
+        ("float32", "bfloat16"), (256, 512, 1024), (1, 8)
+    ):
+        pairs = [_pair(dtype, hidden, batch_size, ours_first=not n % 2) for n in range(PAIRS)]
+        for name in Times._fields:
+            ratios, noise = ([getattr(each[side], name) for each in pairs] for side in (0, 1))
+            ours[name] += ratios
+            by_hand[name] += noise
             promise = f"{name}, {dtype}, hidden {hidden}, batch {batch_size}"
-            yield Line(promise, max(a / b, b / a), 1.02, figures)
+            inside = intervals.around(ratios)
+            nearest = max(1.0, inside.low, 1 / inside.high)
+            yield Line(promise, nearest, WITHIN, _beside(ratios, noise))
+    for name in Times._fields:
+        over_all = intervals.around(ours[name])
+        farthest = max(over_all.high, 1 / over_all.low)
+        yield Line(f"{name}, all shapes", farthest, WITHIN, _beside(ours[name], by_hand[name]))
 
 
-def _interleaved(dtype: str, hidden: int, batch_size: int) -> tuple[list[Any], list[Any]]:
+def _beside(ratios: list[float], noise: list[float]) -> str:
+    """Return a ratio with its interval, and that of by hand against by hand."""
+    texts = [
+        f"{each.value:.4f} ({each.low:.4f} to {each.high:.4f})"
+        for each in (intervals.around(ratios), intervals.around(noise))
+    ]
+    return f"{texts[0]}, by hand against by hand {texts[1]}"
+
+
+def _pair(dtype: str, hidden: int, batch_size: int, *, ours_first: bool) -> tuple[Times, Times]:
+    """Make new copies, in this order, and let them take turns; return ours over by hand, and by hand over by hand."""
+    early = [] if ours_first else [_by_users(hidden, dtype) for _ in range(2)]
     cell, loop = _transformers_loop(dtype, hidden, batch_size)
-    model = _as_users_load(loop.engine._model, dtype)  # type: ignore[attr-defined]  # noqa: SLF001
-    ours, by_hand = [], []
-    turns = 12 if hidden * batch_size > 2048 else 40
+    copies = early or [_by_users(hidden, dtype) for _ in range(2)]
+    for model in copies:
+        model.load_state_dict(loop.engine._model.state_dict())  # type: ignore[attr-defined]  # noqa: SLF001
+    turns = 6 if hidden * batch_size > 2048 else 15
+    times: list[list[Times]] = [[], [], []]
     for turn in range(turns + 2):
         prompts = loop.workload("iteration", turn)
-        pair: list[Callable[[], tuple[float, float]]] = [
-            lambda: _ours(loop, prompts),  # noqa: B023 - called in this turn
-            lambda: _by_hand(model, prompts, cell.output_len),  # noqa: B023
-        ]
-        times = [pair[turn % 2](), pair[1 - turn % 2]()]
-        if turn >= 2:  # the first turns warm up
-            ours.append(times[turn % 2])
-            by_hand.append(times[1 - turn % 2])
-    return ours, by_hand
+        for number in (turn % 3, (turn + 1) % 3, (turn + 2) % 3):
+            took = (
+                _ours(loop, prompts)
+                if number == 2
+                else _by_hand(copies[number], prompts, cell.output_len)
+            )
+            if turn >= 2:  # the first turns warm up
+                times[number].append(took)
+    one, other, mine = (
+        [statistics.median(column) for column in zip(*each, strict=True)] for each in times
+    )
+    ratio = Times(*(a / b for a, b in zip(mine, one, strict=True)))
+    return ratio, Times(*(a / b for a, b in zip(other, one, strict=True)))
 
 
-def _as_users_load(theirs: Any, dtype: str) -> Any:
-    """Return a model of our own making with the same weights: what the engine did to its own stays there."""
-    config = type(theirs.config).from_dict(theirs.config.to_dict())
-    model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
-    model.load_state_dict(theirs.state_dict())
-    return model.eval()
+def _by_users(hidden: int, dtype: str) -> Any:
+    """Return a model of our own making: what the engine did to its own stays there."""
+    config = AutoConfig.for_model("llama", **_config(hidden))
+    return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype)).eval()
 
 
-def _ours(loop: Loop, prompts: list[list[int]]) -> tuple[float, float]:
+def _ours(loop: Loop, prompts: list[list[int]]) -> Times:
     sample, _ = loop._once(prompts)  # noqa: SLF001 - the loop is what is being tested
     assert sample.e2e_ns
     first = sample.token_ns[0][0]
-    return first / 1e9, (sample.e2e_ns - first) / (OUTPUT_LEN - 1) / 1e9
+    return Times(first / 1e9, (sample.e2e_ns - first) / (OUTPUT_LEN - 1) / 1e9)
 
 
 @torch.inference_mode()
-def _by_hand(model: Any, prompts: list[list[int]], output_len: int) -> tuple[float, float]:
+def _by_hand(model: Any, prompts: list[list[int]], output_len: int) -> Times:
     """Generate as a person would write it down: one forward for the prompt, one for each further token."""
     start = time.perf_counter()
     tokens = torch.tensor(prompts)
@@ -119,11 +160,19 @@ def _by_hand(model: Any, prompts: list[list[int]], output_len: int) -> tuple[flo
         token = logits[:, -1].argmax(-1, keepdim=True)
         out.append(token)
     torch.cat(out, 1).tolist()
-    return first, (time.perf_counter() - start - first) / (output_len - 1)
+    return Times(first, (time.perf_counter() - start - first) / (output_len - 1))
 
 
 def _transformers_loop(dtype: str, hidden: int, batch_size: int) -> tuple[spec_sweep.Cell, Loop]:
-    config = {
+    model = Model(
+        name="llama", source="catalogue", location=None, model_type="llama", config=_config(hidden),
+        vocab_size=VOCABULARY, max_positions=2048, digest="",
+    )  # fmt: skip
+    return _loop("transformers", model, batch_size, dtype)
+
+
+def _config(hidden: int) -> dict[str, int]:
+    return {
         "hidden_size": hidden,
         "num_hidden_layers": 4,
         "num_attention_heads": hidden // 64,
@@ -131,11 +180,6 @@ def _transformers_loop(dtype: str, hidden: int, batch_size: int) -> tuple[spec_s
         "intermediate_size": 4 * hidden,
         "vocab_size": VOCABULARY,
     }
-    model = Model(
-        name="llama", source="catalogue", location=None, model_type="llama", config=config,
-        vocab_size=VOCABULARY, max_positions=2048, digest="",
-    )  # fmt: skip
-    return _loop("transformers", model, batch_size, dtype)
 
 
 def _loop(backend: str, model: Model, batch: int, dtype: str) -> tuple[spec_sweep.Cell, Loop]:
@@ -344,7 +388,7 @@ def memory() -> Iterator[Line]:
         if not seen or max(seen) < 50:
             raise NoFigure(f"only {max(seen, default=0)} of 500 sessions ended")
         early = next(rss for done, rss in sorted(seen.items()) if done >= 50)
-        late = [rss for done, rss in sorted(seen.items()) if done <= 500 and rss][-2]
+        late = [rss for done, rss in sorted(seen.items()) if 50 <= done <= 500 and rss][-2:][0]
         figures = f"{late / 2**20:.1f} MiB against {early / 2**20:.1f} MiB"
         yield Line("the parent's memory over 500 cells", late / early, 1.05, figures)
 
@@ -394,9 +438,16 @@ def _llmbench(*arguments: str) -> None:
 
 
 def _timed(command: list[str]) -> float:
+    """Return the seconds that a command takes; raise NoFigure, with what it said, if it fails."""
     start = time.perf_counter()
-    subprocess.run(command, check=True, cwd=HERE, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - start
+    done = subprocess.run(
+        command, check=False, cwd=HERE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    took = time.perf_counter() - start
+    if done.returncode:
+        said = done.stderr.strip()[-300:]
+        raise NoFigure(f"{' '.join(command[1:3])} ended with {done.returncode}: {said}")
+    return took
 
 
 CHECKS: dict[str, Callable[[], Iterator[Line]]] = {
@@ -408,6 +459,9 @@ CHECKS: dict[str, Callable[[], Iterator[Line]]] = {
 def main() -> int:
     """Print a line for each promise; exit 1 if one is broken, or has no figure."""
     broken = 0
+    if unknown := [name for name in sys.argv[1:] if name not in CHECKS]:
+        print(f"bench-self: no check {unknown[0]!r}; there are {' '.join(CHECKS)}", file=sys.stderr)
+        return 2
     print(f"{os.cpu_count()} CPUs, load {os.getloadavg()[0]:.2f}, torch {torch.__version__}\n")
     print(f"{'promise':44} {'ratio':>7} {'limit':>6}  figures")
     for name in sys.argv[1:] or CHECKS:

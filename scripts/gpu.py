@@ -100,6 +100,9 @@ def main() -> int:
     if asked.list:
         print(*(f"{step.name:14} {step.why}" for step in chosen), sep="\n")
         return 0
+    if not gpus():
+        print("gpu: found no NVIDIA GPU, or no driver for it; nothing was run.", file=sys.stderr)
+        return 2
     PLACE.mkdir(exist_ok=True)
     codes = {}
     for step in chosen:
@@ -112,6 +115,17 @@ def main() -> int:
     if asked.output:
         pack(asked.output)
     return max(codes.values(), default=0)
+
+
+def gpus() -> int:
+    """Return the number of GPUs that the NVIDIA driver shows; 0 without a driver."""
+    import pynvml  # noqa: PLC0415 - --list needs no package
+
+    try:
+        pynvml.nvmlInit()
+        return int(pynvml.nvmlDeviceGetCount())
+    except pynvml.NVMLError:
+        return 0
 
 
 def chosen_steps(only: str) -> list[Step]:

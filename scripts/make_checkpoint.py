@@ -113,9 +113,9 @@ def configuration(asked: argparse.Namespace, words: PreTrainedTokenizerFast) -> 
 def encoded(words: PreTrainedTokenizerFast, text: str) -> torch.Tensor:
     """Return the text as token ids, [tokens]; every blank line ends a document."""
     ids: list[int] = []
-    for document in text.split("\n\n"):
-        ids += words(document, add_special_tokens=False, verbose=False)["input_ids"]
-        ids.append(words.eos_token_id)
+    documents = text.split("\n\n")
+    for document in words(documents, add_special_tokens=False, verbose=False)["input_ids"]:
+        ids += [*document, words.eos_token_id]
     return torch.tensor(ids)
 
 

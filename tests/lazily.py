@@ -5,6 +5,9 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
+ASKED_WHILE_COLLECTING = ("_mock_name", "__bases__", "__test__", "__wrapped__")
+"""What pytest asks every name of a test file for; no module has them."""
+
 
 class Lazy:
     """Stands for a module until something of it is asked for."""
@@ -13,6 +16,8 @@ class Lazy:
         self._name = name
 
     def __getattr__(self, attribute: str) -> Any:
+        if attribute in ASKED_WHILE_COLLECTING:
+            raise AttributeError(attribute)
         return getattr(import_module(self._name), attribute)
 
 

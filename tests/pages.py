@@ -110,7 +110,7 @@ def page_of(*folders: Path) -> Page:
     runs = [
         views_report.seen(store.read(path), label) for path, label in report.labelled(list(folders))
     ]
-    compared = report.compared(list(folders)) if len(folders) > 1 else None
+    compared = report.compared(runs) if len(folders) > 1 else None
     return drawn(views_report.document(runs, compared), "report")
 
 

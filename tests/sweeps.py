@@ -27,6 +27,8 @@ LLMBENCH = (sys.executable, "-m", "llmbench")
 BATCH_SIZES = (1, 2, 4)
 MARK = "LLMBENCH_TEST"
 PATIENCE_S = 60.0
+SINGLE = {"sessions": 1, "max_sessions": 1}
+"""The protocol of a sweep whose second sessions would show nothing new; each round starts a fork server, 0.4 s."""
 DEADLINES = {"start_s": 20, "load_s": 20, "warmup_s": 20, "iteration_s": 20, "memory_s": 20}
 ONLY_IN_THE_FORK_SERVER = """
 import os, sys
@@ -131,9 +133,9 @@ class Bench:
                 preexec_fn=limit,  # noqa: PLW1509 - the tests have one thread
             )  # fmt: skip
 
-    def ended(self, process: subprocess.Popen[str]) -> Done:
+    def ended(self, process: subprocess.Popen[str], patience_s: float = PATIENCE_S) -> Done:
         """Wait for a started command."""
-        process.wait(timeout=PATIENCE_S)
+        process.wait(timeout=patience_s)
         return Done(process.returncode, self.out.read_text(), self.err.read_text(), self)
 
     def sweep(

@@ -14,8 +14,9 @@ import pytest
 from llmbench.compare import calibrate
 from llmbench.errors import RunError
 from llmbench.machine import calibration, info
-from llmbench.machine.calibration import Calibration, Varying, sessions_for
+from llmbench.machine.calibration import Calibration, Varying
 from llmbench.results import store
+from llmbench.stats.sample_size import sessions_for
 from make_records import make_cell, make_plan, make_record, make_samples, write_lines
 from sweeps import asked
 

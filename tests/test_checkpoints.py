@@ -56,12 +56,18 @@ def hub(tmp_path: Path) -> Iterator[dict[str, str]]:
     thread.join()
 
 
-@pytest.fixture
-def checkpoints(tmp_path: Path) -> dict[str, str]:
-    """Return folders of one tiny checkpoint, each bad in its own way, and two hub ids, by what they are."""
-    whole = tmp_path / "whole"
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a tiny checkpoint, to be copied."""
+    folder = tmp_path_factory.mktemp("whole") / "whole"
     engine: Any = backends.load(job(family("llama")))
-    engine._model.save_pretrained(whole)
+    engine._model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def checkpoints(whole: Path, tmp_path: Path) -> dict[str, str]:
+    """Return folders of one tiny checkpoint, each bad in its own way, and two hub ids, by what they are."""
     found = {"missing": "nobody/missing", "gated": "nobody/gated"}
     for name in ("truncated", "malicious", "remote"):
         found[name] = str(shutil.copytree(whole, tmp_path / name))
@@ -78,7 +84,12 @@ def swept(
 ) -> dict[str, Record]:
     """Sweep over checkpoints that cannot be loaded; return each one's record."""
     bench.write(
-        axes={"model": list(checkpoints.values()), "backend": "transformers", "batch_size": 1},
+        axes={
+            "model": list(checkpoints.values()),
+            "backend": "transformers",
+            "batch_size": 1,
+            "dtype": "float32",
+        },
         protocol=PATIENT,
     )
     done = bench.sweep(*arguments, environment=environment)
@@ -139,7 +150,7 @@ def test_no_way_to_name_a_model_runs_its_code(
         axes={"model": ways[-2:], "backend": "transformers", "batch_size": 1}, protocol=PATIENT
     )
 
-    dry = bench.sweep("--dry-run", "--model", ",".join(ways))
+    dry = asked("sweep", bench.file, "--dry-run", "--model", ",".join(ways))
     measured = bench.sweep("--model", ",".join(ways))
     answers = [
         asked("audit", "--parity", bench.file),

@@ -8,7 +8,7 @@ import pytest
 
 from llmbench.measure import checks
 from llmbench.measure.checks import Ceilings
-from llmbench.results.record import Outcome, Sample, Status
+from llmbench.results.record import Memory, Outcome, Sample, Status
 from make_records import make_cell, make_record, make_samples
 
 CELL = make_cell(0, batch_size=2, input_len=8, output_len=4, dtype="float32", device="cpu")
@@ -26,7 +26,7 @@ GOOD = msgspec.structs.replace(
         "flops_per_prompt_token": 2_000_000,
     },
 )
-ROOMY = Ceilings(bandwidth=1e9, flops=1e10)
+ROOMY = Ceilings(bandwidth=1e9, flops=1e10, memory=2**30)
 """A decode step of 1 ms moves 1 MB: 1e9 B/s. Prefill: 2 x 1e6 x 2 x 8 = 3.2e7 FLOP in 5 ms: 6.4e9 FLOP/s."""
 
 Change = Callable[[Outcome], Outcome]
@@ -82,6 +82,7 @@ PROBLEMS: dict[str, list[tuple[Change, str]]] = {
         (each(token_ns=[[1 * MS, 2 * MS, 3 * MS, 4 * MS]]), "lie after the last token"),
         (with_engine(bytes_per_step=1_100_000), "over the bandwidth"),
         (with_engine(flops_per_prompt_token=4_000_000), "over the peak"),
+        (with_(memory=Memory(device_used_bytes=2**30 + 1)), "the device has 1,073,741,824 bytes"),
     ],
     "prefix_hit": [(with_(counters={"prefix_cache_hits": 3}), "prefix_cache_hits rose by 3")],
     "recompiled": [(with_(counters={"compiled_graphs": 2}), "2 graphs were compiled")],
@@ -108,8 +109,11 @@ PROBLEMS: dict[str, list[tuple[Change, str]]] = {
 WARNINGS: dict[str, list[tuple[Change, str]]] = {
     "clock_drift": [(lambda outcome: slow_wall(outcome, 1.005), "differ by +0.50%")],
     "clock_jump": [(ONE_JUMP, "the wall clock jumped in 1 of 6 iterations")],
+    "warmup_too_short": [
+        (with_(warmup_converged=None, warmup_ns=[8 * MS]), "1 warm-up call, too few to compare"),
+    ],
     "warmup_not_converged": [
-        (with_(warmup_converged=False), "3 warm-up calls did not settle within the budget")
+        (with_(warmup_converged=False), "the last of 3 warm-up calls still got faster")
     ],
     "mixed_dtype": [
         (
@@ -198,6 +202,23 @@ def test_a_violation_of_physics_needs_a_known_ceiling() -> None:
     assert checks.check_outcome(CELL, fast, Ceilings())[0] is Status.OK
     assert checks.check_outcome(CELL, fast, Ceilings(bandwidth=1e9))[0] is Status.INVALID
     assert checks.check_outcome(CELL, fast, Ceilings(flops=1e9))[0] is Status.INVALID
+
+
+def test_more_memory_than_the_device_has_is_implausible() -> None:
+    took = msgspec.structs.replace(GOOD, memory=Memory(peak_reserved_bytes=2**30))
+
+    assert checks.check_outcome(CELL, took, Ceilings(memory=2**30))[0] is Status.OK
+    assert checks.check_outcome(CELL, took, Ceilings(memory=2**30 - 1))[0] is Status.INVALID
+
+
+def test_a_measured_ceiling_forgives_half_as_much_again() -> None:
+    measured = Ceilings(bandwidth=1e9, slack=checks.MEASURED_SLACK)
+
+    for size, status in ((1_490_000, Status.OK), (1_510_000, Status.INVALID)):
+        assert (
+            checks.check_outcome(CELL, with_engine(bytes_per_step=size)(GOOD), measured)[0]
+            is status
+        )
 
 
 def test_five_percent_over_a_ceiling_are_forgiven() -> None:

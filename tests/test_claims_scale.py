@@ -382,7 +382,7 @@ def on_a100(tokens_s: float, **more: Any) -> Any:
         "straddles",
         "another chip",
         "too slow",
-        "may be too slow",
+        "perhaps too slow",
         "a CPU",
     ],
 )

@@ -32,6 +32,7 @@ def gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
         "DONE": place / "done",
         "TO_STOP_S": 1,
         "SHORTEST_S": 0,
+        "gpus": lambda: 1,
     }.items():
         monkeypatch.setattr(module, name, value)
     return module
@@ -53,6 +54,18 @@ def test_each_step_runs_once(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch) -
 
     assert gpu.DONE.read_text().split() == ["first", "second"]
     assert (gpu.PLACE / "second.log").read_text().count("November 2026") == 1
+
+
+def test_without_a_gpu_nothing_is_run_and_nothing_is_done(
+    gpu: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(gpu, "gpus", lambda: 0)
+
+    code = given(gpu, monkeypatch, first="platform")
+
+    assert code == 2
+    assert "found no NVIDIA GPU" in capsys.readouterr().err
+    assert not gpu.PLACE.exists()
 
 
 def test_a_step_that_ends_badly_is_told_and_does_not_hold_up_the_next(

@@ -21,6 +21,7 @@ CHOICES = Choices(
     options={"fake": {"clock": ("real", "virtual"), "ttft_ms": 5.0, "call": 5, "when": ""}},
     device="cpu",
     prompt_digests={"text.txt": "3333333333"},
+    dtypes={"org/small": "float32", "org/large": "float32"},
 )
 
 
@@ -39,7 +40,7 @@ def the_id(protocol: Protocol | None = None, choices: Choices = CHOICES, **axes:
 
 
 def test_an_id_is_what_it_has_always_been() -> None:
-    assert the_id() == "small-fake-float32-b1-i8-o4-9f6c173410"
+    assert the_id() == "small-fake-float32-b1-i8-o4-a77ebe339f"
 
 
 @pytest.mark.parametrize(
@@ -67,7 +68,7 @@ def test_an_id_changes_with_what_changes_the_number(axes: dict[str, Any]) -> Non
         {"iterations": 6},
         {"max_iterations": 500},
         {"min_time_s": 1.0},
-        {"warmup": 3},
+        {"warmup": 4},
         {"warmup_within": 0.05},
         {"warmup_budget_s": 5.0},
         {"isolation": "cell"},
@@ -108,6 +109,16 @@ def test_the_id_of_a_default_is_the_same_written_out() -> None:
 
     assert the_id(backend=written) == the_id(backend="fake") == the_id(backend=["fake"])
     assert the_id(device="auto") == the_id(device="cpu")
+    assert the_id(dtype="auto") == the_id(dtype="float32") == the_id(dtype="fp32")
+
+
+def test_the_dtype_of_an_unknown_checkpoint_must_be_named() -> None:
+    unknown = msgspec.structs.replace(CHOICES, dtypes={})
+
+    with pytest.raises(SpecError, match="not known for 'org/small'; name one, such as --dtype"):
+        grid.expand(a_sweep(), unknown)
+    (cell,), _ = grid.expand(a_sweep(dtype="bf16"), unknown)
+    assert cell.dtype == "bfloat16"
 
 
 def test_ids_do_not_depend_on_the_order_of_values_or_options() -> None:
@@ -189,7 +200,8 @@ def test_the_ids_of_any_grid_are_distinct_and_safe_and_know_no_order(
     models: list[str], batches: list[int], lens: list[int], times: list[float], dice: Random
 ) -> None:
     digests = dict.fromkeys(models, "1111111111")
-    choices = msgspec.structs.replace(CHOICES, model_digests=digests)
+    dtypes = dict.fromkeys(models, "float32")
+    choices = msgspec.structs.replace(CHOICES, model_digests=digests, dtypes=dtypes)
 
     def ids() -> list[str]:
         axes: dict[str, Any] = {"model": models, "batch_size": batches, "input_len": lens}

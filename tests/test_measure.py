@@ -15,7 +15,7 @@ from llmbench.backends.fake.faults import OutOfMemoryError
 from llmbench.errors import LoadFailed
 from llmbench.measure import prompts as measure_prompts
 from llmbench.measure.clock import REAL
-from llmbench.measure.loop import MOST_RETRIES, Loop, Measurement, lengths_of, settled, whole
+from llmbench.measure.loop import MOST_RETRIES, Loop, Measurement, lengths_of, whole
 from llmbench.measure.telemetry import NoCounters, Spent
 
 MS = 1_000_000
@@ -38,25 +38,34 @@ def test_times_are_exactly_the_script_s(ttft_ms: float, tpot_ms: float, output_l
     assert taken.phase is None
 
 
-def test_warm_up_ends_when_three_calls_agree() -> None:
+def test_warm_up_of_a_constant_time_takes_three_calls() -> None:
     taken = measured(a_cell())
 
     assert taken.warmup_ns == [8 * MS] * 3
     assert taken.warmup_converged is True
 
 
-def test_warm_up_that_never_settles_ends_with_its_budget() -> None:
-    taken = measured(a_cell(fault="two_modes"), quick(warmup_budget_s=0.1))
+def test_warm_up_that_gets_faster_to_the_end_has_not_converged() -> None:
+    taken = measured(a_cell(warming=0.5), quick(warmup_budget_s=0.2))
 
     assert taken.warmup_converged is False
-    assert 100 * MS <= sum(time or 0 for time in taken.warmup_ns) <= 120 * MS
+    assert 200 * MS <= sum(time or 0 for time in taken.warmup_ns) <= 215 * MS
 
 
 def test_warm_up_that_settles_late_is_kept_whole() -> None:
-    taken = measured(a_cell(fault="spike", call=3))
+    taken = measured(a_cell(warming=0.5))
 
-    assert taken.warmup_ns == [8 * MS, 8 * MS, 80 * MS, 8 * MS, 8 * MS, 8 * MS]
     assert taken.warmup_converged is True
+    assert taken.warmup_ns[0] == 12 * MS
+    assert 8 * MS <= (taken.warmup_ns[-1] or 0) < 8 * MS * 1.02
+    assert all((sample.e2e_ns or 0) < 8 * MS * 1.02 for sample in taken.samples)
+
+
+def test_two_warm_up_calls_cannot_be_compared() -> None:
+    taken = measured(a_cell(), quick(warmup=2, warmup_budget_s=0.0))
+
+    assert taken.warmup_ns == [8 * MS] * 2
+    assert taken.warmup_converged is None
 
 
 def test_no_warm_up_of_a_broken_clock_is_endless() -> None:
@@ -242,10 +251,6 @@ def test_windows_of_a_text_start_at_different_places() -> None:
 
 
 def test_small_parts() -> None:
-    assert not settled([10, 10], 0.02)
-    assert settled([99, 100, 101, 102], 0.02)
-    assert not settled([100, 103, 100], 0.02)
-    assert not settled([100, None, 100], 0.02)
     assert lengths_of([[1, 2], [3]], 3) == ["2", "1", "missing"]
     assert (whole(1.0), whole(float("nan")), whole(float("inf"))) == (1, None, None)
     assert REAL.now() <= REAL.now()

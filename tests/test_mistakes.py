@@ -53,7 +53,7 @@ MISTAKES = {
     ("input_len: 8", "input_len: 2045"): "batch_size=1, input_len=2045, output_len=4, clock=virtual: 2049 tokens",
     # names
     ("size: 1", "sizes: 1"): "axes: unknown key 'batch_sizes'. Did you mean 'batch_size'?",
-    ("device: cpu", "dtype: fp16"): "axes.dtype: unknown value 'fp16'. Did you mean 'float16'?",
+    ("device: cpu", "dtype: fp61"): "axes.dtype: unknown value 'fp61'.",
     ("llama-7b@tiny", "lama-7b@tiny"): "folder or hub id. Did you mean 'llama-7b@tiny'?",
     ("device: cpu", "dtype: float31"): "axes.dtype: unknown value 'float31'. Did you mean 'float32'?",
     ("device: cpu", "device: cuda:9"): "axes.device: unknown value 'cuda:9'. Did you mean 'cuda'?",

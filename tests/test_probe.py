@@ -17,7 +17,7 @@ from llmbench.machine import chips, info
 from llmbench.machine import peaks as ceilings
 from llmbench.machine.peaks import Probe
 from llmbench.measure import probe, telemetry
-from test_ceilings import CPU
+from test_peaks import CPU
 
 if importlib.util.find_spec("torch") is None:
     pytest.skip("a probe takes torch", allow_module_level=True)

@@ -14,16 +14,16 @@ def order(bench: Bench) -> list[tuple[int, int]]:
     return [(record.cell.batch_size, record.session) for record in bench.records()]
 
 
-def test_a_second_sweep_has_nothing_to_do(bench: Bench) -> None:
+def test_a_second_sweep_has_nothing_to_do(bench: Bench, measured: Path) -> None:
     bench.write()
-    first = bench.sweep()
+    bench.copy(measured)
     before = bench.raw()
 
     second = bench.sweep()
 
-    assert_complete(first)
+    assert_complete(second)
     assert second.code == 0
-    assert "Nothing left to do." in second.out
+    assert "Nothing left to measure: every planned session has ended." in second.out
     assert bench.raw() == before
 
 
@@ -62,17 +62,18 @@ def test_fewer_sessions_have_nothing_to_do(bench: Bench, measured: Path) -> None
     assert len(bench.records()) == records
 
 
-def test_a_cell_that_joins_the_sweep_is_measured_and_the_others_stay(bench: Bench) -> None:
-    bench.write(axes={"batch_size": [1, 2]})
-    bench.sweep()
+def test_a_cell_that_joins_the_sweep_is_measured_and_the_others_stay(
+    bench: Bench, measured: Path
+) -> None:
+    bench.copy(measured)
     before = bench.raw()
-    bench.write(axes={"batch_size": [1, 2, 8]})
+    bench.write(axes={"batch_size": [*BATCH_SIZES, 8]})
 
-    done = bench.sweep()
+    done = bench.sweep("--add")
 
     assert_complete(done)
     assert bench.raw().startswith(before)
-    assert sorted(order(bench)[4:]) == [(8, 1), (8, 2)]
+    assert sorted(order(bench)[6:]) == [(8, 1), (8, 2)]
 
 
 def test_another_sweep_does_not_join_a_run(bench: Bench, measured: Path) -> None:
@@ -90,15 +91,16 @@ def test_another_sweep_does_not_join_a_run(bench: Bench, measured: Path) -> None
 
 def test_the_order_is_seeded(bench: Bench) -> None:
     orders = []
-    for name, seed in (("one", 1), ("again", 1), ("two", 2)):
+    for name, seed, sessions in (("one", 1, 2), ("again", 1, 1), ("two", 2, 1)):
         bench.run = bench.folder / name
         bench.rows = bench.run / store.RECORDS
-        bench.write(axes={"batch_size": list(range(1, 9))}, protocol={"seed": seed})
-        bench.sweep()
+        protocol = {"seed": seed, "sessions": sessions, "max_sessions": 2}
+        bench.write(axes={"batch_size": list(range(1, 9))}, protocol=protocol)
+        bench.sweep("--sessions", str(sessions))
         orders.append(order(bench))
 
     one, again, two = orders
-    assert one == again != two
+    assert one[:8] == again != two
     assert [batch for batch, session in one if session == 1] != list(range(1, 9))
     assert [session for _, session in one] == [1] * 8 + [2] * 8  # round by round
     assert [batch for batch, session in one if session == 1] != [

@@ -13,7 +13,7 @@ import pytest
 from llmbench.machine import processes as machine_processes
 from llmbench.results import lines as results_lines
 from llmbench.results.record import Begin, Record, Status
-from sweeps import Bench, Done, assert_complete
+from sweeps import SINGLE, Bench, Done, assert_complete
 
 PHASES = {
     "load": ("load", 1),
@@ -53,7 +53,7 @@ def test_a_stop_keeps_what_was_interrupted_and_leaves_nothing(
     bench: Bench, fault: str, phase: str
 ) -> None:
     at, call = PHASES[phase]
-    bench.write(fault=fault, at=at, call=call, axes=ONE, when="attempt=1,session=1")
+    bench.write(fault=fault, at=at, call=call, axes=ONE, when="attempt=1", protocol=SINGLE)
     process = hanging(bench)
 
     process.send_signal(signal.SIGINT)
@@ -144,7 +144,7 @@ def test_a_stop_ends_what_the_worker_started_too(bench: Bench) -> None:
     [0.0, 0.05, 0.15, *(pytest.param(s, marks=pytest.mark.slow) for s in (0.02, 0.08, 0.1, 0.2))],
 )
 def test_a_stop_while_sessions_come_and_go_is_clean(bench: Bench, after_s: float) -> None:
-    bench.write(axes={"batch_size": list(range(1, 9))}, protocol={"isolation": "cell"})
+    bench.write(axes={"batch_size": list(range(1, 9))}, protocol={"isolation": "cell", **SINGLE})
     process = bench.start()
     bench.wait_for('"sweep"', process)
 
@@ -160,7 +160,7 @@ def test_a_stop_while_sessions_come_and_go_is_clean(bench: Bench, after_s: float
 
 @pytest.mark.parametrize("after_s", [0.1, 0.3, pytest.param(0.5, marks=pytest.mark.slow)])
 def test_a_stop_before_anything_runs_leaves_nothing(bench: Bench, after_s: float) -> None:
-    bench.write(axes=ONE)
+    bench.write(axes=ONE, protocol=SINGLE)
     process = bench.start()
 
     time.sleep(after_s)
@@ -244,7 +244,7 @@ def killed_and_resumed(bench: Bench, kills: int) -> None:
         assert bench.raw().startswith(acknowledged)
         rows.append(acknowledged[: acknowledged.rfind(b"\n") + 1])
 
-    done = bench.sweep()
+    done = bench.ended(bench.start(), patience_s=12.0 * kills)  # twelve workers a kill
 
     assert done.code == 0
     assert_complete(done)

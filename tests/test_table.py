@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from llmbench import report
+from llmbench import cli, report
 from llmbench.report.csv import safe
 from llmbench.report.markdown import plain
 from llmbench.report.words import figures
@@ -101,6 +101,7 @@ def test_the_terminal_shows_what_varies_first_and_every_value_with_its_spread(fu
 example, 2025-06-01: 3 cells; 6 sessions: 2 valid, 1 valid with warnings, 1 failed, 2 still to come
 Show what a table looks like.
 Made by llmbench sweep configs/sweeps/example.yaml.
+Each cell: 1 to 2 sessions of 3 iterations. Intervals hold within this run: another day or machine can differ by more.
 model llama-7b@tiny, backend transformers, device cpu, dtype float32, weights dummy, prompts synthetic, in 32, out 16
 
 batch  sessions          TTFT          TPOT         output  peak RSS  warnings
@@ -114,7 +115,7 @@ sessions  how            why                        cells
 ────────  ─────────────  ─────────────────────────  ───────
        1  oom in warmup  tried to allocate 2.0 GiB  batch 4
 
-±: 95 % interval between sessions, Student's t on the logarithms of their medians.
+±, or (low to high) where ± would mislead: 95 % interval between sessions, Student's t on the logarithms of medians.
 (±): half the range within the only session's process; not an interval.
 TTFT: call to the first new token of every sequence in the batch; in-process, without a queue.
 TPOT: (e2e - ttft) / (n - 1) for n new tokens per sequence; absent when n = 1.
@@ -176,6 +177,7 @@ def test_markdown_pastes_into_an_issue_with_the_command_that_made_it(full: Table
 
 Show what a table looks like.
 Made by llmbench sweep configs/sweeps/example.yaml.
+Each cell: 1 to 2 sessions of 3 iterations. Intervals hold within this run: another day or machine can differ by more.
 model llama-7b@tiny, backend transformers, device cpu, dtype float32, weights dummy, prompts synthetic, in 32, out 16.
 
 | batch | sessions |    TTFT (ms) |    TPOT (ms) | output (tok/s) | peak RSS (MiB) | warnings       |
@@ -189,7 +191,7 @@ model llama-7b@tiny, backend transformers, device cpu, dtype float32, weights du
 | -------: | :------------ | :------------------------ | :------ |
 |        1 | oom in warmup | tried to allocate 2.0 GiB | batch 4 |
 
-- ±: 95 % interval between sessions, Student's t on the logarithms of their medians.
+- ±, or (low to high) where ± would mislead: 95 % interval between sessions, Student's t on the logarithms of medians.
 """)
 
 
@@ -334,7 +336,7 @@ def test_signs_are_explained_where_they_stand_and_only_there(built: Any, *, odd:
         )
     )
 
-    assert ("±>100%: sessions lie so far apart that" in text) is odd
+    assert ("(over 10x): the interval reaches over ten times the value; m" in text) is odd
     assert ("-: no figure; the engine does not tell it" in text) is odd
 
 
@@ -606,17 +608,42 @@ def time_to_show(folder: Path) -> float:
     return time.process_time() - start
 
 
-def test_an_interval_wider_than_its_value_is_told_as_such() -> None:
-    metric = metrics.BY_KEY["ttft_s"]
-    numbers = Numbers(
-        metric,
-        np.array([0.014, 0.014]),
-        np.array([1200.0, 0.1]),
-        np.array([np.nan, np.nan]),
-        np.array([2, 2]),
-    )
+def test_an_interval_has_a_single_half_only_while_both_are_nearly_alike() -> None:
+    widths = np.array([0.1, 0.101, 0.95, 9.0, 9.1, 1200.0])
+    nothing = np.full(len(widths), np.nan)
+    middles = np.full(len(widths), 0.00063)
+    sessions = np.full(len(widths), 2)
 
-    texts = figures(numbers, [0, 1])
+    texts = figures(Numbers(metrics.BY_KEY["ttft_s"], middles, widths, nothing, sessions), range(6))
 
-    assert texts.values == ["14", "14.0"]
-    assert texts.spreads == ["±>100%", "±1.4"]
+    assert texts.values == ["0.630", "0.630", "0.63", "0.63", "0.63", "0.63"]
+    assert texts.spreads == [
+        "±0.063", "(0.572 to 0.694)", "(0.32 to 1.23)", "(0.06 to 6.30)", "(over 10x)", "(over 10x)"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("format", report.FORMATS)
+def test_rounds_that_differ_are_told_in_every_format(
+    tmp_path: Path, built: Any, capsys: Any, format: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cells = [make_cell(number) for number in range(6)]
+    times = {1: 1.0, 2: 1.1, 3: 1.0}
+    noise = iter(np.random.default_rng(1).normal(0, 0.01, 18).tolist())
+    built([record(c, n, (1 + next(noise)) * times[n]) for c in cells for n in times], cells)
+    monkeypatch.chdir(tmp_path)
+
+    cli.run(["table", "run", "--format", format])
+
+    told = "".join(capsys.readouterr()) + "".join(p.read_text() for p in tmp_path.glob("*.html"))
+    assert re.search(r"round\s+2\s+was\s+(9|10|11)\.?\d*\s%\s+slower", told)
+
+
+def test_one_iteration_is_no_median_and_the_table_says_so(built: Any) -> None:
+    alone = make_record(SMALL, 1, make_samples([1.0], 0.2, SMALL.output_len))
+
+    one = terminal(built([alone]))
+    mixed = terminal(built([record(LARGE, 1)]))
+
+    assert "Each cell: 1 session of 1 iteration.\n1 iteration a session: such a value is one" in one
+    assert "1 iteration a session in 1 of 2 cells: " in mixed
+    assert "Each cell: 1 session of 1 to 3 iterations.\n" in mixed

@@ -27,15 +27,17 @@ COMMANDS = {
     "sweep": "Measure every cell of a sweep and keep each result as it comes.",
     "table": "Show a run as a table.",
     "compare": "Say what is slower, faster or the same, cell by cell.",
-    "audit": "Try llmbench's promises on the fake engine, or on a sweep.",
+    "audit": "Check llmbench's promises on a fake engine or on a sweep.",
     "calibrate": "Measure how much this machine's numbers vary, and keep it.",
-    "export": "Write a run under other tools' keys, or as Parquet.",
+    "export": "Write a run as vLLM's JSON, as Parquet, or anonymously.",
     "import": "Read other tools' result files into a run.",
     "fit": "Show the largest batch that fits, by model and context.",
     "report": "Write runs as one page of plots for any browser.",
     "cost": "Say what a token costs at a price per hour.",
-    "claims": "Check the reports' claims against what runs measured.",
+    "claims": "Check the claims of published reports against measured runs.",
     "cell": "Print the job of one cell as its worker receives it.",
+    "sweeps": "List the sweeps that come with llmbench.",
+    "backends": "List the engines, or the options of one.",
     "models": "List the models of the catalogue, or show one.",
     "machine": "Say what this machine is, and what its chip can do at most.",
 }
@@ -53,18 +55,18 @@ HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 RED, PLAIN = "\x1b[31m", "\x1b[0m"
 
 DENIED = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
-"""What a system says of a file that is the user's to mend, wherever it was met."""
+"""Errors about a file that the user can correct, wherever it was met."""
 
 MOST_CELLS = {"COLUMNS": 10_000, "LINES": 10_000}
 """The largest terminal that a variable is believed to speak of, by the variable's name."""
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What a system says where there is no room; of a file by name it is known which, else it is our output."""
+"""Errors about a full disk; without a file's name it is the one of our output."""
 
 TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
 
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
-"""What typer raises for arguments that it cannot read; it exports only this descendant."""
+"""The error of typer for arguments that it cannot read; it exports only this descendant."""
 
 
 def main() -> None:
@@ -106,7 +108,7 @@ def outcome(arguments: "Sequence[str]") -> int:
 
 
 def refusal(error: OSError) -> LlmbenchError | None:
-    """Return what a system refuses as a mistake that the user can mend; None for anything else."""
+    """Return a system's error as a mistake that the user can correct; None for anything else."""
     if error.errno in TOO_MANY_FILES:
         return LlmbenchError(f"{error.strerror}: allow more of them, with 'ulimit -n 1024'.")
     if error.errno in DENIED and error.filename:

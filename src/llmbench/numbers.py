@@ -10,6 +10,10 @@ if TYPE_CHECKING:
 
     from llmbench.stats.interval import Interval
 
+MOST_SYMMETRIC = 0.1
+"""An interval of a logarithm that reaches so far above its figure, as a share of it, reaches a tenth less far below; a
+wider one is shown by its two ends."""
+
 RATES = ((1e12, "T"), (1e9, "G"), (1e6, "M"))
 
 
@@ -54,12 +58,14 @@ def digits(value: float) -> str:
 
 
 def plus_minus(figure: Interval) -> str:
-    """Return a figure with its interval; `one session` if there is none."""
+    """Return a figure with ± its interval, or with both ends of a wide one; `one session` if there is none."""
     if not figure.known:
         return f"{digits(figure.value)} (one session)"
     spread = figure.high - figure.value
     if spread <= 0:
         return digits(figure.value)
+    if spread > MOST_SYMMETRIC * figure.value:
+        return interval(figure)
     places = max(0, 1 - math.floor(math.log10(spread)))
     return f"{figure.value:,.{places}f} ±{spread:,.{places}f}"
 

@@ -12,7 +12,6 @@ import math
 import os
 import statistics
 import sys
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -21,6 +20,7 @@ from torch.nn.functional import linear
 
 from llmbench.backends import random_weights
 from llmbench.backends.places import PLACES, ProbedDevice
+from llmbench.machine.info import utc_now
 from llmbench.machine.peaks import Probe, Rate
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def probe(place: ProbedDevice) -> Probe:
     return Probe(
         device=place.device.type,
         name=place.name,
-        at=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        at=utc_now(),
         torch=str(torch.__version__),
         threads=place.threads,
         copy_bytes_s=copied if beyond else None,

@@ -1,4 +1,4 @@
-"""The `audit` command: llmbench's own promises, tried on this machine."""
+"""The `audit` command: llmbench's own promises, checked on this machine."""
 
 import tempfile
 from pathlib import Path
@@ -27,22 +27,21 @@ def command(
         Path | None,
         typer.Argument(
             metavar="[SWEEP]",
-            help="A sweep's file to measure now, or the folder of a run; else the fake engine.",
+            help="A sweep's file to measure now, or the folder of a run. [default: a fake engine]",
         ),
     ] = None,
     parity: Annotated[
         Path | None,
         typer.Option(
-            "--parity",
             metavar="SWEEP|RUN",
-            help="Instead: compare each engine's greedy tokens and log-probabilities with a float32 "
+            help="Compare instead each engine's greedy tokens and log-probabilities with a float32 "
             "reference. In a run's folder, the records of an engine that fails become invalid.",
         ),
     ] = None,
     format: Format = "terminal",
     output: Output = None,
 ) -> int:
-    """Try llmbench's promises on the fake engine, or on a sweep."""
+    """Check llmbench's promises on a fake engine or on a sweep."""
     destination = report.destination("audit", format, output)
     if parity is not None:
         if sweep is not None:

@@ -1,4 +1,4 @@
-"""The `calibrate` command: what a machine's own numbers vary by, measured, shown, and kept for `compare`."""
+"""The `calibrate` command: the variation of a machine's numbers, measured, shown, and kept for `compare`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +16,7 @@ from llmbench.results import store
 from llmbench.run import sweep as run_sweep
 
 SESSIONS = 5
-"""What a sweep that is run for a calibration gets at least: four degrees of freedom a cell."""
+"""The fewest sessions of a sweep that is run for a calibration: four degrees of freedom a cell."""
 
 
 def command(
@@ -27,11 +27,11 @@ def command(
         ),
     ],
     sessions: Annotated[
-        int,
-        typer.Option("--sessions", help="Fresh processes for each cell, of a sweep measured now."),
+        int, typer.Option(help="Sessions of each cell, if a sweep is measured now.")
     ] = SESSIONS,
     within: Annotated[
-        float, typer.Option("--within", help="Show how many sessions this half-width takes.")
+        float,
+        typer.Option(help="Show how many sessions give an interval of this relative half-width."),
     ] = 0.015,
     format: Format = "terminal",
     output: Output = None,
@@ -46,7 +46,7 @@ def command(
     if code not in (0, run_sweep.COMPLETED_WITH_FAILURES):
         return code
     with without_collection():
-        found = calibrate.calibrate(store.read(run, tell=tell), shown(str(run)))
-    path = calibration.SHELF.keep(found)
-    destination.write(views_calibrate.document(found, within, redact(str(path))))
+        made = calibrate.calibrate(store.read(run, tell=tell), shown(str(run)))
+    path = calibration.SHELF.keep(made)
+    destination.write(views_calibrate.document(made, within, redact(str(path))))
     return code

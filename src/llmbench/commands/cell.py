@@ -25,15 +25,15 @@ def command(
 ) -> None:
     """Print the job of one cell as its worker receives it."""
     planned = plan(spec_sweep.read_sweep(sweep))
-    found = [cell for cell in planned.cells if cell.id == cell_id] or [
+    matching = [cell for cell in planned.cells if cell.id == cell_id] or [
         cell for cell in planned.cells if cell.id.endswith(cell_id)
     ]
-    if len(found) != 1:
+    if len(matching) != 1:
         ids = [cell.id for cell in planned.cells]
         raise SpecError(
-            f"{sweep}: {len(found)} cells are called {cell_id!r}.{did_you_mean(cell_id, ids)}"
+            f"{sweep}: {len(matching)} cells are called {cell_id!r}.{did_you_mean(cell_id, ids)}"
         )
-    cell = found[0]
+    cell = matching[0]
     job = Job(
         cells=[cell], model=planned.models[cell.model], protocol=planned.sweep.protocol, session=1,
         prompts_text=None if cell.prompts == prompts.SYNTHETIC else text(cell.prompts),

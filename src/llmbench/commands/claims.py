@@ -9,7 +9,7 @@ from ruamel.yaml import YAML
 
 from llmbench import claims, files, report
 from llmbench.claims import ClaimVerdict, Evidence, published
-from llmbench.commands.options import Format, tell
+from llmbench.commands.options import Format, Price, UsdPerGpuHour, UsdPerHour, tell
 from llmbench.cost import prices
 from llmbench.errors import SpecError
 from llmbench.report.views import claims as views_claims
@@ -22,7 +22,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
     runs: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="RUN...", help="The folders of runs; without one, what each claim needs."
+            metavar="RUN...", help="Folders of runs; without one, show what each claim needs."
         ),
     ] = None,
     claim: Annotated[
@@ -46,26 +46,15 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
             "--published", help="Compare with published throughputs and latencies instead."
         ),
     ] = False,
-    usd_per_hour: Annotated[
-        float | None, typer.Option(help="What an hour of the whole machine costs, in dollars.")
-    ] = None,
-    usd_per_gpu_hour: Annotated[
-        float | None, typer.Option(help="What an hour of one GPU costs, in dollars.")
-    ] = None,
-    price: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME[@DATE]|CHIP=USD",
-            help="Take the chip's listed price of a provider, or this price of a GPU-hour of a chip; "
-            "separate several with commas.",
-        ),
-    ] = None,
+    usd_per_hour: UsdPerHour = None,
+    usd_per_gpu_hour: UsdPerGpuHour = None,
+    price: Price = None,
     fail_on: Annotated[
-        Literal["contradicted"] | None, typer.Option(help="Exit with 1 if a claim is this.")
+        Literal["contradicted"] | None, typer.Option(help="Exit with 1 if a claim is contradicted.")
     ] = None,
     format: Format = "terminal",
 ) -> int:
-    """Check the reports' claims against what runs measured."""
+    """Check the claims of published reports against measured runs."""
     if plan is not None:
         _write(plan, output or Path(f"{plan}.yaml"))
         return 0
@@ -78,8 +67,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
     given = Evidence(rows, asked)
     names = [] if against_published else claim or claims.known()
     judged = [
-        views_claims.Judged(found, claims.answer(found, given))
-        for found in map(claims.claim, names)
+        views_claims.Judged(one, claims.answer(one, given)) for one in map(claims.claim, names)
     ]
     figures = published.comparisons(rows) if against_published or (runs and not claim) else None
     destination.write(views_claims.document(judged, figures, given))
@@ -89,18 +77,18 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
 
 def _write(name: str, path: Path) -> None:
     """Write the sweep of a claim to a new file."""
-    found = claims.claim(name)
-    if found.sweep is None:
-        raise SpecError(f"--plan: {name}: {views_claims.settled_by(found)}.")
-    spec_yaml.decode(found.sweep, sweep.Sweep, f"configs/claims/{name}.yaml.sweep")
+    settled = claims.claim(name)
+    if settled.sweep is None:
+        raise SpecError(f"--plan: {name}: {views_claims.settled_by(settled)}.")
+    spec_yaml.decode(settled.sweep, sweep.Sweep, f"configs/claims/{name}.yaml.sweep")
     text = io.BytesIO()
     yaml = YAML(pure=True)  # keeps the order, which reads aloud
     yaml.default_flow_style = None
-    yaml.dump(found.sweep, text)
+    yaml.dump(settled.sweep, text)
     try:
         files.write_new(path, text.getvalue())
     except FileExistsError as error:
         raise SpecError(f"{path}: is there already; choose another with --output.") from error
     except OSError as error:
         raise SpecError(f"{path}: cannot be written: {error.strerror}.") from error
-    print(f"{path}: the sweep that would settle {name}, to be run on {found.on}.")
+    print(f"{path}: the sweep that would settle {name}, to be run on {settled.on}.")

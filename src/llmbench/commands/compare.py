@@ -37,26 +37,20 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
             metavar="BASELINE [CANDIDATE]...", help="Folders of runs, or one with --by."
         ),
     ],
-    metric: Annotated[
-        str, typer.Option("--metric", metavar="KEY", help="Metric to compare.")
-    ] = "e2e_s",
+    metric: Annotated[str, typer.Option(metavar="KEY", help="Metric to compare.")] = "e2e_s",
     by: Annotated[
         str | None,
-        typer.Option(
-            "--by", metavar="FACTOR", help="Compare inside one run: backend, dtype, model, ..."
-        ),
+        typer.Option(metavar="FACTOR", help="Compare inside one run: backend, dtype, model, ..."),
     ] = None,
-    margin: Annotated[
-        str, typer.Option("--margin", help="Treat smaller differences as equal.")
-    ] = "2%",
+    margin: Annotated[str, typer.Option(help="Treat smaller differences as equal.")] = "2%",
     fail_on: Annotated[
         str,
         typer.Option(
-            "--fail-on", metavar="VERDICT,...", help="Exit 1 if a cell has one; or `none`."
+            metavar="VERDICT,...", help="Exit 1 if a cell has one of these verdicts; or `none`."
         ),
     ] = "slower",
     cross_machine: Annotated[
-        bool, typer.Option("--cross-machine", help="Compare runs of two machines.")
+        bool, typer.Option("--cross-machine", help="Allow runs of different machines.")
     ] = False,
     format: Format = "terminal",
     output: Output = None,
@@ -131,7 +125,7 @@ def exit_code(made: compare.Comparison, failing: set[object]) -> int:
 
 def kept_of(read: list[sides.Side]) -> calibration.KeptCalibration:
     """Return the calibration of the machine of all runs; none if they have more than one machine."""
-    found = [side.plan.machine for side in read if side.plan]
-    if len({info.identity(facts) for facts in found}) != 1:
+    machines = [side.plan.machine for side in read if side.plan]
+    if len({info.identity(facts) for facts in machines}) != 1:
         return calibration.KeptCalibration(None)
-    return calibration.kept_calibration(found[0])
+    return calibration.kept_calibration(machines[0])

@@ -1,13 +1,12 @@
 """The `cost` command: what a token of each cell costs, by a rule that is named."""
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from llmbench import cost, numbers, report
-from llmbench.commands.options import Format, Output, tell
+from llmbench.commands.options import Format, Output, Price, Run, UsdPerGpuHour, UsdPerHour, tell
 from llmbench.cost import prices
 from llmbench.errors import RunError, SpecError
 from llmbench.report.views import cost as views_cost
@@ -18,21 +17,10 @@ DURATIONS = {"ms": 1e-3, "s": 1.0}
 
 
 def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
-    usd_per_hour: Annotated[
-        float | None, typer.Option(help="What an hour of the whole machine costs, in dollars.")
-    ] = None,
-    usd_per_gpu_hour: Annotated[
-        float | None, typer.Option(help="What an hour of one GPU costs, in dollars.")
-    ] = None,
-    price: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME[@DATE]|CHIP=USD",
-            help="Take the chip's listed price of a provider (aws, lambda), or this price of a GPU-hour of a chip; "
-            "separate several with commas.",
-        ),
-    ] = None,
+    run: Run,
+    usd_per_hour: UsdPerHour = None,
+    usd_per_gpu_hour: UsdPerGpuHour = None,
+    price: Price = None,
     charge: Annotated[
         Literal["output", "total", "split"],
         typer.Option(
@@ -41,10 +29,11 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
     ] = "output",
     utilisation: Annotated[
         float,
-        typer.Option(help="Share of the paid time at the measured pace, above 0 and up to 1."),
+        typer.Option(help="Share of the paid time in use, above 0 and up to 1."),
     ] = 1.0,
     usd_per_kwh: Annotated[
-        float | None, typer.Option(help="Price the energy, too, where it was measured.")
+        float | None,
+        typer.Option(help="Price of a kWh, to add the cost of energy where it was measured."),
     ] = None,
     tpot_under: Annotated[
         str | None,
@@ -72,9 +61,9 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
     cells = results_cells.read(store.read(run, tell=tell), run.name)
     hours = [prices.hour(asked, cell) for cell in cells]
     costs = [
-        found
+        cell_cost
         for cell, hour in zip(cells, hours, strict=True)
-        if (found := cost.cost(cell, charge, hour.usd, utilisation, usd_per_kwh))
+        if (cell_cost := cost.cost(cell, charge, hour.usd, utilisation, usd_per_kwh))
     ]
     if not costs:
         raise RunError(

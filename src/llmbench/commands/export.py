@@ -7,19 +7,19 @@ from typing import Annotated, Literal
 import typer
 
 from llmbench import files
-from llmbench.commands.options import tell, without_collection
+from llmbench.commands.options import Run, tell, without_collection
 from llmbench.errors import RunError, SpecError
 from llmbench.redact import shown
 from llmbench.results import anonymous_copy, export, store, table
 
 
 def command(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
+    run: Run,
     form: Annotated[
         Literal["vllm-json", "parquet"],
         typer.Option(
             "--format",
-            help="vLLM's keys, where the definitions are the same; or a table's columns.",
+            help="JSON with vLLM's keys, where its definitions are the same; or Parquet of a table's columns.",
         ),
     ] = "vllm-json",
     output: Annotated[
@@ -27,8 +27,8 @@ def command(
         typer.Option(
             "--output",
             "-o",
-            metavar="FILE",
-            help="Where to; new.",
+            metavar="PATH",
+            help="New file, or with --anonymous new folder. [default: standard output]",
         ),
     ] = None,
     anonymous: Annotated[
@@ -39,7 +39,7 @@ def command(
         ),
     ] = False,
 ) -> None:
-    """Write a run under other tools' keys, or as Parquet."""
+    """Write a run as vLLM's JSON, as Parquet, or anonymously."""
     if anonymous:
         if output is None:
             raise SpecError("export: --anonymous writes a folder; say which: -o FOLDER.")

@@ -1,19 +1,14 @@
 """The `fit` command: the largest batch that fits for each model and length, and how that is known."""
 
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
 from llmbench import report
-from llmbench.commands.options import Format, Output, tell
+from llmbench.commands.options import Format, Output, Run, tell
 from llmbench.predict import capacity
 from llmbench.report.views import fit as views_fit
 from llmbench.results import store
 
 
 def command(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
+    run: Run,
     format: Format = "terminal",
     output: Output = None,
 ) -> None:

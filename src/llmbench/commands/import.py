@@ -1,6 +1,5 @@
 """The `import` command: other tools' result files as a run that every reading command takes."""  # noqa: N999 - the word is the command
 
-import datetime as dt
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +10,7 @@ from llmbench import report
 from llmbench.commands.options import Format
 from llmbench.importers import convert
 from llmbench.machine import chips
+from llmbench.machine.info import utc_now
 from llmbench.redact import command_line
 from llmbench.report.views import table as views_table
 from llmbench.results import store, table
@@ -29,34 +29,29 @@ def command(  # noqa: PLR0913, PLR0917 - one argument a flag
     ],
     importer: Annotated[
         str | None,
-        typer.Option("--from", metavar="NAME", help="Read the files as this importer's only."),
+        typer.Option("--from", metavar="NAME", help="Read the files with this importer only."),
     ] = None,
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="Model name to record.")
     ] = None,
     backend: Annotated[
-        str | None, typer.Option(help="Add the engine, where a file does not say it.")
+        str | None, typer.Option(help="Engine to record, where a file does not name it.")
     ] = None,
     machine: Annotated[
         str | None,
         typer.Option(
-            metavar="CHIP",
-            help="Record the chip, by its short name or the name that its tools print.",
+            metavar="CHIP", help="Chip to record, by its short name or the one that tools print."
         ),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="Add the device.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="Add the dtype.")] = None,
+    device: Annotated[str | None, typer.Option(help="Device to record.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="Dtype to record.")] = None,
     load_format: Annotated[
-        str | None, typer.Option(help="Add where the weights came from.")
+        str | None, typer.Option(help="Origin of the weights to record.")
     ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Add the sequences of a batch.")
-    ] = None,
-    input_len: Annotated[
-        int | None, typer.Option(min=1, help="Add the tokens of a prompt.")
-    ] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Batch size to record.")] = None,
+    input_len: Annotated[int | None, typer.Option(min=1, help="Prompt tokens to record.")] = None,
     output_len: Annotated[
-        int | None, typer.Option(min=1, help="Add the new tokens of a sequence.")
+        int | None, typer.Option(min=1, help="New tokens per sequence to record.")
     ] = None,
     format: Format = "terminal",
 ) -> None:
@@ -68,7 +63,7 @@ def command(  # noqa: PLR0913, PLR0917 - one argument a flag
     destination = report.destination("import", format)
     said = {key: value for key, value in coordinates.items() if value is not None}
     called = command_line(["llmbench", *sys.argv[1:]])
-    now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+    now = utc_now().replace("Z", "+00:00")  # as imports have written it since format 1
     chip = chips.named(machine) if machine is not None else ""
     convert.write(files, said, importer, output_dir, called, now, chip)
     log = store.read(output_dir)

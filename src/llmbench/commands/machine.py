@@ -33,8 +33,8 @@ def command(
     if name is not None:
         destination.write(views_machine.chip(name))
         return
-    found = info.machine()
+    here = info.machine()
     if measured:
-        probe.measure_and_keep(found, probe.kinds(found), tell)
-    probes, notice = peaks.kept_probes(found)
-    destination.write(views_machine.this(found, probes, notice or ""))
+        probe.measure_and_keep(here, probe.kinds(here), tell)
+    probes, notice = peaks.kept_probes(here)
+    destination.write(views_machine.this(here, probes, notice or ""))

@@ -16,6 +16,22 @@ Format = Annotated[
     report.Format,
     typer.Option("--format", help="Output format; html writes a page to a file."),
 ]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
+Runs = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs.")]
+UsdPerHour = Annotated[
+    float | None, typer.Option(help="Price of an hour of the whole machine, in dollars.")
+]
+UsdPerGpuHour = Annotated[
+    float | None, typer.Option(help="Price of an hour of one GPU, in dollars.")
+]
+Price = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME[@DATE]|CHIP=USD",
+        help="Take the chip's listed price of a provider (aws, lambda), or this price of a GPU-hour of a chip; "
+        "separate several with commas.",
+    ),
+]
 Output = Annotated[
     Path | None,
     typer.Option(

@@ -8,22 +8,22 @@ import typer
 
 from llmbench import compare, report
 from llmbench.commands.compare import kept_of
-from llmbench.commands.options import Format, Output, without_collection
+from llmbench.commands.options import Format, Output, Runs, without_collection
 from llmbench.compare import Comparison, sides
 from llmbench.compare.confounds import CompareOptions
 from llmbench.errors import LlmbenchError
 from llmbench.numbers import plural
-from llmbench.report.figures.cells import labels
+from llmbench.report.figures.cells import ReportedRun, labels
 from llmbench.report.views import report as views_report
 from llmbench.results import store
 from llmbench.results.metrics import BY_KEY
 
 E2E = BY_KEY["e2e_s"]
-"""What runs are compared by: the metric that `llmbench compare` takes unless asked."""
+"""The metric by which runs are compared, as by `llmbench compare` without --metric."""
 
 
 def command(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="The folders of runs.")],
+    runs: Runs,
     format: Format = "html",
     output: Output = None,
     force: Annotated[
@@ -36,7 +36,7 @@ def command(
         read = [views_report.seen(store.read(run), label) for run, label in labelled(runs)]
         cells = plural(sum(len(run.table.cells) for run in read), "cell")
         destination.write(
-            views_report.document(read, compared(runs) if len(runs) > 1 else None),
+            views_report.document(read, compared(read) if len(runs) > 1 else None),
             f", {cells} of {plural(len(read), 'run')}",
         )
 
@@ -50,9 +50,9 @@ def labelled(runs: list[Path]) -> list[tuple[Path, str]]:
     return list(zip(runs, labels(runs), strict=True))
 
 
-def compared(runs: list[Path]) -> Comparison | str:
-    """Return what `llmbench compare` says of the runs, or why it refuses them."""
-    read = [sides.read(label, store.read(run), E2E) for run, label in labelled(runs)]
+def compared(runs: list[ReportedRun]) -> Comparison | str:
+    """Return the comparison of the runs, as `llmbench compare` makes it, or why it refuses them."""
+    read = [sides.side(run.label, run.table.plan, run.tally, E2E) for run in runs]
     try:
         return compare.runs(read, CompareOptions(E2E, calibration=kept_of(read).calibration))
     except LlmbenchError as refused:

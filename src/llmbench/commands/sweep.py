@@ -1,4 +1,4 @@
-"""The `sweep` command: read, plan, measure, and show what came of it."""
+"""The `sweep` command: read, plan, measure, and show the table."""
 
 import sys
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from llmbench import report
+from llmbench import backends, report
 from llmbench.commands.table import show_table
 from llmbench.errors import SpecError
 from llmbench.redact import command_line
@@ -21,7 +21,8 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
     sweep: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[SWEEP.yaml]", help="The sweep's file; without one, --model says what to run."
+            metavar="[SWEEP]",
+            help="A sweep's file, or a name that 'llmbench sweeps' lists; without one, --model says what to run.",
         ),
     ] = None,
     output_dir: Annotated[
@@ -31,7 +32,6 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output",
             metavar="FILE",
             help="With --dry-run --format html: page to write. [default: sweep.html]",
         ),
@@ -44,15 +44,13 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
         typer.Option("--dry-run", help="Show what fits, how long it takes and costs; run nothing."),
     ] = False,
     machine: Annotated[
-        str | None,
-        typer.Option("--machine", metavar="CHIP", help="With --dry-run: plan for this known chip."),
+        str | None, typer.Option(metavar="CHIP", help="With --dry-run: plan for this known chip.")
     ] = None,
     usd_per_gpu_hour: Annotated[
-        float | None,
-        typer.Option("--usd-per-gpu-hour", help="With --dry-run: the price of an hour."),
+        float | None, typer.Option(help="With --dry-run: price of an hour of one GPU, in dollars.")
     ] = None,
     format: Annotated[
-        report.Format, typer.Option("--format", help="With --dry-run: output format.")
+        report.Format, typer.Option(help="With --dry-run: output format.")
     ] = "terminal",
     probe: Annotated[
         bool,
@@ -67,48 +65,52 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
         ),
     ] = None,
     backend: Annotated[
-        list[str] | None, typer.Option("--backend", help="Engine; comma list, repeatable.")
+        list[str] | None, typer.Option(help="Engine; comma list, repeatable.")
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="Engine option, repeatable; 'llmbench backends' lists them.",
+        ),
+    ] = None,
+    tensor_parallel_size: Annotated[
+        int | None, typer.Option(help="GPUs that share one model: --option tensor_parallel_size=N.")
     ] = None,
     dtype: Annotated[
-        list[str] | None, typer.Option("--dtype", help="float32, bfloat16, float16; comma list.")
+        list[str] | None,
+        typer.Option(help="auto (the checkpoint's), float32, bfloat16 or float16; comma list."),
     ] = None,
     batch_size: Annotated[
-        list[str] | None, typer.Option("--batch-size", help="Sequences at once: 1,8,64 or 1-64*2.")
+        list[str] | None, typer.Option(help="Sequences at once: 1,8,64 or 1-64*2.")
     ] = None,
     input_len: Annotated[
-        list[str] | None, typer.Option("--input-len", help="Prompt tokens: 128,1024 or 128-4096*2.")
+        list[str] | None, typer.Option(help="Prompt tokens: 128,1024 or 128-4096*2.")
     ] = None,
-    output_len: Annotated[
-        list[str] | None, typer.Option("--output-len", help="New tokens a sequence.")
-    ] = None,
+    output_len: Annotated[list[str] | None, typer.Option(help="New tokens per sequence.")] = None,
     device: Annotated[
-        Literal["cpu", "cuda", "auto"] | None, typer.Option("--device", help="Where to run.")
+        Literal["cpu", "cuda", "auto"] | None, typer.Option(help="Where to run.")
     ] = None,
     load_format: Annotated[
         Literal["dummy", "safetensors", "auto"] | None,
         typer.Option(
-            "--load-format",
-            help="Random or real weights. [default: safetensors for a folder or hub id, else dummy]",
+            help="Random or real weights. [default: safetensors for a folder or hub id, else dummy]"
         ),
     ] = None,
     prompts: Annotated[
-        str | None,
-        typer.Option(
-            "--prompts", help="A text file to cut prompts from, instead of random tokens."
-        ),
+        str | None, typer.Option(help="A text file to cut prompts from, instead of random tokens.")
     ] = None,
     sessions: Annotated[
-        int | None,
-        typer.Option("--sessions", help="Fresh worker processes for each cell, exactly."),
+        int | None, typer.Option(help="Exact number of sessions (fresh worker processes) per cell.")
     ] = None,
     num_iters: Annotated[
-        int | None, typer.Option("--num-iters", help="Fewest timed iterations a session.")
+        int | None, typer.Option(help="Fewest timed iterations per session.")
     ] = None,
     num_iters_warmup: Annotated[
-        int | None, typer.Option("--num-iters-warmup", help="Fewest warm-up iterations a session.")
+        int | None, typer.Option(help="Fewest warm-up iterations per session.")
     ] = None,
     seed: Annotated[
-        int | None, typer.Option("--seed", help="Seed for prompts, weights and run order.")
+        int | None, typer.Option(help="Seed for prompts, weights and run order.")
     ] = None,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run code that comes with a checkpoint.")
@@ -136,6 +138,9 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
     allow_shared: Annotated[
         bool, typer.Option("--allow-shared", help="Measure on a GPU that others are using.")
     ] = False,
+    add: Annotated[
+        bool, typer.Option("--add", help="Continue a run although the grid of cells has changed.")
+    ] = False,
     anonymous: Annotated[
         bool,
         typer.Option(
@@ -159,6 +164,11 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
         axes,
         {key: value for key, value in single.items() if value is not None},
     )
+    engine = [*(option or ())]
+    if tensor_parallel_size is not None:
+        engine.append(f"tensor_parallel_size={tensor_parallel_size}")
+    declared = {name: backends.options(name) for name in backends.known()} if engine else {}
+    wanted = overrides.with_options(wanted, engine, declared)
     measuring = {
         "iterations": num_iters,
         "warmup": num_iters_warmup,
@@ -189,6 +199,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
         offline=offline,
         run_anyway=run_anyway,
         anonymous=anonymous,
+        add=add,
     )
     command = command_line(["llmbench", *sys.argv[1:]])
     return run_sweep.sweep(wanted, asked, console, command, show_table)

@@ -1,5 +1,6 @@
 """The `table` command: a run as a table, for people or for another program."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -7,7 +8,7 @@ import typer
 from rich.console import Console
 
 from llmbench import report
-from llmbench.commands.options import Format, Output, tell, without_collection
+from llmbench.commands.options import Format, Output, Run, tell, without_collection
 from llmbench.errors import SpecError
 from llmbench.report.views import predicted as views_predicted
 from llmbench.report.views import table as views_table
@@ -16,7 +17,7 @@ from llmbench.results import store, table
 
 
 def command(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
+    run: Run,
     metrics: Annotated[
         str | None,
         typer.Option("--metrics", metavar="KEY,...", help="Show these metrics, or `all`."),
@@ -24,7 +25,7 @@ def command(
     predicted: Annotated[
         bool,
         typer.Option(
-            "--predicted", help="Show predicted next to measured, and how far off it was."
+            "--predicted", help="Show predictions next to measurements, and their errors."
         ),
     ] = False,
     format: Format = "terminal",
@@ -44,9 +45,13 @@ def command(
         if predicted:
             destination.write(views_predicted.document(store.read(run, tell=tell)))
             return
-        aside = tell if format == "csv" else None  # CSV has no place for a warning
+        aside = tell if format == "csv" else None  # with the file's path, as CSV names no run
         log = store.read(run, newer=format != "csv", tell=aside)
-        destination.write(views_table.document(table.build(log, chosen)))
+        built = table.build(log, chosen)
+        if aside:
+            others = tuple(notice for notice in built.notices if notice not in log.notices)
+            built = replace(built, notices=others)
+        destination.write(views_table.document(built))
 
 
 def show_table(folder: Path, console: Console) -> None:

@@ -67,10 +67,13 @@ class Side(NamedTuple):
 def read(name: str, log: Log, metric: Metric) -> Side:
     """Return a whole run as a side."""
     tally = Tally(log)
+    return side(name, log.plan, tally, metric)
+
+
+def side(name: str, plan: Plan | None, tally: Tally, metric: Metric) -> Side:
+    """Return a run that has been read as a side."""
     owners = tally.numbers_of_owners()
-    work = utilization.work_of(tally.cells, log.plan.predictions if log.plan else {})
-    cells = [tally.cells[owner] for owner in owners]
-    sessions = tally.gatherer.sessions(cells, work.of_sessions(owners))
+    _, sessions = utilization.columns(tally, plan)
     with np.errstate(divide="ignore", invalid="ignore"):  # n = 1 has no gaps: absent over 0
         values = metric.value(sessions)
     warned: Counter[str] = Counter()
@@ -78,13 +81,13 @@ def read(name: str, log: Log, metric: Metric) -> Side:
         warned.update(codes)
     return Side(
         name=name,
-        plan=log.plan,
+        plan=plan,
         cells=tuple(tally.cells),
         owners=owners,
         rounds=np.array(tally.rounds, dtype=np.int64),
         values=values,
         clocks_mhz=np.array(tally.clocks_mhz, dtype=np.float64),
-        preallocated=np.array(tally.preallocated, dtype=np.bool_),
+        preallocated=np.array([engine.preallocates for engine in tally.engines], dtype=np.bool_),
         disturbed=np.array(tally.disturbed, dtype=np.bool_),
         protocols=frozenset(tally.protocols),
         warned=warned,

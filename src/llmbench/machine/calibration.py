@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmbench.machine import info, state
-from llmbench.stats.intervals import CONFIDENCE, t_quantile
+from llmbench.stats import sample_size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,11 +24,9 @@ Reals: TypeAlias = NDArray[np.float64]
 Shape: TypeAlias = "tuple[int | None, int | None, int | None]"
 """Batch size, prompt tokens, new tokens."""
 
-MOST_SESSIONS = 100
 MOST_DEVIATION = 20.0
 """The largest deviation believed: one session would be 500 million times another."""
-MANY = f"over {MOST_SESSIONS}"
-"""The most sessions that a forecast names; nobody measures a cell more often."""
+MANY = f"over {sample_size.MOST}"
 
 
 class MeasuredSpread(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,7 +106,8 @@ class Calibration(state.OfMachine, frozen=True, kw_only=True):
         if not np.isfinite(variance).any():
             return ""
         least, most = (
-            sessions_for(float(np.sqrt(end)), within) for end in (variance.min(), variance.max())
+            sample_size.sessions_for(float(np.sqrt(end)), within)
+            for end in (variance.min(), variance.max())
         )
         sessions = (
             f"{least or MANY} sessions"
@@ -141,11 +140,3 @@ class KeptCalibration(NamedTuple):
 def kept_calibration(facts: Mapping[str, Any]) -> KeptCalibration:
     """Return the saved calibration of a machine, as a run describes it. Never raises."""
     return KeptCalibration(*SHELF.find(info.identity_digest(facts)))
-
-
-def sessions_for(deviation: float, within: float, confidence: float = CONFIDENCE) -> int | None:
-    """Return the fewest sessions with this spread whose interval is within ± a share; None above 100."""
-    n = np.arange(2, MOST_SESSIONS + 1)
-    reach = t_quantile(n - 1, confidence) * deviation / np.sqrt(n)
-    enough = np.flatnonzero(np.expm1(reach) <= within)
-    return int(n[enough[0]]) if len(enough) else None

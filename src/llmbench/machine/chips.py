@@ -6,7 +6,7 @@ An unknown chip and an unverified value give no ceiling, because a share of a gu
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import msgspec
 
@@ -41,6 +41,7 @@ class Chip(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     Attributes:
         driver_names: its names in the driver.
         memory_gb: as sold; in GiB, as chips are.
+        usable_mib: as the driver states it (nvidia-smi, memory.total); ECC and firmware take the rest.
         dense_tflops: peak of 10^12 operations a second by the type of number, without sparsity.
         measured_tflops: the rate of matrix products measured elsewhere, for comparison only.
         unverified: fields whose values were not checked.
@@ -58,6 +59,7 @@ class Chip(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     interconnect: str
     launch_date: str | None
     sources: dict[str, str]
+    usable_mib: Annotated[int, msgspec.Meta(gt=0)] | None = None
     measured_tflops: dict[str, Positive] = {}
     prices: list[Price] = []
     unverified: list[str] = []
@@ -68,6 +70,12 @@ class Chip(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         for name in self.unverified:
             if name not in self.__struct_fields__:
                 raise ValueError(f"unverified: there is no field {name!r}")
+
+    def memory_bytes(self) -> int | None:
+        """Return the memory that a program finds, or as sold if that is not known."""
+        if self.usable_mib:
+            return self.usable_mib * 2**20
+        return int(self.memory_gb * 2**30) if self.memory_gb else None
 
     def bandwidth(self) -> float | None:
         """Return its peak memory bandwidth in bytes/s, if verified."""
@@ -139,13 +147,17 @@ def _memory_fits(known_chip: Chip, memory_bytes: int | None) -> bool:
 
 
 class Device(NamedTuple):
-    """A GPU by its driver name, and its chip if known."""
+    """A GPU by its driver name, its chip if known, and the size of its memory as the driver states it."""
 
     name: str
     chip: Chip | None
+    memory_bytes: int | None = None
 
 
 def devices(gpus: Sequence[Mapping[str, Any]]) -> list[Device]:
     """Return the GPUs of a machine's facts with their chips. Reads files; call it once per sweep."""
-    matched = [(str(gpu.get("name")), match(gpu)) for gpu in gpus]
-    return [Device(name, chip(short) if short else None) for name, short in matched]
+    matched = [(gpu, match(gpu)) for gpu in gpus]
+    return [
+        Device(str(gpu.get("name")), chip(short) if short else None, gpu.get("memory_bytes"))
+        for gpu, short in matched
+    ]

@@ -10,6 +10,7 @@ import importlib.metadata
 import os
 import platform
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -172,3 +173,8 @@ def _read(path: str) -> str | None:
         return Path(path).read_text(encoding="utf-8").strip()
     except OSError:
         return None
+
+
+def utc_now(precision: str = "seconds") -> str:
+    """Return the time of day in UTC, such as 2026-11-29T12:00:00Z."""
+    return datetime.now(UTC).isoformat(timespec=precision).replace("+00:00", "Z")

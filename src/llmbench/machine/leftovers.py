@@ -13,6 +13,7 @@ import re
 import shutil
 import stat
 import tempfile
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +23,9 @@ SHARED = Path("/dev/shm")  # noqa: S108 - the system's own place for it
 MAPPED = re.compile(rf"^\S+ \S+ \S+ \S+ \S+\s+({SHARED}/\S+)$", re.MULTILINE)
 TRANSIENT = re.compile(r"psm_\w+|torch_\d+_\w+|nccl-\w+|cuda\.shm\.\w+(\.\w+)*")
 """Names that Python's shared_memory, torch, NCCL and CUDA give to memory that only their processes need."""
+
+CLOCKS_WITHIN_S = 0.1
+"""A file system and a process table differ by less; both have a resolution of 10 ms."""
 
 
 class Existing(NamedTuple):
@@ -72,9 +76,7 @@ class Held:
         if self.before:
             return path.name not in self.before.shared
         with contextlib.suppress(psutil.Error, OSError):
-            return bool(
-                path.lstat().st_ctime >= process.create_time() - 1
-            )  # both have a resolution of 10 ms
+            return path.lstat().st_ctime >= _began(process) - CLOCKS_WITHIN_S
         return False
 
     def _is_socket(self, place: str) -> bool:
@@ -98,6 +100,12 @@ def remove_folders(session: str) -> None:
     if session.isalnum():  # one of our tokens, not a pattern
         for folder in Path(tempfile.gettempdir()).glob(f"{prefix(session)}*"):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _began(process: psutil.Process) -> float:
+    """Return when a process began, in seconds since 1970; psutil counts from the whole second of the boot."""
+    since_boot = process.create_time() - psutil.boot_time()
+    return float(since_boot + time.time() - time.clock_gettime(time.CLOCK_BOOTTIME))
 
 
 def _mapped(pid: int) -> set[Path]:

@@ -1,22 +1,23 @@
-"""Physical limits of a cell: the least work that it must do, and the peak of its chip.
+"""Limits of a cell: the least work that it must do, and the peaks and the memory of its device.
 
-Both come from the model's shape and the chip's datasheet alone: a measured ceiling is not a physical limit. If
-either is unknown, there is no limit to check.
+A GPU's peaks come from its datasheet; a CPU's from the probe of this machine, which is no physical limit and gets more
+slack. If either is unknown, there is no limit to check.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from llmbench.measure.checks import Ceilings
+from llmbench.measure.checks import MEASURED_SLACK, Ceilings
 from llmbench.models import formulas
 from llmbench.models.shape import shape_of
 from llmbench.predict.roofline import ON_CHIP_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from llmbench.machine.chips import Device
+    from llmbench.machine.peaks import Probe
     from llmbench.models.resolve import Model
     from llmbench.spec.sweep import Cell
 
@@ -38,20 +39,42 @@ def least_work(cell: Cell, model: Model, engine: Mapping[str, Any]) -> dict[str,
     }
 
 
-def ceilings(cell: Cell, engine: Mapping[str, Any], devices: Sequence[Device]) -> Ceilings:
-    """Return the combined peak of a cell's devices; empty unless all are the same known chip.
+def ceilings(
+    cell: Cell, engine: Mapping[str, Any], devices: Sequence[Device], probes: Sequence[Probe] = ()
+) -> Ceilings:
+    """Return the combined limits of a cell's devices; empty unless all are the same known chip, or a probed CPU.
 
     An engine reports the devices of its parameters and the name of the first; the machine may have others.
     """
     if not cell.device.startswith("cuda"):
-        return Ceilings()
+        return _of_cpu(cell, engine, probes)
     used = [device for device in devices if device.name == engine.get("device_name")] or devices
+    count = _places(engine)
+    memory = _common(device.memory_bytes for device in used)
     kinds = {device.chip and device.chip.name: device.chip for device in used}
     chip = next(iter(kinds.values())) if len(kinds) == 1 else None
     if chip is None:
+        return Ceilings(memory=memory and count * memory)
+    bandwidth, flops = chip.bandwidth(), chip.flops(cell.dtype)
+    return Ceilings(
+        bandwidth and count * bandwidth, flops and count * flops, memory and count * memory
+    )
+
+
+def _of_cpu(cell: Cell, engine: Mapping[str, Any], probes: Sequence[Probe]) -> Ceilings:
+    """Return the rates that a probe measured with at least as many threads as the engine has."""
+    probe = next((probe for probe in probes if probe.device == "cpu"), None)
+    threads = engine.get("threads")
+    if probe is None or not isinstance(threads, int) or threads > (probe.threads or 0):
         return Ceilings()
-    count, bandwidth, flops = _places(engine), chip.bandwidth(), chip.flops(cell.dtype)
-    return Ceilings(bandwidth and count * bandwidth, flops and count * flops)
+    rates = (probe.read_bytes_s.get(cell.dtype), probe.flops_s.get(cell.dtype))
+    return Ceilings(*rates, slack=MEASURED_SLACK)
+
+
+def _common(sizes: Iterable[int | None]) -> int | None:
+    """Return the size that all have; None if they differ or one is unknown."""
+    known = set(sizes)
+    return known.pop() if len(known) == 1 else None
 
 
 def _places(engine: Mapping[str, Any]) -> int:

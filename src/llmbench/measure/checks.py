@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
+from llmbench.numbers import plural
 from llmbench.results.record import Finding, Outcome, Status
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ SUM_WITHIN, AFTER_END_NS, TAIL_NS = 0.01, 100_000, 2_000_000
 """The last token's time and the end agree within 1 %. No token may come later than this after the end, as two
 clocks tell; copying all tokens to the host may take 2 ms of a short call."""
 CEILING_SLACK = 1.05
+MEASURED_SLACK = 1.5
+"""Over a datasheet's peak, and over a ceiling that a probe measured on this machine, which is no physical limit."""
 OTHER_WARNS, STEAL_WARNS = 0.05, 0.02
 """CPU time of other processes, and time stolen by the hypervisor, as shares of all cores over the timed window."""
 HOT_WARNS = 0.01
@@ -33,10 +36,15 @@ FEWEST_FOR_SHAPE = 5
 
 
 class Ceilings(NamedTuple):
-    """The device's limits: bytes/s, and FLOP/s in the cell's dtype. None = unknown."""
+    """The device's limits: bytes/s, FLOP/s in the cell's dtype, and bytes of memory. None = unknown.
+
+    `slack` is the factor over a rate that is still believed.
+    """
 
     bandwidth: float | None = None
     flops: float | None = None
+    memory: int | None = None
+    slack: float = CEILING_SLACK
 
 
 Check = Callable[["Cell", Outcome, Ceilings], Iterator[Finding]]
@@ -162,7 +170,7 @@ def _physics(cell: Cell, outcome: Outcome, ceilings: Ceilings) -> Iterator[Findi
     rows = [row for sample in counted(outcome) for row in sample.token_ns if len(row) > 1]
     if weights and ceilings.bandwidth and rows:
         step_s = min((row[-1] - row[0]) / (len(row) - 1) for row in rows) / 1e9
-        if step_s <= 0 or weights / step_s > CEILING_SLACK * ceilings.bandwidth:
+        if step_s <= 0 or weights / step_s > ceilings.slack * ceilings.bandwidth:
             yield Finding(
                 "implausible",
                 f"a decode step moves {weights:,} bytes in {step_s * 1e3:.4f} ms: over the bandwidth",
@@ -174,10 +182,23 @@ def _physics(cell: Cell, outcome: Outcome, ceilings: Ceilings) -> Iterator[Findi
     ]
     if per_token and ceilings.flops and firsts:
         flops, first_s = per_token * cell.batch_size * cell.input_len, min(firsts) / 1e9
-        if first_s <= 0 or flops / first_s > CEILING_SLACK * ceilings.flops:
+        if first_s <= 0 or flops / first_s > ceilings.slack * ceilings.flops:
             yield Finding(
                 "implausible",
                 f"prefill does {flops:.3g} FLOP in {first_s * 1e3:.4f} ms: over the peak",
+            )
+
+
+def _memory(_cell: Cell, outcome: Outcome, ceilings: Ceilings) -> Iterator[Finding]:
+    """No more of the device's memory can be used than it has."""
+    taken = outcome.memory
+    if taken is None or ceilings.memory is None:
+        return
+    for name in ("peak_allocated_bytes", "peak_reserved_bytes", "device_used_bytes"):
+        used = getattr(taken, name)
+        if used is not None and used > ceilings.memory:
+            yield Finding(
+                "implausible", f"{name} is {used:,}, and the device has {ceilings.memory:,} bytes"
             )
 
 
@@ -241,11 +262,12 @@ def _hot(_cell: Cell, outcome: Outcome, _: Ceilings) -> Iterator[Finding]:
 
 
 def _warm(_cell: Cell, outcome: Outcome, _: Ceilings) -> Iterator[Finding]:
+    """The warm-up must be long enough to show a trend, and end without one."""
+    calls = len(outcome.warmup_ns)
     if outcome.warmup_converged is False:
-        yield Finding(
-            "warmup_not_converged",
-            f"{len(outcome.warmup_ns)} warm-up calls did not settle within the budget",
-        )
+        yield Finding("warmup_not_converged", f"the last of {calls} warm-up calls still got faster")
+    elif outcome.warmup_converged is None:
+        yield Finding("warmup_too_short", f"{plural(calls, 'warm-up call')}, too few to compare")
 
 
 def _busy(_cell: Cell, outcome: Outcome, _: Ceilings) -> Iterator[Finding]:
@@ -288,6 +310,7 @@ PROBLEMS: tuple[Check, ...] = (
     _clock,
     _implausible,
     _physics,
+    _memory,
     _prefix_hit,
     _recompiled,
     _placement,

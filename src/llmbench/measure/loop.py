@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from llmbench.measure import warmup
 from llmbench.measure.clock import REAL
 from llmbench.measure.telemetry import CpuWindow
 from llmbench.results.record import Outcome, Sample
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from llmbench.results.record import Memory
     from llmbench.spec.sweep import Cell, Protocol
 
-AGREEING = 3
-"""Warm-up has converged when this many consecutive calls lie within `warmup_within` of each other."""
 MOST_RETRIES = 5
 """The number of throttled iterations discarded before a cell is given up."""
 
@@ -103,10 +102,10 @@ class Loop:
         self.say(phase, 0)
 
     def _warm_up(self) -> None:
-        """Run this exact shape until its time is stable or the budget ends."""
+        """Run this exact shape until its time has no trend or the budget ends."""
         times, protocol = self.taken.warmup_ns, self.protocol
         spent_ns = 0
-        while len(times) < protocol.warmup or not settled(times, protocol.warmup_within):
+        while len(times) < protocol.warmup or not warmup.settled(times, protocol.warmup_within):
             spent = (
                 spent_ns >= protocol.warmup_budget_s * 1e9 or len(times) >= protocol.max_iterations
             )
@@ -115,7 +114,7 @@ class Loop:
             self.say("warmup", len(times) + 1)
             times.append(self._once(self.workload("warmup", len(times)))[0].e2e_ns)
             spent_ns += max(times[-1] or 0, 0)
-        self.taken.warmup_converged = settled(times, protocol.warmup_within)
+        self.taken.warmup_converged = warmup.converged(times, protocol.warmup_within)
 
     def _measure(self) -> None:
         """Time iterations until their number and total time are large enough."""
@@ -173,13 +172,6 @@ class Loop:
             discarded=spent.throttled,
         )
         return sample, lengths_of(tokens, len(prompts))
-
-
-def settled(times: Sequence[int | None], within: float) -> bool:
-    """Return whether the last three times agree."""
-    last = times[-AGREEING:]
-    known = [time_ns for time_ns in last if time_ns is not None]
-    return len(known) == AGREEING and max(known) <= min(known) * (1 + within)
 
 
 def lengths_of(tokens: Sequence[Sequence[int]], batch_size: int) -> list[str]:

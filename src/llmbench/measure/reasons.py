@@ -6,7 +6,8 @@ A record has the figures of its case with the code.
 from __future__ import annotations
 
 MEANINGS = {
-    "warmup_not_converged": "the last three warm-up calls still differed; raise warmup_budget_s.",
+    "warmup_not_converged": "calls still got faster when the warm-up ended; raise warmup_budget_s.",
+    "warmup_too_short": "fewer than three warm-up calls, too few to show a trend; raise warmup.",
     "busy_machine": "other processes used over 5 % of the CPUs; measure again when they are done.",
     "cpu_steal": "the hypervisor took over 2 % of the CPU time; other tenants slowed this down.",
     "shared_device": "other processes used the GPU; measure again when they are done.",

@@ -17,6 +17,7 @@ import msgspec
 
 from llmbench import files
 from llmbench.errors import SpecError, did_you_mean
+from llmbench.models import checkpoint
 from llmbench.models import scaled as models_scaled
 from llmbench.models.shape import FAMILIES
 from llmbench.spec import configs, yaml
@@ -56,6 +57,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
         max_positions: the most tokens in a sequence, prompt plus output unless an encoder reads the prompt; None =
             no limit, or unknown.
         digest: changes when any of the above or the weight files change.
+        dtype: of the checkpoint: `float32`, `bfloat16` or `float16`; None = unknown, or another one.
 
     """
 
@@ -67,6 +69,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     vocab_size: int | None
     max_positions: int | None
     digest: str
+    dtype: str | None = None
 
 
 class Transformers(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -94,6 +97,7 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """One file of the catalogue. A user's entry needs only the first three fields; None = unknown.
 
     Attributes:
+        dtype: of the original checkpoint.
         context: the sequence length in training; its maximum, if any, is in the configuration.
         published_difference: why the number of parameters differs from the published one.
         doubts: which of the above was not checked, or not at first hand.
@@ -103,6 +107,7 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     name: str
     model_type: str
     config: dict[str, Any]
+    dtype: str | None = None
     family: str | None = None
     aliases: list[str] = []
     hub_id: str | None = None
@@ -136,7 +141,7 @@ def resolve(name: str) -> Model:
             f"model: {name!r} is a folder without config.json, which every checkpoint has."
         )
     if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
-        return _model(name, "hub", name, None, {})
+        return _model(name, "hub", name, None, {}, dtype=checkpoint.of_hub(name))
     meant = did_you_mean(name, [f"{one}{scaled}{size}" for one in known])
     raise SpecError(f"model: {name!r} is not a catalogue entry, folder or hub id.{meant}")
 
@@ -177,14 +182,16 @@ def _files() -> dict[str, Path]:
 
 def _from_catalogue(name: str, entry: Entry, size: str) -> Model:
     if not size:
-        return _model(name, "catalogue", entry.hub_id, entry.model_type, entry.config)
+        return _model(
+            name, "catalogue", entry.hub_id, entry.model_type, entry.config, dtype=entry.dtype
+        )
     config = models_scaled.scaled_down(entry.model_type, entry.config, size)
     if config is None:
         raise SpecError(
             f"model: {name!r}: no rule scales {entry.model_type} down; rules exist for "
             f"{', '.join(FAMILIES)}."
         )
-    return _model(name, "catalogue", None, entry.model_type, config)
+    return _model(name, "catalogue", None, entry.model_type, config, dtype=entry.dtype)
 
 
 def _from_folder(name: str, folder: Path) -> Model:
@@ -207,7 +214,8 @@ def _from_folder(name: str, folder: Path) -> Model:
         if why := files.why_not(path):
             raise SpecError(f"model: {name}/{path.name}: {why}; weights must be regular files.")
     weights = [[path.name, path.stat().st_size] for path in shards]
-    return _model(name, "folder", str(folder.resolve()), model_type, config, weights)
+    dtype = checkpoint.of_folder(config, shards)
+    return _model(name, "folder", str(folder.resolve()), model_type, config, weights, dtype)
 
 
 def _model(
@@ -217,6 +225,7 @@ def _model(
     model_type: str | None,
     config: dict[str, Any],
     weights: list[Any] | None = None,
+    dtype: str | None = None,
 ) -> Model:
     named = () if model_type in RELATIVE else POSITIONS
     positions = next((config[key] for key in named if isinstance(config.get(key), int)), None)
@@ -230,4 +239,5 @@ def _model(
         vocab_size=vocabulary if isinstance(vocabulary, int) else None,
         max_positions=positions,
         digest=digest_of([name if source == "hub" else "", model_type, config, weights]),
+        dtype=dtype,
     )

@@ -8,9 +8,9 @@ import msgspec
 
 from llmbench.errors import RunError
 from llmbench.machine import info
+from llmbench.machine.info import utc_now
 from llmbench.parity import check
 from llmbench.results import store
-from llmbench.run.outcome import now
 from llmbench.run.plan import plan
 from llmbench.spec import sweep
 
@@ -44,6 +44,6 @@ def _verdicts(written: Plan, tell: Callable[[str], None]) -> Iterator[Parity]:
 
 
 def _kept(run: store.Run, verdict: Parity, environment: str) -> Parity:
-    dated = msgspec.structs.replace(verdict, at=now(), environment=environment)
+    dated = msgspec.structs.replace(verdict, at=utc_now("milliseconds"), environment=environment)
     run.append(dated)
     return dated

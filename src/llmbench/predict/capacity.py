@@ -13,7 +13,8 @@ import msgspec
 
 from llmbench.predict import oom as predict_oom
 from llmbench.predict.oom import Met
-from llmbench.results.record import Status  # noqa: TC001 - msgspec reads the annotations
+from llmbench.results.aggregate import understood
+from llmbench.results.sessions import RecordedSession
 from llmbench.spec.sweep import Cell
 
 if TYPE_CHECKING:
@@ -22,29 +23,7 @@ if TYPE_CHECKING:
     from llmbench.predict.oom import Seen
     from llmbench.results.prediction import Prediction
     from llmbench.results.store import Log
-
-
-class CapacityFacts(msgspec.Struct):
-    """The fields read from an engine's facts."""
-
-    preallocates: bool = False
-
-
-class CapacityOutcome(msgspec.Struct):
-    """The fields read from an outcome."""
-
-    engine: CapacityFacts = msgspec.field(default_factory=CapacityFacts)
-
-
-class CapacityRecord(msgspec.Struct, tag_field="kind", tag="end"):
-    """The fields read from a record."""
-
-    id: str
-    session: int
-    status: Status
-    cell: msgspec.Raw
-    outcome: CapacityOutcome
-    worker: dict[str, Any] = {}
+    from llmbench.spec.sweep import Point
 
 
 class Fit(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,27 +86,24 @@ def fits(log: Log) -> list[Fit]:
 def _read(log: Log) -> tuple[list[Cell], Mapping[str, Met], set[str]]:
     """Return the cells, the results of each, and the ids of those whose engine pre-allocates memory."""
     met: defaultdict[str, Met] = defaultdict(Met)
-    written: dict[str, bytes] = {}
+    written: dict[str, Point] = {}
     preallocating: set[str] = set()
     counted: set[tuple[str, int]] = set()
-    for record in log.records(CapacityRecord):
-        written.setdefault(record.id, bytes(record.cell))
+    records = log.as_written(RecordedSession)  # a verdict on an engine changes no memory
+    for record, cell in understood(log, records):
+        written.setdefault(record.id, cell)
         if record.outcome.engine.preallocates:
             preallocating.add(record.id)
         if predict_oom.shows_fit(record.status) and (record.id, record.session) not in counted:
             counted.add((record.id, record.session))
-            met[record.id].note(record.status, record.session, record.worker)
+            met[record.id].note(record.status, record.session, {"pid": record.worker.pid})
     planned = {cell.id: cell for cell in (log.plan.cells if log.plan else ())}
-    others = (_cell(written[name]) for name in written if name not in planned)
-    return [*planned.values(), *filter(None, others)], met, preallocating
-
-
-def _cell(written: bytes) -> Cell | None:
-    """Return a record's cell; None for an imported number without lengths."""
-    try:
-        return msgspec.json.decode(written, type=Cell)
-    except msgspec.ValidationError:
-        return None
+    others = [
+        Cell(**msgspec.structs.asdict(cell))
+        for name, cell in written.items()
+        if name not in planned and None not in (cell.batch_size, cell.input_len, cell.output_len)
+    ]
+    return [*planned.values(), *others], met, preallocating
 
 
 def _of_engine(

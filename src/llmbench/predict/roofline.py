@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from llmbench.models import formulas
@@ -19,7 +20,7 @@ from llmbench.predict.memory import SLOW_GELU, pair_bytes
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from llmbench.machine.peaks import Probe, Rate
+    from llmbench.machine.peaks import Probe
     from llmbench.models.shape import Shape
     from llmbench.spec.sweep import Cell
 
@@ -45,20 +46,6 @@ class Work(NamedTuple):
     decode_flops: int
     decode_bytes: int
     step_weight_bytes: int
-
-
-class Costs(NamedTuple):
-    """Seconds of one pass by kind of cost: products bound by operations or by reading weights, and the rest.
-
-    `beneath` means that the model's matrices are smaller than any probed one; their rates are a guess.
-    """
-
-    compute: float
-    weights: float
-    attention: float
-    traffic: float
-    dispatch: float
-    beneath: bool = False
 
 
 def work(shape: Shape, cell: Cell) -> Work:
@@ -99,72 +86,67 @@ def least_s(
     return max(flops / flops_s, moved_bytes / bytes_s)
 
 
-def prefill_costs(shape: Shape, model_type: str, cell: Cell, speeds: Speeds) -> Costs:
-    """Return the costs of the prefill, up to the first new token."""
+def prefill_s(shape: Shape, model_type: str, cell: Cell, speeds: Speeds) -> float:
+    """Return the seconds of the prefill, up to the first new token."""
     rows, layers = cell.batch_size * cell.input_len, shape.encoder_layers or shape.layers
-    pairs = formulas.prefill_pairs(shape, cell.input_len) * cell.batch_size
     written = pair_bytes(shape, model_type, cell)
     squares = layers * cell.batch_size * cell.input_len**2
-    flops = formulas.pairs_flops(shape) * (squares if written else pairs)
-    kv = formulas.kv_bytes_per_token(shape, cell.dtype) * rows
-    compute, weights = _products_s(shape, rows, layers, cell.batch_size, speeds)
-    costs = Costs(
-        compute=compute,
-        weights=weights,
-        attention=flops / speeds.flops_s(min(rows, cell.input_len)),
-        traffic=speeds.copy_s(
-            layers * rows * _traffic_bytes(shape, model_type, cell)
-            + GROWN * kv
-            + 2 * written * shape.heads * squares
-        ),
-        dispatch=speeds.step_s * (EVENTS_PER_PASS + EVENTS_PER_LAYER * layers),
-        beneath=speeds.beneath(shape.hidden * shape.inner),
+    pairs = formulas.prefill_pairs(shape, cell.input_len) * cell.batch_size
+    attention = formulas.pairs_flops(shape) * (squares if written else pairs)
+    moved = (
+        layers * rows * _traffic_bytes(shape, model_type, cell)
+        + GROWN * formulas.kv_bytes_per_token(shape, cell.dtype) * rows
+        + 2 * written * shape.heads * squares
     )
-    if not shape.encoder_layers:
-        return costs
-    step = step_costs(shape, model_type, cell, speeds)
-    return costs._replace(
-        compute=costs.compute + step.compute,
-        weights=costs.weights + step.weights,
-        attention=costs.attention + step.attention,
-        traffic=costs.traffic + step.traffic,
-        dispatch=costs.dispatch + step.dispatch,
+    computing, dispatch = (
+        _products_s(shape, rows, layers, cell.batch_size, speeds)
+        + attention / speeds.flops_s(min(rows, cell.input_len))
+        + speeds.copy_s(moved),
+        _dispatch_s(layers, speeds),
     )
+    if shape.encoder_layers:  # the first step of the decoder is part of it
+        step = _step_parts(shape, model_type, cell, speeds)
+        computing, dispatch = computing + step[0], dispatch + step[1]
+    return _together(computing, dispatch, cell.device)
 
 
-def step_costs(shape: Shape, model_type: str, cell: Cell, speeds: Speeds) -> Costs:
-    """Return the costs of a decode step in the middle of the answer."""
+def step_s(shape: Shape, model_type: str, cell: Cell, speeds: Speeds) -> float:
+    """Return the seconds of a decode step in the middle of the answer."""
+    return _together(*_step_parts(shape, model_type, cell, speeds), cell.device)
+
+
+def _step_parts(shape: Shape, model_type: str, cell: Cell, speeds: Speeds) -> tuple[float, float]:
+    """Return the seconds of a step's computation and of its dispatch."""
     batch, encoded = cell.batch_size, cell.input_len if shape.encoder_layers else 0
     past = cell.output_len // 2 + (1 if encoded else cell.input_len)
-    static = cell.options.get("cache") == "static"
+    grown = 0 if cell.options.get("cache") == "static" else GROWN
     held = batch * formulas.held_kv_bytes(shape, cell.dtype, past, 0)
     cross = batch * formulas.held_kv_bytes(shape, cell.dtype, 0, encoded)
     layers = shape.layers * (2 if encoded else 1)
-    compute, weights = _products_s(shape, batch, layers, batch, speeds)
-    return Costs(
-        compute=compute,
-        weights=weights,
-        attention=speeds.copy_s(READ * (held + cross)),
-        traffic=speeds.copy_s((0 if static else GROWN) * held)
-        + speeds.copy_s(layers * batch * _traffic_bytes(shape, model_type, cell)),
-        dispatch=speeds.step_s * (EVENTS_PER_PASS + EVENTS_PER_LAYER * layers),
-        beneath=speeds.beneath(shape.hidden * shape.inner),
-    )
+    traffic = layers * batch * _traffic_bytes(shape, model_type, cell)
+    moved = READ * (held + cross) + grown * held + traffic
+    computing = _products_s(shape, batch, layers, batch, speeds) + speeds.copy_s(moved)
+    return computing, _dispatch_s(layers, speeds)
 
 
-def _products_s(
-    shape: Shape, rows: int, layers: int, last: int, speeds: Speeds
-) -> tuple[float, float]:
-    """Return the seconds of all matrix products, by operations and by weights; the head has `last` rows."""
+def _dispatch_s(layers: int, speeds: Speeds) -> float:
+    return speeds.step_s * (EVENTS_PER_PASS + EVENTS_PER_LAYER * layers)
+
+
+def _together(computing: float, dispatch: float, device: str) -> float:
+    """Return the seconds of a pass; a GPU works while its host dispatches, and the longer of the two counts."""
+    return computing + dispatch if device == "cpu" else max(computing, dispatch)
+
+
+def _products_s(shape: Shape, rows: int, layers: int, last: int, speeds: Speeds) -> float:
+    """Return the seconds of all matrix products; the head has `last` rows."""
     parameters = formulas.parameters(shape)
     products = [
-        (layers * count, *speeds.product_s(height, inner, columns, parameters))
+        layers * count * speeds.product_s(height, inner, columns, parameters)
         for count, height, inner, columns in _layer_products(shape, rows)
     ]
-    products.append(
-        (1, *speeds.product_s(last, shape.embedding_width, shape.vocabulary, parameters))
-    )
-    return sum(n * one for n, one, _ in products), sum(n * two for n, _, two in products)
+    head = speeds.product_s(last, shape.embedding_width, shape.vocabulary, parameters)
+    return sum(products) + head
 
 
 def _layer_products(shape: Shape, rows: int) -> tuple[tuple[int, int, int, int], ...]:
@@ -199,37 +181,29 @@ class Speeds:
         self._read = probe.read_bytes_s.get(dtype) or probe.copy_bytes_s
         self._copy = probe.copy_bytes_s or self._read
         self._curves: dict[float, list[tuple[float, float]]] = {}
-        for rate in sorted((r for r in probe.rates if r.dtype == dtype), key=_rows):
+        for rate in sorted((r for r in probe.rates if r.dtype == dtype), key=attrgetter("rows")):
             size = math.log(rate.inner * rate.columns)
             self._curves.setdefault(size, []).append((math.log(rate.rows), math.log(rate.flops_s)))
         self.product_s = functools.cache(self._product_s)
         self.flops_s = functools.cache(self._flops_s)
 
-    def beneath(self, numbers: int) -> bool:
-        """Return whether a matrix with this many numbers is smaller than any on the probe's curve."""
-        return bool(self._curves) and math.log(numbers) < min(self._curves)
-
     def copy_s(self, moved_bytes: float) -> float:
         """Return the seconds to read and write this many bytes in total."""
         return moved_bytes / self._copy if self._copy else 0.0
 
-    def _product_s(
-        self, rows: int, inner: int, columns: int, parameters: int
-    ) -> tuple[float, float]:
-        """Return the seconds of one product, by operations and by reading its weights.
+    def _product_s(self, rows: int, inner: int, columns: int, parameters: int) -> float:
+        """Return the seconds of one product: its operations and the reading of its weights.
 
-        Without a curve both are added. A point of a curve includes both and counts as the one that bounds it.
-        Weights too large for a cache come from memory each time, even if the probe's own were faster.
+        Without a curve both are added; a point of a curve includes both. Weights too large for a cache come from
+        memory each time, even if the probe's own were faster.
         """
         flops, weights = 2 * rows * inner * columns, inner * columns * self._itemsize
         reading = weights / self._read if self._read else 0.0
         if not self._curves:
-            return flops / self._peak, reading
+            return flops / self._peak + reading
         seconds = flops / self._flops_s(rows, inner * columns)
-        if reading < flops / self._peak:
-            return seconds, 0.0
         cold = parameters * self._itemsize >= ON_CHIP_BYTES
-        return 0.0, max(seconds, reading) if cold else seconds
+        return max(seconds, reading) if cold and reading >= flops / self._peak else seconds
 
     def _flops_s(self, rows: int, weights: int = 0) -> float:
         """Return the rate at this many rows on the curve of the matrix closest in size."""
@@ -238,10 +212,6 @@ class Speeds:
         size = math.log(weights or 1)
         curve = self._curves[min(self._curves, key=lambda known: abs(known - size))]
         return math.exp(_between(curve, math.log(rows)))
-
-
-def _rows(rate: Rate) -> int:
-    return rate.rows
 
 
 def _between(curve: list[tuple[float, float]], x: float) -> float:

@@ -6,10 +6,12 @@ import importlib
 import os
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, get_args
 
 from llmbench.errors import SpecError
+from llmbench.report.document import unmarked
 
 if TYPE_CHECKING:
     from typing import IO
@@ -22,7 +24,7 @@ FORMATS: tuple[str, ...] = get_args(Format)
 
 
 class Page(NamedTuple):
-    """Where a document is going.
+    """The screen or file that a document is written for.
 
     Attributes:
         width: characters in a line; None if lines may be of any length, as in a file.
@@ -39,7 +41,7 @@ class Page(NamedTuple):
 
 
 class Destination(NamedTuple):
-    """Where a command's answer goes: to a file if there is a path, else to standard output."""
+    """The place of a command's answer: a file if there is a path, else standard output."""
 
     command: str
     format: str
@@ -48,6 +50,8 @@ class Destination(NamedTuple):
     def write(self, document: Document, remark: str = "") -> None:
         """Write a document; a file is named on standard output with its size and a remark."""
         if self.path is None:
+            if self.format == "csv":  # which has no place for a warning
+                document = warned(document)
             show(document, self.format)
             return
         files = importlib.import_module("llmbench.report.files")
@@ -69,6 +73,15 @@ def destination(
     return Destination(command, format, None)
 
 
+def warned(document: Document) -> Document:
+    """Print a document's warnings on standard error, and return it."""
+    notes = tuple(document.notes)
+    for note in notes:
+        if note.level == "warning":
+            print(unmarked(note.text), file=sys.stderr)
+    return replace(document, notes=notes)
+
+
 def render(document: Document, format: str, page: Page | None = None) -> str:
     """Return a document as text in one of the formats, with its last newline."""
     renderer = importlib.import_module(f"llmbench.report.{format}")
@@ -85,7 +98,7 @@ def show(document: Document, format: str = "terminal", stream: IO[str] | None = 
 
 
 def page_of(stream: IO[str]) -> Page:
-    """Return what a stream can take; only a screen has a width."""
+    """Return the width, encoding and colours of a stream; only a screen has a width."""
     screen = stream.isatty()
     plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
     return Page(

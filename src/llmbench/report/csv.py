@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from llmbench.report.document import Document
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "|", "%")
-"""What a spreadsheet may take for the beginning of a formula or a command."""
+"""Characters at which a spreadsheet may begin to read a formula or a command."""
 
 
 def render(document: Document, page: Page) -> str:

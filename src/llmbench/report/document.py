@@ -1,4 +1,4 @@
-"""What a command says, in no format: a title, facts, sections of tables, plots and notes, and data for programs.
+"""A command's answer, in no format: a title, facts, sections of tables, plots and notes, and data for programs.
 
 A view makes a document, a renderer writes it. Nothing is worked out for a format that does not show it:
 sections, notes and the sheet may be generators, and the data are a function.
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
 Kind: TypeAlias = Literal["number", "name", "words", "prose"]
-"""What the texts of a column are, and so how they are placed and escaped.
+"""The kind of a column's texts, which decides how they are placed and escaped.
 
 A number is ours and stands to the right. Names and words come from anywhere; a long name may be cut, and
 words may be broken into lines. Prose is ours, with foreign words marked."""
 
 ABSENT = "-"
-"""What stands for a value that is not known."""
+"""The sign for a value that is not known."""
 
 LONGEST_NAME = 40
 """A longer name is cut in its middle: its end tells as much as its beginning, and a legend has no room."""
 
 FROM, TO = "\x0e", "\x0f"
-"""What encloses foreign words inside a sentence of ours; no text that was made harmless holds either."""
+"""Marks around foreign words inside a sentence of ours; text that was made harmless holds neither."""
 
 
 def foreign(text: object) -> str:

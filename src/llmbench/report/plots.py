@@ -1,4 +1,4 @@
-"""What plots are made of: Vega-Lite's grammar, the same numbers as a table, and what is left out.
+"""Parts of plots: Vega-Lite's grammar, the same numbers as a table, and sentences about numbers left out.
 
 Whatever can be seen in a plot stands in its table, from the same rows. Colours and fonts are the page's own
 (page.js sets them): a plot says only which field decides what.
@@ -48,6 +48,18 @@ def section(
     return Section(blocks, title, detail)
 
 
+def figure(
+    title: str,
+    about: str,
+    spec: Spec,
+    rows: Sequence[Row],
+    notes: Iterable[str],
+    left: Iterable[str] = ("cell", "warnings"),
+) -> Section:
+    """Return a plot of rows as a section, with their records as its table."""
+    return section(title, about, spec, table([row["record"] for row in rows], left), notes)
+
+
 def head(metric: Metric) -> str:
     """Return a metric's label with its unit."""
     return f"{metric.label} ({metric.unit.word})"
@@ -78,7 +90,7 @@ def rounded(value: float) -> float:
 
 def heads(records: Iterable[Mapping[str, str]]) -> tuple[str, ...]:
     """Return the keys of all records, in order of appearance."""
-    return tuple(dict.fromkeys(name for found in records for name in found))
+    return tuple(dict.fromkeys(name for record in records for name in record))
 
 
 def tooltip(rows: Sequence[Row]) -> list[Spec]:
@@ -94,6 +106,11 @@ def axis(field: str, title: str, values: Iterable[float]) -> Spec:
     values = [value for value in values if value > 0]
     wide = bool(values) and max(values) >= DECADE * min(values)
     return logarithmic(field, title, values) if wide else linear(field, title)
+
+
+def nominal(field: str, **more: Any) -> Spec:
+    """Return a channel of names without a title."""
+    return {"field": field, "type": "nominal", "title": None, **more}
 
 
 def linear(field: str, title: str) -> Spec:
@@ -135,8 +152,8 @@ def _log(title: str) -> str:
 
 def lengths(field: str, title: str, values: Iterable[int]) -> Spec:
     """Return a position on a logarithmic axis of token counts, with a tick at each that occurs."""
-    found = sorted(set(values))
-    ticks = {"values": found} if len(found) <= MOST_TICKS else {"tickCount": 5}
+    ticks_at = sorted(set(values))
+    ticks = {"values": ticks_at} if len(ticks_at) <= MOST_TICKS else {"tickCount": 5}
     return {
         "field": field,
         "type": "quantitative",
@@ -190,19 +207,14 @@ def variant(dots: Sequence[Dot], rows: Sequence[Row], channel: str) -> Spec:
 def _named(field: str, names: Iterable[str], rows: Sequence[Row]) -> Spec:
     """Return a channel of all these names, of which a legend lists those that occur in the rows."""
     here = dict.fromkeys(row[field] for row in rows)
-    return {
-        "field": field,
-        "type": "nominal",
-        "title": None,
-        "scale": {"domain": list(dict.fromkeys(names))},
-        "legend": {"values": list(here)},
-    }
+    domain = {"domain": list(dict.fromkeys(names))}
+    return nominal(field, scale=domain, legend={"values": list(here)})
 
 
 def layer(mark: Spec, rows: Sequence[Row] = (), /, **channels: Any) -> Spec:
     """Return marks of one kind; those of rows have their records as tooltips."""
-    told = {"tooltip": tooltip(rows)} if rows else {}
-    return {"mark": mark, "encoding": {**channels, **told}}
+    tooltips = {"tooltip": tooltip(rows)} if rows else {}
+    return {"mark": mark, "encoding": {**channels, **tooltips}}
 
 
 def panels(rows: Sequence[Row], layers: list[Spec], **more: Any) -> Spec:
@@ -211,8 +223,7 @@ def panels(rows: Sequence[Row], layers: list[Spec], **more: Any) -> Spec:
     whole: Spec = {"data": {"values": _plain(rows)}, "usermeta": {"panels": len(order)}, **more}
     if len(order) == 1:
         return whole | {"layer": layers}
-    facet = {"field": "panel", "type": "nominal", "title": None, "sort": order}
-    return whole | {"facet": facet, "spec": {"layer": layers}}
+    return whole | {"facet": nominal("panel", sort=order), "spec": {"layer": layers}}
 
 
 def _plain(rows: Sequence[Row]) -> list[Row]:
@@ -230,26 +241,15 @@ def identity(dot: Dot) -> Row:
     return {"kind": dot.kind, "variant": dot.variant}
 
 
-def table(found: Sequence[Mapping[str, str]], left: Iterable[str] = ("cell", "warnings")) -> Grid:
+def table(records: Sequence[Mapping[str, str]], left: Iterable[str] = ("cell", "warnings")) -> Grid:
     """Return records as a table; those named `left` are words, the others numbers."""
     named = set(left)
     return Grid(
         [
             Column(
-                name, [one.get(name, "") for one in found], "words" if name in named else "number"
+                name, [of.get(name, "") for of in records], "words" if name in named else "number"
             )
-            for name in heads(found)
-        ]
-    )
-
-
-def rows(heads: Sequence[str], found: Sequence[Sequence[str]], numbers: Iterable[int] = ()) -> Grid:
-    """Return rows of text as a table; the columns in `numbers` are numbers."""
-    right, columns = set(numbers), list(zip(*found, strict=True)) or [()] * len(heads)
-    return Grid(
-        [
-            Column(head, texts, "number" if place in right else "words")
-            for place, (head, texts) in enumerate(zip(heads, columns, strict=True))
+            for name in heads(records)
         ]
     )
 

@@ -61,7 +61,7 @@ def render(document: Document, page: Page) -> str:
 
 
 def _signs(encoding: str) -> Callable[[str], str]:
-    """Return what spells our signs in an encoding."""
+    """Return a function that spells our signs in an encoding."""
     try:
         "±─…–≥≤".encode(encoding)  # noqa: RUF001 - a range's own sign
     except UnicodeEncodeError:
@@ -201,8 +201,8 @@ def _block(
         )
         for column in below:
             if (text := column.texts[row].strip()) not in {"", ABSENT}:
-                told = f"{column.title}: {text}"
-                lines += _wrapped(told, page.width or READABLE, BELOW + GAP, BELOW)
+                entry = f"{column.title}: {text}"
+                lines += _wrapped(entry, page.width or READABLE, BELOW + GAP, BELOW)
     return "\n".join(lines)
 
 

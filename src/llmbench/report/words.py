@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from llmbench.measure.reasons import MEANINGS
-from llmbench.numbers import plural
+from llmbench.numbers import MOST_SYMMETRIC, plural
 from llmbench.redact import shown
 from llmbench.report.document import ABSENT, Note, foreign
 from llmbench.results.metrics import SHARES
@@ -25,14 +25,21 @@ if TYPE_CHECKING:
     from llmbench.results.table import Numbers, RunProgress, Table
     from llmbench.results.utilization import Words
 
+INTERVAL = (
+    "±, or (low to high) where ± would mislead: 95 % interval between sessions, Student's t on the logarithms of"
+    " medians."
+)
+WITHIN = " Intervals hold within this run: another day or machine can differ by more."
+
 STOPPED = {
+    "planned": "{cells} at {reached} after the {sessions} sessions that {wanted} was planned to take",
     "interval": "{cells} within {wanted} after {sessions} sessions",
     "maximum": "{cells} at {reached} when the most sessions were taken ({sessions})",
     "budget": "{cells} at {reached} when the time was spent ({sessions} sessions)",
 }
-"""What is said of the cells that stopped for each reason, but for those that failed."""
-WIDEST = 1.0
-"""A relative half-width above this is written as above it."""
+"""The sentence about the cells that stopped for each reason; failed ones have a section of their own."""
+WIDEST = 9.0
+"""The ends of an interval that reaches more than ten times its value are no figures to read."""
 SPREAD_DIGITS, MOST_DIGITS, PLAIN_DIGITS = 2, 5, 4
 """Digits shown of a spread and of a value that may be off by more than itself, at most of a value with a spread, and
 of one without."""
@@ -40,6 +47,7 @@ BOUND_BY = (
     "bound by: what takes longer at its ceiling, operations (compute) or bytes (bandwidth); overhead where the"
     f" measured time is over {OVERHEAD_OVER:g} times that."
 )
+TOO_WIDE = "(over 10x)"
 NAMED_CELLS = 3
 """Cells of a kind of failure that are named; the rest are counted."""
 
@@ -66,28 +74,40 @@ def figures(numbers: Numbers, rows: Sequence[int]) -> Figures:
     middle = numbers.middle[rows] * numbers.metric.unit.factor
     single = numbers.sessions[rows] == 1
     relative = np.where(single, numbers.spread[rows], numbers.half_width[rows])
-    wide = relative > WIDEST  # of two sessions far apart, the interval is no figure to read
+    wide = relative > WIDEST
     with np.errstate(divide="ignore", invalid="ignore"):
         apart = np.where(wide, np.nan, middle * relative)
         digits = MOST_DIGITS - 1 - np.floor(np.log10(middle))
-        wanted = SPREAD_DIGITS - 1 - np.floor(np.log10(apart))
+        below = np.where(relative > MOST_SYMMETRIC, apart / (1 + relative), apart)
+        wanted = SPREAD_DIGITS - 1 - np.floor(np.log10(below))
         shown_digits = np.where(wide, SPREAD_DIGITS, PLAIN_DIGITS)
         plain = shown_digits - 1 - np.floor(np.log10(middle))
     places = np.where(np.isfinite(wanted), np.minimum(wanted, digits), plain)
     places = np.where(np.isfinite(places), np.maximum(places, 0), 0).astype(int)
     decimals = places.tolist()
-    signed = {True: "(±%s)", False: "±%s"}
-    spreads = map(_fixed, apart.tolist(), decimals)
+    columns = (middle, apart, relative, single)
+    rows_of = zip(*(column.tolist() for column in columns), decimals, strict=True)
     return Figures(
         [
             _fixed(value, digits) or ABSENT
             for value, digits in zip(middle.tolist(), decimals, strict=True)
         ],
-        [
-            signed[alone] % ">100%" if unreadable else text and signed[alone] % text
-            for text, alone, unreadable in zip(spreads, single.tolist(), wide.tolist(), strict=True)
-        ],
+        [_spread(*row) for row in rows_of],
     )
+
+
+def _spread(middle: float, apart: float, relative: float, alone: bool, places: int) -> str:  # noqa: FBT001 - a row
+    """Return the interval around a value: ± while both halves are nearly alike, else its two ends."""
+    if relative > WIDEST:
+        return TOO_WIDE
+    if math.isnan(relative):
+        return ""
+    half = _fixed(apart, places)
+    if alone:
+        return f"(±{half})"
+    if relative <= MOST_SYMMETRIC:
+        return f"±{half}"
+    return f"({_fixed(middle / (1 + relative), places)} to {_fixed(middle + apart, places)})"
 
 
 def _fixed(value: float, places: int) -> str:
@@ -95,7 +115,7 @@ def _fixed(value: float, places: int) -> str:
 
 
 def title(table: Table) -> str:
-    """Return what the table is called: as its sweep is, or its import."""
+    """Return the name of the run's sweep, or of its import."""
     named = table.plan or table.imported
     return named.name if named else "run"
 
@@ -117,36 +137,64 @@ def everywhere(table: Table) -> Iterator[Note]:
 
 def progress(progress: RunProgress) -> str:
     """Return how many sessions stand where: `16 sessions: 12 valid, 1 failed, 3 still to come`."""
-    parts = (
-        (progress.valid, "valid"),
-        (progress.warned, "valid with warnings"),
-        (progress.invalid, "invalid"),
-        (progress.failed, "failed"),
-        (progress.to_come, "still to come"),
-    )
-    counts = ", ".join(f"{count:,} {word}" for count, word in parts if count)
+    listed = ", ".join(f"{count:,} {word}" for word, count in counts(progress).items() if count)
     again = (
         f" ({progress.interrupted} interrupted, to be run again)" if progress.interrupted else ""
     )
-    return f"{plural(progress.planned, 'session')}: {counts or 'none planned'}{again}"
+    return f"{plural(progress.planned, 'session')}: {listed or 'none planned'}{again}"
+
+
+def counts(progress: RunProgress) -> dict[str, int]:
+    """Return the sessions by how they ended."""
+    return {
+        "valid": progress.valid,
+        "valid with warnings": progress.warned,
+        "invalid": progress.invalid,
+        "failed": progress.failed,
+        "still to come": progress.to_come,
+    }
 
 
 def constants(table: Table) -> dict[str, str]:
-    """Return what is the same in every row, by the head its column would have."""
+    """Return the coordinates that are the same in every row, by the head that their column would have."""
     said = {name: value for name, value in table.constants.items() if value != NOT_SAID}
     same = {head(name): value_of(value) for name, value in said.items()}
     if open_ones := [head(name) for name in table.constants if name not in said]:
         same["not said:"] = ", ".join(open_ones)
-    counts = {int(table.valid[row]) for row in table.rows}
-    if len(counts) == 1:
-        same["sessions"] = str(counts.pop())
     return same
 
 
-def session_counts(table: Table) -> list[str]:
-    """Return the valid sessions of each row, or nothing if all have as many."""
-    counts = [str(table.valid[row]) for row in table.rows]
-    return counts if len(set(counts)) > 1 else []
+def repetitions(table: Table) -> str:
+    """Return the sessions and iterations behind a number: `3 sessions of 5 iterations`; empty if no cell has one."""
+    if not table.rows:
+        return ""
+    valid, (fewest, most) = table.valid[table.rows], table.iterations[:, table.rows]
+    sessions = count_range(int(valid.min()), int(valid.max()), "session")
+    return (
+        f"{sessions} of {count_range(int(fewest.min()), int(most.max()), 'iteration')}"
+        if fewest.all()
+        else sessions
+    )
+
+
+def count_range(least: int, most: int, noun: str) -> str:
+    """Return the least and the most of a count: `1 to 3 sessions`."""
+    return plural(most, noun) if least == most else f"{least:,} to {plural(most, noun)}"
+
+
+def repeated(table: Table) -> Iterator[Note]:
+    """Yield the sessions and iterations behind each value, how far its interval holds, and what is too few."""
+    if not (behind := repetitions(table)):
+        return
+    several = (table.valid[table.rows] > 1).any()
+    yield Note(f"Each cell: {behind}.{WITHIN if several else ''}")
+    single = table.iterations[0, table.rows] == 1
+    if single.any():
+        where = "" if single.all() else f" in {single.sum():,} of {plural(len(single), 'cell')}"
+        yield Note(
+            f"1 iteration a session{where}: such a value is one call's time, not a median.",
+            "warning",
+        )
 
 
 def sides(table: Table) -> list[Words]:
@@ -196,13 +244,13 @@ def stops(table: Table) -> str:
         by_reason.get(stop.reason, []).append(stop)
     parts = [
         STOPPED[reason].format(
-            cells=plural(len(found), "cell"),
-            sessions=_range([stop.sessions for stop in found], "{}"),
-            reached=_range([stop.half_width for stop in found if stop.half_width], "±{:.1%}"),
+            cells=plural(len(of_reason), "cell"),
+            sessions=_range([stop.sessions for stop in of_reason], "{}"),
+            reached=_range([stop.half_width for stop in of_reason if stop.half_width], "±{:.1%}"),
             wanted=f"±{settings.interval_within:.1%}",
         )
-        for reason, found in by_reason.items()
-        if found
+        for reason, of_reason in by_reason.items()
+        if of_reason
     ]
     return f"End-to-end times: {'; '.join(parts)}." if parts else ""
 
@@ -217,9 +265,9 @@ def legend(table: Table) -> Iterator[str]:
     """Yield what the signs and the columns mean."""
     rows = table.rows
     if any(np.isfinite(numbers.half_width[rows]).any() for numbers in table.headline):
-        yield "±: 95 % interval between sessions, Student's t on the logarithms of their medians."
+        yield INTERVAL
     if any((numbers.half_width[rows] > WIDEST).any() for numbers in table.headline):
-        yield "±>100%: sessions lie so far apart that the value says little; measure on a quieter machine."
+        yield f"{TOO_WIDE}: the interval reaches over ten times the value; measure on a quieter machine."
     if any(np.isfinite(numbers.spread[rows]).any() for numbers in table.headline):
         yield "(±): half the range within the only session's process; not an interval."
     if any(np.isnan(numbers.middle[rows]).any() for numbers in table.headline):
@@ -232,6 +280,6 @@ def legend(table: Table) -> Iterator[str]:
 
 
 def meaning(metric: Metric) -> str:
-    """Return what a metric's label means, as a sentence."""
+    """Return the definition of a metric, as a sentence."""
     peak = "; the largest of the sessions" if metric.over == "max" else ""
     return f"{metric.label}: {metric.definition}{peak}."

@@ -21,7 +21,7 @@ WITHIN = 1.5
 """A time predicted within this factor is good enough to plan a sweep by."""
 
 QUANTITIES = ("ttft_s", "tpot_s", "peak_bytes")
-"""What is predicted and measured."""
+"""The quantities that are predicted and measured."""
 
 PEAKS = {"cpu": "host_peak_rss_bytes", "cuda": "peak_allocated_bytes"}
 """Which metric the predicted peak is held against: all of a process, or what torch allocated on a GPU."""
@@ -59,8 +59,8 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
     """Return for each quantity how many cells have both figures, the share near enough, median and worst error."""
     sums = {}
     for key in QUANTITIES:
-        found = [fact[f"{key}_factor"] for fact in rows]
-        off = [max(value, 1 / value) for value in found if value]
+        factors = [row[f"{key}_factor"] for row in rows]
+        off = [max(factor, 1 / factor) for factor in factors if factor]
         if off:
             sums[key] = {
                 "cells": len(off),

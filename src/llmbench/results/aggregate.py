@@ -1,23 +1,24 @@
-"""One pass over a run's records: which of them count, what they measured, what failed and why."""
+"""One pass over a run's records: which of them count, their measurements, the failures and their reasons."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections import Counter
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from llmbench.results.record import NOT_FINAL, Status
-from llmbench.results.sessions import RecordedSession, Gatherer
+from llmbench.results.sessions import Gatherer, RecordedSession
 from llmbench.spec.sweep import Point
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
+    from llmbench.results.sessions import RecordedFacts
     from llmbench.results.store import Log
 
 Integers: TypeAlias = NDArray[np.int64]
@@ -25,18 +26,16 @@ Integers: TypeAlias = NDArray[np.int64]
 DISTURBING = {"busy_machine", "cpu_steal", "shared_device"}
 """Warnings that tell of other work on the machine while a number was taken."""
 
-NO_CODES: frozenset[str] = frozenset()
-
 DIGITS = re.compile(r"\d[\d.,]*")
 
 
 OK, SKIPPED = Status.OK, Status.SKIPPED
 NOT_MEASURED = frozenset((*NOT_FINAL, SKIPPED))
-"""Names of their own: to look up a member of an enumeration takes as long as to take in a number."""
+"""Names of their own, because looking up a member of an enumeration takes as long as adding a number."""
 
 
 def measured(status: Status) -> bool:
-    """Return whether a session that ended so ran to its end: the first such record of a session counts."""
+    """Return whether a session with this status ran to its end; the first such record of a session counts."""
     return status not in NOT_MEASURED
 
 
@@ -54,34 +53,36 @@ class Failure(NamedTuple):
         return sum(self.cells.values())
 
 
-def understood(log: Log) -> Iterator[tuple[RecordedSession, Point]]:
-    """Yield a run's records with their cells; one whose cell is not understood is noticed and passed over."""
+def understood(log: Log, records: Iterable[RecordedSession]) -> Iterator[tuple[RecordedSession, Point]]:
+    """Yield records with their cells; note and skip one whose cell is not understood."""
     cells: dict[str, Point] = {}
-    for record in log.records(RecordedSession):
-        if record.id not in cells:
+    for record in records:
+        name = record.id
+        cell = cells.get(name)
+        if cell is None:
             try:
                 cell = msgspec.json.decode(record.cell, type=Point)
             except msgspec.DecodeError as error:
-                log.pass_over(f"{error}, in the cell of {record.id!r}")
+                log.pass_over(f"{error}, in the cell of {name!r}")
                 continue
-            if cell.id != record.id:
-                log.pass_over(f"the record of {record.id!r} holds another cell, {cell.id!r}")
+            if cell.id != name:
+                log.pass_over(f"the record of {name!r} holds another cell, {cell.id!r}")
                 continue
-            cells[record.id] = cell
-        yield record, cells[record.id]
+            cells[name] = cell
+        yield record, cell
 
 
 class Tally:
-    """What the records of a run add up to, by the ids of the cells.
+    """The sums over a run's records, by the ids of the cells.
 
     Attributes:
         cells: those of the plan in its order, then any others that have records.
         gatherer: the measurements of valid sessions.
         owners: the cell of each valid session, in the gatherer's order.
         rounds: its number among the sessions of its cell, in the same order.
+        iterations: how many of its iterations count; 0 where they were not recorded one by one.
         clocks_mhz: the mean clock of the device in it; NaN where none was read.
-        read_bytes_s: the rate at which weights one memory level down were read in it; NaN where none was measured.
-        preallocated: whether its engine takes the device's memory in advance.
+        engines: the facts of its engine.
         disturbed: whether other work on the machine was seen in it.
         protocols: how numbers were measured; more than one is a mixture.
         ended: sessions of each cell that ended for good.
@@ -93,17 +94,31 @@ class Tally:
 
     """
 
+    owners: Sequence[str]
+    rounds: Sequence[int]
+    clocks_mhz: Sequence[float]
+    engines: Sequence[RecordedFacts]
+    disturbed: Sequence[bool]
+
     def __init__(self, log: Log) -> None:
         """Read the records of a run once."""
+        self._read(log, log.as_written(RecordedSession))
+        if log.refuted:  # known only now; hardly any run has such cells
+            self._read(log, log.records(RecordedSession))
+        planned: dict[str, Point] = {cell.id: cell for cell in (log.plan.cells if log.plan else ())}
+        others = {name: cell for name, cell in self._written.items() if name not in planned}
+        self.cells = [*planned.values(), *others.values()]
+        columns: Any = zip(*self._valid, strict=True) if self._valid else ((),) * 6
+        self.owners, self.rounds, self.iterations, self.clocks_mhz, self.engines, self.disturbed = (
+            columns
+        )
+        self.ended = Counter(name for name, _ in self._seen)
+        self.verdicts["valid"] = len(self.owners) - self.verdicts["warned"]
+
+    def _read(self, log: Log, records: Iterable[RecordedSession]) -> None:
         self.gatherer = Gatherer()
-        self.owners: list[str] = []
-        self.rounds: list[int] = []
-        self.clocks_mhz: list[float] = []
-        self.read_bytes_s: list[float] = []
-        self.preallocated: list[bool] = []
-        self.disturbed: list[bool] = []
+        self._valid: list[tuple[str, int, int, float, RecordedFacts, bool]] = []
         self.protocols: set[int] = set()
-        self.ended: Counter[str] = Counter()
         self.warnings: dict[str, Counter[str]] = {}
         self.details: dict[str, str] = {}
         self.failures: dict[tuple[object, ...], Failure] = {}
@@ -112,16 +127,23 @@ class Tally:
         self._written: dict[str, Point] = {}
         self._seen: set[tuple[str, int]] = set()
         self._cut_off: set[tuple[str, int]] = set()
-        self._skipped: dict[tuple[str, int], RecordedSession] = {}
-        for record, cell in understood(log):
-            self._written[record.id] = cell
-            self._take(record)
-        for session, record in self._skipped.items():
-            if session not in self._seen:
-                self._end(session, record)
-        planned: dict[str, Point] = {cell.id: cell for cell in (log.plan.cells if log.plan else ())}
-        others = {name: cell for name, cell in self._written.items() if name not in planned}
-        self.cells = [*planned.values(), *others.values()]
+        skipped: dict[tuple[str, int], RecordedSession] = {}
+        seen = self._seen
+        for record, cell in understood(log, records):
+            session = (record.id, record.session)
+            if record.status is OK or measured(record.status):
+                if session not in seen:
+                    self._end(session, record, cell)
+            elif record.status is SKIPPED:
+                self._written[record.id] = cell
+                record.cell = msgspec.Raw()  # it holds the whole line
+                skipped.setdefault(session, record)
+            else:
+                self._written[record.id] = cell
+                self._cut_off.add(session)
+        for session, record in skipped.items():
+            if session not in seen:
+                self._end(session, record, self._written[record.id])
 
     @property
     def interrupted(self) -> int:
@@ -133,42 +155,29 @@ class Tally:
         number = {cell.id: number for number, cell in enumerate(self.cells)}
         return np.array([number[name] for name in self.owners], dtype=np.int64)
 
-    def _take(self, record: RecordedSession) -> None:
-        """Take in one record; the first final one of a session counts, one that was measured before a skip."""
-        session = (record.id, record.session)
-        if measured(record.status):
-            if session not in self._seen:
-                self._end(session, record)
-        elif record.status is SKIPPED:
-            record.cell = msgspec.Raw()  # it holds the whole line
-            self._skipped.setdefault(session, record)
-        else:
-            self._cut_off.add(session)
-
-    def _end(self, session: tuple[str, int], record: RecordedSession) -> None:
+    def _end(self, session: tuple[str, int], record: RecordedSession, cell: Point) -> None:
+        """Count a session that ended; the first record that was measured counts, before any skip."""
         self._seen.add(session)
-        self.ended[record.id] += 1
-        if record.status is OK:
-            self._take_valid(record)
-        else:
+        self._written[session[0]] = cell
+        if record.status is not OK:
             self._take_failed(record)
-
-    def _take_valid(self, record: RecordedSession) -> None:
-        self.owners.append(record.id)
-        self.rounds.append(record.session)
-        self.clocks_mhz.append(record.telemetry.sm_mhz_mean or math.nan)
-        self.read_bytes_s.append(record.outcome.engine.offload_read_bytes_s or math.nan)
-        self.preallocated.append(record.outcome.engine.preallocates)
+            return
+        outcome, clock_mhz = record.outcome, record.telemetry.sm_mhz_mean or math.nan
+        disturbed = bool(record.warnings) and self._take_warnings(record)
+        iterations = sum(one.discarded is None for one in outcome.samples)
+        self._valid.append((*session, iterations, clock_mhz, outcome.engine, disturbed))
         self.protocols.add(record.protocol)
-        self.gatherer.take(record.outcome)
         self.environments.add(record.environment)
-        self.verdicts["warned" if record.warnings else "valid"] += 1
-        codes = {finding.code for finding in record.warnings} if record.warnings else NO_CODES
-        self.disturbed.append(not DISTURBING.isdisjoint(codes))
-        if codes:
-            self.warnings.setdefault(record.id, Counter()).update(codes)
-            for finding in record.warnings:
-                self.details.setdefault(finding.code, finding.detail)
+        self.gatherer.take(outcome)
+
+    def _take_warnings(self, record: RecordedSession) -> bool:
+        """Count the warnings of a valid session; return whether one tells of other work on the machine."""
+        codes = {finding.code for finding in record.warnings}
+        self.verdicts["warned"] += 1
+        self.warnings.setdefault(record.id, Counter()).update(codes)
+        for finding in record.warnings:
+            self.details.setdefault(finding.code, finding.detail)
+        return not DISTURBING.isdisjoint(codes)
 
     def _take_failed(self, record: RecordedSession) -> None:
         self.verdicts["invalid" if record.status is Status.INVALID else "failed"] += 1

@@ -6,6 +6,7 @@ from which ratios of two cells get intervals.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -119,10 +120,12 @@ def read(log: Log, run: str) -> list[Measured]:
     tally = Tally(log)
     plan = log.plan
     owners = tally.numbers_of_owners()
-    work = utilization.work_of(tally.cells, plan.predictions if plan else {})
-    sessions = tally.gatherer.sessions(tally.cells, work.of_sessions(owners), owners)
-    columns = {**_columns(sessions), READ_RATE: np.array(tally.read_bytes_s)}
-    bound = _bound(work, sessions, owners)
+    work, sessions = utilization.columns(tally, plan)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        columns = {metric.key: metric.value(sessions) for metric in metrics.METRICS}
+    rates = [engine.offload_read_bytes_s or math.nan for engine in tally.engines]
+    columns[READ_RATE] = np.array(rates)
+    words = {each.key: each.values for each in utilization.sides(work, sessions, owners)}
     machine = _imported_on(log.imported) if log.imported else _machine(plan)
     at = plan.at if plan else log.imported.at if log.imported else ""
     models = {(model.name, model.digest): model for model in (plan.models if plan else ())}
@@ -137,17 +140,16 @@ def read(log: Log, run: str) -> list[Measured]:
             cell=Cell(**msgspec.structs.asdict(point)),
             model=models.get((point.model, point.model_digest)),
             values=_of(columns, np.flatnonzero(owners == owner)),
-            bound={phase: words[owner] for phase, words in bound.items() if words[owner]},
+            bound={
+                phase: words[f"{phase}_bound"][owner]
+                for phase in (PHASES if words else ())
+                if words[f"{phase}_bound"][owner]
+            },
             ceilings=work.sources[owner],
         )
         for owner, point in enumerate(tally.cells)
         if owner in owners and None not in (point.batch_size, point.input_len, point.output_len)
     ]
-
-
-def _columns(sessions: Sessions) -> dict[str, Any]:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return {metric.key: metric.value(sessions) for metric in metrics.METRICS}
 
 
 def _of(columns: Mapping[str, Any], rows: Any) -> dict[str, tuple[float, ...]]:
@@ -156,16 +158,6 @@ def _of(columns: Mapping[str, Any], rows: Any) -> dict[str, tuple[float, ...]]:
         for key, column in columns.items()
     }
     return {key: values for key, values in measured.items() if values}
-
-
-def _bound(work: utilization.PredictedWork, sessions: Sessions, owners: Any) -> dict[str, tuple[str, ...]]:
-    """Return the bottleneck of each phase of each cell, as in a table of the run."""
-    count = len(work.sources)
-    times = [
-        estimates(column, owners, count).middle for column in (sessions.ttft_s, sessions.decode_s)
-    ]
-    words = {each.key: each.values for each in utilization.sides(work, times[0], times[1])}
-    return {phase: words[f"{phase}_bound"] for phase in PHASES if f"{phase}_bound" in words}
 
 
 def _imported_on(imported: Import) -> Machine:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from llmbench.results.record import Status
-from llmbench.results.sessions import Gatherer, RecordedOutcome
+from llmbench.results.sessions import Gatherer, RecordedOutcome, RecordedSession
 from llmbench.results.aggregate import measured, understood
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def iterated(log: Log, tally: Tally) -> IterationRows:
     gatherer, owners, points = Gatherer(), [], []
     seen: set[tuple[str, int]] = set()
     count = 0
-    for record, _ in understood(log):
+    for record, _ in understood(log, log.records(RecordedSession)):
         session = (record.id, record.session)
         if not measured(record.status) or session in seen:
             continue

@@ -6,7 +6,6 @@ The kernel releases it when the process ends in any way; no lock is ever stale.
 from __future__ import annotations
 
 import contextlib
-import datetime as dt
 import fcntl
 import os
 import socket
@@ -16,6 +15,7 @@ import msgspec
 
 from llmbench import files
 from llmbench.errors import RunLocked
+from llmbench.machine.info import utc_now
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,8 +49,7 @@ def take(path: Path) -> int:
             os.close(lock)
             raise
         os.close(lock)
-    since = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
-    who = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
+    who = {"pid": os.getpid(), "host": socket.gethostname(), "since": utc_now()}
     os.ftruncate(lock, 0)
     os.pwrite(lock, msgspec.json.encode(who), 0)
     return lock

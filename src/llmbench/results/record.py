@@ -6,6 +6,7 @@ History of the format:
 History of the protocol (`spec.PROTOCOL`):
     0  not ours: imported from another tool's file.
     1  the first.
+    2  at least three warm-up calls, until no trend is left; the number of sessions is fixed after the first stage.
 
 Raw times are whole nanoseconds. `None` means not measured, never zero.
 """
@@ -226,12 +227,16 @@ class Record(Result, frozen=True, kw_only=True, tag_field="kind", tag="end"):
 
 
 class Stop(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="stop"):
-    """The reason why a cell got no further session: `interval` reached, `maximum`, `budget`, or `failed`."""
+    """The reason why a cell got no further session.
+
+    The sessions `planned` after the first stage, the `maximum`, `budget`, `failed`; until protocol 1 `interval`, as
+    soon as it was narrow enough.
+    """
 
     format: int = FORMAT
     cell: str
     sessions: int
-    reason: Literal["interval", "maximum", "budget", "failed"]
+    reason: Literal["planned", "interval", "maximum", "budget", "failed"]
     half_width: float | None = None
 
 
@@ -277,7 +282,7 @@ class Import(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="i
 
 
 class Parity(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="parity"):
-    """Whether an engine computes the same function as a float32 reference, for the cells named.
+    """A verdict on whether an engine computes the same function as a float32 reference, for the cells named.
 
     The latest verdict on a cell counts. All sessions of a cell that `failed` are invalid to every reader;
     `untested` changes nothing.

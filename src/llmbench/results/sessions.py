@@ -1,7 +1,7 @@
-"""What each session measured, as columns: a row a session, a column a quantity, NaN where it is absent.
+"""The measurements of sessions as columns: a row per session, a column per quantity, NaN where it is absent.
 
-Medians are taken for all sessions of one shape at once: numpy takes as long to begin as a median of five
-numbers takes, 100,000 times over.
+Medians are computed for all sessions of one shape at once, because a numpy call for five numbers takes as long as one
+for 100,000.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 from array import array
 from collections import defaultdict
 from itertools import chain
-from operator import attrgetter
 from typing import TYPE_CHECKING, Annotated, NamedTuple, TypeAlias
 
 import msgspec
 import numpy as np
+from msgspec.structs import astuple
 from numpy.typing import NDArray
 
-from llmbench.results.record import Finding, Given, Memory, Status  # noqa: TC001 - msgspec reads the annotations
+from llmbench.results.record import Finding, Given, Memory, Status
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,46 +27,55 @@ Column: TypeAlias = NDArray[np.float64]
 Columns: TypeAlias = NDArray[np.float64]
 
 
-Integer: TypeAlias = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
-"""What a column can hold; a line with a larger number is not understood."""
+Nanoseconds: TypeAlias = Annotated[float, msgspec.Meta(ge=-(2.0**63), lt=2.0**63)]
+"""The time of an iteration; a line with a larger number is not understood."""
 
 
 class RecordedSample(msgspec.Struct, gc=False):
-    """What is read of a sample; msgspec passes over the rest in a fraction of the time."""
+    """The fields read from a sample; msgspec skips the others in a fraction of the time.
 
-    e2e_ns: Integer | None
-    token_ns: list[list[Integer]]
+    Times are read as floats, exact up to 104 days, because numpy takes those in five times faster than integers.
+    """
+
+    e2e_ns: Nanoseconds | None
+    token_ns: list[list[float]]
     discarded: str | None = None
-    energy_mj: int | None = None
+    energy_mj: float | None = None
 
 
 class RecordedFacts(msgspec.Struct, frozen=True, gc=False):
-    """What is read of what an engine says of itself."""
+    """The fields read from an engine's facts."""
 
     preallocates: bool = False
     offload_read_bytes_s: float | None = None
 
 
 class RecordedLevels(msgspec.Struct, frozen=True, gc=False):
-    """What is read of a record's telemetry."""
+    """The fields read from a record's telemetry."""
 
     sm_mhz_mean: float | None = None
 
 
+class RecordedWorker(msgspec.Struct, frozen=True, gc=False):
+    """The fields read from the facts of a worker."""
+
+    pid: int | None = None
+
+
 class RecordedOutcome(msgspec.Struct, gc=False):
-    """What is read of an outcome."""
+    """The fields read from an outcome."""
 
     engine: RecordedFacts = RecordedFacts()
     samples: list[RecordedSample] = []
     load_s: float | None = None
-    warmup_ns: list[int | None] = []
+    warmup_ns: list[float | None] = []
     memory: Memory | None = None
     prompt_bytes_per_token: float | None = None
     given: dict[str, Given] = {}
 
 
 class RecordedSession(msgspec.Struct, tag_field="kind", tag="end", gc=False):
-    """What is read of a record; the cell waits undecoded, because it is the same in all records of it."""
+    """The fields that any reader needs of a record; the cell stays undecoded, because many records have the same."""
 
     id: str
     session: int
@@ -76,6 +85,7 @@ class RecordedSession(msgspec.Struct, tag_field="kind", tag="end", gc=False):
     environment: str
     protocol: int
     telemetry: RecordedLevels = RecordedLevels()
+    worker: RecordedWorker = RecordedWorker()
     phase: str | None = None
     reason: str | None = None
     problems: list[Finding] = []
@@ -126,11 +136,11 @@ class Sessions(NamedTuple):
     given: Mapping[str, tuple[Column, Column]]
 
     def given_value(self, key: str) -> Column:
-        """Return what other tools gave under a key; NaN where they gave nothing."""
+        """Return other tools' values under a key; NaN where there is none."""
         return self._given(key)[0]
 
     def given_spread(self, key: str) -> Column:
-        """Return half the range over the median of what they gave, where it has iterations."""
+        """Return half the range of their iterations over the median, where there are any."""
         return self._given(key)[1]
 
     def _given(self, key: str) -> tuple[Column, Column]:
@@ -141,16 +151,15 @@ class Sessions(NamedTuple):
 PREDICTED = Sessions._fields.index("prefill_work")
 COLUMNS = Sessions._fields.index("given")
 TIMES = Sessions._fields.index("load_s")
-"""So many columns come from the samples; then some are read off the record, three off the cell, and the
-last off its prediction."""
+"""The first columns come from the samples; the next from the record, three from the cell, and the last from its
+prediction."""
 
-MEMORY = tuple(name for name in Sessions._fields if name.endswith("_bytes"))
-NO_MEMORY = (None,) * len(MEMORY)
-memory_of = attrgetter(*MEMORY)
+FIRST_CALL = Sessions._fields.index("first_call_s")
+
+NO_MEMORY = (None,) * len(Memory.__struct_fields__)
 
 MOST_WAITING = 2**16
-"""Token times that wait, at most, for sessions of the same shape: half a MiB, which the processor's cache holds."""
-
+"""The most token times that wait for sessions of the same shape: half a MiB, which fits a processor's cache."""
 
 Shape: TypeAlias = tuple[int, int, int]
 """Samples of a session, rows of its first sample, and tokens of every row; 0 where rows differ, or there are none."""
@@ -167,9 +176,9 @@ class Alike:
     def __init__(self) -> None:
         """Begin with none."""
         self.numbers: list[int] = []
-        self.e2e_ns = array("q")
-        self.token_ns = array("q")
-        self.ragged: list[list[list[int]]] = []
+        self.e2e_ns = array("d")
+        self.token_ns = array("d")
+        self.ragged: list[list[list[float]]] = []
 
 
 class Gatherer:
@@ -186,12 +195,16 @@ class Gatherer:
     def take(self, taken: RecordedOutcome) -> None:
         """Take in one session."""
         number = len(self._read_off)
-        first_call = taken.warmup_ns[0] if taken.warmup_ns else None
-        memory = memory_of(taken.memory) if taken.memory else NO_MEMORY
         kept = [sample for sample in taken.samples if sample.e2e_ns and not sample.discarded]
-        first_call_s = first_call / 1e9 if first_call else None
+        warmup_ns, memory = taken.warmup_ns, taken.memory
         self._read_off.append(
-            (taken.load_s, first_call_s, _energy_j(kept), taken.prompt_bytes_per_token, *memory)
+            (
+                taken.load_s,
+                warmup_ns[0] if warmup_ns else None,
+                _energy_j(kept) if kept and kept[0].energy_mj is not None else None,
+                taken.prompt_bytes_per_token,
+                *(astuple(memory) if memory else NO_MEMORY),
+            )
         )
         if taken.given:
             for key, given in taken.given.items():
@@ -200,20 +213,22 @@ class Gatherer:
             self._wait(number, kept)
 
     def _wait(self, number: int, kept: list[RecordedSample]) -> None:
-        """Keep the times of a session; packed at once, while the processor still has them at hand."""
+        """Keep the times of a session; packed at once, while the processor still has them in its cache."""
         samples = [sample.token_ns for sample in kept]
         rows = list(chain.from_iterable(samples))
-        lengths, counts = set(map(len, rows)), set(map(len, samples))
-        length = lengths.pop() if len(lengths) == len(counts) == 1 else 0
+        lengths = set(map(len, rows))
+        length = lengths.pop() if len(lengths) == len(set(map(len, samples))) == 1 else 0
         alike = self._waiting[len(samples), len(samples[0]), length]
         alike.numbers.append(number)
         alike.e2e_ns.fromlist([sample.e2e_ns for sample in kept])  # type: ignore[misc]
         if length:
+            pack = alike.token_ns.fromlist
             for row in rows:
-                alike.token_ns.fromlist(row)
+                pack(row)
+            self._room -= length * len(rows)
         else:
             alike.ragged += samples
-        self._room -= len(samples) + length * len(rows) or sum(map(len, rows))
+            self._room -= len(samples) + sum(map(len, rows))
         if self._room < 0:
             self._reduce()
 
@@ -224,7 +239,7 @@ class Gatherer:
         self._room = MOST_WAITING
 
     def definitions(self, key: str) -> set[str]:
-        """Return what a metric that other tools gave is in their terms; nothing if none gave it."""
+        """Return other tools' definitions of a metric; empty if none gave it."""
         return {given.definition for given in self._given.get(key, {}).values()}
 
     def sessions(
@@ -245,8 +260,10 @@ class Gatherer:
             columns[:TIMES, numbers] = times
         if count:
             for place, column in enumerate(zip(*self._read_off, strict=True), TIMES):
-                if set(column) != {None}:  # which most columns are, all through
+                if column.count(None) < count:  # most columns are absent throughout
                     columns[place] = column  # None becomes NaN
+            columns[FIRST_CALL][columns[FIRST_CALL] == 0] = np.nan
+            columns[FIRST_CALL] /= 1e9
             sizes = [(c.batch_size, c.input_len, c.output_len) for c in cells]
             shapes = np.array(sizes, dtype=np.float64).T
             columns[PREDICTED - 3 : PREDICTED] = shapes if owners is None else shapes[:, owners]
@@ -257,7 +274,7 @@ class Gatherer:
 
 
 def _columns(given: Mapping[int, Given], count: int) -> tuple[Column, Column]:
-    """Return the values that other tools gave and their spreads, each of shape [count]."""
+    """Return other tools' values and their spreads, each of shape [count]."""
     values, spreads = np.full((2, count), np.nan)
     for number, one in given.items():
         values[number] = one.value
@@ -269,11 +286,9 @@ def _columns(given: Mapping[int, Given], count: int) -> tuple[Column, Column]:
 def _energy_j(kept: Sequence[RecordedSample]) -> float | None:
     """Return the mean energy of the iterations; None unless each has one.
 
-    A driver moves its counter on some ten times a second: a short iteration reads nothing or a whole step of
-    it, so its median is no energy at all.
+    A driver updates its counter about ten times a second: a short iteration reads nothing or a whole step of it,
+    and the median of such numbers means nothing.
     """
-    if not kept or kept[0].energy_mj is None:
-        return None  # at once: most machines have no such counter
     known = [sample.energy_mj for sample in kept if sample.energy_mj is not None]
     if len(known) < len(kept):
         return None
@@ -282,8 +297,8 @@ def _energy_j(kept: Sequence[RecordedSample]) -> float | None:
 
 def typical(alike: Alike, shape: Shape) -> Columns:
     """Return the time columns of sessions of one shape; shape [times, sessions]."""
-    whole = np.frombuffer(alike.e2e_ns, np.int64).reshape(-1, shape[0])
-    at = np.frombuffer(alike.token_ns, np.int64) if shape[2] else _padded(alike.ragged)
+    whole = np.frombuffer(alike.e2e_ns).reshape(-1, shape[0])
+    at = np.frombuffer(alike.token_ns) if shape[2] else _padded(alike.ragged)
     at = at.reshape(*whole.shape, *(shape[1:] if shape[2] else at.shape[1:]))
     first = np.fmax.reduce(at[..., 0], axis=2)
     decode = whole - first if at.shape[3] > 1 else np.full(whole.shape, np.nan)
@@ -291,7 +306,7 @@ def typical(alike: Alike, shape: Shape) -> Columns:
     return np.concatenate([_middle_and_spread(part) for part in (whole, first, decode, gaps)])
 
 
-def _padded(samples: Sequence[list[list[int]]]) -> Columns:
+def _padded(samples: Sequence[list[list[float]]]) -> Columns:
     """Return token times, NaN where there is none; shape [samples, rows, tokens]."""
     most_rows = max(map(len, samples))
     longest = max(map(len, chain.from_iterable(samples)), default=0)
@@ -302,11 +317,11 @@ def _padded(samples: Sequence[list[list[int]]]) -> Columns:
     return at
 
 
-def _middle_and_spread(samples_ns: NDArray[np.float64 | np.int64]) -> Columns:
+def _middle_and_spread(samples_ns: Columns) -> Columns:
     """Return the median in seconds and half the range over it, of each row; shape [2, sessions]."""
     if not samples_ns.shape[1]:
         return np.full((2, len(samples_ns)), np.nan)
-    ordered = np.sort(samples_ns, axis=1)  # what is absent comes last
+    ordered = np.sort(samples_ns, axis=1)  # NaN comes last
     n = np.isfinite(ordered).sum(axis=1)
     row = np.arange(len(ordered))
     middle = (ordered[row, (n - 1) // 2] + ordered[row, n // 2]) / 2

@@ -12,6 +12,7 @@ import os
 import re
 import stat
 import tempfile
+from collections import defaultdict
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import msgspec
@@ -21,7 +22,7 @@ from llmbench.results import lines as results_lines, lock, record, parity
 from llmbench.errors import FormatError, RunError, WriteError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
 T = TypeVar("T")
@@ -39,6 +40,14 @@ OWN = (RECORDS, DESCRIPTION, DESCRIPTION_NEW, TORN, LOCK)
 MOST_NOTICES = 20
 """The most notices shown about damaged lines; nobody reads more."""
 LONGEST_NOTICE = 300
+
+RARE: dict[str, Any] = {
+    "sweep": record.Plan,
+    "import": record.Import,
+    "stop": record.Stop,
+    "parity": record.Parity,
+}
+"""The kinds of lines that concern a whole run or cell."""
 
 LEAST_ROOM_BYTES = 16 * 2**20
 """The free space that a sweep needs to start: 5,000 records of 3 kB."""
@@ -100,8 +109,8 @@ def _no_run(folder: Path) -> str:
 class Log:
     """The intact lines of a run up to a fixed moment, read and checked again in each iteration.
 
-    This keeps memory constant. The plan and the notices come from the first complete iteration, or from one made
-    for them.
+    This keeps memory constant. The plan, the verdicts on cells and the notices come from the first complete
+    iteration, or from one made for them.
     """
 
     def __init__(
@@ -113,10 +122,10 @@ class Log:
         self._size = self._path.stat().st_size if self._path.exists() else 0
         self._plan: record.Plan | None = None
         self._imported: record.Import | None = None
-        self._stops: list[bytes] = []
+        self._stops: dict[str, record.Stop] = {}
+        self._refuted: dict[str, str] = {}
         self._notices: dict[str, None] = {}
         self._checked = False
-        self._refuted = parity.cells(self._path, self._size)
 
     @property
     def plan(self) -> record.Plan | None:
@@ -134,8 +143,13 @@ class Log:
     def stops(self) -> dict[str, record.Stop]:
         """Return why each cell got no further session, by id; the last line counts."""
         self.check()
-        decode = msgspec.json.Decoder(record.Stop).decode
-        return {stop.cell: stop for stop in self._decoded(decode, iter(self._stops))}
+        return self._stops
+
+    @property
+    def refuted(self) -> dict[str, str]:
+        """Return why the engine of a cell failed its parity check, by id; its records are invalid."""
+        self.check()
+        return self._refuted
 
     @property
     def notices(self) -> list[str]:
@@ -145,7 +159,8 @@ class Log:
 
     def __iter__(self) -> Iterator[record.Line]:
         """Yield every line in order, including plans, fully decoded."""
-        return self._decoded(results_lines.decode, (line for _, line in self._lines()))
+        self.check()
+        return self._decoded(results_lines.decode, self.lines())
 
     def lines(self) -> Iterator[bytes]:
         """Yield the bytes of every intact line."""
@@ -153,6 +168,11 @@ class Log:
 
     def records(self, kind: type[T]) -> Iterator[T]:
         """Yield only the records, each as the struct `kind`, which may have fewer fields than `Record`."""
+        self.check()
+        return self.as_written(kind)
+
+    def as_written(self, kind: type[T]) -> Iterator[T]:
+        """Yield the records; in the first iteration, without the verdicts on them, which may be later in the file."""
         ends = (line for held, line in self._lines() if held == "end")
         return self._decoded(msgspec.json.Decoder(kind).decode, ends)
 
@@ -169,7 +189,7 @@ class Log:
         else:
             self._notice("more lines were not understood and were skipped.")
 
-    def _decoded(self, decode: Callable[[bytes], T], lines: Iterator[bytes]) -> Iterator[T]:
+    def _decoded(self, decode: Callable[[bytes], T], lines: Iterable[bytes]) -> Iterator[T]:
         for line in lines:
             try:
                 value = decode(line)
@@ -180,10 +200,13 @@ class Log:
 
     def _lines(self) -> Iterator[tuple[str, bytes]]:
         """Yield the kind and the bytes of every intact line."""
-        bad = results_lines.LineNumbers()
-        kept: dict[str, list[bytes]] = {"sweep": [], "import": [], "stop": []}
+        bad: list[int] = []
+        rare: defaultdict[str, list[bytes]] = defaultdict(list)
         try:
-            for line in results_lines.scan(self._path, self._size, bad.add):
+            for line in results_lines.scan(self._path, self._size, bad.append):
+                if line.startswith(results_lines.END_HEAD):
+                    yield "end", line
+                    continue
                 try:
                     kind, version = results_lines.head_of(line)
                 except results_lines.NOT_UNDERSTOOD as error:
@@ -191,15 +214,15 @@ class Log:
                     continue
                 if version > record.FORMAT:
                     self._meet_newer(version)
-                if kind in kept:
-                    kept[kind].append(line)
+                if kind in RARE:
+                    rare[kind].append(line)
                 yield kind, line
         except FormatError as error:
             raise FormatError(f"{self._path}: {error}") from None
         except OSError as error:
             raise RunError(f"{self._path}: cannot be read: {_reason(error)}.") from error
         if not self._checked:
-            self._conclude(bad, kept)
+            self._conclude(bad, rare)
 
     def _meet_newer(self, version: int) -> None:
         error = results_lines.newer(version)
@@ -207,18 +230,19 @@ class Log:
             raise FormatError(f"{error} 'llmbench table' shows the part that it can read.")
         self._notice(f"{error} The output may be wrong.")
 
-    def _conclude(self, bad: results_lines.LineNumbers, kept: dict[str, list[bytes]]) -> None:
+    def _conclude(self, bad: Sequence[int], rare: Mapping[str, list[bytes]]) -> None:
         self._checked = True
-        self._stops = kept["stop"]
-        if bad.count:
-            lines = f"line{'s' if bad.count > 1 else ''} {bad}"
+        if bad:
+            lines = f"line{'s'[: len(bad) - 1]} {results_lines.as_ranges(bad)}"
             self._notice(f"{lines}: damaged and skipped.")
-        for plan in self._decoded(msgspec.json.Decoder(record.Plan).decode, iter(kept["sweep"])):
-            self._plan = plan
-        for imported in self._decoded(
-            msgspec.json.Decoder(record.Import).decode, iter(kept["import"])
-        ):
-            self._imported = imported
+        read = {
+            kind: list(self._decoded(msgspec.json.Decoder(struct).decode, rare.get(kind, ())))
+            for kind, struct in RARE.items()
+        }
+        self._plan = (read["sweep"] or [None])[-1]
+        self._imported = (read["import"] or [None])[-1]
+        self._stops = {stop.cell: stop for stop in read["stop"]}
+        self._refuted = parity.failed(read["parity"])
         if self._plan is None and (self._folder / DESCRIPTION).is_file():
             self._notice(f"the plan is missing; {DESCRIPTION} still has it.")
             self._plan = _described(self._folder / DESCRIPTION)

@@ -1,6 +1,6 @@
-"""A run as a table: a row a cell, a column an axis or a metric, and all that has no number beside it.
+"""A run as a table: a row per cell, a column per axis or metric, and the sessions that have no number.
 
-Invalid sessions are never among the numbers; they and all other failures are counted apart.
+Invalid sessions are never among the numbers; they and all other failures are counted separately.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from llmbench.results import metrics, utilization
 from llmbench.spec.sweep import NOT_OURS, NOT_SAID
 from llmbench.stats.intervals import Estimates, estimates
+from llmbench.stats.rounds import round_effect
 from llmbench.results.aggregate import Tally
 
 if TYPE_CHECKING:
@@ -44,8 +45,11 @@ HEADLINE = (
     "peak_allocated_bytes",
     "host_peak_rss_bytes",
 )
-"""What people are shown unless they ask for more; with three axes it fits a terminal of 80 columns."""
+"""The metrics shown to people by default; with three axes they fit a terminal of 80 columns."""
 
+
+ROUNDS_DIFFER_BELOW = 0.01
+"""Rounds that chance alone makes this different less often than this are said to differ."""
 
 NOT_ITS_OWN = "-"
 """The value of an option that no cell of a backend sets: it may not even have it."""
@@ -97,7 +101,7 @@ class RunProgress(NamedTuple):
 
 @dataclass(frozen=True)
 class Table:
-    """What a report shows. Everything of a cell stands at the cell's number.
+    """A run's content for reports. Sequences per cell follow the order of `cells`.
 
     Attributes:
         plan: the run's last plan; None if its file has lost it, or never had one.
@@ -107,15 +111,16 @@ class Table:
         constants: those that do not, with their value.
         numbers: the metrics asked for that were measured anywhere.
         headline: those of them that people are shown.
-        sides: what held each cell back, and where its ceilings come from; none without predictions.
+        sides: the bottleneck of each cell and the source of its ceilings; empty without predictions.
         valid: valid sessions of each cell.
+        iterations: the fewest and the most of them in a valid session of each cell, of shape [2, cells]; 0 if not known.
         to_come: sessions of each cell still to come.
         stops: why each cell got no further session; None if it may get some, or nobody wrote it.
         warnings: reason codes of each cell, with how many of its valid sessions have them.
         everywhere: reason codes that all valid sessions of the run have; they are not in `warnings`.
         failures: the sessions without a number, alike ones together, the most frequent first.
         progress: the sessions, counted.
-        notices: what else a reader must know, in words.
+        notices: problems of the run, in words.
 
     """
 
@@ -128,6 +133,7 @@ class Table:
     headline: tuple[Numbers, ...]
     sides: tuple[Words, ...]
     valid: Integers
+    iterations: Integers
     to_come: Integers
     stops: tuple[Stop | None, ...]
     warnings: tuple[Mapping[str, int], ...]
@@ -152,8 +158,7 @@ def tabulate(log: Log, tally: Tally, chosen: Sequence[Metric] | None = None) -> 
     """Return the table of a run that has been read."""
     cells = tally.cells
     owners = tally.numbers_of_owners()
-    work = utilization.work_of(cells, log.plan.predictions if log.plan else {})
-    sessions = tally.gatherer.sessions(cells, work.of_sessions(owners), owners)
+    work, sessions = utilization.columns(tally, log.plan)
     known = [utilization.worded(metric, work.sources) for metric in chosen or metrics.METRICS]
     numbers = _numbers(sessions, owners, len(cells), known)
     to_come = _to_come(log.plan, tally)
@@ -167,8 +172,9 @@ def tabulate(log: Log, tally: Tally, chosen: Sequence[Metric] | None = None) -> 
         constants=constants,
         numbers=numbers,
         headline=tuple(n for n in numbers if chosen or log.imported or n.metric.key in HEADLINE),
-        sides=_sides(work, sessions, owners),
+        sides=utilization.sides(work, sessions, owners),
         valid=np.bincount(owners, minlength=len(cells)),
+        iterations=_iterations(tally, owners),
         to_come=to_come,
         stops=_stops(log, tally),
         warnings=warnings,
@@ -179,7 +185,15 @@ def tabulate(log: Log, tally: Tally, chosen: Sequence[Metric] | None = None) -> 
             interrupted=tally.interrupted,
             **tally.verdicts,
         ),
-        notices=(*_notices(log, tally), *_over_unity(numbers, work)),
+        notices=(
+            *_notices(log, tally),
+            *(
+                notice
+                for each in numbers
+                for notice in utilization.over_unity(each.metric.key, each.middle, work.sources)
+            ),
+            *([] if log.imported else _rounds(sessions, owners, tally.rounds)),
+        ),
     )
 
 
@@ -202,18 +216,6 @@ def _numbers(
     return tuple(numbers)
 
 
-def _sides(work: PredictedWork, sessions: Sessions, owners: Integers) -> tuple[Words, ...]:
-    """Return the roofline's side of every cell, by its sessions' typical times."""
-    count = len(work.sources)
-    times = (estimates(column, owners, count) for column in (sessions.ttft_s, sessions.decode_s))
-    return utilization.sides(work, *(middle for middle, _, _ in times))
-
-
-def _over_unity(numbers: Sequence[Numbers], work: PredictedWork) -> Iterator[str]:
-    for each in numbers:
-        yield from utilization.over_unity(each.metric.key, each.middle, work.sources)
-
-
 def _highest(values: Reals, owners: Integers, count: int) -> Estimates:
     """Return the largest session value of each cell; a peak has no interval."""
     present = np.isfinite(values)
@@ -221,6 +223,31 @@ def _highest(values: Reals, owners: Integers, count: int) -> Estimates:
     np.maximum.at(highest, owners[present], values[present])
     n = np.bincount(owners[present], minlength=count)
     return Estimates(np.where(n > 0, highest, np.nan), np.full(count, np.nan), n)
+
+
+def _iterations(tally: Tally, owners: Integers) -> Integers:
+    """Return the fewest and the most iterations of a session of each cell; 0 where there is none."""
+    counts = np.array(tally.iterations, dtype=np.int64)
+    fewest = np.full(len(tally.cells), np.iinfo(np.int64).max)
+    most = np.zeros(len(tally.cells), dtype=np.int64)
+    np.minimum.at(fewest, owners, counts)
+    np.maximum.at(most, owners, counts)
+    return np.stack([np.minimum(fewest, most), most])
+
+
+def _rounds(sessions: Sessions, owners: Integers, rounds: Sequence[int]) -> Iterator[str]:
+    """Yield a sentence if rounds differ by more than sessions within them."""
+    values = metrics.BY_KEY["e2e_s"].value(sessions)
+    effect = round_effect(values, owners, np.array(rounds, dtype=np.int64))
+    if effect is None or effect.p >= ROUNDS_DIFFER_BELOW:
+        return
+    p = "p < 0.0001" if effect.p < 1e-4 else f"p = {effect.p:.1g}"
+    size = f"{abs(effect.ratio - 1):.2g}"
+    change = f"{100 * float(size):.3g} % {'slower' if effect.ratio > 1 else 'faster'}"
+    yield (
+        f"Rounds differ more than chance allows (F = {effect.f:.1f}, {p}; round {effect.round} was {change}): "
+        "the machine changed during the run, for all cells at once. The intervals of single cells do not show that."
+    )
 
 
 def _to_come(plan: Plan | None, tally: Tally) -> Integers:
@@ -235,10 +262,9 @@ def _to_come(plan: Plan | None, tally: Tally) -> Integers:
 
 def _stops(log: Log, tally: Tally) -> tuple[Stop | None, ...]:
     """Return the stop of every cell; one written before a later session counts no more."""
-    stops = log.stops
-    found = (stops.get(cell.id) for cell in tally.cells)
+    stops = (log.stops.get(cell.id) for cell in tally.cells)
     return tuple(
-        stop if stop and stop.sessions == tally.ended[stop.cell] else None for stop in found
+        stop if stop and stop.sessions == tally.ended[stop.cell] else None for stop in stops
     )
 
 
@@ -249,7 +275,7 @@ def axes_of(
     options = dict.fromkeys(name for cell in cells for name in cell.options)
     own = {(cell.backend, name) for cell in cells for name in cell.options}
     columns = {
-        **{name: tuple(map(attrgetter(name), cells)) for name in AXES_BEFORE},
+        **{name: _values(cells, name) for name in AXES_BEFORE},
         **{
             name: tuple(
                 cell.options.get(name, absent if (cell.backend, name) in own else NOT_ITS_OWN)
@@ -257,7 +283,7 @@ def axes_of(
             )
             for name in options
         },
-        **{name: tuple(map(_said, map(attrgetter(name), cells))) for name in AXES_AFTER},
+        **{name: _values(cells, name) for name in AXES_AFTER},
     }
     varying = [Axis(name, values) for name, values in columns.items() if len(set(values)) > 1]
     constants = {name: values[0] for name, values in columns.items() if len(set(values)) == 1}
@@ -267,8 +293,9 @@ def axes_of(
     return tuple(varying), constants
 
 
-def _said(value: object) -> object:
-    return NOT_SAID if value is None else value
+def _values(cells: Sequence[Point], name: str) -> tuple[object, ...]:
+    values = tuple(map(attrgetter(name), cells))
+    return tuple(NOT_SAID if value is None else value for value in values) if None in values else values
 
 
 def _warnings(tally: Tally) -> tuple[tuple[Mapping[str, int], ...], tuple[str, ...]]:

@@ -12,12 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmbench.results.metrics import PERCENT, SHARES, Unit
+from llmbench.stats.intervals import estimates
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from llmbench.results.metrics import Metric
+    from llmbench.results.aggregate import Tally
     from llmbench.results.prediction import Prediction
+    from llmbench.results.record import Plan
+    from llmbench.results.sessions import Sessions
     from llmbench.spec.sweep import Point
 
 Reals: TypeAlias = NDArray[np.float64]
@@ -63,27 +67,31 @@ class PredictedWork(NamedTuple):
     least_prefill_s: Reals
     sources: tuple[str, ...]
 
-    def of_sessions(self, owners: NDArray[np.int64]) -> Reals:
-        """Return the work and the ceilings of sessions, given their cells; shape [5, sessions]."""
-        return np.stack(self[:5])[:, owners]
+
+def columns(tally: Tally, plan: Plan | None) -> tuple[PredictedWork, Sessions]:
+    """Return the predicted work of a run's cells and the columns of its sessions, with work and ceilings."""
+    work = work_of(tally.cells, plan.predictions if plan else {})
+    owners = tally.numbers_of_owners()
+    per_session = np.stack(work[:5])[:, owners]
+    return work, tally.gatherer.sessions(tally.cells, per_session, owners)
 
 
 def work_of(cells: Sequence[Point], predictions: Mapping[str, Prediction]) -> PredictedWork:
     """Return the predicted work of the cells, ignoring figures whose ceilings have no source."""
     columns = np.full((6, len(cells)), np.nan)
     sources: list[str] = [""] * len(cells)
-    for number, cell in enumerate(cells):
+    for number, cell in enumerate(cells if predictions else ()):
         known = predictions.get(cell.id)
         if known is None or known.source is None:
             continue
         sources[number] = known.source
-        columns[:, number] = [
-            np.nan if figure is None else figure
-            for figure in (
+        columns[:, number] = np.array(
+            (
                 known.prefill_flops, known.decode_flops, known.decode_bytes,
                 known.flops_s, known.bytes_s, known.least_prefill_s,
-            )
-        ]  # fmt: skip
+            ),
+            dtype=np.float64,  # None becomes NaN
+        )  # fmt: skip
     return PredictedWork._make((*columns, tuple(sources)))
 
 
@@ -99,17 +107,17 @@ def worded(metric: Metric, sources: Sequence[str]) -> Metric:
     return metric._replace(unit=Unit(unit, PERCENT.factor), definition=text)
 
 
-def sides(work: PredictedWork, ttft_s: Reals, decode_s: Reals) -> tuple[Words, ...]:
-    """Return each cell's side of the roofline and the source of its ceilings; empty if none are known.
+def sides(work: PredictedWork, sessions: Sessions, owners: NDArray[np.int64]) -> tuple[Words, ...]:
+    """Return each cell's side of the roofline, by its sessions' typical times, and the source of its ceilings.
 
-    Args:
-        work: the predicted work.
-        ttft_s: measured, of shape [cells].
-        decode_s: all steps after the first token, likewise.
-
+    The result is empty if no ceilings are known.
     """
     if not any(work.sources):
         return ()
+    count = len(work.sources)
+    ttft_s, decode_s = (
+        estimates(column, owners, count).middle for column in (sessions.ttft_s, sessions.decode_s)
+    )
     prefill_s = work.prefill_work / work.compute_ceiling
     # The larger bound is the least time: that of operations or else that of bytes.
     moving_s = np.where(work.least_prefill_s > prefill_s * (1 + 1e-9), work.least_prefill_s, 0.0)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from llmbench.errors import SpecError
 from llmbench.machine import calibration, chips, info, peaks
-from llmbench.predict import estimate, history
+from llmbench.predict import estimate, nearest
 from llmbench.run import plan
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def forecast(
     """Plan a sweep for a chip or for this machine, and predict its cells."""
     chip = chips.chip(chip_name) if chip_name else None
     price = _price(usd_per_hour, chip)
-    planned = plan.plan(sweep, device="cuda" if chip else None)
+    planned = plan.plan(sweep, chip=chip)
     cells = list(_cells(planned, _place(chip, results)))
     return Forecast(planned, cells, chip, price, "" if chip else _sessions(planned))
 
@@ -61,8 +61,8 @@ def forecast(
 def _place(chip: Chip | None, results: Path) -> estimate.PredictedMachine:
     if chip:
         return estimate.elsewhere(chip)
-    found = info.machine()
-    return estimate.here(found, peaks.probes_of(found), history.past_cells(results, found))
+    machine = info.machine()
+    return estimate.here(machine, peaks.probes_of(machine), nearest.past_cells(results, machine))
 
 
 def _cells(planned: Planned, place: estimate.PredictedMachine) -> Iterator[PlannedCell]:

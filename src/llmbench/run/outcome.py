@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import psutil
 
 from llmbench import files
+from llmbench.machine.info import utc_now
 from llmbench.measure.checks import check_outcome
 from llmbench.measure.telemetry import LEVELS
 from llmbench.redact import redact, redact_all
@@ -45,7 +45,7 @@ def record_of(  # noqa: PLR0913 - one argument a field of the record
         phase=outcome.phase if status not in (Status.OK, Status.INVALID) else None,
         reason=reason, problems=problems, warnings=warnings, cell=cell, outcome=outcome,
         telemetry=telemetry, worker=worker, environment=environment,
-        ended=now(),
+        ended=utc_now("milliseconds"),
     )  # fmt: skip
 
 
@@ -128,8 +128,3 @@ def scrub(log: Path) -> None:
             stream.seek(0)
             stream.truncate()
             stream.write(clean.encode())
-
-
-def now() -> str:
-    """Return the time of day in UTC, to the millisecond."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -9,7 +9,7 @@ import msgspec
 
 from llmbench.predict.oom import Met
 from llmbench.results.record import Begin, Record, Status, Stop
-from llmbench.stats import intervals
+from llmbench.stats.sample_size import sessions_for, shared_deviation
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 DETERMINED = (Status.UNSUPPORTED, Status.LOAD_FAILED)
 """Statuses that every session of a cell would have; later sessions are skipped with the reason."""
 
-Reason = Literal["interval", "maximum", "budget", "failed"]
+Reason = Literal["planned", "maximum", "budget", "failed"]
 
 
 class CellSessions(msgspec.Struct):
     """The state of one cell, small enough to keep memory constant in a sweep of any length."""
 
     done: dict[int, Status] = {}
-    medians_s: list[float] = []
+    medians_s: dict[int, float] = {}
     attempts: dict[int, int] = {}
     stopped_at: int = 0
     met: Met = msgspec.field(default_factory=Met)
@@ -44,7 +44,7 @@ class CellSessions(msgspec.Struct):
             if sample.e2e_ns and not sample.discarded
         ]
         if record.status is Status.OK and times:
-            self.medians_s.append(statistics.median(times) / 1e9)
+            self.medians_s[record.session] = statistics.median(times) / 1e9
 
     def forget_inferred(self) -> None:
         """Reopen sessions that were skipped by inference."""
@@ -79,15 +79,35 @@ def sessions_by_cell(cells: Iterable[Cell], lines: Iterable[Line]) -> dict[str, 
     return known
 
 
-def why_stop(standing: CellSessions, protocol: Protocol, spent_s: float) -> Reason | None:
+def planned_sessions(standings: Iterable[CellSessions], protocol: Protocol) -> int:
+    """Return the sessions that each cell gets, from the spread that all cells have in their first ones.
+
+    Later sessions change nothing. Until every cell has its first ones, it is the maximum.
+    """
+    first = range(1, protocol.sessions + 1)
+    known = []
+    for standing in standings:
+        if any(session not in standing.done for session in first):
+            return protocol.max_sessions
+        if all(session in standing.medians_s for session in first):
+            known.append([standing.medians_s[session] for session in first])
+    deviation = shared_deviation(known)
+    if deviation is None:
+        return protocol.max_sessions
+    ends = (protocol.sessions, protocol.max_sessions)
+    return sessions_for(deviation, protocol.interval_within, *ends) or protocol.max_sessions
+
+
+def why_stop(
+    standing: CellSessions, protocol: Protocol, planned: int, spent_s: float
+) -> Reason | None:
     """Return why a cell needs no further session, or None if it needs one."""
     if not set(range(1, protocol.sessions + 1)) <= set(standing.done):
         return None
     if any(status is not Status.OK for status in standing.done.values()):
         return "failed"
-    half_width = intervals.half_width(standing.medians_s)
-    if half_width is not None and half_width <= protocol.interval_within:
-        return "interval"
     if len(standing.done) >= protocol.max_sessions:
         return "maximum"
+    if len(standing.done) >= planned:
+        return "planned"
     return "budget" if protocol.budget_s is not None and spent_s >= protocol.budget_s else None

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from llmbench import backends, files
 from llmbench.errors import NothingToRun, SpecError
-from llmbench.machine import info
+from llmbench.machine import chips, info
 from llmbench.measure import prompts as measure_prompts
 from llmbench.models import resolve
 from llmbench.redact import redact, without_home, without_secrets
@@ -23,6 +23,7 @@ from llmbench.spec import sweep as spec_sweep
 from llmbench.spec.digest import digest_of
 
 if TYPE_CHECKING:
+    from llmbench.machine.chips import Chip
     from llmbench.models.resolve import Model
     from llmbench.spec.sweep import Cell, Sweep
 
@@ -41,30 +42,34 @@ class Planned(msgspec.Struct, frozen=True, kw_only=True):
     warnings: list[str]
 
 
-def plan(sweep: Sweep, *, device: str | None = None) -> Planned:
+def plan(sweep: Sweep, *, chip: Chip | None = None) -> Planned:
     """Resolve and expand a sweep; raise SpecError or NothingToRun with one line if it is invalid.
 
-    `device` is a device to plan for, which may be absent: `auto` then means it, and no driver is queried.
+    `chip` is a GPU to plan for, which may be absent: `auto` then means it, and no driver is queried.
     """
     given = sweep.axes.model if isinstance(sweep.axes.model, list) else [sweep.axes.model]
     models = _models(given)
     prompts = [without_home(name) for name in grid.words(sweep.axes.prompts)]
     axes = replace(sweep.axes, model=list(map(redact, given)), prompts=prompts)
     sweep = replace(sweep, name=redact(sweep.name), why=redact(sweep.why), axes=axes)
+    device = info.device() if chip is None and "auto" in grid.words(sweep.axes.device) else "cpu"
+    dtypes = {name: known for name, resolved in models.items() if (known := resolved.dtype)}
+    narrowed = _without_bfloat16(sweep, chip, device, dtypes)
     choices = grid.Choices(
         model_digests={name: resolved.digest for name, resolved in models.items()},
         options={name: backends.options(name) for name in backends.known()},
         load_formats={name: real_or_random(resolved) for name, resolved in models.items()},
-        device=device or (info.device() if "auto" in grid.words(sweep.axes.device) else "cpu"),
+        device="cuda" if chip else device,
+        dtypes=dtypes,
         prompt_digests={
             name: digest_of(text(name)) for name in prompts if name != measure_prompts.SYNTHETIC
         },
     )
     cells, warnings = grid.expand(sweep, choices)
     _refuse_secrets(cells)
-    if device is None:
+    if chip is None:
         _check_device(cells)
-        warnings += _not_installed(cells)
+        warnings += [f"Not installed here: {each}" for each in not_installed(cells)]
     cells, doubles = _distinct(cells)
     refused = {
         cell.id: reason for cell in cells if (reason := _impossible(cell, models[cell.model]))
@@ -78,8 +83,30 @@ def plan(sweep: Sweep, *, device: str | None = None) -> Planned:
     if len(refused) == len(cells):
         raise NothingToRun(f"{sweep.name}: nothing to run; {next(iter(refused.values()))}")
     return Planned(
-        sweep=sweep, cells=cells, models=models, refused=refused, warnings=warnings + doubles
+        sweep=sweep,
+        cells=cells,
+        models=models,
+        refused=refused,
+        warnings=warnings + doubles + narrowed,
     )
+
+
+def _without_bfloat16(
+    sweep: Sweep, chip: Chip | None, device: str, dtypes: dict[str, str]
+) -> list[str]:
+    """Replace bfloat16 by float16 where `auto` means it and the GPU has none; return a warning if so."""
+    if "auto" not in grid.words(sweep.axes.dtype):
+        return []
+    if chip is None:
+        cuda = "cuda" in (device, *grid.words(sweep.axes.device))
+        found = chips.devices(info.machine()["gpus"]) if cuda else []
+        chip = next((each.chip for each in found if each.chip), None)
+    if chip is None or not chip.dense_tflops or "bfloat16" in chip.dense_tflops:
+        return []
+    changed = [name for name, dtype in dtypes.items() if dtype == "bfloat16"]
+    dtypes.update(dict.fromkeys(changed, "float16"))
+    named = ", ".join(changed)
+    return [f"{chip.name} has no bfloat16: {named} in float16."] if changed else []
 
 
 def _models(given: list[str]) -> dict[str, Model]:
@@ -132,16 +159,12 @@ def _no_text(error: ValueError) -> str:
     return "is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else "is not a file name"
 
 
-def _not_installed(cells: list[Cell]) -> list[str]:
-    """Return warnings about backends that are not installed, before a long sweep instead of after it."""
+def not_installed(cells: list[Cell]) -> list[str]:
+    """Return, for each backend that is not installed, what it needs and how to install it."""
     missing = {
         name: backends.missing(name) for name in dict.fromkeys(cell.backend for cell in cells)
     }
-    return [
-        f"Not installed here: {backends.how_to_install(name, package)}"
-        for name, package in missing.items()
-        if package
-    ]
+    return [backends.how_to_install(name, package) for name, package in missing.items() if package]
 
 
 def _check_device(cells: list[Cell]) -> None:

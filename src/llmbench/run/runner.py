@@ -16,6 +16,7 @@ import msgspec
 import psutil
 
 from llmbench.machine import chips, info, processes
+from llmbench.machine.info import utc_now
 from llmbench.measure import bounds, prompts, telemetry
 from llmbench.results import store
 from llmbench.results.record import Begin, Job, Outcome, Status, Stop
@@ -23,8 +24,8 @@ from llmbench.run import launcher
 from llmbench.run.device_monitor import DeviceMonitor
 from llmbench.run.inferred import InferredOutcomes
 from llmbench.run.messages import CellResult, Progress
-from llmbench.run.outcome import now, outcome_without_result, record_of, scrub
-from llmbench.run.pending import sessions_by_cell, why_stop
+from llmbench.run.outcome import outcome_without_result, record_of, scrub
+from llmbench.run.pending import planned_sessions, sessions_by_cell, why_stop
 from llmbench.run.plan import text
 from llmbench.spec import sweep
 from llmbench.stats import intervals
@@ -87,10 +88,11 @@ class Runner:
         wanted = [
             cell for cell in self.planned.cells if session not in self.standings[cell.id].done
         ]
+        planned = planned_sessions(self.standings.values(), self.protocol)
         return [
             cell
             for cell in wanted
-            if why_stop(self.standings[cell.id], self.protocol, spent_s) is None
+            if why_stop(self.standings[cell.id], self.protocol, planned, spent_s) is None
         ]
 
     def measure_all(self) -> None:
@@ -99,7 +101,8 @@ class Runner:
             for session in range(1, self.protocol.max_sessions + 1):
                 cells = self.pending(session)
                 if session > self.protocol.sessions:
-                    further = len(cells) * (self.protocol.max_sessions - session)
+                    planned = planned_sessions(self.standings.values(), self.protocol)
+                    further = len(cells) * (planned - session)
                     self.screen.more_planned(len(cells), further)
                 self._round(session, cells)
                 self._close_fork_servers()
@@ -225,7 +228,7 @@ class Runner:
         attempt = self.standings[cell.id].attempts[session] = self._attempt(cell, session)
         self.watch.before_cell()
         begin = Begin(
-            cell=cell.id, session=session, attempt=attempt, at=now(), token=worker.session,
+            cell=cell.id, session=session, attempt=attempt, at=utc_now("milliseconds"), token=worker.session,
             pid=worker.pid, pid_start_s=started_at(worker.pid), boot=processes.boot_id(),
         )  # fmt: skip
         self.run.append(begin)
@@ -247,7 +250,7 @@ class Runner:
         record = record_of(
             cell, session, self.standings[cell.id].attempts.get(session, 1), outcome,
             telemetry=self.watch.seen(), worker=worker or {}, environment=self.written.environment_digest,
-            ceilings=bounds.ceilings(cell, outcome.engine, self.devices),
+            ceilings=bounds.ceilings(cell, outcome.engine, self.devices, self.written.probes),
         )  # fmt: skip
         self.run.append(record)
         self.standings[cell.id].note(record)
@@ -255,11 +258,13 @@ class Runner:
 
     def _note_stops(self) -> None:
         """Write, once per cell, why it gets no further session."""
+        planned = planned_sessions(self.standings.values(), self.protocol)
+        spent_s = time.monotonic() - self.began
         for cell in self.planned.cells:
             standing = self.standings[cell.id]
-            reason = why_stop(standing, self.protocol, time.monotonic() - self.began)
+            reason = why_stop(standing, self.protocol, planned, spent_s)
             if reason and standing.stopped_at != len(standing.done):
-                half_width = intervals.half_width(standing.medians_s)
+                half_width = intervals.half_width(list(standing.medians_s.values()))
                 self.run.append(
                     Stop(
                         cell=cell.id,

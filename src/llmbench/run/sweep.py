@@ -18,13 +18,12 @@ from rich.console import Console
 from llmbench.errors import RunError
 from llmbench.machine import info, peaks, processes, state
 from llmbench.measure import probe, telemetry
-from llmbench.predict import estimate, history
+from llmbench.predict import estimate, nearest
 from llmbench.redact import command_line, redact, redact_all, shown
 from llmbench.results import anonymous, store
 from llmbench.results.record import Plan, Status
 from llmbench.run import resume as run_resume
-from llmbench.run.outcome import now
-from llmbench.run.plan import plan
+from llmbench.run.plan import not_installed, plan
 from llmbench.run.progress import Screen
 from llmbench.run.runner import Runner
 from llmbench.run.signals import Interrupt
@@ -68,6 +67,7 @@ class SweepOptions(msgspec.Struct, frozen=True):
     offline: bool
     run_anyway: bool = False
     anonymous: bool = False
+    add: bool = False
 
 
 def probe_first(sweep: Sweep, console: Console) -> None:
@@ -86,6 +86,8 @@ def sweep(wanted: Sweep, asked: SweepOptions, console: Console, command: str, sh
     if asked.offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
     planned = plan(wanted)
+    if missing := not_installed(planned.cells):
+        raise RunError(missing[0])
     _refuse_few_files(planned)
     machine = info.machine()
     folder = asked.output_dir or _folder(wanted.name, machine["name"], resume=asked.resume)
@@ -152,6 +154,7 @@ def _announce(runner: Runner, others: float) -> None:
     for warning in planned.warnings:
         screen.note(warning)
     if not any(runner.pending(session) for session in range(1, most + 1)):
+        screen.note("Nothing left to measure: every planned session has ended.")
         return
     if others > BUSY:
         screen.note(
@@ -168,8 +171,6 @@ def _conclude(run: Run, runner: Runner, console: Console, interrupt: Interrupt) 
         status for standing in runner.standings.values() for status in standing.done.values()
     )
     counted = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
-    if not runner.screen.ended and interrupt.signal is None:
-        console.print("Nothing left to do.", markup=False)
     folder = shown(str(run.folder))
     console.print(f"{counted or 'no session ended'}  ->  {folder}", markup=False, soft_wrap=True)
     if runner.watch.halt:
@@ -229,7 +230,7 @@ def _describe(
         name=planned.sweep.name,
         why=planned.sweep.why,
         command=command,
-        at=now(),
+        at=info.utc_now("milliseconds"),
         cells=planned.cells,
         models=[_without_secrets(model) for model in planned.models.values()],
         settings=planned.sweep.protocol,
@@ -241,6 +242,8 @@ def _describe(
         probes=probes,
     )
     written = run.told(written)
+    if earlier and not asked.add:
+        run_resume.refuse_other_grid(earlier, written, run.folder)
     planned_before = any(isinstance(line, Plan) for line in run.log)
     if earlier and planned_before and run_resume.same(earlier, written):
         written = earlier
@@ -268,7 +271,7 @@ def _predictions(
     new = [cell for cell in planned.cells if cell.id not in before]
     if not new:
         return earlier.predictions if earlier else {}
-    past = history.past_cells(RESULTS, machine, without=earlier.run if earlier else None)
+    past = nearest.past_cells(RESULTS, machine, without=earlier.run if earlier else None)
     place = estimate.here(machine, probes, past)
     predicted = estimate.predictions(new, planned.models, planned.sweep.protocol, place)
     return {**(earlier.predictions if earlier else {}), **predicted}

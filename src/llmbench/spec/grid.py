@@ -24,14 +24,10 @@ if TYPE_CHECKING:
 DTYPES = ("float32", "bfloat16", "float16")
 DEVICES = ("cpu", "cuda")
 LOAD_FORMATS = ("dummy", "safetensors")
-ALIASES = {
-    "fp32": "float32",
-    "bf16": "bfloat16",
-    "fp16": "float16",
-    "half": "float16",
-    "gpu": "cuda",
-}
-"""Other tools' names for some of these values, known only to suggest ours in an error."""
+DTYPE_ALIASES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "half": "float16"}
+"""Other names of the dtypes, accepted."""
+ALIASES = {"gpu": "cuda"}
+"""Other tools' names for values, known only to suggest ours in an error."""
 MOST_TOKENS = 2**31
 """Batch x (input + output) above this cannot be indexed by any engine."""
 MOST_CELLS = 100_000
@@ -51,6 +47,7 @@ class Choices(msgspec.Struct, frozen=True):
     device: str
     prompt_digests: Mapping[str, str]
     load_formats: Mapping[str, str] = {}
+    dtypes: Mapping[str, str] = {}
 
 
 def expand(sweep: Sweep, choices: Choices) -> tuple[list[Cell], list[str]]:
@@ -99,8 +96,11 @@ def _axes(sweep: Sweep, warn: list[str]) -> dict[str, list[Any]]:
         axes[name] = without_repetition(
             lengths(getattr(sweep.axes, name), f"{where}.{name}"), f"{where}.{name}", warn
         )
+    axes["dtype"] = without_repetition(
+        [DTYPE_ALIASES.get(word, word) for word in axes["dtype"]], f"{where}.dtype", warn
+    )
     for name, known in (
-        ("dtype", DTYPES),
+        ("dtype", (*DTYPES, "auto")),
         ("load_format", (*LOAD_FORMATS, "auto")),
         ("device", (*DEVICES, "auto")),
     ):
@@ -174,6 +174,8 @@ def make_cell(
     point["device"] = choices.device if point["device"] == "auto" else point["device"]
     if point["load_format"] == "auto":
         point["load_format"] = choices.load_formats.get(str(point["model"]), "dummy")
+    if point["dtype"] == "auto":
+        point["dtype"] = _dtype(str(point["model"]), choices)
     facts = {
         **point,
         "backend": backend,
@@ -186,6 +188,15 @@ def make_cell(
     }
     digest = digest_of({"cell": measured, "protocol": PROTOCOL, "measuring": protocol.measuring()})
     return msgspec.convert({"id": f"{_slug(facts)}-{digest}", **facts}, Cell)
+
+
+def _dtype(model: str, choices: Choices) -> str:
+    """Return the dtype of a model's checkpoint; raise SpecError if it is unknown."""
+    if dtype := choices.dtypes.get(model):
+        return dtype
+    raise SpecError(
+        f"dtype: the checkpoint's is not known for {model!r}; name one, such as --dtype bfloat16."
+    )
 
 
 def _slug(facts: Mapping[str, object]) -> str:

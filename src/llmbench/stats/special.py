@@ -21,6 +21,7 @@ def _deferred(name: str) -> Callable[..., Any]:
     return function
 
 
+fdtrc = _deferred("fdtrc")
 ndtri = _deferred("ndtri")
 polygamma = _deferred("polygamma")
 psi = _deferred("psi")

@@ -6,6 +6,7 @@ without a GPU, and checks the measuring loop against a known answer.
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,9 @@ OPTIONS = {
     "ttft_ms": 5.0,
     "tpot_ms": 1.0,
     "jitter": 0.0,
+    "session_spread": 0.0,
+    "drift": 0.0,
+    "warming": 0.0,
     "load_ms": 0.0,
     "clock": ("real", "virtual"),
     "fault": (
@@ -41,9 +45,22 @@ OPTIONS = {
     "when": "",
     "chance": 1.0,
 }  # fmt: skip
-"""`fault` happens at `at`; `call` counts from 1, warm-up included; `when` limits it to cells, sessions or attempts,
-such as `batch_size=4,session=1`, or `batch_size>=4`, and `chance` to a share of them, drawn from the seed. Times
-are milliseconds; `jitter` is a relative standard deviation."""
+MEANINGS = {
+    "ttft_ms": "milliseconds to the first token",
+    "tpot_ms": "milliseconds for each further token",
+    "jitter": "standard deviation of the logarithm of a call's time, within a session",
+    "session_spread": "standard deviation of the logarithm of a session's time; the median stays true",
+    "drift": "share by which each session is slower than the one before",
+    "warming": "call k of a cell is slower by warming x exp(-k / 30)",
+    "load_ms": "milliseconds that loading takes",
+    "clock": "really sleep, or move a clock of its own",
+    "fault": "what goes wrong",
+    "at": "where the fault happens",
+    "call": "the call in which it happens, counted from 1 with the warm-up",
+    "when": "only in such cells, sessions or attempts: batch_size=4,session=1 or batch_size>=4",
+    "chance": "only in this share of them, drawn from the seed",
+}
+WARMING_CALLS = 30
 
 VOCABULARY = 32_000
 
@@ -132,7 +149,13 @@ class FakeEngine:
 
     def _milliseconds(self) -> tuple[float, float]:
         """Return this call's time to the first token and between tokens."""
-        factor = 1 + self.script["jitter"] * float(self.rng.standard_normal())
+        script, job = self.script, self.job
+        factor = math.exp(
+            script["jitter"] * float(self.rng.standard_normal())
+            + script["session_spread"] * self._of_session().gauss(0, 1)
+            + (job.session - 1) * math.log1p(script["drift"])
+        )
+        factor *= 1 + script["warming"] * math.exp(-(self.calls - 1) / WARMING_CALLS)
         if self._fault_is("trend"):
             factor *= 1 + 0.05 * self.calls
         if self._fault_is("two_modes"):
@@ -190,17 +213,17 @@ class FakeEngine:
             "session": self.job.session, "attempt": self.job.attempt,
         }  # fmt: skip
         pairs = [pair.split("=") for pair in self.script["when"].split(",") if pair]
-        return self._drawn() < self.script["chance"] and all(
+        return self._of_session().random() < self.script["chance"] and all(
             known[name.strip(" >")] >= int(value) if ">" in name
             else known[name.strip()] == int(value)
             for name, value in pairs
         )  # fmt: skip
 
-    def _drawn(self) -> float:
-        """Return a number from 0 to 1 that is fixed for this attempt at this cell."""
+    def _of_session(self) -> random.Random:
+        """Return a generator that draws the same for each call of this attempt at this cell."""
         job = self.job
         seed_text = f"{job.protocol.seed} {self.cell.id} {job.session} {job.attempt}"
-        return random.Random(seed_text).random()  # noqa: S311 - a share of faults, not a secret
+        return random.Random(seed_text)  # noqa: S311 - a simulation, not a secret
 
     def _fail_at(self, place: str) -> None:
         """Fail here, if the script says so."""

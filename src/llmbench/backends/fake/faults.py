@@ -119,6 +119,10 @@ def _chatter(engine: FakeEngine) -> None:
         _on_pipe(heartbeat)(engine)
 
 
+def _oversized(engine: FakeEngine) -> None:
+    _on_pipe(b"x" * (65 * 2**20))(engine)
+
+
 def _partial(engine: FakeEngine) -> None:
     _on_pipe(b'{"kind":"progress","pha')(engine)
     os._exit(0)
@@ -178,7 +182,7 @@ FAULTS: dict[str, Callable[[FakeEngine], Any]] = {
     "fake_result": _fake_result,
     "partial": _partial,
     "chatter": _chatter,
-    "oversized": _on_pipe(b"x" * (65 * 2**20)),
+    "oversized": _oversized,
     "unknown": _on_pipe(b'{"kind":"surprise"}\n'),
     "stranger": _on_pipe(b'{"kind":"result","outcome":{"cell":"another"},"last":true}\n'),
     "nested": _on_pipe(b'{"kind":"result","outcome":{"engine":' + b'{"a":' * 100_000 + b"\n"),

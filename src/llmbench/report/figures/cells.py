@@ -30,10 +30,12 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 KIND = ("model", "backend", "device", "dtype", "load_format", "prompts")
-"""What makes cells of another kind; lengths, the batch and an engine's options make others of the same."""
+"""The coordinates that make another kind of cell; lengths, the batch and an engine's options do not."""
 
 MOST_POINTS = 1000
 """Points in one plot and rows in one table; with more, a page of six plots would pass 5 MB."""
+WIDEST_DRAWN = 1.0
+"""A wider interval, relative to its value, leaves no room for the others."""
 MOST_PANELS = 12
 """Panels side by side in one plot that are still looked at one by one."""
 
@@ -201,7 +203,7 @@ def _numbers(numbers: Numbers) -> list[ShownNumber | None]:
 def _number(value: float, width: float, text: str) -> ShownNumber | None:
     if value != value:  # noqa: PLR0124 - NaN
         return None
-    if not width <= words.WIDEST:  # no interval, or none that could be read
+    if not width <= WIDEST_DRAWN:
         return ShownNumber(value, None, None, text)
     return ShownNumber(value, value / (1 + width), value * (1 + width), text)
 

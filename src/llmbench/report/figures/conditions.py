@@ -1,38 +1,26 @@
-"""What runs were made under: command, machine, versions and settings, side by side."""
+"""The conditions of runs: command, machine, versions and settings, side by side."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from llmbench.redact import shown
 from llmbench.report import plots, words
-from llmbench.report.document import cut
-from llmbench.report.figures.cells import MOST_POINTS, thinned
+from llmbench.report.document import Column, Grid, cut
 from llmbench.report.views import facts as views_facts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from llmbench.report.document import Section
-    from llmbench.report.figures.cells import Dot, ReportedRun
-    from llmbench.results.record import Import, Plan
+    from llmbench.report.figures.cells import ReportedRun
+    from llmbench.results.store import Log
+    from llmbench.results.table import Table
 
 LONGEST_VALUE = 400
 MOST_FACTS = 200
-
-
-class Origin(Protocol):
-    """What says where a run comes from: its file, or its table."""
-
-    @property
-    def plan(self) -> Plan | None:
-        """Return what was planned."""
-
-    @property
-    def imported(self) -> Import | None:
-        """Return what it was read from, if it was not measured here."""
 
 
 def of_runs(runs: Sequence[ReportedRun]) -> Section:
@@ -42,25 +30,24 @@ def of_runs(runs: Sequence[ReportedRun]) -> Section:
 
 def conditions(columns: Sequence[tuple[str, Sequence[tuple[str, str]]]]) -> Section:
     """Return the facts of all runs, a column each; those that differ between them come first and are marked."""
-    known = [dict(found) for _, found in columns]
-    names = list(dict.fromkeys(name for found in known for name in found))
-    rows = []
-    for name in names:
-        values = [found.get(name, "not known") for found in known]
-        differs = len(set(values)) > 1
-        rows.append((f"{name} (differs)" if differs else name, *values))
-    rows.sort(key=lambda row: len(set(row[1:])) == 1)
-    heads = ("condition", *(label for label, _ in columns))
-    return plots.section(
-        "Conditions",
-        "What a number of this page holds for.",
-        table=plots.rows(heads, rows[:MOST_FACTS]),
-        detail=True,
-    )
+    known = [dict(facts) for _, facts in columns]
+    values = {
+        name: [facts.get(name, "not known") for facts in known] for name in plots.heads(known)
+    }
+    differing = [name for name, row in values.items() if len(set(row)) > 1]
+    names = list(dict.fromkeys((*differing, *values)))[:MOST_FACTS]
+    marked = [f"{name} (differs)" if name in differing else name for name in names]
+    sides = [
+        Column(label, [values[name][place] for name in names], "words")
+        for place, (label, _) in enumerate(columns)
+    ]
+    table = Grid([Column("condition", marked, "words"), *sides])
+    about = "What a number of this page holds for."
+    return plots.section("Conditions", about, table=table, detail=True)
 
 
-def facts(origin: Origin) -> Iterator[tuple[str, str]]:
-    """Yield what a run was made under: names and values."""
+def facts(origin: Log | Table) -> Iterator[tuple[str, str]]:
+    """Yield the conditions of a run: names and values."""
     if plan := origin.plan:
         yield from (
             (name, _short(str(getattr(plan, name)))) for name in ("name", "why", "command", "at")
@@ -83,23 +70,3 @@ def _constants(run: ReportedRun) -> Iterator[tuple[str, str]]:
 
 def _short(text: str) -> str:
     return cut(shown(text), LONGEST_VALUE)
-
-
-def cells(dots: Sequence[Dot]) -> Section:
-    """Return the usual numbers of every cell, as `llmbench table` shows them."""
-    found = [dot for dot in dots if dot.valid]
-    kept = thinned(found, MOST_POINTS)
-    records = []
-    for dot in kept:
-        told = {
-            plots.head(numbers.metric): number.text
-            for numbers in dot.run.table.headline
-            if (number := dot.number(numbers.metric))
-        }
-        records.append(plots.record(dot, told))
-    return plots.section(
-        "Every cell",
-        "" if records else "No cell has a valid session.",
-        table=plots.table(records) if records else None,
-        notes=plots.thinning(len(kept), len(found), "cells"),
-    )

@@ -25,23 +25,18 @@ ABOUT = (
 
 def figures(dots: Sequence[Dot]) -> Iterator[Section]:
     """Yield the figure."""
-    found = [(dot, number) for dot in dots if dot.cell.input_len and (number := dot.number(TPOT))]
-    if not found:
+    numbers = [(dot, number) for dot in dots if dot.cell.input_len and (number := dot.number(TPOT))]
+    if not numbers:
         yield plots.section(
             TITLE, f"Left out: no cell has a {TPOT.label} and says how long its prompts were."
         )
         return
-    kinds = list(dict.fromkeys(dot.kind for dot, _ in found))
+    kinds = list(dict.fromkeys(dot.kind for dot, _ in numbers))
     panels = set(thinned(kinds, MOST_PANELS))
-    kept = thinned([one for one in found if one[0].kind in panels], MOST_POINTS)
+    kept = thinned([one for one in numbers if one[0].kind in panels], MOST_POINTS)
     rows = [_row(dot, number) for dot, number in kept]
-    yield plots.section(
-        TITLE,
-        ABOUT,
-        _spec(dots, rows),
-        plots.table([row["record"] for row in rows]),
-        (*plots.thinning(len(kept), len(found), "cells"), *plots.barless(rows)),
-    )
+    notes = (*plots.thinning(len(kept), len(numbers), "cells"), *plots.barless(rows))
+    yield plots.figure(TITLE, ABOUT, _spec(dots, rows), rows, notes)
 
 
 def _row(dot: Dot, tpot: ShownNumber) -> Row:

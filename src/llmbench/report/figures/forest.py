@@ -21,7 +21,7 @@ leave no room for the others."""
 
 
 BEYOND = 0.06
-"""How far a plot goes on beyond what is drawn, as a share of it."""
+"""The margin of a plot on either side, as a share of its range."""
 BOLD = {"opacity": 0.8, "strokeWidth": 2}
 
 
@@ -57,16 +57,12 @@ def spec(estimates: Sequence[Estimate], title: str, verdicts: Sequence[str] = ()
     rows = _rows(estimates, extent)
     x = plots.axis("x", title, extent)
     x["scale"] = {**x["scale"], "domain": extent, "nice": False, "padding": 0}
-    y = {
-        "field": "row", "type": "nominal", "title": None, "sort": None, "scale": {"padding": 0},
-        "axis": {"domain": False, "ticks": False, "grid": False},
-    }  # fmt: skip
-    shape: Spec = {
-        "field": "verdict", "type": "nominal", "title": None,
-        "scale": {"domain": list(verdicts) or [""]},
-        "legend": {"values": list(dict.fromkeys(row["verdict"] for row in rows))} if verdicts else None,
-    }  # fmt: skip
-    colour = {**shape, "scale": {**shape["scale"], **({"range": "held"} if verdicts else {})}}
+    bare = {"domain": False, "ticks": False, "grid": False}
+    y = plots.nominal("row", sort=None, scale={"padding": 0}, axis=bare)
+    named = list(dict.fromkeys(row["verdict"] for row in rows))
+    domain = {"domain": list(verdicts) or [""]}
+    shape = plots.nominal("verdict", scale=domain, legend={"values": named} if verdicts else None)
+    colour = shape | {"scale": domain | {"range": "held"}} if verdicts else shape
     ends = {"x": {**x, "field": "from"}, "x2": {"field": "to"}}
     held = plots.layer({"type": "bar", "opacity": 0.18}, y=y, **ends)
     point = {"type": "point", "size": 55, "filled": True, "opacity": 1}

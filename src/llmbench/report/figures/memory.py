@@ -1,10 +1,11 @@
-"""Where the memory goes as the context grows: weights, keys and values, and the rest up to the peak."""
+"""Memory as the context grows: weights, keys and values, and the rest up to the peak."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
 from llmbench.report import plots
+from llmbench.report.document import ABSENT
 from llmbench.report.figures.cells import MOST_PANELS, thinned
 from llmbench.results.metrics import BY_KEY
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 WEIGHTS, CACHE = BY_KEY["weights_bytes"], BY_KEY["kv_cache_bytes"]
 PEAKS = (BY_KEY["peak_allocated_bytes"], BY_KEY["host_peak_rss_bytes"])
-"""What is taken for the peak: the device's where it was measured, else the host's."""
+"""The metrics of the peak: the device's where it was measured, else the host's."""
 PARTS = (WEIGHTS.label, CACHE.label, "the rest")
 MOST_BARS = 12
 """Bars in a panel that can still be told apart on a phone."""
@@ -25,14 +26,12 @@ TITLE = "Memory over context"
 
 
 class Split(NamedTuple):
-    """The parts of one cell's peak, in the unit of the metrics; `rest` is None where the parts exceed it."""
+    """The parts of one cell's peak, in the unit of the metrics; the rest is None where the others exceed the peak."""
 
     dot: Dot
-    weights: float
-    cache: float
+    parts: tuple[float, float, float | None]
     peak: float
     peak_label: str
-    rest: float | None
 
 
 def figures(dots: Sequence[Dot]) -> Iterator[Section]:
@@ -63,14 +62,8 @@ def _split(dot: Dot) -> Split | None:
         peak = dot.number(metric)
         if weights and cache and peak:
             rest = peak.value - weights.value - cache.value
-            return Split(
-                dot,
-                weights.value,
-                cache.value,
-                peak.value,
-                metric.label,
-                rest if rest >= 0 else None,
-            )
+            parts = (weights.value, cache.value, rest if rest >= 0 else None)
+            return Split(dot, parts, peak.value, metric.label)
     return None
 
 
@@ -96,7 +89,7 @@ def _context(dot: Dot) -> int:
 
 
 def _rows(split: Split, number: int) -> Iterator[Row]:
-    for order, value in enumerate((split.weights, split.cache, split.rest)):
+    for order, value in enumerate(split.parts):
         if value is not None:
             yield {
                 "panel": _panel(split.dot),
@@ -110,25 +103,19 @@ def _rows(split: Split, number: int) -> Iterator[Row]:
 
 
 def _record(split: Split) -> dict[str, str]:
-    unit = WEIGHTS.unit.word
-    return plots.record(
-        split.dot,
-        {
-            "context": f"{_context(split.dot):,}",
-            f"{PARTS[0]} ({unit})": _text(split.weights),
-            f"{PARTS[1]} ({unit})": _text(split.cache),
-            f"{PARTS[2]} ({unit})": "-" if split.rest is None else _text(split.rest),
-            f"{split.peak_label} ({unit})": _text(split.peak),
-        },
-    )
+    values = zip((*PARTS, split.peak_label), (*split.parts, split.peak), strict=True)
+    figures = {f"{part} ({WEIGHTS.unit.word})": _text(value) for part, value in values}
+    return plots.record(split.dot, {"context": f"{_context(split.dot):,}", **figures})
 
 
-def _text(value: float) -> str:
+def _text(value: float | None) -> str:
+    if value is None:
+        return ABSENT
     return f"{value:,.0f}" if value >= 1000 else f"{value:,.4g}"
 
 
 def _excess(splits: Sequence[Split]) -> tuple[str, ...]:
-    over = sum(split.rest is None for split in splits)
+    over = sum(split.parts[2] is None for split in splits)
     if not over:
         return ()
     return (
@@ -137,22 +124,10 @@ def _excess(splits: Sequence[Split]) -> tuple[str, ...]:
 
 
 def _spec(rows: Sequence[Row]) -> Spec:
-    bars = {
-        "mark": {"type": "bar", "width": {"band": 0.75}},
-        "encoding": {
-            "x": {
-                "field": "context", "type": "ordinal", "title": "context (tokens)",
-                "axis": {"labelAngle": 0, "labelOverlap": "greedy", "format": ",d"},
-            },
-            "y": {
-                "field": "y", "type": "quantitative", "title": f"memory ({WEIGHTS.unit.word})", "stack": "zero",
-                "axis": {"format": ",~r", "tickCount": 5},
-            },
-            "color": {
-                "field": "part", "type": "nominal", "title": None, "scale": {"domain": list(PARTS)},
-            },
-            "order": {"field": "order"},
-            "tooltip": plots.tooltip(rows),
-        },
-    }  # fmt: skip
+    ticks = {"labelAngle": 0, "labelOverlap": "greedy", "format": ",d"}
+    x = {"field": "context", "type": "ordinal", "title": "context (tokens)", "axis": ticks}
+    y = plots.linear("y", f"memory ({WEIGHTS.unit.word})") | {"scale": {}, "stack": "zero"}
+    colour = plots.nominal("part", scale={"domain": list(PARTS)})
+    bar = {"type": "bar", "width": {"band": 0.75}}
+    bars = plots.layer(bar, rows, x=x, y=y, color=colour, order={"field": "order"})
     return plots.panels(rows, [bars])

@@ -28,7 +28,7 @@ ABOUT = (
 
 
 class SameWork(NamedTuple):
-    """What cells on one front have in common: only such cells can beat each other."""
+    """The work that all cells of one front do; only cells of the same work can beat each other."""
 
     input_len: int | None
     output_len: int | None
@@ -58,13 +58,9 @@ def figures(dots: Sequence[Dot]) -> Iterator[Section]:
             continue
         kept = thinned(placed, MOST_POINTS, lambda one: one.on_front)
         rows = _rows(kept, latency)
-        yield plots.section(
-            title,
-            ABOUT,
-            _spec(dots, rows, latency),
-            plots.table([row["record"] for row in rows], ("cell", "front", "warnings")),
-            (*plots.thinning(len(kept), len(placed), "cells"), *plots.barless(rows)),
-        )
+        spec, left = _spec(dots, rows, latency), ("cell", "front", "warnings")
+        notes = (*plots.thinning(len(kept), len(placed), "cells"), *plots.barless(rows))
+        yield plots.figure(title, ABOUT, spec, rows, notes, left)
 
 
 def _placed(dots: Sequence[Dot], metric: Metric) -> Iterator[FrontDot]:

@@ -1,4 +1,4 @@
-"""What was reached, under what the device can do at most: operations a second over operations a byte."""
+"""The roofline: operations a second over operations a byte, below the ceilings of the device."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Phase(NamedTuple):
 
     @property
     def limit(self) -> float | None:
-        """Return what the roof allows at this intensity, if there is a roof."""
+        """Return the height of the roof at this intensity, if there is a roof."""
         return self.roof and min(self.roof.flops_s, self.roof.bytes_s * self.intensity)
 
 
@@ -57,17 +57,12 @@ def figures(dots: Sequence[Dot]) -> Iterator[Section]:
             TITLE, "Left out: the plan of the run holds no predicted work for its cells."
         )
         return
-    kept = thinned(phases, MOST_POINTS)
     roofs = list(dict.fromkeys(phase.roof for phase in phases if phase.roof))
-    rows = [_row(phase) for phase in kept]
+    rows = [_row(phase) for phase in thinned(phases, MOST_POINTS)]
     missing = () if roofs else ("No ceilings: the device is not a known chip and was not probed.",)
-    yield plots.section(
-        TITLE,
-        ABOUT,
-        _spec(dots, rows, roofs),
-        plots.table([row["record"] for row in rows], ("cell", "phase", "roof", "warnings")),
-        (*plots.thinning(len(kept), len(phases), "phases of cells"), *missing),
-    )
+    spec, left = _spec(dots, rows, roofs), ("cell", "phase", "roof", "warnings")
+    notes = (*plots.thinning(len(rows), len(phases), "phases of cells"), *missing)
+    yield plots.figure(TITLE, ABOUT, spec, rows, notes, left)
 
 
 def _phases(dot: Dot) -> Iterator[Phase]:
@@ -114,7 +109,7 @@ def _row(phase: Phase) -> Row:
 
 
 def _mark(phase: Phase) -> str:
-    """Return what a shape stands for: the phase, and the run and options if there are several."""
+    """Return the name of a shape: the phase, and the run and options if there are several."""
     return ", ".join(filter(None, (phase.dot.variant, phase.name)))
 
 
@@ -130,8 +125,8 @@ def _spec(dots: Sequence[Dot], rows: Sequence[Row], roofs: Sequence[Roof]) -> Sp
         **plots.layer({"type": "text", "align": "right", "dy": -7}, x=x, y=y, text=roof),
     }
     point = {"type": "point", "size": 55, "filled": False, "strokeWidth": 1.5}
-    shape = {"field": "mark", "type": "nominal", "title": None, "sort": None}
-    marks = plots.layer(point, rows, x=x, y=y, color=plots.colour(dots, rows), shape=shape)
+    named = {"color": plots.colour(dots, rows), "shape": plots.nominal("mark", sort=None)}
+    marks = plots.layer(point, rows, x=x, y=y, **named)
     return plots.panels(rows, [lines, names, marks] if corners else [marks])
 
 

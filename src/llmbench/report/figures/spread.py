@@ -1,4 +1,4 @@
-"""How far the sessions of a cell lie from its middle: what the interval is made of."""
+"""The distance of each session from the middle of its cell, from which the interval is computed."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 E2E = BY_KEY["e2e_s"]
 TITLE = "Spread between sessions"
+AGAINST = "each session against the middle (%)"
 ABOUT = (
     f"Each dot is one session, a fresh process: the median {E2E.label} of its iterations against the middle of its "
     "cell's sessions. Dots above one another are the same cell. A number is as good as its sessions agree."
@@ -52,11 +53,7 @@ def figures(dots: Sequence[Dot]) -> Iterator[Section]:
         TITLE,
         ABOUT,
         _spec(dots, rows),
-        plots.rows(
-            ("cell", plots.head(E2E), "sessions apart (%)", "each session against the middle (%)"),
-            [_texts(spread) for spread in kept],
-            (1, 2),
-        ),
+        plots.table([_record(spread) for spread in kept], ("cell", AGAINST)),
         plots.thinning(len(kept), len(spreads), "cells"),
     )
 
@@ -66,9 +63,9 @@ def _spreads(dots: Sequence[Dot]) -> Iterator[CellSpread]:
     for dot in dots:
         if dot.run not in medians:
             medians[dot.run] = _medians(dot.run)
-        found, middle = medians[dot.run][dot.row], dot.number(E2E)
-        if middle and len(found) > 1:
-            apart = [value * E2E.unit.factor / middle.value - 1 for value in found]
+        sessions, middle = medians[dot.run][dot.row], dot.number(E2E)
+        if middle and len(sessions) > 1:
+            apart = [value * E2E.unit.factor / middle.value - 1 for value in sessions]
             yield CellSpread(dot, middle, apart)
 
 
@@ -98,21 +95,19 @@ def _rows(spread: CellSpread) -> Iterator[Row]:
         }
 
 
-def _texts(spread: CellSpread) -> tuple[str, ...]:
-    return (
-        spread.dot.name or "the only cell",
-        spread.middle.text,
-        f"{spread.width:.1%}".rstrip("%"),
-        ", ".join(f"{apart:+.1%}".rstrip("%") for apart in spread.apart),
-    )
+def _record(spread: CellSpread) -> dict[str, str]:
+    return {
+        "cell": spread.dot.name or "the only cell",
+        plots.head(E2E): spread.middle.text,
+        "sessions apart (%)": f"{spread.width:.1%}".rstrip("%"),
+        AGAINST: ", ".join(f"{apart:+.1%}".rstrip("%") for apart in spread.apart),
+    }
 
 
 def _spec(dots: Sequence[Dot], rows: Sequence[Row]) -> Spec:
     x = plots.axis("x", f"the cell's {plots.head(E2E)}", (row["x"] for row in rows))
-    y = {
-        "field": "y", "type": "quantitative", "title": "session against cell",
-        "axis": {"format": "+.1~%", "tickCount": 5},
-    }  # fmt: skip
+    percent = {"axis": {"format": "+.1~%", "tickCount": 5}, "scale": {}}
+    y = plots.linear("y", "session against cell") | percent
     middle = plots.layer({"type": "rule", "opacity": 0.5}, y={"datum": 0})
     point = {"type": "point", "size": 40, "filled": True, "opacity": 0.75}
     shape = plots.variant(dots, rows, "shape")

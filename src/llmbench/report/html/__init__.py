@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from llmbench.report.document import Column, Document, Grid, Section
 
 GENERATOR = '<meta name="generator" content="llmbench '
-"""What says of a file that llmbench wrote it."""
+"""The beginning of the tag by which a page of llmbench is recognised."""
 
 LONG = 36
 """Characters of a text that stays on one line; longer ones are wrapped, and get room for it."""
@@ -42,7 +42,7 @@ CLASSES = {"info": "", "strong": " class='strong'", "warning": " class='note'", 
 
 
 class Library(Protocol):
-    """What is used of vl-convert."""
+    """The one function of vl-convert that is used."""
 
     def javascript_bundle(self) -> str:
         """Return Vega, Vega-Lite and Vega-Embed as one JavaScript module."""

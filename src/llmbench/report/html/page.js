@@ -33,7 +33,6 @@ function theme(width) {
       category: [0, 1, 2, 3, 4, 5, 6].map((number) => colour(`--c${number}`)),
       held: ["--c1", "--c2", "--c0", "--c6"].map(colour),
       ordinal: { scheme: colour("--scale"), extent: [Number(colour("--scale-from")), Number(colour("--scale-to"))] },
-      verdicts: ["valid", "warned", "invalid", "failed", "waiting"].map((name) => colour(`--${name}`)),
     },
   };
 }

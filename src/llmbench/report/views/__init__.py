@@ -1,1 +1,1 @@
-"""What each command says, in no format."""
+"""The document of each command, in no format."""

@@ -1,4 +1,4 @@
-"""What a machine's own numbers vary by, as a document."""
+"""The variation of a machine's numbers, by shape, as a document."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from llmbench.machine import calibration
 from llmbench.numbers import plural
 from llmbench.report.document import Document, Note, Section, foreign
 from llmbench.report.views import facts
 from llmbench.report.views.facts import Fact
 from llmbench.results import metrics
+from llmbench.stats import sample_size
 
 if TYPE_CHECKING:
     from llmbench.machine.calibration import Calibration
@@ -22,7 +22,7 @@ SHOWN = ("ttft_s", "tpot_s", "e2e_s")
 LEGEND = (
     "between: of the medians of sessions, over all models and engines of a shape.",
     "with its neighbours: shrunk towards what all shapes have in common; compare and sweep --dry-run use this one.",
-    f"sessions: the fewest whose interval is as narrow; - for over {calibration.MOST_SESSIONS}.",
+    f"sessions: the fewest whose interval is as narrow; - for over {sample_size.MOST}.",
 )
 
 
@@ -68,7 +68,7 @@ def _row(key: str, spread: Any, within: float) -> dict[str, Any]:
         "within": spread.within,
         "between": spread.between,
         "drawn": spread.drawn,
-        "sessions": calibration.sessions_for(spread.drawn, within),
+        "sessions": sample_size.sessions_for(spread.drawn, within),
     }
 
 

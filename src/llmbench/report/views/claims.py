@@ -50,7 +50,7 @@ COPIES = {"small": "copies at a 64th of their models", "tiny": "tiny copies"}
 LEGEND = (
     "supported, contradicted: the whole 95 % interval lies where the claim predicts, or all of it lies elsewhere.",
     "inconclusive: neither. mixed: one under this condition, another under that.",
-    "In brackets: 95 % intervals between sessions, Student's t on logarithms.",
+    "In brackets: 95 % intervals between sessions of one run, Student's t on logarithms.",
 )
 MORE = "`llmbench claims RUN... --claim ID` shows one claim in full, with its rule, assumed numbers and cells."
 
@@ -63,23 +63,23 @@ class Judged(NamedTuple):
 
 
 def document(
-    judged: Sequence[Judged], found: Sequence[PublishedComparison] | None, given: Evidence
+    judged: Sequence[Judged], figures: Sequence[PublishedComparison] | None, given: Evidence
 ) -> Document:
     """Return the document.
 
     Args:
         judged: the claims.
-        found: the published figures; None leaves them out.
-        given: what both are held against.
+        figures: the published figures; None leaves them out.
+        given: the measurements that both are compared with.
 
     """
     if not judged:
-        return published.document(found or (), list(_about(given)))
+        return published.document(figures or (), list(_about(given)))
     rows = [row for each in judged for row in _sheet(each)]
     price = f"Price: {foreign(given.price)}." if given.price else NO_PRICE
     return Document(
         "Claims against measurements",
-        _sections(judged, found),
+        _sections(judged, figures),
         facts.sheet(rows),
         lambda: [_data(each) for each in judged],
         [
@@ -100,14 +100,14 @@ def _about(given: Evidence) -> Iterator[Note]:
 
 
 def _sections(
-    judged: Sequence[Judged], found: Sequence[PublishedComparison] | None
+    judged: Sequence[Judged], figures: Sequence[PublishedComparison] | None
 ) -> Iterator[Section]:
     several = len(judged) > FEW
     yield Section([_overview(judged)], "Verdicts", detail=not several)
     for each in judged:
         yield _section(each, detail=several)
-    if found is not None:
-        yield published.section(found, detail=True)
+    if figures is not None:
+        yield published.section(figures, detail=True)
 
 
 def _overview(judged: Sequence[Judged]) -> Grid:
@@ -153,7 +153,7 @@ def _section(judged: Judged, *, detail: bool) -> Section:
 
 
 def _record(part: Part) -> dict[str, str]:
-    told = {
+    texts = {
         "condition": shown(part.where) or "all",
         "verdict": part.verdict,
         "measured": shown(part.said),
@@ -161,7 +161,7 @@ def _record(part: Part) -> dict[str, str]:
         "predicted": _predicted(part),
         "cells": shown(cells_of(part)),
     }
-    return {name: text for name, text in told.items() if text}
+    return {name: text for name, text in texts.items() if text}
 
 
 def _predicted(part: Part) -> str:
@@ -188,7 +188,7 @@ def verdict_of(judged: Judged) -> str:
 
 
 def data_of(answer: Answer) -> str:
-    """Return what the data are: the machines, and whether the models were copies; empty without any."""
+    """Return the machines of the data, and whether the models were small copies; empty without data."""
     rows = [row for part in answer.parts for row in part.rows]
     places = {"cpu": "CPU data"}
     where = [places.get(row.where, f"{row.where} data") for row in rows]
@@ -256,11 +256,11 @@ def cells_of(part: Part) -> str:
 
 def counts(judged: Iterable[Judged]) -> str:
     """Return how many claims have which verdict."""
-    found = [each.answer.verdict for each in judged]
+    verdicts = [each.answer.verdict for each in judged]
     counts = ", ".join(
-        f"{found.count(verdict)} {verdict}" for verdict in ClaimVerdict if verdict in found
+        f"{verdicts.count(verdict)} {verdict}" for verdict in ClaimVerdict if verdict in verdicts
     )
-    return f"{plural(len(found), 'claim')}: {counts}"
+    return f"{plural(len(verdicts), 'claim')}: {counts}"
 
 
 def _measured(judged: Judged) -> str:
@@ -272,9 +272,9 @@ def _measured(judged: Judged) -> str:
     first: dict[ClaimVerdict, Part] = {}
     for part in answer.parts:
         first.setdefault(part.verdict, part)
-    told = answer.parts if len(answer.parts) <= NAMED else tuple(first.values())
-    more = len(answer.parts) - len(told)
-    text = "; ".join(foreign(_said(part)) for part in told)
+    named = answer.parts if len(answer.parts) <= NAMED else tuple(first.values())
+    more = len(answer.parts) - len(named)
+    text = "; ".join(foreign(_said(part)) for part in named)
     tail = f"; and {more} more" if more else ""
     data = data_of(answer)
     return f"{text}{tail}.{f' {foreign(data)}.' if data else ''}"
@@ -303,13 +303,10 @@ def _data(judged: Judged) -> dict[str, Any]:
     claim, answer = judged
     return {
         "id": claim.id,
-        "claim": claim.claim,
-        "report": claim.report,
-        "title": claim.title,
-        "date": claim.date,
-        "predicts": claim.predicts,
-        "rule": claim.rule,
-        "tested": claim.tested,
+        **{
+            name: getattr(claim, name)
+            for name in ("claim", "report", "title", "date", "predicts", "rule", "tested")
+        },
         "verdict": answer.verdict,
         "in_words": verdict_of(judged),
         "data": data_of(answer),
@@ -322,15 +319,14 @@ def _data(judged: Judged) -> dict[str, Any]:
 
 
 def _part(part: Part) -> dict[str, Any]:
-    figure = part.figure
-    known = figure is not None and figure.known
+    value, low, high = facts.ends(part.figure)
     return {
         "where": part.where,
         "verdict": part.verdict,
         "measured": part.said,
-        "value": figure and figure.value,
-        "low": figure.low if figure and known else None,
-        "high": figure.high if figure and known else None,
+        "value": value,
+        "low": low,
+        "high": high,
         "unit": part.unit,
         "cells": [{"run": row.run, "cell": row.cell.id} for row in part.rows],
     }

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
 from pathlib import PurePath
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgspec
 import numpy as np
 
+from llmbench import __version__
 from llmbench.compare import words as verdict_words
 from llmbench.numbers import plural
 from llmbench.redact import shown
@@ -27,20 +30,22 @@ from llmbench.report.document import (
 from llmbench.report.figures import conditions, forest
 from llmbench.report.figures.cells import KIND, thinned
 from llmbench.report.figures.forest import Estimate
-from llmbench.report.views import compare_data
-from llmbench.report.views.compare_data import counts
+from llmbench.report.views import facts
 from llmbench.report.views.table import coordinate
 from llmbench.results.table import Numbers, axes_of
-from llmbench.stats.effects import FALSE_DISCOVERIES, Noise, Verdict
+from llmbench.stats.effects import FALSE_DISCOVERIES, SAME_CONFIDENCE, Noise, Verdict
+from llmbench.stats.intervals import CONFIDENCE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from llmbench.compare import Comparison, Contrast
     from llmbench.compare.match import Missing
-    from llmbench.report.figures.conditions import Origin
+    from llmbench.results.store import Log
     from llmbench.results.table import Axis, Reals
 
+FORMAT = 1
+"""The shape of the data; its history: 1, the first."""
 MOST_SESSIONS = 100
 """More sessions than this are written `over 100`: nobody will run them."""
 NAMED_CELLS = 3
@@ -64,7 +69,7 @@ class ComparedCells(NamedTuple):
     places: dict[str, int]
 
 
-def document(made: Comparison, origins: Sequence[tuple[str, Origin]] = ()) -> Document:
+def document(made: Comparison, origins: Sequence[tuple[str, Log]] = ()) -> Document:
     """Return a comparison as a document; `origins` are its runs by name, whose conditions stand on a page."""
     metric, cells = made.asked.metric, cells_of(made)
     names = ", ".join(foreign(contrast.name) for contrast in made.contrasts)
@@ -75,8 +80,8 @@ def document(made: Comparison, origins: Sequence[tuple[str, Origin]] = ()) -> Do
     return Document(
         f"{metric.label}: {names} against {foreign(made.baseline)}",
         _sections(made, origins),
-        compare_data.sheet(made),
-        lambda: compare_data.data(made),
+        sheet(made),
+        lambda: data(made),
         [Note(f"In {metric.unit.word}{better}; margin {_percent(made)}.")],
         same,
         (Note(line, "legend") for line in (_legend(made) if cells.places else ())),
@@ -91,7 +96,7 @@ def cells_of(made: Comparison) -> ComparedCells:
     return ComparedCells(axes, constants, {name: place for place, name in enumerate(cells)})
 
 
-def _sections(made: Comparison, origins: Sequence[tuple[str, Origin]]) -> Iterator[Section]:
+def _sections(made: Comparison, origins: Sequence[tuple[str, Log]]) -> Iterator[Section]:
     yield from sections(made)
     if origins:
         columns = [(shown(name), list(conditions.facts(origin))) for name, origin in origins]
@@ -349,5 +354,94 @@ def _whole(contrast: Contrast) -> Iterator[Note]:
     if whole.cells:
         around = interval(whole.low, whole.high)
         known = f"95 % interval over sessions {around}"
-        told = "no interval: one session" if around == ABSENT else known
-        yield Note(f"Geometric mean of the ratios: {ratio(whole.ratio)} ({told}).")
+        confidence = "no interval: one session" if around == ABSENT else known
+        yield Note(f"Geometric mean of the ratios: {ratio(whole.ratio)} ({confidence}).")
+
+
+def sheet(made: Comparison) -> Iterator[tuple[str, Sequence[object]]]:
+    """Yield the columns of all candidates' cells, those without a comparison too."""
+    rows = [
+        {"candidate_name": contrast.name, **cell, "options": facts.options(cell["options"])}
+        for contrast in made.contrasts
+        for cell in _cells(made, contrast)
+    ]
+    rows += [
+        {"candidate_name": contrast.name, **msgspec.structs.asdict(cell), "options": facts.options(cell.options),
+         "verdict": "missing", "reason": f"{missing.lacking}: {missing.reason}"}
+        for contrast in made.contrasts
+        for missing in contrast.missing
+        for cell in missing.cells
+    ]  # fmt: skip
+    return facts.sheet(rows)
+
+
+def data(made: Comparison) -> dict[str, Any]:
+    """Return the comparison whole; what is absent is NaN or None."""
+    asked = made.asked
+    return {
+        "format": FORMAT,
+        "llmbench": __version__,
+        "metric": asked.metric.key,
+        "definition": asked.metric.definition,
+        "better": asked.metric.better,
+        "margin": asked.margin,
+        "by": asked.factor,
+        "paired": asked.factor is not None,
+        "confidence": CONFIDENCE,
+        "confidence_same": SAME_CONFIDENCE,
+        "false_discovery_rate": FALSE_DISCOVERIES,
+        "baseline": made.baseline,
+        "notices": made.notices,
+        "candidates": [_contrast(made, contrast) for contrast in made.contrasts],
+    }
+
+
+def _contrast(made: Comparison, contrast: Contrast) -> dict[str, Any]:
+    return {
+        "name": contrast.name,
+        "verdicts": counts(made, contrast),
+        "overall": contrast.overall._asdict(),
+        "cells": _cells(made, contrast),
+        "missing": [
+            {
+                "lacking": missing.lacking,
+                "reason": missing.reason,
+                "cells": [msgspec.structs.asdict(cell) for cell in missing.cells],
+            }
+            for missing in contrast.missing
+        ],
+        "notices": contrast.notices,
+    }
+
+
+def _cells(made: Comparison, contrast: Contrast) -> list[dict[str, Any]]:
+    named, effects = verdict_words(made.asked.metric), contrast.effects
+    columns = {
+        "baseline": contrast.middles[0],
+        "candidate": contrast.middles[1],
+        "sessions_baseline": contrast.sessions[0],
+        "sessions_candidate": contrast.sessions[1],
+        **{name: getattr(effects, name) for name in ("ratio", "low", "high", "p", "adjusted")},
+        "sessions_needed": effects.needed,
+        "busy_machine": contrast.disturbed,
+    }
+    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+    ends = zip(effects.verdict.tolist(), effects.noise.tolist(), strict=True)
+    return [
+        {
+            **msgspec.structs.asdict(cell),
+            **dict(zip(columns, row, strict=True)),
+            "verdict": named[Verdict(verdict)],
+            "variance": Noise(noise).name.lower(),
+        }
+        for cell, row, (verdict, noise) in zip(contrast.cells, rows, ends, strict=True)
+    ]
+
+
+def counts(made: Comparison, contrast: Contrast) -> dict[str, int]:
+    """Return how many cells have which verdict, and how many could not be compared."""
+    counted = Counter(contrast.effects.verdict.tolist())
+    lacking = sum(len(missing.cells) for missing in contrast.missing)
+    return {
+        word: counted[verdict] for verdict, word in verdict_words(made.asked.metric).items()
+    } | {"missing": lacking}

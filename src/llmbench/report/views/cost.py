@@ -1,4 +1,4 @@
-"""What a token of each cell costs, as a document."""
+"""The cost of tokens, by cell, as a document."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from llmbench import cost, numbers
 from llmbench.models import scaled
 from llmbench.models.resolve import AT
+from llmbench.report import words
 from llmbench.report.document import Document, Note, Section, foreign
 from llmbench.report.views import facts
 from llmbench.report.views.facts import Fact
-from llmbench.report.words import head
 from llmbench.results import table
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ COLUMNS = (
     Fact("input_len", "in", numbers.whole),
     Fact("output_len", "out", numbers.whole),
 )
-"""What every row has; whatever else varies stands behind the model, or two rows would look alike."""
+"""The columns of every row; whatever else varies follows the model, or two rows would look alike."""
 FIGURES = {
     "tpot_s": "TPOT (ms)",
     "usd_per_1m_output": "$/1M output",
@@ -33,7 +33,6 @@ FIGURES = {
     "usd_per_1m_token": "$/1M tokens",
     "energy_usd_per_1m_output": "energy $/1M output",
 }
-INTERVAL = "±: 95 % interval between sessions, Student's t on logarithms."
 BREAK_EVEN = (
     "Break-even: the volume, input and output, from which this machine, paid day and night, costs no"
     " more than the API for the same requests; above 100 % it cannot serve so much."
@@ -41,7 +40,7 @@ BREAK_EVEN = (
 
 
 class TokenCosts(NamedTuple):
-    """What was worked out.
+    """The costs of a run.
 
     Attributes:
         cells: that have a number.
@@ -76,7 +75,10 @@ def document(made: TokenCosts) -> Document:
         facts.sheet(flat),
         lambda: {"notes": notes, "cells": flat, "break_even": [_flat(row) for row in breaks]},
         [Note(foreign(note)) for note in notes],
-        notes=[Note(INTERVAL, "legend"), *([Note(BREAK_EVEN, "legend")] if breaks else [])],
+        notes=[
+            Note(words.INTERVAL + words.WITHIN, "legend"),
+            *([Note(BREAK_EVEN, "legend")] if breaks else []),
+        ],
     )
 
 
@@ -109,7 +111,7 @@ def _sections(
 
 
 def _others(cells: Sequence[Measured]) -> dict[str, dict[str, object]]:
-    """Return what tells each cell apart besides what every row has, by the cell's id."""
+    """Return the coordinates of each cell that vary and have no column in COLUMNS, by the cell's id."""
     usual = {column.key for column in COLUMNS}
     axes = [
         axis for axis in table.axes_of([one.cell for one in cells])[0] if axis.name not in usual
@@ -122,7 +124,7 @@ def _others(cells: Sequence[Measured]) -> dict[str, dict[str, object]]:
 
 def _keys(others: Mapping[str, Mapping[str, object]]) -> list[Fact]:
     names = next(iter(others.values()), {})
-    return [COLUMNS[0], *(Fact(name, head(name)) for name in names), *COLUMNS[1:]]
+    return [COLUMNS[0], *(Fact(name, words.head(name)) for name in names), *COLUMNS[1:]]
 
 
 def _row(one: cost.Cost, others: Mapping[str, Mapping[str, object]]) -> dict[str, Any]:
@@ -171,10 +173,9 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
     """Return a row in which both ends of its interval follow each figure; None where there is none."""
     flat: dict[str, Any] = {}
     for key, value in row.items():
-        flat |= _ends(key, value) if hasattr(value, "low") else {key: value}
+        if hasattr(value, "low"):
+            keys = (key, f"{key}_low", f"{key}_high")
+            flat |= dict(zip(keys, facts.ends(value), strict=True))
+        else:
+            flat[key] = value
     return flat
-
-
-def _ends(key: str, figure: Any) -> dict[str, float | None]:
-    low, high = (figure.low, figure.high) if figure.known else (None, None)
-    return {key: figure.value, f"{key}_low": low, f"{key}_high": high}

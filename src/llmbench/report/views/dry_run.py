@@ -1,4 +1,4 @@
-"""What a sweep would do, as a document: which cells fit, how long each takes, and what all of it costs."""
+"""The plan of a sweep as a document: which cells fit, how long each takes, and what all of it costs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmbench import numbers
 from llmbench.numbers import plural
+from llmbench.report import words
 from llmbench.report.document import Document, Grid, Note, Section, foreign
 from llmbench.report.views import facts as views_facts
 from llmbench.report.views.facts import Fact
@@ -19,13 +20,13 @@ if TYPE_CHECKING:
     from llmbench.machine.chips import Price
     from llmbench.run.forecast import Forecast, PlannedCell
     from llmbench.run.plan import Planned
-    from llmbench.spec.sweep import Protocol
+    from llmbench.spec.sweep import Cell, Protocol
 
 MOST_ROWS = 100
 """More cells than this are shown folded: a line for each model, engine and type of number."""
 
 WORDS = {"fits": "fits", "tight": "tight", "no": "does not fit", "unknown": "unknown"}
-"""How a prediction says that a cell goes into memory."""
+"""Whether a cell fits into memory, by the word of its prediction."""
 UNSUPPORTED = "unsupported"
 
 
@@ -39,11 +40,7 @@ def seconds(value: float) -> str:
 
 
 COLUMNS = (
-    Fact("model", "model", kind="name"),
-    *(Fact(name, name) for name in ("backend", "options", "device", "dtype")),
-    Fact("batch_size", "batch", str),
-    Fact("input_len", "in", str),
-    Fact("output_len", "out", str),
+    *views_facts.CELL,
     Fact("fits", "memory"),
     Fact("need_bytes", "need", numbers.binary),
     Fact("ttft_s", "TTFT", seconds),
@@ -56,7 +53,7 @@ ALWAYS = (
 )  # fmt: skip
 """Columns that a reader looks for, whether they vary or not."""
 FOLDED = (
-    *COLUMNS[:5],
+    *views_facts.CELL[:5],
     Fact("cells", "cells", numbers.whole),
     *(Fact(name, name, numbers.whole) for name in (*WORDS.values(), UNSUPPORTED)),
     Fact("most_bytes", "most needed", numbers.binary),
@@ -65,7 +62,7 @@ FOLDED = (
 
 
 def document(made: Forecast) -> Document:
-    """Return what a sweep would do."""
+    """Return the plan of a sweep with its predictions."""
     rows, planned = made.cells, made.planned
     facts = [_fact(row) for row in rows]
     where = f" on {foreign(made.chip.name)}" if made.chip else ""
@@ -76,8 +73,29 @@ def document(made: Forecast) -> Document:
             [{**fact, "refused": row.refused} for fact, row in zip(facts, rows, strict=True)]
         ),
         lambda: _data(rows, planned, made.price),
+        facts=_same(planned.cells),
         notes=_notes(made),
     )
+
+
+def _same(cells: Sequence[Cell]) -> dict[str, str]:
+    """Return the coordinates that all cells share, by the head that a column would have."""
+    told = [
+        {
+            "backend": cell.backend,
+            "options": views_facts.options(cell.options),
+            "device": cell.device,
+            "dtype": cell.dtype,
+            "weights": cell.load_format,
+        }
+        for cell in cells
+    ]
+    values = {name: {each[name] for each in told} for name in told[0]}
+    return {
+        name: words.value_of(*texts)
+        for name, texts in values.items()
+        if len(texts) == 1 and "" not in texts
+    }
 
 
 def _table(
@@ -85,7 +103,7 @@ def _table(
 ) -> Grid:
     """Return the cells with what is predicted; of very many a line for all that differ in batch and lengths only."""
     folded = len(rows) > MOST_ROWS
-    columns = FOLDED if folded else _worth_showing(facts)
+    columns = FOLDED if folded else views_facts.worth_showing(COLUMNS, facts, ALWAYS)
     keys = [column.key for column in columns].index("cells" if folded else "fits")
     named = [_by_sessions(column, protocol) for column in columns]
     return views_facts.table(named, _folded(rows, facts) if folded else facts, keys)
@@ -119,7 +137,7 @@ def _sessions(protocol: Protocol) -> str:
     if least == most:
         return plural(least, "session")
     return (
-        f"{least} to {most} sessions (until the interval is within ±{protocol.interval_within:.1%})"
+        f"{least} to {most} sessions (as many as intervals of ±{protocol.interval_within:.1%} take)"
     )
 
 
@@ -147,8 +165,8 @@ def _total(rows: Sequence[PlannedCell], price: Price | None, protocol: Protocol)
     )
     least = f", and {plural(missing, 'cell')} whose time is unknown" if missing else ""
     times = [sum(known), sum(known) * protocol.max_sessions / protocol.sessions]
-    told = " to ".join(dict.fromkeys(map(seconds, times)))
-    yield f"Time: about {told}{least}."
+    total = " to ".join(dict.fromkeys(map(seconds, times)))
+    yield f"Time: about {total}{least}."
     if price and price.usd_per_hour is not None:
         dated = f", {price.date}" if price.date else ""
         usd = dict.fromkeys(f"{time_s / 3600 * price.usd_per_hour:,.2f}" for time_s in times)
@@ -162,22 +180,22 @@ def _too_large(rows: Iterable[PlannedCell]) -> Iterator[str]:
     if large:
         least = min(large, key=lambda one: one.need_bytes or 0)
         parts = (("weights", least.weights_bytes), ("KV", least.kv_cache_bytes))
-        told = ", ".join(f"{word} {numbers.binary(value or 0)}" for word, value in parts)
+        largest = ", ".join(f"{word} {numbers.binary(value or 0)}" for word, value in parts)
         need, have = numbers.binary(least.need_bytes or 0), numbers.binary(least.have_bytes or 0)
-        yield f"Without room: {plural(len(large), 'cell')}; the least of them needs {need} of {have} ({told})."
+        yield f"Without room: {plural(len(large), 'cell')}; the least of them needs {need} of {have} ({largest})."
 
 
 def _fact(row: PlannedCell) -> dict[str, Any]:
-    cell, told = row.cell, row.prediction
+    cell, prediction = row.cell, row.prediction
     return {
         "id": cell.id,
         "cell": cell.id.rpartition("-")[2],  # enough for `llmbench cell`
-        **{column.key: getattr(cell, column.key) for column in COLUMNS[:8]},
-        "options": ", ".join(f"{key}={value}" for key, value in cell.options.items()),
+        **{column.key: getattr(cell, column.key) for column in views_facts.CELL},
+        "options": views_facts.options(cell.options),
         "fits": _fits(row),
-        "need_bytes": told.need_bytes,
-        "ttft_s": None if row.refused else told.ttft_s,
-        "tpot_s": None if row.refused else told.tpot_s,
+        "need_bytes": prediction.need_bytes,
+        "ttft_s": None if row.refused else prediction.ttft_s,
+        "tpot_s": None if row.refused else prediction.tpot_s,
         "sweep_s": row.sweep_s,
     }
 
@@ -187,15 +205,9 @@ def _fits(row: PlannedCell) -> str:
     return UNSUPPORTED if row.refused else WORDS[row.prediction.fits]
 
 
-def _worth_showing(facts: Sequence[dict[str, Any]]) -> list[Fact]:
-    """Return the columns that vary, and those that stand in any case."""
-    varying = {key for key in facts[0] if len({fact[key] for fact in facts}) > 1}
-    return [column for column in COLUMNS if column.key in {*ALWAYS, *varying}]
-
-
 def _folded(rows: Sequence[PlannedCell], facts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return a line for all cells that differ in batch and lengths only."""
-    keys = ("model", "backend", "options", "device", "dtype")
+    keys = [column.key for column in views_facts.CELL[:5]]
     together: dict[tuple[Any, ...], list[PlannedCell]] = {}
     for row, fact in zip(rows, facts, strict=True):
         together.setdefault(tuple(fact[key] for key in keys), []).append(row)

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from llmbench.report.document import ABSENT, Column, Grid
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from llmbench.report.document import Kind
+    from llmbench.stats.interval import Interval
 
 SHORT = 40
 """Characters of a list's item that leave the list on one line."""
@@ -23,6 +24,37 @@ class Fact(NamedTuple):
     head: str
     figure: Callable[[Any], str] | None = None
     kind: Kind = "words"
+
+
+CELL = (
+    Fact("model", "model", kind="name"),
+    *(Fact(name, name) for name in ("backend", "options", "device", "dtype")),
+    Fact("batch_size", "batch", str),
+    Fact("input_len", "in", str),
+    Fact("output_len", "out", str),
+)
+"""The coordinates of a cell."""
+
+
+def options(options: Mapping[str, object]) -> str:
+    """Return an engine's options as text."""
+    return ", ".join(f"{key}={value}" for key, value in options.items())
+
+
+def ends(figure: Interval | None) -> tuple[float | None, float | None, float | None]:
+    """Return a figure and the two ends of its interval; None where there is none."""
+    if figure is None:
+        return None, None, None
+    return (figure.value, figure.low, figure.high) if figure.known else (figure.value, None, None)
+
+
+def worth_showing(
+    facts: Sequence[Fact], rows: Sequence[Mapping[str, Any]], always: Collection[str]
+) -> list[Fact]:
+    """Return the facts that differ between rows, and those that are always shown."""
+    return [
+        fact for fact in facts if fact.key in always or len({row[fact.key] for row in rows}) > 1
+    ]
 
 
 def table(facts: Sequence[Fact], rows: Sequence[Mapping[str, Any]], keys: int = 1) -> Grid:

@@ -15,9 +15,10 @@ from llmbench.report.views.facts import Fact
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-AXES = ("backend", "options", "device", "dtype", "load_format")
+AXES = (*facts.CELL[:5], Fact("load_format", "load_format"))
+"""Columns that are shown only if they vary, but for the model."""
 LENGTHS = (Fact("input_len", "in", numbers.whole), Fact("output_len", "out", numbers.whole))
-"""What is shown only if it varies, the lengths only if both do; the model and the context always are."""
+"""Columns that are shown only if the output varies: else the context says the same."""
 
 FIGURES = (
     Fact("context", "context", numbers.whole),
@@ -52,23 +53,26 @@ def document(rows: Sequence[Fit]) -> Document:
 
 def _plain(row: Fit) -> dict[str, Any]:
     whole = msgspec.structs.asdict(row)
-    options = ", ".join(f"{key}={value}" for key, value in row.options.items())
-    return {**whole, "options": options or None, "preallocates": str(row.preallocates).lower()}
+    return {
+        **whole,
+        "options": facts.options(row.options) or None,
+        "preallocates": str(row.preallocates).lower(),
+    }
 
 
 def _sections(rows: Sequence[Fit]) -> Iterator[Section]:
     if not rows:
         yield Section([Note("No cell is planned.")])
     for before, preallocates in (((), False), ((Note(ADVANCE, "warning"),), True)):
-        told = [
+        shown = [
             {**_plain(row), "answer": answer(row), "beyond": beyond(row)}
             for row in rows
             if row.preallocates is preallocates
         ]
-        if told:
-            columns = _columns(told)
+        if shown:
+            columns = _columns(shown)
             keys = [column.key for column in columns].index("context") + 1
-            table = facts.table(columns, told, keys)
+            table = facts.table(columns, shown, keys)
             words = " ".join(
                 text for column in table.columns for text in (column.head, *column.texts)
             )
@@ -77,18 +81,14 @@ def _sections(rows: Sequence[Fit]) -> Iterator[Section]:
 
 
 def _columns(rows: Sequence[Mapping[str, Any]]) -> list[Fact]:
-    axes = [Fact(name, name) for name in AXES if _varies(name, rows)]
-    lengths = LENGTHS if _varies("output_len", rows) else ()
+    axes = facts.worth_showing(AXES, rows, {"model"})
+    lengths = LENGTHS if len({row["output_len"] for row in rows}) > 1 else ()
     known = [
         column
         for column in FIGURES
         if column.key == "answer" or any(row[column.key] for row in rows)
     ]
-    return [Fact("model", "model", kind="name"), *axes, *lengths, *known]
-
-
-def _varies(name: str, rows: Sequence[Mapping[str, Any]]) -> bool:
-    return len({row[name] for row in rows}) > 1
+    return [*axes, *lengths, *known]
 
 
 def answer(row: Fit) -> str | None:
@@ -103,7 +103,7 @@ def answer(row: Fit) -> str | None:
 
 
 def beyond(row: Fit) -> str | None:
-    """Return what is known of larger batches, and of OOMs among those that fitted."""
+    """Return the outcomes of larger batches, and the OOMs among those that fitted, in words."""
     parts = []
     if row.largest is not None and row.oom:
         parts.append(f"{row.oom}: oom {row.ooms}x")

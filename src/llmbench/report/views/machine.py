@@ -1,4 +1,4 @@
-"""What a machine is and what it can do at most, or what is known of a chip, as a document."""
+"""This machine with its ceilings, or a known chip, as a document."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ TYPICAL_ROWS = (1, 16, 256, 4096)
 
 
 def chip(name: str) -> Document:
-    """Return what is known of a chip."""
+    """Return the facts of a chip."""
     whole = msgspec.to_builtins(chips.chip(name))
     return _document(whole["name"], whole, whole)
 
 
 def this(machine: Mapping[str, Any], probes: Sequence[Probe], notice: str) -> Document:
-    """Return what a machine is: its facts, its probes, and in words why there are none."""
+    """Return a machine's facts and its probes, or in words why there are none."""
     gpus = [{**gpu, **peaks(chips.match(gpu))} for gpu in machine["gpus"]]
     shares = [probe.shares(each, machine) for each in probes]
     pairs = list(zip(probes, shares, strict=True))
@@ -47,12 +47,15 @@ def this(machine: Mapping[str, Any], probes: Sequence[Probe], notice: str) -> Do
     )
 
 
-def _document(title: str, told: Mapping[str, Any], whole: Mapping[str, Any]) -> Document:
-    found = list(facts.leaves(whole))
+def _document(title: str, for_people: Mapping[str, Any], whole: Mapping[str, Any]) -> Document:
+    leaves = list(facts.leaves(whole))
     return Document(
         foreign(title),
-        [Section([facts.tree(told)])],
-        [("fact", [".".join(path) for path, _ in found]), ("value", [value for _, value in found])],
+        [Section([facts.tree(for_people)])],
+        [
+            ("fact", [".".join(path) for path, _ in leaves]),
+            ("value", [value for _, value in leaves]),
+        ],
         lambda: whole,
     )
 
@@ -65,7 +68,7 @@ def figures(each: Probe, shares: dict[str, float]) -> dict[str, Any]:
             shape = curve.setdefault(f"{rate.dtype} {rate.inner}x{rate.columns}, by rows", {})
             shape[str(rate.rows)] = numbers.rate(rate.flops_s, "FLOP/s")
 
-    def told(key: str, value: float | None, unit: str) -> str | None:
+    def reached(key: str, value: float | None, unit: str) -> str | None:
         share = f" ({shares[key]:.0%} of the datasheet's)" if key in shares else ""
         return None if value is None else numbers.rate(value, unit) + share
 
@@ -73,13 +76,13 @@ def figures(each: Probe, shares: dict[str, float]) -> dict[str, Any]:
         "device": f"{each.device}, {each.name}",
         "measured": f"{each.at} with torch {each.torch}"
         + (f", {each.threads} threads" if each.threads else ""),
-        "copy, read and written": told("copy", each.copy_bytes_s, "B/s"),
+        "copy, read and written": reached("copy", each.copy_bytes_s, "B/s"),
         **{
-            f"weights read, {dtype}": told(f"read {dtype}", value, "B/s")
+            f"weights read, {dtype}": reached(f"read {dtype}", value, "B/s")
             for dtype, value in each.read_bytes_s.items()
         },
         **{
-            f"matrix product, {dtype}": told(dtype, value, "FLOP/s")
+            f"matrix product, {dtype}": reached(dtype, value, "FLOP/s")
             for dtype, value in each.flops_s.items()
         },
         "one operation": each.step_s and f"{each.step_s * 1e6:.3g} us",
@@ -94,12 +97,12 @@ def peaks(short: str | None) -> dict[str, Any]:
     """Return a chip's name and its verified ceilings; without a known chip there are none."""
     if short is None:
         return {"chip": None, "remark": UNKNOWN}
-    found = chips.chip(short)
-    bandwidth, unverified = found.bandwidth(), "dense_tflops" in found.unverified
+    chip = chips.chip(short)
+    bandwidth, unverified = chip.bandwidth(), "dense_tflops" in chip.unverified
     return {
         "chip": short,
-        "chip_name": found.name,
+        "chip_name": chip.name,
         "bandwidth_gb_s": bandwidth and bandwidth / chips.GIGA,
-        "dense_tflops": {} if unverified else found.dense_tflops,
+        "dense_tflops": {} if unverified else chip.dense_tflops,
         "remark": UNVERIFIED if unverified or bandwidth is None else None,
     }

@@ -1,12 +1,12 @@
-"""How far off the predictions of a run were, as a document: cell by cell, and over the whole run.
+"""Predictions of a run against its measurements, as a document: cell by cell, and over the whole run.
 
-What was predicted was written before anything ran. An error is a factor, predicted over measured; how far it
-is off counts the same in both directions.
+The predictions were written before anything ran. An error is a factor, predicted over measured; twice too much
+counts the same as twice too little.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from llmbench.errors import RunError
 from llmbench.report.document import Document, Note, Section, foreign
@@ -15,13 +15,13 @@ from llmbench.report.views.facts import Fact
 from llmbench.results import accuracy, table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping
 
     from llmbench.results.store import Log
 
 
 class Quantity(NamedTuple):
-    """What is compared: its key, its name, the unit, and how a number is shown in that unit."""
+    """A predicted quantity: its key, its name, the unit, and how a number is shown in that unit."""
 
     key: str
     name: str
@@ -50,23 +50,16 @@ QUANTITIES = (
     Quantity("peak_bytes", "peak", "MiB", mebibytes),
 )
 
-COLUMNS = (
-    *(Fact(name, name, kind="name") for name in ("model", "backend", "options", "device", "dtype")),
-    Fact("batch_size", "batch", str),
-    Fact("input_len", "in", str),
-    Fact("output_len", "out", str),
-    *(
-        column
-        for one in QUANTITIES
-        for column in (
-            Fact(f"{one.key}_measured", f"{one.name}\n({one.unit})", one.figure),
-            Fact(f"{one.key}_predicted", f"{one.name}\npredicted", one.figure),
-            Fact(f"{one.key}_factor", f"{one.name}\nfactor", factor),
-        )
-    ),
-)
+FIGURES = [
+    column
+    for one in QUANTITIES
+    for column in (
+        Fact(f"{one.key}_measured", f"{one.name}\n({one.unit})", one.figure),
+        Fact(f"{one.key}_predicted", f"{one.name}\npredicted", one.figure),
+        Fact(f"{one.key}_factor", f"{one.name}\nfactor", factor),
+    )
+]
 FACTOR = "factor: predicted over measured; above 1 the prediction was too large."
-COORDINATES = {column.key for column in COLUMNS[: -3 * len(QUANTITIES)]}
 ALWAYS = ("batch_size", "input_len", "output_len")
 
 
@@ -79,13 +72,13 @@ def document(log: Log) -> Document:
         )
     facts = list(accuracy.rows(built, built.plan.predictions))
     sums = accuracy.summary(facts)
-    columns = _columns(facts)
-    keys = sum(column.key in COORDINATES for column in columns)
+    keys = views_facts.worth_showing(views_facts.CELL, facts, ALWAYS)
+    figures = [one for one in FIGURES if any(fact[one.key] is not None for fact in facts)]
     bases = dict.fromkeys(prediction.basis for prediction in built.plan.predictions.values())
     return Document(
         f"Predicted and measured: {foreign(built.plan.name)}",
-        [Section([views_facts.table(columns, facts, keys)])],
-        views_facts.sheet(facts, [column.key for column in COLUMNS]),
+        [Section([views_facts.table([*keys, *figures], facts, len(keys))])],
+        views_facts.sheet(facts, [column.key for column in (*views_facts.CELL, *FIGURES)]),
         lambda: {"cells": facts, "summary": sums, "within": accuracy.WITHIN},
         notes=[
             *map(Note, _sentences(sums)),
@@ -97,20 +90,9 @@ def document(log: Log) -> Document:
 
 def _sentences(sums: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
     for one in QUANTITIES:
-        if found := sums.get(one.key):
-            near = round(found["within_share"] * found["cells"])
+        if errors := sums.get(one.key):
+            near = round(errors["within_share"] * errors["cells"])
             yield (
-                f"{one.name}: {near} of {found['cells']} cells within a factor of {accuracy.WITHIN};"
-                f" off by {factor(found['median_factor'])} in the median, {factor(found['worst_factor'])} at worst."
+                f"{one.name}: {near} of {errors['cells']} cells within a factor of {accuracy.WITHIN};"
+                f" off by {factor(errors['median_factor'])} in the median, {factor(errors['worst_factor'])} at worst."
             )
-
-
-def _columns(facts: Sequence[Mapping[str, Any]]) -> list[Fact]:
-    """Return the columns that say something: of coordinates those that vary, of figures those there are."""
-    coordinates, figures = COLUMNS[: len(COORDINATES)], COLUMNS[len(COORDINATES) :]
-    varying = [
-        column
-        for column in coordinates
-        if column.key in ALWAYS or len({fact[column.key] for fact in facts}) > 1
-    ]
-    return [*varying, *(one for one in figures if any(fact[one.key] is not None for fact in facts))]

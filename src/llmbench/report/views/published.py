@@ -42,23 +42,23 @@ COLUMNS = (
     Fact("conditions", "conditions"),
     Fact("reason", "because"),
 )
-"""What people are shown of `rows`."""
+"""The columns of `rows` for people."""
 
 
-def document(found: Sequence[published.PublishedComparison], about: Sequence[Note]) -> Document:
+def document(figures: Sequence[published.PublishedComparison], about: Sequence[Note]) -> Document:
     """Return published figures against measured ones."""
     return Document(
         "Published figures against measurements",
-        [section(found)],
-        facts.sheet(rows(found)),
-        lambda: rows(found),
+        [section(figures)],
+        facts.sheet(rows(figures)),
+        lambda: rows(figures),
         about,
     )
 
 
-def section(found: Sequence[published.PublishedComparison], *, detail: bool = False) -> Section:
-    """Return what others published, and the plot of what is comparable."""
-    told = rows(found)
+def section(figures: Sequence[published.PublishedComparison], *, detail: bool = False) -> Section:
+    """Return the published figures, with a plot of the comparable ones."""
+    compared = rows(figures)
     estimates = [
         Estimate(
             cut(f"{_shape(each.figure)}, {each.figure.hardware}", LONGEST),
@@ -71,12 +71,12 @@ def section(found: Sequence[published.PublishedComparison], *, detail: bool = Fa
                 "outcome": each.outcome,
             },
         )
-        for each in found
+        for each in figures
         if each.ratio
     ]
-    blocks: list[Note | Plot | Grid] = [Note(summary(found))]
-    if told:
-        table = facts.table(COLUMNS, told)
+    blocks: list[Note | Plot | Grid] = [Note(summary(figures))]
+    if compared:
+        table = facts.table(COLUMNS, compared)
         spec = forest.spec(estimates, "measured / published", OUTCOMES) if estimates else None
         blocks.append(Plot(spec, table, CAPTION) if spec else table)
     return Section(blocks, TITLE, detail, opened=True)
@@ -86,10 +86,10 @@ def _shape(figure: published.PublishedFigure) -> str:
     return f"{figure.model}, batch {figure.batch}, in {figure.input_len}, out {figure.output_len}"
 
 
-def rows(found: Sequence[published.PublishedComparison]) -> list[dict[str, object]]:
+def rows(figures: Sequence[published.PublishedComparison]) -> list[dict[str, object]]:
     """Return comparisons as rows, comparable ones first; those of one source that fail for one reason are one row."""
     alike: dict[tuple[str, ...], list[published.PublishedComparison]] = {}
-    for each in sorted(found, key=lambda each: each.measured is None):
+    for each in sorted(figures, key=lambda each: each.measured is None):
         figure = each.figure
         shape = (figure.batch, figure.input_len, figure.output_len) if each.measured else ()
         named = (each.source.title, figure.model, figure.hardware, figure.software)
@@ -98,8 +98,8 @@ def rows(found: Sequence[published.PublishedComparison]) -> list[dict[str, objec
 
 
 def _row(each: published.PublishedComparison, count: int) -> dict[str, object]:
-    figure, ratio = each.figure, each.ratio
-    known = ratio is not None and ratio.known
+    figure = each.figure
+    ratio, low, high = facts.ends(each.ratio)
     return {
         "source": f"{each.source.title}, {figure.date}",
         "model": figure.model,
@@ -107,9 +107,9 @@ def _row(each: published.PublishedComparison, count: int) -> dict[str, object]:
         "figures": count,
         "published": f"{figure.value} {figure.metric}" if each.measured else None,
         "outcome": str(each.outcome),
-        "ratio": ratio.value if ratio else None,
-        "ratio_low": ratio.low if ratio and known else None,
-        "ratio_high": ratio.high if ratio and known else None,
+        "ratio": ratio,
+        "ratio_low": low,
+        "ratio_high": high,
         "reason": each.reason or None,
         "cell": each.measured.cell.id if each.measured else None,
     }
@@ -128,14 +128,14 @@ def _in_principle() -> str:
     )
 
 
-def summary(found: Sequence[published.PublishedComparison]) -> str:
+def summary(figures: Sequence[published.PublishedComparison]) -> str:
     """Return how many comparisons came out how, and by which rule."""
     counts = ", ".join(
         f"{number} {outcome}"
         for outcome in published.PublishedOutcome
-        if (number := sum(each.outcome is outcome for each in found))
+        if (number := sum(each.outcome is outcome for each in figures))
     )
     return (
-        f"{len(found)} published figures of models measured here: {counts or 'none'}. {_in_principle()} "
+        f"{len(figures)} published figures of models measured here: {counts or 'none'}. {_in_principle()} "
         f"Reproduced: the whole 95 % interval of the ratio within {published.REPRODUCED_WITHIN:.0%}."
     )

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 from llmbench.numbers import plural
 from llmbench.report import plots, words
-from llmbench.report.document import Document, Note, foreign
+from llmbench.report.document import Document, Note, Section, foreign
 from llmbench.report.figures import cells as figures_cells
 from llmbench.report.figures import conditions, context, memory, outcomes, pareto, roofline, spread
 from llmbench.report.figures.cells import ReportedRun
-from llmbench.report.views import compare, compare_data, facts, table_data
+from llmbench.report.views import compare, facts
+from llmbench.report.views import table as views_table
 from llmbench.results import table
 from llmbench.results.aggregate import Tally
 from llmbench.results.metrics import METRICS
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from llmbench.compare import Comparison
-    from llmbench.report.document import Section
     from llmbench.results.store import Log
 
 
@@ -42,16 +42,17 @@ def document(runs: Sequence[ReportedRun], compared: Comparison | str | None = No
         _sections(runs, compared),
         _sheet(runs),
         lambda: _data(runs, compared),
-        [_about(run, several=len(runs) > 1) for run in runs],
+        [note for run in runs for note in _about(run, several=len(runs) > 1)],
         notes=_notes(runs),
     )
 
 
-def _about(run: ReportedRun, *, several: bool) -> Note:
+def _about(run: ReportedRun, *, several: bool) -> Iterator[Note]:
     label = f"{foreign(run.label)}: " if several else ""
     cells = plural(len(run.table.cells), "cell")
     why = f" {foreign(run.table.plan.why)}" if run.table.plan else ""
-    return Note(f"{label}{cells}; {words.progress(run.table.progress)}.{why}")
+    yield Note(f"{label}{cells}; {words.progress(run.table.progress)}.{why}")
+    yield from (Note(f"{label}{note.text}", note.level) for note in words.repeated(run.table))
 
 
 def _sections(runs: Sequence[ReportedRun], compared: Comparison | str | None) -> Iterator[Section]:
@@ -69,7 +70,19 @@ def _sections(runs: Sequence[ReportedRun], compared: Comparison | str | None) ->
     yield outcomes.failures(runs)
     yield outcomes.warnings(runs)
     yield conditions.of_runs(runs)
-    yield conditions.cells(dots)
+    yield from _every_cell(runs)
+
+
+def _every_cell(runs: Sequence[ReportedRun]) -> Iterator[Section]:
+    """Yield the cells of each run, as `llmbench table` shows them."""
+    for run in runs:
+        title = f"Every cell of {foreign(run.label)}" if len(runs) > 1 else "Every cell"
+        if not run.table.rows:
+            yield Section([Note("No cell has a valid session.")], title)
+            continue
+        rows = figures_cells.thinned(run.table.rows, figures_cells.MOST_POINTS // len(runs))
+        notes = plots.thinning(len(rows), len(run.table.rows), "cells")
+        yield plots.section(title, table=views_table.of_cells(run.table, rows), notes=notes)
 
 
 def _notes(runs: Sequence[ReportedRun]) -> Iterator[Note]:
@@ -90,7 +103,7 @@ def _sheet(runs: Sequence[ReportedRun]) -> Iterator[tuple[str, Sequence[object]]
     """Yield the columns of every run's table, with the run's name before them."""
     rows: list[dict[str, object]] = []
     for run in runs:
-        columns = dict(table_data.sheet(run.table))
+        columns = dict(views_table.sheet(run.table))
         texts = (
             getattr(values, "tolist", lambda values=values: values)() for values in columns.values()
         )
@@ -102,10 +115,8 @@ def _sheet(runs: Sequence[ReportedRun]) -> Iterator[tuple[str, Sequence[object]]
 
 
 def _data(runs: Sequence[ReportedRun], compared: Comparison | str | None) -> dict[str, object]:
-    whole = (
-        compared if compared is None or isinstance(compared, str) else compare_data.data(compared)
-    )
+    whole = compared if compared is None or isinstance(compared, str) else compare.data(compared)
     return {
-        "runs": [{"label": run.label, **table_data.data(run.table)} for run in runs],
+        "runs": [{"label": run.label, **views_table.data(run.table)} for run in runs],
         "comparison": whole,
     }

@@ -1,19 +1,29 @@
-"""A run as a document: a row a cell, then what has no number and why."""
+"""A run as a document: a row a cell, then what has no number and why; for programs, every cell with every metric."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from collections import Counter, defaultdict
+from typing import TYPE_CHECKING, Any
 
+import msgspec
+import numpy as np
+
+from llmbench import __version__
 from llmbench.numbers import plural
 from llmbench.report import words
 from llmbench.report.document import ABSENT, Column, Document, Grid, Note, Section, foreign
-from llmbench.report.views import table_data
+from llmbench.results.table import AXES_AFTER, AXES_BEFORE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from llmbench.results.table import Axis
+    from llmbench.results.record import Stop
+    from llmbench.results.table import Axis, Integers, Numbers
     from llmbench.results.table import Table as Run
+
+FORMAT = 1
+"""The shape of the data; its history: 1, the first."""
 
 
 def document(run: Run, remarks: Sequence[str] = ()) -> Document:
@@ -23,8 +33,8 @@ def document(run: Run, remarks: Sequence[str] = ()) -> Document:
     return Document(
         f"{foreign(name)}: {cells}; {words.progress(run.progress)}",
         _sections(run),
-        table_data.sheet(run),
-        lambda: table_data.data(run),
+        sheet(run),
+        lambda: data(run),
         _about(run),
         words.constants(run),
         _notes(run, remarks),
@@ -37,11 +47,12 @@ def _about(run: Run) -> Iterator[Note]:
         yield Note(foreign(run.plan.why))
     if made := run.plan or run.imported:
         yield Note(f"Made by {foreign(made.command)}.")
+    yield from words.repeated(run)
 
 
 def _sections(run: Run) -> Iterator[Section]:
     if run.rows:
-        yield Section([of_cells(run)])
+        yield Section([of_cells(run, run.rows)])
     elif run.progress.ended:
         yield Section([Note("No cell has a valid session.")])
     if run.failures:
@@ -50,12 +61,11 @@ def _sections(run: Run) -> Iterator[Section]:
         yield Section([of_failures(run)], title)
 
 
-def of_cells(run: Run) -> Grid:
-    """Return the cells that have a number: coordinates that vary, the usual metrics, warnings."""
-    rows = run.rows
+def of_cells(run: Run, rows: Sequence[int]) -> Grid:
+    """Return cells that have a number: coordinates that vary, the usual metrics, warnings."""
     keys = [coordinate(axis, rows) for axis in run.axes]
-    if counts := words.session_counts(run):
-        keys.append(Column("sessions", counts))
+    if len(set(run.valid[run.rows].tolist())) > 1:
+        keys.append(Column("sessions", [str(run.valid[row]) for row in rows]))
     return Grid(
         [*keys, *_metrics(run, rows), *_ceilings(run, rows), *_warnings(run, rows)], len(keys)
     )
@@ -109,3 +119,170 @@ def _notes(run: Run, remarks: Sequence[str]) -> Iterator[Note]:
         if stopped := words.stops(run):
             yield Note(stopped)
         yield from (Note(line, "legend") for line in words.legend(run))
+
+
+def sheet(run: Run) -> Iterator[tuple[str, Sequence[object]]]:
+    """Yield every coordinate, count, metric and warning as a column: a row for every cell."""
+    yield from _coordinates(run)
+    yield from _sessions(run)
+    for numbers in run.numbers:
+        yield from _metric_columns(numbers)
+    for side in run.sides:
+        yield side.key, side.values
+    yield from _codes(run)
+
+
+def _coordinates(run: Run) -> Iterator[tuple[str, Sequence[object]]]:
+    yield "cell", [cell.id for cell in run.cells]
+    for name in AXES_BEFORE:
+        yield name, [str(getattr(cell, name)) for cell in run.cells]
+    for name in dict.fromkeys(name for cell in run.cells for name in cell.options):
+        yield name, [str(cell.options.get(name, "")) for cell in run.cells]
+    for name in AXES_AFTER:
+        yield name, [getattr(cell, name) for cell in run.cells]
+
+
+def _sessions(run: Run) -> Iterator[tuple[str, Sequence[object]]]:
+    yield "sessions_valid", run.valid.tolist()
+    yield "iterations_fewest", _known(run.iterations[0])
+    yield "iterations_most", _known(run.iterations[1])
+    failed: Counter[str] = Counter()
+    for failure in run.failures:
+        failed.update(failure.cells)
+    yield "sessions_without_number", [failed[cell.id] for cell in run.cells]
+    yield "sessions_to_come", run.to_come.tolist()
+    yield "stopped", [stop.reason if stop else "" for stop in run.stops]
+
+
+def _known(counts: Integers) -> list[int | None]:
+    return [count or None for count in counts.tolist()]
+
+
+def _metric_columns(numbers: Numbers) -> Iterator[tuple[str, Any]]:
+    key = numbers.metric.key
+    yield key, numbers.middle
+    if numbers.metric.over == "mean":
+        yield f"{key}_low", numbers.middle / (1 + numbers.half_width)
+        yield f"{key}_high", numbers.middle * (1 + numbers.half_width)
+        if np.isfinite(numbers.spread).any():
+            yield f"{key}_half_range_in_process", numbers.middle * numbers.spread
+
+
+def _codes(run: Run) -> Iterator[tuple[str, Sequence[object]]]:
+    always = " ".join(run.everywhere)
+    yield (
+        "warnings",
+        [
+            " ".join((always, *codes)).strip() if valid else ""
+            for codes, valid in zip(run.warnings, run.valid.tolist(), strict=True)
+        ],
+    )
+    ends: defaultdict[str, list[str]] = defaultdict(list)
+    for failure in run.failures:
+        how = f"{failure.status}/{failure.phase}" if failure.phase else str(failure.status)
+        for name, count in failure.cells.items():
+            ends[name].append(f"{count} {how}")
+    yield "failures", ["; ".join(ends[cell.id]) for cell in run.cells]
+
+
+def data(run: Run) -> dict[str, Any]:
+    """Return the numbers, and for each metric what it is, where its tokens come from and its clock."""
+    return {
+        "format": FORMAT,
+        "llmbench": __version__,
+        "run": _run(run),
+        "imported": run.imported,
+        "progress": run.progress._asdict() | {"to_come": run.progress.to_come},
+        "metrics": {numbers.metric.key: _metric(numbers) for numbers in run.numbers},
+        "cells": _cells(run),
+        "failures": _failures(run),
+        "warnings_everywhere": run.everywhere,
+        "notices": run.notices,
+    }
+
+
+def _run(run: Run) -> dict[str, Any] | None:
+    if run.plan is None:
+        return None
+    names = (
+        "run",
+        "name",
+        "why",
+        "command",
+        "at",
+        "protocol",
+        "settings",
+        "machine",
+        "environment",
+    )
+    return {name: getattr(run.plan, name) for name in names}
+
+
+def _metric(numbers: Numbers) -> dict[str, Any]:
+    metric = numbers.metric
+    over = {"mean": "exp of the mean of logarithms", "max": "the largest"}[metric.over]
+    return {
+        "definition": metric.definition,
+        "better": metric.better,
+        "tokens": metric.tokens or None,
+        "clock": metric.clock,
+        "within_session": metric.within,
+        "over_sessions": over,
+        "interval": "95 %, Student's t on logarithms" if metric.over == "mean" else None,
+    }
+
+
+def _cells(run: Run) -> list[dict[str, Any]]:
+    columns = [(numbers.metric.key, _values(numbers)) for numbers in run.numbers]
+    return [
+        {
+            **msgspec.structs.asdict(cell),
+            "sessions": {"valid": int(run.valid[number]), "to_come": int(run.to_come[number])},
+            "iterations": {
+                "fewest": int(run.iterations[0, number]) or None,
+                "most": int(run.iterations[1, number]) or None,
+            },
+            "stopped": _stopped(run.stops[number]),
+            "values": {key: values[number] for key, values in columns if values[number]},
+            **{side.key: side.values[number] or None for side in run.sides},
+            "warnings": dict(run.warnings[number]),
+        }
+        for number, cell in enumerate(run.cells)
+    ]
+
+
+def _stopped(stop: Stop | None) -> dict[str, Any] | None:
+    """Return why a cell got no further session, and the relative half-width of its interval then."""
+    return {"reason": stop.reason, "half_width": stop.half_width} if stop else None
+
+
+def _values(numbers: Numbers) -> list[dict[str, Any] | None]:
+    columns = (numbers.middle, numbers.half_width, numbers.spread, numbers.sessions)
+    return [
+        None if math.isnan(value) else _value(value, width, spread, sessions)
+        for value, width, spread, sessions in zip(*(c.tolist() for c in columns), strict=True)
+    ]
+
+
+def _value(value: float, width: float, spread: float, sessions: int) -> dict[str, Any]:
+    """Return one number with what is known of its spread; msgspec writes NaN as null."""
+    return {
+        "value": value,
+        "low": value / (1 + width),
+        "high": value * (1 + width),
+        "sessions": sessions,
+        "half_range_in_process": value * spread,
+    }
+
+
+def _failures(run: Run) -> list[dict[str, Any]]:
+    return [
+        {
+            "status": failure.status,
+            "phase": failure.phase,
+            "reason": failure.reason,
+            "sessions": failure.sessions,
+            "cells": dict(failure.cells),
+        }
+        for failure in run.failures
+    ]

@@ -8,8 +8,9 @@ import pytest
 
 from jobs import job
 from llmbench.machine import chips
+from llmbench.machine.peaks import Probe
 from llmbench.measure import bounds
-from llmbench.measure.checks import Ceilings
+from llmbench.measure.checks import MEASURED_SLACK, Ceilings
 from llmbench.models import formulas, resolve
 from llmbench.models.shape import shape_of
 from llmbench.results.record import Outcome, Record, Sample, Status
@@ -30,7 +31,8 @@ interconnect: none
 launch_date: null
 sources: {dense_tflops: this test, bandwidth_gb_s: this test}
 """
-GPU = {"name": "NVIDIA Made-Up 1", "memory_bytes": 64 * 2**30}
+MEMORY = 64 * 2**30
+GPU = {"name": "NVIDIA Made-Up 1", "memory_bytes": MEMORY}
 ENGINE = {"device_name": "NVIDIA Made-Up 1", "param_devices": "cuda:0", "param_dtypes": "bfloat16"}
 
 
@@ -92,16 +94,21 @@ def test_a_prefill_faster_than_the_peak_is_invalid() -> None:
 @pytest.mark.parametrize(
     ("cell", "engine", "gpus", "expected"),
     [
-        (on_gpu(), ENGINE, [GPU], Ceilings(1e12, 1e14)),
-        (on_gpu(dtype="float32"), ENGINE, [GPU], Ceilings(1e12, 1e13)),
-        (on_gpu(dtype="float16"), ENGINE, [GPU], Ceilings(1e12, None)),
+        (on_gpu(), ENGINE, [GPU], Ceilings(1e12, 1e14, MEMORY)),
+        (on_gpu(dtype="float32"), ENGINE, [GPU], Ceilings(1e12, 1e13, MEMORY)),
+        (on_gpu(dtype="float16"), ENGINE, [GPU], Ceilings(1e12, None, MEMORY)),
         (on_gpu(device="cpu"), ENGINE, [GPU], Ceilings()),
-        (on_gpu(), {}, [GPU], Ceilings(1e12, 1e14)),
+        (on_gpu(), {}, [GPU], Ceilings(1e12, 1e14, MEMORY)),
         (on_gpu(), ENGINE, [], Ceilings()),
         (on_gpu(), ENGINE, [{"name": "Odd"}], Ceilings()),
-        (on_gpu(), ENGINE, [{"name": "Odd"}, GPU], Ceilings(1e12, 1e14)),
+        (on_gpu(), ENGINE, [{"name": "Odd"}, GPU], Ceilings(1e12, 1e14, MEMORY)),
         (on_gpu(), {}, [{"name": "Odd"}, GPU], Ceilings()),  # nobody says which of the two it was
-        (on_gpu(), {**ENGINE, "param_devices": "cuda:0, cuda:1"}, [GPU, GPU], Ceilings(2e12, 2e14)),
+        (
+            on_gpu(),
+            {**ENGINE, "param_devices": "cuda:0, cuda:1"},
+            [GPU, GPU],
+            Ceilings(2e12, 2e14, 2 * MEMORY),
+        ),
     ],
 )
 def test_ceilings_are_those_of_the_chip_that_ran(
@@ -110,10 +117,43 @@ def test_ceilings_are_those_of_the_chip_that_ran(
     assert bounds.ceilings(cell, engine, chips.devices(gpus)) == expected
 
 
+@pytest.mark.usefixtures("made_up")
+def test_the_memory_is_the_driver_s_of_every_gpu_that_holds_parameters() -> None:
+    gpu = {**GPU, "memory_bytes": 40 * 2**30}
+    two = {**ENGINE, "param_devices": "cuda:0, cuda:1"}
+
+    assert bounds.ceilings(on_gpu(), ENGINE, chips.devices([gpu])).memory == 40 * 2**30
+    assert bounds.ceilings(on_gpu(), two, chips.devices([gpu, gpu])).memory == 80 * 2**30
+    other = {"name": GPU["name"], "memory_bytes": 41 * 2**30}
+    assert bounds.ceilings(on_gpu(), ENGINE, chips.devices([gpu, other])).memory is None
+
+
+PROBE = Probe(
+    device="cpu", name="made up", at="2026-11-29", torch="2.13.0", threads=2,
+    read_bytes_s={"bfloat16": 2e10}, flops_s={"bfloat16": 1e11},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("engine", "probes", "expected"),
+    [
+        ({"threads": 2}, [PROBE], Ceilings(2e10, 1e11, slack=MEASURED_SLACK)),
+        ({"threads": 1}, [PROBE], Ceilings(2e10, 1e11, slack=MEASURED_SLACK)),
+        ({"threads": 4}, [PROBE], Ceilings()),  # more threads than were probed may be faster
+        ({}, [PROBE], Ceilings()),
+        ({"threads": 2}, [], Ceilings()),
+    ],
+)
+def test_a_cpu_is_held_against_the_probe_of_its_machine(
+    engine: dict[str, Any], probes: list[Probe], expected: Ceilings
+) -> None:
+    assert bounds.ceilings(on_gpu(device="cpu"), engine, [], probes) == expected
+
+
 def test_a_value_that_nobody_verified_is_no_ceiling(made_up: Path) -> None:
     made_up.write_text(f"{CHIP}unverified: [bandwidth_gb_s, dense_tflops]\n")
 
-    assert bounds.ceilings(on_gpu(), ENGINE, chips.devices([GPU])) == Ceilings()
+    assert bounds.ceilings(on_gpu(), ENGINE, chips.devices([GPU])) == Ceilings(memory=MEMORY)
 
 
 def test_the_least_work_is_that_of_the_formulas() -> None:

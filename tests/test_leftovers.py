@@ -161,9 +161,7 @@ def test_a_file_that_a_worker_put_there_to_stay_stays(name: str) -> None:
 def test_shared_memory_that_was_there_before_stays(*, known: bool) -> None:
     path = leftovers.SHARED / f"psm_{secrets.token_hex(4)}"
     path.write_bytes(b"somebody's")
-    time.sleep(
-        1.1 + 0.1
-    )  # a file system and a process table tell time to different parts of a second
+    time.sleep(leftovers.CLOCKS_WITHIN_S + 0.05)
 
     kill(mapper(path), Existing.now() if known else None)
 

@@ -17,7 +17,7 @@ import pytest
 
 from llmbench.results import store
 from llmbench.results.record import Status
-from sweeps import LLMBENCH, MARK, Bench, asked, assert_complete
+from sweeps import BATCH_SIZES, LLMBENCH, MARK, SINGLE, Bench, asked, assert_complete
 
 ONE = {"batch_size": 2}
 
@@ -29,11 +29,10 @@ def files_up_to(size: int) -> Callable[[], None]:
 
 @pytest.mark.parametrize("more", [0, 900, 1800, 2700])
 def test_a_record_that_cannot_be_written_stops_the_sweep_and_costs_nothing(
-    bench: Bench, more: int
+    bench: Bench, measured: Path, more: int
 ) -> None:
-    bench.write(axes={"batch_size": [1]})
-    bench.sweep()
-    bench.write()
+    bench.copy(measured)
+    bench.write(axes={"batch_size": [*BATCH_SIZES, 8, 16]})
     size = len(bench.raw()) + 3500 + more
     before = bench.raw()
 
@@ -73,7 +72,7 @@ def test_a_disk_that_fills_up_stops_the_sweep_and_costs_nothing(
     bench: Bench, small_disk: Path
 ) -> None:
     bench.run, bench.rows = small_disk / "run", small_disk / "run" / store.RECORDS
-    bench.write(axes={"batch_size": list(range(1, 40))}, protocol={"isolation": "cell"})
+    bench.write(axes={"batch_size": list(range(1, 20))}, protocol={"isolation": "cell", **SINGLE})
     process = bench.start()
     bench.wait_for('"end"', process)
     fill(small_disk / "filler")
@@ -170,8 +169,7 @@ def levels(process: subprocess.Popen[str]) -> tuple[int, int] | None:
 
 
 def test_500_cells_leave_the_parent_as_it_was(bench: Bench) -> None:
-    bench.write(axes={"batch_size": list(range(1, 501))}, protocol={"sessions": 1, "max_sessions": 1},
-                fault="oom", at="exit")  # fmt: skip
+    bench.write(axes={"batch_size": list(range(1, 501))}, protocol=SINGLE, fault="oom", at="exit")
     process = bench.start()
     bench.wait_for('"begin"', process)
     seen: list[tuple[int, int]] = []
@@ -211,8 +209,9 @@ def test_readers_see_whole_rows_while_a_sweep_writes(bench: Bench) -> None:
 
 @pytest.mark.slow
 def test_5000_cells_leave_the_parent_as_it_was(bench: Bench) -> None:
-    bench.write(axes={"batch_size": list(range(1, 1001)), "input_len": [8, 16, 24, 32, 40]},
-                protocol={"sessions": 1, "max_sessions": 1})  # fmt: skip
+    bench.write(
+        axes={"batch_size": list(range(1, 1001)), "input_len": [8, 16, 24, 32, 40]}, protocol=SINGLE
+    )
     process = bench.start()
     bench.wait_for('"begin"', process, patience_s=300)
     seen: list[tuple[int, int]] = []
@@ -248,7 +247,7 @@ def test_a_hundred_workers_leave_the_parent_as_it_was(bench: Bench) -> None:
 
 
 def test_a_busy_machine_is_said_before_anything_is_measured(bench: Bench) -> None:
-    bench.write(axes={"batch_size": 1})
+    bench.write(axes={"batch_size": 1}, protocol=SINGLE)
     spin = [sys.executable, "-c", "while True: pass"]
     others = [subprocess.Popen(spin) for _ in range(os.cpu_count() or 1)]
 
@@ -274,14 +273,14 @@ def test_a_busy_machine_is_said_before_anything_is_measured(bench: Bench) -> Non
     ],
 )
 def test_a_poor_terminal_is_enough(bench: Bench, environment: dict[str, str]) -> None:
-    bench.write()
+    bench.write(protocol=SINGLE)
 
     done = bench.sweep(environment=environment)
 
     assert_complete(done)
     assert (done.code, done.err) == (0, "")
     assert "\x1b" not in done.out
-    assert "6 ok  ->" in done.out
+    assert "3 ok  ->" in done.out
 
 
 @pytest.mark.parametrize(
@@ -309,7 +308,7 @@ def test_a_terminal_of_an_impossible_size_is_enough(
 
 
 def test_a_sweep_needs_no_size_of_its_terminal(bench: Bench) -> None:
-    bench.write(axes={"batch_size": 1})
+    bench.write(axes={"batch_size": 1}, protocol=SINGLE)
 
     done = bench.sweep(environment={"COLUMNS": "0", "LINES": "0"})
 
@@ -319,7 +318,7 @@ def test_a_sweep_needs_no_size_of_its_terminal(bench: Bench) -> None:
 
 
 def test_a_deleted_working_directory_is_no_obstacle(bench: Bench) -> None:
-    bench.write()
+    bench.write(protocol=SINGLE)
     gone = bench.folder / "gone"
     gone.mkdir()
     script = f'cd "{gone}" && rmdir "{gone}" && exec "$@"'
@@ -398,7 +397,7 @@ def test_a_terminal_that_goes_away_interrupts_and_keeps(bench: Bench) -> None:
 
 
 def test_a_reader_that_goes_away_ends_the_sweep_in_silence(bench: Bench) -> None:
-    bench.write(protocol={"isolation": "cell"}, axes={"batch_size": list(range(1, 20))})
+    bench.write(protocol={"isolation": "cell", **SINGLE}, axes={"batch_size": list(range(1, 20))})
     process = subprocess.Popen(
         (*LLMBENCH, "sweep", str(bench.file), "-o", str(bench.run)),
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, MARK: bench.mark},

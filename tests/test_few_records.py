@@ -136,7 +136,7 @@ ANSWERS: dict[str, dict[str, tuple[int, str]]] = {
         "export": (0, '"completed": 24'),
     },
     "one token": {
-        "table": (0, "out 1, sessions 3 model TTFT output peak RSS ms tok/s MiB"),
+        "table": (0, "out 1 model TTFT output peak RSS ms tok/s MiB"),
         "cost": (0, "69.44 ±0.17"),
         "export": (0, '"total_output_tokens": 36'),
     },
