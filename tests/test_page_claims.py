@@ -140,7 +140,7 @@ def test_a_reproduced_figure_is_drawn_in_its_tenth() -> None:
 
 
 def test_it_fails_only_when_asked() -> None:
-    claim = ("--claim", "training-price-per-parameter")
+    claim = ("--claim", "training-cost-decline")
 
     page_of(SMALL, *claim)
     page_of(SMALL, *claim, "--fail-on", "contradicted", code=1)

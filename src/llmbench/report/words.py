@@ -121,9 +121,10 @@ def title(table: Table) -> str:
 
 
 def origin(table: Table) -> str:
-    """Return on which machine and day a run was planned; empty for an import, which does not say."""
+    """Return on which machine and day a run was planned; of an import the machine, if the user named it."""
     if not table.plan:
-        return ""
+        machine = table.imported.machine if table.imported else ""
+        return f"on {machine}" if machine else ""
     name = table.plan.machine.get("name")
     return f"on {name}, {table.plan.at[:10]}" if name else table.plan.at[:10]
 

@@ -70,10 +70,16 @@ def plan(sweep: Sweep, *, chip: Chip | None = None) -> Planned:
     _refuse_secrets(cells)
     if chip is None:
         _check_device(cells)
-        warnings += _not_installed(cells)
+        warnings += [f"Not installed here: {each}" for each in not_installed(cells)]
     cells, doubles = _distinct(cells)
     refused = {
         cell.id: reason for cell in cells if (reason := _impossible(cell, models[cell.model]))
+    }
+    elsewhere = {name for name, model in models.items() if _only_elsewhere(model)}
+    refused |= {
+        cell.id: _without_class(cell, models[cell.model])
+        for cell in cells
+        if cell.backend == "transformers" and cell.model in elsewhere
     }
     if len(refused) == len(cells):
         raise NothingToRun(f"{sweep.name}: nothing to run; {next(iter(refused.values()))}")
@@ -154,16 +160,12 @@ def _no_text(error: ValueError) -> str:
     return "is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else "is not a file name"
 
 
-def _not_installed(cells: list[Cell]) -> list[str]:
-    """Return warnings about backends that are not installed, before a long sweep instead of after it."""
+def not_installed(cells: list[Cell]) -> list[str]:
+    """Return, for each backend that is not installed, what it needs and how to install it."""
     missing = {
         name: backends.missing(name) for name in dict.fromkeys(cell.backend for cell in cells)
     }
-    return [
-        f"Not installed here: {backends.how_to_install(name, package)}"
-        for name, package in missing.items()
-        if package
-    ]
+    return [backends.how_to_install(name, package) for name, package in missing.items() if package]
 
 
 def _check_device(cells: list[Cell]) -> None:
@@ -198,3 +200,15 @@ def _impossible(cell: Cell, model: Model) -> str:
     if cell.batch_size * tokens >= grid.MOST_TOKENS:
         return f"{cell.where()}: {cell.batch_size * tokens:,} tokens are more than any engine can index."
     return ""
+
+
+def _only_elsewhere(model: Model) -> bool:
+    """Return whether a model's entry names engines, and transformers is not one of them."""
+    if model.source != "catalogue":
+        return False
+    known = resolve.entry(model.name.partition(resolve.AT)[0]).engines
+    return known.transformers is None and bool(known.vllm)
+
+
+def _without_class(cell: Cell, model: Model) -> str:
+    return f"{cell.where()}: transformers has no class for {model.model_type}; {model.name} names vllm as its engine."
