@@ -108,6 +108,15 @@ def test_a_gpu_without_bfloat16_gets_float16_and_says_so() -> None:
     assert planned("t4", model="mistral-7b-v0.1", dtype="bfloat16").cells[0].dtype == "bfloat16"
 
 
+def test_a_cpu_gets_bfloat16_for_float16_and_says_so() -> None:
+    here = planned(None, model=["pythia-70m", "gpt2", "mistral-7b-v0.1@tiny"])
+
+    assert [cell.dtype for cell in here.cells] == ["bfloat16", "float32", "bfloat16"]
+    assert here.warnings == ["CPUs compute float16 slowly: pythia-70m in bfloat16."]
+    named = planned(None, model="pythia-70m", dtype="float16")
+    assert (named.cells[0].dtype, named.warnings) == ("float16", [])
+
+
 def test_an_unknown_checkpoint_needs_a_dtype() -> None:
     with pytest.raises(
         SpecError, match="not known for 'org/other'; name one, such as --dtype bfloat16"

@@ -49,6 +49,7 @@ class Choices(msgspec.Struct, frozen=True):
     prompt_digests: Mapping[str, str]
     load_formats: Mapping[str, str] = {}
     dtypes: Mapping[str, str] = {}
+    replaced: Mapping[tuple[str, str], str] = {}
 
 
 def expand(sweep: Sweep, choices: Choices) -> tuple[list[Cell], list[str]]:
@@ -176,7 +177,7 @@ def make_cell(
     if point["load_format"] == "auto":
         point["load_format"] = choices.load_formats.get(str(point["model"]), "dummy")
     if point["dtype"] == "auto":
-        point["dtype"] = _dtype(str(point["model"]), choices)
+        point["dtype"] = _dtype(str(point["model"]), str(point["device"]), choices)
     facts = {
         **point,
         "backend": backend,
@@ -191,10 +192,10 @@ def make_cell(
     return msgspec.convert({"id": f"{_slug(facts)}-{digest}", **facts}, Cell)
 
 
-def _dtype(model: str, choices: Choices) -> str:
-    """Return the dtype of a model's checkpoint; raise SpecError if it is unknown."""
+def _dtype(model: str, device: str, choices: Choices) -> str:
+    """Return the dtype of a model's checkpoint, or what replaces it on a device; raise SpecError if it is unknown."""
     if dtype := choices.dtypes.get(model):
-        return dtype
+        return choices.replaced.get((device, dtype), dtype)
     raise SpecError(
         f"dtype: the checkpoint's is not known for {model!r}; name one, such as --dtype bfloat16."
     )
