@@ -17,8 +17,9 @@ import tempfile
 from pathlib import Path
 from unittest import mock
 
-from llmbench import backends, cli
+from llmbench import cli
 from llmbench.measure import reasons
+from llmbench.report.views import backends as views_backends
 from llmbench.results import metrics
 
 ROOT = Path(__file__).parents[1]
@@ -103,32 +104,12 @@ def all_metrics(whose: str) -> str:
 
 
 def options(backend: str) -> str:
-    """Return a table of a backend's options, with defaults and other values."""
+    """Return a table of a backend's options, with meaning, default and other values."""
     rows = [
-        [
-            f"`{name}`",
-            *(choices(value) if isinstance(value, tuple) else (spelled(value), kind(value))),
-        ]
-        for name, value in backends.options(backend).items()
+        [f"`{row['option']}`", row["meaning"], row["default"], row["others"]]
+        for row in views_backends.options(backend)
     ]
-    return table(["option", "default", "other values"], rows)
-
-
-def choices(values: tuple[object, ...]) -> tuple[str, str]:
-    """Return the default among some choices, which is the first, and the others."""
-    return spelled(values[0]), ", ".join(map(spelled, values[1:]))
-
-
-def spelled(value: object) -> str:
-    """Return a value as written in a sweep file."""
-    if isinstance(value, bool):
-        return f"`{value}`".lower()
-    return f"`{value}`" if value != "" else "empty"
-
-
-def kind(value: object) -> str:
-    """Return which other values an option may have."""
-    return {str: "any text", int: "a whole number", float: "a number"}[type(value)]
+    return table(["option", "meaning", "default", "other values"], rows)
 
 
 def warnings() -> str:

@@ -10,7 +10,6 @@ from llmbench.claims import Answer, Evidence, Part
 from llmbench.cost import prices
 from llmbench.models import resolve
 from llmbench.results.cells import Machine, Measured
-from llmbench.results.sessions import RecordedFacts
 from llmbench.spec.sweep import Cell
 
 if TYPE_CHECKING:
@@ -45,9 +44,9 @@ def row(name: str = "llama-7b", step_s: float = 0.05, **changes: Any) -> Measure
         **changes.pop("values", {}),
     }
     counted = {key: (value,) for key, value in changes.pop("counted", {}).items()}
+    counted |= changes.pop("by_session", {})
     facts: dict[str, Any] = {
-        "run": "run", "at": YEAR, "machine": HOST, "bound": {}, "ceilings": "",
-        "engine": RecordedFacts(), **changes,
+        "run": "run", "at": YEAR, "machine": HOST, "bound": {}, "ceilings": "", **changes,
     }  # fmt: skip
     return Measured(
         cell=Cell(id=f"{name}-{coordinates}", model=name, model_digest=found.digest, **cell),

@@ -14,11 +14,9 @@ from test_formulas import ONE_OF_EACH_KIND
 backends_config: Any = Lazy("llmbench.backends.config")
 load_errors: Any = Lazy("llmbench.backends.load_errors")
 
+BUILT = [name for name in resolve.catalogue() if resolve.entry(name).engines.transformers]
 SOON = {*ONE_OF_EACH_KIND, "flan-t5-xl"}
-MODELS = [
-    pytest.param(name, marks=() if name in SOON else pytest.mark.slow)
-    for name in resolve.catalogue()
-]
+MODELS = [pytest.param(name, marks=() if name in SOON else pytest.mark.slow) for name in BUILT]
 """One of each kind always; the others take half a minute."""
 
 
@@ -51,7 +49,7 @@ def attention(name: str) -> list[str]:
     return known.attention
 
 
-@pytest.mark.parametrize("name", resolve.catalogue())
+@pytest.mark.parametrize("name", BUILT)
 def test_the_catalogue_knows_which_attention_a_model_has(name: str) -> None:
     config = backends_config.configuration(job(name), "")
     built_as = backends_config.builder(config)._model_mapping[type(config)]

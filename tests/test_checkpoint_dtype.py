@@ -92,12 +92,29 @@ def test_auto_is_part_of_the_cell_as_what_it_resolved_to() -> None:
     assert [cell.id for cell in automatic.cells] == [cell.id for cell in named.cells]
 
 
+def test_auto_next_to_the_dtype_that_it_means_is_one_cell() -> None:
+    both = planned("h200", model="mistral-7b-v0.1", dtype=["auto", "bfloat16"])
+
+    assert len(both.cells) == 1
+    assert len(both.warnings) == 1
+    assert both.warnings[0].startswith("Asked for twice, and measured once: 1 cell (")
+
+
 def test_a_gpu_without_bfloat16_gets_float16_and_says_so() -> None:
     on_t4 = planned("t4", model=["mistral-7b-v0.1", "gpt2"])
 
     assert [cell.dtype for cell in on_t4.cells] == ["float16", "float32"]
     assert on_t4.warnings == ["T4 has no bfloat16: mistral-7b-v0.1 in float16."]
     assert planned("t4", model="mistral-7b-v0.1", dtype="bfloat16").cells[0].dtype == "bfloat16"
+
+
+def test_a_cpu_gets_bfloat16_for_float16_and_says_so() -> None:
+    here = planned(None, model=["pythia-70m", "gpt2", "mistral-7b-v0.1@tiny"])
+
+    assert [cell.dtype for cell in here.cells] == ["bfloat16", "float32", "bfloat16"]
+    assert here.warnings == ["CPUs compute float16 slowly: pythia-70m in bfloat16."]
+    named = planned(None, model="pythia-70m", dtype="float16")
+    assert (named.cells[0].dtype, named.warnings) == ("float16", [])
 
 
 def test_an_unknown_checkpoint_needs_a_dtype() -> None:

@@ -184,6 +184,14 @@ def test_a_warning_is_given_and_the_number_stays(code: str, change: Change, deta
     assert [warning.code for warning in warnings if detail in warning.detail] == [code]
 
 
+def test_a_session_that_ended_in_its_warmup_is_not_told_to_warm_up_longer() -> None:
+    ended = with_(warmup_converged=None, warmup_ns=[8 * MS], samples=[])(GOOD)
+
+    *_, warnings = checks.check_outcome(CELL, ended, Ceilings())
+
+    assert "warmup_too_short" not in [warning.code for warning in warnings]
+
+
 def test_every_check_is_shown_red() -> None:
     changed = [
         change(GOOD)
@@ -202,6 +210,55 @@ def test_a_violation_of_physics_needs_a_known_ceiling() -> None:
     assert checks.check_outcome(CELL, fast, Ceilings())[0] is Status.OK
     assert checks.check_outcome(CELL, fast, Ceilings(bandwidth=1e9))[0] is Status.INVALID
     assert checks.check_outcome(CELL, fast, Ceilings(flops=1e9))[0] is Status.INVALID
+
+
+@pytest.mark.parametrize(
+    ("change", "detail"),
+    [
+        (each(token_ns=[[9 * MS, 10 * MS, 11 * MS, 12 * MS]]),
+         "the first token (9.000 ms) came after the end (8.000 ms)"),
+        (each(token_ns=[[8 * MS, 8 * MS, 8 * MS, 8 * MS]]),
+         "the first token (8.000 ms) came after the end (8.000 ms)"),
+        (each(token_ns=[[1 * MS, 2 * MS, 3 * MS, 9 * MS]]),
+         "the last token came 1.000 ms after the end of 8.000 ms: no wait for it"),
+        (each(token_ns=[[1 * MS, 2 * MS, 3 * MS, 4 * MS]]), "4.000 ms of 8.000 ms lie after the last token"),
+        (with_engine(bytes_per_step=1_100_000),
+         "a decode step moves 1,100,000 bytes in 1.0000 ms: over the bandwidth"),
+        (with_engine(flops_per_prompt_token=4_000_000), "prefill does 6.4e+07 FLOP in 5.0000 ms: over the peak"),
+    ],
+)  # fmt: skip
+def test_the_figures_of_a_finding_are_in_the_units_that_it_names(
+    change: Change, detail: str
+) -> None:
+    problems = checks.check_outcome(CELL, change(GOOD), ROOMY)[1]
+
+    assert problems[0].detail == detail
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "codes"),
+    [
+        ([8, 8, 8, 17], []),  # four are too few for a shape
+        ([8, 8, 8, 8, 17], ["spike"]),
+        ([8, 8, 8, 8, 16], []),  # not over twice the median
+        ([100, 102, 104, 106, 108, 110], ["trend"]),
+        ([110, 108, 106, 104, 102, 100], ["trend"]),
+        ([100, 101, 102, 103, 104, 105], []),  # 4 %
+        ([100, 104, 102, 106, 108, 110], []),  # four of five steps are not over 80 %
+        ([110, 106, 108, 104, 102, 100], []),
+        ([100, 100, 112, 112, 112, 112], ["two_modes"]),
+        ([112, 112, 112, 112, 100, 112], []),  # one is no group
+        ([100, 100, *[112] * 12, 100], ["two_modes"]),
+        ([100, *[112] * 13, 100], []),  # two of 15 are no fifth
+        ([100, 100, 111, 111, 111, 111], []),  # 11 of 111 are under 10 %
+    ],
+)
+def test_a_shape_is_told_from_where_it_is_plain(
+    milliseconds: list[float], codes: list[str]
+) -> None:
+    warnings = checks.check_outcome(CELL, lasting(*milliseconds)(GOOD), Ceilings())[2]
+
+    assert [warning.code for warning in warnings] == codes
 
 
 def test_more_memory_than_the_device_has_is_implausible() -> None:

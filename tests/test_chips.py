@@ -207,7 +207,7 @@ def test_the_peaks_of_a_chip_stand_in_the_ratios_of_dense_ones(name: str) -> Non
     peaks = chip.dense_tflops
     wide = peaks.get("bfloat16", peaks.get("float16"))
     if wide is None:
-        assert set(peaks) == {"float32"}
+        assert set(peaks) <= {"float32"}
         return
 
     for dtype, ratio in DOUBLE.items():

@@ -7,19 +7,25 @@ from typing import Any
 import pytest
 
 from claimed import HOST, asked, only, row
-from llmbench.claims import ClaimVerdict
+from llmbench.claims import ClaimVerdict, Part
 from llmbench.models import formulas
 from llmbench.results.cells import Machine, Measured
 
 FAMILY = ("llama-7b", "llama-13b", "llama-30b", "llama-65b")
 H200 = Machine("h200", "h200", 1)
 A100 = Machine("a100", "a100-80gb-sxm", 1)
+GH200 = Machine("gh200", "gh200-96gb", 1)
 MI300X = Machine("mi300x", "mi300x", 1)
 
 
 def size(found: Measured) -> float:
     assert found.shape is not None
     return float(formulas.parameters(found.shape))
+
+
+def valued(part: Part) -> float:
+    assert part.figure is not None
+    return part.figure.value
 
 
 def grown(slope: float, batch: int = 1, wobble: float = 0.0) -> list[Any]:
@@ -135,22 +141,62 @@ def test_costs_that_may_be_level_are_undecided() -> None:
 # -- what holds a chip back -----------------------------------------------------------------------------
 
 
-def bound(prefill: str, decode: str, batch: int = 1) -> Any:
-    return row(batch_size=batch, bound={"prefill": prefill, "decode": decode}, ceilings="measured")
+def bound(prefill: str, decode: str, batch: int = 1, tokens_s: float = 100) -> Any:
+    facts: dict[str, Any] = {"ceilings": "measured", "values": {"output_tok_s": tokens_s}}
+    return row(batch_size=batch, bound={"prefill": prefill, "decode": decode}, **facts)
+
+
+def up_to(
+    batch: int, gain: float, prefill: str = "overhead", decode: str = "bandwidth"
+) -> list[Any]:
+    """Return two batch sizes, the larger twice the smaller with so many times its tokens per second."""
+    return [
+        bound(prefill, decode, batch // 2),
+        bound(prefill, decode, batch, tokens_s=100 * gain),
+    ]
 
 
 @pytest.mark.parametrize(
     ("rows", "verdict"),
     [
         ([bound("compute", "compute")], ClaimVerdict.SUPPORTED),
-        ([bound("overhead", "bandwidth")], ClaimVerdict.CONTRADICTED),
+        ([bound("overhead", "bandwidth")], ClaimVerdict.INCONCLUSIVE),
         ([bound("compute", "bandwidth")], ClaimVerdict.MIXED),
         ([bound("", "bandwidth", 1), bound("compute", "compute", 64)], ClaimVerdict.MIXED),
+        (up_to(64, 1.02)[1:], ClaimVerdict.INCONCLUSIVE),
+        (up_to(64, 1.5), ClaimVerdict.INCONCLUSIVE),
+        (up_to(64, 1.09), ClaimVerdict.INCONCLUSIVE),
+        (up_to(16, 1.02), ClaimVerdict.INCONCLUSIVE),
         ([row()], ClaimVerdict.NOT_MEASURED),
+    ],
+    ids=[
+        "compute",
+        "small batch",
+        "by phase",
+        "by batch",
+        "no half",
+        "still gains",
+        "gain straddles",
+        "frontier too low",
+        "no ceilings",
     ],
 )
 def test_the_side_of_the_roofline(rows: list[Any], verdict: ClaimVerdict) -> None:
     assert asked("compute-is-the-bottleneck", *rows).verdict is verdict
+
+
+def test_a_miss_counts_at_the_frontier_of_batch_sizes_only() -> None:
+    answer = asked("compute-is-the-bottleneck", *up_to(64, 1.02))
+
+    assert {(part.where, part.verdict) for part in answer.parts} == {
+        ("prefill at batch 32", ClaimVerdict.INCONCLUSIVE),
+        ("decode at batch 32", ClaimVerdict.INCONCLUSIVE),
+        ("prefill at batch 64", ClaimVerdict.CONTRADICTED),
+        ("decode at batch 64", ClaimVerdict.CONTRADICTED),
+    }
+    [note] = answer.notes
+    assert note.startswith("prefill at batch 32, decode at batch 32: a miss below the frontier")
+    assert "Missing: batches up to one of at least 32 that brings at most 10% more tokens/s" in note
 
 
 def test_cells_without_ceilings_are_counted() -> None:
@@ -167,11 +213,21 @@ def utilised(
     return row(values=values, ceilings=ceilings, share=share)
 
 
+def at_frontier(prefill: float, decode: float) -> list[Any]:
+    """Return two batch sizes with these shares, of which the larger brings 2 % more tokens per second."""
+    values = {"mfu_prefill": prefill, "mfu_decode": decode}
+    return [
+        row(batch_size=batch, values={**values, "output_tok_s": tokens_s}, ceilings="datasheet")
+        for batch, tokens_s in ((32, 100), (64, 102))
+    ]
+
+
 @pytest.mark.parametrize(
     ("rows", "verdict"),
     [
         ([utilised(0.7, 0.6)], ClaimVerdict.SUPPORTED),
-        ([utilised(0.3, 0.01)], ClaimVerdict.CONTRADICTED),
+        ([utilised(0.3, 0.01)], ClaimVerdict.INCONCLUSIVE),
+        (at_frontier(0.3, 0.01), ClaimVerdict.CONTRADICTED),
         ([utilised(0.505, 0.505)], ClaimVerdict.INCONCLUSIVE),
         ([utilised(0.7, 0.01)], ClaimVerdict.MIXED),
         ([row()], ClaimVerdict.NOT_MEASURED),
@@ -214,6 +270,27 @@ def test_inference_becomes_cheaper(rows: list[Any], verdict: ClaimVerdict) -> No
     assert asked("inference-cost-decline", *rows, usd_per_hour=1.0).verdict is verdict
 
 
+def test_prices_of_one_year_are_preferred_and_others_are_named() -> None:
+    recent = sold(300)
+    older = sold(300, at="2023-11-20", run="older")
+
+    parts = [only(asked("self-host-or-api", one, usd_per_hour=1.0)) for one in (recent, older)]
+
+    assert "prices of different years: 2023 for the API, 2026 for the machine" in parts[0].said
+    assert "both prices of 2023" in parts[1].said
+
+
+def test_a_cheaper_price_of_another_year_is_passed_over() -> None:
+    """LLaMA-2-70B cost $1.50 in 2023, and $0.70 in 2024."""
+    older = sold(300, "llama-2-70b", at="2023-11-20")
+    later = sold(300, "llama-2-70b", at="2024-06-20")
+
+    said = [only(asked("self-host-or-api", one, usd_per_hour=1.0)).said for one in (older, later)]
+
+    assert "OpenRouter llama-2-70b-chat, 2023-11, both prices of 2023" in said[0]
+    assert "both prices of 2024" in said[1]
+
+
 def test_without_a_price_nothing_has_a_cost_and_the_flag_is_named() -> None:
     answer = asked("inference-cost-decline", baseline(0.01))
 
@@ -243,20 +320,41 @@ def test_self_hosting_against_an_api(rows: list[Any], verdict: ClaimVerdict) -> 
     assert asked("self-host-or-api", *rows, usd_per_hour=1.0).verdict is verdict
 
 
+def served_by(tokens_s: float) -> list[Any]:
+    """Return two batch sizes, the larger of which brings 2 % more tokens per second."""
+    return [sold(tokens_s / 1.02, batch_size=32), sold(tokens_s, batch_size=64)]
+
+
 # 300 uses of 300 tokens over 30 days are 2.7 million tokens: $7.41 a million is the price of $20.
 @pytest.mark.parametrize(
     ("rows", "verdict"),
     [
         ([sold(1e6 / 3600 / 1.0)], ClaimVerdict.SUPPORTED),
-        ([sold(1e6 / 3600 / 20)], ClaimVerdict.CONTRADICTED),
+        ([sold(1e6 / 3600 / 20)], ClaimVerdict.INCONCLUSIVE),
+        (served_by(1e6 / 3600 / 20), ClaimVerdict.CONTRADICTED),
         ([sold(1e6 / 3600 / 7.4)], ClaimVerdict.INCONCLUSIVE),
         ([sold(9e9, "pythia-1b")], ClaimVerdict.NOT_MEASURED),
         ([sold(1e6 / 3600), sold(1, "mpt-7b")], ClaimVerdict.MIXED),
     ],
-    ids=["carries", "does not", "straddles", "too small", "one of two"],
+    ids=["carries", "batch 1", "does not", "straddles", "too small", "one of two"],
 )
 def test_a_subscription_carries_its_inference(rows: list[Any], verdict: ClaimVerdict) -> None:
     assert asked("copilot-economics", *rows, usd_per_hour=1.0).verdict is verdict
+
+
+# 100 uses of 300 tokens over 30 days are 0.9 million tokens: $33.3 a million is the price of $30.
+@pytest.mark.parametrize(
+    ("usd_per_1m", "verdict"),
+    [
+        (33.0, ClaimVerdict.INCONCLUSIVE),
+        (20.0, ClaimVerdict.SUPPORTED),
+        (40.0, ClaimVerdict.CONTRADICTED),
+    ],
+)
+def test_thirty_dollars_carry_a_copilot(usd_per_1m: float, verdict: ClaimVerdict) -> None:
+    rows = served_by(1e6 / 3600 / usd_per_1m)
+
+    assert asked("copilot-at-thirty", *rows, usd_per_hour=1.0).verdict is verdict
 
 
 def on_a100(tokens_s: float, **more: Any) -> Any:
@@ -265,16 +363,17 @@ def on_a100(tokens_s: float, **more: Any) -> Any:
 
 
 # 280 million users, 60 answers of 300 tokens a month, three times as many at peak: 5,833,333 tokens a
-# second; 40,000 GPUs carry it at 145.8 each.
+# second; 40,000 GPUs carry it at 145.8 each. LLaMA-7B has 6.74B parameters, so 100B active take 14.84 times as
+# much: 2,164 tokens a second of its own.
 @pytest.mark.parametrize(
     ("rows", "verdict"),
     [
-        ([on_a100(500)], ClaimVerdict.SUPPORTED),
-        ([on_a100(100)], ClaimVerdict.CONTRADICTED),
-        ([on_a100(146)], ClaimVerdict.INCONCLUSIVE),
-        ([on_a100(500, machine=H200)], ClaimVerdict.NOT_MEASURED),
-        ([on_a100(500, step_s=0.2)], ClaimVerdict.NOT_MEASURED),
-        ([on_a100(500, step_s=0.099)], ClaimVerdict.NOT_MEASURED),  # 0.1 s is inside its interval
+        ([on_a100(3000)], ClaimVerdict.SUPPORTED),
+        ([on_a100(500)], ClaimVerdict.CONTRADICTED),
+        ([on_a100(2180)], ClaimVerdict.INCONCLUSIVE),
+        ([on_a100(3000, machine=H200)], ClaimVerdict.NOT_MEASURED),
+        ([on_a100(3000, step_s=0.2)], ClaimVerdict.NOT_MEASURED),
+        ([on_a100(3000, step_s=0.099)], ClaimVerdict.NOT_MEASURED),
         ([row("llama-7b")], ClaimVerdict.NOT_MEASURED),
     ],
     ids=[
@@ -294,7 +393,38 @@ def test_a_fleet_carries_the_demand(rows: list[Any], verdict: ClaimVerdict) -> N
 def test_another_chip_is_told_and_not_judged() -> None:
     [note] = asked("serving-fleet", on_a100(500, machine=H200)).notes
 
-    assert "40,000 of these would serve 20,000,000 tokens/s" in note
+    # 500 x 40,000 / 14.84
+    assert "40,000 of these would serve 1,347,683 tokens/s, extrapolated from 6.74B to 100B" in note
+
+
+def test_the_fleet_says_that_it_extrapolates_and_carries_its_interval() -> None:
+    part = only(asked("serving-fleet", on_a100(3000)))
+
+    assert "extrapolated from 6.74B to 100B active parameters in proportion" in part.said
+    assert part.figure is not None
+    # 5,833,333 x 14.84 / 3000 GPUs; three sessions 1 % apart have an interval of 2.5 %
+    assert part.figure == pytest.approx((28_855, 28_151, 29_577), rel=0.001)
+
+
+# 100,000 tokens a second of a model 25.97 times as large as LLaMA-7B: 1,000 GPUs at 2,597 tokens a second each.
+@pytest.mark.parametrize(
+    ("tokens_s", "verdict"),
+    [
+        (1000, ClaimVerdict.SUPPORTED),
+        (5000, ClaimVerdict.CONTRADICTED),
+        (2600, ClaimVerdict.INCONCLUSIVE),
+    ],
+)
+def test_gpt_3_on_thousands_of_gpus(tokens_s: float, verdict: ClaimVerdict) -> None:
+    hold, train, serve = asked("gpt3-needs-thousands", on_a100(tokens_s)).parts
+
+    assert valued(hold) == 5
+    assert hold.verdict is ClaimVerdict.CONTRADICTED
+    # 6 x 175e9 x 300e9 operations / (125e12 x 0.3) a second / 30 days of 86,400 s
+    assert valued(train) == pytest.approx(3240.7, abs=0.1)
+    assert train.verdict is ClaimVerdict.SUPPORTED
+    assert serve.verdict is verdict
+    assert "extrapolated from llama-7b (6.74B active parameters) in proportion" in serve.said
 
 
 @pytest.mark.parametrize(
@@ -340,6 +470,42 @@ def test_another_vendor_against_nvidia(claim: str, name: str, chip: str | None) 
     )
 
 
+@pytest.mark.parametrize("offloaded", [False, True])
+def test_one_package_against_two(*, offloaded: bool) -> None:
+    options = {"device_map": "cpu_offload"} if offloaded else {}
+
+    def verdict(ratio: float, **more: Any) -> ClaimVerdict:
+        rows = [
+            sold(100, device="cuda", machine=Machine("h100", "h100-sxm", 1), options=options),
+            sold(100 * ratio, device="cuda", machine=GH200, options=options, **more),
+        ]
+        return asked("cpu-and-gpu-in-one-package", *rows, usd_per_hour=1.0).verdict
+
+    assert verdict(2.0) is ClaimVerdict.SUPPORTED
+    assert verdict(1.1) is ClaimVerdict.CONTRADICTED
+    assert verdict(1.51) is ClaimVerdict.INCONCLUSIVE
+    assert verdict(2.0, at="2024-01-01") is ClaimVerdict.NOT_MEASURED
+
+
+def test_weights_in_the_hosts_memory_are_a_case_of_their_own() -> None:
+    h100 = Machine("h100", "h100-sxm", 1)
+    down = {"device_map": "cpu_offload"}
+    rows = [
+        sold(100, device="cuda", machine=h100),
+        sold(110, device="cuda", machine=GH200),
+        sold(10, device="cuda", machine=h100, options=down),
+        sold(70, device="cuda", machine=GH200, options=down),
+    ]
+
+    answer = asked("cpu-and-gpu-in-one-package", *rows, usd_per_hour=1.0)
+
+    assert answer.verdict is ClaimVerdict.MIXED
+    assert [part.where.startswith("weights in the host's memory") for part in answer.parts] == [
+        False,
+        True,
+    ]
+
+
 def test_two_models_on_another_vendor_may_differ() -> None:
     rows = elsewhere("mi300x", 2.0, "mi300x")
     rows += [
@@ -359,16 +525,27 @@ def test_datasheets_are_told_and_never_judged() -> None:
     assert any("h200 can read 2.18 PB" in note for note in answer.notes)
 
 
-def test_two_published_figures_do_not_agree() -> None:
-    part = only(asked("training-price-per-parameter"))
+def test_two_published_figures_agree_from_a_size_of_the_class_on() -> None:
+    below, above = asked("training-price-per-parameter").parts
 
-    assert part.verdict is ClaimVerdict.CONTRADICTED
-    assert "RMB 15 to 30 million, by the run 30 to 50" in part.said
+    # At n x 100B the ranges are 15n to 30n and 30 to 50; 30n - 30 is a quarter of 15n at n = 1.143.
+    assert (below.where, below.verdict) == ("100B to 114B parameters", ClaimVerdict.CONTRADICTED)
+    assert (above.where, above.verdict) == ("115B to 200B parameters", ClaimVerdict.SUPPORTED)
+    assert "RMB 15 to 30 million and RMB 17.1 to 34.2 million, by the run 30 to 50" in below.said
     assert HOST.chip is None
+
+
+def test_training_became_cheaper_by_published_costs() -> None:
+    to_2024, to_2026 = asked("training-cost-decline").parts
+
+    # (43,000 / 672) ^ (18 / 64.8) and (43,000 / 73) ^ (18 / 83.5)
+    assert valued(to_2024) == pytest.approx(3.175, abs=0.001)
+    assert valued(to_2026) == pytest.approx(3.954, abs=0.001)
+    assert {to_2024.verdict, to_2026.verdict} == {ClaimVerdict.CONTRADICTED}
 
 
 def test_the_tokens_that_a_run_buys_by_hand() -> None:
     [note] = asked("training-price-per-parameter").notes
 
     # 50e6 / 7.2 / 1.5 = 4.63 million hours x 3600 s x 312e12 x 0.4 / (6 x 100e9) = 3,467 billion
-    assert "buys 3,467B tokens" in note
+    assert "buys a model of 100B parameters 3,467B tokens" in note

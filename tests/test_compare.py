@@ -358,9 +358,9 @@ def test_memory_taken_in_advance_is_refused_beside_needed_memory(written: Any) -
     ("arguments", "words"),
     [
         (("--metric", "tpot_ms"), "Did you mean 'tpot_s'?"),
-        (("--margin", "two"), "'two' is no share"),
-        (("--margin", "0"), "no share between 0 and 1"),
-        (("--margin", "nan"), "no share"),
+        (("--margin", "two"), "'two' is not a share"),
+        (("--margin", "0"), "not a share between 0 and 1"),
+        (("--margin", "nan"), "not a share"),
         (("--fail-on", "slow"), "Did you mean 'slower'?"),
         (("--by", "model"), "inside one run"),
     ],

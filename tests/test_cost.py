@@ -311,8 +311,8 @@ def test_csv_and_json_carry_both_ends(
     [
         (("--usd-per-hour", "1", "--price", "aws"), "Give one of"),
         (("--usd-per-hour", "0"), "above 0"),
-        (("--usd-per-hour", "1", "--utilisation", "1.5"), "is no share"),
-        (("--usd-per-hour", "1", "--tpot-under", "fast"), "is no time"),
+        (("--usd-per-hour", "1", "--utilisation", "1.5"), "is not a share"),
+        (("--usd-per-hour", "1", "--tpot-under", "fast"), "is not a time"),
         (("--usd-per-hour", "1", "--against", "gpt-3.5-turbo-0999"), "Did you mean"),
         ((), "give --usd-per-hour"),
     ],

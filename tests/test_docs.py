@@ -10,15 +10,15 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import get_args
+from typing import get_args, get_type_hints
 
 import msgspec
 import pytest
 from ruamel.yaml import YAML
 
 from llmbench import cli
-from llmbench.results.record import Line, Status
-from llmbench.spec.sweep import Axes, Deadlines, Protocol, Sweep
+from llmbench.results.record import FORMAT, Line, Status, Stop
+from llmbench.spec.sweep import PROTOCOL, Axes, Deadlines, Protocol, Sweep
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "llmbench"
@@ -169,6 +169,14 @@ def test_the_page_on_the_format_has_every_kind_of_line_and_every_status() -> Non
 
     assert {str(status) for status in Status} <= named
     assert {kind.__struct_config__.tag for kind in get_args(Line)} <= named
+
+
+def test_the_page_on_the_format_has_the_versions_and_every_reason_to_stop() -> None:
+    page = PAGES["docs/file-format.md"]
+    reasons = get_args(get_type_hints(Stop)["reason"])
+
+    assert f"a `format`, now {FORMAT}, and each record a `protocol`, now {PROTOCOL}." in page
+    assert [reason for reason in reasons if f"`{reason}`" not in page] == []
 
 
 def test_the_pages_count_models_and_published_figures_rightly() -> None:

@@ -82,6 +82,22 @@ def test_several_columns_of_long_words_stand_below_their_row() -> None:
     )
 
 
+def test_keys_wider_than_the_screen_are_broken_beneath_their_head() -> None:
+    options = ["jitter=0.02, session_spread=0.05, tpot_ms=2.0, warming=0.3", "none"]
+    keys = [Column("model", ["a", "b"], "name"), Column("options", options, "words")]
+    table = Grid([*keys, Column("batch", ["1", "16"])], 2)
+
+    text = text_of(document(table), width=56)
+
+    assert text == (
+        "model  options                                     batch\n"
+        "─────  ──────────────────────────────────────────  ─────\n"
+        "a      jitter=0.02, session_spread=0.05,               1\n"
+        "       tpot_ms=2.0, warming=0.3\n"
+        "b      none                                           16\n"
+    )
+
+
 def test_only_a_screen_breaks_sentences() -> None:
     made = document(Note("A note that is long."))
 

@@ -81,20 +81,16 @@ def test_the_most_sessions_are_told_beside_the_fewest(bench: Bench) -> None:
     assert "2 sessions  cell" in text
 
 
-@pytest.mark.parametrize("flags", [("--dry-run",), ("--sessions", "1")])
-def test_an_engine_that_is_not_installed_is_said_before_anything_runs(
-    bench: Bench, flags: tuple[str, ...]
-) -> None:
+def test_an_engine_that_is_not_installed_is_said_before_anything_runs(bench: Bench) -> None:
     if backends.missing("vllm") is None:
         pytest.skip("vLLM is installed here")
     bench.write(axes={"backend": "vllm", "batch_size": 1})
 
-    done = bench.sweep(*flags)
-
-    line = (
-        "Not installed here: the vllm backend needs the package vllm: pip install 'llmbench[vllm]'."
-    )
-    assert line in done.out
+    line = "the vllm backend needs the package vllm: pip install 'llmbench[vllm]'."
+    assert f"Not installed here: {line}" in bench.sweep("--dry-run").out
+    refused = bench.sweep()
+    assert (refused.code, refused.err) == (2, f"llmbench: {line}\n")
+    assert not bench.run.exists()
     assert bench.sweep("--dry-run", "--machine", "h200").out.count("Not installed") == 0
 
 
@@ -104,11 +100,16 @@ def test_a_cell_that_does_not_fit_takes_no_time(bench: Bench) -> None:
     done = bench.sweep(*H200)
 
     assert "does not fit" in done.out
-    assert (
-        "Without room: 1 cell; the least of them needs 330 GiB of 140 GiB (weights 328 GiB"
-        in done.out
-    )
+    assert "Too large: 1 cell; the smallest needs 330 GiB (weights 328 GiB" in done.out
     assert "Time: unknown." in done.out
+
+
+def test_a_chip_without_the_dtype_is_named_as_the_reason_for_no_times(bench: Bench) -> None:
+    on_gpu(bench, input_len=128, batch_size=1)
+
+    done = bench.sweep("--dry-run", "--machine", "t4", "--format", "markdown")
+
+    assert "no times, because T4 has no bfloat16; give --dtype auto or float16." in done.out
 
 
 def test_a_cell_that_no_engine_runs_keeps_its_reason(bench: Bench) -> None:
@@ -178,7 +179,7 @@ def test_a_resumed_run_keeps_what_was_said_and_adds_what_is_new(bench: Bench) ->
     before = predictions(bench.run)
     bench.write(axes={"batch_size": [1, 2]})
 
-    bench.sweep()
+    bench.sweep("--add")
 
     after = predictions(bench.run)
     assert len(before) == 1

@@ -93,7 +93,7 @@ READERS = {
     "fit": ("fit", "RUN"),
 }
 NO_COST = (2, "so nothing has a cost.")
-NOTHING = {"cost": NO_COST, "claims": (0, "17 not measured."), "export": (0, "[]")}
+NOTHING = {"cost": NO_COST, "claims": (0, "22 not measured."), "export": (0, "[]")}
 ANSWERS: dict[str, dict[str, tuple[int, str]]] = {
     "no plan": {
         **NOTHING,

@@ -12,6 +12,7 @@ from llmbench.models import formulas, resolve
 from llmbench.models.shape import FAMILIES, Shape, shape_of
 
 CATALOGUE = resolve.catalogue()
+BUILT = [name for name in CATALOGUE if resolve.entry(name).engines.transformers]
 backends_config: Any = Lazy("llmbench.backends.config")
 memory: Any = Lazy("llmbench.backends.memory")
 random_weights: Any = Lazy("llmbench.backends.random_weights")
@@ -67,11 +68,20 @@ def counted(call: Any) -> tuple[Any, int]:
 
 
 @pytest.mark.parametrize("small", ["", "@tiny"], ids=["full", "tiny"])
-@pytest.mark.parametrize("name", CATALOGUE)
+@pytest.mark.parametrize("name", BUILT)
 def test_parameters_are_those_of_the_built_model(name: str, small: str) -> None:
     made = built(name + small, "meta")
 
     assert formulas.parameters(shaped(name + small)) == sum(p.numel() for p in made.parameters())
+
+
+def test_parameters_of_a_model_without_a_class_are_those_that_its_authors_published() -> None:
+    others = {name: resolve.entry(name) for name in CATALOGUE if name not in BUILT}
+
+    assert set(others) == {"baichuan-13b"}
+    # 2 x 64,000 x 5,120 + 40 x (4 x 5,120^2 + 3 x 5,120 x 13,696 + 2 x 5,120) + 5,120
+    assert formulas.parameters(shaped("baichuan-13b")) == 13_264_901_120
+    assert others["baichuan-13b"].published_parameters == 13_264_901_120
 
 
 def test_every_family_is_in_the_catalogue() -> None:

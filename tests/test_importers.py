@@ -596,3 +596,112 @@ def test_one_definition_is_worded_alike_by_every_tool() -> None:
             words.setdefault(key, set()).add(one.definition)
 
     assert all(len(definitions) == 1 for definitions in words.values())
+
+
+# -- the machine --------------------------------------------------------------------------------------
+
+
+def latencies(folder: Path, name: str, seconds: float, machine: str) -> Path:
+    """Import three sessions of a batch of 8 on a machine, a percent apart, and return the run."""
+    paths = []
+    for session, by in enumerate((0.99, 1.0, 1.01), 1):
+        calls = [seconds * by * wobble for wobble in (0.999, 1.0, 1.001)]
+        held = {
+            "avg_latency": sum(calls) / 3,
+            "latencies": calls,
+            "percentiles": {"10": calls[0], "50": calls[1], "90": calls[2]},
+        }
+        paths.append(folder / f"{name}-{session}.json")
+        paths[-1].write_text(json.dumps(held))
+    flags = (
+        "--machine", machine, "--model", "llama-2-7b", "--batch-size", "8", "--input-len", "256",
+        "--output-len", "128",
+    )  # fmt: skip
+    imported(folder / name, *paths, flags=flags)
+    return folder / name
+
+
+@pytest.mark.parametrize(
+    ("claim", "machine", "price", "seconds", "verdict"),
+    [
+        ("amd-tpu-parity", "AMD Instinct MI300X OAM", "runpod", 4.0, "supported"),
+        ("amd-tpu-parity", "mi300x", "runpod", 8.0, "contradicted"),
+        ("amd-tpu-parity", "TPU v5 lite", "h100-sxm=3,tpu-v5e=1", 8.0, "supported"),
+        ("sambanova-one-thirtieth", "sn40l", "h100-sxm=3,sn40l=3", 0.1, "supported"),
+        ("sambanova-one-thirtieth", "sn40l", "runpod,sn40l=3.49", 4.0, "contradicted"),
+        ("cpu-and-gpu-in-one-package", "NVIDIA GH200 480GB", "lambda", 2.0, "supported"),
+        ("cpu-and-gpu-in-one-package", "gh200-96gb", "lambda", 4.0, "contradicted"),
+    ],
+)
+def test_an_imported_machine_settles_a_claim(
+    claim: str, machine: str, price: str, seconds: float, verdict: str, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    runs = [
+        latencies(tmp_path, "nvidia", 4.0, "NVIDIA H100 80GB HBM3"),
+        latencies(tmp_path, "other", seconds, machine),
+    ]
+    capsys.readouterr()
+
+    code = cli.run(
+        ["claims", *map(str, runs), "--claim", claim, "--price", price, "--format", "json"]
+    )
+
+    [found] = json.loads(capsys.readouterr().out)
+    assert code == 0
+    assert found["verdict"] == verdict
+    assert {cell["run"] for cell in found["parts"][0]["cells"]} == {"nvidia", "other"}
+
+
+def test_llama_bench_of_a_phone_settles_its_claim(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = (FILES / "llama_bench.jsonl").read_text().splitlines()
+    step = next(test for test in map(json.loads, lines) if test["n_gen"] and not test["n_prompt"])
+    paths = []
+    for session, seconds in enumerate((1.0, 1.01, 0.99), 1):
+        ns = [round(seconds * 1e9)] * len(step["samples_ns"])
+        rate = step["n_gen"] / seconds
+        step |= {"samples_ns": ns, "avg_ns": ns[0], "avg_ts": rate, "model_type": "llama 7B Q4_0"}
+        paths.append(tmp_path / f"{session}.jsonl")
+        paths[-1].write_text(json.dumps(step) + "\n")
+    imported(tmp_path / "phone", *paths, flags=("--model", "llama-2-7b", "--machine", "SM8550"))
+    capsys.readouterr()
+
+    cli.run(
+        ["claims", str(tmp_path / "phone"), "--claim", "phone-runs-llama-2", "--format", "json"]
+    )
+
+    [found] = json.loads(capsys.readouterr().out)
+    assert found["verdict"] == "supported"
+    assert found["parts"][0]["measured"] == "3.79 GB,"  # 6.74B parameters at 4.5 bits
+    assert found["parts"][0]["value"] == pytest.approx(16, rel=0.001)
+
+
+def test_a_table_says_on_which_machine_it_was_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    imported(tmp_path / "run", "vllm_latency.json", flags=("--machine", "AMD Instinct MI300X"))
+
+    assert "vllm bench latency, on mi300x: 1 cell" in " ".join(capsys.readouterr().out.split())
+
+
+def test_an_unknown_machine_is_one_line_and_nothing_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = [str(FILES / "vllm_latency.json"), "-o", str(tmp_path / "run")]
+
+    code = cli.run(["import", *files, "--machine", "mi300"])
+
+    assert code == 2
+    assert (
+        "--machine: 'mi300' is not a known chip. Did you mean 'mi300x'?" in capsys.readouterr().err
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_import_without_a_machine_is_read_as_before(tmp_path: Path) -> None:
+    imported(tmp_path / "run", "vllm_latency.json")
+
+    assert store.read(tmp_path / "run").imported is not None
+    assert '"machine":""' in (tmp_path / "run" / "records.jsonl").read_text().splitlines()[0]

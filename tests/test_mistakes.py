@@ -32,16 +32,16 @@ MISTAKES = {
         "the character itself",
     ("why: y", "why: [a"): "sweep.yaml:3: expected ',' or ']'",
     ("why: y", "why: " + "[" * 2000 + "]" * 2000): "sweep.yaml: is nested too deeply",
-    ("why: y", "why: [a]"): "sweep.yaml.why: expected `str`, got `array`",
-    ("name: x\n", ""): "sweep.yaml: object missing required field `name`",
+    ("why: y", "why: [a]"): "sweep.yaml.why: expected text, got a list.",
+    ("name: x\n", ""): "sweep.yaml: the key 'name' is missing.",
     ("axes:", "axis:"): "sweep.yaml: unknown key 'axis'. Did you mean 'axes'?",
     # words of YAML 1.1
     ("size: 1", "size: no"): "axes.batch_size: 'no' is not a whole number or a range such as 1-64*2",
     ("size: 1", "size: 12:30:00"): "axes.batch_size: '12:30:00' is not a whole number",
-    ("size: 1", "size: 1e3"): "axes.batch_size: expected `int | str | array`, got `float`",
-    ("size: 1", "size: 1.5"): "axes.batch_size: expected `int | str | array`, got `float`",
-    ("size: 1", "size: true"): "axes.batch_size: expected `int | str | array`, got `bool`",
-    ("size: 1", "size: [1, 1.5]"): "axes.batch_size[1]: expected `int`, got `float`",
+    ("size: 1", "size: 1e3"): "axes.batch_size: expected a whole number or text or a list, got a number",
+    ("size: 1", "size: 1.5"): "axes.batch_size: expected a whole number or text or a list, got a number",
+    ("size: 1", "size: true"): "axes.batch_size: expected a whole number or text or a list, got true or false",
+    ("size: 1", "size: [1, 1.5]"): "axes.batch_size[1]: expected a whole number, got a number",
     # numbers
     ("size: 1", "size: 0"): "axes.batch_size: 0 is not possible; it must be at least 1",
     ("size: 1", "size: -1"): "axes.batch_size: -1 is not possible",
@@ -60,8 +60,8 @@ MISTAKES = {
     ("{fake: {clock: virtual}}", "fakes"): "backend: unknown backend 'fakes'. Did you mean 'fake'?",
     ("clock: v", "clok: v"): "backend.fake: unknown option 'clok'. Did you mean 'clock'?",
     ("virtual", "virtuel"): "backend.fake.clock: unknown value 'virtuel'. Did you mean 'virtual'?",
-    ("clock: virtual", "ttft_ms: fast"): "backend.fake.ttft_ms: expected float, got 'fast'",
-    ("clock: virtual", "call: true"): "backend.fake.call: expected int, got True",
+    ("clock: virtual", "ttft_ms: fast"): "backend.fake.ttft_ms: expected a number, got 'fast'",
+    ("clock: virtual", "call: true"): "backend.fake.call: expected a whole number, got True",
     ("clock: virtual", "ttft_ms: .nan"): "backend.fake.ttft_ms: nan is not a finite number",
     ("llama-7b@tiny", "llama-7x"): "model: 'llama-7x' is not a catalogue entry, folder or hub id. Did you mean",
     ("llama-7b@tiny", "x" * 300): "model: 'xxx",
@@ -69,7 +69,7 @@ MISTAKES = {
     ("device: cpu", "prompts: nofile.txt"): "prompts: 'nofile.txt': No such file or directory. Give a text file",
     # settings
     ("{sessions: 1", "{sesions: 1"): "protocol: unknown key 'sesions'. Did you mean 'sessions'?",
-    ("{sessions: 1", "{sessions: many"): "protocol.sessions: expected `int`, got `str`",
+    ("{sessions: 1", "{sessions: many"): "protocol.sessions: expected a whole number, got text",
     ("{sessions: 1", "{sessions: 0"): "protocol: sessions must be at least 1, got 0",
     ("{sessions: 1", "{sessions: 2"): "protocol: max_sessions (1) is below sessions (2)",
     ("max_sessions: 1", "max_sessions: 1000000000000"): "protocol: max_sessions must be at most 1000",
@@ -131,6 +131,28 @@ def test_a_mistaken_flag_is_one_line(
     assert (code, shown.out) == (2, "")
     assert line in shown.err
     assert shown.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (("--within", "0"), "--within: 0 is not a share between 0 and 1; give one such as 0.015."),
+        (("--sessions", "1"), "--sessions: 1 shows no spread between sessions; give at least 2."),
+    ],
+)
+def test_a_calibration_that_can_show_nothing_is_refused_before_it_measures(
+    arguments: tuple[str, ...], line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = cli.run(["calibrate", "nowhere.yaml", *arguments])
+
+    assert (code, capsys.readouterr().err) == (2, f"llmbench: {line}\n")
+
+
+def test_an_ambiguous_end_of_an_id_is_no_cell(capsys: pytest.CaptureFixture[str]) -> None:
+    code = cli.run(["cell", "configs/sweeps/quickstart.yaml", ""])
+
+    assert code == 2
+    assert "8 cells end in ''; give more of the id" in capsys.readouterr().err
 
 
 def test_what_no_engine_can_run_is_a_record_and_the_rest_is_measured(bench: Bench) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from llmbench import cli
 from llmbench.errors import SpecError
 from llmbench.models import formulas, resolve
 from llmbench.models.shape import Shape, shape_of
@@ -40,7 +41,7 @@ def own(folder: Path, name: str, **changes: Any) -> None:
 
 
 def test_every_model_that_the_reports_name_is_there() -> None:
-    assert len(CATALOGUE) == 45
+    assert len(CATALOGUE) == 47
     assert set(CATALOGUE) >= ELEVEN
 
 
@@ -54,7 +55,7 @@ def test_an_entry_leaves_nothing_out(name: str) -> None:
     assert found.license
     assert found.context
     assert found.published_parameters
-    assert found.engines.transformers
+    assert found.engines.transformers or found.engines.vllm
     assert set(found.engines.vllm) == {"0.26.0", "0.32.0"}
     assert found.sources
 
@@ -172,7 +173,7 @@ def test_a_folder_of_ones_own_adds_to_the_catalogue(
     [
         ("llama-7b", "", "the model 'llama-7b' already exists"),
         ("mine", "name: Mine\nmodel_typ: llama\nconfig: {}\n", "Did you mean 'model_type'?"),
-        ("mine", "name: Mine\nconfig: {}\n", "missing required field `model_type`"),
+        ("mine", "name: Mine\nconfig: {}\n", "the key 'model_type' is missing"),
     ],
 )
 def test_a_wrong_file_of_ones_own_says_what_is_wrong(
@@ -220,3 +221,23 @@ def test_an_old_name_beside_the_new_one_does_no_harm(tmp_path: Path) -> None:
     )
 
     assert resolve.resolve(str(tmp_path)).model_type == "falcon"
+
+
+def test_a_model_that_transformers_has_no_class_for_is_refused_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ("--model", "baichuan-13b", "--device", "cpu", "-o", str(tmp_path / "run"))
+
+    code = cli.run(["sweep", *flags])
+
+    err = capsys.readouterr().err
+    assert (code, err.count("\n")) == (2, 1)
+    assert "transformers has no class for baichuan; baichuan-13b names vllm as its engine" in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_chat_model_has_the_shape_of_its_base() -> None:
+    chat, base = (resolve.entry(name) for name in ("gpt-neoxt-chat-20b", "gpt-neox-20b"))
+
+    assert chat.config == base.config
+    assert chat.model_type == base.model_type

@@ -108,7 +108,7 @@ def test_without_both_there_are_no_times() -> None:
     told = predicted()
 
     assert (told.ttft_s, told.tpot_s, told.session_s) == (None, None, None)
-    assert told.basis.startswith("no times: no probe, datasheet or records")
+    assert told.basis.startswith("no times, because there is no probe, datasheet or record")
 
 
 def test_another_machine_teaches_nothing() -> None:

@@ -140,7 +140,7 @@ def test_a_reproduced_figure_is_drawn_in_its_tenth() -> None:
 
 
 def test_it_fails_only_when_asked() -> None:
-    claim = ("--claim", "training-price-per-parameter")
+    claim = ("--claim", "training-cost-decline")
 
     page_of(SMALL, *claim)
     page_of(SMALL, *claim, "--fail-on", "contradicted", code=1)
@@ -149,7 +149,10 @@ def test_it_fails_only_when_asked() -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("-o", "page.html"), "only applies to --format html; redirect terminal with >"),
+        (
+            ("-o", "page.html"),
+            "only applies to --format html; send --format terminal to a file with >",
+        ),
         (("--format", "html", "-o", "."), ".: is a folder. Name a file in it: claims.html"),
         (("--format", "html", "-o", "thesis.html"), "is not a page of llmbench"),
         (("--format", "html", "--claim", "edge-model"), "Did you mean 'edge-models'?"),

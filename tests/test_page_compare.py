@@ -218,8 +218,11 @@ def test_a_page_is_written_again_and_nothing_else_is_overwritten(capsys: Any) ->
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["-o", "page.html"], "only applies to --format html; redirect terminal with >"),
-        (["--format", "json", "-o", "x.json"], "redirect json with >"),
+        (
+            ["-o", "page.html"],
+            "only applies to --format html; send --format terminal to a file with >",
+        ),
+        (["--format", "json", "-o", "x.json"], "send --format json to a file with >"),
         (
             ["--format", "html", "-o", "-"],
             "-: is no file, and a page is written to one: -o compare.html",

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 from collections import Counter
 from typing import Any
 
 import pytest
+from msgspec.structs import astuple
 
 from claimed import row
+from llmbench import claims
 from llmbench.claims import published
 from llmbench.claims.published import PublishedOutcome
+from llmbench.machine import chips
 from llmbench.report.views import published as views_published
 from llmbench.results.cells import Machine
 from llmbench.spec import configs
 
 COPIED = {
     "anyscale": "261a80a48a66",
-    "argonne": "370bd0a5e92b",
+    "argonne": "9fd25133edd8",
     "dataset2nd": "9957892d0339",
     "dbx": "ee0478f714de",
     "fastgen": "58e0d30b0842",
@@ -25,7 +29,7 @@ COPIED = {
     "foundry_log": "953db1b5e007",
     "gptfast": "f3b3906bcaee",
     "infx": "d2f6ca2a6c32",
-    "trt061": "5cd3f43cb488",
+    "trt061": "6f847917c5b4",
     "trt10": "e9c9d2b38ce9",
     "vllm23": "7c3dfffa922b",
     "vllm2311": "199ae2c232b6",
@@ -104,6 +108,7 @@ def test_one_session_reproduces_nothing() -> None:
         ({"machine": TWO, "options": {"tensor_parallel_size": 2}}, "another number of GPUs"),
         ({"backend": "vllm"}, "another engine: measured with vllm, published with HF generate"),
         ({"dtype": "float32"}, "another precision: float32 against bfloat16"),
+        ({"dtype": "not said"}, "another precision: not said against bfloat16"),
         ({"input_len": 128}, "512 in and 64 out was not measured"),
         ({"batch_size": 3}, "batch 1 was not measured"),
     ],
@@ -149,7 +154,7 @@ def test_input_tokens_are_never_counted_as_output() -> None:
 def test_every_figure_has_a_source_and_a_date() -> None:
     found = list(published.figures())
 
-    assert len(found) == 614
+    assert len(found) == 613
     assert all(figure.date[:3] == "202" and source.definition for source, figure in found)
     assert not any("http" in source.source for source, _ in found)
 
@@ -170,3 +175,76 @@ def test_alike_figures_are_one_row() -> None:
     assert sum(int(str(each["figures"])) for each in rows) == len(found)
     assert len(rows) < len(found) / 3
     assert Counter(each["outcome"] for each in rows).keys() == {"not comparable"}
+
+
+def test_what_can_be_compared_in_principle_is_counted_by_hand() -> None:
+    """Written out once more from the files, by this test's own conditions."""
+    counted = Counter(
+        line["engine"]
+        for path in configs.folder("baselines").glob("*.csv")
+        if path.stem != "dataset2nd"
+        for line in csv.DictReader(path.read_text(encoding="utf-8").splitlines())
+        if line["engine"]
+        and line["gpus"] == "1"
+        and line["chips"]
+        and line["precision"] in {"bfloat16", "float16", "16-bit", "float32"}
+        and line["metric"] in {"latency_ms", "latency_s"}
+        and all(line[key].isdecimal() for key in ("batch", "input_len", "output_len"))
+        and "implausible" not in line["confidence"]
+    )
+    able = [f for source, f in published.figures() if published.in_principle(source, f)]
+
+    assert counted == {"vllm": 92, "transformers": 89}
+    assert Counter(figure.engine for figure in able) == counted
+    assert "Of all 613, 181 can be compared in principle" in views_published.summary([])
+
+
+def test_no_figure_stands_twice() -> None:
+    """Two values under equal conditions of one source would be judged twice."""
+    shapes = Counter(
+        (source.title, *astuple(figure)[:-2])
+        for source, figure in published.figures()
+        if published.in_principle(source, figure)
+    )
+
+    assert max(shapes.values()) == 1
+
+
+def test_a_figure_faster_than_its_weights_can_be_read_is_never_judged() -> None:
+    """At 4 TB/s, 7 billion parameters of two bytes take 3.4 ms: 2,048 tokens need at least 7 seconds."""
+    quick = [
+        figure
+        for _, figure in published.figures()
+        if "GH200" in figure.hardware and figure.output_len == "2048" and float(figure.value) < 7
+    ]
+
+    assert len(quick) == 16
+    assert all("implausible" in figure.confidence for figure in quick)
+
+
+def test_the_cost_of_2023_follows_from_its_row() -> None:
+    """One figure has one home: the time in foundry.csv and the price in the chip's file give the dollars."""
+    [row] = [
+        figure
+        for source, figure in published.figures()
+        if (figure.model, figure.batch, figure.input_len, figure.output_len, figure.precision)
+        == ("mpt-7b", "64", "512", "64", "bfloat16")
+        and "decoded from vector chart" in figure.confidence
+        and figure.hardware == "1xA100-80GB"
+        and figure.engine == "transformers"
+        and "torch attention" in figure.software
+    ]
+    [hour] = [
+        price.usd_per_hour
+        for price in chips.chip("a100-80gb-sxm").prices
+        if price.date == "2023-07" and price.provider.startswith("AWS")
+    ]
+    assert hour is not None
+
+    tokens_s = 64 * 64 / (float(row.value) / 1e3)
+    usd = hour / 3600 / tokens_s * 1e6
+
+    assert tokens_s == pytest.approx(466.89, abs=0.01)
+    assert claims.claim("inference-cost-decline").assumed(
+        "mpt_7b_usd_per_1m_output"
+    ) == pytest.approx(usd, abs=0.005)

@@ -23,7 +23,7 @@ def test_a_second_sweep_has_nothing_to_do(bench: Bench, measured: Path) -> None:
 
     assert_complete(second)
     assert second.code == 0
-    assert "Nothing left to do." in second.out
+    assert "Nothing left to measure: every planned session has ended." in second.out
     assert bench.raw() == before
 
 
@@ -69,7 +69,7 @@ def test_a_cell_that_joins_the_sweep_is_measured_and_the_others_stay(
     before = bench.raw()
     bench.write(axes={"batch_size": [*BATCH_SIZES, 8]})
 
-    done = bench.sweep()
+    done = bench.sweep("--add")
 
     assert_complete(done)
     assert bench.raw().startswith(before)

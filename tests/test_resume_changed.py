@@ -26,7 +26,7 @@ def test_a_changed_axis_is_told_and_only_what_is_new_is_measured(
     earlier = recorded(bench)
     bench.write(axes={"batch_size": [2, 4, 8]})
 
-    done = bench.sweep()
+    done = bench.sweep("--add")
 
     assert done.code == 0
     assert bench.raw().startswith(before)
@@ -36,6 +36,30 @@ def test_a_changed_axis_is_told_and_only_what_is_new_is_measured(
         "example: the sweep has changed since this run was planned: batch_size +8 -1." in done.out
     )
     assert "New cells: 1. Cells no longer planned: 1; their results are kept." in done.out
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"axes": {"batch_size": [2, 4, 8]}}, "(batch_size +8 -1)"),
+        ({"protocol": {"iterations": 4}}, "(iterations 3 -> 4)"),
+    ],
+)
+def test_another_grid_is_refused_unless_it_is_added_on_purpose(
+    bench: Bench, measured: Path, change: dict[str, Any], told: str
+) -> None:
+    bench.copy(measured)
+    before = bench.raw()
+    bench.write(**change)
+
+    done = bench.sweep()
+
+    assert done.code == 2
+    assert (
+        f"holds other cells of this sweep {told}. Add to it with --add, or use another --output-dir."
+        in done.err
+    )
+    assert bench.raw() == before
 
 
 @pytest.mark.parametrize(
@@ -52,7 +76,7 @@ def test_what_changes_a_number_makes_new_cells(
     before, earlier = bench.raw(), recorded(bench)
     bench.write(**change)
 
-    done = bench.sweep()
+    done = bench.sweep("--add")
 
     assert done.code == 0
     assert told in done.out
@@ -71,7 +95,7 @@ def test_what_changes_no_number_measures_nothing_again(bench: Bench, measured: P
     assert_complete(done)
     assert "load_s 20.0 -> 30.0" in done.out
     assert "New cells" not in done.out
-    assert "Nothing left to do." in done.out
+    assert "Nothing left to measure: every planned session has ended." in done.out
 
 
 OTHER_THREADS = {"OMP_NUM_THREADS": "3"}
@@ -108,7 +132,7 @@ def test_another_environment_goes_on_when_asked_and_the_table_says_so(
     before = bench.raw()
     bench.write(axes={"batch_size": [1, 2, 4, 8]})
 
-    done = bench.sweep("--new-environment", environment=OTHER_THREADS)
+    done = bench.sweep("--new-environment", "--add", environment=OTHER_THREADS)
 
     assert_complete(done)
     assert done.code == 0

@@ -151,8 +151,8 @@ def stopped(built: Any) -> Table:
 
 def test_people_are_told_where_sessions_did_not_suffice(stopped: Table) -> None:
     told = (
-        "End-to-end times: 1 cell within ±1.5% after 2 sessions; 2 cells at ±4.2% to ±9.5% when the most "
-        "sessions were taken (2 to 3)."
+        "End-to-end times: 1 cell within ±1.5% after 2 sessions; 2 cells at ±4.2% to ±9.5% after 2 to 3 "
+        "sessions, the most allowed (max_sessions)."
     )
 
     assert told in terminal(stopped)

@@ -36,6 +36,8 @@ COMMANDS = {
     "cost": "Say what a token costs at a price per hour.",
     "claims": "Check the claims of published reports against measured runs.",
     "cell": "Print the job of one cell as its worker receives it.",
+    "sweeps": "List the sweeps that come with llmbench.",
+    "backends": "List the engines, or the options of one.",
     "models": "List the models of the catalogue, or show one.",
     "machine": "Say what this machine is, and what its chip can do at most.",
 }

@@ -4,6 +4,7 @@ A backend's `__init__.py` declares, besides its code:
 
 - `OPTIONS`, a literal: option name -> a tuple of choices (the first is the default), or a default value
   whose type any other value must have;
+- `MEANINGS`, a literal: option name -> what it does, in a few words;
 - `load(job) -> Engine`.
 
 `declared` reads the literal from the source without importing the file: the planner knows every option and never
@@ -55,12 +56,29 @@ def how_to_install(name: str, package: str) -> str:
 
 def options(name: str) -> dict[str, object]:
     """Return a backend's declared options without importing it."""
+    declared = _literal(name, "OPTIONS")
+    assert declared is not None, f"backends/{name} declares no OPTIONS"
+    return declared
+
+
+def meanings(name: str) -> dict[str, object]:
+    """Return what each option of a backend does, where it says so, without importing it."""
+    return _literal(name, "MEANINGS") or {}
+
+
+def about(name: str) -> str:
+    """Return the first sentence of a backend's source."""
+    return (ast.get_docstring(_source(name)) or "").partition("\n")[0]
+
+
+def _literal(name: str, constant: str) -> dict[str, object] | None:
+    """Return a dictionary that a backend's source assigns to a constant; None if there is none."""
     for node in _source(name).body:
         if isinstance(node, ast.Assign) and any(
-            isinstance(t, ast.Name) and t.id == "OPTIONS" for t in node.targets
+            isinstance(t, ast.Name) and t.id == constant for t in node.targets
         ):
             return dict(ast.literal_eval(node.value))
-    raise AssertionError(f"backends/{name} declares no OPTIONS")
+    return None
 
 
 def _source(name: str) -> ast.Module:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from llmbench.claims import memory, money, roofline, scale
+from llmbench.claims import fleet, memory, money, roofline, scale
 from llmbench.claims.claim import Answer, Claim, ClaimVerdict, Evidence, Part
 from llmbench.errors import SpecError, did_you_mean
 from llmbench.spec import configs, yaml
@@ -37,17 +37,24 @@ CHECKS: Mapping[str, Check] = {
     "ten-times-the-parameters": scale.ten_times_the_parameters,
     "self-host-or-api": money.self_host_or_api,
     "copilot-economics": money.copilot_economics,
-    "serving-fleet": money.serving_fleet,
+    "serving-fleet": fleet.serving_fleet,
     "verify-budget": money.verify_budget,
     "sambanova-one-thirtieth": money.sambanova,
-    "training-price-per-parameter": money.training_price_per_parameter,
+    "training-price-per-parameter": fleet.training_price_per_parameter,
+    "training-cost-decline": fleet.training_cost_decline,
+    "gpt3-needs-thousands": fleet.gpt3_needs_thousands,
+    "copilot-at-thirty": money.copilot_economics,
+    "thirteen-b-is-enough": memory.thirteen_b_is_enough,
+    "inference-takes-most-compute": fleet.not_testable,
     "compute-is-the-bottleneck": roofline.compute_is_the_bottleneck,
     "half-utilisation": roofline.half_utilisation,
     "context-is-memory": memory.context_is_memory,
     "selective-reads": memory.selective_reads,
     "tiered-memory": memory.tiered_memory,
     "edge-models": memory.edge_models,
+    "phone-runs-llama-2": memory.phone_runs_llama_2,
     "amd-tpu-parity": money.amd_tpu_parity,
+    "cpu-and-gpu-in-one-package": money.cpu_and_gpu_in_one_package,
     "quality-per-cost": scale.quality_per_cost,
 }
 """The check of every claim, in display order."""

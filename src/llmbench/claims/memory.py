@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
-from llmbench.claims.claim import Answer, ClaimVerdict, Range, grouped, held
+from llmbench.claims.claim import Answer, ClaimVerdict, Part, Range, grouped, held
 from llmbench.models import formulas
-from llmbench.numbers import binary, digits
-from llmbench.stats.interval import exactly, ratio
+from llmbench.numbers import binary, digits, interval
+from llmbench.results.cells import READ_RATE
+from llmbench.stats.interval import around, exactly, ratio
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -17,6 +19,13 @@ if TYPE_CHECKING:
     from llmbench.stats.interval import Interval
 
 GB = 1e9
+SIZES = ("llama-7b", "llama-13b", "llama-30b")
+PHONES = ("snapdragon", "dimensity", "apple-a", "tensor-g")
+"""The first letters of the names of phones' chips."""
+FOUR_BITS = ("q4_", "int4", "4bit", "nf4")
+"""How tools write that weights have four bits."""
+STEP_RATES = ("decode_tok_s", "forward_decode_tok_s")
+"""Tokens per second of single steps: ours, and llama.cpp's, which chooses no token."""
 FAR_BEYOND = 1.5
 """A prompt counts as far beyond a window if it is this many times as long as one that just fills it."""
 
@@ -40,8 +49,8 @@ def context_is_memory(claim: Claim, given: Evidence) -> Answer:
 
 def _bytes_a_token(row: Measured) -> str:
     """Return a note that compares the bytes per token with the architecture's formula."""
-    if row.shape is None:
-        return ""
+    if row.shape is None or row.cell.dtype not in formulas.ITEMSIZE:
+        return ""  # another tool may not say the dtype
     tokens = _held_tokens(row)
     held = max(row.values["kv_cache_bytes"]) / row.cell.batch_size / tokens
     formula = formulas.held_kv_bytes(row.shape, row.cell.dtype, tokens) / tokens
@@ -99,24 +108,45 @@ def _growth(rows: Sequence[Measured], short: Measured, long: Measured) -> Interv
 def tiered_memory(claim: Claim, given: Evidence) -> Answer:
     """Compare the extra time of weights one level down with the time to read them from there."""
     parts, notes = [], []
-    for below_row, above_row in _offloaded(given):
-        rate = below_row.engine.offload_read_bytes_s
-        weights = max(below_row.values["weights_bytes"])
-        price = ratio(below_row.values["tpot_s"], above_row.values["tpot_s"])
-        where = f"{below_row.cell.model}, {below_row.cell.options['device_map']}"
+    for below, above in _offloaded(given):
+        price = ratio(below.values["tpot_s"], above.values["tpot_s"])
+        where = f"{below.cell.model}, {below.cell.options['device_map']}"
         notes.append(
             f"{where}: with weights one level down, a token takes {digits(price.value)} times as long."
         )
-        if not rate:
+        reading_s = _reading_s(below)
+        if not reading_s:
             notes.append(f"{where}: the read rate of that level was not recorded; no verdict.")
             continue
-        expected_s = max(above_row.figure("tpot_s").value, weights / rate)
-        figure = below_row.figure("tpot_s").times(1 / expected_s)
-        factor = claim.threshold("within_factor")
-        sentence = f"step against {digits(weights / rate * 1e3)} ms to read its weights from there:"
-        both = (below_row, above_row)
-        parts.append(held(where, sentence, figure, Range(1 / factor, factor), "x", both))
+        part = _level_down(claim, below, above, reading_s)._replace(where=where)
+        parts.append(part)
     return Answer(tuple(parts), tuple(notes))
+
+
+def _reading_s(row: Measured) -> tuple[float, ...]:
+    """Return the time to read all weights in each session at the session's own rate; empty unless all have one."""
+    rates, times = row.values.get(READ_RATE, ()), row.values["tpot_s"]
+    weights = max(row.values["weights_bytes"])
+    return tuple(weights / rate for rate in rates) if len(rates) == len(times) else ()
+
+
+def _level_down(claim: Claim, below: Measured, above: Measured, reading_s: Sequence[float]) -> Part:
+    """Compare a step with reading its weights or with the step in memory, whichever takes longer.
+
+    A step that is faster than reading its own weights is implausible, and settles nothing.
+    """
+    steps_s = below.values["tpot_s"]
+    of_reading = around([step / read for step, read in zip(steps_s, reading_s, strict=True)])
+    of_memory = ratio(steps_s, above.values["tpot_s"])
+    figure = min(of_reading, of_memory, key=lambda share: share.value)
+    factor = claim.threshold("within_factor")
+    reading = digits(around(reading_s).value * 1e3)
+    sentence = f"step against {reading} ms to read its weights from there, or the step in memory if longer:"
+    part = held("", sentence, figure, Range(1 / factor, factor), "x", (below, above))
+    if of_reading.high < 1:
+        faster = f"implausible, faster than the {reading} ms to read its own weights:"
+        return part._replace(verdict=ClaimVerdict.INCONCLUSIVE, said=faster, figure=of_reading)
+    return part
 
 
 def _offloaded(given: Evidence) -> Iterator[tuple[Measured, Measured]]:
@@ -158,6 +188,74 @@ def edge_models(claim: Claim, given: Evidence) -> Answer:
         part = held(model, f"{digits(needed / GB)} GB,", figure, Range(speed), "tok/s", (best,))
         parts.append(part if needed <= limit else part._replace(verdict=ClaimVerdict.CONTRADICTED))
     return Answer(tuple(parts))
+
+
+def phone_runs_llama_2(claim: Claim, given: Evidence) -> Answer:
+    """Compare LLaMA-2 in four bits on a phone with its memory and a reader's speed."""
+    limit, speed = claim.threshold("memory_gb") * GB, Range(claim.threshold("tokens_per_s"))
+    parts: list[Part] = []
+    notes: list[str] = []
+    able = [row for row in given.rows if row.cell.model.startswith("llama-2-") and _in_4_bits(row)]
+    for (model, where), rows in grouped(able, lambda r: (r.cell.model, r.machine.chip or r.where)):
+        timed = [(row, key) for row in rows for key in STEP_RATES if row.has(key)]
+        if not where.startswith(PHONES) or not timed:
+            notes.append(f"{model} on {where}: not timed on a phone, so not judged.")
+            continue
+        row, key = max(timed, key=lambda pair: pair[0].middle(pair[1]))
+        needed = _needed_bytes(row) or _weights_bytes(row, claim.assumed("bits_per_parameter"))
+        said = f"{digits(needed / GB)} GB,"
+        part = held(f"{model} on {where}", said, row.figure(key), speed, "tok/s", (row,))
+        parts.append(part if needed <= limit else part._replace(verdict=ClaimVerdict.CONTRADICTED))
+    return Answer(tuple(parts), tuple(notes))
+
+
+def _in_4_bits(row: Measured) -> bool:
+    """Return whether a cell's dtype or options say that its weights have four bits."""
+    words = [row.cell.dtype, *map(str, row.cell.options.values())]
+    return any(bits in word.lower() for word in words for bits in FOUR_BITS)
+
+
+def _weights_bytes(row: Measured, bits: float) -> float:
+    """Return the size of a model's weights at so many bits; infinite if its shape is not known."""
+    return formulas.parameters(row.shape) * bits / 8 if row.shape else math.inf
+
+
+def thirteen_b_is_enough(claim: Claim, given: Evidence) -> Answer:
+    """Compare the memory of LLaMA's sizes with a consumer card's, and tell what each size costs."""
+    limit = claim.threshold("memory_gb")
+    parts, notes = [], []
+    rows = [r for r in given.rows if r.cell.model in SIZES and r.has("weights_bytes")]
+    for _, same in grouped(rows, _but_model):
+        by_model = {row.cell.model: row for row in same}
+        if not {"llama-13b", "llama-30b"} <= by_model.keys():
+            continue
+        middle, large = by_model["llama-13b"], by_model["llama-30b"]
+        where = f"{middle.cell.dtype}, batch {middle.cell.batch_size}, {middle.cell.input_len:,} in"
+        for row, name, range_ in (
+            (middle, "13B fits", Range(high=limit)),
+            (large, "30B does not", Range(limit)),
+        ):
+            needed = exactly(_held_bytes(row) / GB)
+            said = f"weights, keys and values against a card of {digits(limit)} GB:"
+            parts.append(held(f"{name}, {where}", said, needed, range_, "GB", (row,)))
+        notes += [_times_cost(by_model[name], middle) for name in SIZES if name in by_model]
+    return Answer(tuple(parts), tuple(note for note in notes if note))
+
+
+def _held_bytes(row: Measured) -> float:
+    return max(row.values["weights_bytes"]) + max(row.values.get("kv_cache_bytes", (0.0,)))
+
+
+def _times_cost(row: Measured, middle: Measured) -> str:
+    """Return a note on a size's cost per token against 13B; empty for 13B, or if either was not timed."""
+    if row is middle or not row.has("output_tok_s") or not middle.has("output_tok_s"):
+        return ""
+    times = ratio(middle.values["output_tok_s"], row.values["output_tok_s"])
+    return f"A token of {row.cell.model} costs {interval(times)} x one of {middle.cell.model}."
+
+
+def _but_model(row: Measured) -> tuple[object, ...]:
+    return row.alike, row.cell.batch_size, row.cell.input_len, row.cell.output_len
 
 
 def _needed_bytes(row: Measured) -> float | None:

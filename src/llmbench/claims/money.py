@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING
 from llmbench import cost
 from llmbench.claims.claim import (
     Answer,
-    ClaimVerdict,
     Evidence,
     Part,
     Range,
     at_batch,
+    but_batch,
+    frontiers,
     grouped,
     held,
+    missing,
+    reachable,
 )
 from llmbench.cost import prices
 from llmbench.machine import chips
@@ -23,14 +26,16 @@ from llmbench.numbers import count, digits
 from llmbench.stats.interval import Interval
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from llmbench.claims.claim import Claim
     from llmbench.results.cells import Measured
 
+MILLION, BILLION = 1e6, 1e9
 DAYS_A_MONTH = 30
 MONTH_S = DAYS_A_MONTH * cost.DAY_S
 SAMBANOVA, AMD_OR_TPU = ("sambanova", "sn30", "sn40"), ("mi2", "mi3", "tpu")
+GRACE_HOPPER, HOPPER = ("gh200",), ("h100",)
 """The first letters of their chips' and machines' names."""
 PRICE_FLAGS = "no price: give --usd-per-hour, --usd-per-gpu-hour or --price"
 
@@ -73,15 +78,30 @@ def self_host_or_api(claim: Claim, given: Evidence) -> Answer:
         listed = prices.against(None, model)
         if not listed:
             continue
-        hour = given.hour_usd(row) or 0.0
-        api = min(listed, key=lambda p: p.request_usd(row.cell.input_len, row.cell.output_len))
-        equal = cost.break_even(row, hour, api)
+        hour = given.hour(row)
+        assert hour is not None
+        api, years = _of_one_year(listed, hour.year, row)
+        equal = cost.break_even(row, hour.usd, api)
         sentence = (
-            f"{count(round(equal.tokens_per_day))} tokens a day cost as much at {api.name}; utilisation at "
-            f"that volume"
+            f"{count(round(equal.tokens_per_day))} tokens a day cost as much at {api.name}, {years}; "
+            "utilisation at that volume"
         )
         parts.append(held(_where(row), sentence, equal.utilisation, Range(high=1.0), rows=(row,)))
     return Answer(tuple(parts), tuple(notes))
+
+
+def _of_one_year(
+    listed: Sequence[prices.ApiPrice], year: str, row: Measured
+) -> tuple[prices.ApiPrice, str]:
+    """Return the cheapest API price of the machine price's year, else the cheapest of all, and the years in words."""
+    same = [price for price in listed if price.date[:4] == year]
+    api = min(same or listed, key=lambda p: p.request_usd(row.cell.input_len, row.cell.output_len))
+    if same:
+        return api, f"both prices of {year}"
+    return (
+        api,
+        f"prices of different years: {api.date[:4]} for the API, {year or 'undated'} for the machine",
+    )
 
 
 def copilot_economics(claim: Claim, given: Evidence) -> Answer:
@@ -90,39 +110,14 @@ def copilot_economics(claim: Claim, given: Evidence) -> Answer:
     notes: list[str] = []
     tokens = claim.assumed("uses_per_day") * claim.assumed("output_tokens_per_use") * DAYS_A_MONTH
     price = claim.assumed("usd_per_month")
+    reached = frontiers(given.rows)
     for _, row, usd in _cheapest_by_model(given, notes, claim.threshold("least_parameters")):
-        month = usd.times(tokens / prices.MILLION)
+        month = usd.times(tokens / MILLION)
         gone = claim.assumed("uses_per_day") * price / month.value
         sentence = f"margin gone at {digits(gone)} uses a day; a month costs"
-        parts.append(held(_where(row), sentence, month, Range(high=price), "dollars", (row,)))
-    return Answer(tuple(parts), tuple(notes))
-
-
-def serving_fleet(claim: Claim, given: Evidence) -> Answer:
-    """Compute how many A100s serve the demand at the measured throughput, under a latency bound."""
-    parts, notes = [], []
-    use_s = claim.assumed("uses_per_user_month") * claim.assumed("output_tokens_per_use") / MONTH_S
-    demand = claim.assumed("monthly_users") * use_s * claim.assumed("peak_over_mean")
-    fleet = claim.threshold("gpus")
-    for (model, where), rows in grouped(_able(given, 0), lambda r: (r.cell.model, r.where)):
-        quick = [
-            r
-            for r in rows
-            if r.has("tpot_s") and r.figure("tpot_s").high < claim.threshold("tpot_under_s")
-        ]
-        if not quick or where == "cpu":
-            continue
-        row = max(quick, key=lambda r: r.middle("output_tok_s") / prices.gpus_of(r))
-        pace = row.figure("output_tok_s").times(1 / prices.gpus_of(row))
-        if where.startswith("a100"):
-            needed = pace.over(demand)
-            sentence = f"for {digits(demand)} tokens/s at peak,"
-            parts.append(held(model, sentence, needed, Range(high=fleet), "GPUs", (row,)))
-        else:
-            notes.append(
-                f"{model} on {where}: {fleet:,.0f} of these would serve {digits(pace.value * fleet)} tokens/s."
-            )
-    return Answer(tuple(parts), tuple(notes))
+        part = held(_where(row), sentence, month, Range(high=price), "dollars", (row,))
+        parts.append(reachable(part, reached=but_batch(row) in reached))
+    return Answer(tuple(parts), (*notes, *missing(parts)))
 
 
 def verify_budget(claim: Claim, given: Evidence) -> Answer:
@@ -134,7 +129,7 @@ def verify_budget(claim: Claim, given: Evidence) -> Answer:
     )
     parts: list[Part] = []
     notes: list[str] = []
-    able = [row for row in _able(given, 0, scaled=True) if _pass_size(claim, row)]
+    able = [row for row in full_size(given, 0, scaled=True) if _pass_size(claim, row)]
     for model, rows in grouped(able, lambda row: row.cell.model):
         row = max(rows, key=lambda r: r.middle("output_tok_s") / r.cell.output_len)
         a_second = row.figure("output_tok_s").times(1 / row.cell.output_len)
@@ -159,31 +154,54 @@ def _pass_size(claim: Claim, row: Measured) -> bool:
 
 def sambanova(claim: Claim, given: Evidence) -> Answer:
     """Compare a model's cost on SambaNova's machine with that on NVIDIA's; no verdict until both are measured."""
-    return _against_nvidia(given, SAMBANOVA, claim.threshold("least_ratio"))
+    return _against(given, SAMBANOVA, _nvidia, claim.threshold("least_ratio"))
 
 
 def amd_tpu_parity(claim: Claim, given: Evidence) -> Answer:
     """Compare a model's cost on AMD's or Google's chips with NVIDIA's; before that, list datasheet ceilings."""
-    measured = _against_nvidia(given, AMD_OR_TPU, claim.threshold("least_ratio"))
+    measured = _against(given, AMD_OR_TPU, _nvidia, claim.threshold("least_ratio"))
     return Answer(measured.parts, (*measured.notes, *_ceilings()))
 
 
-def _against_nvidia(given: Evidence, theirs: tuple[str, ...], least: float) -> Answer:
-    """Compare the cheapest cells of a model in one year: NVIDIA's cost over another machine's."""
+def cpu_and_gpu_in_one_package(claim: Claim, given: Evidence) -> Answer:
+    """Compare costs on a Grace Hopper with those on an H100: with weights on the device, and in the host's memory."""
+    answers = []
+    for offloaded, where in ((False, ""), (True, "weights in the host's memory, ")):
+        rows = [
+            row
+            for row in given.rows
+            if (row.cell.options.get("device_map") == "cpu_offload") is offloaded
+        ]
+        some = Evidence(rows, given.asked)
+        found = _against(some, GRACE_HOPPER, _hopper, claim.threshold("least_ratio"))
+        parts = [part._replace(where=f"{where}{part.where}") for part in found.parts]
+        answers.append(Answer(tuple(parts), found.notes))
+    parts = [part for found in answers for part in found.parts]
+    return Answer(tuple(parts), tuple(dict.fromkeys(n for found in answers for n in found.notes)))
+
+
+def _against(
+    given: Evidence, ours: tuple[str, ...], theirs: Callable[[Measured], bool], least: float
+) -> Answer:
+    """Compare the cheapest cells of a model in one year: the cost on their machine over that on ours."""
     notes: list[str] = []
     parts = []
     rows = list(_cheapest_by_model(given, notes))
-    others = [other for other in rows if other[1].where.startswith(theirs)]
-    for (model, row, usd), (same, nvidia, nvidia_usd) in itertools.product(others, rows):
-        if same != model or not _nvidia(nvidia) or nvidia.at[:4] != row.at[:4]:
+    others = [other for other in rows if other[1].where.startswith(ours)]
+    for (model, row, usd), (same, against, against_usd) in itertools.product(others, rows):
+        if same != model or not theirs(against) or against.at[:4] != row.at[:4]:
             continue
         # Wider than necessary: the ends of both intervals, because no sessions pair them.
-        ends = nvidia_usd.low / usd.high, nvidia_usd.high / usd.low
-        figure = Interval(nvidia_usd.value / usd.value, *ends)
-        where = f"{model}, {row.where} and {nvidia.where}"
-        sentence = f"NVIDIA's cost over {row.where}'s"
-        parts.append(held(where, sentence, figure, Range(least), "x", (row, nvidia)))
+        ends = against_usd.low / usd.high, against_usd.high / usd.low
+        figure = Interval(against_usd.value / usd.value, *ends)
+        where = f"{model}, {row.where} and {against.where}"
+        sentence = f"the cost on {against.where} over that on {row.where}"
+        parts.append(held(where, sentence, figure, Range(least), "x", (row, against)))
     return Answer(tuple(parts), tuple(notes))
+
+
+def _hopper(row: Measured) -> bool:
+    return row.where.startswith(HOPPER)
 
 
 def _nvidia(row: Measured) -> bool:
@@ -192,7 +210,7 @@ def _nvidia(row: Measured) -> bool:
 
 def _ceilings() -> Iterator[str]:
     """Yield the bytes that datasheets allow per dollar: ceilings, not measurements."""
-    for name in ("h100-sxm", "h200", "tpu-v5e", "tpu-v6e"):
+    for name in ("h100-sxm", "h200", "mi300x", "tpu-v5e", "tpu-v6e"):
         chip = chips.chip(name)
         dated = [price for price in chip.prices if price.usd_per_hour and price.date]
         latest = max(dated, key=lambda price: str(price.date), default=None)
@@ -204,42 +222,11 @@ def _ceilings() -> Iterator[str]:
             )
 
 
-def training_price_per_parameter(claim: Claim, given: Evidence) -> Answer:
-    """Compare two published figures by arithmetic alone."""
-    del given
-    hundreds = claim.assumed("parameters") / claim.assumed("per_parameters")
-    low, high = (
-        hundreds * claim.assumed(name) for name in ("rmb_per_100m_low", "rmb_per_100m_high")
-    )
-    said_low, said_high = claim.assumed("rmb_run_low"), claim.assumed("rmb_run_high")
-    overlap = max(0.0, min(high, said_high) - max(low, said_low))
-    share = overlap / min(high - low, said_high - said_low)
-    middle = (low + high) / (said_low + said_high)
-    verdict = (
-        ClaimVerdict.SUPPORTED if share >= claim.threshold("overlap") else ClaimVerdict.CONTRADICTED
-    )
-    sentence = (
-        f"by the parameter RMB {low / 1e6:g} to {high / 1e6:g} million, by the run "
-        f"{said_low / 1e6:g} to {said_high / 1e6:g}; middle against middle"
-    )
-    part = Part("100B parameters", verdict, sentence, Interval(middle, middle, middle), "x")
-    return Answer((part,), (_tokens_bought(claim, said_high),))
-
-
-def _tokens_bought(claim: Claim, rmb: float) -> str:
-    """Return how many tokens the higher figure trains, at 6 operations per parameter and token."""
-    flops = chips.chip("a100-80gb-sxm").flops("bfloat16") or 0.0
-    hours = rmb / claim.assumed("rmb_per_usd") / claim.assumed("usd_per_gpu_hour")
-    done = hours * cost.HOUR_S * flops * claim.assumed("utilisation")
-    tokens = done / (6 * claim.assumed("parameters"))
-    return f"RMB {rmb / 1e6:g} million buys {digits(tokens / 1e9)}B tokens of training at the assumed price."
-
-
 def _where(row: Measured) -> str:
     return f"{row.cell.model} on {row.where}, {at_batch(row)}"
 
 
-def _able(given: Evidence, least_parameters: float, *, scaled: bool = False) -> list[Measured]:
+def full_size(given: Evidence, least_parameters: float, *, scaled: bool = False) -> list[Measured]:
     """Return the cells with a token rate, of full-size models or also of scaled copies."""
     return [
         row
@@ -256,7 +243,7 @@ def _cheapest_by_model(
 ) -> Iterator[tuple[str, Measured, Interval]]:
     """Yield each full-size model on each kind of machine, with its cheapest cell and its cost."""
     for (model, _), rows in grouped(
-        _able(given, least_parameters), lambda r: (r.cell.model, r.where)
+        full_size(given, least_parameters), lambda r: (r.cell.model, r.where)
     ):
         priced = [
             (row, cost.per_million(row, "output", hour)["output"])

@@ -25,6 +25,9 @@ REPRODUCED_WITHIN = 0.10
 
 REPRODUCED = (1 / (1 + REPRODUCED_WITHIN), 1 + REPRODUCED_WITHIN)
 
+IMPLAUSIBLE = "implausible"
+"""How the confidence of a figure that cannot be true begins, after its origin."""
+
 WIDTHS = {"bfloat16": 2, "float16": 2, "16-bit": 2, "float32": 4}
 
 
@@ -121,6 +124,11 @@ def figures() -> Iterator[tuple[PublishedSource, PublishedFigure]]:
                 yield source, msgspec.convert(line, PublishedFigure)
 
 
+def in_principle(source: PublishedSource, figure: PublishedFigure) -> bool:
+    """Return whether a cell could meet all conditions of a figure: one GPU, and an engine that runs here."""
+    return not _unusable(source, figure) and bool(figure.engine and figure.gpus == "1")
+
+
 def _compared(
     source: PublishedSource, figure: PublishedFigure, rows: Sequence[Measured]
 ) -> PublishedComparison:
@@ -149,6 +157,8 @@ def _unusable(source: PublishedSource, figure: PublishedFigure) -> str:
     """Return why a figure cannot be compared with any cell; empty if it can."""
     if source.second_hand:
         return "known only at second hand"
+    if IMPLAUSIBLE in figure.confidence:
+        return "implausible: faster than the chip can read the model's weights"
     if figure.metric not in CONVERSIONS:
         return f"no exact conversion of {figure.metric}"
     for name in ("batch", "input_len", "output_len"):
@@ -183,7 +193,7 @@ CONDITIONS: tuple[
         lambda f, row: f"another engine: measured with {row.cell.backend}, published with {f.software}",
     ),
     (
-        lambda f, row: WIDTHS[row.cell.dtype] != WIDTHS[f.precision],
+        lambda f, row: WIDTHS.get(row.cell.dtype) != WIDTHS[f.precision],
         lambda f, row: f"another precision: {row.cell.dtype} against {f.precision}",
     ),
     (

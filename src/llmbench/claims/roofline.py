@@ -5,10 +5,24 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from llmbench.claims.claim import Answer, ClaimVerdict, Part, Range, at_batch, grouped, held
+from llmbench.claims.claim import (
+    Answer,
+    ClaimVerdict,
+    Part,
+    Range,
+    at_batch,
+    but_batch,
+    frontiers,
+    grouped,
+    held,
+    missing,
+    reachable,
+)
 from llmbench.results.cells import PHASES
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from llmbench.claims.claim import Claim, Evidence
     from llmbench.results.cells import Measured
 
@@ -23,35 +37,33 @@ def compute_is_the_bottleneck(claim: Claim, given: Evidence) -> Answer:
     del claim
     parts = []
     known = [row for row in given.rows if row.bound]
+    largest = frontiers(given.rows)
     for _, rows in grouped(
         sorted(known, key=lambda r: r.cell.batch_size), lambda r: (r.cell.batch_size, r.where)
     ):
         for phase in PHASES:
             able = [row for row in rows if phase in row.bound]
-            sides = Counter(row.bound[phase] for row in able)
-            if not able:
-                continue
-            verdict = (
-                ClaimVerdict.SUPPORTED
-                if 2 * sides[COMPUTE] > len(able)
-                else ClaimVerdict.CONTRADICTED
-            )
-            counted = ", ".join(f"{count} by {side}" for side, count in sides.most_common())
-            parts.append(
-                Part(
-                    f"{phase} at {at_batch(rows[0])}",
-                    verdict,
-                    f"of {len(able)} cells: {counted}",
-                    rows=tuple(able),
-                )
-            )
-    return Answer(tuple(parts), _unknown(given))
+            if able:
+                reached = all(largest.get(but_batch(row)) is row for row in able)
+                parts.append(reachable(_side(phase, able), reached=reached))
+    return Answer(tuple(parts), (*missing(parts), *_unknown(given)))
+
+
+def _side(phase: str, able: Sequence[Measured]) -> Part:
+    """Return whether more than half of the cells of one batch size are bound by compute."""
+    sides = Counter(row.bound[phase] for row in able)
+    bound = 2 * sides[COMPUTE] > len(able)
+    verdict = ClaimVerdict.SUPPORTED if bound else ClaimVerdict.CONTRADICTED
+    counted = ", ".join(f"{count} by {side}" for side, count in sides.most_common())
+    where = f"{phase} at {at_batch(able[0])}"
+    return Part(where, verdict, f"of {len(able)} cells: {counted}", rows=tuple(able))
 
 
 def half_utilisation(claim: Claim, given: Evidence) -> Answer:
     """Find the largest share of the compute ceiling that any cell reached in each phase."""
     parts, notes = [], []
     predicted = Range(100 * claim.threshold("share"))
+    reached = frontiers(given.rows)
     for phase in PHASES:
         key = f"mfu_{phase}"
         able = [row for row in given.rows if row.has(key)]
@@ -62,10 +74,11 @@ def half_utilisation(claim: Claim, given: Evidence) -> Answer:
                 "the datasheet's dense peak" if where[1] == "datasheet" else "the measured ceiling"
             )
             sentence = f"best of {len(rows)} cells ({best.cell.model}, {at_batch(best)}), of {peak}"
-            parts.append(held(phase, sentence, figure, predicted, "%", (best,)))
+            part = held(phase, sentence, figure, predicted, "%", (best,))
+            parts.append(reachable(part, reached=but_batch(best) in reached))
     if any(row.ceilings == "measured" for part in parts for row in part.rows):
         notes.append("A share of a measured ceiling is larger than one of a datasheet's peak.")
-    return Answer(tuple(parts), (*notes, *_unknown(given)))
+    return Answer(tuple(parts), (*notes, *missing(parts), *_unknown(given)))
 
 
 def _unknown(given: Evidence) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from llmbench import report
 from llmbench.commands.options import Format, Output, tell, without_collection
 from llmbench.commands.table import show_table
 from llmbench.compare import calibrate
+from llmbench.errors import SpecError
 from llmbench.machine import calibration
 from llmbench.redact import redact, shown
 from llmbench.report.views import calibrate as views_calibrate
@@ -16,7 +17,9 @@ from llmbench.results import store
 from llmbench.run import sweep as run_sweep
 
 SESSIONS = 5
-"""The fewest sessions of a sweep that is run for a calibration: four degrees of freedom a cell."""
+"""The sessions of a sweep that is run for a calibration: four degrees of freedom a cell."""
+FEWEST_SESSIONS = 2
+"""One session shows no spread between sessions."""
 
 
 def command(
@@ -37,6 +40,14 @@ def command(
     output: Output = None,
 ) -> int:
     """Measure how much this machine's numbers vary, and keep it."""
+    if not 0 < within < 1:
+        raise SpecError(
+            f"--within: {within:g} is not a share between 0 and 1; give one such as 0.015."
+        )
+    if sessions < FEWEST_SESSIONS:
+        raise SpecError(
+            f"--sessions: {sessions} shows no spread between sessions; give at least {FEWEST_SESSIONS}."
+        )
     destination = report.destination("calibrate", format, output)
     run, code = (
         (sweep, 0)

@@ -29,10 +29,12 @@ def command(
         cell for cell in planned.cells if cell.id.endswith(cell_id)
     ]
     if len(matching) != 1:
+        if matching:
+            raise SpecError(
+                f"{sweep}: {len(matching)} cells end in {cell_id!r}; give more of the id that --dry-run prints."
+            )
         ids = [cell.id for cell in planned.cells]
-        raise SpecError(
-            f"{sweep}: {len(matching)} cells are called {cell_id!r}.{did_you_mean(cell_id, ids)}"
-        )
+        raise SpecError(f"{sweep}: no cell is called {cell_id!r}.{did_you_mean(cell_id, ids)}")
     cell = matching[0]
     job = Job(
         cells=[cell], model=planned.models[cell.model], protocol=planned.sweep.protocol, session=1,

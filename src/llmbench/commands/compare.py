@@ -95,7 +95,9 @@ def share(text: str) -> float:
     except ValueError:
         value = -1.0
     if not 0 < value < 1:
-        raise SpecError(f"--margin: {text!r} is no share between 0 and 1; say 2% or 0.02.")
+        raise SpecError(
+            f"--margin: {text!r} is not a share between 0 and 1; give one such as 2% or 0.02."
+        )
     return value
 
 
@@ -107,7 +109,7 @@ def counted(runs: list[Path], by: str | None) -> list[Path]:
         )
     if by is None and len(runs) < 2:
         raise SpecError(
-            "compare: say what with: a second run, or --by FACTOR to compare inside this one."
+            "compare: one run is given; add a second, or --by FACTOR to compare inside this one."
         )
     return runs
 

@@ -55,7 +55,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
     prices.check(asked)
     if not 0 < utilisation <= 1:
         raise SpecError(
-            f"--utilisation: {utilisation:g} is no share; give one above 0 and up to 1."
+            f"--utilisation: {utilisation:g} is not a share; give one above 0 and up to 1."
         )
     destination = report.destination("cost", format, output)
     cells = results_cells.read(store.read(run, tell=tell), run.name)
@@ -106,4 +106,4 @@ def _seconds(text: str) -> float:
                 return float(number) * factor
             except ValueError:
                 break
-    raise SpecError(f"--tpot-under: {text!r} is no time; give one such as 50ms or 0.05s.")
+    raise SpecError(f"--tpot-under: {text!r} is not a time; give one such as 50ms or 0.05s.")

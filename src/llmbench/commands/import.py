@@ -9,6 +9,7 @@ import typer
 from llmbench import report
 from llmbench.commands.options import Format
 from llmbench.importers import convert
+from llmbench.machine import chips
 from llmbench.machine.info import utc_now
 from llmbench.redact import command_line
 from llmbench.report.views import table as views_table
@@ -36,6 +37,12 @@ def command(  # noqa: PLR0913, PLR0917 - one argument a flag
     backend: Annotated[
         str | None, typer.Option(help="Engine to record, where a file does not name it.")
     ] = None,
+    machine: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CHIP", help="Chip to record, by its short name or the one that tools print."
+        ),
+    ] = None,
     device: Annotated[str | None, typer.Option(help="Device to record.")] = None,
     dtype: Annotated[str | None, typer.Option(help="Dtype to record.")] = None,
     load_format: Annotated[
@@ -57,7 +64,8 @@ def command(  # noqa: PLR0913, PLR0917 - one argument a flag
     said = {key: value for key, value in coordinates.items() if value is not None}
     called = command_line(["llmbench", *sys.argv[1:]])
     now = utc_now().replace("Z", "+00:00")  # as imports have written it since format 1
-    convert.write(files, said, importer, output_dir, called, now)
+    chip = chips.named(machine) if machine is not None else ""
+    convert.write(files, said, importer, output_dir, called, now, chip)
     log = store.read(output_dir)
     assert log.imported is not None
     left = {

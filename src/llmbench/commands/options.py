@@ -27,7 +27,9 @@ UsdPerGpuHour = Annotated[
 Price = Annotated[
     str | None,
     typer.Option(
-        metavar="NAME[@DATE]", help="Take the chip's listed price of a provider: aws, lambda."
+        metavar="NAME[@DATE]|CHIP=USD",
+        help="Take the chip's listed price of a provider (aws, lambda), or this price of a GPU-hour of a chip; "
+        "separate several with commas.",
     ),
 ]
 Output = Annotated[

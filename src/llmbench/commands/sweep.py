@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from llmbench import report
+from llmbench import backends, report
 from llmbench.commands.table import show_table
 from llmbench.errors import SpecError
 from llmbench.redact import command_line
@@ -21,7 +21,8 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
     sweep: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[SWEEP.yaml]", help="The sweep's file; without one, --model says what to run."
+            metavar="[SWEEP]",
+            help="A sweep's file, or a name that 'llmbench sweeps' lists; without one, --model says what to run.",
         ),
     ] = None,
     output_dir: Annotated[
@@ -65,6 +66,16 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
     ] = None,
     backend: Annotated[
         list[str] | None, typer.Option(help="Engine; comma list, repeatable.")
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="Engine option, repeatable; 'llmbench backends' lists them.",
+        ),
+    ] = None,
+    tensor_parallel_size: Annotated[
+        int | None, typer.Option(help="GPUs that share one model: --option tensor_parallel_size=N.")
     ] = None,
     dtype: Annotated[
         list[str] | None,
@@ -127,6 +138,9 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
     allow_shared: Annotated[
         bool, typer.Option("--allow-shared", help="Measure on a GPU that others are using.")
     ] = False,
+    add: Annotated[
+        bool, typer.Option("--add", help="Continue a run although the grid of cells has changed.")
+    ] = False,
     anonymous: Annotated[
         bool,
         typer.Option(
@@ -150,6 +164,11 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
         axes,
         {key: value for key, value in single.items() if value is not None},
     )
+    engine = [*(option or ())]
+    if tensor_parallel_size is not None:
+        engine.append(f"tensor_parallel_size={tensor_parallel_size}")
+    declared = {name: backends.options(name) for name in backends.known()} if engine else {}
+    wanted = overrides.with_options(wanted, engine, declared)
     measuring = {
         "iterations": num_iters,
         "warmup": num_iters_warmup,
@@ -180,6 +199,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
         offline=offline,
         run_anyway=run_anyway,
         anonymous=anonymous,
+        add=add,
     )
     command = command_line(["llmbench", *sys.argv[1:]])
     return run_sweep.sweep(wanted, asked, console, command, show_table)

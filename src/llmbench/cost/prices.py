@@ -68,10 +68,11 @@ class PriceOptions(NamedTuple):
 
 
 class Hour(NamedTuple):
-    """The price in dollars of an hour of a cell's machine, and its source."""
+    """The price in dollars of an hour of a cell's machine, its source, and its year; empty if it is undated."""
 
     usd: float
     said: str
+    year: str
 
 
 @cache
@@ -100,9 +101,24 @@ def check(asked: PriceOptions) -> None:
         raise SpecError("Give one of --usd-per-hour, --usd-per-gpu-hour and --price, not several.")
     if any(isinstance(value, float) and not 0 < value < math.inf for value in given):
         raise SpecError("--usd-per-hour, --usd-per-gpu-hour: a price must be above 0 dollars.")
-    if asked.provider is None:
+    for word in _words(asked.provider):
+        _check_word(word)
+
+
+def _words(provider: str | None) -> list[str]:
+    """Return the words of --price: providers, or prices of chips."""
+    return [word.strip() for word in (provider or "").split(",") if word.strip()]
+
+
+def _check_word(word: str) -> None:
+    """Refuse a provider that no chip's file lists, an unknown chip, and a value that is not a price."""
+    name, given, usd = word.partition("=")
+    if given:
+        chips.chip(name)
+        if not _usd(usd):
+            raise SpecError(f"--price: {usd!r} is not a price above 0 dollars.")
         return
-    name = asked.provider.partition("@")[0].lower()
+    name = name.partition("@")[0].lower()
     known = {_short(row) for chip in chips.known() for row in _prices(chip)}
     if not any(one.startswith(name) for one in known):
         raise SpecError(
@@ -110,10 +126,20 @@ def check(asked: PriceOptions) -> None:
         )
 
 
+def _usd(text: str) -> float | None:
+    """Return a price above 0, or None."""
+    try:
+        usd = float(text)
+    except ValueError:
+        return None
+    return usd if 0 < usd < math.inf else None
+
+
 def hour(asked: PriceOptions, measured: Measured) -> Hour:
     """Return the price of an hour of a cell; raise SpecError, naming the flag, if there is none."""
     if asked.usd_per_hour is not None:
-        return Hour(asked.usd_per_hour, f"${asked.usd_per_hour:g} an hour of the machine, as given")
+        said = f"${asked.usd_per_hour:g} an hour of the machine, as given"
+        return Hour(asked.usd_per_hour, said, measured.at[:4])
     if measured.cell.device == "cpu":
         raise SpecError(
             f"{measured.run}: ran on a CPU, for which no price is on file; give --usd-per-hour."
@@ -123,11 +149,18 @@ def hour(asked: PriceOptions, measured: Measured) -> Hour:
         return Hour(
             count * asked.usd_per_gpu_hour,
             f"{count} x ${asked.usd_per_gpu_hour:g} a GPU-hour, as given",
+            measured.at[:4],
         )
+    for word in _words(asked.provider):
+        name, given, text = word.partition("=")
+        if given and name == measured.machine.chip and (usd := _usd(text)):
+            said = f"{count} x ${usd:g} a GPU-hour of {name}, as given"
+            return Hour(count * usd, said, measured.at[:4])
     price = _listed(asked.provider, measured)
     usd = price.usd_per_hour or 0.0
     when = price.date or "undated"
-    return Hour(count * usd, f"{count} x ${usd:g} a GPU-hour, {price.provider}, {when}")
+    said = f"{count} x ${usd:g} a GPU-hour, {price.provider}, {when}"
+    return Hour(count * usd, said, (price.date or "")[:4])
 
 
 def gpus_of(measured: Measured) -> int:
@@ -136,14 +169,13 @@ def gpus_of(measured: Measured) -> int:
 
 
 def _listed(provider: str | None, measured: Measured) -> chips.Price:
-    """Return the chip's price of a provider, `NAME` or `NAME@DATE`; the latest of several, undated ones last."""
+    """Return the chip's price of the first provider that has one; the latest of several, undated ones last."""
     if measured.machine.chip is None:
         raise SpecError(
             f"{measured.run}: ran on {measured.machine.name}, which is not a known chip; give --usd-per-gpu-hour."
         )
     known = _prices(measured.machine.chip)
-    name, _, date = (provider or "").partition("@")
-    matching = [row for row in known if _meant(row, name, date)]
+    matching = next(filter(None, (_meant(known, word) for word in _words(provider))), [])
     if provider is None or not matching:
         what = "no price was chosen" if provider is None else f"--price: no price of {provider!r}"
         raise SpecError(
@@ -158,8 +190,14 @@ def _prices(chip: str) -> tuple[chips.Price, ...]:
     return tuple(row for row in chips.chip(chip).prices if row.usd_per_hour)
 
 
-def _meant(row: chips.Price, name: str, date: str) -> bool:
-    return row.provider.lower().startswith(name.lower()) and (row.date or "").startswith(date)
+def _meant(known: Sequence[chips.Price], word: str) -> list[chips.Price]:
+    """Return the prices of a provider, `NAME` or `NAME@DATE`."""
+    name, _, date = word.lower().partition("@")
+    return [
+        row
+        for row in known
+        if row.provider.lower().startswith(name) and (row.date or "").startswith(date)
+    ]
 
 
 def _list(rows: Sequence[chips.Price]) -> str:

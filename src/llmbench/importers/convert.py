@@ -29,7 +29,13 @@ RENAMED = ("model",)
 
 
 def write(
-    files: Sequence[Path], said: Said, name: str | None, folder: Path, command: str, at: str
+    files: Sequence[Path],
+    said: Said,
+    name: str | None,
+    folder: Path,
+    command: str,
+    at: str,
+    machine: str = "",
 ) -> None:
     """Read files of other tools and write them as a run, all of them or none.
 
@@ -45,7 +51,14 @@ def write(
     title = " and ".join(dict.fromkeys(source.tool for source in sources))
     with store.open_run(folder) as run:
         run.append(
-            Import(run=secrets.token_hex(16), name=title, command=command, at=at, sources=sources)
+            Import(
+                run=secrets.token_hex(16),
+                name=title,
+                command=command,
+                at=at,
+                sources=sources,
+                machine=machine,
+            )
         )
         for result in results:
             run.append(result)

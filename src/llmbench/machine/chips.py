@@ -106,6 +106,22 @@ def chip(name: str) -> Chip:
     return yaml.read(files[name], Chip)
 
 
+def named(name: str) -> str:
+    """Return the short name of a chip, from that or from its name in its drivers and tools; raise SpecError if unknown.
+
+    A name that several chips share, such as one for two sizes of memory, is ambiguous.
+    """
+    files = known()
+    if name in files:
+        return name
+    found = [short for short in files if _plain(name) in map(_plain, chip(short).driver_names)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise SpecError(f"--machine: {name!r} may be {' or '.join(found)}; give one of these.")
+    raise SpecError(f"--machine: {name!r} is not a known chip.{did_you_mean(name, files)}")
+
+
 def match(gpu: Mapping[str, Any]) -> str | None:
     """Return the short name of the chip that a driver's facts describe; None if a fact fits no chip.
 

@@ -266,7 +266,7 @@ def _warm(_cell: Cell, outcome: Outcome, _: Ceilings) -> Iterator[Finding]:
     calls = len(outcome.warmup_ns)
     if outcome.warmup_converged is False:
         yield Finding("warmup_not_converged", f"the last of {calls} warm-up calls still got faster")
-    elif outcome.warmup_converged is None:
+    elif outcome.warmup_converged is None and outcome.samples:
         yield Finding("warmup_too_short", f"{plural(calls, 'warm-up call')}, too few to compare")
 
 

@@ -12,7 +12,7 @@ MEANINGS = {
     "cpu_steal": "the hypervisor took over 2 % of the CPU time; other tenants slowed this down.",
     "shared_device": "other processes used the GPU; measure again when they are done.",
     "hot": "heat throttled the GPU for over 1 % of the time; improve its cooling or measure again later.",
-    "spike": "one iteration took over twice the median, which does not show it; see records.jsonl.",
+    "spike": "one iteration took over twice the median, and the median hides it; see records.jsonl.",
     "trend": "iterations got steadily slower or faster, from heat, a filling cache or a short warm-up.",
     "two_modes": "iterations fall into two groups, and the median shows only one; see records.jsonl.",
     "clock_drift": "wall clock and monotonic clock differ by over 0.1 %; times use the monotonic clock.",

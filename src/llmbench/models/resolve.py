@@ -159,6 +159,12 @@ def entry(name: str) -> Entry:
     return yaml.read(known[name], Entry)
 
 
+def catalogued(name: str) -> Model | None:
+    """Return a model of the catalogue by its name alone, whatever folders there are; None if there is none."""
+    known = _files()
+    return _from_catalogue(name, yaml.read(known[name], Entry), "") if name in known else None
+
+
 def _files() -> dict[str, Path]:
     """Return the file of every entry by name; a user's entry may not replace an existing one."""
     entries = {path.stem: path for path in configs.folder("models").glob("*.yaml")}

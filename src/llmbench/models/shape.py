@@ -165,6 +165,9 @@ FAMILIES: Mapping[str, Family] = {
         qkv_bias=_ATTENTION_BIAS,
         out_bias=_ATTENTION_BIAS,
     ),
+    "baichuan": Family(
+        **_LLAMA
+    ),  # of 13B, with ALiBi; the 7B has rotary positions and the same parameters
     "gpt_neox": Family(
         tied=Setting("tie_word_embeddings", default=False),
         qkv_bias=Setting("attention_bias", default=True),

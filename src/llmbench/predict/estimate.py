@@ -231,7 +231,9 @@ def _pace(device: str, dtype: str, place: PredictedMachine) -> Pace:
         return Pace(
             roofline.Speeds(rated, dtype), bool(measured), *least, f"{basis}; no earlier records"
         )
-    why = f"no times: no probe, datasheet or records for {dtype} on {device}; {HOW} measures it"
+    why = f"no times, because there is no probe, datasheet or record for {dtype} on {device}; {HOW} makes one"
+    if chip and chip.dense_tflops and dtype == "bfloat16" and dtype not in chip.dense_tflops:
+        why = f"no times, because {chip.name} has no bfloat16; give --dtype auto or float16"
     return Pace(None, False, *least, why)
 
 

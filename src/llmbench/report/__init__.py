@@ -69,7 +69,9 @@ def destination(
         files.check(output or default, default, force=force)
         return Destination(command, format, output or default)
     if output is not None:
-        raise SpecError(f"--output: only applies to --format html; redirect {format} with >.")
+        raise SpecError(
+            f"--output: only applies to --format html; send --format {format} to a file with >."
+        )
     return Destination(command, format, None)
 
 

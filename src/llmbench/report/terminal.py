@@ -7,6 +7,7 @@ words, these stand below their row.
 from __future__ import annotations
 
 import textwrap
+from itertools import zip_longest
 from typing import TYPE_CHECKING, NamedTuple
 
 from rich.cells import cell_len
@@ -112,6 +113,10 @@ def _table(table: Grid, page: Page, sign: Callable[[str], str]) -> Iterator[str]
     """Yield a table as blocks, each with the keys; a further one leaves out rows of which it has nothing to say."""
     placed = [_placed(column, sign) for column in table.columns]
     keys, right = placed[: table.keys], placed[table.keys :]
+    if right and _fitting([], keys, page.width) < len(keys):
+        used = sum(column.width for column in (*keys, right[0])) + len(GAP) * len(keys)
+        beyond = used - (page.width or 0)
+        keys = [_narrowed(key, key.width - beyond) if key.long else key for key in keys]
     below = [column for column in right if column.long]
     if len(below) < 2 or _fitting(keys, right, page.width or READABLE) == len(right):
         below = []
@@ -151,6 +156,14 @@ def _placed(column: Column, sign: Callable[[str], str]) -> PlacedColumn:
         width,
         breaks=column.kind != "name",
     )
+
+
+def _narrowed(column: PlacedColumn, width: int) -> PlacedColumn:
+    """Return a column of long words with texts of several lines, which remains wide enough to read."""
+    width = max(LONG_WORDS, width)
+    texts = ["\n".join(textwrap.wrap(text, width, break_on_hyphens=False)) for text in column.texts]
+    first, second = (_padded(line.rstrip(), width) for line in column.head)
+    return column._replace(head=(first, second), texts=texts, width=width)
 
 
 def _numbers(column: Column) -> list[str]:
@@ -194,16 +207,28 @@ def _block(
     for place, row in enumerate(rows):
         if below and place:
             lines.append("")
-        line = GAP.join(column.texts[row] for column in columns).rstrip()
+        row_lines = _row_lines(columns, row)
         too_long = page.width is not None and len(ruler) > page.width and columns[-1].breaks
-        lines += (
-            _broken(line, page.width or 0, len(ruler) - columns[-1].width) if too_long else [line]
-        )
+        if too_long and len(row_lines) == 1:
+            before = len(ruler) - columns[-1].width
+            row_lines = _broken(row_lines[0], page.width or 0, before)
+        lines += row_lines
         for column in below:
             if (text := column.texts[row].strip()) not in {"", ABSENT}:
                 entry = f"{column.title}: {text}"
                 lines += _wrapped(entry, page.width or READABLE, BELOW + GAP, BELOW)
     return "\n".join(lines)
+
+
+def _row_lines(columns: Sequence[PlacedColumn], row: int) -> list[str]:
+    """Return a row as lines: one, or as many as its longest narrowed text has."""
+    parts = zip_longest(*(column.texts[row].split("\n") for column in columns), fillvalue="")
+    return [
+        GAP.join(
+            _padded(text, column.width) for text, column in zip(line, columns, strict=True)
+        ).rstrip()
+        for line in parts
+    ]
 
 
 def _broken(line: str, width: int, before: int) -> list[str]:

@@ -34,8 +34,8 @@ WITHIN = " Intervals hold within this run: another day or machine can differ by 
 STOPPED = {
     "planned": "{cells} at {reached} after the {sessions} sessions that {wanted} was planned to take",
     "interval": "{cells} within {wanted} after {sessions} sessions",
-    "maximum": "{cells} at {reached} when the most sessions were taken ({sessions})",
-    "budget": "{cells} at {reached} when the time was spent ({sessions} sessions)",
+    "maximum": "{cells} at {reached} after {sessions} sessions, the most allowed (max_sessions)",
+    "budget": "{cells} at {reached} after {sessions} sessions, when budget_s was spent",
 }
 """The sentence about the cells that stopped for each reason; failed ones have a section of their own."""
 WIDEST = 9.0
@@ -121,9 +121,10 @@ def title(table: Table) -> str:
 
 
 def origin(table: Table) -> str:
-    """Return on which machine and day a run was planned; empty for an import, which does not say."""
+    """Return on which machine and day a run was planned; of an import the machine, if the user named it."""
     if not table.plan:
-        return ""
+        machine = table.imported.machine if table.imported else ""
+        return f"on {machine}" if machine else ""
     name = table.plan.machine.get("name")
     return f"on {name}, {table.plan.at[:10]}" if name else table.plan.at[:10]
 

@@ -6,6 +6,7 @@ from which ratios of two cells get intervals.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ import msgspec
 import numpy as np
 
 from llmbench.machine import chips
+from llmbench.models import resolve
 from llmbench.results import metrics, utilization
 from llmbench.stats.interval import Interval, around
 from llmbench.models.shape import shape_of
@@ -25,13 +27,17 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from llmbench.models.resolve import Model
-    from llmbench.results.record import Plan
-    from llmbench.results.sessions import RecordedFacts, Sessions
+    from llmbench.results.record import Import, Plan
+    from llmbench.results.sessions import Sessions
     from llmbench.models.shape import Shape
     from llmbench.results.store import Log
 
 
 PHASES = ("prefill", "decode")
+
+
+READ_RATE = "offload_read_bytes_s"
+"""The key in `Measured.values` of the rate at which weights one memory level down were read, by session."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,6 @@ class Measured:
         values: the values of each metric in each session, by key; without metrics that no session has.
         bound: the bottleneck of `prefill` and `decode`; without phases that have no ceilings.
         ceilings: their source: `datasheet`, `measured`, or empty.
-        engine: the engine's facts from one session.
 
     """
 
@@ -64,7 +69,6 @@ class Measured:
     values: Mapping[str, tuple[float, ...]]
     bound: Mapping[str, str]
     ceilings: str
-    engine: RecordedFacts
 
     @cached_property
     def shape(self) -> Shape | None:
@@ -119,14 +123,19 @@ def read(log: Log, run: str) -> list[Measured]:
     work, sessions = utilization.columns(tally, plan)
     with np.errstate(divide="ignore", invalid="ignore"):
         columns = {metric.key: metric.value(sessions) for metric in metrics.METRICS}
+    rates = [engine.offload_read_bytes_s or math.nan for engine in tally.engines]
+    columns[READ_RATE] = np.array(rates)
     words = {each.key: each.values for each in utilization.sides(work, sessions, owners)}
-    machine = _machine(plan)
+    machine = _imported_on(log.imported) if log.imported else _machine(plan)
+    at = plan.at if plan else log.imported.at if log.imported else ""
     models = {(model.name, model.digest): model for model in (plan.models if plan else ())}
-    engines = dict(zip(tally.owners, tally.engines, strict=True))
+    for point in tally.cells if log.imported else ():
+        if model := resolve.catalogued(point.model):
+            models[point.model, point.model_digest] = model
     return [
         Measured(
             run=run,
-            at=plan.at if plan else "",
+            at=at,
             machine=machine,
             cell=Cell(**msgspec.structs.asdict(point)),
             model=models.get((point.model, point.model_digest)),
@@ -137,7 +146,6 @@ def read(log: Log, run: str) -> list[Measured]:
                 if words[f"{phase}_bound"][owner]
             },
             ceilings=work.sources[owner],
-            engine=engines[point.id],
         )
         for owner, point in enumerate(tally.cells)
         if owner in owners and None not in (point.batch_size, point.input_len, point.output_len)
@@ -150,6 +158,12 @@ def _of(columns: Mapping[str, Any], rows: Any) -> dict[str, tuple[float, ...]]:
         for key, column in columns.items()
     }
     return {key: values for key, values in measured.items() if values}
+
+
+def _imported_on(imported: Import) -> Machine:
+    """Return the machine that the user named when importing a run."""
+    chip = imported.machine if imported.machine in chips.known() else None
+    return Machine(name=imported.machine or "unknown machine", chip=chip, gpus=1 if chip else 0)
 
 
 def _machine(plan: Plan | None) -> Machine:

@@ -265,7 +265,12 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="swe
 
 
 class Import(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="import"):
-    """The first line of an imported run: the tools and files that it was read from."""
+    """The first line of an imported run: the tools and files that it was read from.
+
+    Attributes:
+        machine: the short name of the chip that it was measured on, as the user gave it; empty if unknown.
+
+    """
 
     format: int = FORMAT
     run: str
@@ -273,6 +278,7 @@ class Import(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="i
     command: str
     at: str
     sources: list[Source]
+    machine: str = ""
 
 
 class Parity(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="parity"):

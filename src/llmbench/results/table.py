@@ -243,7 +243,7 @@ def _rounds(sessions: Sessions, owners: Integers, rounds: Sequence[int]) -> Iter
         return
     p = "p < 0.0001" if effect.p < 1e-4 else f"p = {effect.p:.1g}"
     size = f"{abs(effect.ratio - 1):.2g}"
-    change = f"{100 * float(size):.3g} % {'slower' if effect.ratio > 1 else 'faster'}"
+    change = f"{100 * float(size):.3g} % {'slower' if effect.ratio > 1 else 'faster'} than the others"
     yield (
         f"Rounds differ more than chance allows (F = {effect.f:.1f}, {p}; round {effect.round} was {change}): "
         "the machine changed during the run, for all cells at once. The intervals of single cells do not show that."

@@ -29,14 +29,17 @@ def same(earlier: Plan, written: Plan) -> bool:
 
 def since(earlier: Plan, written: Plan) -> Iterator[str]:
     """Yield the differences between the sweep and the run's last plan."""
-    differences = [*_of_settings(earlier, written), *_of_axes(earlier.cells, written.cells)]
-    if differences:
+    if differences := _differences(earlier, written):
         yield f"{written.name}: the sweep has changed since this run was planned: {'; '.join(differences)}."
     before, now = ({cell.id for cell in plan.cells} for plan in (earlier, written))
     if before != now:
         yield (
             f"New cells: {len(now - before)}. Cells no longer planned: {len(before - now)}; their results are kept."
         )
+
+
+def _differences(earlier: Plan, written: Plan) -> list[str]:
+    return [*_of_settings(earlier, written), *_of_axes(earlier.cells, written.cells)]
 
 
 def _of_settings(earlier: Plan, written: Plan) -> list[str]:
@@ -71,6 +74,16 @@ def refuse_other_sweep(earlier: Plan, name: str, folder: Path) -> None:
             f"{folder}: contains a run of the sweep {earlier.name!r}, and this one is {name!r}. "
             "A run holds one sweep only; use another --output-dir."
         )
+
+
+def refuse_other_grid(earlier: Plan, written: Plan, folder: Path) -> None:
+    """Raise RunError, with the differences, if the sweep has other cells than the run."""
+    if {cell.id for cell in earlier.cells} == {cell.id for cell in written.cells}:
+        return
+    changes = "; ".join(_differences(earlier, written))
+    raise RunError(
+        f"{folder}: holds other cells of this sweep ({changes}). Add to it with --add, or use another --output-dir."
+    )
 
 
 def refuse_other_environment(earlier: Plan, facts: Mapping[str, Any], digest: str) -> None:

@@ -23,7 +23,7 @@ from llmbench.redact import command_line, redact, redact_all, shown
 from llmbench.results import anonymous, store
 from llmbench.results.record import Plan, Status
 from llmbench.run import resume as run_resume
-from llmbench.run.plan import plan
+from llmbench.run.plan import not_installed, plan
 from llmbench.run.progress import Screen
 from llmbench.run.runner import Runner
 from llmbench.run.signals import Interrupt
@@ -67,6 +67,7 @@ class SweepOptions(msgspec.Struct, frozen=True):
     offline: bool
     run_anyway: bool = False
     anonymous: bool = False
+    add: bool = False
 
 
 def probe_first(sweep: Sweep, console: Console) -> None:
@@ -85,6 +86,8 @@ def sweep(wanted: Sweep, asked: SweepOptions, console: Console, command: str, sh
     if asked.offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
     planned = plan(wanted)
+    if missing := not_installed(planned.cells):
+        raise RunError(missing[0])
     _refuse_few_files(planned)
     machine = info.machine()
     folder = asked.output_dir or _folder(wanted.name, machine["name"], resume=asked.resume)
@@ -151,6 +154,7 @@ def _announce(runner: Runner, others: float) -> None:
     for warning in planned.warnings:
         screen.note(warning)
     if not any(runner.pending(session) for session in range(1, most + 1)):
+        screen.note("Nothing left to measure: every planned session has ended.")
         return
     if others > BUSY:
         screen.note(
@@ -167,8 +171,6 @@ def _conclude(run: Run, runner: Runner, console: Console, interrupt: Interrupt) 
         status for standing in runner.standings.values() for status in standing.done.values()
     )
     counted = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
-    if not runner.screen.ended and interrupt.signal is None:
-        console.print("Nothing left to do.", markup=False)
     folder = shown(str(run.folder))
     console.print(f"{counted or 'no session ended'}  ->  {folder}", markup=False, soft_wrap=True)
     if runner.watch.halt:
@@ -240,6 +242,8 @@ def _describe(
         probes=probes,
     )
     written = run.told(written)
+    if earlier and not asked.add:
+        run_resume.refuse_other_grid(earlier, written, run.folder)
     planned_before = any(isinstance(line, Plan) for line in run.log)
     if earlier and planned_before and run_resume.same(earlier, written):
         written = earlier

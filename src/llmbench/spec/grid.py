@@ -15,6 +15,7 @@ import msgspec
 from llmbench.errors import NothingToRun, SpecError, did_you_mean
 from llmbench.spec.digest import digest_of
 from llmbench.spec.sweep import PROTOCOL, Cell, slug
+from llmbench.spec.yaml import NOUNS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -48,6 +49,7 @@ class Choices(msgspec.Struct, frozen=True):
     prompt_digests: Mapping[str, str]
     load_formats: Mapping[str, str] = {}
     dtypes: Mapping[str, str] = {}
+    replaced: Mapping[tuple[str, str], str] = {}
 
 
 def expand(sweep: Sweep, choices: Choices) -> tuple[list[Cell], list[str]]:
@@ -155,7 +157,7 @@ def _check_option(where: str, value: object, declared: object) -> None:
     elif type(value) is not type(declared) and not (
         isinstance(declared, float) and type(value) is int
     ):
-        raise SpecError(f"{where}: expected {type(declared).__name__}, got {value!r}.")
+        raise SpecError(f"{where}: expected {NOUNS[type(declared).__name__]}, got {value!r}.")
 
 
 def make_cell(
@@ -175,7 +177,7 @@ def make_cell(
     if point["load_format"] == "auto":
         point["load_format"] = choices.load_formats.get(str(point["model"]), "dummy")
     if point["dtype"] == "auto":
-        point["dtype"] = _dtype(str(point["model"]), choices)
+        point["dtype"] = _dtype(str(point["model"]), str(point["device"]), choices)
     facts = {
         **point,
         "backend": backend,
@@ -190,10 +192,10 @@ def make_cell(
     return msgspec.convert({"id": f"{_slug(facts)}-{digest}", **facts}, Cell)
 
 
-def _dtype(model: str, choices: Choices) -> str:
-    """Return the dtype of a model's checkpoint; raise SpecError if it is unknown."""
+def _dtype(model: str, device: str, choices: Choices) -> str:
+    """Return the dtype of a model's checkpoint, or what replaces it on a device; raise SpecError if it is unknown."""
     if dtype := choices.dtypes.get(model):
-        return dtype
+        return choices.replaced.get((device, dtype), dtype)
     raise SpecError(
         f"dtype: the checkpoint's is not known for {model!r}; name one, such as --dtype bfloat16."
     )

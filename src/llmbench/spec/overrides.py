@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from llmbench.errors import SpecError
+from llmbench.errors import SpecError, did_you_mean
 from llmbench.spec import grid
 from llmbench.spec import sweep as spec_sweep
 from llmbench.spec.sweep import Axes, Protocol, Sweep
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 FLAGS = {
@@ -28,7 +28,7 @@ LENGTHS = ("batch_size", "input_len", "output_len")
 def read(path: Path | None, models: list[str] | None) -> Sweep:
     """Return the file's sweep, or one with only the models named by a flag."""
     if path is not None:
-        if models and not path.exists():
+        if models and not path.exists() and str(path) not in spec_sweep.shipped():
             raise SpecError(
                 f"sweep: {str(path)!r} is not a file. If it is part of a list, separate the values by commas: "
                 f"--batch-size 1,8."
@@ -55,6 +55,62 @@ def overridden(
     if isinstance(sweep.axes.backend, dict) and "backend" in changes:
         changes["backend"] = {name: sweep.axes.backend.get(name) for name in changes["backend"]}
     return msgspec.structs.replace(sweep, axes=msgspec.structs.replace(sweep.axes, **changes))
+
+
+def with_options(
+    sweep: Sweep, given: Sequence[str], declared: Mapping[str, Mapping[str, object]]
+) -> Sweep:
+    """Return the sweep with engine options set, each `KEY=VALUE` or `KEY=VALUE,VALUE`, for every backend that has it.
+
+    Args:
+        sweep: the sweep without them.
+        given: the options; several of one key are several values of an axis.
+        declared: the options of every backend, as `backends.options` returns them.
+
+    Raises:
+        SpecError: an option is not of that form, or no backend of the sweep has it.
+
+    """
+    if not given:
+        return sweep
+    asked = sweep.axes.backend
+    chosen = asked if isinstance(asked, dict) else dict.fromkeys(grid.words(asked))
+    backend: dict[str, dict[str, Any] | None] = {
+        name: dict(options or {}) for name, options in chosen.items()
+    }
+    values: dict[tuple[str, str], list[Any]] = {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise SpecError(f"--option: {text!r} is not of the form KEY=VALUE.")
+        having = [name for name in backend if key in declared.get(name, {})]
+        if not having:
+            known = [each for name in backend for each in declared.get(name, {})]
+            raise SpecError(
+                f"--option: {' and '.join(backend)} has no option {key!r}.{did_you_mean(key, known)} "
+                f"'llmbench backends' lists them."
+            )
+        for name in having:
+            values.setdefault((name, key), []).extend(_typed(value, declared[name][key]))
+    for (name, key), each in values.items():
+        backend[name] = {**(backend[name] or {}), key: each}
+    return msgspec.structs.replace(sweep, axes=msgspec.structs.replace(sweep.axes, backend=backend))
+
+
+def _typed(text: str, declared: object) -> list[Any]:
+    """Return the values that a text names, of the declared type where it can be read so; free text is one value."""
+    if isinstance(declared, str):
+        return [text]
+    return [_of_type(part, declared) for part in text.split(",")]
+
+
+def _of_type(text: str, declared: object) -> Any:
+    if isinstance(declared, tuple):
+        return next((value for value in declared if str(value).lower() == text.lower()), text)
+    try:
+        return int(text) if isinstance(declared, int) else float(text)
+    except ValueError:
+        return text  # refused, with what would be right, when the grid is expanded
 
 
 def with_protocol(sweep: Sweep, changes: Mapping[str, Any]) -> Sweep:

@@ -7,12 +7,14 @@ facts, and how it is measured. Host, time and order are not in it; two machines 
 from __future__ import annotations
 
 import math
+import os
 import re
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import msgspec
 
-from llmbench.spec import yaml
+from llmbench.errors import SpecError, did_you_mean
+from llmbench.spec import configs, yaml
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -206,8 +208,26 @@ class Sweep(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     protocol: Protocol = Protocol()
 
 
+def shipped() -> dict[str, Path]:
+    """Return the files of the sweeps that come with llmbench, by name."""
+    return {path.stem: path for path in sorted(configs.folder("sweeps").glob("*.yaml"))}
+
+
 def read_sweep(path: Path) -> Sweep:
-    """Read a sweep file strictly; raise SpecError with the file, the line or key, and a suggestion."""
+    """Read a sweep file strictly, or a sweep that comes with llmbench by its name.
+
+    Raises:
+        SpecError: with the file, the line or key, and a suggestion.
+
+    """
+    if path.name == str(path) and not path.suffix and not os.path.lexists(path):
+        known = shipped()
+        if str(path) not in known:
+            raise SpecError(
+                f"sweep: {str(path)!r} is neither a file nor a sweep that comes with llmbench."
+                f"{did_you_mean(str(path), known)} 'llmbench sweeps' lists them."
+            )
+        path = known[str(path)]
     return yaml.read(path, Sweep)
 
 

@@ -31,6 +31,14 @@ REMEDIES = {
 }
 """Remedies added to YAML's own error messages."""
 
+NOUNS = {
+    "int": "a whole number", "float": "a number", "str": "text", "bool": "true or false", "array": "a list",
+    "object": "a mapping", "dict": "a mapping", "list": "a list", "null": "nothing", "NoneType": "nothing",
+}  # fmt: skip
+"""The types of YAML values in words, by the names that msgspec and Python give them."""
+TYPE = re.compile(r"`([a-zA-Z| ]+)`")
+MISSING = re.compile(r"Object missing required field `(\w+)`")
+
 HALF = re.compile("[\ud800-\udfff]")
 """Half of a surrogate pair. JSON writes an emoji as two escapes, which YAML decodes separately."""
 
@@ -74,7 +82,14 @@ def decode(value: object, kind: type[T], where: str) -> T:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
         text, _, path = str(error).partition(" - at `$")
+        text = MISSING.sub(r"the key '\1' is missing", TYPE.sub(_in_words, text))
         raise SpecError(f"{where}{path.rstrip('`')}: {text[0].lower()}{text[1:]}.") from error
+
+
+def _in_words(types: re.Match[str]) -> str:
+    """Return msgspec's names of types as words, such as "a whole number or text"; anything else as it is."""
+    names = types[1].split(" | ")
+    return " or ".join(NOUNS[name] for name in names) if NOUNS.keys() >= set(names) else types[0]
 
 
 class WithoutAliases(Composer):
@@ -136,4 +151,5 @@ def _problem(error: MarkedYAMLError) -> str:
 
 
 def _noun(value: object) -> str:
-    return "nothing" if value is None else f"a {type(value).__name__}"
+    name = type(value).__name__
+    return NOUNS.get(name, f"a {name}")

@@ -45,11 +45,21 @@ OPTIONS = {
     "when": "",
     "chance": 1.0,
 }  # fmt: skip
-"""`fault` happens at `at`; `call` counts from 1, warm-up included; `when` limits it to cells, sessions or attempts,
-such as `batch_size=4,session=1`, or `batch_size>=4`, and `chance` to a share of them, drawn from the seed. Times
-are milliseconds, and those of a cell's true value. `jitter` and `session_spread` are standard deviations of their
-logarithms between calls and between sessions, so the median stays true; each session is slower than the one
-before by the share `drift`, and call k of a cell slower by `warming` * exp(-k / 30)."""
+MEANINGS = {
+    "ttft_ms": "milliseconds to the first token",
+    "tpot_ms": "milliseconds for each further token",
+    "jitter": "standard deviation of the logarithm of a call's time, within a session",
+    "session_spread": "standard deviation of the logarithm of a session's time; the median stays true",
+    "drift": "share by which each session is slower than the one before",
+    "warming": "call k of a cell is slower by warming x exp(-k / 30)",
+    "load_ms": "milliseconds that loading takes",
+    "clock": "really sleep, or move a clock of its own",
+    "fault": "what goes wrong",
+    "at": "where the fault happens",
+    "call": "the call in which it happens, counted from 1 with the warm-up",
+    "when": "only in such cells, sessions or attempts: batch_size=4,session=1 or batch_size>=4",
+    "chance": "only in this share of them, drawn from the seed",
+}
 WARMING_CALLS = 30
 
 VOCABULARY = 32_000

@@ -1,4 +1,4 @@
-"""The transformers backend: any language model of the library, with or without an encoder, on one or several devices.
+"""Hugging Face transformers: any language model of the library, with or without an encoder, on one or several devices.
 
 It times what users run, the library's own modules and caches: prefill and each decode step separately, without
 adding a synchronisation per token. Seen with transformers 5.17 to 5.19 and torch 2.11 to 2.13.
@@ -30,12 +30,11 @@ if TYPE_CHECKING:
     from llmbench.spec.sweep import Cell
 
 OPTIONS = {
-    # "default" leaves the choice to transformers; the facts record it
     "attn_implementation": ("default", "sdpa", "eager", "flash_attention_2", "flex_attention"),
     "cache": ("dynamic", "static"),
-    "compile": (False, True),  # decoding only, as in generate(); needs the static cache
+    "compile": (False, True),
     "loop": ("forward", "generate"),
-    "threads": 0,  # for CPU operators; 0 leaves the choice to torch
+    "threads": 0,
     "device_map": (
         "none",
         "auto",
@@ -45,7 +44,16 @@ OPTIONS = {
         "cpu_offload",
         "disk_offload",
     ),
-    "revision": "",  # of a hub repository: branch, tag or commit
+    "revision": "",
+}
+MEANINGS = {
+    "attn_implementation": "attention kernel; default leaves the choice to transformers, and a record has it",
+    "cache": "keys and values that grow with each token, or of a fixed size",
+    "compile": "compile the decode steps, as generate() does; needs the static cache",
+    "loop": "llmbench's own loop over the forward pass, or transformers' generate()",
+    "threads": "of CPU operators; 0 leaves the choice to torch",
+    "device_map": "place one model over several GPUs, or keep a part on the CPU or on disk",
+    "revision": "branch, tag or commit of a hub repository",
 }
 
 

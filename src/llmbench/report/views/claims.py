@@ -113,14 +113,14 @@ def _sections(
 def _overview(judged: Sequence[Judged]) -> Grid:
     claims = [each.claim for each in judged]
     says = [
-        f"{claim.claim} Predicts: {claim.predicts} ({claim.report}, {claim.date})"
+        f"{claim.claim} Predicts: {claim.predicts} Tested: {claim.tested} ({claim.report}, {claim.date})"
         for claim in claims
     ]
     return Grid(
         [
             Column("claim", [claim.id for claim in claims], "name"),
             Column("verdict", [foreign(verdict_of(each)) for each in judged], "prose"),
-            Column("says, and predicts", says, "prose"),
+            Column("says, predicts, tested", says, "prose"),
             Column("measured", list(map(_measured, judged)), "prose"),
         ]
     )
@@ -226,9 +226,10 @@ def _said(part: Part) -> str:
 
 
 def says(claim: Claim) -> Iterator[str]:
-    """Yield what a claim says and what follows from it."""
+    """Yield what a claim says, what follows from it, and the part of it that is tested."""
     yield f"{claim.claim} ({claim.title}, {claim.date})"
     yield f"predicts: {claim.predicts}"
+    yield f"tested: {claim.tested}"
 
 
 def rests_on(judged: Judged) -> Iterator[str]:
@@ -237,6 +238,8 @@ def rests_on(judged: Judged) -> Iterator[str]:
     yield f"rule: {claim.rule}"
     for name, number in claim.assumptions.items():
         yield f"assumes: {name} {_number(number.value)}: {number.why}"
+    for pair in claim.pairs:
+        yield f"published: {pair.what}: {pair.source}"
     if answer.verdict in {ClaimVerdict.NOT_MEASURED, ClaimVerdict.INCONCLUSIVE}:
         yield f"needs: {claim.needs} {settled_by(claim)}."
 
@@ -264,7 +267,8 @@ def _measured(judged: Judged) -> str:
     """Return the figures of a claim in one cell of a table; of many conditions the first of each verdict."""
     claim, answer = judged
     if answer.verdict is ClaimVerdict.NOT_MEASURED:
-        return f"Needs: {claim.needs} `llmbench claims --plan {claim.id}`, on {claim.on}."
+        plan = f" `llmbench claims --plan {claim.id}`, on {claim.on}." if claim.sweep else ""
+        return f"Needs: {claim.needs}{plan}"
     first: dict[ClaimVerdict, Part] = {}
     for part in answer.parts:
         first.setdefault(part.verdict, part)
@@ -279,7 +283,11 @@ def _measured(judged: Judged) -> str:
 def _sheet(judged: Judged) -> Iterator[dict[str, Any]]:
     """Yield a row for each condition of a claim, one without a number for a claim that has none."""
     claim, answer = judged
-    whole = {"claim": claim.id, "claim_verdict": str(answer.verdict)}
+    whole = {
+        "claim": claim.id,
+        "claim_verdict": str(answer.verdict),
+        "tested": claim.tested,
+    }
     for part in answer.parts:
         row = {**whole, **_part(part)}
         yield {
@@ -297,7 +305,7 @@ def _data(judged: Judged) -> dict[str, Any]:
         "id": claim.id,
         **{
             name: getattr(claim, name)
-            for name in ("claim", "report", "title", "date", "predicts", "rule")
+            for name in ("claim", "report", "title", "date", "predicts", "rule", "tested")
         },
         "verdict": answer.verdict,
         "in_words": verdict_of(judged),
@@ -305,6 +313,7 @@ def _data(judged: Judged) -> dict[str, Any]:
         "parts": [_part(part) for part in answer.parts],
         "notes": answer.notes,
         "assumptions": claim.assumptions,
+        "pairs": claim.pairs,
         "settled_by": settled_by(claim),
     }
 

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 COLUMNS = (
     Fact("model", "model", kind="name"),
-    Fact("batch_size", "batch", numbers.whole),
-    Fact("input_len", "in", numbers.whole),
-    Fact("output_len", "out", numbers.whole),
+    Fact("batch_size", "batch", str),
+    Fact("input_len", "in", str),
+    Fact("output_len", "out", str),
 )
 """The columns of every row; whatever else varies follows the model, or two rows would look alike."""
 FIGURES = {

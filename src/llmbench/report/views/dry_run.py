@@ -182,7 +182,7 @@ def _too_large(rows: Iterable[PlannedCell]) -> Iterator[str]:
         parts = (("weights", least.weights_bytes), ("KV", least.kv_cache_bytes))
         largest = ", ".join(f"{word} {numbers.binary(value or 0)}" for word, value in parts)
         need, have = numbers.binary(least.need_bytes or 0), numbers.binary(least.have_bytes or 0)
-        yield f"Without room: {plural(len(large), 'cell')}; the least of them needs {need} of {have} ({largest})."
+        yield f"Too large: {plural(len(large), 'cell')}; the smallest needs {need} ({largest}), and there are {have}."
 
 
 def _fact(row: PlannedCell) -> dict[str, Any]:

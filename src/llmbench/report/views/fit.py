@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 AXES = (*facts.CELL[:5], Fact("load_format", "load_format"))
 """Columns that are shown only if they vary, but for the model."""
-LENGTHS = (Fact("input_len", "in", numbers.whole), Fact("output_len", "out", numbers.whole))
+LENGTHS = (Fact("input_len", "in", str), Fact("output_len", "out", str))
 """Columns that are shown only if the output varies: else the context says the same."""
 
 FIGURES = (
-    Fact("context", "context", numbers.whole),
+    Fact("context", "context", str),
     Fact("answer", "largest batch"),
     Fact("sessions", "sessions", numbers.whole),
     Fact("beyond", "beyond it"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from functools import cache
 from typing import TYPE_CHECKING
 
 from llmbench import numbers
@@ -113,6 +115,19 @@ def _row(each: published.PublishedComparison, count: int) -> dict[str, object]:
     }
 
 
+@cache  # cached: a page asks once for each of its forms, and the files do not change
+def _in_principle() -> str:
+    """Return how many of all published figures any cell could be compared with, and by which engine."""
+    every = list(published.figures())
+    able = [figure for source, figure in every if published.in_principle(source, figure)]
+    engines = Counter(figure.engine for figure in able)
+    with_which = ", ".join(f"{count} with {engine}" for engine, count in sorted(engines.items()))
+    return (
+        f"Of all {len(every)}, {len(able)} can be compared in principle, because they state one GPU, one shape "
+        f"and an engine that runs here: {with_which}."
+    )
+
+
 def summary(figures: Sequence[published.PublishedComparison]) -> str:
     """Return how many comparisons came out how, and by which rule."""
     counts = ", ".join(
@@ -121,6 +136,6 @@ def summary(figures: Sequence[published.PublishedComparison]) -> str:
         if (number := sum(each.outcome is outcome for each in figures))
     )
     return (
-        f"{len(figures)} published figures of models measured here: {counts or 'none'}. "
+        f"{len(figures)} published figures of models measured here: {counts or 'none'}. {_in_principle()} "
         f"Reproduced: the whole 95 % interval of the ratio within {published.REPRODUCED_WITHIN:.0%}."
     )
