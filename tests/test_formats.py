@@ -42,7 +42,7 @@ def test_an_older_run_is_continued_behind_its_own_lines(bench: Bench) -> None:
     before = bench.raw()
     bench.write(axes={"batch_size": 1})
 
-    done = bench.sweep("--new-environment")
+    done = bench.sweep("--new-environment", "--add")
 
     assert done.code == 0
     assert bench.raw().startswith(before)

@@ -21,7 +21,7 @@ from llmbench.measure import probe, telemetry
 from llmbench.predict import estimate, nearest
 from llmbench.redact import command_line, redact, redact_all, shown
 from llmbench.results import anonymous, store
-from llmbench.results.record import Plan, Status
+from llmbench.results.record import Plan, Record, Status
 from llmbench.run import resume as run_resume
 from llmbench.run.plan import not_installed, plan
 from llmbench.run.progress import Screen
@@ -242,7 +242,8 @@ def _describe(
         probes=probes,
     )
     written = run.told(written)
-    if earlier and not asked.add:
+    begun = next(run.log.records(Record), None) is not None
+    if earlier and begun and not asked.add:
         run_resume.refuse_other_grid(earlier, written, run.folder)
     planned_before = any(isinstance(line, Plan) for line in run.log)
     if earlier and planned_before and run_resume.same(earlier, written):
