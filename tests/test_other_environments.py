@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import os
 import pty
@@ -15,8 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from rich.console import Console
 
 from llmbench.results.record import Status
+from llmbench.run.progress import Screen
+from make_records import make_cell, make_record, make_samples
 from sweeps import LLMBENCH, Bench, assert_complete
 
 if TYPE_CHECKING:
@@ -153,6 +158,29 @@ def test_a_sweep_that_ignores_hangups_goes_on_without_its_terminal(bench: Bench)
 
     assert code == 129
     assert [record.status for record in bench.records()] == [Status.OK] * 6
+
+
+class Gone(io.StringIO):
+    """A terminal that fails at every write."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+    def write(self, text: str) -> int:
+        raise OSError(self.number, "cannot write", text)
+
+
+def test_a_screen_goes_on_without_its_terminal_but_not_on_a_full_disk() -> None:
+    record = make_record(make_cell(), 1, make_samples([0.008], 0.005, 4))
+
+    for live in (False, True):
+        with Screen(Console(file=Gone(errno.EIO), force_terminal=live), "gone") as screen:
+            screen.note("a note")
+            screen.ended_with(record)
+        assert screen.ended == 1
+    with pytest.raises(OSError, match="cannot write"):
+        Screen(Console(file=Gone(errno.ENOSPC)), "gone").ended_with(record)
 
 
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import time
 from collections import Counter, deque
 from typing import TYPE_CHECKING, Self
@@ -15,6 +17,7 @@ from llmbench.redact import shown
 from llmbench.results.record import Status
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import TracebackType
 
     from llmbench.results.record import Record
@@ -51,7 +54,8 @@ class Screen:
     def __enter__(self) -> Self:
         """Take the terminal."""
         if self.live:
-            self.live.start()
+            with unless_hung_up():
+                self.live.start()
         return self
 
     def __exit__(
@@ -62,7 +66,8 @@ class Screen:
     ) -> None:
         """Release the terminal."""
         if self.live:
-            self.live.stop()
+            with unless_hung_up():
+                self.live.stop()
 
     def loading(self, cell: Cell, session: int) -> None:
         """Show that a worker has been started for a group."""
@@ -80,17 +85,19 @@ class Screen:
         self.counts[record.status] += 1
         self.recent.append(record)
         if not self.live:
-            self.console.print(
-                Text(f"[{self.before + self.ended}/{self.planned}] ").append_text(
-                    line(record, record.id)
-                ),
-                soft_wrap=True,
-            )
+            with unless_hung_up():
+                self.console.print(
+                    Text(f"[{self.before + self.ended}/{self.planned}] ").append_text(
+                        line(record, record.id)
+                    ),
+                    soft_wrap=True,
+                )
         self._draw()
 
     def note(self, text: str) -> None:
         """Show a notice once, above the table."""
-        self.console.print(Text(shown(text), style="yellow"), soft_wrap=True)
+        with unless_hung_up():
+            self.console.print(Text(shown(text), style="yellow"), soft_wrap=True)
 
     def more_planned(self, sessions: int, further: int) -> None:
         """Add sessions, because intervals are still too wide; up to `further` more may follow."""
@@ -112,7 +119,8 @@ class Screen:
         for status, count in sorted(self.counts.items()):
             head.append(f" {count} {status}", style=COLOURS.get(status, FAILED))
         foot = Text(f"{self.now}\nThe display pauses while a cell is timed.", style="dim")
-        self.live.update(Group(head, table, foot), refresh=True)
+        with unless_hung_up():
+            self.live.update(Group(head, table, foot), refresh=True)
 
     def _left(self) -> str:
         least = self.planned - self.before - self.ended
@@ -121,6 +129,16 @@ class Screen:
         pace_s = (time.monotonic() - self.began) / self.ended
         ends = dict.fromkeys(about(pace_s * left) for left in (least, least + self.further))
         return f", about {' to '.join(ends)} left"
+
+
+@contextlib.contextmanager
+def unless_hung_up() -> Iterator[None]:
+    """Ignore that the terminal is gone: a sweep that was told to ignore hangups measures on without it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
 
 
 def about(time_s: float) -> str:
