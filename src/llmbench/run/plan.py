@@ -73,15 +73,7 @@ def plan(sweep: Sweep, *, chip: Chip | None = None) -> Planned:
         _check_device(cells)
         warnings += [f"Not installed here: {each}" for each in not_installed(cells)]
     cells, doubles = _distinct(cells)
-    refused = {
-        cell.id: reason for cell in cells if (reason := _impossible(cell, models[cell.model]))
-    }
-    elsewhere = {name for name, model in models.items() if _only_elsewhere(model)}
-    refused |= {
-        cell.id: _without_class(cell, models[cell.model])
-        for cell in cells
-        if cell.backend == "transformers" and cell.model in elsewhere
-    }
+    refused = _refused(cells, models)
     if len(refused) == len(cells):
         raise NothingToRun(f"{sweep.name}: nothing to run; {next(iter(refused.values()))}")
     return Planned(
@@ -89,8 +81,21 @@ def plan(sweep: Sweep, *, chip: Chip | None = None) -> Planned:
         cells=cells,
         models=models,
         refused=refused,
-        warnings=warnings + doubles + _told(sweep, cells, dtypes, replaced),
+        warnings=warnings + doubles + _told(cells, dtypes, replaced),
     )
+
+
+def _refused(cells: list[Cell], models: dict[str, Model]) -> dict[str, str]:
+    """Return why cells cannot run, by id."""
+    elsewhere = {name for name, model in models.items() if _only_elsewhere(model)}
+    refused = {}
+    for cell in cells:
+        model = models[cell.model]
+        if cell.backend == "transformers" and cell.model in elsewhere:
+            refused[cell.id] = _without_class(cell, model)
+        elif reason := _impossible(cell, model):
+            refused[cell.id] = reason
+    return refused
 
 
 def _replaced(
@@ -101,6 +106,8 @@ def _replaced(
     Two cores of a Xeon with instructions for both multiplied 128 rows by 4,096 x 4,096 in 16 ms in bfloat16, and in
     61 ms in float16.
     """
+    if "auto" not in grid.words(sweep.axes.dtype):
+        return {}
     replaced = {("cpu", "float16"): ("bfloat16", "CPUs compute float16 slowly")}
     if chip is None:
         cuda = "cuda" in (device, *grid.words(sweep.axes.device))
@@ -112,14 +119,9 @@ def _replaced(
 
 
 def _told(
-    sweep: Sweep,
-    cells: list[Cell],
-    dtypes: dict[str, str],
-    replaced: dict[tuple[str, str], tuple[str, str]],
+    cells: list[Cell], dtypes: dict[str, str], replaced: dict[tuple[str, str], tuple[str, str]]
 ) -> list[str]:
     """Return which models are measured in another dtype than their checkpoint's, and why."""
-    if "auto" not in grid.words(sweep.axes.dtype):
-        return []
     told = []
     for (device, checkpoint), (dtype, why) in replaced.items():
         here = {cell.model for cell in cells if cell.device == device}

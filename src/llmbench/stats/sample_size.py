@@ -4,7 +4,7 @@ A rule that stops a cell as soon as its interval is narrow selects lucky varianc
 95 % at a true spread of 2 %, and 37 % at 5 %. So all cells get one number of sessions, from the variance that all of
 them share in the first stage (C. Stein, "A two-sample test for a linear hypothesis whose power is independent of the
 variance", Annals of Mathematical Statistics 16 (1945)). No cell's own luck decides, and its interval stays Student's
-over all its sessions. `scripts/bench-compare stopping` simulates it; `coverage` runs it.
+over all its sessions. `scripts/bench-compare coverage` holds the real command against a known true value.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 FEWEST_FREEDOM = 20
-"""Degrees of freedom of a variance that may end a sweep early: ten cells of three sessions. With eight, cells that
-ended early at a true spread of 3 % covered 91 %."""
+"""Degrees of freedom of a variance that may end a sweep early: ten cells of three sessions. With eight degrees, cells
+that ended early at a true spread of 3 % covered 91 %."""
 
 
 MOST = 100

@@ -79,7 +79,7 @@ class FakeEngine:
     def __init__(self, job: Job) -> None:
         """Read the script from the cells' options, and spend the scripted time loading."""
         first = job.cells[0]
-        self.job, self.cell, self.calls = job, first, 0
+        self.job, self.cell, self.calls, self.slower = job, first, 0, 1.0
         self.script: dict[str, Any] = {
             key: value[0] if isinstance(value, tuple) else value for key, value in OPTIONS.items()
         }
@@ -107,7 +107,7 @@ class FakeEngine:
 
     def prepare(self, cell: Cell) -> None:
         """Begin a cell."""
-        self.cell, self.calls = cell, 0
+        self.cell, self.calls, self.slower = cell, 0, self._slower()
         self._fail_at("prepare")
 
     def generate(self, prompts: Sequence[Sequence[int]], output_len: int) -> list[list[int]]:
@@ -147,14 +147,15 @@ class FakeEngine:
         """End, or fail if the script says so."""
         self._fail_at("exit")
 
+    def _slower(self) -> float:
+        """Return how many times slower this session of the cell is than the script says."""
+        spread = self.script["session_spread"] * self._of_session().gauss(0, 1)
+        return math.exp(spread + (self.job.session - 1) * math.log1p(self.script["drift"]))
+
     def _milliseconds(self) -> tuple[float, float]:
         """Return this call's time to the first token and between tokens."""
-        script, job = self.script, self.job
-        factor = math.exp(
-            script["jitter"] * float(self.rng.standard_normal())
-            + script["session_spread"] * self._of_session().gauss(0, 1)
-            + (job.session - 1) * math.log1p(script["drift"])
-        )
+        script = self.script
+        factor = self.slower * math.exp(script["jitter"] * float(self.rng.standard_normal()))
         factor *= 1 + script["warming"] * math.exp(-(self.calls - 1) / WARMING_CALLS)
         if self._fault_is("trend"):
             factor *= 1 + 0.05 * self.calls
