@@ -8,6 +8,7 @@ seconds: each figure stands over another one of the same machine and the same mi
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 import os
@@ -61,6 +62,9 @@ class NoFigure(Exception):  # noqa: N818 - it is no error of the program's
 
 PAIRS = 6
 """Pairs of model copies for each shape: the replicates, because two copies of one model differ by where they lie."""
+WARM_UP_TURNS, FEWEST_TURNS, MOST_TURNS = 2, 4, 15
+PAIR_S = 3.0
+"""The seconds after which a pair takes no further turn, so that all shapes are done in a few minutes."""
 WITHIN = 1.02
 
 
@@ -82,7 +86,8 @@ def truth() -> Iterator[Line]:
     for dtype, hidden, batch_size in itertools.product(
         ("float32", "bfloat16"), (256, 512, 1024), (1, 8)
     ):
-        pairs = [_pair(dtype, hidden, batch_size, ours_first=not n % 2) for n in range(PAIRS)]
+        template = _by_users(hidden, dtype)  # to copy it is faster than to draw its weights again
+        pairs = [_pair(template, dtype, batch_size, ours_first=not n % 2) for n in range(PAIRS)]
         for name in Times._fields:
             ratios, noise = ([getattr(each[side], name) for each in pairs] for side in (0, 1))
             ours[name] += ratios
@@ -106,16 +111,16 @@ def _beside(ratios: list[float], noise: list[float]) -> str:
     return f"{texts[0]}, by hand against by hand {texts[1]}"
 
 
-def _pair(dtype: str, hidden: int, batch_size: int, *, ours_first: bool) -> tuple[Times, Times]:
+def _pair(template: Any, dtype: str, batch_size: int, *, ours_first: bool) -> tuple[Times, Times]:
     """Make new copies, in this order, and let them take turns; return ours over by hand, and by hand over by hand."""
-    early = [] if ours_first else [_by_users(hidden, dtype) for _ in range(2)]
-    cell, loop = _transformers_loop(dtype, hidden, batch_size)
-    copies = early or [_by_users(hidden, dtype) for _ in range(2)]
+    early = [] if ours_first else [copy.deepcopy(template) for _ in range(2)]
+    cell, loop = _transformers_loop(dtype, template.config.hidden_size, batch_size)
+    copies = early or [copy.deepcopy(template) for _ in range(2)]
     for model in copies:
         model.load_state_dict(loop.engine._model.state_dict())  # type: ignore[attr-defined]  # noqa: SLF001
-    turns = 6 if hidden * batch_size > 2048 else 15
     times: list[list[Times]] = [[], [], []]
-    for turn in range(turns + 2):
+    start = time.perf_counter()
+    for turn in range(WARM_UP_TURNS + MOST_TURNS):
         prompts = loop.workload("iteration", turn)
         for number in (turn % 3, (turn + 1) % 3, (turn + 2) % 3):
             took = (
@@ -123,8 +128,10 @@ def _pair(dtype: str, hidden: int, batch_size: int, *, ours_first: bool) -> tupl
                 if number == 2
                 else _by_hand(copies[number], prompts, cell.output_len)
             )
-            if turn >= 2:  # the first turns warm up
+            if turn >= WARM_UP_TURNS:
                 times[number].append(took)
+        if len(times[2]) >= FEWEST_TURNS and time.perf_counter() - start > PAIR_S:
+            break
     one, other, mine = (
         [statistics.median(column) for column in zip(*each, strict=True)] for each in times
     )
