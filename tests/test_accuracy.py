@@ -17,7 +17,7 @@ from llmbench.results import accuracy, lines, store
 from llmbench.results.prediction import Prediction
 
 RESULTS = Path(__file__).parents[1] / "results"
-RUN = RESULTS / "2026-11-23-xeon-2cpu-cpu-7b"
+RUN = RESULTS / "2026-11-30-xeon-2cpu-cpu-7b"
 
 
 @pytest.fixture

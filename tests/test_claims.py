@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 RESULTS = Path(__file__).parents[1] / "results"
-SMALL = str(RESULTS / "2026-11-23-xeon-2cpu-cpu-small")
+SMALL = str(RESULTS / "2026-11-30-xeon-2cpu-cpu-small")
 
 ARITHMETIC = {
     "training-price-per-parameter": ClaimVerdict.MIXED,
@@ -194,7 +194,7 @@ def test_json_carries_cells_and_both_ends(capsys: pytest.CaptureFixture[str]) ->
     assert code == 0
     assert found["verdict"] == "supported"
     assert found["parts"][0]["low"] < found["parts"][0]["value"] < found["parts"][0]["high"]
-    assert found["parts"][0]["cells"][0]["run"] == "2026-11-23-xeon-2cpu-cpu-small"
+    assert found["parts"][0]["cells"][0]["run"] == "2026-11-30-xeon-2cpu-cpu-small"
 
 
 def test_markdown_is_one_table(capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,9 +25,9 @@ from llmbench.results import store
 from make_records import make_cell, make_plan, make_record, make_samples
 
 RESULTS = Path(__file__).parents[1] / "results"
-SMALL = RESULTS / "2026-11-23-xeon-2cpu-cpu-small"
-CPU_7B = RESULTS / "2026-11-23-xeon-2cpu-cpu-7b"
-TIERS = RESULTS / "2026-11-26-xeon-2cpu-claims-cpu-tiers"
+SMALL = RESULTS / "2026-11-30-xeon-2cpu-cpu-small"
+CPU_7B = RESULTS / "2026-11-30-xeon-2cpu-cpu-7b"
+TIERS = RESULTS / "2026-11-30-xeon-2cpu-claims-cpu-tiers"
 T = {1: 12.706205, 2: 4.302653}
 """The 97.5 % quantile of Student's t, from a printed table."""
 HOUR_USD = 0.10

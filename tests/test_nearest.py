@@ -17,7 +17,7 @@ from llmbench.results.prediction import Prediction
 from llmbench.spec.sweep import Cell, Protocol
 
 RESULTS = Path(__file__).parents[1] / "results"
-CPU_SMALL = RESULTS / "2026-11-23-xeon-2cpu-cpu-small"
+CPU_SMALL = RESULTS / "2026-11-30-xeon-2cpu-cpu-small"
 WITHIN, SHARE = 2.0, 0.75
 """The promise: this share of cells is predicted within this factor, of TTFT and TPOT alike."""
 CELL = Cell(

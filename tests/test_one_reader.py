@@ -11,7 +11,7 @@ from llmbench import cli, files
 from llmbench.results import store
 from make_records import write
 
-REAL = Path(__file__).parents[1] / "results" / "2026-11-26-xeon-2cpu-quickstart"
+REAL = Path(__file__).parents[1] / "results" / "2026-11-30-xeon-2cpu-quickstart"
 
 COMMANDS = (
     ("table", "RUN"),

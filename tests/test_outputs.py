@@ -36,15 +36,15 @@ LINES_SHOWN = 80
 """Of a difference; the rest can be seen with `scripts/fix` and `git diff`."""
 
 RUNS = {
-    "seven": "results/2026-11-23-xeon-2cpu-cpu-7b",
-    "small": "results/2026-11-23-xeon-2cpu-cpu-small",
-    "older": "results/2026-11-23-xeon-2cpu-quickstart",
-    "quick": "results/2026-11-26-xeon-2cpu-quickstart",
-    "engines": "results/2026-11-26-xeon-2cpu-cpu-engines",
-    "claims": "results/2026-11-26-xeon-2cpu-claims-cpu",
-    "context": "results/2026-11-26-xeon-2cpu-claims-cpu-context",
-    "edge": "results/2026-11-26-xeon-2cpu-claims-cpu-edge",
-    "tiers": "results/2026-11-26-xeon-2cpu-claims-cpu-tiers",
+    "seven": "results/2026-11-30-xeon-2cpu-cpu-7b",
+    "small": "results/2026-11-30-xeon-2cpu-cpu-small",
+    "older": "tests/golden/protocol-1-november-23",
+    "quick": "results/2026-11-30-xeon-2cpu-quickstart",
+    "engines": "results/2026-11-30-xeon-2cpu-cpu-engines",
+    "claims": "results/2026-11-30-xeon-2cpu-claims-cpu",
+    "context": "results/2026-11-30-xeon-2cpu-claims-cpu-context",
+    "edge": "results/2026-11-30-xeon-2cpu-claims-cpu-edge",
+    "tiers": "results/2026-11-30-xeon-2cpu-claims-cpu-tiers",
     "failed": "tests/golden/format-1",
     "newer": "tests/golden/format-2",
 }

@@ -20,8 +20,8 @@ from pages import Page, claims_of, told
 from pages import drawn as as_page
 
 RESULTS = Path(__file__).parents[1] / "results"
-SMALL = str(RESULTS / "2026-11-23-xeon-2cpu-cpu-small")
-BIG = str(RESULTS / "2026-11-23-xeon-2cpu-cpu-7b")
+SMALL = str(RESULTS / "2026-11-30-xeon-2cpu-cpu-small")
+BIG = str(RESULTS / "2026-11-30-xeon-2cpu-cpu-7b")
 PRICE = ("--usd-per-hour", "0.1")
 
 
@@ -65,7 +65,7 @@ def test_every_claim_has_its_section_and_the_verdict_of_the_other_formats(capsys
 def test_the_page_says_what_was_held_against_and_at_which_price() -> None:
     found = page_of(SMALL, *PRICE)
 
-    assert "Held against 2026-11-23-xeon-2cpu-cpu-small." in found.text
+    assert "Held against 2026-11-30-xeon-2cpu-cpu-small." in found.text
     assert "$0.1 an hour of the machine, as given" in found.text
 
 

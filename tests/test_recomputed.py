@@ -86,7 +86,7 @@ def test_a_table_says_what_its_lines_say(run: str) -> None:
 
 @pytest.mark.parametrize(
     ("run", "by"),
-    [("2026-11-26-xeon-2cpu-cpu-engines", "backend"), ("2026-11-26-xeon-2cpu-quickstart", "model")],
+    [("2026-11-30-xeon-2cpu-cpu-engines", "backend"), ("2026-11-30-xeon-2cpu-quickstart", "model")],
 )
 @pytest.mark.parametrize("metric", ["e2e_s", "ttft_s", "tpot_s", "output_tok_s"])
 def test_a_ratio_is_that_of_paired_sessions(run: str, by: str, metric: str) -> None:

@@ -183,7 +183,7 @@ def _times(
 ) -> nearest.Times | None:
     """Return the times of a cell by a probe, else by the nearest measured cell, else by a datasheet.
 
-    A probe's are the most accurate: 98 % of TTFT and 80 % of TPOT in results/2026-11-26-* are within a factor of 1.5.
+    A probe's are the most accurate: 98 % of TTFT and 80 % of TPOT in results/2026-11-30-* are within a factor of 1.5.
     """
     past = None if pace.probed else nearest.times(cell, place.past)
     if past or pace.speeds is None:
