@@ -140,8 +140,8 @@ def test_the_month_of_a_copilot() -> None:
 
     by_hand = interval(usd)
     assert found.figure == pytest.approx(by_hand, rel=1e-6)
-    assert by_hand[2] < 30
-    assert found.verdict is ClaimVerdict.SUPPORTED
+    assert by_hand[1] > 30
+    assert found.verdict is ClaimVerdict.INCONCLUSIVE  # batch 1 is not the frontier of batch sizes
 
 
 def test_the_gpus_that_hold_train_and_serve_gpt_3(tmp_path: Path) -> None:
@@ -198,8 +198,8 @@ def test_a_level_down_at_each_sessions_own_rate() -> None:
     found = part(answered("tiered-memory", TIERS), "llama-7b")
 
     by_hand = interval(shares)
-    assert by_hand == pytest.approx((0.841, 0.663, 1.066), abs=0.001)
-    assert by_hand[1] < 1 / 1.5 < by_hand[2]
+    assert by_hand == pytest.approx((0.836, 0.802, 0.871), abs=0.001)
+    assert by_hand[2] < 1  # faster than the level was read before: that rate is no ceiling
     assert found.figure == pytest.approx(by_hand, rel=1e-6)
     assert found.verdict is ClaimVerdict.INCONCLUSIVE
 

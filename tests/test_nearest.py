@@ -128,7 +128,7 @@ def test_a_damaged_run_teaches_nothing_and_stops_nothing(tmp_path: Path) -> None
 
 
 def test_the_times_are_those_of_the_file() -> None:
-    name = "pythia-70m-transformers-bfloat16-b1-i512-o16-acbed61bd6"
+    name = "pythia-70m-transformers-bfloat16-b1-i512-o16-138d2a4259"
     lines = [json.loads(line) for line in (CPU_SMALL / store.RECORDS).read_text().splitlines()]
     firsts = [
         [sample["token_ns"][0][0] for sample in line["outcome"]["samples"]]

@@ -172,7 +172,7 @@ class Tally:
 
     def _take_warnings(self, record: RecordedSession) -> bool:
         """Count the warnings of a valid session; return whether one tells of other work on the machine."""
-        codes = {finding.code for finding in record.warnings}
+        codes = list(dict.fromkeys(finding.code for finding in record.warnings))
         self.verdicts["warned"] += 1
         self.warnings.setdefault(record.id, Counter()).update(codes)
         for finding in record.warnings:
