@@ -251,7 +251,7 @@ def test_a_refusal_writes_no_page(capsys: Any) -> None:
 
     code = cli.run(["compare", *runs, "--format", "html"])
 
-    assert code == 2
+    assert code == 5
     assert "from the machine instead of the change" in capsys.readouterr().err
     assert not Path("compare.html").exists()
 
