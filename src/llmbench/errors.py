@@ -45,6 +45,10 @@ class ExitCode(IntEnum):
     REFUSED = 5
 
 
+MEASURED = (ExitCode.DONE, ExitCode.NEGATIVE, ExitCode.INCOMPLETE)
+"""How a sweep ends that has measured what it could; its records say what is wrong with them."""
+
+
 class LlmbenchError(Exception):
     """An error that the user can fix; its message is one line: where, what, what instead."""
 

@@ -16,7 +16,7 @@ import numpy as np
 from llmbench import compare, interpreter
 from llmbench.compare import sides
 from llmbench.compare.confounds import MARGIN, CompareOptions
-from llmbench.errors import RunError
+from llmbench.errors import MEASURED, RunError
 from llmbench.results import metrics, store
 from llmbench.results.aggregate import DISTURBING
 from llmbench.results.record import Record, Status
@@ -131,7 +131,7 @@ def _swept(folder: Path, text: str) -> Log:
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, env=os.environ | interpreter.SAFE
     )
-    if done.returncode not in (0, 3):
+    if done.returncode not in MEASURED:
         raise RunError(
             f"audit: a sweep of the fake engine ended with {done.returncode}: {done.stderr.strip()}"
         )

@@ -10,7 +10,7 @@ from rich.console import Console
 from llmbench import report, selftest
 from llmbench.commands.options import Format, Output, tell
 from llmbench.commands.table import show_table
-from llmbench.errors import ExitCode, SpecError
+from llmbench.errors import MEASURED, ExitCode, SpecError
 from llmbench.parity import verdicts
 from llmbench.redact import shown
 from llmbench.report.views import audit as views_audit
@@ -58,7 +58,7 @@ def command(
             if sweep.is_dir()
             else run_sweep.measured_anew(sweep, "audits", SESSIONS, show_table)
         )
-        if code not in (0, run_sweep.COMPLETED_WITH_FAILURES):
+        if code not in MEASURED:
             return code
         checked = list(selftest.of_a_run(store.read(run, tell=tell), shown(str(run))))
     destination.write(views_audit.document(checked))

@@ -16,6 +16,12 @@ from llmbench.run import forecast
 from llmbench.run import sweep as run_sweep
 from llmbench.spec import overrides
 
+EXIT_CODES = (
+    "Exit codes: 0 if every planned session is valid, 1 if the numbers have to be measured again, because every "
+    "interval is wider than its value or other work disturbed every cell; 2 after a mistake, 3 if sessions failed, 4 if "
+    "a record could not be written, 129, 130 or 143 if a signal ended it."
+)
+
 
 def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
     sweep: Annotated[

@@ -14,6 +14,7 @@ from llmbench.report.views import predicted as views_predicted
 from llmbench.report.views import table as views_table
 from llmbench.results import metrics as known
 from llmbench.results import store, table
+from llmbench.results.trust import Trust
 
 
 def command(
@@ -54,6 +55,8 @@ def command(
         destination.write(views_table.document(built))
 
 
-def show_table(folder: Path, console: Console) -> None:
-    """Show a run as a table on a console."""
-    report.show(views_table.document(table.build(store.read(folder))), stream=console.file)
+def show_table(folder: Path, console: Console) -> Trust | None:
+    """Show a run as a table on a console, and return how far its numbers can be trusted."""
+    built = table.build(store.read(folder))
+    report.show(views_table.document(built), stream=console.file)
+    return built.trust

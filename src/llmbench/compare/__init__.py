@@ -14,6 +14,7 @@ from llmbench.compare import confounds
 from llmbench.compare.match import compared_sessions, in_both, match
 from llmbench.compare.sides import levels
 from llmbench.errors import NotComparable
+from llmbench.results.aggregate import DISTURBED_SHARE
 from llmbench.stats import effects
 from llmbench.stats.intervals import moments
 from llmbench.stats.overall import Overall, overall, residuals
@@ -31,10 +32,6 @@ if TYPE_CHECKING:
 
 Words: TypeAlias = "dict[effects.Verdict, str]"
 
-
-DISTURBED_SHARE = 0.5
-"""If more than this share of sessions ran while other processes were busy, those may explain a difference between
-runs. Tiny models ran ten times slower on a crowded machine, with a warning on every session."""
 
 BUSY = (
     "Cells are not called different if most of their sessions ran while other processes were busy; measure "
