@@ -124,7 +124,7 @@ def aside(folder: Path) -> bytes:
 
 COMMANDS: tuple[tuple[str, ...], ...] = (
     ("table", "RUN"),
-    ("table", "RUN", "--format", "json", "--metrics", "all"),
+    ("table", "RUN", "--format", "json", "--metric", "all"),
     ("table", "RUN", "--format", "csv"),
     ("table", "RUN", "--format", "markdown"),
     ("table", "RUN", "--predicted"),

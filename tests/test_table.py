@@ -556,7 +556,7 @@ def test_a_folder_that_is_not_a_run_exits_2_with_one_line(tmp_path: Path) -> Non
 
 
 def test_an_unknown_metric_exits_2_and_says_which_was_meant() -> None:
-    done = llmbench("table", GOLDEN, "--metrics", "tpot_ms")
+    done = llmbench("table", GOLDEN, "--metric", "tpot_ms")
 
     assert done.returncode == 2
     assert "unknown metric 'tpot_ms'. Did you mean 'tpot_s'?" in done.stderr

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from llmbench import compare, report
-from llmbench.commands.options import Format, Output, tell, without_collection
+from llmbench.commands.options import Format, Output, completed, tell, without_collection
 from llmbench.compare import confounds, sides
 from llmbench.errors import ExitCode, SpecError, did_you_mean
 from llmbench.machine import calibration, info
@@ -43,7 +43,14 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
             metavar="BASELINE [CANDIDATE]...", help="Folders of runs, or one with --by."
         ),
     ],
-    metric: Annotated[str, typer.Option(metavar="KEY", help="Metric to compare.")] = "e2e_s",
+    metric: Annotated[
+        str,
+        typer.Option(
+            metavar="KEY",
+            autocompletion=completed(lambda: metrics.BY_KEY),
+            help="Metric to compare.",
+        ),
+    ] = "e2e_s",
     by: Annotated[
         str | None,
         typer.Option(metavar="FACTOR", help="Compare inside one run: backend, dtype, model, ..."),
@@ -69,7 +76,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
     output: Output = None,
 ) -> int:
     """Say what is slower, faster or the same, cell by cell."""
-    (chosen,) = metrics.named([metric], "--metric")
+    (chosen,) = metrics.named([metric])
     by = BY_HEAD.get(by or "", by)
     failing = verdicts(fail_on)
     destination = report.destination("compare", format, output)

@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from llmbench import report
-from llmbench.commands.options import Format, Output, Run, tell, without_collection
+from llmbench.commands.options import Format, Output, Run, completed, tell, without_collection
 from llmbench.errors import SpecError
 from llmbench.report.views import predicted as views_predicted
 from llmbench.report.views import table as views_table
@@ -21,7 +21,12 @@ def command(
     run: Run,
     metrics: Annotated[
         str | None,
-        typer.Option("--metrics", metavar="KEY,...", help="Show these metrics, or `all`."),
+        typer.Option(
+            "--metric",
+            metavar="KEY,...",
+            autocompletion=completed(lambda: known.BY_KEY),
+            help="Show these metrics, or `all`. [default: times, output and memory]",
+        ),
     ] = None,
     predicted: Annotated[
         bool,
@@ -34,7 +39,7 @@ def command(
 ) -> None:
     """Show a run as a table."""
     if predicted and metrics is not None:
-        raise SpecError("--metrics: --predicted shows its own columns; leave one of them out.")
+        raise SpecError("--metric: --predicted shows its own columns; leave one of them out.")
     if metrics is None:
         chosen = None
     elif metrics.strip() == "all":
