@@ -99,10 +99,20 @@ class Unsupported(Exception):  # noqa: N818 - reads as the sentence it is
     """The installed engine cannot run this; the message says what can."""
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return " Did you mean 'x'?" for the nearest known word, else the list of known words."""
+MOST_NAMED, NEAREST = 12, 5
+"""Known words that a message lists, and of more the nearest."""
+
+
+def did_you_mean(word: str, known: Iterable[str], listed_by: str = "") -> str:
+    """Return " Did you mean 'x'?" for near words, else the known ones, of many the nearest and the command that lists all."""
     words = sorted(known)
-    near = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
-    if near:
-        return f" Did you mean {near[0]!r}?"
-    return f" Known: {', '.join(words)}." if words else ""
+    begun = [each for each in words if word and each.startswith(word)]
+    alike = begun or difflib.get_close_matches(word, words, n=1, cutoff=0.6)
+    if 0 < len(alike) <= NEAREST:
+        *others, last = map(repr, alike)
+        return f" Did you mean {', '.join(others)}{' or ' if others else ''}{last}?"
+    if len(words) <= MOST_NAMED:
+        return f" Known: {', '.join(words)}." if words else ""
+    near = alike[:NEAREST] or difflib.get_close_matches(word, words, n=NEAREST, cutoff=0.0)
+    all_of_them = f"; {listed_by!r} lists all" if listed_by else ""
+    return f" Nearest of {len(words)}: {', '.join(near)}{all_of_them}."

@@ -114,7 +114,7 @@ def of_a_run(log: Log, name: str) -> Iterator[Checked]:
         if not len(halves.ratio):
             raise RunError(
                 f"{name}: no cell has two valid sessions in odd and two in even rounds; "
-                "measure with --sessions 4 or more."
+                "measure with llmbench sweep --sessions 4 or more."
             )
         label = metrics.BY_KEY[key].label
         yield _differing(f"A/A: odd against even rounds, {label}", halves, most=0)

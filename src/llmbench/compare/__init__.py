@@ -35,7 +35,7 @@ Words: TypeAlias = "dict[effects.Verdict, str]"
 
 BUSY = (
     "Cells are not called different if most of their sessions ran while other processes were busy; measure "
-    "them again on a quiet machine, or measure both sides in one sweep and use --by."
+    "them again on a quiet machine, or measure both sides in one sweep and use llmbench compare --by."
 )
 ALONE = (
     "A cell with a single session on either side is never called different, because one session does not "

@@ -79,7 +79,7 @@ def refuse(baseline: Side, candidate: Side, matched: Match, asked: CompareOption
 
 
 def _refuse_other_machine(where: str, baseline: Plan | None, candidate: Plan | None) -> None:
-    allow = "Use --cross-machine to compare them anyway."
+    allow = "llmbench compare --cross-machine compares them anyway."
     if baseline is None or candidate is None:
         raise NotComparable(f"{where}: one run does not name its machine. {allow}")
     here, there = info.kind(baseline.machine), info.kind(candidate.machine)
@@ -152,7 +152,7 @@ def _of_separate_runs(baseline: Side, candidate: Side) -> Iterator[str]:
         return
     yield (
         "The runs were made at different times: a difference may come from the machine's state instead of the "
-        "change. To rule that out, measure both in one sweep and compare with --by."
+        "change. To rule that out, measure both in one sweep and use llmbench compare --by."
     )
     if baseline.plan and candidate.plan:
         here, there = baseline.plan.machine, candidate.plan.machine

@@ -301,5 +301,5 @@ def _refuse_shared(planned: Planned, asked: SweepOptions) -> None:
     if others := gpu.others({os.getpid()}):
         raise RunError(
             f"the GPU is in use by process {', '.join(map(str, others))}. "
-            "Wait until it ends, or measure anyway with --allow-shared."
+            "Wait until it ends, or measure anyway with llmbench sweep --allow-shared."
         )
