@@ -75,9 +75,13 @@ def test_the_most_sessions_are_told_beside_the_fewest(bench: Bench) -> None:
 
     least_s = facts["sweep_s"]
     assert (facts["sessions"], facts["max_sessions"]) == (2, 8)
-    few, many = (f"with 2 sessions of each cell, up to {most} with 8" for most in (dry_run.seconds(4 * least_s), f"${least_s / 250:,.2f}"))
-    assert f"Time: about {dry_run.seconds(least_s)} {few}.\n" in text
-    assert f"Cost: about ${least_s / 1000:,.2f} {many}, at 1 x $3.6 a GPU-hour, as given.\n" in text
+    def by_count(least: str, most: str) -> str:
+        return f"{least} with 2 sessions of each cell, up to {most} with 8"
+
+    times = by_count(dry_run.seconds(least_s), dry_run.seconds(4 * least_s))
+    usd = by_count(f"${least_s / 1000:,.2f}", f"${least_s / 250:,.2f}")
+    assert f"Time: about {times}.\n" in text
+    assert f"Cost: about {usd}, at 1 x $3.6 a GPU-hour, as given.\n" in text
     assert "2 to 8 sessions (as many as intervals of ±1.5% take) each." in text
     assert "first 2 sessions  cell" in text
 

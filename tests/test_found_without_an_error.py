@@ -248,8 +248,10 @@ def test_a_shell_completes_values_and_loads_no_engine(words: str, expected: str)
     }
     code = (
         "import atexit, sys\n"
-        "atexit.register(lambda: print(*{'torch', 'transformers', 'vllm'} & set(sys.modules), file=sys.stderr, end=''))\n"
-        "from llmbench.cli import main\nmain()"
+        "engines = {'torch', 'transformers', 'vllm'}\n"
+        "atexit.register(lambda: print(*engines & set(sys.modules), file=sys.stderr, end=''))\n"
+        "from llmbench.cli import main\n"
+        "main()"
     )
 
     done = subprocess.run(

@@ -104,7 +104,7 @@ MOST_NAMED, NEAREST = 12, 5
 
 
 def did_you_mean(word: str, known: Iterable[str], listed_by: str = "") -> str:
-    """Return " Did you mean 'x'?" for near words, else the known ones, of many the nearest and the command that lists all."""
+    """Return " Did you mean 'x'?" for near words, else the known ones: of many the nearest, and what lists all."""
     words = sorted(known)
     begun = [each for each in words if word and each.startswith(word)]
     alike = begun or difflib.get_close_matches(word, words, n=1, cutoff=0.6)

@@ -30,8 +30,8 @@ from llmbench.spec.sweep import Axes, Protocol
 
 EXIT_CODES = (
     "Exit codes: 0 if every planned session is valid, 1 if the numbers have to be measured again, because every "
-    "interval is wider than its value or other work disturbed every cell; 2 after a mistake, 3 if sessions failed, 4 if "
-    "a record could not be written, 129, 130 or 143 if a signal ended it."
+    "interval is wider than its value or other work disturbed every cell; 2 after a mistake, 3 if sessions failed, 4 "
+    "if a record could not be written, 129, 130 or 143 if a signal ended it."
 )
 KEYS = spec_example.defaults(Axes) | spec_example.defaults(Protocol)
 

@@ -1,7 +1,7 @@
-"""Whether vLLM has room for a cell, which takes a share of each GPU's memory at the start and keeps the rest of it free.
+"""Whether vLLM, which takes a share of each GPU's memory at the start, has room for a cell.
 
-Weights and a context come first, and what is left holds keys and values. The peak of vLLM's own profiling is not
-modelled: the real room is smaller, so that a cell that does not fit here fits nowhere.
+Weights and a context come first, and what is left of the share holds keys and values. The peak of vLLM's own
+profiling is not modelled: the real room is smaller, and a cell that does not fit here does not fit there.
 """
 
 from __future__ import annotations

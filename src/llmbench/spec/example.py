@@ -18,14 +18,14 @@ MEANINGS = {
     "why": "one sentence that says why you measure this; printed with every table",
     "axes": "what to measure; each value may be a list, and the grid is the product of all",
     "protocol": "how to measure",
-    "model": "a name of the catalogue (llmbench models), NAME@tiny or NAME@small for a scaled-down copy, a local folder, "
-    "or a hub id",
+    "model": "a name of the catalogue (llmbench models), NAME@tiny or NAME@small for a scaled-down copy, a local "
+    "folder, or a hub id",
     "backend": "names of engines (llmbench backends), or a mapping from each name to its options",
-    "dtype": "float32, bfloat16, float16 (or fp32, bf16, fp16), or auto: the dtype that the checkpoint or the catalogue "
-    "states, with float16 for bfloat16 on a GPU without it, and bfloat16 for float16 on a CPU",
+    "dtype": "float32, bfloat16, float16 (or fp32, bf16, fp16), or auto: the dtype that the checkpoint or the "
+    "catalogue states, with float16 for bfloat16 on a GPU without it, and bfloat16 for float16 on a CPU",
     "device": "cpu, cuda, or auto, which takes the GPU if there is one",
-    "load_format": "dummy for random weights, safetensors for real ones, or auto: safetensors for a folder or a hub id, "
-    "else dummy",
+    "load_format": "dummy for random weights, safetensors for real ones, or auto: safetensors for a folder or a hub "
+    "id, else dummy",
     "prompts": "synthetic draws random token ids; a file name cuts prompts from that text",
     "batch_size": "sequences at once",
     "input_len": "tokens of each prompt",
@@ -37,10 +37,10 @@ MEANINGS = {
     "max_iterations": "the maximum",
     "min_time_s": "the minimum time that the iterations of a session take together",
     "warmup": "the minimum number of warm-up calls; fewer than three show no trend (warning warmup_too_short)",
-    "warmup_within": "the warm-up ends when its later calls are faster than its earlier ones by at most this share, or "
-    "by no more than noise explains",
-    "warmup_budget_s": "the time after which it ends in any case; if the calls clearly still got faster, the record has "
-    "the warning warmup_not_converged",
+    "warmup_within": "the warm-up ends when its later calls are faster than its earlier ones by at most this "
+    "share, or by no more than noise explains",
+    "warmup_budget_s": "the time after which it ends in any case; if the calls clearly still got faster, the record "
+    "has the warning warmup_not_converged",
     "cool_down_s": "the pause after an iteration that heat or power slowed down",
     "seed": "the seed of prompts, random weights and the order of cells",
     "isolation": "group serves all cells of one loaded engine in one process; cell gives each cell its own process",
@@ -67,7 +67,8 @@ PLAIN = re.compile(r"(?!(?:true|false|null)$)[A-Za-z][\w@.-]*")
 """Text that YAML reads as text without quotes."""
 HEAD = """\
 # Every key of a sweep file at its default. Only name and axes.model are required.
-# Lengths and batch sizes take 1, [1, 8, 64], or a range: 1-64*2 doubles, 128-1024+128 adds. 'llmbench sweep FILE' runs it."""
+# Lengths and batch sizes take 1, [1, 8, 64], or a range: 1-64*2 doubles, 128-1024+128 adds.
+# 'llmbench sweep FILE' measures it, and with --dry-run shows its cells first."""
 
 
 def defaults(kind: type[msgspec.Struct]) -> dict[str, object]:
