@@ -61,8 +61,8 @@ MEANINGS = {
 
 GIVEN = {"name": "example", "why": "Show every key of a sweep file.", "model": "llama-7b@tiny"}
 """Values of the example where a key has no default, or an empty one."""
-MOST_CHOICES = 8
-"""More values of an option than this are left to 'llmbench backends'."""
+MOST_OTHERS = 8
+"""Other values of an option that are listed; of more, 'llmbench backends NAME' has all."""
 PLAIN = re.compile(r"(?!(?:true|false|null)$)[A-Za-z][\w@.-]*")
 """Text that YAML reads as text without quotes."""
 HEAD = """\
@@ -105,12 +105,16 @@ def _keys(
             for name in sorted(declared, key=lambda name: name != default):
                 sign = "" if name == default else "# "
                 yield f"{indent}  {sign}{name}:"
-                for option, choices in declared[name].items():
-                    first = choices[0] if isinstance(choices, tuple) else choices
-                    meaning = meanings.get(name, {}).get(option, "")
-                    if isinstance(choices, tuple) and len(choices) <= MOST_CHOICES:
-                        meaning = f"{meaning}; or {', '.join(map(spelled, choices[1:]))}"
-                    yield f"{indent}  {sign}  {option}: {spelled(first)}  # {meaning}"
+                lines = _options(declared[name], meanings[name])
+                yield from (f"{indent}  {sign}  {line}" for line in lines)
+
+
+def _options(declared: Mapping[str, object], meanings: Mapping[str, object]) -> Iterator[str]:
+    """Yield the options of a backend at their defaults, each with its meaning and its other values."""
+    for option, choices in declared.items():
+        first, *others = choices if isinstance(choices, tuple) else (choices,)
+        told = f"; or {', '.join(map(spelled, others))}" if 0 < len(others) <= MOST_OTHERS else ""
+        yield f"{option}: {spelled(first)}  # {meanings[option]}{told}"
 
 
 def spelled(value: object) -> str:
