@@ -332,7 +332,12 @@ def test_another_machine_is_refused_unless_allowed(written: Any) -> None:
     assert Done(baseline, candidate, "--cross-machine").code == 1
 
 
-GPU = {"name": "NVIDIA H200", "memory_bytes": 150_754_820_096, "driver": "570.1", "uuid_hash": "a"}
+GPU: dict[str, Any] = {
+    "name": "NVIDIA H200",
+    "memory_bytes": 150_754_820_096,
+    "driver": "570.1",
+    "uuid_hash": "a",
+}
 
 
 def on_gpus(*gpus: dict[str, Any], **facts: Any) -> dict[str, Any]:

@@ -75,6 +75,7 @@ def test_the_most_sessions_are_told_beside_the_fewest(bench: Bench) -> None:
 
     least_s = facts["sweep_s"]
     assert (facts["sessions"], facts["max_sessions"]) == (2, 8)
+
     def by_count(least: str, most: str) -> str:
         return f"{least} with 2 sessions of each cell, up to {most} with 8"
 
@@ -100,8 +101,8 @@ def test_the_basis_of_an_estimate_is_named_with_its_rates(bench: Bench) -> None:
     on_gpu(bench, input_len=128)
 
     assert (
-        "Estimates: datasheet of H200 141GB SXM (4.8 TB/s, 989 TFLOP/s in bfloat16), and 965 us of the host a layer "
-        "assumed; no earlier records."
+        "Estimates: datasheet of H200 141GB SXM (4.8 TB/s, 989 TFLOP/s in bfloat16), and 965 us a layer assumed "
+        "for the host; no earlier records."
     ) in bench.sweep(*H200).out
 
 
@@ -172,7 +173,10 @@ def test_ten_thousand_cells_are_folded_within_seconds(bench: Bench) -> None:
         (("--price", "aws"), "--price: only works together with --dry-run"),
         (("--usd-per-gpu-hour", "2"), "--usd-per-gpu-hour: only works together with --dry-run"),
         (("--format", "json"), "--format: only works together with --dry-run"),
-        ((*H200, "--usd-per-gpu-hour", "-1"), "--usd-per-gpu-hour: a price must be above 0 dollars."),
+        (
+            (*H200, "--usd-per-gpu-hour", "-1"),
+            "--usd-per-gpu-hour: a price must be above 0 dollars.",
+        ),
         ((*H200, "--probe"), "--probe: measures this machine, and --machine h200 is another."),
     ],
 )
@@ -244,7 +248,12 @@ def test_vllm_has_room_in_its_share_for_weights_and_then_for_keys_and_values(ben
 @pytest.mark.parametrize(
     ("machine", "options", "fits", "why"),
     [
-        ("t4", {}, "does not fit", "a sequence of 2,048 tokens, the most that the model takes, needs 1 GiB"),
+        (
+            "t4",
+            {},
+            "does not fit",
+            "a sequence of 2,048 tokens, the most that the model takes, needs 1 GiB",
+        ),
         (
             "l4",
             {"gpu_memory_utilization": 0.5},
@@ -262,7 +271,12 @@ def test_vllm_has_room_in_its_share_for_weights_and_then_for_keys_and_values(ben
             "at most 4 of 64 sequences",
         ),
         ("l4", {"kv_cache_memory_bytes": 4 * GIB, "kv_cache_dtype": "fp8"}, "fits", ""),
-        ("l4", {"tensor_parallel_size": 2}, "does not fit", "it needs 2 GPUs, and the machine has 1"),
+        (
+            "l4",
+            {"tensor_parallel_size": 2},
+            "does not fit",
+            "it needs 2 GPUs, and the machine has 1",
+        ),
         ("t4*2", {"tensor_parallel_size": 2}, "fits", ""),
         ("h200", {"quantization": "fp8"}, "unknown", ""),
     ],

@@ -203,7 +203,10 @@ def test_a_flag_has_one_name_in_all_commands() -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "now"),
-    [(["table", "x", "--metrics", "all"], "--metric"), (["sweep", "x", "--output-dir", "y"], "--output")],
+    [
+        (["table", "x", "--metrics", "all"], "--metric"),
+        (["sweep", "x", "--output-dir", "y"], "--output"),
+    ],
 )
 def test_an_old_name_of_a_flag_is_refused_with_the_new_one(
     arguments: list[str], now: str, capsys: pytest.CaptureFixture[str]
@@ -216,7 +219,9 @@ def test_the_verdicts_and_exit_codes_are_in_the_help(capsys: pytest.CaptureFixtu
     run(["compare", "--help"])
     text = " ".join(capsys.readouterr().out.split())
 
-    assert all(verdict in text for verdict in ("slower or more", "faster or less", "unclear", "missing"))
+    assert all(
+        verdict in text for verdict in ("slower or more", "faster or less", "unclear", "missing")
+    )
     assert "3 if the comparison is undecided" in text
 
 
@@ -277,7 +282,9 @@ def unknown_flags(command: str, text: str) -> list[str]:
     unknown = []
     for sentence in re.split(r"(?<=[.;:]) (?=[A-Z])", " ".join(text.split())):
         for mention in FLAG.finditer(sentence):
-            named = [name for name in COMMANDS if re.search(rf"\b{name}\b", sentence[: mention.start()])]
+            named = [
+                name for name in COMMANDS if re.search(rf"\b{name}\b", sentence[: mention.start()])
+            ]
             if not any(mention[0] in flags[name] for name in (command, *named)):
                 unknown.append(sentence)
     return unknown

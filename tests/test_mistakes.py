@@ -83,8 +83,8 @@ MISTAKES = {
     ("device: cpu", "why: z"): "sweep.yaml.axes: unknown key 'why'. It belongs at the top level.",
     ("{sessions: 1", "{load_s: 1, sessions: 1"): "unknown key 'load_s'. It belongs under 'protocol.deadlines'.",
     # paths
-    ("llama-7b", "./mymodel"): "model: './mymodel': the folder does not exist.",
-    ("llama-7b", "/etc/hostname"): "model: '/etc/hostname': is a file; give the folder of a checkpoint.",
+    ("llama-7b@tiny", "./mymodel"): "model: './mymodel': the folder does not exist.",
+    ("llama-7b@tiny", "/etc/hostname"): "model: '/etc/hostname': is a file; give the folder of a checkpoint.",
     # nothing to run
     ("size: 1", "size: []"): "x: nothing to run; the axis batch_size is empty",
     ("llama-7b@tiny", "[]"): "x: nothing to run; the axis model is empty",

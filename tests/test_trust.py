@@ -46,7 +46,11 @@ CASES: dict[str, tuple[list[list[Record]], str, list[str]]] = {
         ["the 95 % intervals of end-to-end times are within ±0.2%"],
     ),
     "wide": ([sessions(0), sessions(1, FEW)], "with care", ["1 of 2 intervals above ±10%"]),
-    "all wide": ([sessions(0, FEW), sessions(1, FEW)], "with care", ["2 of 2 intervals above ±10%"]),
+    "all wide": (
+        [sessions(0, FEW), sessions(1, FEW)],
+        "with care",
+        ["2 of 2 intervals above ±10%"],
+    ),
     "all wider than the value": (
         [sessions(0, MANY), sessions(1, MANY)],
         "measure again",
@@ -125,7 +129,7 @@ def test_nothing_is_said_of_a_run_that_has_not_begun(tmp_path: Path) -> None:
 
 
 def test_the_share_from_which_an_interval_is_wider_than_its_value() -> None:
-    assert (1 + WIDER_THAN_VALUE) - 1 / (1 + WIDER_THAN_VALUE) == pytest.approx(1.0)
+    assert pytest.approx(1.0) == (1 + WIDER_THAN_VALUE) - 1 / (1 + WIDER_THAN_VALUE)
 
 
 @pytest.mark.parametrize(
@@ -148,4 +152,7 @@ def test_sessions_that_failed_are_told_from_numbers_that_say_nothing(bench: Benc
     done = bench.sweep()
 
     assert done.code == 3
-    assert "Take these numbers with care: 2 sessions failed; 1 of 3 cells without a number." in done.out
+    assert (
+        "Take these numbers with care: 2 sessions failed; 1 of 3 cells without a number."
+        in done.out
+    )

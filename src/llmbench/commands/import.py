@@ -63,8 +63,12 @@ def command(  # noqa: PLR0913, PLR0917 - one argument a flag
     load_format: Annotated[
         str | None, typer.Option(help=f"Origin of the weights to record. {AS_WRITTEN}")
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help=f"Batch size to record. {AS_WRITTEN}")] = None,
-    input_len: Annotated[int | None, typer.Option(min=1, help=f"Prompt tokens to record. {AS_WRITTEN}")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help=f"Batch size to record. {AS_WRITTEN}")
+    ] = None,
+    input_len: Annotated[
+        int | None, typer.Option(min=1, help=f"Prompt tokens to record. {AS_WRITTEN}")
+    ] = None,
     output_len: Annotated[
         int | None, typer.Option(min=1, help=f"New tokens per sequence to record. {AS_WRITTEN}")
     ] = None,

@@ -25,9 +25,7 @@ def command(
         bool,
         typer.Option("--probe", help="Measure this machine's ceilings first, in about a minute."),
     ] = False,
-    listed: Annotated[
-        bool, typer.Option("--list", help="List the known chips instead.")
-    ] = False,
+    listed: Annotated[bool, typer.Option("--list", help="List the known chips instead.")] = False,
     format: Format = "terminal",
     output: Output = None,
 ) -> None:

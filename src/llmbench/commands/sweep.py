@@ -130,9 +130,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
     ] = None,
     input_len: Annotated[
         list[str] | None,
-        typer.Option(
-            help=f"Prompt tokens: 128,1024 or 128-4096*2. {otherwise(KEYS['input_len'])}"
-        ),
+        typer.Option(help=f"Prompt tokens: 128,1024 or 128-4096*2. {otherwise(KEYS['input_len'])}"),
     ] = None,
     output_len: Annotated[
         list[str] | None,
@@ -163,9 +161,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
     ] = None,
     num_iters: Annotated[
         int | None,
-        typer.Option(
-            help=f"Fewest timed iterations per session. {otherwise(KEYS['iterations'])}"
-        ),
+        typer.Option(help=f"Fewest timed iterations per session. {otherwise(KEYS['iterations'])}"),
     ] = None,
     num_iters_warmup: Annotated[
         int | None,
@@ -280,7 +276,6 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
     )
     command = command_line(["llmbench", *sys.argv[1:]])
     return run_sweep.sweep(wanted, asked, console, command, show_table)
-
 
 
 def _refuse_alone(given: dict[str, object]) -> None:

@@ -12,7 +12,7 @@ from llmbench.machine import info
 from llmbench.spec.sweep import NOT_OURS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
     from llmbench.compare.match import Match
     from llmbench.compare.sides import Side
@@ -51,9 +51,7 @@ MEMORY_WITHOUT_HOLDERS = ("weights_bytes", "kv_cache_theoretical_bytes")
 
 WEIGHTS = "cannot compare random with real weights, whose numbers differ for other reasons; no flag allows it."
 
-ALIKE = (
-    "The runs were measured on GPUs of the same model, but not on the same cards, and cards differ a little."
-)
+ALIKE = "The runs were measured on GPUs of the same model, but not on the same cards, and cards differ a little."
 
 MOST_CHANGES = 8
 """The number of changed facts that are named; the rest are counted."""

@@ -144,7 +144,9 @@ def resolve(name: str) -> Model:
         )
     if name.startswith((".", "/", "~")):
         there = os.path.lexists(folder)
-        what = "is a file; give the folder of a checkpoint" if there else "the folder does not exist"
+        what = (
+            "is a file; give the folder of a checkpoint" if there else "the folder does not exist"
+        )
         raise SpecError(f"model: {name!r}: {what}.")
     if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
         return _model(name, "hub", name, None, {}, dtype=checkpoint.of_hub(name))
@@ -161,7 +163,9 @@ def entry(name: str) -> Entry:
     """Return one entry of the catalogue; raise SpecError with the nearest name if there is none."""
     known = _files()
     if name not in known:
-        raise SpecError(f"model: {name!r} is not a catalogue entry.{did_you_mean(name, known, LISTED_BY)}")
+        raise SpecError(
+            f"model: {name!r} is not a catalogue entry.{did_you_mean(name, known, LISTED_BY)}"
+        )
     return yaml.read(known[name], Entry)
 
 

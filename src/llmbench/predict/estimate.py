@@ -154,7 +154,9 @@ def at_least(
         for cell in group:
             work = roofline.work(shape, cell)
             first_s, steps_s = _least_s(work, count * pace.flops_s, count * pace.bytes_s)
-            times = nearest.Times(first_s or 0.0, (steps_s or 0.0) / max(1, cell.output_len - 1), basis)
+            times = nearest.Times(
+                first_s or 0.0, (steps_s or 0.0) / max(1, cell.output_len - 1), basis
+            )
             least[cell.id] = _timed(weights, times, cell, protocol, len(group))
     return least
 
@@ -278,11 +280,15 @@ def _pace(device: str, dtype: str, place: PredictedMachine) -> Pace:
 def _basis(rated: Probe, dtype: str) -> str:
     """Return in words what times are estimated from: rates, and what the host takes for a layer."""
     read = rated.read_bytes_s.get(dtype) or rated.copy_bytes_s or 0.0
-    rates = f"{numbers.rate(read, 'B/s')}, {numbers.rate(rated.flops_s[dtype], 'FLOP/s')} in {dtype}"
-    host = f"{(rated.step_s or 0.0) * roofline.EVENTS_PER_LAYER * 1e6:,.0f} us of the host a layer"
+    rates = (
+        f"{numbers.rate(read, 'B/s')}, {numbers.rate(rated.flops_s[dtype], 'FLOP/s')} in {dtype}"
+    )
+    host = f"{(rated.step_s or 0.0) * roofline.EVENTS_PER_LAYER * 1e6:,.0f} us a layer"
     if rated.at:
-        return f"probe of {rated.at} ({rates}; {host})"
-    return f"datasheet of {rated.name} ({rates}), and {host} assumed; no earlier records"
+        return f"probe of {rated.at} ({rates}; {host} for the host)"
+    return (
+        f"datasheet of {rated.name} ({rates}), and {host} assumed for the host; no earlier records"
+    )
 
 
 def _of_chip(chip: Chip, dtype: str) -> Probe | None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from llmbench.models import formulas
 from llmbench.numbers import binary, plural
 from llmbench.predict.memory import CUDA_CONTEXT_BYTES
+from llmbench.spec.sweep import PARALLEL
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -59,10 +60,12 @@ def room(
     options = {**defaults, **cell.options}
     if options["quantization"]:
         return None
-    tensor, pipeline = options["tensor_parallel_size"], options["pipeline_parallel_size"]
+    tensor, pipeline = (int(options[name]) for name in PARALLEL)
     parts = tensor * pipeline
     weights = formulas.weight_bytes(shape, cell.dtype) // parts
-    halves = pipeline * min(tensor, shape.kv_heads) * (2 if "fp8" in options["kv_cache_dtype"] else 1)
+    halves = (
+        pipeline * min(tensor, shape.kv_heads) * (2 if "fp8" in options["kv_cache_dtype"] else 1)
+    )
 
     def kept(tokens: int) -> int:
         """Return the bytes of keys and values that one sequence takes on each GPU."""
@@ -88,5 +91,7 @@ def room(
             f"{binary(cache)} are left; set the option max_model_len",
         )
     if at_once < cell.batch_size:
-        return Room("queues", need, f"at most {at_once:,} of {cell.batch_size:,} sequences fit at once")
+        return Room(
+            "queues", need, f"at most {at_once:,} of {cell.batch_size:,} sequences fit at once"
+        )
     return Room("fits", need, "")

@@ -110,9 +110,7 @@ def _cells(planned: Planned, place: estimate.PredictedMachine, gpus: int) -> Ite
         yield PlannedCell(cell, prediction, refused, room, least.get(cell.id), sweep_s)
 
 
-def _room(
-    cell: Cell, planned: Planned, place: estimate.PredictedMachine, gpus: int
-) -> Room | None:
+def _room(cell: Cell, planned: Planned, place: estimate.PredictedMachine, gpus: int) -> Room | None:
     """Return the room that vLLM has for a cell; None for another engine, or if the model or the memory is unknown."""
     model, have = planned.models[cell.model], place.have_bytes.get(cell.device)
     if cell.backend != "vllm" or cell.device == "cpu" or have is None:

@@ -59,6 +59,12 @@ MEANINGS = {
 }
 """The meaning of every key, in a few words."""
 
+PARTS: dict[str, type[msgspec.Struct]] = {
+    "axes": Axes,
+    "protocol": Protocol,
+    "deadlines": Deadlines,
+}
+"""The keys that hold other keys."""
 GIVEN = {"name": "example", "why": "Show every key of a sweep file.", "model": "llama-7b@tiny"}
 """Values of the example where a key has no default, or an empty one."""
 MOST_OTHERS = 8
@@ -96,7 +102,7 @@ def _keys(
     meanings: Mapping[str, Mapping[str, object]],
 ) -> Iterator[str]:
     for key, default in defaults(kind).items():
-        inner = {"axes": Axes, "protocol": Protocol, "deadlines": Deadlines}.get(key)
+        inner = PARTS.get(key)
         value = "" if inner or key == "backend" else f" {spelled(GIVEN.get(key, default))}"
         yield f"{indent}{key}:{value}  # {MEANINGS[key]}"
         if inner:

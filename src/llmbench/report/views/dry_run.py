@@ -143,6 +143,10 @@ def _notes(made: Forecast) -> Iterator[Note]:
     yield from (Note(refusal, "warning") for refusal in _refusals(rows))
     yield from map(Note, _too_large(rows))
     yield from map(Note, _without_room(rows))
+    if any(row.room for row in rows):
+        yield Note(
+            "need, where an engine takes its share of the memory in advance: on each of its GPUs."
+        )
     for basis, count in Counter((row.least or row.prediction).basis for row in rows).items():
         which = plural(count, "cell") if len(rows) > count else "Estimates"
         yield Note(f"{which}: {foreign(basis)}.")
@@ -205,7 +209,9 @@ def _by_count(figures: Sequence[str], protocol: Protocol) -> str:
     least, most = protocol.sessions, protocol.max_sessions
     if least == most:
         return figures[0]
-    return f"{figures[0]} with {plural(least, 'session')} of each cell, up to {figures[1]} with {most}"
+    return (
+        f"{figures[0]} with {plural(least, 'session')} of each cell, up to {figures[1]} with {most}"
+    )
 
 
 def _too_large(rows: Iterable[PlannedCell]) -> Iterator[str]:
@@ -227,7 +233,9 @@ def _without_room(rows: Iterable[PlannedCell]) -> Iterator[str]:
             alike.setdefault((row.room.fits, DIGITS.sub("#", row.room.why)), []).append(row)
     for (fits, _), members in alike.items():
         first = members[0]
-        others = f", and {plural(len(members) - 1, 'more cell')} like it" if len(members) > 1 else ""
+        others = (
+            f", and {plural(len(members) - 1, 'more cell')} like it" if len(members) > 1 else ""
+        )
         end = "; llmbench records such a cell as unsupported" if fits == "queues" else ""
         why = first.room.why if first.room else ""
         yield f"{WORDS[fits].capitalize()}: {foreign(first.cell.where())}: {why}{others}{end}."

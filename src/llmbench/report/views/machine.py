@@ -29,10 +29,9 @@ TYPICAL_ROWS = (1, 16, 256, 4096)
 CHIPS = (
     Fact("chip", "chip", kind="name"),
     Fact("name", "name"),
-    Fact("memory_gb", "GiB", numbers.digits),
-    Fact("bandwidth_gb_s", "GB/s", numbers.digits),
+    Fact("memory_gb", "memory\nGiB", numbers.digits),
+    Fact("bandwidth_gb_s", "bandwidth\nGB/s", numbers.digits),
     Fact("bfloat16_tflops", "bfloat16\nTFLOP/s", numbers.digits),
-    Fact("power_w", "W", numbers.digits),
 )
 """What a list of the known chips shows; not every value of it is verified."""
 
@@ -47,7 +46,6 @@ def every() -> Document:
             "memory_gb": each.memory_gb,
             "bandwidth_gb_s": each.bandwidth_gb_s,
             "bfloat16_tflops": each.dense_tflops.get("bfloat16"),
-            "power_w": each.power_w,
         }
         for short, each in known.items()
     ]
@@ -56,7 +54,9 @@ def every() -> Document:
         [Section([facts.table(CHIPS, rows)])],
         facts.sheet(rows, [fact.key for fact in CHIPS]),
         lambda: rows,
-        notes=[Note("llmbench machine CHIP shows all of one, with its sources and what is unverified.")],
+        notes=[
+            Note("llmbench machine CHIP shows all of one, with its sources and what is unverified.")
+        ],
     )
 
 
