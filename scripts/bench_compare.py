@@ -129,7 +129,7 @@ def rows_of(sweep: str) -> list[dict[str, Any]]:
         file, run = Path(folder) / "sweep.yaml", Path(folder) / "run"
         file.write_text(sweep)
         swept(file, run)
-        command = (*LLMBENCH, "table", run, "--metrics", "e2e", "--format", "json")
+        command = (*LLMBENCH, "table", run, "--metric", "e2e", "--format", "json")
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         rows: list[dict[str, Any]] = json.loads(done.stdout)["cells"]
         return rows

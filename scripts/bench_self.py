@@ -25,6 +25,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
 from llmbench.backends import fake, load
+from llmbench.errors import MEASURED
 from llmbench.measure import prompts as measure_prompts
 from llmbench.measure import telemetry
 from llmbench.measure.loop import Loop, Measurement
@@ -433,12 +434,12 @@ def _ends(run: Path) -> list[dict[str, Any]]:
 
 
 def _llmbench(*arguments: str) -> None:
-    """Run llmbench. That sessions failed (exit 3) is for the reader of its records to say."""
+    """Run llmbench. What is wrong with its numbers is for the reader of its records to say."""
     command = [sys.executable, "-m", "llmbench", *arguments]
     done = subprocess.run(
         command, check=False, cwd=HERE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
-    if done.returncode not in (0, 3):
+    if done.returncode not in MEASURED:
         raise NoFigure(
             f"llmbench {arguments[0]} ended with {done.returncode}: {done.stderr.strip()}"
         )

@@ -17,14 +17,18 @@ import tempfile
 from pathlib import Path
 from unittest import mock
 
+import msgspec
+
 from llmbench import cli
 from llmbench.measure import reasons
 from llmbench.report.views import backends as views_backends
 from llmbench.results import metrics
+from llmbench.spec import example
+from llmbench.spec import sweep as spec_sweep
 
 ROOT = Path(__file__).parents[1]
 MARKED = re.compile(
-    r"<!-- ((?:console: )?llmbench [^\n]*?|(?:commands|metrics|options|warnings)\b[^\n]*?) -->\n"
+    r"<!-- ((?:console: )?llmbench [^\n]*?|(?:commands|keys|metrics|options|warnings)\b[^\n]*?) -->\n"
     r"(.*?)<!-- end -->",
     re.DOTALL,
 )
@@ -67,7 +71,7 @@ def printed(command: str) -> str:
         contextlib.redirect_stdout(io.StringIO()) as out,
     ):
         code = cli.run(shlex.split(command)[1:])
-    if code not in (0, 1):  # compare exits with 1 if something is slower
+    if code not in (0, 1, 3):  # compare: 1 if something is slower, 3 if undecided
         raise SystemExit(f"{command}: ended with exit code {code}.")
     return "\n".join(line.rstrip() for line in out.getvalue().strip().splitlines())
 
@@ -112,6 +116,21 @@ def options(backend: str) -> str:
     return table(["option", "meaning", "default", "other values"], rows)
 
 
+def keys(part: str) -> str:
+    """Return the keys of a part of a sweep file with their defaults and meanings."""
+    defaults = example.defaults(getattr(spec_sweep, part.capitalize()))
+    return table(
+        ["key", "default", "meaning"],
+        [[f"`{key}`", _default(value), example.MEANINGS[key]] for key, value in defaults.items()],
+    )
+
+
+def _default(value: object) -> str:
+    if isinstance(value, msgspec.Struct) or value == "":
+        return "see below" if value else "empty"
+    return "required" if value is msgspec.NODEFAULT else f"`{example.spelled(value)}`"
+
+
 def warnings() -> str:
     """Return every reason code of a warning with its meaning."""
     return table(
@@ -119,7 +138,13 @@ def warnings() -> str:
     )
 
 
-PARTS = {"commands": commands, "metrics": all_metrics, "options": options, "warnings": warnings}
+PARTS = {
+    "commands": commands,
+    "keys": keys,
+    "metrics": all_metrics,
+    "options": options,
+    "warnings": warnings,
+}
 
 
 def main() -> int:

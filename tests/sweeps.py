@@ -28,6 +28,8 @@ LLMBENCH = (sys.executable, "-m", "llmbench")
 BATCH_SIZES = (1, 2, 4)
 MARK = "LLMBENCH_TEST"
 PATIENCE_S = 60.0
+VALID = (0, 1)
+"""The exit codes of a sweep whose sessions are all valid: 1 where the machine is too busy for numbers in real time."""
 SINGLE = {"sessions": 1, "max_sessions": 1}
 """The protocol of a sweep whose second sessions would show nothing new; each round starts a fork server, 0.4 s."""
 DEADLINES = {"start_s": 20, "load_s": 20, "warmup_s": 20, "iteration_s": 20, "memory_s": 20}

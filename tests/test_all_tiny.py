@@ -11,7 +11,7 @@ from llmbench.results import store
 from llmbench.results.record import Record, Status
 from llmbench.spec import grid, sweep
 from llmbench.spec.configs import folder
-from sweeps import LLMBENCH
+from sweeps import LLMBENCH, VALID
 
 SWEEP = folder("sweeps") / "all-tiny.yaml"
 BUILT = [name for name in resolve.catalogue() if resolve.entry(name).engines.transformers]
@@ -34,7 +34,7 @@ def test_every_model_of_the_catalogue_is_measured_within_five_minutes(tmp_path: 
     done = subprocess.run((*LLMBENCH, "sweep", SWEEP, "-o", run), check=False, capture_output=True)
 
     assert time.monotonic() - began < AT_MOST_S
-    assert done.returncode == 0, done.stdout[-2000:]
+    assert done.returncode in VALID, done.stdout[-2000:]
     records = [line for line in store.read(run) if isinstance(line, Record)]
     assert {record.status for record in records} == {Status.OK}
     assert {record.cell.model for record in records} == {f"{name}@tiny" for name in BUILT}

@@ -88,7 +88,7 @@ def verdicts_of(done: Done) -> dict[str, int]:
         (0.95, "output_tok_s", "faster", 0),
         (1.05, "tpot_s", "slower", 1),
         (1.001, "e2e_s", "same", 0),
-        (1.0195, "e2e_s", "unclear", 0),
+        (1.0195, "e2e_s", "unclear", 3),
     ],
 )
 def test_the_verdict_and_the_exit_code(
@@ -120,7 +120,7 @@ def test_more_memory_is_more_and_not_slower(written: Any) -> None:
 
 @pytest.mark.parametrize(
     ("flag", "code"),
-    [("slower", 0), ("faster", 1), ("faster,unclear", 1), ("missing", 0), ("none", 0)],
+    [("slower", 0), ("faster", 1), ("faster,unclear", 1), ("missing", 0), ("less", 1), ("none", 0)],
 )
 def test_what_fails_can_be_chosen(written: Any, flag: str, code: int) -> None:
     baseline, candidate = written("a", all_cells()), written("b", all_cells(scaled(0.9)))
@@ -184,7 +184,7 @@ def test_cells_that_only_their_weights_set_apart_say_so(written: Any) -> None:
 
     done = Done(baseline, candidate)
 
-    assert done.code == 0
+    assert done.code == 3
     assert "the other side uses other weights" in done.out
 
 
@@ -200,11 +200,30 @@ def test_a_model_that_has_changed_under_its_name_is_said(written: Any) -> None:
     )
 
 
-def test_a_missing_number_fails_only_if_asked(written: Any) -> None:
+def test_a_gate_with_missing_cells_is_undecided_unless_the_user_allows_them(written: Any) -> None:
     baseline, candidate = written("a", all_cells()), written("b", sessions(CELLS[0]))
 
-    assert Done(baseline, candidate).code == 0
+    for runs in ((baseline, candidate), (candidate, baseline)):
+        done = Done(*runs)
+        assert done.code == 3
+        assert done.err == (
+            f"Undecided (exit code 3): 2 cells have no comparison with {runs[1]}; --allow-missing judges the others.\n"
+        )
+        assert Done(*runs, "--allow-missing").code == 0
+        assert Done(*runs, "--fail-on", "none").code == 0
     assert Done(baseline, candidate, "--fail-on", "slower,missing").code == 1
+
+
+def test_a_gate_in_which_every_cell_is_unclear_is_undecided(written: Any) -> None:
+    baseline, candidate = written("a", all_cells()), written("b", all_cells(scaled(1.0195)))
+    clear = written("c", [*all_cells(scaled(1.0195))[:6], *sessions(CELLS[2])])
+
+    done = Done(baseline, candidate)
+
+    assert (done.code, "every cell of" in done.err) == (3, True)
+    assert Done(baseline, candidate, "--fail-on", "none").code == 0
+    assert Done(baseline, clear, candidate).code == 3
+    assert Done(baseline, clear).code == 0
 
 
 def test_unequal_numbers_of_sessions_are_compared(written: Any) -> None:
@@ -226,7 +245,7 @@ def test_one_session_is_unclear_however_far_it_is(written: Any) -> None:
 
     done = Done(baseline, candidate)
 
-    assert done.code == 0
+    assert done.code == 3
     assert "unclear (1 session)" in done.out
     assert "does not show how much sessions vary" in done.out
 
@@ -277,9 +296,9 @@ def test_nothing_comparable_has_an_exit_code_of_its_own(written: Any, case: str)
 # -- what is refused -----------------------------------------------------------------------------------
 
 
-def refused(*arguments: object) -> str:
+def refused(*arguments: object, code: int = 5) -> str:
     done = Done(*arguments)
-    assert done.code == 2
+    assert done.code == code
     assert done.out == ""
     assert done.err.count("\n") == 1
     return done.err
@@ -311,6 +330,52 @@ def test_another_machine_is_refused_unless_allowed(written: Any) -> None:
     assert "l4 against h200" in (err := refused(baseline, candidate))
     assert "--cross-machine" in err
     assert Done(baseline, candidate, "--cross-machine").code == 1
+
+
+GPU: dict[str, Any] = {
+    "name": "NVIDIA H200",
+    "memory_bytes": 150_754_820_096,
+    "driver": "570.1",
+    "uuid_hash": "a",
+}
+
+
+def on_gpus(*gpus: dict[str, Any], **facts: Any) -> dict[str, Any]:
+    """Return a plan's machine with these GPUs, and its environment."""
+    machine = {"name": "h200", "cpu": "Xeon", "cpu_count": 16, "gpus": list(gpus), **facts}
+    return {"machine": machine, "environment": {"machine": machine}}
+
+
+def test_alike_gpu_runners_are_compared_and_told_apart_in_a_note(written: Any) -> None:
+    baseline = written("a", all_cells(), **on_gpus(GPU))
+    other = {**GPU, "memory_bytes": 150_754_820_000, "driver": "575.2", "uuid_hash": "b"}
+    candidate = written("b", all_cells(), **on_gpus(other))
+
+    done = Done(baseline, candidate)
+
+    assert done.code == 0
+    said = " ".join(done.out.split())
+    assert "on GPUs of the same model, but not on the same cards" in said
+    assert "gpus.driver 570.1 -> 575.2, gpus.uuid_hash a -> b." in said
+    assert "same cards" not in Done(baseline, written("c", all_cells(), **on_gpus(GPU))).out
+
+
+@pytest.mark.parametrize(
+    "machine",
+    [
+        on_gpus(GPU, GPU),
+        on_gpus({**GPU, "name": "NVIDIA H200 NVL"}),
+        on_gpus({**GPU, "memory_bytes": GPU["memory_bytes"] // 7}),
+        on_gpus(GPU, cpu="EPYC"),
+    ],
+)
+def test_runners_of_another_kind_are_refused(written: Any, machine: dict[str, Any]) -> None:
+    baseline, candidate = (
+        written("a", all_cells(), **on_gpus(GPU)),
+        written("b", all_cells(), **machine),
+    )
+
+    assert "two machines of the kind h200" in refused(baseline, candidate)
 
 
 def test_a_machine_that_only_its_load_sets_apart_is_the_same(written: Any) -> None:
@@ -368,15 +433,15 @@ def test_memory_taken_in_advance_is_refused_beside_needed_memory(written: Any) -
 def test_a_mistake_gets_one_line(written: Any, arguments: tuple[str, ...], words: str) -> None:
     run = written("a", all_cells())
 
-    assert words in refused(run, run, *arguments)
+    assert words in refused(run, run, *arguments, code=2)
 
 
 def test_one_run_alone_is_asked_what_with(written: Any) -> None:
     run = written("a", all_cells())
 
-    assert "--by FACTOR" in refused(run)
-    assert "no factor 'modle'. Did you mean 'model'?" in refused(run, "--by", "modle")
-    assert "in the whole run" in refused(run, "--by", "dtype")
+    assert "--by FACTOR" in refused(run, code=2)
+    assert "no factor 'modle'. Did you mean 'model'?" in refused(run, "--by", "modle", code=2)
+    assert "in the whole run" in refused(run, "--by", "dtype", code=2)
 
 
 # -- inside one run -------------------------------------------------------------------------------------

@@ -100,16 +100,18 @@ def test_a_sweep_shows_nothing_that_acts(measured: tuple[Path, Path, str]) -> No
     assert "\n| a | b |" not in out
 
 
+CARE = "Take these numbers with care: 2 sessions failed; 1 of 4 cells without a number.\n"
+"""On standard error where CSV has no place for it."""
+COMPARE = ("compare", "RUN", "--by", "batch_size", "--fail-on", "none")
 SHOWN = [
     *(("table", "RUN", "--format", form) for form in ("terminal", "markdown")),
-    *(("compare", "RUN", "--by", "batch_size", "--format", form) for form in ("terminal", "markdown")),
+    *((*COMPARE, "--format", form) for form in ("terminal", "markdown")),
     *(("cost", "RUN", "--usd-per-hour", "1", "--format", form) for form in ("terminal", "markdown")),
     *(("fit", "RUN", "--format", form) for form in ("terminal", "markdown")),
     *(("claims", "RUN", "--format", form) for form in ("terminal", "markdown")),
     *(("report", "RUN", "--format", form) for form in ("terminal", "markdown")),
     *(("table", "RUN", "--predicted", "--format", form) for form in ("terminal", "markdown")),
 ]  # fmt: skip
-COMPARE = ("compare", "RUN", "--by", "batch_size")
 CSV = [
     ("table", "RUN"),
     ("cost", "RUN", "--usd-per-hour", "1"),
@@ -136,7 +138,7 @@ def told(measured: tuple[Path, Path, str]) -> dict[tuple[str, ...], str]:
     printed: dict[tuple[str, ...], str] = {}
     for command in commands:
         done = asked(*(paths.get(word, word) for word in command))
-        assert (done.code, done.err) == (0, ""), command
+        assert (done.code, done.err) in ((0, ""), (0, CARE)), command
         page = "PAGE" in command
         printed[command] = paths["PAGE"].read_text(encoding="utf-8") if page else done.out
     return printed

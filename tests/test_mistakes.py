@@ -76,6 +76,15 @@ MISTAKES = {
     ("{sessions: 1", "{seed: -1, sessions: 1"): "protocol: seed cannot be negative, got -1",
     ("{sessions: 1", "{min_time_s: .inf, sessions: 1"): "protocol.min_time_s: inf is not a finite number",
     ("{sessions: 1", "{deadlines: {load_s: 0}, sessions: 1"): "protocol.deadlines: load_s must be above 0",
+    # at the wrong level
+    ("why: y", "why: y\nsessions: 5"): "sweep.yaml: unknown key 'sessions'. It belongs under 'protocol'.",
+    ("why: y", "why: y\nbatch_size: 5"): "sweep.yaml: unknown key 'batch_size'. It belongs under 'axes'.",
+    ("device: cpu", "warmup: 5"): "sweep.yaml.axes: unknown key 'warmup'. It belongs under 'protocol'.",
+    ("device: cpu", "why: z"): "sweep.yaml.axes: unknown key 'why'. It belongs at the top level.",
+    ("{sessions: 1", "{load_s: 1, sessions: 1"): "unknown key 'load_s'. It belongs under 'protocol.deadlines'.",
+    # paths
+    ("llama-7b@tiny", "./mymodel"): "model: './mymodel': the folder does not exist.",
+    ("llama-7b@tiny", "/etc/hostname"): "model: '/etc/hostname': is a file; give the folder of a checkpoint.",
     # nothing to run
     ("size: 1", "size: []"): "x: nothing to run; the axis batch_size is empty",
     ("llama-7b@tiny", "[]"): "x: nothing to run; the axis model is empty",

@@ -69,7 +69,7 @@ def interval(values: list[float]) -> tuple[float, float, float]:
 def test_a_table_says_what_its_lines_say(run: str) -> None:
     valid = sessions_of(run)
 
-    table = json.loads(asked("table", RESULTS / run, "--format", "json", "--metrics", "all").out)
+    table = json.loads(asked("table", RESULTS / run, "--format", "json", "--metric", "all").out)
 
     checked = 0
     for cell in table["cells"]:

@@ -86,7 +86,7 @@ def test_another_sweep_does_not_join_a_run(bench: Bench, measured: Path) -> None
 
     assert (done.code, bench.raw()) == (2, before)
     assert "contains a run of the sweep 'example', and this one is 'other'" in done.err
-    assert "use another --output-dir" in done.err
+    assert "use another --output" in done.err
 
 
 def test_the_order_is_seeded(bench: Bench) -> None:

@@ -56,7 +56,7 @@ def test_another_grid_is_refused_unless_it_is_added_on_purpose(
 
     assert done.code == 2
     assert (
-        f"holds other cells of this sweep {told}. Add to it with --add, or use another --output-dir."
+        f"holds other cells of this sweep {told}. Add to it with --add, or use another --output."
         in done.err
     )
     assert bench.raw() == before
@@ -120,7 +120,7 @@ def test_another_environment_is_refused_with_the_difference(bench: Bench, measur
     assert " -> 99.0" in done.err
     here = os.environ.get("OMP_NUM_THREADS", "none")
     assert f"OMP_NUM_THREADS {here} -> 3" in done.err
-    assert done.err.endswith("use another --output-dir, or --new-environment to continue.\n")
+    assert done.err.endswith("use another --output, or --new-environment to continue.\n")
     assert done.err.count("\n") == 1
     assert bench.raw() == before
 

@@ -127,8 +127,7 @@ def test_somebodys_own_files_in_a_folder_without_a_run_are_left_as_they_are(
 
     assert (done.code, done.out) == (2, "")
     assert done.err == (
-        f"llmbench: {mine}: is not of a run, and a run would write there. "
-        "Use another --output-dir.\n"
+        f"llmbench: {mine}: is not of a run, and a run would write there. Use another --output.\n"
     )
     assert mine.read_text() == content
     assert [path for path in bench.run.rglob("*") if path.is_file()] == [mine]

@@ -16,7 +16,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from llmbench import __version__
-from llmbench.errors import LlmbenchError, WriteError, did_you_mean
+from llmbench.errors import ExitCode, LlmbenchError, WriteError, did_you_mean
 from llmbench.redact import screen
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def outcome(arguments: "Sequence[str]") -> int:
         return mistake.exit_code
     except UsageError as mistake:
         complain(usage(mistake))
-        return 2
+        return ExitCode.MISTAKE
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
     except (OSError, SystemExit) as error:
@@ -145,7 +145,8 @@ class Commands(TyperGroup):
     def load(self, name: str) -> Any:
         """Import a command's module and build its parser."""
         app = typer.Typer(add_completion=False, rich_markup_mode=None)
-        app.command(name)(import_module(f"llmbench.commands.{name}").command)
+        module = import_module(f"llmbench.commands.{name}")
+        app.command(name, epilog=getattr(module, "EXIT_CODES", None))(module.command)
         command = get_command(app)
         command.params += [param for param in self.params if param.name == "version"]
         return command

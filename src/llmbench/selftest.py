@@ -16,7 +16,7 @@ import numpy as np
 from llmbench import compare, interpreter
 from llmbench.compare import sides
 from llmbench.compare.confounds import MARGIN, CompareOptions
-from llmbench.errors import RunError
+from llmbench.errors import MEASURED, RunError
 from llmbench.results import metrics, store
 from llmbench.results.aggregate import DISTURBING
 from llmbench.results.record import Record, Status
@@ -114,7 +114,7 @@ def of_a_run(log: Log, name: str) -> Iterator[Checked]:
         if not len(halves.ratio):
             raise RunError(
                 f"{name}: no cell has two valid sessions in odd and two in even rounds; "
-                "measure with --sessions 4 or more."
+                "measure with llmbench sweep --sessions 4 or more."
             )
         label = metrics.BY_KEY[key].label
         yield _differing(f"A/A: odd against even rounds, {label}", halves, most=0)
@@ -131,7 +131,7 @@ def _swept(folder: Path, text: str) -> Log:
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, env=os.environ | interpreter.SAFE
     )
-    if done.returncode not in (0, 3):
+    if done.returncode not in MEASURED:
         raise RunError(
             f"audit: a sweep of the fake engine ended with {done.returncode}: {done.stderr.strip()}"
         )

@@ -68,7 +68,9 @@ def known() -> list[str]:
 def claim(name: str) -> Claim:
     """Return one claim; raise SpecError with the nearest id if there is none."""
     if name not in CHECKS:
-        raise SpecError(f"claims: there is no claim {name!r}.{did_you_mean(name, CHECKS)}")
+        raise SpecError(
+            f"claims: there is no claim {name!r}.{did_you_mean(name, CHECKS, 'llmbench claims')}"
+        )
     return yaml.read(configs.folder("claims") / f"{name}.yaml", Claim)
 
 

@@ -10,14 +10,13 @@ from rich.console import Console
 from llmbench import report, selftest
 from llmbench.commands.options import Format, Output, tell
 from llmbench.commands.table import show_table
-from llmbench.errors import SpecError
+from llmbench.errors import MEASURED, ExitCode, SpecError
 from llmbench.parity import verdicts
 from llmbench.redact import shown
 from llmbench.report.views import audit as views_audit
 from llmbench.results import store
 from llmbench.run import sweep as run_sweep
 
-FAILED = 1
 SESSIONS = 6
 """Of a sweep that is measured for an audit: three in odd rounds, three in even ones."""
 
@@ -49,7 +48,9 @@ def command(
         judge = verdicts.of_run if parity.is_dir() else verdicts.of_sweep
         judged = judge(parity, progress)
         destination.write(views_audit.parity(judged))
-        return 0 if all(one.verdict == "passed" for one in judged) else FAILED
+        return (
+            ExitCode.DONE if all(one.verdict == "passed" for one in judged) else ExitCode.NEGATIVE
+        )
     if sweep is None:
         with tempfile.TemporaryDirectory(prefix="llmbench-audit-") as folder:
             checked = list(selftest.on_the_fake_engine(Path(folder)))
@@ -59,11 +60,11 @@ def command(
             if sweep.is_dir()
             else run_sweep.measured_anew(sweep, "audits", SESSIONS, show_table)
         )
-        if code not in (0, run_sweep.COMPLETED_WITH_FAILURES):
+        if code not in MEASURED:
             return code
         checked = list(selftest.of_a_run(store.read(run, tell=tell), shown(str(run))))
     destination.write(views_audit.document(checked))
-    return 0 if all(one.passed for one in checked) else FAILED
+    return ExitCode.DONE if all(one.passed for one in checked) else ExitCode.NEGATIVE
 
 
 def progress(text: str) -> None:

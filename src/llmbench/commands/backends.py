@@ -5,13 +5,16 @@ from typing import Annotated
 import typer
 
 from llmbench import report
-from llmbench.commands.options import Format, Output
+from llmbench.commands.options import Format, Output, of_backends
 from llmbench.report.views import backends as views_backends
 
 
 def command(
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="Show the options of this one.")
+        str | None,
+        typer.Argument(
+            metavar="[NAME]", autocompletion=of_backends, help="Show the options of this one."
+        ),
     ] = None,
     format: Format = "terminal",
     output: Output = None,

@@ -9,7 +9,7 @@ from llmbench import report
 from llmbench.commands.options import Format, Output, tell, without_collection
 from llmbench.commands.table import show_table
 from llmbench.compare import calibrate
-from llmbench.errors import SpecError
+from llmbench.errors import MEASURED, SpecError
 from llmbench.machine import calibration
 from llmbench.redact import redact, shown
 from llmbench.report.views import calibrate as views_calibrate
@@ -54,7 +54,7 @@ def command(
         if sweep.is_dir()
         else run_sweep.measured_anew(sweep, "calibrations", sessions, show_table)
     )
-    if code not in (0, run_sweep.COMPLETED_WITH_FAILURES):
+    if code not in MEASURED:
         return code
     with without_collection():
         made = calibrate.calibrate(store.read(run, tell=tell), shown(str(run)))

@@ -7,6 +7,7 @@ from typing import Annotated
 import msgspec
 import typer
 
+from llmbench.commands.options import of_sweeps
 from llmbench.errors import SpecError, did_you_mean
 from llmbench.measure import prompts
 from llmbench.results.record import Job
@@ -15,7 +16,14 @@ from llmbench.spec import sweep as spec_sweep
 
 
 def command(
-    sweep: Annotated[Path, typer.Argument(metavar="SWEEP.yaml", help="The sweep's file.")],
+    sweep: Annotated[
+        Path,
+        typer.Argument(
+            metavar="SWEEP",
+            autocompletion=of_sweeps,
+            help="The sweep's file, or a name that 'llmbench sweeps' lists.",
+        ),
+    ],
     cell_id: Annotated[
         str,
         typer.Argument(
@@ -34,7 +42,8 @@ def command(
                 f"{sweep}: {len(matching)} cells end in {cell_id!r}; give more of the id that --dry-run prints."
             )
         ids = [cell.id for cell in planned.cells]
-        raise SpecError(f"{sweep}: no cell is called {cell_id!r}.{did_you_mean(cell_id, ids)}")
+        near = did_you_mean(cell_id, ids, f"llmbench sweep {sweep} --dry-run")
+        raise SpecError(f"{sweep}: no cell is called {cell_id!r}.{near}")
     cell = matching[0]
     job = Job(
         cells=[cell], model=planned.models[cell.model], protocol=planned.sweep.protocol, session=1,

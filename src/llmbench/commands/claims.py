@@ -9,7 +9,7 @@ from ruamel.yaml import YAML
 
 from llmbench import claims, files, report
 from llmbench.claims import ClaimVerdict, Evidence, published
-from llmbench.commands.options import Format, Price, UsdPerGpuHour, UsdPerHour, tell
+from llmbench.commands.options import Format, Price, UsdPerGpuHour, UsdPerHour, of_claims, tell
 from llmbench.cost import prices
 from llmbench.errors import SpecError
 from llmbench.report.views import claims as views_claims
@@ -26,10 +26,20 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
         ),
     ] = None,
     claim: Annotated[
-        list[str] | None, typer.Option(metavar="ID", help="Check this claim only; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            metavar="ID",
+            autocompletion=of_claims,
+            help="Check this claim only; may be repeated. [default: all]",
+        ),
     ] = None,
     plan: Annotated[
-        str | None, typer.Option(metavar="ID", help="Write the sweep that would settle this claim.")
+        str | None,
+        typer.Option(
+            metavar="ID",
+            autocompletion=of_claims,
+            help="Write the sweep that would settle this claim.",
+        ),
     ] = None,
     output: Annotated[
         Path | None,

@@ -6,9 +6,9 @@ from typing import Annotated
 import typer
 
 from llmbench import compare, report
-from llmbench.commands.options import Format, Output, tell, without_collection
+from llmbench.commands.options import Format, Output, completed, tell, without_collection
 from llmbench.compare import confounds, sides
-from llmbench.errors import SpecError, did_you_mean
+from llmbench.errors import ExitCode, SpecError, did_you_mean
 from llmbench.machine import calibration, info
 from llmbench.report.figures.cells import labels
 from llmbench.report.views import compare as views_compare
@@ -16,7 +16,6 @@ from llmbench.results import metrics, store
 from llmbench.spec.sweep import HEADS
 from llmbench.stats import effects
 
-NOTHING_COMPARABLE = 3
 BY_HEAD = {head: axis for axis, head in HEADS.items()}
 
 VERDICTS = {
@@ -28,6 +27,13 @@ VERDICTS = {
     "missing": "missing",
 }
 """The words of --fail-on; `slower` and `more` are both for the worse."""
+NO_GATE = "none"
+
+EXIT_CODES = (
+    "Exit codes: 0 if the comparison is decided and no cell has a verdict of --fail-on, 1 if one has, 2 after a "
+    "mistake, 3 if the comparison is undecided: cells are missing, or every cell is unclear; 5 if it is refused "
+    "because it would mislead. With --fail-on none: 0 if any cell is compared."
+)
 
 
 def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
@@ -37,7 +43,14 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
             metavar="BASELINE [CANDIDATE]...", help="Folders of runs, or one with --by."
         ),
     ],
-    metric: Annotated[str, typer.Option(metavar="KEY", help="Metric to compare.")] = "e2e_s",
+    metric: Annotated[
+        str,
+        typer.Option(
+            metavar="KEY",
+            autocompletion=completed(lambda: metrics.BY_KEY),
+            help="Metric to compare.",
+        ),
+    ] = "e2e_s",
     by: Annotated[
         str | None,
         typer.Option(metavar="FACTOR", help="Compare inside one run: backend, dtype, model, ..."),
@@ -46,17 +59,24 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
     fail_on: Annotated[
         str,
         typer.Option(
-            metavar="VERDICT,...", help="Exit 1 if a cell has one of these verdicts; or `none`."
+            metavar="VERDICT,...",
+            help="Exit 1 if a cell has one of these verdicts: slower or more, faster or less, unclear, missing; "
+            "or `none`.",
         ),
     ] = "slower",
+    allow_missing: Annotated[
+        bool,
+        typer.Option("--allow-missing", help="Judge the other cells where some have no number."),
+    ] = False,
     cross_machine: Annotated[
-        bool, typer.Option("--cross-machine", help="Allow runs of different machines.")
+        bool,
+        typer.Option("--cross-machine", help="Allow runs of machines that are not alike."),
     ] = False,
     format: Format = "terminal",
     output: Output = None,
 ) -> int:
     """Say what is slower, faster or the same, cell by cell."""
-    (chosen,) = metrics.named([metric], "--metric")
+    (chosen,) = metrics.named([metric])
     by = BY_HEAD.get(by or "", by)
     failing = verdicts(fail_on)
     destination = report.destination("compare", format, output)
@@ -73,17 +93,22 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
         if kept.notice:
             made = made._replace(notices=(*made.notices, kept.notice))
         destination.write(views_compare.document(made, logs))
-    return exit_code(made, failing)
+    if all_verdicts(made) & failing:
+        return ExitCode.NEGATIVE
+    if why := undecided(made, gate=bool(failing), allow_missing=allow_missing):
+        tell(f"Undecided (exit code {ExitCode.INCOMPLETE}): {why}")
+        return ExitCode.INCOMPLETE
+    return ExitCode.DONE
 
 
 def verdicts(text: str) -> set[object]:
     """Return the verdicts that fail, from their words; raise SpecError for a word that is none."""
     words = [word.strip() for word in text.split(",")]
-    if words == ["none"]:
+    if words == [NO_GATE]:
         return set()
     for word in words:
         if word not in VERDICTS:
-            known = (*VERDICTS, "none")
+            known = (*VERDICTS, NO_GATE)
             raise SpecError(f"--fail-on: unknown verdict {word!r}.{did_you_mean(word, known)}")
     return {VERDICTS[word] for word in words}
 
@@ -114,15 +139,29 @@ def counted(runs: list[Path], by: str | None) -> list[Path]:
     return runs
 
 
-def exit_code(made: compare.Comparison, failing: set[object]) -> int:
-    """Return 3 if nothing could be compared, 1 if any cell has a failing verdict, else 0."""
-    if not any(contrast.cells for contrast in made.contrasts):
-        return NOTHING_COMPARABLE
+def all_verdicts(made: compare.Comparison) -> set[object]:
+    """Return the verdicts of all cells, `missing` for those without a number in a candidate."""
     seen: set[object] = set()
     for contrast in made.contrasts:
         seen |= {effects.Verdict(verdict) for verdict in contrast.effects.verdict.tolist()}
         seen |= {"missing" for of in contrast.missing if of.lacking == "candidate"}
-    return 1 if seen & failing else 0
+    return seen
+
+
+def undecided(made: compare.Comparison, *, gate: bool, allow_missing: bool) -> str:
+    """Return why a comparison decides nothing, or not everything that a gate asks; empty if it does."""
+    compared = [bool(of.cells) for of in made.contrasts]
+    if not (all(compared) if gate else any(compared)):
+        return "no cell has a number on both sides."
+    if not gate:
+        return ""
+    for of in made.contrasts:
+        if (missing := sum(len(group.cells) for group in of.missing)) and not allow_missing:
+            have = "cell has" if missing == 1 else "cells have"
+            return f"{missing:,} {have} no comparison with {of.name}; --allow-missing judges the others."
+        if (of.effects.verdict == effects.Verdict.UNCLEAR).all():
+            return f"every cell of {of.name} is unclear; measure more sessions, or give a larger --margin."
+    return ""
 
 
 def kept_of(read: list[sides.Side]) -> calibration.KeptCalibration:

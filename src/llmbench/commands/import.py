@@ -7,13 +7,15 @@ from typing import Annotated
 import typer
 
 from llmbench import report
-from llmbench.commands.options import Format
+from llmbench.commands.options import Format, of_backends, of_chips, of_models
 from llmbench.importers import convert
 from llmbench.machine import chips
 from llmbench.machine.info import utc_now
 from llmbench.redact import command_line
 from llmbench.report.views import table as views_table
 from llmbench.results import store, table
+
+AS_WRITTEN = "[default: what the file says]"
 
 
 def command(  # noqa: PLR0913, PLR0917 - one argument a flag
@@ -23,35 +25,52 @@ def command(  # noqa: PLR0913, PLR0917 - one argument a flag
             metavar="FILE...", help="Result files; the tool that wrote them is detected."
         ),
     ],
-    output_dir: Annotated[
+    output: Annotated[
         Path,
-        typer.Option("--output-dir", "-o", metavar="DIR", help="The folder to write the run to."),
+        typer.Option("--output", "-o", metavar="DIR", help="The folder to write the run to."),
     ],
     importer: Annotated[
         str | None,
-        typer.Option("--from", metavar="NAME", help="Read the files with this importer only."),
+        typer.Option(
+            "--from",
+            metavar="NAME",
+            help="Read the files with this importer only. [default: detected]",
+        ),
     ] = None,
     model: Annotated[
-        str | None, typer.Option("--model", "-m", help="Model name to record.")
+        str | None,
+        typer.Option(
+            "--model", "-m", autocompletion=of_models, help=f"Model name to record. {AS_WRITTEN}"
+        ),
     ] = None,
     backend: Annotated[
-        str | None, typer.Option(help="Engine to record, where a file does not name it.")
+        str | None,
+        typer.Option(
+            autocompletion=of_backends,
+            help=f"Engine to record, where a file does not name it. {AS_WRITTEN}",
+        ),
     ] = None,
     machine: Annotated[
         str | None,
         typer.Option(
-            metavar="CHIP", help="Chip to record, by its short name or the one that tools print."
+            metavar="CHIP",
+            autocompletion=of_chips,
+            help="Chip to record, by its short name or the one that tools print. [default: none]",
         ),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="Device to record.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="Dtype to record.")] = None,
+    device: Annotated[str | None, typer.Option(help=f"Device to record. {AS_WRITTEN}")] = None,
+    dtype: Annotated[str | None, typer.Option(help=f"Dtype to record. {AS_WRITTEN}")] = None,
     load_format: Annotated[
-        str | None, typer.Option(help="Origin of the weights to record.")
+        str | None, typer.Option(help=f"Origin of the weights to record. {AS_WRITTEN}")
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Batch size to record.")] = None,
-    input_len: Annotated[int | None, typer.Option(min=1, help="Prompt tokens to record.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help=f"Batch size to record. {AS_WRITTEN}")
+    ] = None,
+    input_len: Annotated[
+        int | None, typer.Option(min=1, help=f"Prompt tokens to record. {AS_WRITTEN}")
+    ] = None,
     output_len: Annotated[
-        int | None, typer.Option(min=1, help="New tokens per sequence to record.")
+        int | None, typer.Option(min=1, help=f"New tokens per sequence to record. {AS_WRITTEN}")
     ] = None,
     format: Format = "terminal",
 ) -> None:
@@ -65,8 +84,8 @@ def command(  # noqa: PLR0913, PLR0917 - one argument a flag
     called = command_line(["llmbench", *sys.argv[1:]])
     now = utc_now().replace("Z", "+00:00")  # as imports have written it since format 1
     chip = chips.named(machine) if machine is not None else ""
-    convert.write(files, said, importer, output_dir, called, now, chip)
-    log = store.read(output_dir)
+    convert.write(files, said, importer, output, called, now, chip)
+    log = store.read(output)
     assert log.imported is not None
     left = {
         f"{source.tool}: {key}": why

@@ -5,13 +5,16 @@ from typing import Annotated
 import typer
 
 from llmbench import report
-from llmbench.commands.options import Format, Output
+from llmbench.commands.options import Format, Output, of_models
 from llmbench.report.views import models as views_models
 
 
 def command(
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="Show everything about this one.")
+        str | None,
+        typer.Argument(
+            metavar="[NAME]", autocompletion=of_models, help="Show everything about this one."
+        ),
     ] = None,
     format: Format = "terminal",
     output: Output = None,

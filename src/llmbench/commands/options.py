@@ -3,14 +3,15 @@
 import contextlib
 import gc
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from llmbench import report
+from llmbench import backends, report
 from llmbench.redact import shown
+from llmbench.spec import configs
 
 Format = Annotated[
     report.Format,
@@ -41,6 +42,27 @@ Output = Annotated[
         help="Page to write with --format html. [default: COMMAND.html]",
     ),
 ]
+
+
+def completed(names: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
+    """Return what a shell completes an argument with: these names, also as the last word of a list with commas."""
+
+    def complete(incomplete: str) -> list[str]:
+        before, comma, word = incomplete.rpartition(",")
+        return [f"{before}{comma}{name}" for name in sorted(names()) if name.startswith(word)]
+
+    return complete
+
+
+def of_folder(name: str) -> Callable[[str], list[str]]:
+    """Return what completes the name of a file in a folder of configs."""
+    return completed(lambda: (path.stem for path in configs.folder(name).glob("*.yaml")))
+
+
+of_models, of_chips, of_sweeps, of_claims = map(
+    of_folder, ("models", "machines", "sweeps", "claims")
+)
+of_backends = completed(backends.known)
 
 
 def tell(text: str) -> None:

@@ -8,13 +8,37 @@ import typer
 from rich.console import Console
 
 from llmbench import backends, report
+from llmbench.commands.options import (
+    Price,
+    UsdPerGpuHour,
+    UsdPerHour,
+    of_backends,
+    of_chips,
+    of_models,
+    of_sweeps,
+)
 from llmbench.commands.table import show_table
+from llmbench.cost.prices import PriceOptions
 from llmbench.errors import SpecError
 from llmbench.redact import command_line
 from llmbench.report.views import dry_run as views_dry_run
 from llmbench.run import forecast
 from llmbench.run import sweep as run_sweep
+from llmbench.spec import example as spec_example
 from llmbench.spec import overrides
+from llmbench.spec.sweep import Axes, Protocol
+
+EXIT_CODES = (
+    "Exit codes: 0 if every planned session is valid, 1 if the numbers have to be measured again, because every "
+    "interval is wider than its value or other work disturbed every cell; 2 after a mistake, 3 if sessions failed, 4 "
+    "if a record could not be written, 129, 130 or 143 if a signal ended it."
+)
+KEYS = spec_example.defaults(Axes) | spec_example.defaults(Protocol)
+
+
+def otherwise(value: object) -> str:
+    """Return the default of a flag that replaces a key of the sweep's file, for its help."""
+    return f"[default: the file's, else {value}]"
 
 
 def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
@@ -22,33 +46,42 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
         Path | None,
         typer.Argument(
             metavar="[SWEEP]",
+            autocompletion=of_sweeps,
             help="A sweep's file, or a name that 'llmbench sweeps' lists; without one, --model says what to run.",
         ),
-    ] = None,
-    output_dir: Annotated[
-        Path | None,
-        typer.Option("--output-dir", "-o", help="The run's folder; one that exists is continued."),
     ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE",
-            help="With --dry-run --format html: page to write. [default: sweep.html]",
+            "--output",
+            "-o",
+            metavar="PATH",
+            help="The run's folder; one that exists is continued. With --dry-run --format html, the page. "
+            "[default: a new folder under results/; sweep.html]",
         ),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the newest run of this sweep under results/.")
+    ] = False,
+    example: Annotated[
+        bool,
+        typer.Option("--example", help="Print a sweep file with every key and its meaning."),
     ] = False,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Show what fits, how long it takes and costs; run nothing."),
     ] = False,
     machine: Annotated[
-        str | None, typer.Option(metavar="CHIP", help="With --dry-run: plan for this known chip.")
+        str | None,
+        typer.Option(
+            metavar="CHIP[*N]",
+            autocompletion=of_chips,
+            help="With --dry-run: plan for this known chip, or N of them. [default: this machine]",
+        ),
     ] = None,
-    usd_per_gpu_hour: Annotated[
-        float | None, typer.Option(help="With --dry-run: price of an hour of one GPU, in dollars.")
-    ] = None,
+    usd_per_hour: UsdPerHour = None,
+    usd_per_gpu_hour: UsdPerGpuHour = None,
+    price: Price = None,
     format: Annotated[
         report.Format, typer.Option(help="With --dry-run: output format.")
     ] = "terminal",
@@ -61,56 +94,82 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
         typer.Option(
             "--model",
             "-m",
-            help="Catalogue name, NAME@tiny, folder or hub id; comma list, repeatable.",
+            autocompletion=of_models,
+            help="Catalogue name, NAME@tiny, folder or hub id; comma list, repeatable. Required without a file.",
         ),
     ] = None,
     backend: Annotated[
-        list[str] | None, typer.Option(help="Engine; comma list, repeatable.")
+        list[str] | None,
+        typer.Option(
+            autocompletion=of_backends,
+            help=f"Engine; comma list, repeatable. {otherwise(KEYS['backend'])}",
+        ),
     ] = None,
     option: Annotated[
         list[str] | None,
         typer.Option(
             metavar="KEY=VALUE",
-            help="Engine option, repeatable; 'llmbench backends' lists them.",
+            help="Engine option, repeatable; 'llmbench backends' lists them and their defaults.",
         ),
     ] = None,
     tensor_parallel_size: Annotated[
-        int | None, typer.Option(help="GPUs that share one model: --option tensor_parallel_size=N.")
+        int | None,
+        typer.Option(
+            help=f"GPUs that share one model: --option tensor_parallel_size=N. {otherwise(1)}"
+        ),
     ] = None,
     dtype: Annotated[
         list[str] | None,
-        typer.Option(help="auto (the checkpoint's), float32, bfloat16 or float16; comma list."),
+        typer.Option(
+            help=f"auto (the checkpoint's), float32, bfloat16 or float16; comma list. {otherwise(KEYS['dtype'])}"
+        ),
     ] = None,
     batch_size: Annotated[
-        list[str] | None, typer.Option(help="Sequences at once: 1,8,64 or 1-64*2.")
+        list[str] | None,
+        typer.Option(help=f"Sequences at once: 1,8,64 or 1-64*2. {otherwise(KEYS['batch_size'])}"),
     ] = None,
     input_len: Annotated[
-        list[str] | None, typer.Option(help="Prompt tokens: 128,1024 or 128-4096*2.")
+        list[str] | None,
+        typer.Option(help=f"Prompt tokens: 128,1024 or 128-4096*2. {otherwise(KEYS['input_len'])}"),
     ] = None,
-    output_len: Annotated[list[str] | None, typer.Option(help="New tokens per sequence.")] = None,
+    output_len: Annotated[
+        list[str] | None,
+        typer.Option(help=f"New tokens per sequence. {otherwise(KEYS['output_len'])}"),
+    ] = None,
     device: Annotated[
-        Literal["cpu", "cuda", "auto"] | None, typer.Option(help="Where to run.")
+        Literal["cpu", "cuda", "auto"] | None,
+        typer.Option(help=f"Where to run. {otherwise(KEYS['device'])}"),
     ] = None,
     load_format: Annotated[
         Literal["dummy", "safetensors", "auto"] | None,
         typer.Option(
-            help="Random or real weights. [default: safetensors for a folder or hub id, else dummy]"
+            help=f"Random or real weights; auto is real ones for a folder or hub id. {otherwise(KEYS['load_format'])}"
         ),
     ] = None,
     prompts: Annotated[
-        str | None, typer.Option(help="A text file to cut prompts from, instead of random tokens.")
+        str | None,
+        typer.Option(
+            help=f"A text file to cut prompts from, or synthetic: random tokens. {otherwise(KEYS['prompts'])}"
+        ),
     ] = None,
     sessions: Annotated[
-        int | None, typer.Option(help="Exact number of sessions (fresh worker processes) per cell.")
+        int | None,
+        typer.Option(
+            help="Exact number of sessions (fresh worker processes) per cell. "
+            + otherwise(f"{KEYS['sessions']} to {KEYS['max_sessions']}")
+        ),
     ] = None,
     num_iters: Annotated[
-        int | None, typer.Option(help="Fewest timed iterations per session.")
+        int | None,
+        typer.Option(help=f"Fewest timed iterations per session. {otherwise(KEYS['iterations'])}"),
     ] = None,
     num_iters_warmup: Annotated[
-        int | None, typer.Option(help="Fewest warm-up iterations per session.")
+        int | None,
+        typer.Option(help=f"Fewest warm-up iterations per session. {otherwise(KEYS['warmup'])}"),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(help="Seed for prompts, weights and run order.")
+        int | None,
+        typer.Option(help=f"Seed for prompts, weights and run order. {otherwise(KEYS['seed'])}"),
     ] = None,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run code that comes with a checkpoint.")
@@ -150,6 +209,11 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
     ] = False,
 ) -> int:
     """Measure every cell of a sweep and keep each result as it comes."""
+    if example:
+        declared = {name: backends.options(name) for name in backends.known()}
+        meanings = {name: backends.meanings(name) for name in declared}
+        sys.stdout.write(spec_example.example(declared, meanings))
+        return 0
     axes = {
         "model": model,
         "backend": backend,
@@ -186,13 +250,22 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
     if probe:
         run_sweep.probe_first(wanted, console)
     if dry_run:
-        destination = report.destination("sweep", format, output)
-        made = forecast.forecast(wanted, machine, usd_per_gpu_hour, run_sweep.RESULTS)
+        destination = report.destination("sweep", format, output if format == "html" else None)
+        asked_price = PriceOptions(usd_per_hour, usd_per_gpu_hour, price)
+        made = forecast.forecast(wanted, machine, asked_price, run_sweep.RESULTS)
         destination.write(views_dry_run.document(made))
         return 0
-    _refuse_alone(machine, usd_per_gpu_hour, format, output)
+    _refuse_alone(
+        {
+            "--machine": machine,
+            "--usd-per-hour": usd_per_hour,
+            "--usd-per-gpu-hour": usd_per_gpu_hour,
+            "--price": price,
+            "--format": None if format == "terminal" else format,
+        }
+    )
     asked = run_sweep.SweepOptions(
-        output_dir,
+        output,
         resume=resume,
         new_environment=new_environment,
         allow_shared=allow_shared,
@@ -205,12 +278,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
     return run_sweep.sweep(wanted, asked, console, command, show_table)
 
 
-def _refuse_alone(
-    machine: str | None, usd_per_gpu_hour: float | None, format: str, output: Path | None
-) -> None:
+def _refuse_alone(given: dict[str, object]) -> None:
     """Refuse what means nothing while measuring."""
-    given = {"--machine": machine, "--usd-per-gpu-hour": usd_per_gpu_hour, "--output": output}
-    names = [name for name, value in given.items() if value is not None]
-    names += ["--format"] if format != "terminal" else []
-    if names:
+    if names := [name for name, value in given.items() if value is not None]:
         raise SpecError(f"{', '.join(names)}: only works together with --dry-run.")

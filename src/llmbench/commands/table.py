@@ -8,19 +8,25 @@ import typer
 from rich.console import Console
 
 from llmbench import report
-from llmbench.commands.options import Format, Output, Run, tell, without_collection
+from llmbench.commands.options import Format, Output, Run, completed, tell, without_collection
 from llmbench.errors import SpecError
 from llmbench.report.views import predicted as views_predicted
 from llmbench.report.views import table as views_table
 from llmbench.results import metrics as known
 from llmbench.results import store, table
+from llmbench.results.trust import Trust
 
 
 def command(
     run: Run,
     metrics: Annotated[
         str | None,
-        typer.Option("--metrics", metavar="KEY,...", help="Show these metrics, or `all`."),
+        typer.Option(
+            "--metric",
+            metavar="KEY,...",
+            autocompletion=completed(lambda: known.BY_KEY),
+            help="Show these metrics, or `all`. [default: times, output and memory]",
+        ),
     ] = None,
     predicted: Annotated[
         bool,
@@ -33,7 +39,7 @@ def command(
 ) -> None:
     """Show a run as a table."""
     if predicted and metrics is not None:
-        raise SpecError("--metrics: --predicted shows its own columns; leave one of them out.")
+        raise SpecError("--metric: --predicted shows its own columns; leave one of them out.")
     if metrics is None:
         chosen = None
     elif metrics.strip() == "all":
@@ -54,6 +60,8 @@ def command(
         destination.write(views_table.document(built))
 
 
-def show_table(folder: Path, console: Console) -> None:
-    """Show a run as a table on a console."""
-    report.show(views_table.document(table.build(store.read(folder))), stream=console.file)
+def show_table(folder: Path, console: Console) -> Trust | None:
+    """Show a run as a table on a console, and return how far its numbers can be trusted."""
+    built = table.build(store.read(folder))
+    report.show(views_table.document(built), stream=console.file)
+    return built.trust

@@ -13,7 +13,8 @@ from numpy.typing import NDArray  # noqa: TC002
 from llmbench.compare import confounds
 from llmbench.compare.match import compared_sessions, in_both, match
 from llmbench.compare.sides import levels
-from llmbench.errors import RunError
+from llmbench.errors import NotComparable
+from llmbench.results.aggregate import DISTURBED_SHARE
 from llmbench.stats import effects
 from llmbench.stats.intervals import moments
 from llmbench.stats.overall import Overall, overall, residuals
@@ -32,13 +33,9 @@ if TYPE_CHECKING:
 Words: TypeAlias = "dict[effects.Verdict, str]"
 
 
-DISTURBED_SHARE = 0.5
-"""If more than this share of sessions ran while other processes were busy, those may explain a difference between
-runs. Tiny models ran ten times slower on a crowded machine, with a warning on every session."""
-
 BUSY = (
     "Cells are not called different if most of their sessions ran while other processes were busy; measure "
-    "them again on a quiet machine, or measure both sides in one sweep and use --by."
+    "them again on a quiet machine, or measure both sides in one sweep and use llmbench compare --by."
 )
 ALONE = (
     "A cell with a single session on either side is never called different, because one session does not "
@@ -98,7 +95,7 @@ class _Draft(NamedTuple):
 
 
 def runs(sides: Sequence[Side], asked: CompareOptions) -> Comparison:
-    """Compare every other run with the first; raise RunError for one that cannot be compared."""
+    """Compare every other run with the first; raise NotComparable for one that cannot be compared."""
     return _compared(sides[0], sides[1:], asked)
 
 
@@ -107,12 +104,12 @@ def within(side: Side, asked: CompareOptions) -> Comparison:
 
     Raises:
         SpecError: the run has no such factor, or only one value of it.
-        RunError: its values cannot be compared.
+        NotComparable: its values cannot be compared.
 
     """
     assert asked.factor is not None
     if asked.factor == "load_format":
-        raise RunError(f"{side.name}: {confounds.WEIGHTS}")
+        raise NotComparable(f"{side.name}: {confounds.WEIGHTS}")
     first, *others = levels(side, asked.factor)
     return _compared(first, others, asked)
 

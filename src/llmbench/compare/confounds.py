@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from llmbench.compare.match import ELSEWHERE
-from llmbench.errors import RunError
+from llmbench.errors import NotComparable
 from llmbench.machine import info
 from llmbench.spec.sweep import NOT_OURS
 
@@ -51,17 +51,19 @@ MEMORY_WITHOUT_HOLDERS = ("weights_bytes", "kv_cache_theoretical_bytes")
 
 WEIGHTS = "cannot compare random with real weights, whose numbers differ for other reasons; no flag allows it."
 
+ALIKE = "The runs were measured on GPUs of the same model, but not on the same cards, and cards differ a little."
+
 MOST_CHANGES = 8
 """The number of changed facts that are named; the rest are counted."""
 
 
 def refuse(baseline: Side, candidate: Side, matched: Match, asked: CompareOptions) -> None:
-    """Raise RunError if two sides must not be compared, naming the flag that allows it, if any."""
+    """Raise NotComparable if two sides must not be compared, naming the flag that allows it, if any."""
     where = f"{candidate.name} against {baseline.name}"
     protocols = sorted((baseline.protocols | candidate.protocols) - {NOT_OURS})
     if len(protocols) > 1:
         versions = " and ".join(map(str, protocols))
-        raise RunError(
+        raise NotComparable(
             f"{where}: measured with protocols {versions}, whose numbers mean different things; no flag allows it."
         )
     if asked.factor is None and not asked.cross_machine:
@@ -69,23 +71,23 @@ def refuse(baseline: Side, candidate: Side, matched: Match, asked: CompareOption
     if not len(matched.baseline) and any(
         m.reason == ELSEWHERE["load_format"] for m in matched.missing
     ):
-        raise RunError(f"{where}: {WEIGHTS}")
+        raise NotComparable(f"{where}: {WEIGHTS}")
     if asked.metric.unit.word == "MiB" and asked.metric.key not in MEMORY_WITHOUT_HOLDERS:
         _refuse_other_holding(where, baseline, candidate)
 
 
 def _refuse_other_machine(where: str, baseline: Plan | None, candidate: Plan | None) -> None:
-    allow = "Use --cross-machine to compare them anyway."
+    allow = "llmbench compare --cross-machine compares them anyway."
     if baseline is None or candidate is None:
-        raise RunError(f"{where}: one run does not name its machine. {allow}")
-    here, there = info.identity(baseline.machine), info.identity(candidate.machine)
+        raise NotComparable(f"{where}: one run does not name its machine. {allow}")
+    here, there = info.kind(baseline.machine), info.kind(candidate.machine)
     if here != there:
         difference = (
             f"{there[0]} against {here[0]}"
             if there[0] != here[0]
             else f"two machines of the kind {here[0]}"
         )
-        raise RunError(
+        raise NotComparable(
             f"{where}: {difference}; a difference may come from the machine instead of the change. {allow}"
         )
 
@@ -93,7 +95,7 @@ def _refuse_other_machine(where: str, baseline: Plan | None, candidate: Plan | N
 def _refuse_other_holding(where: str, baseline: Side, candidate: Side) -> None:
     held = {bool(value) for side in (baseline, candidate) for value in side.preallocated}
     if len(held) > 1:
-        raise RunError(
+        raise NotComparable(
             f"{where}: one side's engine pre-allocates memory, and its bytes cannot be compared with memory "
             f"taken on demand; no flag allows it. Compare {' or '.join(MEMORY_WITHOUT_HOLDERS)} instead."
         )
@@ -148,9 +150,12 @@ def _of_separate_runs(baseline: Side, candidate: Side) -> Iterator[str]:
         return
     yield (
         "The runs were made at different times: a difference may come from the machine's state instead of the "
-        "change. To rule that out, measure both in one sweep and compare with --by."
+        "change. To rule that out, measure both in one sweep and use llmbench compare --by."
     )
     if baseline.plan and candidate.plan:
+        here, there = baseline.plan.machine, candidate.plan.machine
+        if info.kind(here) == info.kind(there) and info.identity(here) != info.identity(there):
+            yield ALIKE
         yield from _changes(baseline.plan, candidate.plan)
 
 
@@ -183,11 +188,16 @@ def _change(before: object, after: object) -> str:
 
 
 def flat(facts: Mapping[str, Any]) -> dict[str, object]:
-    """Return nested facts by their innermost names; the machine's by its own."""
+    """Return nested facts by their innermost names; those of a list of GPUs by both, one value if all have the same."""
     by_name: dict[str, object] = {}
     for key, value in facts.items():
         if isinstance(value, dict):
             by_name |= flat(value)
+        elif isinstance(value, list) and value and all(isinstance(each, dict) for each in value):
+            for name in dict.fromkeys(name for each in value for name in each):
+                of_each = [each.get(name) for each in value]
+                alike = of_each.count(of_each[0]) == len(of_each)
+                by_name[f"{key}.{name}"] = of_each[0] if alike else of_each
         elif key not in info.VOLATILE:
             by_name[key] = value
     return by_name

@@ -145,22 +145,60 @@ def hour(asked: PriceOptions, measured: Measured) -> Hour:
             f"{measured.run}: ran on a CPU, for which no price is on file; give --usd-per-hour."
         )
     count = gpus_of(measured)
-    if asked.usd_per_gpu_hour is not None:
-        return Hour(
-            count * asked.usd_per_gpu_hour,
-            f"{count} x ${asked.usd_per_gpu_hour:g} a GPU-hour, as given",
-            measured.at[:4],
+    given = _given(asked, measured.machine.chip, count, measured.at[:4])
+    return given or _by_list(_listed(asked.provider, measured), count)
+
+
+def of_plan(asked: PriceOptions, chip: str | None, count: int) -> Hour | None:
+    """Return the price of an hour of GPUs that are only planned for; None if there is none.
+
+    Args:
+        asked: the price on the command line, which has been checked.
+        chip: the short name of their chip, whose latest dated price is taken if none is asked for; None = unknown.
+        count: how many there are.
+
+    Raises:
+        SpecError: the chip has no price of the providers that are asked for.
+
+    """
+    if asked.usd_per_hour is not None:
+        return Hour(asked.usd_per_hour, f"${asked.usd_per_hour:g} an hour, as given", "")
+    if given := _given(asked, chip, count, ""):
+        return given
+    known = _prices(chip) if chip else ()
+    if asked.provider is None:
+        dated = [row for row in known if row.date]
+        return _by_list(max(dated, key=_date), count) if dated else None
+    matching = next(filter(None, (_meant(known, word) for word in _words(asked.provider))), [])
+    if not matching:
+        raise SpecError(
+            f"--price: no price of {asked.provider!r}; {chip or 'an unknown chip'} has {_list(known)}. "
+            "Choose one of these, or give --usd-per-gpu-hour."
         )
+    return _by_list(max(matching, key=_date), count)
+
+
+def _given(asked: PriceOptions, chip: str | None, count: int, year: str) -> Hour | None:
+    """Return the price of this many GPUs from that of one on the command line; None if there is none."""
+    if asked.usd_per_gpu_hour is not None:
+        said = f"{count} x ${asked.usd_per_gpu_hour:g} a GPU-hour, as given"
+        return Hour(count * asked.usd_per_gpu_hour, said, year)
     for word in _words(asked.provider):
         name, given, text = word.partition("=")
-        if given and name == measured.machine.chip and (usd := _usd(text)):
-            said = f"{count} x ${usd:g} a GPU-hour of {name}, as given"
-            return Hour(count * usd, said, measured.at[:4])
-    price = _listed(asked.provider, measured)
-    usd = price.usd_per_hour or 0.0
-    when = price.date or "undated"
+        if given and name == chip and (usd := _usd(text)):
+            return Hour(count * usd, f"{count} x ${usd:g} a GPU-hour of {name}, as given", year)
+    return None
+
+
+def _by_list(price: chips.Price, count: int) -> Hour:
+    """Return the price of this many GPUs at a listed price of one."""
+    usd, when = price.usd_per_hour or 0.0, price.date or "undated"
     said = f"{count} x ${usd:g} a GPU-hour, {price.provider}, {when}"
-    return Hour(count * usd, said, (price.date or "")[:4])
+    return Hour(count * usd, said, _date(price)[:4])
+
+
+def _date(price: chips.Price) -> str:
+    return price.date or ""
 
 
 def gpus_of(measured: Measured) -> int:
@@ -182,7 +220,7 @@ def _listed(provider: str | None, measured: Measured) -> chips.Price:
             f"{measured.run}: {what}; {measured.machine.chip} has {_list(known)}. "
             "Choose with --price, or give --usd-per-gpu-hour."
         )
-    return max(matching, key=lambda row: row.date or "")
+    return max(matching, key=_date)
 
 
 @cache  # cached: reading the file again for every cell would take seconds

@@ -102,7 +102,7 @@ def chip(name: str) -> Chip:
     """Return a known chip; raise SpecError with the nearest name if there is none."""
     files = known()
     if name not in files:
-        raise SpecError(f"machine: {name!r} is not a known chip.{did_you_mean(name, files)}")
+        raise _unknown("machine", name, files)
     return yaml.read(files[name], Chip)
 
 
@@ -119,7 +119,12 @@ def named(name: str) -> str:
         return found[0]
     if found:
         raise SpecError(f"--machine: {name!r} may be {' or '.join(found)}; give one of these.")
-    raise SpecError(f"--machine: {name!r} is not a known chip.{did_you_mean(name, files)}")
+    raise _unknown("--machine", name, files)
+
+
+def _unknown(where: str, name: str, files: Mapping[str, Path]) -> SpecError:
+    near = did_you_mean(name, files, "llmbench machine --list")
+    return SpecError(f"{where}: {name!r} is not a known chip.{near}")
 
 
 def match(gpu: Mapping[str, Any]) -> str | None:

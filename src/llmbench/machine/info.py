@@ -96,6 +96,16 @@ def identity(facts: Mapping[str, Any]) -> tuple[Any, ...]:
     )
 
 
+def kind(facts: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return the identity without the ids of the cards: alike machines of a pool have the same; the name first."""
+    sizes = [(gpu.get("name"), gpu.get("memory_bytes")) for gpu in facts.get("gpus") or ()]
+    gpus = [
+        {"name": name, "memory_bytes": size // 2**30 if isinstance(size, int) else None}
+        for name, size in sizes
+    ]
+    return identity({**facts, "gpus": gpus})
+
+
 def _hashable(fact: Any) -> Any:
     return tuple(fact) if isinstance(fact, list) else fact
 

@@ -26,6 +26,8 @@ from llmbench.spec.digest import digest_of
 AT = "@"
 """The separator between a catalogue entry's name and the size of its scaled copy."""
 
+LISTED_BY = "llmbench models"
+
 OWN_MODELS = "LLMBENCH_MODELS"
 """The environment variable with folders of the user's own entries, separated as in PATH."""
 
@@ -140,9 +142,15 @@ def resolve(name: str) -> Model:
         raise SpecError(
             f"model: {name!r} is a folder without config.json, which every checkpoint has."
         )
+    if name.startswith((".", "/", "~")):
+        there = os.path.lexists(folder)
+        what = (
+            "is a file; give the folder of a checkpoint" if there else "the folder does not exist"
+        )
+        raise SpecError(f"model: {name!r}: {what}.")
     if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
         return _model(name, "hub", name, None, {}, dtype=checkpoint.of_hub(name))
-    meant = did_you_mean(name, [f"{one}{scaled}{size}" for one in known])
+    meant = did_you_mean(name, [f"{one}{scaled}{size}" for one in known], LISTED_BY)
     raise SpecError(f"model: {name!r} is not a catalogue entry, folder or hub id.{meant}")
 
 
@@ -155,7 +163,9 @@ def entry(name: str) -> Entry:
     """Return one entry of the catalogue; raise SpecError with the nearest name if there is none."""
     known = _files()
     if name not in known:
-        raise SpecError(f"model: {name!r} is not a catalogue entry.{did_you_mean(name, known)}")
+        raise SpecError(
+            f"model: {name!r} is not a catalogue entry.{did_you_mean(name, known, LISTED_BY)}"
+        )
     return yaml.read(known[name], Entry)
 
 

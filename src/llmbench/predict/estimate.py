@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import msgspec
 
+from llmbench import numbers
 from llmbench.machine import chips
 from llmbench.machine.chips import TERA
 from llmbench.machine.peaks import Probe
@@ -16,7 +17,7 @@ from llmbench.predict import memory as predict_memory
 from llmbench.predict import nearest, roofline
 from llmbench.predict.roofline import ON_CHIP_BYTES
 from llmbench.results.prediction import Prediction
-from llmbench.spec.sweep import groups
+from llmbench.spec.sweep import gpus_of, groups
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -129,6 +130,37 @@ def predictions(
     return predicted
 
 
+def at_least(
+    cells: Sequence[Cell], models: Mapping[str, Model], protocol: Protocol, place: PredictedMachine
+) -> dict[str, Prediction]:
+    """Return the least times of the cells of other engines that compute, by id, on as many devices as each takes.
+
+    They are for a plan alone: no record is compared with them.
+    """
+    shapes = {name: shape_of(model.model_type, model.config) for name, model in models.items()}
+    least: dict[str, Prediction] = {}
+    for group in groups(cells, protocol.isolation):
+        first, shape = group[0], shapes[group[0].model]
+        if first.backend == PREDICTED or first.backend not in COMPUTING or shape is None:
+            continue
+        pace, count = _pace(first.device, first.dtype, place), gpus_of(first.options, 1)
+        if first.options.get("quantization") or not pace.flops_s or not pace.bytes_s:
+            continue
+        weights = Prediction(weights_bytes=formulas.weight_bytes(shape, first.dtype) // count)
+        basis = (
+            f"{first.backend} takes at least these times, of the model's own work at {count} x "
+            f"{numbers.rate(pace.flops_s, 'FLOP/s')} and {numbers.rate(pace.bytes_s, 'B/s')} ({pace.source})"
+        )
+        for cell in group:
+            work = roofline.work(shape, cell)
+            first_s, steps_s = _least_s(work, count * pace.flops_s, count * pace.bytes_s)
+            times = nearest.Times(
+                first_s or 0.0, (steps_s or 0.0) / max(1, cell.output_len - 1), basis
+            )
+            least[cell.id] = _timed(weights, times, cell, protocol, len(group))
+    return least
+
+
 def _nothing_known(cell: Cell, model: Model) -> str:
     if cell.backend not in COMPUTING:
         return f"no predictions for the backend {cell.backend}"
@@ -149,8 +181,7 @@ def _least(cell: Cell, shape: Shape, pace: Pace, *, whole: bool) -> Prediction:
     Weight bytes are known only if all weights are on the device in the cell's own dtype.
     """
     work = roofline.work(shape, cell)
-    cold = work.step_weight_bytes >= ON_CHIP_BYTES
-    once, moved = (work.step_weight_bytes, work.decode_bytes) if cold else (0, 0)
+    least_prefill_s, least_decode_s = _least_s(work, pace.flops_s, pace.bytes_s)
     return Prediction(
         weights_bytes=formulas.weight_bytes(shape, cell.dtype) if whole else None,
         prefill_flops=work.prefill_flops,
@@ -159,11 +190,23 @@ def _least(cell: Cell, shape: Shape, pace: Pace, *, whole: bool) -> Prediction:
         flops_s=pace.flops_s,
         bytes_s=pace.bytes_s,
         source=pace.source,
-        least_prefill_s=roofline.least_s(work.prefill_flops, once, pace.flops_s, pace.bytes_s),
-        least_decode_s=roofline.least_s(work.decode_flops, moved, pace.flops_s, pace.bytes_s),
+        least_prefill_s=least_prefill_s,
+        least_decode_s=least_decode_s,
         basis=pace.basis
         if cell.backend == PREDICTED
         else f"the model's own work only, not what {cell.backend} adds",
+    )
+
+
+def _least_s(
+    work: roofline.Work, flops_s: float | None, bytes_s: float | None
+) -> tuple[float | None, float | None]:
+    """Return the least seconds of the prefill and of all decode steps; None unless both ceilings are known."""
+    cold = work.step_weight_bytes >= ON_CHIP_BYTES
+    once, moved = (work.step_weight_bytes, work.decode_bytes) if cold else (0, 0)
+    return (
+        roofline.least_s(work.prefill_flops, once, flops_s, bytes_s),
+        roofline.least_s(work.decode_flops, moved, flops_s, bytes_s),
     )
 
 
@@ -228,14 +271,25 @@ def _pace(device: str, dtype: str, place: PredictedMachine) -> Pace:
     rated = measured or (chip and _of_chip(chip, dtype))
     least = _ceilings(chip, probe, dtype)
     if rated:
-        basis = f"probe of {rated.at}" if rated.at else f"datasheet of {rated.name}"
-        return Pace(
-            roofline.Speeds(rated, dtype), bool(measured), *least, f"{basis}; no earlier records"
-        )
+        return Pace(roofline.Speeds(rated, dtype), bool(measured), *least, _basis(rated, dtype))
     why = f"no times, because there is no probe, datasheet or record for {dtype} on {device}; {HOW} makes one"
     if chip and chip.dense_tflops and dtype == "bfloat16" and dtype not in chip.dense_tflops:
-        why = f"no times, because {chip.name} has no bfloat16; give --dtype auto or float16"
+        why = f"no times, because {chip.name} has no bfloat16; ask for dtype auto or float16"
     return Pace(None, False, *least, why)
+
+
+def _basis(rated: Probe, dtype: str) -> str:
+    """Return in words what times are estimated from: rates, and what the host takes for a layer."""
+    read = rated.read_bytes_s.get(dtype) or rated.copy_bytes_s or 0.0
+    rates = (
+        f"{numbers.rate(read, 'B/s')}, {numbers.rate(rated.flops_s[dtype], 'FLOP/s')} in {dtype}"
+    )
+    host = f"{(rated.step_s or 0.0) * roofline.EVENTS_PER_LAYER * 1e6:,.0f} us a layer"
+    if rated.at:
+        return f"probe of {rated.at} ({rates}; {host} for the host)"
+    return (
+        f"datasheet of {rated.name} ({rates}), and {host} assumed for the host; no earlier records"
+    )
 
 
 def _of_chip(chip: Chip, dtype: str) -> Probe | None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from llmbench.results.metrics import Metric
     from llmbench.results.record import Stop
     from llmbench.results.table import Numbers, RunProgress, Table
+    from llmbench.results.trust import Trust
     from llmbench.results.utilization import Words
 
 INTERVAL = (
@@ -47,6 +48,12 @@ BOUND_BY = (
     "bound by: what takes longer at its ceiling, operations (compute) or bytes (bandwidth); overhead where the"
     f" measured time is over {OVERHEAD_OVER:g} times that."
 )
+TRUST = {
+    "trust": "Trust these numbers",
+    "with care": "Take these numbers with care",
+    "measure again": "Measure again",
+}
+"""The closing verdict on a run in words."""
 TOO_WIDE = "(over 10x)"
 NAMED_CELLS = 3
 """Cells of a kind of failure that are named; the rest are counted."""
@@ -142,6 +149,12 @@ def progress(progress: RunProgress) -> str:
         f" ({progress.interrupted} interrupted, to be run again)" if progress.interrupted else ""
     )
     return f"{plural(progress.planned, 'session')}: {listed or 'none planned'}{again}"
+
+
+def trust(trust: Trust) -> Note:
+    """Return the closing verdict on a run, with its reasons."""
+    text = f"{TRUST[trust.verdict]}: {'; '.join(trust.reasons)}."
+    return Note(text, "strong" if trust.verdict == "trust" else "warning")
 
 
 def counts(progress: RunProgress) -> dict[str, int]:

@@ -23,8 +23,13 @@ if TYPE_CHECKING:
 
 Integers: TypeAlias = NDArray[np.int64]
 
-DISTURBING = {"busy_machine", "cpu_steal", "shared_device"}
+DISTURBING = frozenset({"busy_machine", "cpu_steal", "shared_device"})
 """Warnings that tell of other work on the machine while a number was taken."""
+UNSETTLED = frozenset({"warmup_not_converged", "warmup_too_short", "hot", "trend", "two_modes"})
+"""Warnings that tell that calls did not all run at one speed, whose median may not be the steady one."""
+DISTURBED_SHARE = 0.5
+"""If more than this share of a cell's sessions have such a warning, it may explain a difference. Tiny models ran ten
+times slower on a crowded machine, with a warning on every session."""
 
 DIGITS = re.compile(r"\d[\d.,]*")
 

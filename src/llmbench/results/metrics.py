@@ -233,12 +233,13 @@ BY_LABEL = {metric.label.lower(): metric for metric in METRICS}
 SHARES = tuple(metric.key for metric in METRICS if metric.unit is PERCENT)
 
 
-def named(keys: Iterable[str], flag: str = "--metrics") -> tuple[Metric, ...]:
+def named(keys: Iterable[str]) -> tuple[Metric, ...]:
     """Return the metrics with these keys or column headings; raise SpecError for an unknown one."""
     chosen: dict[str, Metric] = {}
     for key in keys:
         metric = BY_KEY.get(key) or BY_LABEL.get(key.lower())
         if metric is None:
-            raise SpecError(f"{flag}: unknown metric {key!r}.{did_you_mean(key, BY_KEY)}")
+            near = did_you_mean(key, BY_KEY, "llmbench table RUN --metric all")
+            raise SpecError(f"--metric: unknown metric {key!r}.{near}")
         chosen[metric.key] = metric
     return tuple(chosen.values())

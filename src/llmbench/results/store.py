@@ -384,7 +384,7 @@ def _refuse_others(folder: Path) -> None:
         taken += [log for log in (folder / LOGS).iterdir() if not OWN_LOG.fullmatch(log.name)]
     if taken and not _holds_run(folder):
         raise RunError(
-            f"{taken[0]}: is not of a run, and a run would write there. Use another --output-dir."
+            f"{taken[0]}: is not of a run, and a run would write there. Use another --output."
         )
 
 

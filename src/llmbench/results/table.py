@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmbench.results import metrics, utilization
+from llmbench.results.trust import Trust, verdict_on
 from llmbench.spec.sweep import NOT_OURS, NOT_SAID
 from llmbench.stats.intervals import Estimates, estimates
 from llmbench.stats.rounds import round_effect
@@ -120,6 +121,7 @@ class Table:
         everywhere: reason codes that all valid sessions of the run have; they are not in `warnings`.
         failures: the sessions without a number, alike ones together, the most frequent first.
         progress: the sessions, counted.
+        trust: how far the numbers can be trusted; None if nothing has ended, or another tool measured.
         notices: problems of the run, in words.
 
     """
@@ -140,6 +142,7 @@ class Table:
     everywhere: tuple[str, ...]
     failures: tuple[Failure, ...]
     progress: RunProgress
+    trust: Trust | None
     notices: tuple[str, ...]
 
     @property
@@ -164,6 +167,14 @@ def tabulate(log: Log, tally: Tally, chosen: Sequence[Metric] | None = None) -> 
     to_come = _to_come(log.plan, tally)
     axes, constants = axes_of(cells, NOT_SAID if log.imported else None)
     warnings, everywhere = _warnings(tally)
+    rounds = () if log.imported else tuple(_rounds(sessions, owners, tally.rounds))
+    progress = RunProgress(
+        planned=sum(tally.verdicts.values()) + int(to_come.sum()),
+        interrupted=tally.interrupted,
+        **tally.verdicts,
+    )
+    e2e = next(iter(_numbers(sessions, owners, len(cells), [metrics.BY_KEY["e2e_s"]])), None)
+    judged = verdict_on(tally, owners, e2e, progress, rounds_differ=bool(rounds))
     return Table(
         plan=log.plan,
         imported=log.imported,
@@ -180,11 +191,8 @@ def tabulate(log: Log, tally: Tally, chosen: Sequence[Metric] | None = None) -> 
         warnings=warnings,
         everywhere=everywhere,
         failures=tuple(sorted(tally.failures.values(), key=lambda failure: -failure.sessions)),
-        progress=RunProgress(
-            planned=sum(tally.verdicts.values()) + int(to_come.sum()),
-            interrupted=tally.interrupted,
-            **tally.verdicts,
-        ),
+        progress=progress,
+        trust=None if log.imported else judged,
         notices=(
             *_notices(log, tally),
             *(
@@ -192,7 +200,7 @@ def tabulate(log: Log, tally: Tally, chosen: Sequence[Metric] | None = None) -> 
                 for each in numbers
                 for notice in utilization.over_unity(each.metric.key, each.middle, work.sources)
             ),
-            *([] if log.imported else _rounds(sessions, owners, tally.rounds)),
+            *rounds,
         ),
     )
 

@@ -4,27 +4,47 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from llmbench import backends
+from llmbench.cost import prices
 from llmbench.errors import SpecError
 from llmbench.machine import calibration, chips, info, peaks
-from llmbench.predict import estimate, nearest
+from llmbench.models.shape import shape_of
+from llmbench.predict import estimate, nearest, preallocated
 from llmbench.run import plan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from llmbench.machine.chips import Chip, Price
+    from llmbench.cost.prices import Hour, PriceOptions
+    from llmbench.machine.chips import Chip
+    from llmbench.predict.preallocated import Room
     from llmbench.results.prediction import Prediction
     from llmbench.run.plan import Planned
     from llmbench.spec.sweep import Cell, Sweep
 
+MOST_GPUS = 1024
+"""A limit against typing errors: no sweep runs on more."""
+
 
 class PlannedCell(NamedTuple):
-    """One cell, what is predicted of it, and why it cannot run, if it cannot."""
+    """One cell and what is known of it in advance.
+
+    Attributes:
+        cell: the cell.
+        prediction: what is predicted of it.
+        refused: why it cannot run, if it cannot.
+        room: what an engine has that takes its memory at the start; None for others, or if it is not known.
+        least: the least times of an engine whose times are not predicted.
+        sweep_s: all of its first sessions; None if unknown, or if it does not run.
+
+    """
 
     cell: Cell
     prediction: Prediction
     refused: str | None
+    room: Room | None
+    least: Prediction | None
     sweep_s: float | None
 
 
@@ -35,7 +55,8 @@ class Forecast(NamedTuple):
         planned: the plan.
         cells: all of them, those that cannot run too.
         chip: what it is planned for; None for this machine.
-        price: of an hour, if there is one.
+        gpus: how many GPUs the machine has.
+        price: of an hour of the machine, if there is one.
         sessions: how many sessions an interval takes on this machine, in words; empty where it was not calibrated.
 
     """
@@ -43,51 +64,65 @@ class Forecast(NamedTuple):
     planned: Planned
     cells: list[PlannedCell]
     chip: Chip | None
-    price: Price | None
+    gpus: int
+    price: Hour | None
     sessions: str
 
 
-def forecast(
-    sweep: Sweep, chip_name: str | None, usd_per_hour: float | None, results: Path
-) -> Forecast:
-    """Plan a sweep for a chip or for this machine, and predict its cells."""
-    chip = chips.chip(chip_name) if chip_name else None
-    price = _price(usd_per_hour, chip)
+def forecast(sweep: Sweep, machine: str | None, price: PriceOptions, results: Path) -> Forecast:
+    """Plan a sweep for this machine, or for `CHIP` or `CHIP*N`, and predict its cells."""
+    prices.check(price)
+    if machine is None:
+        facts = info.machine()
+        past = nearest.past_cells(results, facts)
+        place = estimate.here(facts, peaks.probes_of(facts), past)
+        chip, gpus = None, len(facts["gpus"])
+        name = chips.match(facts["gpus"][0]) if gpus and price.provider else None
+    else:
+        name, gpus = _named(machine)
+        chip = chips.chip(name)
+        place = estimate.elsewhere(chip)
     planned = plan.plan(sweep, chip=chip)
-    cells = list(_cells(planned, _place(chip, results)))
-    return Forecast(planned, cells, chip, price, "" if chip else _sessions(planned))
+    cells = list(_cells(planned, place, gpus))
+    hour = prices.of_plan(price, name, max(1, gpus))
+    return Forecast(planned, cells, chip, gpus, hour, "" if chip else _sessions(planned))
 
 
-def _place(chip: Chip | None, results: Path) -> estimate.PredictedMachine:
-    if chip:
-        return estimate.elsewhere(chip)
-    machine = info.machine()
-    return estimate.here(machine, peaks.probes_of(machine), nearest.past_cells(results, machine))
+def _named(machine: str) -> tuple[str, int]:
+    """Return the chip and the number of them that `h100-sxm*8` names."""
+    name, several, count = machine.partition("*")
+    if several and not (count.isdecimal() and 0 < int(count) <= MOST_GPUS):
+        raise SpecError(
+            f"--machine: {machine!r}: after * belongs the number of GPUs, as in {name}*8."
+        )
+    return name, int(count or 1)
 
 
-def _cells(planned: Planned, place: estimate.PredictedMachine) -> Iterator[PlannedCell]:
-    protocol = planned.sweep.protocol
-    predicted = estimate.predictions(planned.cells, planned.models, protocol, place)
+def _cells(planned: Planned, place: estimate.PredictedMachine, gpus: int) -> Iterator[PlannedCell]:
+    known = planned.cells, planned.models, planned.sweep.protocol, place
+    predicted, least = estimate.predictions(*known), estimate.at_least(*known)
     for cell in planned.cells:
         prediction, refused = predicted[cell.id], planned.refused.get(cell.id)
-        runs = not refused and prediction.fits != "no"
-        session_s = prediction.session_s if runs else None
-        yield PlannedCell(cell, prediction, refused, session_s and protocol.sessions * session_s)
+        room = None if refused else _room(cell, planned, place, gpus)
+        runs = not refused and prediction.fits != "no" and (room is None or room.fits == "fits")
+        session_s = (least.get(cell.id) or prediction).session_s if runs else None
+        sweep_s = session_s and planned.sweep.protocol.sessions * session_s
+        yield PlannedCell(cell, prediction, refused, room, least.get(cell.id), sweep_s)
 
 
-def _price(usd_per_hour: float | None, chip: Chip | None) -> Price | None:
-    """Return the price of an hour: the given one, else the newest dated price in the chip's file."""
-    if usd_per_hour is not None:
-        if usd_per_hour < 0:
-            raise SpecError(f"--usd-per-gpu-hour: {usd_per_hour} is negative.")
-        return chips.Price(
-            date=None,
-            provider="as given",
-            source="--usd-per-gpu-hour",
-            usd_per_hour=usd_per_hour,
-        )
-    known = [one for one in (chip.prices if chip else ()) if one.usd_per_hour and one.date]
-    return max(known, key=lambda one: str(one.date), default=None)
+def _room(cell: Cell, planned: Planned, place: estimate.PredictedMachine, gpus: int) -> Room | None:
+    """Return the room that vLLM has for a cell; None for another engine, or if the model or the memory is unknown."""
+    model, have = planned.models[cell.model], place.have_bytes.get(cell.device)
+    if cell.backend != "vllm" or cell.device == "cpu" or have is None:
+        return None
+    shape = shape_of(model.model_type, model.config)
+    if shape is None:
+        return None
+    declared = backends.options(cell.backend)
+    defaults = {
+        key: value[0] if isinstance(value, tuple) else value for key, value in declared.items()
+    }
+    return preallocated.room(shape, cell, defaults, model.max_positions, have, gpus)
 
 
 def _sessions(planned: Planned) -> str:

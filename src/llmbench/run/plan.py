@@ -192,7 +192,8 @@ def not_installed(cells: list[Cell]) -> list[str]:
 def _check_device(cells: list[Cell]) -> None:
     if any(cell.device.startswith("cuda") for cell in cells) and info.device() != "cuda":
         raise SpecError(
-            "device: 'cuda' was asked for, but no NVIDIA driver was found. Use --device cpu."
+            "device: 'cuda' was asked for, but no NVIDIA driver was found. "
+            "Use device: cpu, or llmbench sweep --device cpu."
         )
 
 

@@ -72,7 +72,7 @@ def refuse_other_sweep(earlier: Plan, name: str, folder: Path) -> None:
     if earlier.name != name:
         raise RunError(
             f"{folder}: contains a run of the sweep {earlier.name!r}, and this one is {name!r}. "
-            "A run holds one sweep only; use another --output-dir."
+            "A run holds one sweep only; use another --output."
         )
 
 
@@ -82,7 +82,7 @@ def refuse_other_grid(earlier: Plan, written: Plan, folder: Path) -> None:
         return
     changes = "; ".join(_differences(earlier, written))
     raise RunError(
-        f"{folder}: holds other cells of this sweep ({changes}). Add to it with --add, or use another --output-dir."
+        f"{folder}: holds other cells of this sweep ({changes}). Add to it with --add, or use another --output."
     )
 
 
@@ -93,6 +93,6 @@ def refuse_other_environment(earlier: Plan, facts: Mapping[str, Any], digest: st
     changed = differing(flat(earlier.environment), flat(facts))
     raise RunError(
         f"{earlier.name}: the environment has changed since this run began ({'; '.join(changed)}). "
-        "New sessions would not be replicates of the earlier ones; use another --output-dir, or "
+        "New sessions would not be replicates of the earlier ones; use another --output, or "
         "--new-environment to continue."
     )

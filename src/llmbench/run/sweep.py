@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import msgspec
 from rich.console import Console
 
-from llmbench.errors import RunError
+from llmbench.errors import ExitCode, RunError
 from llmbench.machine import info, peaks, processes, state
 from llmbench.measure import probe, telemetry
 from llmbench.predict import estimate, nearest
@@ -38,11 +38,11 @@ if TYPE_CHECKING:
     from llmbench.models.resolve import Model
     from llmbench.results.prediction import Prediction
     from llmbench.results.store import Run
+    from llmbench.results.trust import Trust
     from llmbench.run.plan import Planned
     from llmbench.spec.sweep import Sweep
 
 RESULTS = Path("results")
-COMPLETED_WITH_FAILURES = 3
 FILES_OF_A_SWEEP = 20
 """Files open at once, besides those at the start and a channel to each fork server: lock, records, signals, and
 eight while a worker starts, 11 in total as counted, plus some that a worker's imports open."""
@@ -53,8 +53,8 @@ BUSY = 0.2
 less, but planning takes a fraction of a second, in which a tick of 10 ms weighs much."""
 
 
-Show: TypeAlias = "Callable[[Path, Console], None]"
-"""Shows the run in a folder on a console."""
+Show: TypeAlias = "Callable[[Path, Console], Trust | None]"
+"""Shows the run in a folder on a console, and returns how far its numbers can be trusted."""
 
 
 class SweepOptions(msgspec.Struct, frozen=True):
@@ -116,8 +116,7 @@ def sweep(wanted: Sweep, asked: SweepOptions, console: Console, command: str, sh
         finally:
             if is_anonymous:
                 runner.leave_no_logs()
-        show(folder, console)
-        return _conclude(run, runner, console, interrupt)
+        return _conclude(run, runner, console, interrupt, show(folder, console))
 
 
 def _is_anonymous(run: Run, asked: SweepOptions) -> bool:
@@ -165,7 +164,9 @@ def _announce(runner: Runner, others: float) -> None:
     screen.note(f"{runner.run.folder}: {left} of {screen.planned} sessions to run{more}.")
 
 
-def _conclude(run: Run, runner: Runner, console: Console, interrupt: Interrupt) -> int:
+def _conclude(
+    run: Run, runner: Runner, console: Console, interrupt: Interrupt, trust: Trust | None
+) -> int:
     """Print the counts and the path; return the exit code."""
     counts = Counter(
         status for standing in runner.standings.values() for status in standing.done.values()
@@ -182,7 +183,10 @@ def _conclude(run: Run, runner: Runner, console: Console, interrupt: Interrupt) 
             soft_wrap=True,
         )
         return interrupt.exit_code
-    return 0 if not runner.watch.halt and set(counts) <= {Status.OK} else COMPLETED_WITH_FAILURES
+    if trust and trust.verdict == "measure again" and Status.OK in counts:
+        return ExitCode.NEGATIVE
+    complete = not runner.watch.halt and set(counts) <= {Status.OK}
+    return ExitCode.DONE if complete else ExitCode.INCOMPLETE
 
 
 def _folder(name: str, machine_name: str, *, resume: bool) -> Path:
@@ -297,5 +301,5 @@ def _refuse_shared(planned: Planned, asked: SweepOptions) -> None:
     if others := gpu.others({os.getpid()}):
         raise RunError(
             f"the GPU is in use by process {', '.join(map(str, others))}. "
-            "Wait until it ends, or measure anyway with --allow-shared."
+            "Wait until it ends, or measure anyway with llmbench sweep --allow-shared."
         )

@@ -197,7 +197,8 @@ def _dtype(model: str, device: str, choices: Choices) -> str:
     if dtype := choices.dtypes.get(model):
         return choices.replaced.get((device, dtype), dtype)
     raise SpecError(
-        f"dtype: the checkpoint's is not known for {model!r}; name one, such as --dtype bfloat16."
+        f"dtype: the checkpoint's is not known for {model!r}; name one, such as dtype: bfloat16, "
+        "or llmbench sweep --dtype bfloat16."
     )
 
 

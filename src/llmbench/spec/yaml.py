@@ -20,6 +20,7 @@ from llmbench import files
 from llmbench.errors import SpecError, did_you_mean
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 T = TypeVar("T")
@@ -76,7 +77,7 @@ def load(path: Path) -> dict[str, Any]:
 
 def decode(value: object, kind: type[T], where: str) -> T:
     """Convert plain values into the struct `kind`, refusing unknown keys, wrong types, and NaN and infinity."""
-    _refuse_unknown_keys(value, kind, where)
+    _refuse_unknown_keys(value, kind, where, kind)
     _refuse_unmeant(value, where)
     try:
         return msgspec.convert(value, kind)
@@ -110,7 +111,7 @@ def _reader() -> YAML:
     return reader
 
 
-def _refuse_unknown_keys(value: object, kind: object, where: str) -> None:
+def _refuse_unknown_keys(value: object, kind: object, where: str, root: object) -> None:
     if not isinstance(value, dict) or not (
         isinstance(kind, type) and issubclass(kind, msgspec.Struct)
     ):
@@ -118,8 +119,19 @@ def _refuse_unknown_keys(value: object, kind: object, where: str) -> None:
     fields = {field.encode_name: field.type for field in msgspec.structs.fields(kind)}
     for key, inner in value.items():
         if key not in fields:
-            raise SpecError(f"{where}: unknown key {key!r}.{did_you_mean(str(key), fields)}")
-        _refuse_unknown_keys(inner, fields[key], f"{where}.{key}")
+            place = next((place for name, place in _places(root) if name == key), None)
+            belongs = f" It belongs under {place!r}." if place else " It belongs at the top level."
+            near = did_you_mean(str(key), fields) if place is None else belongs
+            raise SpecError(f"{where}: unknown key {key!r}.{near}")
+        _refuse_unknown_keys(inner, fields[key], f"{where}.{key}", root)
+
+
+def _places(kind: object, place: str = "") -> Iterator[tuple[str, str]]:
+    """Yield every key of a struct and of those in it, with the key that it stands under; empty at the top level."""
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        for field in msgspec.structs.fields(kind):
+            yield field.encode_name, place
+            yield from _places(field.type, f"{place}.{field.encode_name}".lstrip("."))
 
 
 def _refuse_unmeant(value: object, where: str) -> None:

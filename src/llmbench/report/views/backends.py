@@ -58,7 +58,7 @@ def one(name: str) -> Document:
         notes=[
             Note(
                 f"In a sweep file: backend: {{{name}: {{OPTION: VALUE}}}}; a list of values is an axis. "
-                "On the command line: --option OPTION=VALUE."
+                "On the command line: llmbench sweep --option OPTION=VALUE."
             )
         ],
     )

@@ -9,8 +9,9 @@ import msgspec
 from llmbench import numbers
 from llmbench.machine import chips
 from llmbench.measure import probe
-from llmbench.report.document import Document, Section, foreign
+from llmbench.report.document import Document, Note, Section, foreign
 from llmbench.report.views import facts
+from llmbench.report.views.facts import Fact
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,6 +24,40 @@ UNVERIFIED = "Not all of this chip's ceilings are verified: shares of the others
 NO_PROBE = "No measured ceilings are kept of this machine; llmbench machine --probe measures them."
 TYPICAL_ROWS = (1, 16, 256, 4096)
 """Of the measured curve, those that people are shown; programs get all."""
+
+
+CHIPS = (
+    Fact("chip", "chip", kind="name"),
+    Fact("name", "name"),
+    Fact("memory_gb", "memory\nGiB", numbers.digits),
+    Fact("bandwidth_gb_s", "bandwidth\nGB/s", numbers.digits),
+    Fact("bfloat16_tflops", "bfloat16\nTFLOP/s", numbers.digits),
+)
+"""What a list of the known chips shows; not every value of it is verified."""
+
+
+def every() -> Document:
+    """Return the known chips, a row each."""
+    known = {short: chips.chip(short) for short in chips.known()}
+    rows = [
+        {
+            "chip": short,
+            "name": each.name,
+            "memory_gb": each.memory_gb,
+            "bandwidth_gb_s": each.bandwidth_gb_s,
+            "bfloat16_tflops": each.dense_tflops.get("bfloat16"),
+        }
+        for short, each in known.items()
+    ]
+    return Document(
+        numbers.plural(len(rows), "chip"),
+        [Section([facts.table(CHIPS, rows)])],
+        facts.sheet(rows, [fact.key for fact in CHIPS]),
+        lambda: rows,
+        notes=[
+            Note("llmbench machine CHIP shows all of one, with its sources and what is unverified.")
+        ],
+    )
 
 
 def chip(name: str) -> Document:

@@ -119,6 +119,8 @@ def _notes(run: Run, remarks: Sequence[str]) -> Iterator[Note]:
         if stopped := words.stops(run):
             yield Note(stopped)
         yield from (Note(line, "legend") for line in words.legend(run))
+    if run.trust:
+        yield words.trust(run.trust)
 
 
 def sheet(run: Run) -> Iterator[tuple[str, Sequence[object]]]:
@@ -197,6 +199,7 @@ def data(run: Run) -> dict[str, Any]:
         "cells": _cells(run),
         "failures": _failures(run),
         "warnings_everywhere": run.everywhere,
+        "trust": run.trust._asdict() if run.trust else None,
         "notices": run.notices,
     }
 
