@@ -11,6 +11,8 @@ import pytest
 from fakes import a_cell
 from llmbench.machine import nvidia
 from llmbench.measure.telemetry import CpuWindow, Gpu, Levels, NvmlCounters, isolation
+from llmbench.results.record import Status
+from llmbench.run import outcome
 from llmbench.run.device_monitor import DeviceMonitor
 from llmbench.run.messages import Progress
 from llmbench.run.runner import _WorkerSession
@@ -108,12 +110,18 @@ def test_a_thermal_slowdown_is_named_and_a_power_cap_is_only_counted(
             pynvml.nvmlClocksThrottleReasonHwThermalSlowdown,
         ]
     )
+    held = iter([0, 0, 10**6, 0, 10**6, 0, 10**6, 0])  # power, heat; before and after each call
     energy = iter([1000, 1500, 1500, 2500])
     monkeypatch.setattr(nvidia, "handle", lambda _: object())
     monkeypatch.setattr(
         pynvml, "nvmlDeviceGetCurrentClocksThrottleReasons", lambda _: next(reasons)
     )
     monkeypatch.setattr(pynvml, "nvmlDeviceGetTotalEnergyConsumption", lambda _: next(energy))
+    monkeypatch.setattr(
+        pynvml,
+        "nvmlDeviceGetViolationStatus",
+        lambda *_: SimpleNamespace(violationTime=next(held)),
+    )
     counters = NvmlCounters([0])
 
     capped = counters.since(counters.read())
@@ -122,6 +130,34 @@ def test_a_thermal_slowdown_is_named_and_a_power_cap_is_only_counted(
     assert (capped.energy_mj, capped.throttled) == (500, None)
     assert (slowed.energy_mj, slowed.throttled) == (1000, "HwThermalSlowdown")
     assert counters.summary()["power_cap_share"] == 0.5
+
+
+def test_without_counters_what_the_samples_saw_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Heat and a power cap in every call, and nothing as soon as the device idles."""
+    busy = True
+
+    def reasons(_: object) -> int:
+        both = pynvml.nvmlClocksThrottleReasonSwThermalSlowdown | pynvml.nvmlClocksThrottleReasonSwPowerCap
+        return both if busy else pynvml.nvmlClocksThrottleReasonGpuIdle
+
+    def refuse(*_: object) -> None:
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+
+    monkeypatch.setattr(nvidia, "handle", lambda _: object())
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetCurrentClocksThrottleReasons", reasons)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetViolationStatus", refuse)
+    counters, gpu, levels = NvmlCounters([0]), Gpu(0), Levels()
+    before = counters.read()
+    levels.add(gpu.levels())  # as the parent does while a call runs
+    busy = False
+
+    spent, summary = counters.since(before), counters.summary()
+
+    assert spent.throttled is None
+    assert summary == {"power_cap_share": None, "hot_share": None, "device_counters": "partial"}
+    assert levels.summary()["power_capped_mean"] == 1
+    found = outcome._surroundings(Status.OK, levels.summary(), summary, {})
+    assert "heat held the device's clocks down in 100% of the samples" in [one.detail for one in found]
 
 
 def test_what_held_the_clocks_down_and_is_over_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:

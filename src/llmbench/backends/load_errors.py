@@ -129,6 +129,11 @@ NO_STATIC_CACHE = {
     "bloom": "transformers builds its ALiBi bias for the tokens processed, not for the cache's length"
 }
 """Families whose code fails with a static cache, and why (transformers 5.19)."""
+NO_COMPILE = {
+    "mpt": "its attention branches on the cache's length in every layer, which makes a graph of each; "
+    "torch compiles at most 8"
+}
+"""Families whose decode step cannot be compiled as a whole, and why (transformers 5.19, torch 2.13)."""
 ENCODER_DECODER = "it is an encoder-decoder, whose two caches are always dynamic in this backend"
 
 
@@ -195,6 +200,10 @@ def refuse_unsupported(config: Any, auto: Any, options: Mapping[str, Any]) -> No
     reason = ENCODER_DECODER if config.is_encoder_decoder else NO_STATIC_CACHE.get(kind)
     if options["cache"] == "static" and reason:
         raise Unsupported(f"{kind} cannot use a static cache: {reason}; cache=dynamic works.")
+    if options["compile"] and kind in NO_COMPILE:
+        raise Unsupported(
+            f"{kind} cannot be compiled: {NO_COMPILE[kind]}; use compile=false."
+        )
     if type(config) in known and options["attn_implementation"] in ATTENTION:
         _refuse_attention(known[type(config)], options["attn_implementation"])
 

@@ -137,14 +137,19 @@ def device_used_by_uuid() -> Mapping[str, int]:
     """Return the bytes in use on every GPU that CUDA shows, by its id.
 
     This asks the driver, which needs no CUDA context; the memory of a context therefore counts as used. Without a
-    driver library, CUDA answers, whose context exists before the first answer.
+    driver library, CUDA answers, whose context exists before the first answer (`counts_context`).
     """
     with contextlib.suppress(pynvml.NVMLError):
-        if handles := nvidia.handles():
-            return {_plain(nvidia.uuid(gpu)): _used_bytes(gpu) for gpu in handles}
+        if handles := [gpu for gpu in nvidia.handles() if gpu is not None]:
+            return {_plain(nvidia.uuid(gpu)): nvidia.used_bytes(gpu) for gpu in handles}
     devices = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
     readings = {uuid_of(device): torch.cuda.mem_get_info(device) for device in devices}
     return {uuid: total - free for uuid, (free, total) in readings.items()}
+
+
+def counts_context() -> bool:
+    """Return whether `device_used_by_uuid` asks the driver, so that a CUDA context made later counts as used."""
+    return any(gpu is not None for gpu in nvidia.handles())
 
 
 def process_used_bytes() -> int | None:
@@ -153,6 +158,7 @@ def process_used_bytes() -> int | None:
         used = [
             process.usedGpuMemory
             for gpu in nvidia.handles()
+            if gpu is not None
             for process in pynvml.nvmlDeviceGetComputeRunningProcesses(gpu)
             if process.pid == os.getpid() and process.usedGpuMemory
         ]
@@ -166,8 +172,4 @@ def uuid_of(device: torch.device) -> str:
 
 
 def _plain(uuid: str) -> str:
-    return uuid.removeprefix("GPU-")
-
-
-def _used_bytes(gpu: Any) -> int:
-    return int(pynvml.nvmlDeviceGetMemoryInfo(gpu).used)
+    return uuid.removeprefix("GPU-").removeprefix("MIG-")

@@ -106,8 +106,8 @@ def identity_digest(facts: Mapping[str, Any]) -> str:
 
 
 def device() -> str:
-    """Return the meaning of `auto` here: `cuda` if a driver lists a GPU, else `cpu`."""
-    return "cuda" if _gpus() else "cpu"
+    """Return the meaning of `auto` here: `cuda` if there is a GPU to try, else `cpu`."""
+    return "cuda" if nvidia.present() else "cpu"
 
 
 def _gpus() -> list[dict[str, Any]]:
@@ -132,7 +132,7 @@ def _gpu(handle: Any) -> dict[str, Any]:
         "max_sm_mhz": ask(lambda h: pynvml.nvmlDeviceGetMaxClockInfo(h, pynvml.NVML_CLOCK_SM)),
         "max_mem_mhz": ask(lambda h: pynvml.nvmlDeviceGetMaxClockInfo(h, pynvml.NVML_CLOCK_MEM)),
         "ecc": ask(lambda h: pynvml.nvmlDeviceGetEccMode(h)[0]),
-        "mig": ask(lambda h: pynvml.nvmlDeviceGetMigMode(h)[0]),
+        "mig": ask(lambda h: int(nvidia.is_slice(h))),
         "persistence": ask(pynvml.nvmlDeviceGetPersistenceMode),
         "uuid_hash": uuid and hashlib.sha256(str(uuid).encode()).hexdigest()[:12],
     }

@@ -33,6 +33,7 @@ THROTTLE_REASONS = (
     "nvmlClocksThrottleReasonHwPowerBrakeSlowdown",
 )
 """Throttle reasons that make an iteration incomparable. A software power cap is normal and not included."""
+HOT = ("nvmlClocksThrottleReasonSwThermalSlowdown", "nvmlClocksThrottleReasonHwThermalSlowdown")
 
 LOST = (pynvml.NVMLError_GpuIsLost, pynvml.NVMLError_ResetRequired)
 """The driver's errors for a device that has fallen off the bus or needs a reset."""
@@ -113,8 +114,8 @@ class NvmlCounters:
     def since(self, before: Stand) -> Spent:
         """Return the energy since `before`, and the slowdowns active now.
 
-        A slowdown may be over when it is queried, because the device is idle then; the counters tell how long it
-        lasted.
+        A slowdown may be over when it is queried, because the device is idle then. The counters tell how long it
+        lasted; of a device without them, only the samples of `Gpu.levels` tell something.
         """
         asked = self._ask(pynvml.nvmlDeviceGetCurrentClocksThrottleReasons)
         reasons = functools.reduce(operator.or_, (each or 0 for each in asked))
@@ -123,8 +124,8 @@ class NvmlCounters:
             None if early is None or late is None else late - early
             for early, late in zip(before, now, strict=True)
         )
-        self.reads += capped_ns is not None or None not in asked
-        self.cap_seen += bool(reasons & pynvml.nvmlClocksThrottleReasonSwPowerCap or capped_ns)
+        self.reads += capped_ns is not None
+        self.cap_seen += bool(capped_ns)
         self.watched_ns += passed_ns or 0
         self.hot_ns = None if self.hot_ns is None or hot_ns is None else self.hot_ns + hot_ns
         active = [name for name in THROTTLE_REASONS if reasons & getattr(pynvml, name)]
@@ -134,7 +135,7 @@ class NvmlCounters:
         )
 
     def summary(self) -> dict[str, Any]:
-        """Return the share of calls under a power cap, of time under heat, and whether fields were missing."""
+        """Return the share of calls under a power cap and of time under heat, None if unknown; and what was missing."""
         return {
             "power_cap_share": self.cap_seen / self.reads if self.reads else None,
             "hot_share": self._hot_share(),
@@ -147,12 +148,9 @@ class NvmlCounters:
         return self.hot_ns / self.watched_ns / len(self.handles)
 
     def _held_ns(self, policy: int) -> int | None:
-        held = [
-            _answer(
-                lambda h: int(pynvml.nvmlDeviceGetViolationStatus(h, policy).violationTime), handle
-            )
-            for handle in self.handles
-        ]
+        held = self._ask(
+            lambda h: int(pynvml.nvmlDeviceGetViolationStatus(h, policy).violationTime)
+        )
         return None if None in held else sum(held)
 
     def _ask(self, question: Any) -> list[Any]:
@@ -163,7 +161,7 @@ class NvmlCounters:
 
 def _energy_mj(handle: Any) -> int | None:
     """Return the energy of a whole GPU; None with slices (MIG), which share a single counter."""
-    if _answer(lambda h: pynvml.nvmlDeviceGetMigMode(h)[0], handle):
+    if nvidia.is_slice(handle):
         return None
     return int(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle))
 
@@ -250,8 +248,17 @@ LEVELS = {
         lambda h: pynvml.nvmlDeviceGetTemperature(h, pynvml.NVML_TEMPERATURE_GPU), max
     ),
     "power_w": Level(lambda h: pynvml.nvmlDeviceGetPowerUsage(h) / 1000, sum),
+    "hot": Level(lambda h: _slowed(h, HOT), max),
+    "power_capped": Level(lambda h: _slowed(h, ("nvmlClocksThrottleReasonSwPowerCap",)), max),
 }
-"""Clocks in MHz, the slowest device's; temperature in C, the hottest's; power in W, of all."""
+"""Clocks in MHz, the slowest device's; temperature in C, the hottest's; power in W, of all; 1 while heat or a power
+cap holds the clocks of any device down, else 0."""
+
+
+def _slowed(handle: Any, reasons: Iterable[str]) -> int:
+    """Return 1 if one of these reasons holds the clocks down now, else 0."""
+    active = pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)
+    return int(any(active & getattr(pynvml, name) for name in reasons))
 
 
 class Gpu:
@@ -273,7 +280,7 @@ class Gpu:
 
     def used_bytes(self) -> int | None:
         """Return the device memory in use by all processes."""
-        used: int | None = self._ask(lambda h: int(pynvml.nvmlDeviceGetMemoryInfo(h).used), sum)
+        used: int | None = self._ask(nvidia.used_bytes, sum)
         return used
 
     def others(self, own: set[int]) -> list[int] | None:
@@ -306,7 +313,7 @@ def gpu_of(cells: Iterable[Cell]) -> Gpu | None:
     if not options:
         return None
     present = len(nvidia.handles())
-    return Gpu(*range(max(sweep.gpus_of(each, present) for each in options)))
+    return Gpu(*range(max(sweep.gpus_of(each, max(present, 1)) for each in options)))
 
 
 def isolation(gpu: Gpu) -> str:

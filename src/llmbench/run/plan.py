@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from llmbench import backends, files
 from llmbench.errors import NothingToRun, SpecError
-from llmbench.machine import chips, info
+from llmbench.machine import chips, info, nvidia
 from llmbench.measure import prompts as measure_prompts
 from llmbench.models import resolve
 from llmbench.numbers import plural
@@ -70,7 +70,7 @@ def plan(sweep: Sweep, *, chip: Chip | None = None) -> Planned:
     cells, warnings = grid.expand(sweep, choices)
     _refuse_secrets(cells)
     if chip is None:
-        _check_device(cells)
+        warnings += _check_device(cells, grid.words(sweep.axes.device))
         warnings += [f"Not installed here: {each}" for each in not_installed(cells)]
     cells, doubles = _distinct(cells)
     refused = _refused(cells, models)
@@ -189,11 +189,22 @@ def not_installed(cells: list[Cell]) -> list[str]:
     return [backends.how_to_install(name, package) for name, package in missing.items() if package]
 
 
-def _check_device(cells: list[Cell]) -> None:
-    if any(cell.device.startswith("cuda") for cell in cells) and info.device() != "cuda":
+def _check_device(cells: list[Cell], asked: list[str]) -> list[str]:
+    """Refuse CUDA where there is no GPU to try; return what to say where a GPU cannot be seen or used."""
+    cuda = any(cell.device.startswith("cuda") for cell in cells)
+    why = nvidia.trouble()
+    if cuda and not nvidia.present():
         raise SpecError(
-            "device: 'cuda' was asked for, but no NVIDIA driver was found. Use --device cpu."
+            f"device: 'cuda' was asked for, but no GPU can be used here ({why or f'NVML says: {nvidia.error()}'})."
+            " Use --device cpu."
         )
+    if why is None:
+        return []
+    if cuda and nvidia.handles():
+        return [f"Not every GPU can be used: {why}."]
+    if cuda:
+        return [f"Clocks, power and throttling will not be seen: {why}."]
+    return [f"A GPU is here, but auto means cpu: {why}."] if "auto" in asked else []
 
 
 def _distinct(cells: list[Cell]) -> tuple[list[Cell], list[str]]:
