@@ -13,7 +13,7 @@ from jobs import job
 from llmbench.backends import memory
 from llmbench.errors import SpecError
 from llmbench.machine import info, nvidia
-from llmbench.measure.telemetry import Gpu, NvmlCounters, counters_of, gpu_of, isolation
+from llmbench.measure.telemetry import Gpu, DeviceCounters, counters_of, gpu_of, isolation
 from llmbench.run.plan import plan
 from llmbench.spec.sweep import Axes, Sweep
 
@@ -266,7 +266,7 @@ def test_the_energy_of_a_gpu_in_slices_is_nobodys(
     meters: dict[str, Iterator[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pynvml, "nvmlDeviceGetMigMode", lambda _: [1, 1])
-    counters = NvmlCounters([0])
+    counters = DeviceCounters([0])
 
     assert counters.since(counters.read()).energy_mj is None
     assert next(meters[IDS[0]]) == 0  # it was not asked
@@ -281,7 +281,7 @@ def test_an_energy_that_one_of_them_does_not_tell_is_none(
         return next(meters[handle])
 
     monkeypatch.setattr(pynvml, "nvmlDeviceGetTotalEnergyConsumption", refuse)
-    counters = NvmlCounters([0, 1])
+    counters = DeviceCounters([0, 1])
 
     spent = counters.since(counters.read())
 

@@ -9,8 +9,8 @@ import pynvml
 import pytest
 
 from fakes import a_cell
-from llmbench.machine import nvidia
-from llmbench.measure.telemetry import CpuWindow, Gpu, Levels, NvmlCounters, isolation
+from llmbench.machine import gpus
+from llmbench.measure.telemetry import CpuWindow, Gpu, Levels, DeviceCounters, isolation
 from llmbench.results.record import Status
 from llmbench.run import outcome
 from llmbench.run.device_monitor import DeviceMonitor
@@ -85,11 +85,11 @@ def test_a_driver_that_raises_leaves_fields_empty_and_says_partial(
     def refuse(*_: object) -> None:
         raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
 
-    monkeypatch.setattr(nvidia, "handle", lambda _: object())
+    monkeypatch.setattr(gpus, "handle", lambda _: object())
     monkeypatch.setattr(pynvml, "nvmlDeviceGetTotalEnergyConsumption", refuse)
     monkeypatch.setattr(pynvml, "nvmlDeviceGetCurrentClocksThrottleReasons", refuse)
     monkeypatch.setattr(pynvml, "nvmlDeviceGetViolationStatus", refuse)
-    counters = NvmlCounters([0])
+    counters = DeviceCounters([0])
 
     spent = counters.since(counters.read())
 
@@ -112,7 +112,7 @@ def test_a_thermal_slowdown_is_named_and_a_power_cap_is_only_counted(
     )
     held = iter([0, 0, 10**6, 0, 10**6, 0, 10**6, 0])  # power, heat; before and after each call
     energy = iter([1000, 1500, 1500, 2500])
-    monkeypatch.setattr(nvidia, "handle", lambda _: object())
+    monkeypatch.setattr(gpus, "handle", lambda _: object())
     monkeypatch.setattr(
         pynvml, "nvmlDeviceGetCurrentClocksThrottleReasons", lambda _: next(reasons)
     )
@@ -122,7 +122,7 @@ def test_a_thermal_slowdown_is_named_and_a_power_cap_is_only_counted(
         "nvmlDeviceGetViolationStatus",
         lambda *_: SimpleNamespace(violationTime=next(held)),
     )
-    counters = NvmlCounters([0])
+    counters = DeviceCounters([0])
 
     capped = counters.since(counters.read())
     slowed = counters.since(counters.read())
@@ -143,10 +143,10 @@ def test_without_counters_what_the_samples_saw_counts(monkeypatch: pytest.Monkey
     def refuse(*_: object) -> None:
         raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
 
-    monkeypatch.setattr(nvidia, "handle", lambda _: object())
+    monkeypatch.setattr(gpus, "handle", lambda _: object())
     monkeypatch.setattr(pynvml, "nvmlDeviceGetCurrentClocksThrottleReasons", reasons)
     monkeypatch.setattr(pynvml, "nvmlDeviceGetViolationStatus", refuse)
-    counters, gpu, levels = NvmlCounters([0]), Gpu(0), Levels()
+    counters, gpu, levels = DeviceCounters([0]), Gpu(0), Levels()
     before = counters.read()
     levels.add(gpu.levels())  # as the parent does while a call runs
     busy = False
@@ -167,7 +167,7 @@ def test_what_held_the_clocks_down_and_is_over_is_counted(monkeypatch: pytest.Mo
         pynvml.NVML_PERF_POLICY_THERMAL: iter([70, 70, 70, 270]),
     }
     at_ns = iter([0, 10**9, 10**9, 2 * 10**9])
-    monkeypatch.setattr(nvidia, "handle", lambda _: object())
+    monkeypatch.setattr(gpus, "handle", lambda _: object())
     monkeypatch.setattr("llmbench.measure.telemetry.time.monotonic_ns", lambda: next(at_ns))
     monkeypatch.setattr(pynvml, "nvmlDeviceGetCurrentClocksThrottleReasons", lambda _: 0)
     monkeypatch.setattr(pynvml, "nvmlDeviceGetTotalEnergyConsumption", lambda _: 0)
@@ -176,7 +176,7 @@ def test_what_held_the_clocks_down_and_is_over_is_counted(monkeypatch: pytest.Mo
         "nvmlDeviceGetViolationStatus",
         lambda _, policy: SimpleNamespace(violationTime=next(held_ms[policy]) * 10**6),
     )
-    counters = NvmlCounters([0])
+    counters = DeviceCounters([0])
 
     spent = [counters.since(counters.read()) for _ in range(2)]
 

@@ -11,11 +11,10 @@ import resource
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pynvml
 import torch
 from transformers import EncoderDecoderCache
 
-from llmbench.machine import nvidia
+from llmbench.machine import gpus
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -134,14 +133,15 @@ def _first(config: Any, *names: str) -> int | None:
 
 
 def device_used_by_uuid() -> Mapping[str, int]:
-    """Return the bytes in use on every GPU that CUDA shows, by its id.
+    """Return the bytes in use on every GPU that torch shows, by its id.
 
     This asks the driver, which needs no CUDA context; the memory of a context therefore counts as used. Without a
-    driver library, CUDA answers, whose context exists before the first answer (`counts_context`).
+    driver's answer CUDA answers, whose context exists before the first answer (`counts_context`).
     """
-    with contextlib.suppress(pynvml.NVMLError):
-        if handles := [gpu for gpu in nvidia.handles() if gpu is not None]:
-            return {_plain(nvidia.uuid(gpu)): nvidia.used_bytes(gpu) for gpu in handles}
+    known = [gpu for gpu in gpus.handles() if gpu is not None]
+    with contextlib.suppress(Exception):  # whatever a driver does, torch is asked instead
+        if known:
+            return {_plain(gpus.ask(gpu, "uuid")): gpus.ask(gpu, "used_bytes") for gpu in known}
     devices = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
     readings = {uuid_of(device): torch.cuda.mem_get_info(device) for device in devices}
     return {uuid: total - free for uuid, (free, total) in readings.items()}
@@ -149,20 +149,14 @@ def device_used_by_uuid() -> Mapping[str, int]:
 
 def counts_context() -> bool:
     """Return whether `device_used_by_uuid` asks the driver, so that a CUDA context made later counts as used."""
-    return any(gpu is not None for gpu in nvidia.handles())
+    return any(gpu is not None for gpu in gpus.handles())
 
 
 def process_used_bytes() -> int | None:
     """Return the bytes that the driver reports for this process; None where containers hide process ids."""
-    with contextlib.suppress(pynvml.NVMLError):
-        used = [
-            process.usedGpuMemory
-            for gpu in nvidia.handles()
-            if gpu is not None
-            for process in pynvml.nvmlDeviceGetComputeRunningProcesses(gpu)
-            if process.pid == os.getpid() and process.usedGpuMemory
-        ]
-        return sum(used) or None
+    with contextlib.suppress(Exception):
+        known = [gpus.ask(gpu, "processes") for gpu in gpus.handles() if gpu is not None]
+        return sum(each.get(os.getpid()) or 0 for each in known) or None
     return None
 
 

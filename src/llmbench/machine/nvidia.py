@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pynvml
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 ORDER = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
@@ -25,6 +25,19 @@ DEVICE_FILES = ("dev/nvidia[0-9]*", "dev/dxg")
 """The files through which programs use a GPU; the second is Windows' (WSL)."""
 VENDOR, DISPLAY = "0x10de", "0x03"
 """NVIDIA's id on the PCI bus, and how the class of a graphics or 3D controller begins."""
+
+
+HEAT = ("nvmlClocksThrottleReasonSwThermalSlowdown", "nvmlClocksThrottleReasonHwThermalSlowdown")
+POWER_CAP = ("nvmlClocksThrottleReasonSwPowerCap",)
+SLOWDOWNS = (
+    *HEAT,
+    "nvmlClocksThrottleReasonHwSlowdown",
+    "nvmlClocksThrottleReasonHwPowerBrakeSlowdown",
+)
+"""Reasons for low clocks that make an iteration incomparable. A software power cap is normal and not included."""
+
+LOST = (pynvml.NVMLError_GpuIsLost, pynvml.NVMLError_ResetRequired)
+"""The driver's errors for a GPU that has fallen off the bus or needs a reset."""
 
 
 class _Gpu(NamedTuple):
@@ -39,11 +52,6 @@ def handles() -> list[Any]:
     everyone, _ = _listed()
     wanted = os.environ.get(VISIBLE)
     return [gpu.used for gpu in everyone] if wanted is None else _chosen(wanted, everyone)
-
-
-def handle(index: int) -> Any:
-    """Return the handle of one of them, or None."""
-    return dict(enumerate(handles())).get(index)
 
 
 def present() -> bool:
@@ -137,6 +145,31 @@ def cuda_version() -> str | None:
     return None
 
 
+def _energy_mj(gpu: Any) -> int | None:
+    """Return the energy of a whole GPU; None with slices (MIG), which share a single counter."""
+    return None if is_slice(gpu) else int(pynvml.nvmlDeviceGetTotalEnergyConsumption(gpu))
+
+
+def _active(gpu: Any, reasons: Sequence[str]) -> list[str]:
+    """Return which of these reasons hold the clocks down now."""
+    active = pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(gpu)
+    return [
+        name.removeprefix("nvmlClocksThrottleReason")
+        for name in reasons
+        if active & getattr(pynvml, name)
+    ]
+
+
+def _held_ns(gpu: Any, policy: int) -> int:
+    return int(pynvml.nvmlDeviceGetViolationStatus(gpu, policy).violationTime)
+
+
+def _processes(gpu: Any) -> dict[int, int | None]:
+    """Return the compute processes on a GPU with their bytes, None where containers hide them."""
+    found = pynvml.nvmlDeviceGetComputeRunningProcesses(gpu)
+    return {process.pid: getattr(process, "usedGpuMemory", None) for process in found}
+
+
 def is_slice(gpu: Any) -> bool:
     """Return whether a handle is a slice of a GPU (MIG), or a GPU that is cut into slices."""
     questions = (pynvml.nvmlDeviceIsMigDeviceHandle, lambda it: pynvml.nvmlDeviceGetMigMode(it)[0])
@@ -167,3 +200,33 @@ def _on_the_bus() -> bool:
             if vendor == VENDOR and kind.startswith(DISPLAY):
                 return True
     return False
+
+
+QUESTIONS: Mapping[str, Callable[[Any], Any]] = {
+    "name": lambda gpu: pynvml.nvmlDeviceGetName(gpu),
+    "memory_bytes": lambda gpu: pynvml.nvmlDeviceGetMemoryInfo(gpu).total,
+    "driver": lambda _: pynvml.nvmlSystemGetDriverVersion(),
+    "cuda_driver": lambda _: pynvml.nvmlSystemGetCudaDriverVersion(),
+    "power_limit_w": lambda gpu: pynvml.nvmlDeviceGetPowerManagementLimit(gpu) / 1000 or None,
+    "max_sm_mhz": lambda gpu: pynvml.nvmlDeviceGetMaxClockInfo(gpu, pynvml.NVML_CLOCK_SM),
+    "max_mem_mhz": lambda gpu: pynvml.nvmlDeviceGetMaxClockInfo(gpu, pynvml.NVML_CLOCK_MEM),
+    "ecc": lambda gpu: pynvml.nvmlDeviceGetEccMode(gpu)[0],
+    "mig": lambda gpu: int(is_slice(gpu)),
+    "persistence": lambda gpu: pynvml.nvmlDeviceGetPersistenceMode(gpu),
+    "uuid": uuid,
+    "used_bytes": used_bytes,
+    "processes": _processes,
+    "sm_mhz": lambda gpu: pynvml.nvmlDeviceGetClockInfo(gpu, pynvml.NVML_CLOCK_SM),
+    "mem_mhz": lambda gpu: pynvml.nvmlDeviceGetClockInfo(gpu, pynvml.NVML_CLOCK_MEM),
+    "temperature_c": lambda gpu: pynvml.nvmlDeviceGetTemperature(
+        gpu, pynvml.NVML_TEMPERATURE_GPU
+    ),
+    "power_w": lambda gpu: pynvml.nvmlDeviceGetPowerUsage(gpu) / 1000,
+    "hot": lambda gpu: int(bool(_active(gpu, HEAT))),
+    "power_capped": lambda gpu: int(bool(_active(gpu, POWER_CAP))),
+    "slowdowns": lambda gpu: _active(gpu, SLOWDOWNS),
+    "energy_mj": _energy_mj,
+    "capped_ns": lambda gpu: _held_ns(gpu, pynvml.NVML_PERF_POLICY_POWER),
+    "hot_ns": lambda gpu: _held_ns(gpu, pynvml.NVML_PERF_POLICY_THERMAL),
+}
+"""What a GPU can be asked by `gpus.ask`, which says what each means. The driver's functions are looked up when asked."""

@@ -10,9 +10,9 @@ import msgspec
 import psutil
 
 from llmbench import files
+from llmbench.machine.gpus import LEVELS
 from llmbench.machine.info import utc_now
 from llmbench.measure.checks import HOT_WARNS, check_outcome
-from llmbench.measure.telemetry import LEVELS
 from llmbench.redact import redact, redact_all
 from llmbench.results.record import Finding, Outcome, Record, Status
 from llmbench.run.launcher import LONGEST_LOG, signal_name

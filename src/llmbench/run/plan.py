@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from llmbench import backends, files
 from llmbench.errors import NothingToRun, SpecError
-from llmbench.machine import chips, info, nvidia
+from llmbench.machine import chips, gpus, info, nvidia
 from llmbench.measure import prompts as measure_prompts
 from llmbench.models import resolve
 from llmbench.numbers import plural
@@ -192,15 +192,15 @@ def not_installed(cells: list[Cell]) -> list[str]:
 def _check_device(cells: list[Cell], asked: list[str]) -> list[str]:
     """Refuse CUDA where there is no GPU to try; return what to say where a GPU cannot be seen or used."""
     cuda = any(cell.device.startswith("cuda") for cell in cells)
-    why = nvidia.trouble()
-    if cuda and not nvidia.present():
+    why = gpus.trouble()
+    if cuda and not gpus.present():
         raise SpecError(
             f"device: 'cuda' was asked for, but no GPU can be used here ({why or f'NVML says: {nvidia.error()}'})."
             " Use --device cpu."
         )
     if why is None:
         return []
-    if cuda and nvidia.handles():
+    if cuda and gpus.handles():
         return [f"Not every GPU can be used: {why}."]
     if cuda:
         return [f"Clocks, power and throttling will not be seen: {why}."]

@@ -288,9 +288,9 @@ def _device(cell: Cell) -> torch.device:
 
 def _why_no_cuda(said: Sequence[str]) -> str:
     """Return, in brackets, what torch and the driver say about it: torch warns, and then only says no."""
-    if torch.version.cuda is None:
+    if torch.version.cuda is None and torch.version.hip is None:
         return " (it is built without CUDA)"
-    driver = nvidia.cuda_version()
+    driver = torch.version.cuda and nvidia.cuda_version()
     versions = f"it is built for CUDA {torch.version.cuda}, the driver is for {driver}" if driver else ""
     reasons = [*(" ".join(each.split()) for each in said), versions]
     return f" ({'; '.join(filter(None, reasons))})" if any(reasons) else ""
@@ -325,6 +325,7 @@ def _surroundings(device: torch.device) -> dict[str, Any]:
         "transformers": transformers.__version__,
         "accelerate": accelerate.__version__,
         "cuda": torch.version.cuda,
+        "hip": torch.version.hip,
         "device_name": torch.cuda.get_device_name(device) if on_cuda else "cpu",
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),

@@ -331,6 +331,7 @@ def _surroundings(cell: Cell) -> dict[str, Any]:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "cuda": torch.version.cuda,
+        "hip": torch.version.hip,
         "device_name": current_platform.get_device_name() if cell.device == "cuda" else "cpu",
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
