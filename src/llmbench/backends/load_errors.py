@@ -87,6 +87,12 @@ REASONS = (
     ),
     LoadErrorRule(
         "ValueError",
+        "Unknown quantization type",
+        "{where}: transformers {version} cannot read how its weights are quantised: {detail}",
+        Unsupported,
+    ),
+    LoadErrorRule(
+        "ValueError",
         "Unrecognized model",
         "{where}: config.json does not name a model_type.",
         Unsupported,
@@ -188,7 +194,7 @@ def refuse_unsupported(config: Any, auto: Any, options: Mapping[str, Any]) -> No
     """
     kind = config.model_type
     known = auto._model_mapping  # noqa: SLF001 - has no public name
-    remote = auto.__name__ in getattr(config, "auto_map", {})
+    remote = auto.__name__ in (getattr(config, "auto_map", None) or {})
     if type(config) not in known and not remote:
         raise Unsupported(
             f"transformers {transformers.__version__} has no text-generating model of the family {kind}."

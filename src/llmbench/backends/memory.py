@@ -20,6 +20,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
 PROC = Path("/proc/self")
+MIXED_LAYERS = (
+    "hybrid_override_pattern",
+    "layers_block_type",
+    "attn_layer_period",
+    "attn_layer_indices",
+    "cross_attention_layers",
+    "linear_attn_config",
+    "ssm_cfg",
+)
+"""Settings of families whose layers are not all attention over the whole past."""
 
 
 class HostPeak:
@@ -91,8 +101,20 @@ def theoretical_cache_bytes(
     """Return the bytes of keys and values for this many tokens, computed from the decoder's configuration.
 
     2 × layers × key-value heads × head size × sequences × tokens × bytes of a number; a sliding layer holds no more
-    tokens than its window, and each layer holds all of an encoder's. None for a family whose cache has no heads.
+    tokens than its window, and each layer holds all of an encoder's. None for a family whose cache has no heads, or
+    whose layers differ in more than a window.
     """
+    try:
+        return _theoretical_cache_bytes(config, sequences, tokens, itemsize, encoder_tokens)
+    except (AttributeError, ValueError):
+        return None  # a configuration whose layers differ refuses to name one number for all of them
+
+
+def _theoretical_cache_bytes(
+    config: Any, sequences: int, tokens: int, itemsize: int, encoder_tokens: int
+) -> int | None:
+    if any(getattr(config, name, None) for name in MIXED_LAYERS):
+        return None
     layers = _first(config, "num_hidden_layers", "n_layers", "n_layer")
     heads = _first(config, "num_attention_heads", "n_heads", "n_head")
     hidden = _first(config, "hidden_size", "d_model", "n_embd")
@@ -100,7 +122,10 @@ def theoretical_cache_bytes(
         return None
     head = _first(config, "head_dim") or hidden // heads
     per_token = 2 * _key_value_heads(config, heads) * head * itemsize
-    held = sum(_tokens_of_layers(config, layers, tokens)) + layers * encoder_tokens
+    by_layer = _tokens_of_layers(config, layers, tokens)
+    if by_layer is None:
+        return None
+    held = sum(by_layer) + layers * encoder_tokens
     return sequences * held * per_token
 
 
@@ -118,12 +143,19 @@ def _key_value_heads(config: Any, heads: int) -> int:
     )
 
 
-def _tokens_of_layers(config: Any, layers: int, tokens: int) -> list[int]:
+def _tokens_of_layers(config: Any, layers: int, tokens: int) -> list[int] | None:
+    """Return how many tokens each layer holds; None if one keeps a state instead. The last layers may share others'."""
     window = getattr(config, "sliding_window", None)
-    if not window or getattr(config, "use_sliding_window", True) is False:
-        return [tokens] * layers
-    kinds = getattr(config, "layer_types", None) or ["sliding_attention"] * layers
-    return [min(tokens, window) if kind == "sliding_attention" else tokens for kind in kinds]
+    if getattr(config, "use_sliding_window", True) is False:
+        window = None
+    usual = ["sliding_attention" if window else "full_attention"] * layers
+    kinds = (getattr(config, "layer_types", None) or usual)[: layers - (getattr(config, "num_kv_shared_layers", 0) or 0)]
+    holds = {
+        "full_attention": tokens,
+        "sliding_attention": min(tokens, window or tokens),
+        "chunked_attention": min(tokens, getattr(config, "attention_chunk_size", None) or tokens),
+    }
+    return [holds[kind] for kind in kinds] if set(kinds) <= holds.keys() else None
 
 
 def _first(config: Any, *names: str) -> int | None:

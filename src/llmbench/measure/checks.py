@@ -226,8 +226,8 @@ def _placement(cell: Cell, outcome: Outcome, _: Ceilings) -> Iterator[Finding]:
 
 
 def _dtype(cell: Cell, outcome: Outcome, _: Ceilings) -> Iterator[Finding]:
-    """Every parameter must have the requested dtype, unless the engine was asked to quantise them."""
-    if cell.options.get("quantization"):
+    """Every parameter must have the requested dtype, unless the weights are quantised, which has dtypes of its own."""
+    if cell.options.get("quantization") or outcome.engine.get("quantization"):
         return
     wrong = _names(outcome.engine.get("param_dtypes")) - {cell.dtype}
     if wrong:
@@ -242,6 +242,13 @@ def _graphs(_cell: Cell, outcome: Outcome, _: Ceilings) -> Iterator[Finding]:
         yield Finding(
             "cuda_graphs", f"{skipped} CUDA graphs were left out and {again} recorded again while timing"
         )
+
+
+def _quantised(_cell: Cell, outcome: Outcome, _: Ceilings) -> Iterator[Finding]:
+    """The weights are not those of the dtype that the cell names."""
+    if scheme := outcome.engine.get("quantization"):
+        held = outcome.engine.get("param_dtypes")
+        yield Finding("quantised", f"weights are {scheme}, held as {held}")
 
 
 def _memory_failed(_cell: Cell, outcome: Outcome, _: Ceilings) -> Iterator[Finding]:
@@ -338,6 +345,7 @@ PROBLEMS: tuple[Check, ...] = (
 WARNINGS: tuple[Check, ...] = (
     _clock_warning,
     _mixed,
+    _quantised,
     _graphs,
     _memory_failed,
     _hot,

@@ -18,6 +18,7 @@ MEANINGS = {
     "clock_drift": "wall clock and monotonic clock differ by over 0.1 %; times use the monotonic clock.",
     "clock_jump": "the wall clock was changed; times use the monotonic clock and stay correct.",
     "mixed_dtype": "this model family keeps some parameters in float32, whatever the dtype.",
+    "quantised": "the checkpoint's weights are quantised; the dtype is that of the arithmetic around them.",
     "cuda_graphs": "some calls ran without their CUDA graph, or recorded it again; see the figures in the record.",
     "memory_failed": "the untimed call that reads memory failed after the timed ones; times are unharmed.",
     "strays": "the engine left processes behind, which were killed before the next cell.",

@@ -16,7 +16,7 @@ from llmbench import backends, files
 from llmbench.errors import NothingToRun, SpecError
 from llmbench.machine import chips, gpus, info, nvidia
 from llmbench.measure import prompts as measure_prompts
-from llmbench.models import resolve
+from llmbench.models import checkpoint, resolve
 from llmbench.numbers import plural
 from llmbench.redact import redact, without_home, without_secrets
 from llmbench.spec import grid
@@ -221,6 +221,12 @@ def _distinct(cells: list[Cell]) -> tuple[list[Cell], list[str]]:
 
 def _impossible(cell: Cell, model: Model) -> str:
     """Return why no engine can run this cell; empty if one may."""
+    scheme = checkpoint.quantisation(model.config)
+    if scheme and cell.load_format == "dummy" and cell.backend == "transformers":
+        return (
+            f"{cell.where()}: the weights of {model.name} are quantised ({scheme}), and random ones would not be; use its "
+            "real weights, or a configuration without quantization_config."
+        )
     tokens = cell.input_len + cell.output_len
     # An encoder and its decoder each count positions from zero.
     apart = model.config.get("is_encoder_decoder")
