@@ -112,6 +112,11 @@ REASONS = (
         "{where}: the shapes of the weights do not match the configuration.",
     ),
     LoadErrorRule(
+        "AssertionError",
+        "adding_idx",
+        "{where}: its padding id is beyond its vocabulary: {detail}",
+    ),
+    LoadErrorRule(
         "FileNotFoundError", "", "{where}: a file that belongs to the weights is missing: {detail}"
     ),
     LoadErrorRule(
