@@ -167,10 +167,19 @@ def rehearsal() -> Path:
         asked = spec_sweep.read_sweep(path)
         names = [name.partition("@")[0] for name in grid.words(asked.axes.model)]
         axes = msgspec.structs.replace(
-            asked.axes, model=[f"{name}@tiny" for name in names], batch_size=[1, 2], input_len=[8], output_len=[4]
+            asked.axes,
+            model=[f"{name}@tiny" for name in names],
+            batch_size=[1, 2],
+            input_len=[8],
+            output_len=[4],
         )
         protocol = msgspec.structs.replace(
-            asked.protocol, sessions=1, max_sessions=1, iterations=2, min_time_s=0.0, warmup_budget_s=0.0
+            asked.protocol,
+            sessions=1,
+            max_sessions=1,
+            iterations=2,
+            min_time_s=0.0,
+            warmup_budget_s=0.0,
         )
         whole = msgspec.structs.replace(asked, axes=axes, protocol=protocol)
         (folder / path.name).write_bytes(msgspec.json.encode(whole))  # JSON is YAML

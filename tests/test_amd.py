@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import importlib.metadata
 import sys
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from llmbench.machine import amd, chips, gpus, info, nvidia
 from llmbench.measure.telemetry import DeviceCounters, Gpu, isolation
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 POWER = {"MI300X": {"current_socket_power": 310, "average_socket_power": "N/A", "power_limit": 750}}
 """A card of this series tells only its current power."""
@@ -62,7 +64,11 @@ def test_a_card_is_found_and_known_by_its_name() -> None:
 
     assert info.device() == "cuda"  # as torch calls it
     assert chips.match(first) == "mi300x"
-    assert (first["memory_bytes"], first["power_limit_w"], first["max_sm_mhz"]) == (196592 * 2**20, 750, 2100)
+    assert (first["memory_bytes"], first["power_limit_w"], first["max_sm_mhz"]) == (
+        196592 * 2**20,
+        750,
+        2100,
+    )
     assert first["driver"] == "6.12.12"
     assert (first["mig"], first["ecc"], first["cuda_driver"]) == (None, None, None)
 
@@ -85,7 +91,11 @@ def test_energy_and_slowdowns_are_unknown_and_never_zero() -> None:
     spent = counters.since(counters.read())
 
     assert spent.energy_mj is None
-    assert counters.summary() == {"power_cap_share": None, "hot_share": None, "device_counters": "partial"}
+    assert counters.summary() == {
+        "power_cap_share": None,
+        "hot_share": None,
+        "device_counters": "partial",
+    }
 
 
 def test_an_older_version_s_thousandths_of_a_degree_are_no_temperature(mi300x: Any) -> None:

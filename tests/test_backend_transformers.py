@@ -335,9 +335,12 @@ def test_a_family_whose_layers_would_each_be_compiled_is_refused() -> None:
 def test_a_family_compiles_beyond_the_layers_that_torch_compiles_one_by_one(
     model_type: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """torch refuses a ninth compilation of one function; what it makes of each graph does not matter here."""
-    plain, compile = torch.compile, lambda step, **_: plain(step, backend=lambda graph, _: graph.forward)
-    monkeypatch.setattr(torch, "compile", compile)
+    """Torch refuses a ninth compilation of one function; what it makes of each graph does not matter here."""
+    plain, stand_in = (
+        torch.compile,
+        lambda step, **_: plain(step, backend=lambda graph, _: graph.forward),
+    )
+    monkeypatch.setattr(torch, "compile", stand_in)
     deep = job(family(model_type, **DEEP[model_type]), cache="static", compile=True)
     try:
         engine: Any = loaded(deep)

@@ -1,10 +1,9 @@
-"""Checkpoints as people have them: configurations without weights, quantised ones, adapters, other formats, other caches."""
+"""Checkpoints as people have them: without weights, quantised, adapters, in other formats, with other caches."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -16,6 +15,9 @@ from llmbench.models import checkpoint, resolve
 from llmbench.models.shape import shape_of
 from llmbench.run.plan import plan
 from llmbench.spec.sweep import Axes, Protocol, Sweep
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 safetensors: Any = Lazy("safetensors.torch")
 
@@ -37,7 +39,14 @@ def folder(place: Path, config: dict[str, Any], **files: Any) -> Path:
 
 def planned(place: Path, **axes: Any) -> Any:
     """Plan a small sweep of a folder."""
-    wanted = {"batch_size": 1, "input_len": 8, "output_len": 2, "device": "cpu", "dtype": "bfloat16", **axes}
+    wanted = {
+        "batch_size": 1,
+        "input_len": 8,
+        "output_len": 2,
+        "device": "cpu",
+        "dtype": "bfloat16",
+        **axes,
+    }
     return plan(Sweep(name="x", axes=Axes(model=str(place), **wanted)))
 
 
@@ -48,7 +57,15 @@ def planned(place: Path, **axes: Any) -> Any:
 def test_without_a_tokenizer_the_rows_of_the_embedding_are_the_vocabulary(
     family: str, tmp_path: Path
 ) -> None:
-    t5 = {"d_model": 64, "d_kv": 16, "d_ff": 96, "num_heads": 4, "num_layers": 2, "vocab_size": 1000}
+    t5 = {
+        "d_model": 64,
+        "d_kv": 16,
+        "d_ff": 96,
+        "num_heads": 4,
+        "num_layers": 2,
+        "vocab_size": 1000,
+        "decoder_start_token_id": 0,
+    }
     config = {"model_type": family, **(t5 if family == "t5" else {**SMALL, "head_dim": 16})}
 
     engine: Any = backends.load(job(folder(tmp_path / "model", config)))
@@ -64,7 +81,11 @@ def test_without_a_tokenizer_the_rows_of_the_embedding_are_the_vocabulary(
     [
         (AWQ, {}, "awq-4bit"),
         ({"quantization_config": {"quant_method": "fp8"}}, {}, "fp8"),
-        ({"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}, {}, "bitsandbytes-4bit"),
+        (
+            {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}},
+            {},
+            "bitsandbytes-4bit",
+        ),
         ({}, {"hf_quant_config": {"quantization": {"quant_algo": "FP8"}}}, "modelopt-fp8"),
         ({}, {}, None),
     ],
@@ -81,9 +102,13 @@ def test_a_folder_says_how_its_weights_are_quantised(
 def test_random_weights_of_a_quantised_model_are_refused(tmp_path: Path) -> None:
     quantised = folder(tmp_path / "model", {**LLAMA, **AWQ})
 
-    with pytest.raises(NothingToRun, match=r"are quantised \(awq-4bit\), and random ones would not be"):
+    with pytest.raises(
+        NothingToRun, match=r"are quantised \(awq-4bit\), and random ones would not be"
+    ):
         planned(quantised, load_format="dummy")
-    assert planned(quantised, load_format="dummy", backend="vllm").cells  # which quantises random ones, too
+    assert planned(
+        quantised, load_format="dummy", backend="vllm"
+    ).cells  # which quantises random ones, too
 
 
 def weights(config: dict[str, Any], **others: Any) -> dict[str, Any]:
@@ -104,15 +129,20 @@ def test_weights_without_a_place_are_named(tmp_path: Path) -> None:
     place = folder(tmp_path / "model", LLAMA)
     safetensors.save_file(weights(LLAMA, **scale), place / "model.safetensors")
 
-    with pytest.raises(LoadFailed, match=r"1 tensors for which LlamaForCausalLM has no place: .*up_proj\.weight_scale"):
+    with pytest.raises(
+        LoadFailed,
+        match=r"1 tensors for which LlamaForCausalLM has no place: .*up_proj\.weight_scale",
+    ):
         backends.load(job(place, load_format="safetensors"))
 
 
 def test_a_scheme_that_transformers_does_not_know_is_refused(tmp_path: Path) -> None:
-    place = folder(tmp_path / "model", LLAMA, hf_quant_config={"quantization": {"quant_algo": "FP8"}})
+    place = folder(
+        tmp_path / "model", LLAMA, hf_quant_config={"quantization": {"quant_algo": "FP8"}}
+    )
     safetensors.save_file(weights(LLAMA), place / "model.safetensors")
 
-    with pytest.raises(Unsupported, match="cannot read how its weights are quantised"):
+    with pytest.raises(LoadFailed, match=r"is quantised \(modelopt-fp8\), and transformers turned"):
         backends.load(job(place, load_format="safetensors"))
 
 
@@ -128,7 +158,9 @@ def test_weights_that_lose_their_scheme_while_loading_are_refused(tmp_path: Path
     place = folder(tmp_path / "model", config)
     safetensors.save_file(tensors, place / "model.safetensors")
 
-    with pytest.raises(LoadFailed, match=r"is quantised \(fp8\), and transformers turned its weights into bfloat16"):
+    with pytest.raises(
+        LoadFailed, match=r"is quantised \(fp8\), and transformers turned its weights into bfloat16"
+    ):
         backends.load(job(place, load_format="safetensors", dtype="bfloat16"))
 
 
@@ -195,17 +227,47 @@ def test_the_language_model_of_a_model_with_pictures_runs(tmp_path: Path) -> Non
     ("config", "longest"),
     [
         ({}, 512),
-        ({"rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512}}, 2048),
-        ({"rope_parameters": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}}, 512),
+        (
+            {
+                "rope_scaling": {
+                    "type": "yarn",
+                    "factor": 4.0,
+                    "original_max_position_embeddings": 512,
+                }
+            },
+            2048,
+        ),
+        (
+            {
+                "rope_parameters": {
+                    "rope_type": "yarn",
+                    "factor": 4.0,
+                    "original_max_position_embeddings": 128,
+                }
+            },
+            512,
+        ),
         ({"rope_scaling": {"type": "linear", "factor": 2.0}}, 1024),
-        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 128}}, 512),
+        (
+            {
+                "rope_scaling": {
+                    "rope_type": "llama3",
+                    "factor": 8.0,
+                    "original_max_position_embeddings": 128,
+                }
+            },
+            512,
+        ),
         ({"rope_scaling": {"type": "yarn", "factor": "four"}}, 512),
     ],
 )
 def test_positions_count_with_their_scaling(
     config: dict[str, Any], longest: int, tmp_path: Path
 ) -> None:
-    assert resolve.resolve(str(folder(tmp_path / "model", {**LLAMA, **config}))).max_positions == longest
+    assert (
+        resolve.resolve(str(folder(tmp_path / "model", {**LLAMA, **config}))).max_positions
+        == longest
+    )
 
 
 def test_the_positions_of_a_language_model_inside_another_count(tmp_path: Path) -> None:
@@ -247,8 +309,12 @@ PER_LAYER = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("config", [SHARED, HYBRID, PER_LAYER], ids=lambda config: config["model_type"])
-def test_bytes_of_a_cache_are_what_is_held_or_unknown(config: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "config", [SHARED, HYBRID, PER_LAYER], ids=lambda config: config["model_type"]
+)
+def test_bytes_of_a_cache_are_what_is_held_or_unknown(
+    config: dict[str, Any], tmp_path: Path
+) -> None:
     wanted = job(folder(tmp_path / "model", config), input_len=20)
     engine: Any = backends.load(wanted)
     engine.prepare(wanted.cells[0])
@@ -262,9 +328,17 @@ def test_bytes_of_a_cache_are_what_is_held_or_unknown(config: dict[str, Any], tm
 
 def test_a_family_with_a_cache_of_its_own_says_what_runs_it(tmp_path: Path) -> None:
     kinds = ["full_attention", "linear_attention"]
-    config = {"model_type": "minimax", **SMALL, "num_local_experts": 2, "num_experts_per_tok": 1, "layer_types": kinds}
+    config = {
+        "model_type": "minimax",
+        **SMALL,
+        "num_local_experts": 2,
+        "num_experts_per_tok": 1,
+        "layer_types": kinds,
+    }
     wanted = job(folder(tmp_path / "model", config))
     engine: Any = backends.load(wanted)
 
-    with pytest.raises(Unsupported, match="keeps its past in a cache of its own; loop=generate runs it"):
+    with pytest.raises(
+        Unsupported, match="keeps its past in a cache of its own; loop=generate runs it"
+    ):
         engine.prepare(wanted.cells[0])

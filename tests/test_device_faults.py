@@ -109,8 +109,8 @@ def test_no_driver_at_all_is_said_before_anything_runs(bench: Bench) -> None:
 
     assert (done.code, done.out) == (2, "")
     assert done.err == (
-        "llmbench: device: 'cuda' was asked for, but no GPU can be used here (NVML says: NVML Shared Library Not Found). "
-        "Use --device cpu.\n"
+        "llmbench: device: 'cuda' was asked for, but no GPU can be used here "
+        "(NVML says: NVML Shared Library Not Found). Use --device cpu.\n"
     )
 
 

@@ -160,7 +160,9 @@ def test_a_slow_step_does_not_take_the_time_of_the_others(
     assert gpu.DONE.read_text().split() == ["next"]  # the slow one goes on with the next call
 
 
-def test_a_rehearsal_has_every_sweep_small(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rehearsal_has_every_sweep_small(
+    gpu: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
     gpu.PLACE.mkdir()
     monkeypatch.setattr(info, "device", lambda: "cuda")
 

@@ -13,7 +13,7 @@ from jobs import job
 from llmbench.backends import memory
 from llmbench.errors import SpecError
 from llmbench.machine import info, nvidia
-from llmbench.measure.telemetry import Gpu, DeviceCounters, counters_of, gpu_of, isolation
+from llmbench.measure.telemetry import DeviceCounters, Gpu, counters_of, gpu_of, isolation
 from llmbench.run.plan import plan
 from llmbench.spec.sweep import Axes, Sweep
 
@@ -123,11 +123,21 @@ def silent(monkeypatch: pytest.MonkeyPatch, root: Path, *files: str) -> None:
 
 def planned(device: str) -> list[str]:
     """Return what a plan for this device says."""
-    axes = Axes(model="llama-7b@tiny", backend="fake", device=device, batch_size=1, input_len=8, output_len=2)
+    axes = Axes(
+        dtype="float32",
+        model="llama-7b@tiny",
+        backend="fake",
+        device=device,
+        batch_size=1,
+        input_len=8,
+        output_len=2,
+    )
     return plan(Sweep(name="x", axes=axes)).warnings
 
 
-def test_where_nvml_is_silent_torch_finds_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_where_nvml_is_silent_torch_finds_out(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     silent(monkeypatch, tmp_path, "dev/nvidia0", "dev/nvidiactl")
 
     assert (nvidia.handles(), info.device()) == ([], "cuda")
@@ -137,31 +147,44 @@ def test_where_nvml_is_silent_torch_finds_out(monkeypatch: pytest.MonkeyPatch, t
         ]
 
 
-def test_auto_says_why_it_means_the_cpu_beside_a_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_auto_says_why_it_means_the_cpu_beside_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     bus = "sys/bus/pci/devices/0000:01:00.0"
     silent(monkeypatch, tmp_path, f"{bus}/vendor", f"{bus}/class")
 
-    assert planned("auto") == ["A GPU is here, but auto means cpu: NVML says: NVML Shared Library Not Found."]
+    assert planned("auto") == [
+        "A GPU is here, but auto means cpu: NVML says: NVML Shared Library Not Found."
+    ]
     assert planned("cpu") == []
-    with pytest.raises(SpecError, match="no GPU can be used here .NVML says: NVML Shared Library Not Found"):
+    with pytest.raises(
+        SpecError, match=r"no GPU can be used here .NVML says: NVML Shared Library Not Found"
+    ):
         planned("cuda")
 
 
-def test_a_machine_without_a_gpu_says_nothing_of_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_machine_without_a_gpu_says_nothing_of_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     silent(monkeypatch, tmp_path)
 
     assert planned("auto") == []
 
 
-def test_the_slice_that_cuda_shows_is_watched_and_not_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_slice_that_cuda_shows_is_watched_and_not_the_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     for name, answer in {
         "nvmlDeviceGetMigMode": lambda gpu: [int(gpu == IDS[0]), 0],
         "nvmlDeviceIsMigDeviceHandle": lambda gpu: int(gpu == SLICE),
         "nvmlDeviceGetMigDeviceHandleByIndex": lambda *_: SLICE,
         "nvmlDeviceGetMemoryInfo": lambda gpu, *_: SimpleNamespace(
-            total=10 * 2**30 if gpu == SLICE else 80 * 2**30, used=2**26 if gpu == SLICE else 60 * 2**30
+            total=10 * 2**30 if gpu == SLICE else 80 * 2**30,
+            used=2**26 if gpu == SLICE else 60 * 2**30,
         ),
-        "nvmlDeviceGetComputeRunningProcesses": lambda gpu: [] if gpu == SLICE else [SimpleNamespace(pid=4711)],
+        "nvmlDeviceGetComputeRunningProcesses": lambda gpu: (
+            [] if gpu == SLICE else [SimpleNamespace(pid=4711)]
+        ),
     }.items():
         monkeypatch.setattr(pynvml, name, answer)
 

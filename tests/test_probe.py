@@ -15,7 +15,7 @@ from llmbench import cli
 from llmbench.errors import RunError
 from llmbench.machine import chips, info
 from llmbench.machine import peaks as ceilings
-from llmbench.machine.peaks import Probe
+from llmbench.machine.peaks import Probe, Rate
 from llmbench.measure import probe, telemetry
 from test_peaks import CPU
 
@@ -207,8 +207,13 @@ def test_what_cannot_be_is_refused(figures: dict[str, Any], sentence: str) -> No
 
 
 def test_one_dtype_that_cannot_be_costs_no_other() -> None:
-    rates = [Rate(dtype=dtype, rows=1, inner=8, columns=8, flops_s=1e12) for dtype in ("float16", "bfloat16")]
-    wrong = msgspec.structs.replace(ON_H200, flops_s={"float16": 3e15, "bfloat16": 7e14}, rates=rates)
+    rates = [
+        Rate(dtype=dtype, rows=1, inner=8, columns=8, flops_s=1e12)
+        for dtype in ("float16", "bfloat16")
+    ]
+    wrong = msgspec.structs.replace(
+        ON_H200, flops_s={"float16": 3e15, "bfloat16": 7e14}, rates=rates
+    )
 
     (kept,), left_out = probe.measure("cuda", {"gpus": [H200]}, answering(wrong))
 
@@ -217,11 +222,20 @@ def test_one_dtype_that_cannot_be_costs_no_other() -> None:
     assert left_out == ["--probe: left out, because float16 is 303% of what the datasheet allows."]
 
 
-@pytest.mark.parametrize(("name", "mib", "flops_s"), [
-    ("NVIDIA GeForce RTX 5090", 32607, 224.3e12),  # measured: main-horse.github.io/posts/5090-mm-perf
-    ("NVIDIA GeForce RTX 4090", 24564, 165.2e12 * 2820 / 2520),  # at the clock that it runs at
-])
-def test_a_desktop_card_may_beat_the_clock_that_it_is_sold_with(name: str, mib: int, flops_s: float) -> None:
+@pytest.mark.parametrize(
+    ("name", "mib", "flops_s"),
+    [
+        (
+            "NVIDIA GeForce RTX 5090",
+            32607,
+            224.3e12,
+        ),  # measured: main-horse.github.io/posts/5090-mm-perf
+        ("NVIDIA GeForce RTX 4090", 24564, 165.2e12 * 2820 / 2520),  # at the clock that it runs at
+    ],
+)
+def test_a_desktop_card_may_beat_the_clock_that_it_is_sold_with(
+    name: str, mib: int, flops_s: float
+) -> None:
     gpu = {"name": name, "memory_bytes": mib * 2**20, "mig": 0}
     fast = msgspec.structs.replace(
         ON_H200, name=name, flops_s={"bfloat16": flops_s}, copy_bytes_s=1e11, read_bytes_s={}

@@ -10,7 +10,7 @@ import pytest
 
 from fakes import a_cell
 from llmbench.machine import gpus
-from llmbench.measure.telemetry import CpuWindow, Gpu, Levels, DeviceCounters, isolation
+from llmbench.measure.telemetry import CpuWindow, DeviceCounters, Gpu, Levels, isolation
 from llmbench.results.record import Status
 from llmbench.run import outcome
 from llmbench.run.device_monitor import DeviceMonitor
@@ -137,8 +137,11 @@ def test_without_counters_what_the_samples_saw_counts(monkeypatch: pytest.Monkey
     busy = True
 
     def reasons(_: object) -> int:
-        both = pynvml.nvmlClocksThrottleReasonSwThermalSlowdown | pynvml.nvmlClocksThrottleReasonSwPowerCap
-        return both if busy else pynvml.nvmlClocksThrottleReasonGpuIdle
+        both = (
+            pynvml.nvmlClocksThrottleReasonSwThermalSlowdown
+            | pynvml.nvmlClocksThrottleReasonSwPowerCap
+        )
+        return int(both if busy else pynvml.nvmlClocksThrottleReasonGpuIdle)
 
     def refuse(*_: object) -> None:
         raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
@@ -157,7 +160,9 @@ def test_without_counters_what_the_samples_saw_counts(monkeypatch: pytest.Monkey
     assert summary == {"power_cap_share": None, "hot_share": None, "device_counters": "partial"}
     assert levels.summary()["power_capped_mean"] == 1
     found = outcome._surroundings(Status.OK, levels.summary(), summary, {})
-    assert "heat held the device's clocks down in 100% of the samples" in [one.detail for one in found]
+    assert "heat held the device's clocks down in 100% of the samples" in [
+        one.detail for one in found
+    ]
 
 
 def test_what_held_the_clocks_down_and_is_over_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:

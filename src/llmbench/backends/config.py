@@ -22,8 +22,8 @@ def configuration(job: Job, revision: str) -> Any:
             trust_remote_code=job.protocol.allow_remote_code,
             **revision_of(revision),
         )
-    if own and model.model_type in transformers.CONFIG_MAPPING:
-        config.auto_map = None  # the library has the family itself; a folder with a configuration only has no code
+    if own and model.model_type in transformers.CONFIG_MAPPING and hasattr(config, "auto_map"):
+        del config.auto_map  # the library has the family itself, and the folder may have no code
     config.use_cache = (
         True  # MPT's hub configuration says false: every token would recompute its past
     )

@@ -87,12 +87,6 @@ REASONS = (
     ),
     LoadErrorRule(
         "ValueError",
-        "Unknown quantization type",
-        "{where}: transformers {version} cannot read how its weights are quantised: {detail}",
-        Unsupported,
-    ),
-    LoadErrorRule(
-        "ValueError",
         "Unrecognized model",
         "{where}: config.json does not name a model_type.",
         Unsupported,
@@ -212,9 +206,7 @@ def refuse_unsupported(config: Any, auto: Any, options: Mapping[str, Any]) -> No
     if options["cache"] == "static" and reason:
         raise Unsupported(f"{kind} cannot use a static cache: {reason}; cache=dynamic works.")
     if options["compile"] and kind in NO_COMPILE:
-        raise Unsupported(
-            f"{kind} cannot be compiled: {NO_COMPILE[kind]}; use compile=false."
-        )
+        raise Unsupported(f"{kind} cannot be compiled: {NO_COMPILE[kind]}; use compile=false.")
     if type(config) in known and options["attn_implementation"] in ATTENTION:
         _refuse_attention(known[type(config)], options["attn_implementation"])
 

@@ -106,8 +106,8 @@ def theoretical_cache_bytes(
     """
     try:
         return _theoretical_cache_bytes(config, sequences, tokens, itemsize, encoder_tokens)
-    except (AttributeError, ValueError):
-        return None  # a configuration whose layers differ refuses to name one number for all of them
+    except Exception:  # noqa: BLE001 - a configuration whose layers differ refuses to name one number for all
+        return None
 
 
 def _theoretical_cache_bytes(
@@ -149,7 +149,9 @@ def _tokens_of_layers(config: Any, layers: int, tokens: int) -> list[int] | None
     if getattr(config, "use_sliding_window", True) is False:
         window = None
     usual = ["sliding_attention" if window else "full_attention"] * layers
-    kinds = (getattr(config, "layer_types", None) or usual)[: layers - (getattr(config, "num_kv_shared_layers", 0) or 0)]
+    kinds = (getattr(config, "layer_types", None) or usual)[
+        : layers - (getattr(config, "num_kv_shared_layers", 0) or 0)
+    ]
     holds = {
         "full_attention": tokens,
         "sliding_attention": min(tokens, window or tokens),

@@ -15,7 +15,17 @@ if TYPE_CHECKING:
 
     from llmbench.results.record import Job
 
-TOKENIZERS = ("tokeniz*", "tokenization*.py", "vocab*", "merges.txt", "*.model", "*.tiktoken", "tekken.json", "*.spm", "*.bpe")
+TOKENIZERS = (
+    "tokeniz*",
+    "tokenization*.py",
+    "vocab*",
+    "merges.txt",
+    "*.model",
+    "*.tiktoken",
+    "tekken.json",
+    "*.spm",
+    "*.bpe",
+)
 """How the files of tokenizers are named."""
 SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id", "sep_token_id")
 

@@ -24,7 +24,7 @@ HOTTEST_C = 200
 """Older versions give thousandths of a degree; no chip is hotter than this."""
 
 
-class Gpu(NamedTuple):
+class Card(NamedTuple):
     """A GPU by amdsmi's handle."""
 
     handle: Any
@@ -33,18 +33,20 @@ class Gpu(NamedTuple):
 def present() -> bool:
     """Return whether torch is built for ROCm and the driver's file exists; a CPU's own graphics are no GPU to torch."""
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        return "rocm" in importlib.metadata.version("torch") and (nvidia.ROOT / DEVICE_FILE).exists()
+        return (
+            "rocm" in importlib.metadata.version("torch") and (nvidia.ROOT / DEVICE_FILE).exists()
+        )
     return False
 
 
-def handles() -> list[Gpu]:
+def handles() -> list[Card]:
     """Return the GPUs that ROCm shows, in its order; empty without amdsmi, which may fail in many ways."""
     if not present():
         return []
     with contextlib.suppress(Exception):
         smi = importlib.import_module("amdsmi")
         smi.amdsmi_init()
-        everyone = [Gpu(handle) for handle in smi.amdsmi_get_processor_handles()]
+        everyone = [Card(handle) for handle in smi.amdsmi_get_processor_handles()]
         for name in VISIBLE:
             everyone = _chosen(os.environ.get(name), everyone)
         return everyone
@@ -56,7 +58,7 @@ def trouble() -> str | None:
     return "amdsmi is not installed or does not answer" if present() and not handles() else None
 
 
-def _chosen(wanted: str | None, everyone: list[Gpu]) -> list[Gpu]:
+def _chosen(wanted: str | None, everyone: list[Card]) -> list[Card]:
     """Return the GPUs whose numbers a variable names, of those that the one before left."""
     if wanted is None:
         return everyone
@@ -64,7 +66,7 @@ def _chosen(wanted: str | None, everyone: list[Gpu]) -> list[Gpu]:
     return [everyone[number] for number in numbers if number < len(everyone)]
 
 
-def _smi(function: str, gpu: Gpu, *more: Any) -> Any:
+def _smi(function: str, gpu: Card, *more: Any) -> Any:
     return getattr(importlib.import_module("amdsmi"), f"amdsmi_{function}")(gpu.handle, *more)
 
 
@@ -78,22 +80,22 @@ def _number(facts: Mapping[str, Any], *names: str) -> float | None:
     return next((value for value in values if isinstance(value, int | float)), None)
 
 
-def _clock_mhz(gpu: Gpu, kind: str, *names: str) -> float | None:
+def _clock_mhz(gpu: Card, kind: str, *names: str) -> float | None:
     return _number(_smi("get_clock_info", gpu, _kind("ClkType", kind)), *names)
 
 
-def _temperature_c(gpu: Gpu) -> float | None:
+def _temperature_c(gpu: Card) -> float | None:
     kinds = (_kind("TemperatureType", "JUNCTION"), _kind("TemperatureMetric", "CURRENT"))
     told = _smi("get_temp_metric", gpu, *kinds)
     return told if isinstance(told, int | float) and told < HOTTEST_C else None
 
 
-def _vram_bytes(gpu: Gpu, name: str) -> int | None:
+def _vram_bytes(gpu: Card, name: str) -> int | None:
     mib = _number(_smi("get_gpu_vram_usage", gpu), name)
     return None if mib is None else int(mib) * MIB
 
 
-QUESTIONS: Mapping[str, Callable[[Gpu], Any]] = {
+QUESTIONS: Mapping[str, Callable[[Card], Any]] = {
     "name": lambda gpu: _smi("get_gpu_asic_info", gpu)["market_name"],
     "memory_bytes": lambda gpu: _vram_bytes(gpu, "vram_total"),
     "driver": lambda gpu: _smi("get_gpu_driver_info", gpu)["driver_version"],

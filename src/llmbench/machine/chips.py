@@ -93,7 +93,6 @@ class Chip(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         faster = self.dense_tflops.get("tfloat32", 0.0) if dtype == "float32" else 0.0
         return max(self.dense_tflops[dtype], faster) * TERA
 
-
     def fastest(self) -> float | None:
         """Return its peak operations per second in whichever type of number is fastest, if verified."""
         if "dense_tflops" in self.unverified or not self.dense_tflops:

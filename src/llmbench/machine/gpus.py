@@ -45,5 +45,5 @@ def ask(gpu: Any, question: str) -> Any:
     in force now, and since the driver's start `energy_mj`, and `capped_ns` and `hot_ns` for which power and heat held
     the clocks down.
     """
-    known = amd.QUESTIONS if isinstance(gpu, amd.Gpu) else nvidia.QUESTIONS
+    known = amd.QUESTIONS if isinstance(gpu, amd.Card) else nvidia.QUESTIONS
     return known[question](gpu) if question in known else None

@@ -118,7 +118,9 @@ def _gpus() -> list[dict[str, Any]]:
 def _gpu(handle: Any) -> dict[str, Any]:
     facts: dict[str, Any] = dict.fromkeys(gpus.FACTS)
     for name in gpus.FACTS:
-        with contextlib.suppress(Exception):  # whatever a driver does, it costs one fact and not the device
+        with contextlib.suppress(
+            Exception
+        ):  # whatever a driver does, it costs one fact and not the device
             facts[name] = gpus.ask(handle, name)
     uuid = facts.pop("uuid")
     return {**facts, "uuid_hash": uuid and hashlib.sha256(str(uuid).encode()).hexdigest()[:12]}

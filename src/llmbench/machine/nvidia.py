@@ -56,7 +56,9 @@ def handles() -> list[Any]:
 
 def present() -> bool:
     """Return whether there is a GPU to try: the driver lists one, or cannot be asked although its files exist."""
-    return bool(handles()) or bool(_listed()[1] and _device_files() and os.environ.get(VISIBLE) != "")
+    return bool(handles()) or bool(
+        _listed()[1] and _device_files() and os.environ.get(VISIBLE) != ""
+    )
 
 
 def trouble() -> str | None:
@@ -203,7 +205,7 @@ def _on_the_bus() -> bool:
 
 
 QUESTIONS: Mapping[str, Callable[[Any], Any]] = {
-    "name": lambda gpu: pynvml.nvmlDeviceGetName(gpu),
+    "name": lambda gpu: pynvml.nvmlDeviceGetName(gpu),  # noqa: PLW0108 - looked up when asked
     "memory_bytes": lambda gpu: pynvml.nvmlDeviceGetMemoryInfo(gpu).total,
     "driver": lambda _: pynvml.nvmlSystemGetDriverVersion(),
     "cuda_driver": lambda _: pynvml.nvmlSystemGetCudaDriverVersion(),
@@ -212,15 +214,13 @@ QUESTIONS: Mapping[str, Callable[[Any], Any]] = {
     "max_mem_mhz": lambda gpu: pynvml.nvmlDeviceGetMaxClockInfo(gpu, pynvml.NVML_CLOCK_MEM),
     "ecc": lambda gpu: pynvml.nvmlDeviceGetEccMode(gpu)[0],
     "mig": lambda gpu: int(is_slice(gpu)),
-    "persistence": lambda gpu: pynvml.nvmlDeviceGetPersistenceMode(gpu),
+    "persistence": lambda gpu: pynvml.nvmlDeviceGetPersistenceMode(gpu),  # noqa: PLW0108 - likewise
     "uuid": uuid,
     "used_bytes": used_bytes,
     "processes": _processes,
     "sm_mhz": lambda gpu: pynvml.nvmlDeviceGetClockInfo(gpu, pynvml.NVML_CLOCK_SM),
     "mem_mhz": lambda gpu: pynvml.nvmlDeviceGetClockInfo(gpu, pynvml.NVML_CLOCK_MEM),
-    "temperature_c": lambda gpu: pynvml.nvmlDeviceGetTemperature(
-        gpu, pynvml.NVML_TEMPERATURE_GPU
-    ),
+    "temperature_c": lambda gpu: pynvml.nvmlDeviceGetTemperature(gpu, pynvml.NVML_TEMPERATURE_GPU),
     "power_w": lambda gpu: pynvml.nvmlDeviceGetPowerUsage(gpu) / 1000,
     "hot": lambda gpu: int(bool(_active(gpu, HEAT))),
     "power_capped": lambda gpu: int(bool(_active(gpu, POWER_CAP))),
@@ -229,4 +229,4 @@ QUESTIONS: Mapping[str, Callable[[Any], Any]] = {
     "capped_ns": lambda gpu: _held_ns(gpu, pynvml.NVML_PERF_POLICY_POWER),
     "hot_ns": lambda gpu: _held_ns(gpu, pynvml.NVML_PERF_POLICY_THERMAL),
 }
-"""What a GPU can be asked by `gpus.ask`, which says what each means. The driver's functions are looked up when asked."""
+"""What a GPU can be asked by `gpus.ask`, which says what each means."""

@@ -240,7 +240,8 @@ def _graphs(_cell: Cell, outcome: Outcome, _: Ceilings) -> Iterator[Finding]:
     again = outcome.counters.get("cudagraph_rerecordings", 0)
     if skipped or again:
         yield Finding(
-            "cuda_graphs", f"{skipped} CUDA graphs were left out and {again} recorded again while timing"
+            "cuda_graphs",
+            f"{skipped} CUDA graphs were left out and {again} recorded again while timing",
         )
 
 

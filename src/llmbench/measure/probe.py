@@ -113,9 +113,7 @@ def _refuse_shared(kind: str, facts: Mapping[str, Any]) -> None:
         raise RunError(f"--probe: the GPU is in use by process {who}. Wait until it ends.")
 
 
-def _believed(
-    kind: str, answer: bytes, facts: Mapping[str, Any]
-) -> tuple[list[Probe], list[str]]:
+def _believed(kind: str, answer: bytes, facts: Mapping[str, Any]) -> tuple[list[Probe], list[str]]:
     left_out: list[str] = []
     try:
         probes = msgspec.json.decode(answer, type=list[Probe])
@@ -137,8 +135,11 @@ def _within_physics(probe: Probe, facts: Mapping[str, Any], left_out: list[str])
 
     """
     chip = _chip(probe, facts)
-    beaten = {name: f"{name} is {reached:.0%} of what the datasheet allows"
-              for name, reached in shares(probe, facts).items() if chip and reached > chip.slack()}
+    beaten = {
+        name: f"{name} is {reached:.0%} of what the datasheet allows"
+        for name, reached in shares(probe, facts).items()
+        if chip and reached > chip.slack()
+    }
     kept = {name: flops_s for name, flops_s in probe.flops_s.items() if name not in beaten}
     if beaten and (not kept or beaten.keys() - probe.flops_s.keys()):
         raise ValueError("; ".join(beaten.values()))

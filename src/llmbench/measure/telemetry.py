@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from llmbench.spec.sweep import Cell
 
+
 class Spent(NamedTuple):
     """The energy and slowdowns of one iteration."""
 
@@ -139,7 +140,9 @@ def counters_of(device: str, places: str) -> Counters:
     """Return the counters of the devices that hold a cell's parameters, as named by its engine."""
     if not device.startswith("cuda"):
         return NoCounters()
-    return DeviceCounters(sorted({int(index) for index in re.findall(r"cuda:(\d+)", places)}) or [0])
+    return DeviceCounters(
+        sorted({int(index) for index in re.findall(r"cuda:(\d+)", places)}) or [0]
+    )
 
 
 class CpuWindow:
@@ -230,7 +233,11 @@ class Gpu:
     def others(self, own: set[int]) -> list[int] | None:
         """Return the ids of compute processes on the devices other than ours; None = not visible."""
         processes = self._ask("processes", itertools.chain.from_iterable)
-        return None if processes is None else [*dict.fromkeys(pid for pid in processes if pid not in own)]
+        return (
+            None
+            if processes is None
+            else [*dict.fromkeys(pid for pid in processes if pid not in own)]
+        )
 
     def _ask(self, question: str, together: Callable[[Iterable[Any]], Any]) -> Any:
         """Return the combined answer of all devices; None if one of them has none."""

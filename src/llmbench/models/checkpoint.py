@@ -27,7 +27,9 @@ def quantisation(config: Mapping[str, Any]) -> str | None:
     stated = config.get("quantization_config")
     if not isinstance(stated, dict):
         return None
-    bits = stated.get("bits") or (4 if stated.get("load_in_4bit") else 8 if stated.get("load_in_8bit") else None)
+    bits = stated.get("bits") or (
+        4 if stated.get("load_in_4bit") else 8 if stated.get("load_in_8bit") else None
+    )
     named = (stated.get("quant_method"), stated.get("quant_algo"), bits and f"{bits}bit")
     return "-".join(str(each).lower() for each in named if each) or "unknown scheme"
 

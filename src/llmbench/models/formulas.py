@@ -48,7 +48,9 @@ def step_weight_bytes(shape: Shape, dtype: str) -> int:
 
 def table_bytes(shape: Shape, dtype: str) -> int:
     """Return the bytes of the embedding tables that a decode step does not read as a whole."""
-    return (_tables(shape) - (shape.vocabulary * shape.embedding_width if shape.tied else 0)) * ITEMSIZE[dtype]
+    return (
+        _tables(shape) - (shape.vocabulary * shape.embedding_width if shape.tied else 0)
+    ) * ITEMSIZE[dtype]
 
 
 def kv_bytes_per_token(shape: Shape, dtype: str) -> int:

@@ -270,8 +270,13 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _positions(config: dict[str, Any]) -> int | None:
     """Return the longest sequence that a configuration allows, scaling of its positions included."""
-    parts = [config, *(config[part] for part in checkpoint.PARTS if isinstance(config.get(part), dict))]
-    found = [(part, part[key]) for part in parts for key in POSITIONS if isinstance(part.get(key), int)]
+    parts = [
+        config,
+        *(config[part] for part in checkpoint.PARTS if isinstance(config.get(part), dict)),
+    ]
+    found = [
+        (part, part[key]) for part in parts for key in POSITIONS if isinstance(part.get(key), int)
+    ]
     if not found:
         return None
     part, longest = found[0]

@@ -10,8 +10,7 @@ import msgspec
 from llmbench.machine import chips
 from llmbench.machine.chips import TERA
 from llmbench.machine.peaks import Probe
-from llmbench.models import formulas
-from llmbench.models import checkpoint
+from llmbench.models import checkpoint, formulas
 from llmbench.models.shape import shape_of
 from llmbench.predict import memory as predict_memory
 from llmbench.predict import nearest, roofline

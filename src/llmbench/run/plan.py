@@ -123,9 +123,9 @@ def _told(
 ) -> list[str]:
     """Return which models are measured in another dtype than their checkpoint's, and why."""
     told = []
-    for (device, checkpoint), (dtype, why) in replaced.items():
+    for (device, stored), (dtype, why) in replaced.items():
         here = {cell.model for cell in cells if cell.device == device}
-        names = [name for name in dtypes if name in here and dtypes[name] == checkpoint]
+        names = [name for name in dtypes if name in here and dtypes[name] == stored]
         if names:
             told.append(f"{why}: {', '.join(names)} in {dtype}.")
     return told
@@ -193,7 +193,7 @@ def _check_device(cells: list[Cell], asked: list[str]) -> list[str]:
     """Refuse CUDA where there is no GPU to try; return what to say where a GPU cannot be seen or used."""
     cuda = any(cell.device.startswith("cuda") for cell in cells)
     why = gpus.trouble()
-    if cuda and not gpus.present():
+    if cuda and info.device() != "cuda":
         raise SpecError(
             f"device: 'cuda' was asked for, but no GPU can be used here ({why or f'NVML says: {nvidia.error()}'})."
             " Use --device cpu."
@@ -224,8 +224,8 @@ def _impossible(cell: Cell, model: Model) -> str:
     scheme = checkpoint.quantisation(model.config)
     if scheme and cell.load_format == "dummy" and cell.backend == "transformers":
         return (
-            f"{cell.where()}: the weights of {model.name} are quantised ({scheme}), and random ones would not be; use its "
-            "real weights, or a configuration without quantization_config."
+            f"{cell.where()}: the weights of {model.name} are quantised ({scheme}), and random ones would not be; "
+            "use its real weights, or a configuration without quantization_config."
         )
     tokens = cell.input_len + cell.output_len
     # An encoder and its decoder each count positions from zero.

@@ -255,9 +255,7 @@ def _cuda_graphs(counted: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
     inductor gives up in silence; torch counts the first, and keeps the second with its graphs.
     """
     trees = sys.modules.get("torch._inductor.cudagraph_trees")
-    manager = trees and trees.get_manager(
-        torch.cuda.current_device(), create_if_none_exists=False
-    )
+    manager = trees and trees.get_manager(torch.cuda.current_device(), create_if_none_exists=False)
     again = manager.num_rerecord.values() if manager else ()
     return {
         "cudagraph_skips": int(counted["inductor"]["cudagraph_skips"]),
@@ -291,7 +289,9 @@ def _why_no_cuda(said: Sequence[str]) -> str:
     if torch.version.cuda is None and torch.version.hip is None:
         return " (it is built without CUDA)"
     driver = torch.version.cuda and nvidia.cuda_version()
-    versions = f"it is built for CUDA {torch.version.cuda}, the driver is for {driver}" if driver else ""
+    versions = (
+        f"it is built for CUDA {torch.version.cuda}, the driver is for {driver}" if driver else ""
+    )
     reasons = [*(" ".join(each.split()) for each in said), versions]
     return f" ({'; '.join(filter(None, reasons))})" if any(reasons) else ""
 

@@ -132,7 +132,9 @@ def _pretrained(job: Job, config: Any, options: Mapping[str, Any], device: torch
 def _quantised(model: Any) -> bool:
     """Return whether a weight is held as codes: whole numbers, or floating point of one byte."""
     stored = [*model.parameters(), *model.buffers()]
-    return any(not each.is_floating_point() or each.dtype.itemsize == 1 for each in stored if each.ndim > 1)
+    return any(
+        not each.is_floating_point() or each.dtype.itemsize == 1 for each in stored if each.ndim > 1
+    )
 
 
 _MAKERS: Mapping[str, Callable[[Job, Any, Mapping[str, Any], torch.device], Any]] = {

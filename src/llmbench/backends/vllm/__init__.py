@@ -283,7 +283,9 @@ def _started(arguments: Mapping[str, Any]) -> LLMEngine:
     try:
         return LLMEngine.from_engine_args(EngineArgs(**arguments), UsageContext.LLM_CLASS)
     except Exception as error:
-        if "initialization failed" in str(error) and (last := _out_of_memory(Path("/proc/self/fd/2"))):
+        if "initialization failed" in str(error) and (
+            last := _out_of_memory(Path("/proc/self/fd/2"))
+        ):
             raise torch.OutOfMemoryError(last) from error
         raise
 
