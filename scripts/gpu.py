@@ -1,6 +1,6 @@
 """Measures on a GPU within a time budget, the most important steps first, and packs the results.
 
-    python3 scripts/gpu.py --budget 540 [--only NAME,...] [--new-environment] [--list] [-o gpu.tar.gz]
+    python3 scripts/gpu.py --budget 540 [--only NAME,...] [--new-environment] [--rehearse] [--list] [-o gpu.tar.gz]
 
 All output is in .gpu/: runs, logs, the probe, and the list of finished steps. If .gpu/ is kept, the next call
 continues an interrupted step, because a sweep resumes; on another machine, which has another card, with
@@ -23,6 +23,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 PLACE = ROOT / ".gpu"
 DONE = PLACE / "done"
+SWEEPS = ROOT / "configs" / "sweeps"
 
 TO_STOP_S = 20
 """The time that a sweep needs after Ctrl-C to end its worker, wait for the device's memory and write its table."""
@@ -37,16 +38,20 @@ NOT_RUN = (2, 4, CUT_OFF)
 
 
 class Step(NamedTuple):
-    """A step: its name, and the arguments of `python -m`, in which `{runs}` is the folder of runs."""
+    """A step: its name, and the arguments of `python -m`, in which `{runs}` is the folder of runs.
+
+    After `limit_s` seconds it is cut off, so that a slow one does not take the time of all others.
+    """
 
     name: str
     words: tuple[str, ...]
     why: str
+    limit_s: float = 420
 
 
 def sweep(name: str, why: str) -> Step:
     """Return the step that measures a sweep file, or continues its run."""
-    file = f"configs/sweeps/{name}.yaml"
+    file = f"{{sweeps}}/{name}.yaml"
     return Step(name, ("llmbench", "sweep", file, "-o", f"{{runs}}/{name}"), why)
 
 
@@ -61,20 +66,22 @@ STEPS = (
         "tests",
         ("pytest", "-m", "gpu", "-q", "--timeout", "300", *gpu_tests()),
         "the CUDA path works at all",
+        limit_s=180,
     ),
+    sweep("gpu-7b", "LLaMA-7B and MPT-7B as users run them"),
     Step(
         "probe",
         ("llmbench", "sweep", "configs/sweeps/gpu-7b.yaml", "--probe", "--dry-run"),
         "the ceilings that shares are taken of, the GPU's only, and what is to be expected",
+        limit_s=120,
     ),
-    sweep("gpu-7b", "LLaMA-7B and MPT-7B as users run them"),
-    sweep("gpu-7b-compiled", "the same with a static cache and a compiled step"),
     sweep("gpu-vllm", "LLaMA-7B on vLLM"),
     sweep("gpu-vllm-mpt", "MPT-7B on vLLM"),
+    sweep("gpu-7b-compiled", "LLaMA-7B with a static cache and a compiled step"),
+    sweep("claims-gpu", "the claims' own questions"),
     sweep("gpu-families", "the other families at 6 to 8 billion parameters"),
     sweep("gpu-frontier", "where memory ends"),
     sweep("gpu-large", "13 to 65 billion parameters"),
-    sweep("claims-gpu", "the claims' own questions"),
     sweep("claims-gpu-context", "what a context costs"),
     sweep("claims-gpu-baseline", "the conditions of published figures"),
     sweep("claims-gpu-quality", "accuracy against cost"),
@@ -82,6 +89,7 @@ STEPS = (
     sweep("claims-gpu-edge", "what small models do"),
     sweep("gpu-spread", "how far sessions differ"),
 )
+"""What the project is for comes first: LLaMA-7B and MPT-7B over batch and context, then vLLM beside it, then claims."""
 
 
 def main() -> int:
@@ -91,6 +99,9 @@ def main() -> int:
     parser.add_argument("--only", default="", help="these steps, by name, done or not")
     parser.add_argument(
         "--new-environment", action="store_true", help="go on with runs that another machine began"
+    )
+    parser.add_argument(
+        "--rehearse", action="store_true", help="measure tiny copies, to see that every step runs"
     )
     parser.add_argument("--list", action="store_true", help="say what would run and stop")
     parser.add_argument("-o", "--output", type=Path, help="pack .gpu/ into this .tar.gz at the end")
@@ -104,6 +115,7 @@ def main() -> int:
         print("gpu: found no NVIDIA GPU, or no driver for it; nothing was run.", file=sys.stderr)
         return 2
     PLACE.mkdir(exist_ok=True)
+    sweeps = rehearsal() if asked.rehearse else SWEEPS
     codes = {}
     for step in chosen:
         left_s = ends - time.monotonic() - TO_STOP_S
@@ -111,7 +123,8 @@ def main() -> int:
             print(f"gpu: {step.name}: no time left", flush=True)
             continue
         more = ("--new-environment",) if asked.new_environment and "sweep" in step.words else ()
-        codes[step.name] = run(step._replace(words=(*step.words, *more)), left_s)
+        step = step._replace(words=(*step.words, *more))  # noqa: PLW2901 - the same step, asked for in full
+        codes[step.name] = run(step, min(left_s, step.limit_s), sweeps)
     if asked.output:
         pack(asked.output)
     return max(codes.values(), default=0)
@@ -140,9 +153,42 @@ def chosen_steps(only: str) -> list[Step]:
     return [step for step in STEPS if step.name not in done]
 
 
-def run(step: Step, left_s: float) -> int:
+def rehearsal() -> Path:
+    """Return a folder with copies of all sweeps that ask for little: tiny models, short lengths, one session."""
+    import msgspec  # noqa: PLC0415 - --list needs no package
+
+    sys.path.insert(0, str(ROOT / "src"))
+    from llmbench.spec import grid  # noqa: PLC0415
+    from llmbench.spec import sweep as spec_sweep  # noqa: PLC0415
+
+    folder = PLACE / "rehearsal"
+    folder.mkdir(exist_ok=True)
+    for path in sorted(SWEEPS.glob("*gpu*.yaml")):
+        asked = spec_sweep.read_sweep(path)
+        names = [name.partition("@")[0] for name in grid.words(asked.axes.model)]
+        axes = msgspec.structs.replace(
+            asked.axes,
+            model=[f"{name}@tiny" for name in names],
+            batch_size=[1, 2],
+            input_len=[8],
+            output_len=[4],
+        )
+        protocol = msgspec.structs.replace(
+            asked.protocol,
+            sessions=1,
+            max_sessions=1,
+            iterations=2,
+            min_time_s=0.0,
+            warmup_budget_s=0.0,
+        )
+        whole = msgspec.structs.replace(asked, axes=axes, protocol=protocol)
+        (folder / path.name).write_bytes(msgspec.json.encode(whole))  # JSON is YAML
+    return folder
+
+
+def run(step: Step, left_s: float, sweeps: Path) -> int:
     """Run a step within a time limit, with its output on the screen and in its log; mark it done if it finishes."""
-    words = [word.format(runs=PLACE / "runs") for word in step.words]
+    words = [word.format(runs=PLACE / "runs", sweeps=sweeps) for word in step.words]
     path = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
     environment = {
         **os.environ,

@@ -56,6 +56,7 @@ for name, value in {
     "nvmlDeviceGetMaxClockInfo": 1980,
     "nvmlDeviceGetEccMode": [1, 1],
     "nvmlDeviceGetMigMode": [0, 0],
+    "nvmlDeviceIsMigDeviceHandle": 0,
     "nvmlDeviceGetPersistenceMode": 1,
     "nvmlDeviceGetClockInfo": 1980,
     "nvmlDeviceGetTemperature": 41,
@@ -63,5 +64,6 @@ for name, value in {
     "nvmlDeviceGetComputeRunningProcesses": [],
     "nvmlDeviceGetTotalEnergyConsumption": 1_000_000,
     "nvmlDeviceGetCurrentClocksThrottleReasons": 0,
+    "nvmlDeviceGetViolationStatus": SimpleNamespace(violationTime=0),
 }.items():
     setattr(pynvml, name, says(value))

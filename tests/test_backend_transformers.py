@@ -5,6 +5,7 @@ import importlib
 import os
 import tempfile
 import time
+import warnings
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,18 @@ from jobs import FAMILIES, VOCABULARY, family, job, prompts
 from lazily import Lazy, torch, transformers
 from llmbench import backends
 from llmbench.errors import LoadFailed, Unsupported
+from llmbench.machine import nvidia
 from llmbench.results.record import Job
 
 load_errors: Any = Lazy("llmbench.backends.load_errors")
 offload: Any = Lazy("llmbench.backends.transformers.offload")
 clocks: Any = Lazy("llmbench.backends.transformers.clocks")
+
+DEEP = {
+    name: {key: 10 for key in ("num_hidden_layers", "n_layer", "n_layers") if key in config}
+    for name, config in FAMILIES.items()
+}
+"""More layers than torch compiles one by one."""
 
 every_family = pytest.mark.parametrize("model_type", FAMILIES)
 
@@ -314,6 +322,59 @@ def test_a_family_without_sdpa_says_so(model_type: str) -> None:
 def test_options_that_would_be_ignored_are_refused(options: dict[str, Any], says: str) -> None:
     with pytest.raises(Unsupported, match=says):
         backends.load(job(family("llama"), **options))
+
+
+def test_a_family_whose_layers_would_each_be_compiled_is_refused() -> None:
+    with pytest.raises(Unsupported, match=r"mpt cannot be compiled: .* use compile=false"):
+        backends.load(job(family("mpt", n_layers=10), cache="static", compile=True))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("model_type", DEEP)
+def test_a_family_compiles_beyond_the_layers_that_torch_compiles_one_by_one(
+    model_type: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torch refuses a ninth compilation of one function; what it makes of each graph does not matter here."""
+    plain, stand_in = (
+        torch.compile,
+        lambda step, **_: plain(step, backend=lambda graph, _: graph.forward),
+    )
+    monkeypatch.setattr(torch, "compile", stand_in)
+    deep = job(family(model_type, **DEEP[model_type]), cache="static", compile=True)
+    try:
+        engine: Any = loaded(deep)
+    except Unsupported:
+        return  # said in one line before anything is compiled
+
+    engine.generate(prompts(deep), 4)
+    before = engine.counters()
+    engine.generate(prompts(deep), 4)
+
+    assert engine.counters() == before
+
+
+@pytest.mark.parametrize(
+    ("cuda", "warned", "says"),
+    [
+        ("13.0", "The NVIDIA driver on your system is too old (found version 12040).",
+         r"is too old \(found version 12040\)\.; it is built for CUDA 13.0, the driver is for 12.4\)"),
+        (None, "", r"sees no CUDA device \(it is built without CUDA\)"),
+    ],
+)  # fmt: skip
+def test_torch_s_own_reason_for_seeing_no_gpu_is_passed_on(
+    cuda: str | None, warned: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unavailable() -> bool:
+        warnings.warn(warned, stacklevel=1)
+        return False
+
+    monkeypatch.setattr(torch.cuda, "is_available", unavailable)
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.setattr(nvidia, "cuda_version", lambda: "12.4")
+
+    with pytest.raises(LoadFailed, match=says):
+        backends.load(job(family("llama"), device="cuda"))
 
 
 def test_a_family_that_fails_on_a_static_cache_is_refused_with_what_works() -> None:

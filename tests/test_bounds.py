@@ -9,7 +9,7 @@ import pytest
 from jobs import job
 from llmbench.machine import chips
 from llmbench.machine.peaks import Probe
-from llmbench.measure import bounds
+from llmbench.measure import bounds, checks
 from llmbench.measure.checks import MEASURED_SLACK, Ceilings
 from llmbench.models import formulas, resolve
 from llmbench.models.shape import shape_of
@@ -173,12 +173,32 @@ def test_weights_that_fit_a_chips_caches_bound_no_step() -> None:
     assert "bytes_per_step" not in bounds.least_work(on_gpu(), resolve.resolve("pythia-70m"), {})
 
 
-def test_an_engine_that_holds_fewer_bytes_is_believed() -> None:
-    quarters = {"weights_bytes": 4_000_000_000}
+@pytest.mark.parametrize("name", ["llama-7b", "mixtral-8x7b-v0.1"])
+def test_an_engine_that_quantised_its_weights_reads_as_much_less(name: str) -> None:
+    found = resolve.resolve(name)
+    shape = shape_of(found.model_type, found.config)
+    assert shape is not None
+    table = shape.vocabulary * shape.hidden * 2  # in bfloat16, and not quantised
+    quarter = table + (formulas.weight_bytes(shape, "bfloat16") - table) // 4
 
-    work = bounds.least_work(on_gpu(), resolve.resolve("llama-7b"), quarters)
+    work = bounds.least_work(on_gpu(), found, {"weights_bytes": quarter})
 
-    assert work["bytes_per_step"] == 4_000_000_000
+    read = formulas.step_weight_bytes(shape, "bfloat16")
+    assert work["bytes_per_step"] == pytest.approx(read / 4, rel=1e-6)
+
+
+@pytest.mark.usefixtures("made_up")
+def test_a_quantised_cell_is_held_against_its_own_dtypes(made_up: Path) -> None:
+    made_up.write_text(CHIP.replace("bfloat16: 100", "bfloat16: 100, float8: 200"))
+    cell = on_gpu(options={"quantization": "fp8"})
+    engine = {**ENGINE, "param_dtypes": "bfloat16, float8_e4m3fn"}
+    outcome = Outcome(cell=cell.id, engine=engine)
+
+    assert bounds.ceilings(cell, engine, chips.devices([GPU])).flops == 2e14
+    _, problems, _ = checks.check_outcome(cell, outcome, Ceilings())
+    assert "dtype" not in {problem.code for problem in problems}
+    _, problems, _ = checks.check_outcome(on_gpu(), outcome, Ceilings())
+    assert "dtype" in {problem.code for problem in problems}
 
 
 def test_a_model_without_a_shape_has_no_least_work() -> None:

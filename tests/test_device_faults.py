@@ -72,7 +72,7 @@ def test_endless_throttling_is_invalid(bench: Bench) -> None:
 
 SILENT = """
 pynvml.nvmlDeviceGetPowerUsage = raises(pynvml.NVML_ERROR_NOT_SUPPORTED)
-pynvml.nvmlDeviceGetMemoryInfo = lambda _: 1 // 0
+pynvml.nvmlDeviceGetMemoryInfo = lambda *_: 1 // 0
 pynvml.nvmlDeviceGetTotalEnergyConsumption = says(None)
 pynvml.nvmlSystemGetDriverVersion = raises(pynvml.NVML_ERROR_UNKNOWN)
 """
@@ -109,8 +109,8 @@ def test_no_driver_at_all_is_said_before_anything_runs(bench: Bench) -> None:
 
     assert (done.code, done.out) == (2, "")
     assert done.err == (
-        "llmbench: device: 'cuda' was asked for, but no NVIDIA driver was found. "
-        "Use device: cpu, or llmbench sweep --device cpu.\n"
+        "llmbench: device: 'cuda' was asked for, but no GPU can be used here "
+        "(NVML says: NVML Shared Library Not Found). Use device: cpu, or llmbench sweep --device cpu.\n"
     )
 
 
@@ -197,24 +197,40 @@ def test_a_worker_that_is_listed_a_moment_longer_is_no_company(bench: Bench) -> 
 KEPT = """
 import time
 seconds = time.monotonic
-def memory(_):
+def memory(*_):
     if ended() >= {after}:
         time.monotonic = lambda: seconds() + 40  # nobody waits half a minute for this test
         return uses(10 * GIB)
     return uses(GIB // 2)
 pynvml.nvmlDeviceGetMemoryInfo = memory
 """
+OF_A_WORKER = """
+import json
+def listed(_):
+    ends = [json.loads(line) for line in RECORDS.read_text().splitlines() if '"kind":"end"' in line] if ended() else []
+    return [SimpleNamespace(pid=end["worker"]["pid"]) for end in ends[1:]]
+pynvml.nvmlDeviceGetComputeRunningProcesses = listed
+"""
+
+
+def test_memory_that_a_neighbour_takes_stops_nothing_and_is_said(bench: Bench) -> None:
+    done = on_a_gpu(bench, KEPT.format(after=2), protocol={"isolation": "cell"})
+
+    assert_complete(done)
+    assert done.code == 0
+    assert [codes(record) for record in done.records] == [[]] * 2 + [["shared_device"]] * 4
 
 
 def test_memory_that_does_not_come_back_stops_the_sweep_until_it_is_there(bench: Bench) -> None:
-    done = on_a_gpu(bench, KEPT.format(after=2), protocol={"isolation": "cell"})
+    kept = KEPT.format(after=2) + OF_A_WORKER
+    done = on_a_gpu(bench, kept, "--allow-shared", protocol={"isolation": "cell"})
 
     assert done.code == 3
     statuses = [record.status for record in done.records]
     assert statuses == [Status.OK] * 2 + [Status.DEVICE_DIRTY]
     told = done.records[-1].reason or ""
     assert told.startswith(
-        "9.5 GiB of device memory were not released. Find the process that holds it"
+        f"9.5 GiB of device memory were not released by process {done.records[1].worker['pid']}, which has ended."
     )
     assert told.endswith("then run the same command again to continue.")
     assert told in done.out

@@ -143,7 +143,37 @@ def test_every_sweep_that_it_runs_exists(gpu: ModuleType) -> None:
     files = [step.words[2] for step in gpu.STEPS if step.words[:2] == ("llmbench", "sweep")]
 
     assert files
-    assert all((ROOT / file).exists() for file in files)
+    assert all(Path(file.format(sweeps=gpu.SWEEPS)).exists() for file in files)
+
+
+def test_a_slow_step_does_not_take_the_time_of_the_others(
+    gpu: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (gpu.PLACE.parent / "sleeps.py").write_text("import time; time.sleep(60)")
+    monkeypatch.setenv("PYTHONPATH", str(gpu.PLACE.parent))
+    slow = gpu.Step("slow", ("sleeps",), "a test", limit_s=0.5)
+    monkeypatch.setattr(gpu, "STEPS", (slow, gpu.Step("next", ("platform",), "a test")))
+    monkeypatch.setattr(sys, "argv", ["gpu"])
+
+    assert gpu.main() == 130
+
+    assert gpu.DONE.read_text().split() == ["next"]  # the slow one goes on with the next call
+
+
+def test_a_rehearsal_has_every_sweep_small(
+    gpu: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu.PLACE.mkdir()
+    monkeypatch.setattr(info, "device", lambda: "cuda")
+
+    folder = gpu.rehearsal()
+
+    steps = {step.name for step in gpu.STEPS if step.words[1] == "sweep" and step.name != "probe"}
+    assert {path.stem for path in folder.iterdir()} >= steps
+    for path in folder.iterdir():
+        cells = plan(sweep.read_sweep(path)).cells
+        assert all(cell.model.endswith("@tiny") for cell in cells), path.stem
+        assert max(cell.batch_size * cell.input_len for cell in cells) == 16
 
 
 @pytest.mark.parametrize("file", SWEEPS, ids=lambda file: file.stem)

@@ -15,7 +15,7 @@ from llmbench import cli
 from llmbench.errors import RunError
 from llmbench.machine import chips, info
 from llmbench.machine import peaks as ceilings
-from llmbench.machine.peaks import Probe
+from llmbench.machine.peaks import Probe, Rate
 from llmbench.measure import probe, telemetry
 from test_peaks import CPU
 
@@ -125,7 +125,7 @@ def test_every_product_has_other_weights() -> None:
 
 
 def test_an_answer_is_believed() -> None:
-    assert probe.measure("cpu", HERE, answering(CPU)) == [CPU]
+    assert probe.measure("cpu", HERE, answering(CPU)) == ([CPU], [])
 
 
 def test_what_a_library_prints_is_no_answer() -> None:
@@ -204,6 +204,44 @@ def test_what_cannot_be_is_refused(figures: dict[str, Any], sentence: str) -> No
 
     with pytest.raises(RunError, match=sentence):
         probe.measure("cuda", {"gpus": [H200]}, answering(wrong))
+
+
+def test_one_dtype_that_cannot_be_costs_no_other() -> None:
+    rates = [
+        Rate(dtype=dtype, rows=1, inner=8, columns=8, flops_s=1e12)
+        for dtype in ("float16", "bfloat16")
+    ]
+    wrong = msgspec.structs.replace(
+        ON_H200, flops_s={"float16": 3e15, "bfloat16": 7e14}, rates=rates
+    )
+
+    (kept,), left_out = probe.measure("cuda", {"gpus": [H200]}, answering(wrong))
+
+    assert kept.flops_s == {"bfloat16": 7e14}
+    assert [rate.dtype for rate in kept.rates] == ["bfloat16"]
+    assert left_out == ["--probe: left out, because float16 is 303% of what the datasheet allows."]
+
+
+@pytest.mark.parametrize(
+    ("name", "mib", "flops_s"),
+    [
+        (
+            "NVIDIA GeForce RTX 5090",
+            32607,
+            224.3e12,
+        ),  # measured: main-horse.github.io/posts/5090-mm-perf
+        ("NVIDIA GeForce RTX 4090", 24564, 165.2e12 * 2820 / 2520),  # at the clock that it runs at
+    ],
+)
+def test_a_desktop_card_may_beat_the_clock_that_it_is_sold_with(
+    name: str, mib: int, flops_s: float
+) -> None:
+    gpu = {"name": name, "memory_bytes": mib * 2**20, "mig": 0}
+    fast = msgspec.structs.replace(
+        ON_H200, name=name, flops_s={"bfloat16": flops_s}, copy_bytes_s=1e11, read_bytes_s={}
+    )
+
+    assert probe.measure("cuda", {"gpus": [gpu]}, answering(fast)) == ([fast], [])
 
 
 def run(*arguments: str) -> int:
@@ -331,7 +369,7 @@ def test_a_device_that_fails_does_not_cost_the_other_its_probe(
 def test_a_gpu_reaches_what_its_datasheet_makes_likely() -> None:
     found = info.machine()
 
-    reached = probe.measure("cuda", found)
+    reached, _ = probe.measure("cuda", found)
 
     for each in reached:
         shares = probe.shares(each, found)

@@ -9,8 +9,10 @@ import pynvml
 import pytest
 
 from fakes import a_cell
-from llmbench.machine import nvidia
-from llmbench.measure.telemetry import CpuWindow, Gpu, Levels, NvmlCounters, isolation
+from llmbench.machine import gpus
+from llmbench.measure.telemetry import CpuWindow, DeviceCounters, Gpu, Levels, isolation
+from llmbench.results.record import Status
+from llmbench.run import outcome
 from llmbench.run.device_monitor import DeviceMonitor
 from llmbench.run.messages import Progress
 from llmbench.run.runner import _WorkerSession
@@ -83,11 +85,11 @@ def test_a_driver_that_raises_leaves_fields_empty_and_says_partial(
     def refuse(*_: object) -> None:
         raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
 
-    monkeypatch.setattr(nvidia, "handle", lambda _: object())
+    monkeypatch.setattr(gpus, "handle", lambda _: object())
     monkeypatch.setattr(pynvml, "nvmlDeviceGetTotalEnergyConsumption", refuse)
     monkeypatch.setattr(pynvml, "nvmlDeviceGetCurrentClocksThrottleReasons", refuse)
     monkeypatch.setattr(pynvml, "nvmlDeviceGetViolationStatus", refuse)
-    counters = NvmlCounters([0])
+    counters = DeviceCounters([0])
 
     spent = counters.since(counters.read())
 
@@ -108,13 +110,19 @@ def test_a_thermal_slowdown_is_named_and_a_power_cap_is_only_counted(
             pynvml.nvmlClocksThrottleReasonHwThermalSlowdown,
         ]
     )
+    held = iter([0, 0, 10**6, 0, 10**6, 0, 10**6, 0])  # power, heat; before and after each call
     energy = iter([1000, 1500, 1500, 2500])
-    monkeypatch.setattr(nvidia, "handle", lambda _: object())
+    monkeypatch.setattr(gpus, "handle", lambda _: object())
     monkeypatch.setattr(
         pynvml, "nvmlDeviceGetCurrentClocksThrottleReasons", lambda _: next(reasons)
     )
     monkeypatch.setattr(pynvml, "nvmlDeviceGetTotalEnergyConsumption", lambda _: next(energy))
-    counters = NvmlCounters([0])
+    monkeypatch.setattr(
+        pynvml,
+        "nvmlDeviceGetViolationStatus",
+        lambda *_: SimpleNamespace(violationTime=next(held)),
+    )
+    counters = DeviceCounters([0])
 
     capped = counters.since(counters.read())
     slowed = counters.since(counters.read())
@@ -124,6 +132,39 @@ def test_a_thermal_slowdown_is_named_and_a_power_cap_is_only_counted(
     assert counters.summary()["power_cap_share"] == 0.5
 
 
+def test_without_counters_what_the_samples_saw_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Heat and a power cap in every call, and nothing as soon as the device idles."""
+    busy = True
+
+    def reasons(_: object) -> int:
+        both = (
+            pynvml.nvmlClocksThrottleReasonSwThermalSlowdown
+            | pynvml.nvmlClocksThrottleReasonSwPowerCap
+        )
+        return int(both if busy else pynvml.nvmlClocksThrottleReasonGpuIdle)
+
+    def refuse(*_: object) -> None:
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+
+    monkeypatch.setattr(gpus, "handle", lambda _: object())
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetCurrentClocksThrottleReasons", reasons)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetViolationStatus", refuse)
+    counters, gpu, levels = DeviceCounters([0]), Gpu(0), Levels()
+    before = counters.read()
+    levels.add(gpu.levels())  # as the parent does while a call runs
+    busy = False
+
+    spent, summary = counters.since(before), counters.summary()
+
+    assert spent.throttled is None
+    assert summary == {"power_cap_share": None, "hot_share": None, "device_counters": "partial"}
+    assert levels.summary()["power_capped_mean"] == 1
+    found = outcome._surroundings(Status.OK, levels.summary(), summary, {})
+    assert "heat held the device's clocks down in 100% of the samples" in [
+        one.detail for one in found
+    ]
+
+
 def test_what_held_the_clocks_down_and_is_over_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     # Two iterations of a second each: a power cap of a tenth in the first, heat of a fifth in the second.
     held_ms = {
@@ -131,7 +172,7 @@ def test_what_held_the_clocks_down_and_is_over_is_counted(monkeypatch: pytest.Mo
         pynvml.NVML_PERF_POLICY_THERMAL: iter([70, 70, 70, 270]),
     }
     at_ns = iter([0, 10**9, 10**9, 2 * 10**9])
-    monkeypatch.setattr(nvidia, "handle", lambda _: object())
+    monkeypatch.setattr(gpus, "handle", lambda _: object())
     monkeypatch.setattr("llmbench.measure.telemetry.time.monotonic_ns", lambda: next(at_ns))
     monkeypatch.setattr(pynvml, "nvmlDeviceGetCurrentClocksThrottleReasons", lambda _: 0)
     monkeypatch.setattr(pynvml, "nvmlDeviceGetTotalEnergyConsumption", lambda _: 0)
@@ -140,7 +181,7 @@ def test_what_held_the_clocks_down_and_is_over_is_counted(monkeypatch: pytest.Mo
         "nvmlDeviceGetViolationStatus",
         lambda _, policy: SimpleNamespace(violationTime=next(held_ms[policy]) * 10**6),
     )
-    counters = NvmlCounters([0])
+    counters = DeviceCounters([0])
 
     spent = [counters.since(counters.read()) for _ in range(2)]
 

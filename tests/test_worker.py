@@ -166,6 +166,12 @@ def coded(code: int) -> Exception:
         (RuntimeError("CUDA error: device-side assert triggered"), Status.CUDA_ERROR),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling it"), Status.OOM),
         (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED"), Status.CUDA_ERROR),
+        (
+            RuntimeError(
+                "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"
+            ),
+            Status.OOM,  # the first thing that finds no room on a full card
+        ),
         (LoadFailed("no weights"), Status.LOAD_FAILED),
         (Unsupported("no such thing"), Status.UNSUPPORTED),
         (ValueError("something else"), Status.CRASH),

@@ -22,6 +22,8 @@ def configuration(job: Job, revision: str) -> Any:
             trust_remote_code=job.protocol.allow_remote_code,
             **revision_of(revision),
         )
+    if own and model.model_type in transformers.CONFIG_MAPPING and hasattr(config, "auto_map"):
+        del config.auto_map  # the library has the family itself, and the folder may have no code
     config.use_cache = (
         True  # MPT's hub configuration says false: every token would recompute its past
     )
@@ -32,7 +34,10 @@ def builder(config: Any) -> Any:
     """Return the class of transformers that builds a model of this family which generates text."""
     if config.is_encoder_decoder:
         return transformers.AutoModelForSeq2SeqLM
-    return transformers.AutoModelForCausalLM
+    text, pictured = transformers.AutoModelForCausalLM, transformers.AutoModelForImageTextToText
+    if type(config) not in text._model_mapping and type(config) in pictured._model_mapping:  # noqa: SLF001
+        return pictured  # it generates from text alone as well
+    return text
 
 
 def revision_of(revision: str) -> dict[str, str]:

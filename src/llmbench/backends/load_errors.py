@@ -106,6 +106,11 @@ REASONS = (
         "{where}: the shapes of the weights do not match the configuration.",
     ),
     LoadErrorRule(
+        "AssertionError",
+        "adding_idx",
+        "{where}: its padding id is beyond its vocabulary: {detail}",
+    ),
+    LoadErrorRule(
         "FileNotFoundError", "", "{where}: a file that belongs to the weights is missing: {detail}"
     ),
     LoadErrorRule(
@@ -129,6 +134,11 @@ NO_STATIC_CACHE = {
     "bloom": "transformers builds its ALiBi bias for the tokens processed, not for the cache's length"
 }
 """Families whose code fails with a static cache, and why (transformers 5.19)."""
+NO_COMPILE = {
+    "mpt": "its attention branches on the cache's length in every layer, which makes a graph of each; "
+    "torch compiles at most 8"
+}
+"""Families whose decode step cannot be compiled as a whole, and why (transformers 5.19, torch 2.13)."""
 ENCODER_DECODER = "it is an encoder-decoder, whose two caches are always dynamic in this backend"
 
 
@@ -183,7 +193,7 @@ def refuse_unsupported(config: Any, auto: Any, options: Mapping[str, Any]) -> No
     """
     kind = config.model_type
     known = auto._model_mapping  # noqa: SLF001 - has no public name
-    remote = auto.__name__ in getattr(config, "auto_map", {})
+    remote = auto.__name__ in (getattr(config, "auto_map", None) or {})
     if type(config) not in known and not remote:
         raise Unsupported(
             f"transformers {transformers.__version__} has no text-generating model of the family {kind}."
@@ -195,6 +205,8 @@ def refuse_unsupported(config: Any, auto: Any, options: Mapping[str, Any]) -> No
     reason = ENCODER_DECODER if config.is_encoder_decoder else NO_STATIC_CACHE.get(kind)
     if options["cache"] == "static" and reason:
         raise Unsupported(f"{kind} cannot use a static cache: {reason}; cache=dynamic works.")
+    if options["compile"] and kind in NO_COMPILE:
+        raise Unsupported(f"{kind} cannot be compiled: {NO_COMPILE[kind]}; use compile=false.")
     if type(config) in known and options["attn_implementation"] in ATTENTION:
         _refuse_attention(known[type(config)], options["attn_implementation"])
 

@@ -11,16 +11,25 @@ import resource
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pynvml
 import torch
 from transformers import EncoderDecoderCache
 
-from llmbench.machine import nvidia
+from llmbench.machine import gpus
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
 PROC = Path("/proc/self")
+MIXED_LAYERS = (
+    "hybrid_override_pattern",
+    "layers_block_type",
+    "attn_layer_period",
+    "attn_layer_indices",
+    "cross_attention_layers",
+    "linear_attn_config",
+    "ssm_cfg",
+)
+"""Settings of families whose layers are not all attention over the whole past."""
 
 
 class HostPeak:
@@ -92,8 +101,20 @@ def theoretical_cache_bytes(
     """Return the bytes of keys and values for this many tokens, computed from the decoder's configuration.
 
     2 × layers × key-value heads × head size × sequences × tokens × bytes of a number; a sliding layer holds no more
-    tokens than its window, and each layer holds all of an encoder's. None for a family whose cache has no heads.
+    tokens than its window, and each layer holds all of an encoder's. None for a family whose cache has no heads, or
+    whose layers differ in more than a window.
     """
+    try:
+        return _theoretical_cache_bytes(config, sequences, tokens, itemsize, encoder_tokens)
+    except Exception:  # noqa: BLE001 - a configuration whose layers differ refuses to name one number for all
+        return None
+
+
+def _theoretical_cache_bytes(
+    config: Any, sequences: int, tokens: int, itemsize: int, encoder_tokens: int
+) -> int | None:
+    if any(getattr(config, name, None) for name in MIXED_LAYERS):
+        return None
     layers = _first(config, "num_hidden_layers", "n_layers", "n_layer")
     heads = _first(config, "num_attention_heads", "n_heads", "n_head")
     hidden = _first(config, "hidden_size", "d_model", "n_embd")
@@ -101,7 +122,10 @@ def theoretical_cache_bytes(
         return None
     head = _first(config, "head_dim") or hidden // heads
     per_token = 2 * _key_value_heads(config, heads) * head * itemsize
-    held = sum(_tokens_of_layers(config, layers, tokens)) + layers * encoder_tokens
+    by_layer = _tokens_of_layers(config, layers, tokens)
+    if by_layer is None:
+        return None
+    held = sum(by_layer) + layers * encoder_tokens
     return sequences * held * per_token
 
 
@@ -119,12 +143,21 @@ def _key_value_heads(config: Any, heads: int) -> int:
     )
 
 
-def _tokens_of_layers(config: Any, layers: int, tokens: int) -> list[int]:
+def _tokens_of_layers(config: Any, layers: int, tokens: int) -> list[int] | None:
+    """Return how many tokens each layer holds; None if one keeps a state instead. The last layers may share others'."""
     window = getattr(config, "sliding_window", None)
-    if not window or getattr(config, "use_sliding_window", True) is False:
-        return [tokens] * layers
-    kinds = getattr(config, "layer_types", None) or ["sliding_attention"] * layers
-    return [min(tokens, window) if kind == "sliding_attention" else tokens for kind in kinds]
+    if getattr(config, "use_sliding_window", True) is False:
+        window = None
+    usual = ["sliding_attention" if window else "full_attention"] * layers
+    kinds = (getattr(config, "layer_types", None) or usual)[
+        : layers - (getattr(config, "num_kv_shared_layers", 0) or 0)
+    ]
+    holds = {
+        "full_attention": tokens,
+        "sliding_attention": min(tokens, window or tokens),
+        "chunked_attention": min(tokens, getattr(config, "attention_chunk_size", None) or tokens),
+    }
+    return [holds[kind] for kind in kinds] if set(kinds) <= holds.keys() else None
 
 
 def _first(config: Any, *names: str) -> int | None:
@@ -134,29 +167,30 @@ def _first(config: Any, *names: str) -> int | None:
 
 
 def device_used_by_uuid() -> Mapping[str, int]:
-    """Return the bytes in use on every GPU that CUDA shows, by its id.
+    """Return the bytes in use on every GPU that torch shows, by its id.
 
     This asks the driver, which needs no CUDA context; the memory of a context therefore counts as used. Without a
-    driver library, CUDA answers, whose context exists before the first answer.
+    driver's answer CUDA answers, whose context exists before the first answer (`counts_context`).
     """
-    with contextlib.suppress(pynvml.NVMLError):
-        if handles := nvidia.handles():
-            return {_plain(nvidia.uuid(gpu)): _used_bytes(gpu) for gpu in handles}
+    known = [gpu for gpu in gpus.handles() if gpu is not None]
+    with contextlib.suppress(Exception):  # whatever a driver does, torch is asked instead
+        if known:
+            return {_plain(gpus.ask(gpu, "uuid")): gpus.ask(gpu, "used_bytes") for gpu in known}
     devices = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
     readings = {uuid_of(device): torch.cuda.mem_get_info(device) for device in devices}
     return {uuid: total - free for uuid, (free, total) in readings.items()}
 
 
+def counts_context() -> bool:
+    """Return whether `device_used_by_uuid` asks the driver, so that a CUDA context made later counts as used."""
+    return any(gpu is not None for gpu in gpus.handles())
+
+
 def process_used_bytes() -> int | None:
     """Return the bytes that the driver reports for this process; None where containers hide process ids."""
-    with contextlib.suppress(pynvml.NVMLError):
-        used = [
-            process.usedGpuMemory
-            for gpu in nvidia.handles()
-            for process in pynvml.nvmlDeviceGetComputeRunningProcesses(gpu)
-            if process.pid == os.getpid() and process.usedGpuMemory
-        ]
-        return sum(used) or None
+    with contextlib.suppress(Exception):
+        known = [gpus.ask(gpu, "processes") for gpu in gpus.handles() if gpu is not None]
+        return sum(each.get(os.getpid()) or 0 for each in known) or None
     return None
 
 
@@ -166,8 +200,4 @@ def uuid_of(device: torch.device) -> str:
 
 
 def _plain(uuid: str) -> str:
-    return uuid.removeprefix("GPU-")
-
-
-def _used_bytes(gpu: Any) -> int:
-    return int(pynvml.nvmlDeviceGetMemoryInfo(gpu).used)
+    return uuid.removeprefix("GPU-").removeprefix("MIG-")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import transformers
@@ -14,6 +15,18 @@ if TYPE_CHECKING:
 
     from llmbench.results.record import Job
 
+TOKENIZERS = (
+    "tokeniz*",
+    "tokenization*.py",
+    "vocab*",
+    "merges.txt",
+    "*.model",
+    "*.tiktoken",
+    "tekken.json",
+    "*.spm",
+    "*.bpe",
+)
+"""How the files of tokenizers are named."""
 SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id", "sep_token_id")
 
 
@@ -22,6 +35,8 @@ def tokenizer(job: Job, revision: str) -> Any:
     model = job.model
     if model.location is None or (model.source != "folder" and job.cells[0].load_format == "dummy"):
         return f"{model.name} has no tokenizer with {job.cells[0].load_format} weights, which text prompts need."
+    if model.source == "folder" and not _has_tokenizer(Path(model.location)):
+        return f"{model.location} has no tokenizer, which text prompts need."
     try:
         return transformers.AutoTokenizer.from_pretrained(
             model.location,
@@ -31,6 +46,11 @@ def tokenizer(job: Job, revision: str) -> Any:
     except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
         reason = " ".join(redact(str(error)).split())[:300]
         return f"{model.location} has no readable tokenizer, which text prompts need: {reason}"
+
+
+def _has_tokenizer(folder: Path) -> bool:
+    """Return whether a folder has the files of a tokenizer: transformers would make an empty one of none."""
+    return any(found for pattern in TOKENIZERS for found in folder.glob(pattern))
 
 
 def tokenize(words: Any, text: str) -> list[int]:

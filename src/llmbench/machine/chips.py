@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 GIGA, TERA = 1e9, 1e12
+SLACK, DESKTOP_SLACK = 1.05, 1.3
 MEMORY_WITHIN = 0.1
 """A name is accepted if the driver's memory size is this close: ECC and firmware take up to 7 % (T4: 15 of 16
 GiB)."""
@@ -91,6 +92,21 @@ class Chip(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
             return None
         faster = self.dense_tflops.get("tfloat32", 0.0) if dtype == "float32" else 0.0
         return max(self.dense_tflops[dtype], faster) * TERA
+
+    def fastest(self) -> float | None:
+        """Return its peak operations per second in whichever type of number is fastest, if verified."""
+        if "dense_tflops" in self.unverified or not self.dense_tflops:
+            return None
+        return max(self.dense_tflops.values()) * TERA
+
+    def slack(self) -> float:
+        """Return the factor over its datasheet's peaks that is still believed.
+
+        Cards for desktops run above the boost clock that they are sold with. Matrix products in bfloat16 on an RTX 5090
+        were measured at 107 % of the datasheet's peak (main-horse.github.io/posts/5090-mm-perf); an RTX 4090 runs at
+        2,820 MHz instead of 2,520.
+        """
+        return DESKTOP_SLACK if "GeForce" in " ".join(self.driver_names) else SLACK
 
 
 def known() -> dict[str, Path]:

@@ -5,6 +5,7 @@ They come from an allow-list and therefore contain no secret. A device's serial 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import os
@@ -15,10 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
-import pynvml
 
 from llmbench import __version__
-from llmbench.machine import nvidia
+from llmbench.machine import gpus
 from llmbench.redact import redact_all
 from llmbench.spec.digest import digest_of
 
@@ -56,11 +56,11 @@ alone is not enough: hypervisors give one name to chips with and without AMX."""
 
 def machine() -> dict[str, Any]:
     """Return the machine: short name, processors, memory (bytes), GPUs. Takes milliseconds, without torch."""
-    gpus = _gpus()
+    found = _gpus()
     cpu = _cpu_model()
     cores = os.cpu_count() or 1
     return {
-        "name": _short(gpus[0]["name"] or "gpu") if gpus else f"{_short(cpu)}-{cores}cpu",
+        "name": _short(found[0]["name"] or "gpu") if found else f"{_short(cpu)}-{cores}cpu",
         "cpu": cpu,
         "cpu_count": cores,
         "cpu_flags": _flags(),
@@ -68,7 +68,7 @@ def machine() -> dict[str, Any]:
         "memory_bytes": psutil.virtual_memory().total,
         "memory_available_bytes": psutil.virtual_memory().available,
         "load_1m": round(os.getloadavg()[0], 2),
-        "gpus": gpus,
+        "gpus": found,
     }
 
 
@@ -116,36 +116,24 @@ def identity_digest(facts: Mapping[str, Any]) -> str:
 
 
 def device() -> str:
-    """Return the meaning of `auto` here: `cuda` if a driver lists a GPU, else `cpu`."""
-    return "cuda" if _gpus() else "cpu"
+    """Return the meaning of `auto` here: `cuda` if there is a GPU to try, else `cpu`."""
+    return "cuda" if gpus.present() else "cpu"
 
 
 def _gpus() -> list[dict[str, Any]]:
-    """Return facts about the GPUs that CUDA shows, in its order."""
-    return [_gpu(handle) for handle in nvidia.handles()]
+    """Return facts about the GPUs that torch shows, in its order."""
+    return [_gpu(handle) for handle in gpus.handles()]
 
 
 def _gpu(handle: Any) -> dict[str, Any]:
-    def ask(question: Any) -> Any:
-        try:
-            return question(handle)
-        except Exception:  # noqa: BLE001 - whatever a driver does, it costs one fact and not the device
-            return None
-
-    memory, uuid = ask(pynvml.nvmlDeviceGetMemoryInfo), ask(pynvml.nvmlDeviceGetUUID)
-    return {
-        "name": ask(pynvml.nvmlDeviceGetName),
-        "memory_bytes": memory and memory.total,
-        "driver": ask(lambda _: pynvml.nvmlSystemGetDriverVersion()),
-        "cuda_driver": ask(lambda _: pynvml.nvmlSystemGetCudaDriverVersion()),
-        "power_limit_w": (ask(pynvml.nvmlDeviceGetPowerManagementLimit) or 0) / 1000 or None,
-        "max_sm_mhz": ask(lambda h: pynvml.nvmlDeviceGetMaxClockInfo(h, pynvml.NVML_CLOCK_SM)),
-        "max_mem_mhz": ask(lambda h: pynvml.nvmlDeviceGetMaxClockInfo(h, pynvml.NVML_CLOCK_MEM)),
-        "ecc": ask(lambda h: pynvml.nvmlDeviceGetEccMode(h)[0]),
-        "mig": ask(lambda h: pynvml.nvmlDeviceGetMigMode(h)[0]),
-        "persistence": ask(pynvml.nvmlDeviceGetPersistenceMode),
-        "uuid_hash": uuid and hashlib.sha256(str(uuid).encode()).hexdigest()[:12],
-    }
+    facts: dict[str, Any] = dict.fromkeys(gpus.FACTS)
+    for name in gpus.FACTS:
+        with contextlib.suppress(
+            Exception
+        ):  # whatever a driver does, it costs one fact and not the device
+            facts[name] = gpus.ask(handle, name)
+    uuid = facts.pop("uuid")
+    return {**facts, "uuid_hash": uuid and hashlib.sha256(str(uuid).encode()).hexdigest()[:12]}
 
 
 def _cpu_model() -> str:

@@ -25,14 +25,17 @@ if TYPE_CHECKING:
 def least_work(cell: Cell, model: Model, engine: Mapping[str, Any]) -> dict[str, int]:
     """Return the bytes that a decode step must read and the operations of a prompt token; empty if unknown.
 
-    If an engine reports fewer weight bytes than the shape has, as with quantized weights, its figure is used.
+    If an engine holds fewer weight bytes than the shape has, because they are quantised, a step reads as much less.
+    The embedding table is left out of that share: it is seldom quantised, and not read.
     """
     shape = shape_of(model.model_type, model.config)
     if shape is None:
         return {}
     held = engine.get("weights_bytes")
     read = formulas.step_weight_bytes(shape, cell.dtype)
-    read = min(read, held) if isinstance(held, int) else read
+    whole, table = formulas.weight_bytes(shape, cell.dtype), formulas.table_bytes(shape, cell.dtype)
+    if isinstance(held, int) and held < whole:
+        read = read * max(0, held - table) // (whole - table)
     return {
         **({"bytes_per_step": read} if read >= ON_CHIP_BYTES else {}),
         "flops_per_prompt_token": formulas.prompt_token_flops(shape),
@@ -55,9 +58,13 @@ def ceilings(
     chip = next(iter(kinds.values())) if len(kinds) == 1 else None
     if chip is None:
         return Ceilings(memory=memory and count * memory)
-    bandwidth, flops = chip.bandwidth(), chip.flops(cell.dtype)
+    quantised = bool(cell.options.get("quantization"))
+    bandwidth, flops = chip.bandwidth(), chip.fastest() if quantised else chip.flops(cell.dtype)
     return Ceilings(
-        bandwidth and count * bandwidth, flops and count * flops, memory and count * memory
+        bandwidth and count * bandwidth,
+        flops and count * flops,
+        memory and count * memory,
+        slack=chip.slack(),
     )
 
 

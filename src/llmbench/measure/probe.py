@@ -19,7 +19,6 @@ from llmbench.errors import RunError
 from llmbench.machine import chips, nvidia, peaks
 from llmbench.machine.peaks import Probe
 from llmbench.measure import telemetry
-from llmbench.measure.checks import CEILING_SLACK
 from llmbench.redact import redact, shown
 
 if TYPE_CHECKING:
@@ -38,8 +37,8 @@ def measure(
     facts: Mapping[str, Any],
     program: Sequence[str] = (),
     deadline_s: float = DEADLINE_S,
-) -> list[Probe]:
-    """Return probes of all devices of a kind, `cpu` or `cuda`, of a machine.
+) -> tuple[list[Probe], list[str]]:
+    """Return probes of all devices of a kind, `cpu` or `cuda`, of a machine, and what was left out of them.
 
     `program` replaces PROGRAM, which measures the kind that its last argument names.
 
@@ -83,7 +82,10 @@ def measure_and_keep(
         tell(f"Measuring the ceilings of {kind}: about a minute.")
         try:
             _refuse_shared(kind, facts)
-            peaks.keep(facts, measure(kind, facts))
+            probes, left_out = measure(kind, facts)
+            peaks.keep(facts, probes)
+            for each in left_out:
+                tell(each)
         except RunError as error:
             failed.append(error)
     if failed:
@@ -111,24 +113,44 @@ def _refuse_shared(kind: str, facts: Mapping[str, Any]) -> None:
         raise RunError(f"--probe: the GPU is in use by process {who}. Wait until it ends.")
 
 
-def _believed(kind: str, answer: bytes, facts: Mapping[str, Any]) -> list[Probe]:
+def _believed(kind: str, answer: bytes, facts: Mapping[str, Any]) -> tuple[list[Probe], list[str]]:
+    left_out: list[str] = []
     try:
         probes = msgspec.json.decode(answer, type=list[Probe])
-        for probe in probes:
+        for number, probe in enumerate(probes):
             peaks.check(probe)
-            _check_physics(probe, facts)
+            probes[number] = _within_physics(probe, facts, left_out)
     except (msgspec.DecodeError, ValueError) as error:
         raise RunError(f"--probe: the result measured on {kind} is impossible: {error}.") from None
     if not probes:
         raise RunError(f"--probe: this torch sees no {kind} device.")
-    return probes
+    return probes, left_out
 
 
-def _check_physics(probe: Probe, facts: Mapping[str, Any]) -> None:
-    """Raise ValueError if a probe beats the datasheet of its chip."""
-    for name, reached in shares(probe, facts).items():
-        if reached > CEILING_SLACK:
-            raise ValueError(f"{name} is {reached:.0%} of what the datasheet allows")
+def _within_physics(probe: Probe, facts: Mapping[str, Any], left_out: list[str]) -> Probe:
+    """Return a probe without the dtypes that beat the datasheet of its chip, which are told in `left_out`.
+
+    Raises:
+        ValueError: its memory is faster than the chip's, or no dtype is left.
+
+    """
+    chip = _chip(probe, facts)
+    beaten = {
+        name: f"{name} is {reached:.0%} of what the datasheet allows"
+        for name, reached in shares(probe, facts).items()
+        if chip and reached > chip.slack()
+    }
+    kept = {name: flops_s for name, flops_s in probe.flops_s.items() if name not in beaten}
+    if beaten and (not kept or beaten.keys() - probe.flops_s.keys()):
+        raise ValueError("; ".join(beaten.values()))
+    left_out += [f"--probe: left out, because {each}." for each in beaten.values()]
+    rates = [rate for rate in probe.rates if rate.dtype not in beaten]
+    return msgspec.structs.replace(probe, flops_s=kept, rates=rates)
+
+
+def _chip(probe: Probe, facts: Mapping[str, Any]) -> chips.Chip | None:
+    short = next((chips.match(gpu) for gpu in facts["gpus"] if gpu["name"] == probe.name), None)
+    return chips.chip(short) if short and probe.device == "cuda" else None
 
 
 def shares(probe: Probe, facts: Mapping[str, Any]) -> dict[str, float]:
@@ -136,10 +158,9 @@ def shares(probe: Probe, facts: Mapping[str, Any]) -> dict[str, float]:
 
     float32 is compared with the float32 peak, because the probe leaves TF32 off.
     """
-    short = next((chips.match(gpu) for gpu in facts["gpus"] if gpu["name"] == probe.name), None)
-    if probe.device != "cuda" or short is None:
+    chip = _chip(probe, facts)
+    if chip is None:
         return {}
-    chip = chips.chip(short)
     bandwidth = chip.bandwidth()
     moved = {"copy": probe.copy_bytes_s, **{f"read {k}": v for k, v in probe.read_bytes_s.items()}}
     reached = {k: v / bandwidth for k, v in moved.items() if v and bandwidth}

@@ -7,35 +7,20 @@ parent reads levels (clock, temperature, power). Neither runs inside a timed cal
 from __future__ import annotations
 
 import contextlib
-import functools
 import itertools
-import operator
 import os
 import re
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-import pynvml
-
-from llmbench.machine import nvidia
+from llmbench.machine import gpus, nvidia
 from llmbench.spec import sweep
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from llmbench.spec.sweep import Cell
-
-THROTTLE_REASONS = (
-    "nvmlClocksThrottleReasonHwSlowdown",
-    "nvmlClocksThrottleReasonSwThermalSlowdown",
-    "nvmlClocksThrottleReasonHwThermalSlowdown",
-    "nvmlClocksThrottleReasonHwPowerBrakeSlowdown",
-)
-"""Throttle reasons that make an iteration incomparable. A software power cap is normal and not included."""
-
-LOST = (pynvml.NVMLError_GpuIsLost, pynvml.NVMLError_ResetRequired)
-"""The driver's errors for a device that has fallen off the bus or needs a reset."""
 
 
 class Spent(NamedTuple):
@@ -88,7 +73,7 @@ class Stand(NamedTuple):
     hot_ns: int | None
 
 
-class NvmlCounters:
+class DeviceCounters:
     """Cumulative counters and throttle reasons of the GPUs in use; a counter that one of them lacks is None."""
 
     def __init__(self, indices: Sequence[int]) -> None:
@@ -98,43 +83,33 @@ class NvmlCounters:
         self.reads = 0
         self.watched_ns = 0
         self.hot_ns: int | None = 0
-        self.handles = [nvidia.handle(index) for index in indices]
+        self.handles = [gpus.handle(index) for index in indices]
 
     def read(self) -> Stand:
         """Return the current values of the counters."""
-        energies = self._ask(_energy_mj)
-        return Stand(
-            time.monotonic_ns(),
-            None if None in energies else sum(energies),
-            self._held_ns(pynvml.NVML_PERF_POLICY_POWER),
-            self._held_ns(pynvml.NVML_PERF_POLICY_THERMAL),
-        )
+        sums = (self._ask(name) for name in ("energy_mj", "capped_ns", "hot_ns"))
+        return Stand(time.monotonic_ns(), *(None if None in each else sum(each) for each in sums))
 
     def since(self, before: Stand) -> Spent:
         """Return the energy since `before`, and the slowdowns active now.
 
-        A slowdown may be over when it is queried, because the device is idle then; the counters tell how long it
-        lasted.
+        A slowdown may be over when it is queried, because the device is idle then. The counters tell how long it
+        lasted; of a device without them, only the samples of `Gpu.levels` tell something.
         """
-        asked = self._ask(pynvml.nvmlDeviceGetCurrentClocksThrottleReasons)
-        reasons = functools.reduce(operator.or_, (each or 0 for each in asked))
+        active = dict.fromkeys(name for each in self._ask("slowdowns") for name in each or ())
         now = self.read()
         passed_ns, energy, capped_ns, hot_ns = (
             None if early is None or late is None else late - early
             for early, late in zip(before, now, strict=True)
         )
-        self.reads += capped_ns is not None or None not in asked
-        self.cap_seen += bool(reasons & pynvml.nvmlClocksThrottleReasonSwPowerCap or capped_ns)
+        self.reads += capped_ns is not None
+        self.cap_seen += bool(capped_ns)
         self.watched_ns += passed_ns or 0
         self.hot_ns = None if self.hot_ns is None or hot_ns is None else self.hot_ns + hot_ns
-        active = [name for name in THROTTLE_REASONS if reasons & getattr(pynvml, name)]
-        return Spent(
-            energy,
-            ", ".join(name.removeprefix("nvmlClocksThrottleReason") for name in active) or None,
-        )
+        return Spent(energy, ", ".join(active) or None)
 
     def summary(self) -> dict[str, Any]:
-        """Return the share of calls under a power cap, of time under heat, and whether fields were missing."""
+        """Return the share of calls under a power cap and of time under heat, None if unknown; and what was missing."""
         return {
             "power_cap_share": self.cap_seen / self.reads if self.reads else None,
             "hot_share": self._hot_share(),
@@ -146,34 +121,18 @@ class NvmlCounters:
             return None
         return self.hot_ns / self.watched_ns / len(self.handles)
 
-    def _held_ns(self, policy: int) -> int | None:
-        held = [
-            _answer(
-                lambda h: int(pynvml.nvmlDeviceGetViolationStatus(h, policy).violationTime), handle
-            )
-            for handle in self.handles
-        ]
-        return None if None in held else sum(held)
-
-    def _ask(self, question: Any) -> list[Any]:
-        answers = [_answer(question, handle) for handle in self.handles]
+    def _ask(self, question: str) -> list[Any]:
+        answers = [_answer(handle, question) for handle in self.handles]
         self.partial |= None in answers
         return answers
 
 
-def _energy_mj(handle: Any) -> int | None:
-    """Return the energy of a whole GPU; None with slices (MIG), which share a single counter."""
-    if _answer(lambda h: pynvml.nvmlDeviceGetMigMode(h)[0], handle):
-        return None
-    return int(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle))
-
-
-def _answer(question: Any, handle: Any) -> Any:
+def _answer(handle: Any, question: str) -> Any:
     """Return a device's answer; None without a device or an answer."""
     if handle is None:
         return None
     with contextlib.suppress(Exception):  # any error costs a field, not the measurement
-        return question(handle)
+        return gpus.ask(handle, question)
     return None
 
 
@@ -181,7 +140,9 @@ def counters_of(device: str, places: str) -> Counters:
     """Return the counters of the devices that hold a cell's parameters, as named by its engine."""
     if not device.startswith("cuda"):
         return NoCounters()
-    return NvmlCounters(sorted({int(index) for index in re.findall(r"cuda:(\d+)", places)}) or [0])
+    return DeviceCounters(
+        sorted({int(index) for index in re.findall(r"cuda:(\d+)", places)}) or [0]
+    )
 
 
 class CpuWindow:
@@ -236,26 +197,19 @@ class CpuWindow:
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
-class Level(NamedTuple):
-    """A value that is sampled several times a second, and how to combine those of several devices."""
-
-    question: Any
-    together: Callable[[Iterable[Any]], Any]
-
-
-LEVELS = {
-    "sm_mhz": Level(lambda h: pynvml.nvmlDeviceGetClockInfo(h, pynvml.NVML_CLOCK_SM), min),
-    "mem_mhz": Level(lambda h: pynvml.nvmlDeviceGetClockInfo(h, pynvml.NVML_CLOCK_MEM), min),
-    "temperature_c": Level(
-        lambda h: pynvml.nvmlDeviceGetTemperature(h, pynvml.NVML_TEMPERATURE_GPU), max
-    ),
-    "power_w": Level(lambda h: pynvml.nvmlDeviceGetPowerUsage(h) / 1000, sum),
+TOGETHER: Mapping[str, Callable[[Iterable[Any]], Any]] = {
+    "sm_mhz": min,
+    "mem_mhz": min,
+    "temperature_c": max,
+    "power_w": sum,
+    "hot": max,
+    "power_capped": max,
 }
-"""Clocks in MHz, the slowest device's; temperature in C, the hottest's; power in W, of all."""
+"""How a level of several devices becomes one: the slowest clock, the highest temperature, the power of all."""
 
 
 class Gpu:
-    """The NVIDIA GPU or GPUs that cells use, as the parent sees them: levels, memory, other processes.
+    """The GPU or GPUs that cells use, as the parent sees them: levels, memory, other processes.
 
     Attributes:
         lost: whether a device no longer responds and cannot be measured any more.
@@ -265,38 +219,38 @@ class Gpu:
     def __init__(self, *indices: int) -> None:
         """Open the devices; without a driver every answer is None."""
         self.lost = False
-        self.handles = [nvidia.handle(index) for index in indices]
+        self.handles = [gpus.handle(index) for index in indices]
 
     def levels(self) -> dict[str, Any]:
-        """Return all LEVELS that the devices report."""
-        return {name: self._ask(level.question, level.together) for name, level in LEVELS.items()}
+        """Return all levels that the devices report."""
+        return {name: self._ask(name, TOGETHER[name]) for name in gpus.LEVELS}
 
     def used_bytes(self) -> int | None:
         """Return the device memory in use by all processes."""
-        used: int | None = self._ask(lambda h: int(pynvml.nvmlDeviceGetMemoryInfo(h).used), sum)
+        used: int | None = self._ask("used_bytes", sum)
         return used
 
     def others(self, own: set[int]) -> list[int] | None:
         """Return the ids of compute processes on the devices other than ours; None = not visible."""
-        processes = self._ask(
-            pynvml.nvmlDeviceGetComputeRunningProcesses, itertools.chain.from_iterable
+        processes = self._ask("processes", itertools.chain.from_iterable)
+        return (
+            None
+            if processes is None
+            else [*dict.fromkeys(pid for pid in processes if pid not in own)]
         )
-        if processes is None:
-            return None
-        return list(dict.fromkeys(process.pid for process in processes if process.pid not in own))
 
-    def _ask(self, question: Any, together: Callable[[Iterable[Any]], Any]) -> Any:
+    def _ask(self, question: str, together: Callable[[Iterable[Any]], Any]) -> Any:
         """Return the combined answer of all devices; None if one of them has none."""
-        answers = [self._answer(question, handle) for handle in self.handles]
+        answers = [self._answer(handle, question) for handle in self.handles]
         return None if None in answers else together(answers)
 
-    def _answer(self, question: Any, handle: Any) -> Any:
+    def _answer(self, handle: Any, question: str) -> Any:
         if handle is None:
             return None
         try:
-            return question(handle)
+            return gpus.ask(handle, question)
         except Exception as error:  # noqa: BLE001 - whatever a driver does, it costs a field and no measurement
-            self.lost = self.lost or isinstance(error, LOST)
+            self.lost = self.lost or isinstance(error, nvidia.LOST)
             return None
 
 
@@ -305,8 +259,8 @@ def gpu_of(cells: Iterable[Cell]) -> Gpu | None:
     options = [cell.options for cell in cells if cell.device.startswith("cuda")]
     if not options:
         return None
-    present = len(nvidia.handles())
-    return Gpu(*range(max(sweep.gpus_of(each, present) for each in options)))
+    present = len(gpus.handles())
+    return Gpu(*range(max(sweep.gpus_of(each, max(present, 1)) for each in options)))
 
 
 def isolation(gpu: Gpu) -> str:

@@ -19,7 +19,19 @@ DEFAULT = "float32"
 """The dtype that transformers builds a model in whose configuration names none."""
 LONGEST_HEADER = 2**27
 PARTS = ("text_config", "llm_config", "decoder")
-"""The parts of a configuration that may name the dtype of the language model."""
+"""The parts of a configuration that describe its language model, and may name its dtype."""
+
+
+def quantisation(config: Mapping[str, Any]) -> str | None:
+    """Return the scheme in which a configuration says that its weights are stored; None if they are not quantised."""
+    stated = config.get("quantization_config")
+    if not isinstance(stated, dict):
+        return None
+    bits = stated.get("bits") or (
+        4 if stated.get("load_in_4bit") else 8 if stated.get("load_in_8bit") else None
+    )
+    named = (stated.get("quant_method"), stated.get("quant_algo"), bits and f"{bits}bit")
+    return "-".join(str(each).lower() for each in named if each) or "unknown scheme"
 
 
 def of_folder(config: Mapping[str, Any], shards: Sequence[Path]) -> str | None:

@@ -41,10 +41,16 @@ def step_weight_bytes(shape: Shape, dtype: str) -> int:
     experts of one token; an encoder is not read any more.
     """
     read = active_parameters(shape) - _encoder(shape)
-    read -= _tables(shape) - (shape.vocabulary * shape.embedding_width if shape.tied else 0)
     if shape.encoder_layers:
         read -= shape.layers * _cross_keys_values(shape)  # computed once, with the prompt
-    return read * ITEMSIZE[dtype]
+    return read * ITEMSIZE[dtype] - table_bytes(shape, dtype)
+
+
+def table_bytes(shape: Shape, dtype: str) -> int:
+    """Return the bytes of the embedding tables that a decode step does not read as a whole."""
+    return (
+        _tables(shape) - (shape.vocabulary * shape.embedding_width if shape.tied else 0)
+    ) * ITEMSIZE[dtype]
 
 
 def kv_bytes_per_token(shape: Shape, dtype: str) -> int:

@@ -34,6 +34,13 @@ OWN_MODELS = "LLMBENCH_MODELS"
 POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
 """The names of the longest sequence in configurations."""
 
+EXTENDING = frozenset({"yarn", "linear", "dynamic"})
+"""Scalings of rotary positions whose `max_position_embeddings` may be the length before scaling."""
+ADAPTER = "adapter_config.json"
+"""The file that peft writes beside the weights of an adapter."""
+QUANTISED = "hf_quant_config.json"
+"""The file in which NVIDIA's ModelOpt states a quantisation."""
+
 RELATIVE = frozenset({"t5", "mt5", "umt5", "longt5", "switch_transformers"})
 """Families with relative positions, whose configured number of positions is not a limit."""
 
@@ -139,8 +146,11 @@ def resolve(name: str) -> Model:
             )
         return _from_catalogue(name, yaml.read(known[base], Entry), size)
     if os.path.isdir(folder):  # noqa: PTH112 - likewise
+        raise SpecError(f"model: {name!r} {_no_checkpoint(Path(folder))}")
+    if name.lower().endswith(".gguf"):
         raise SpecError(
-            f"model: {name!r} is a folder without config.json, which every checkpoint has."
+            f"model: {name!r} is a GGUF file, which neither transformers nor vllm runs here; name the folder or the "
+            "hub id of the checkpoint that it was made from."
         )
     if name.startswith((".", "/", "~")):
         there = os.path.lexists(folder)
@@ -213,6 +223,12 @@ def _from_folder(name: str, folder: Path) -> Model:
         raise SpecError(
             f"model: {name}/config.json is not a model's configuration: {reason}."
         ) from error
+    if os.path.lexists(folder / ADAPTER):
+        raise SpecError(
+            f"model: {name!r} has an adapter ({ADAPTER}) beside config.json, which would not be loaded; merge it into "
+            "the weights, or move it away to measure the model without it."
+        )
+    config |= _quantised_elsewhere(folder, config)
     for old, new in RENAMED.get(model_type, {}).items():
         if old in config and new not in config:
             raise SpecError(
@@ -228,6 +244,61 @@ def _from_folder(name: str, folder: Path) -> Model:
     return _model(name, "folder", str(folder.resolve()), model_type, config, weights, dtype)
 
 
+def _no_checkpoint(folder: Path) -> str:
+    """Return what a folder without config.json is, and what to name instead."""
+    if os.path.lexists(folder / ADAPTER):
+        base = _read_json(folder / ADAPTER).get("base_model_name_or_path") or "another model"
+        return f"holds an adapter (LoRA) of {base}, not a model; merge it into that model, and name the result."
+    if os.path.lexists(folder / "params.json"):
+        return (
+            "holds a checkpoint in its maker's own format (params.json); name one that was converted for transformers, "
+            "which has config.json."
+        )
+    if any(folder.glob("*.gguf")):
+        return "holds GGUF files, which neither transformers nor vllm runs here; name the original checkpoint."
+    return "is a folder without config.json, which every checkpoint has."
+
+
+def _quantised_elsewhere(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """Return the quantisation that a folder states in a file of its own, which transformers does not read."""
+    if "quantization_config" in config or not os.path.lexists(folder / QUANTISED):
+        return {}
+    stated = _read_json(folder / QUANTISED)
+    part = stated.get("quantization")
+    algorithm = part.get("quant_algo") if isinstance(part, dict) else None
+    return {"quantization_config": {"quant_method": "modelopt", "quant_algo": algorithm}}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """Return a file's object; empty if it cannot be read."""
+    try:
+        found = json.loads(files.read_text(path))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _positions(config: dict[str, Any]) -> int | None:
+    """Return the longest sequence that a configuration allows, scaling of its positions included."""
+    parts = [
+        config,
+        *(config[part] for part in checkpoint.PARTS if isinstance(config.get(part), dict)),
+    ]
+    found = [
+        (part, part[key]) for part in parts for key in POSITIONS if isinstance(part.get(key), int)
+    ]
+    if not found:
+        return None
+    part, longest = found[0]
+    scaling = part.get("rope_scaling") or part.get("rope_parameters") or {}
+    kind = scaling.get("rope_type", scaling.get("type")) if isinstance(scaling, dict) else None
+    factor = scaling.get("factor") if kind in EXTENDING else None
+    if not isinstance(factor, int | float):
+        return int(longest)
+    original = scaling.get("original_max_position_embeddings", longest)
+    return max(longest, int(factor * original)) if isinstance(original, int) else int(longest)
+
+
 def _model(
     name: str,
     source: Literal["catalogue", "folder", "hub"],
@@ -237,8 +308,7 @@ def _model(
     weights: list[Any] | None = None,
     dtype: str | None = None,
 ) -> Model:
-    named = () if model_type in RELATIVE else POSITIONS
-    positions = next((config[key] for key in named if isinstance(config.get(key), int)), None)
+    positions = None if model_type in RELATIVE else _positions(config)
     vocabulary = config.get("vocab_size")
     return Model(
         name=name,

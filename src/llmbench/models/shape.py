@@ -252,7 +252,11 @@ def shape_of(model_type: str | None, config: Mapping[str, Any]) -> Shape | None:
 def _plain(model_type: str | None, config: Mapping[str, Any]) -> bool:
     """Return whether the family's row covers everything in the configuration."""
     gated = model_type != "t5" or str(config.get("feed_forward_proj")).startswith("gated")
-    return gated and not config.get("quantization_config")
+    normed = model_type != "opt" or (
+        config.get("layer_norm_elementwise_affine", True)
+        and not config.get("_remove_final_layer_norm")
+    )
+    return gated and bool(normed) and not config.get("quantization_config")
 
 
 def _read(family: Family, config: Mapping[str, Any]) -> Shape:

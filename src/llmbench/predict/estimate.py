@@ -11,7 +11,7 @@ from llmbench import numbers
 from llmbench.machine import chips
 from llmbench.machine.chips import TERA
 from llmbench.machine.peaks import Probe
-from llmbench.models import formulas
+from llmbench.models import checkpoint, formulas
 from llmbench.models.shape import shape_of
 from llmbench.predict import memory as predict_memory
 from llmbench.predict import nearest, roofline
@@ -164,6 +164,8 @@ def at_least(
 def _nothing_known(cell: Cell, model: Model) -> str:
     if cell.backend not in COMPUTING:
         return f"no predictions for the backend {cell.backend}"
+    if scheme := checkpoint.quantisation(model.config):
+        return f"its weights are quantised ({scheme}, by quantization_config)"
     return f"the shape of {model.model_type or 'a model that only the hub knows'} is not known"
 
 

@@ -148,7 +148,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A worker's result of one cell. A failed cell has an `error` and keeps the samples taken before it.
 
-    `load_s` is the whole group's load time; `cell_s` the cell's total time in the worker. `prompt_bytes_per_token`
+    `load_s` is the whole group's load time; `cell_s` the cell's total time in the worker. `memory_error` is why the
+    memory could not be read after the timed iterations, whose numbers stand all the same. `prompt_bytes_per_token`
     counts UTF-8 bytes of text prompts; None for random ids. `imported` names the other tool's file that this came
     from; `given` has its numbers that do not match our samples.
     """
@@ -165,6 +166,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     counters: dict[str, int] = {}
     telemetry: dict[str, Any] = {}
     memory: Memory | None = None
+    memory_error: str | None = None
     status: Status = Status.OK
     phase: str | None = None
     error: str | None = None

@@ -40,6 +40,8 @@ class DeviceMonitor:
         self.waiting = self.levels = Levels()
         self.used_bytes: int | None = None
         self.halt: Halt | None = None
+        self.crowded = False
+        self.workers: set[int] = set()
         self.before_worker()
 
     def before_worker(self) -> None:
@@ -54,10 +56,11 @@ class DeviceMonitor:
         while state == "shared" != self.isolation and time.monotonic() < deadline:
             time.sleep(0.1)
             state = isolation(gpu)
-        return state
+        return "shared" if self.crowded else state
 
-    def before_cell(self) -> None:
-        """Start new levels."""
+    def before_cell(self, worker: int) -> None:
+        """Start new levels, and note which process measures."""
+        self.workers.add(worker)
         self.waiting = self.levels = Levels()
 
     def after_load(self) -> None:
@@ -77,7 +80,10 @@ class DeviceMonitor:
         return {**levels.summary(), "isolation": self.isolation} if self.gpu else {}
 
     def after_worker(self, interrupt: Interrupt) -> None:
-        """Wait until the device's memory is released; a device that keeps it, or is lost, stops measuring."""
+        """Wait until the device's memory is released; a device that is lost, or keeps a worker's, stops measuring.
+
+        Memory that another process took meanwhile stays with it: later records say that the device was shared.
+        """
         if self.gpu is None:
             return
         if self.used_bytes is not None:
@@ -91,10 +97,14 @@ class DeviceMonitor:
             if interrupt.signal is not None:
                 return
             if time.monotonic() > deadline:
-                why = (
-                    f"{(used - before) / 2**30:.1f} GiB of device memory were not released. Find the process "
-                    f"that holds it with nvidia-smi, then run the same command again to continue."
-                )
-                self.halt = Halt(Status.DEVICE_DIRTY, why)
+                kept = sorted(self.workers.intersection(gpu.others(set()) or ()))
+                if kept:
+                    why = (
+                        f"{(used - before) / 2**30:.1f} GiB of device memory were not released by process "
+                        f"{', '.join(map(str, kept))}, which has ended. Check nvidia-smi, then run the same command "
+                        "again to continue."
+                    )
+                    self.halt = Halt(Status.DEVICE_DIRTY, why)
+                self.crowded = not kept
                 return
             time.sleep(0.1)

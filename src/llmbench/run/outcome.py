@@ -10,9 +10,9 @@ import msgspec
 import psutil
 
 from llmbench import files
+from llmbench.machine.gpus import LEVELS
 from llmbench.machine.info import utc_now
-from llmbench.measure.checks import check_outcome
-from llmbench.measure.telemetry import LEVELS
+from llmbench.measure.checks import HOT_WARNS, check_outcome
 from llmbench.redact import redact, redact_all
 from llmbench.results.record import Finding, Outcome, Record, Status
 from llmbench.run.launcher import LONGEST_LOG, signal_name
@@ -62,6 +62,9 @@ def _surroundings(
         yield Finding("worker_end", f"the worker failed after its result: {how}")
     if missing := _unreported(telemetry, counters):
         yield Finding("telemetry", missing)
+    sampled = telemetry.get("hot_mean") or 0.0
+    if counters.get("hot_share") is None and sampled > HOT_WARNS:
+        yield Finding("hot", f"heat held the device's clocks down in {sampled:.0%} of the samples")
     if telemetry.get("isolation") == "shared":
         yield Finding("shared_device", "other processes were using the device")
 
@@ -109,6 +112,7 @@ def cleaned(outcome: Outcome) -> Outcome:
     return msgspec.structs.replace(
         outcome,
         error=outcome.error and redact(outcome.error),
+        memory_error=outcome.memory_error and redact(outcome.memory_error),
         trace=outcome.trace and redact(outcome.trace),
         engine=redact_all(outcome.engine),
         telemetry=redact_all(outcome.telemetry),

@@ -14,9 +14,9 @@ from msgspec.structs import replace
 
 from llmbench import backends, files
 from llmbench.errors import NothingToRun, SpecError
-from llmbench.machine import chips, info
+from llmbench.machine import chips, gpus, info, nvidia
 from llmbench.measure import prompts as measure_prompts
-from llmbench.models import resolve
+from llmbench.models import checkpoint, resolve
 from llmbench.numbers import plural
 from llmbench.redact import redact, without_home, without_secrets
 from llmbench.spec import grid
@@ -70,7 +70,7 @@ def plan(sweep: Sweep, *, chip: Chip | None = None) -> Planned:
     cells, warnings = grid.expand(sweep, choices)
     _refuse_secrets(cells)
     if chip is None:
-        _check_device(cells)
+        warnings += _check_device(cells, grid.words(sweep.axes.device))
         warnings += [f"Not installed here: {each}" for each in not_installed(cells)]
     cells, doubles = _distinct(cells)
     refused = _refused(cells, models)
@@ -123,9 +123,9 @@ def _told(
 ) -> list[str]:
     """Return which models are measured in another dtype than their checkpoint's, and why."""
     told = []
-    for (device, checkpoint), (dtype, why) in replaced.items():
+    for (device, stored), (dtype, why) in replaced.items():
         here = {cell.model for cell in cells if cell.device == device}
-        names = [name for name in dtypes if name in here and dtypes[name] == checkpoint]
+        names = [name for name in dtypes if name in here and dtypes[name] == stored]
         if names:
             told.append(f"{why}: {', '.join(names)} in {dtype}.")
     return told
@@ -189,12 +189,22 @@ def not_installed(cells: list[Cell]) -> list[str]:
     return [backends.how_to_install(name, package) for name, package in missing.items() if package]
 
 
-def _check_device(cells: list[Cell]) -> None:
-    if any(cell.device.startswith("cuda") for cell in cells) and info.device() != "cuda":
+def _check_device(cells: list[Cell], asked: list[str]) -> list[str]:
+    """Refuse CUDA where there is no GPU to try; return what to say where a GPU cannot be seen or used."""
+    cuda = any(cell.device.startswith("cuda") for cell in cells)
+    why = gpus.trouble()
+    if cuda and info.device() != "cuda":
         raise SpecError(
-            "device: 'cuda' was asked for, but no NVIDIA driver was found. "
-            "Use device: cpu, or llmbench sweep --device cpu."
+            f"device: 'cuda' was asked for, but no GPU can be used here ({why or f'NVML says: {nvidia.error()}'})."
+            " Use device: cpu, or llmbench sweep --device cpu."
         )
+    if why is None:
+        return []
+    if cuda and gpus.handles():
+        return [f"Not every GPU can be used: {why}."]
+    if cuda:
+        return [f"Clocks, power and throttling will not be seen: {why}."]
+    return [f"A GPU is here, but auto means cpu: {why}."] if "auto" in asked else []
 
 
 def _distinct(cells: list[Cell]) -> tuple[list[Cell], list[str]]:
@@ -211,6 +221,12 @@ def _distinct(cells: list[Cell]) -> tuple[list[Cell], list[str]]:
 
 def _impossible(cell: Cell, model: Model) -> str:
     """Return why no engine can run this cell; empty if one may."""
+    scheme = checkpoint.quantisation(model.config)
+    if scheme and cell.load_format == "dummy" and cell.backend == "transformers":
+        return (
+            f"{cell.where()}: the weights of {model.name} are quantised ({scheme}), and random ones would not be; "
+            "use its real weights, or a configuration without quantization_config."
+        )
     tokens = cell.input_len + cell.output_len
     # An encoder and its decoder each count positions from zero.
     apart = model.config.get("is_encoder_decoder")

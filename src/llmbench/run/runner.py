@@ -226,7 +226,7 @@ class Runner:
     def begin(self, cell: Cell, session: int, worker: launcher.Worker) -> None:
         """Write the intent to measure durably before the cell begins."""
         attempt = self.standings[cell.id].attempts[session] = self._attempt(cell, session)
-        self.watch.before_cell()
+        self.watch.before_cell(worker.pid)
         begin = Begin(
             cell=cell.id, session=session, attempt=attempt, at=utc_now("milliseconds"), token=worker.session,
             pid=worker.pid, pid_start_s=started_at(worker.pid), boot=processes.boot_id(),

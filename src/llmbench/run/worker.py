@@ -34,6 +34,7 @@ BY_TYPE = {
     "OutOfMemoryError": Status.OOM,
     "MemoryError": Status.OOM,
     "AcceleratorError": Status.CUDA_ERROR,
+    "FailOnRecompileLimitHit": Status.UNSUPPORTED,
 }
 """Statuses by the name of an exception's class or a base class; torch's cannot be imported here."""
 NO_ROOM = 2
@@ -42,6 +43,7 @@ allocator."""
 BY_TEXT = (
     ("out of memory", Status.OOM),
     ("cublas_status_alloc_failed", Status.OOM),
+    ("cublas_status_not_initialized when calling `cublascreate", Status.OOM),
     ("can't allocate memory", Status.OOM),
     ("cannot allocate memory", Status.OOM),
     ("cuda error", Status.CUDA_ERROR),
@@ -73,7 +75,8 @@ def work(job_line: bytes, *, control: int, out: int) -> None:
     load_s = time.monotonic() - began
     for cell in job.cells:
         outcome = measured(engine, cell, job, out, load_s)
-        last = cell is job.cells[-1] or outcome.status not in (Status.OK, Status.UNSUPPORTED)
+        sound = outcome.status in (Status.OK, Status.UNSUPPORTED) and not outcome.memory_error
+        last = cell is job.cells[-1] or not sound
         messages.send(out, messages.CellResult(outcome=outcome, last=last))
         if last or (job.attended and not may_go_on(control)):
             break
@@ -97,6 +100,8 @@ def measured(engine: Engine, cell: Cell, job: Job, out: int, load_s: float) -> O
         Loop(engine, job.protocol, prompts, taken, device, say).run()
     except BaseException as error:  # noqa: BLE001 - whatever it is, it becomes a record
         failed = described(error, Status.CRASH)
+        if taken.phase == "memory" and isinstance(error, Exception):  # all timed calls have ended
+            failed, taken.phase = {"memory_error": failed["error"]}, None
     cell_s = time.monotonic() - began
     return taken.outcome(
         engine=dict(engine.facts),

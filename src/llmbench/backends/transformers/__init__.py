@@ -7,6 +7,7 @@ adding a synchronisation per token. Seen with transformers 5.17 to 5.19 and torc
 from __future__ import annotations
 
 import sys
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import accelerate
@@ -17,10 +18,12 @@ import transformers.models.auto.modeling_auto  # both: 2 s that the fork server 
 
 from llmbench.backends import memory as backends_memory
 from llmbench.backends import reference_model, vocabulary
+from llmbench.backends.kernel_cache import KernelCache
 from llmbench.backends.transformers import weights
 from llmbench.backends.transformers.clocks import clock_for
 from llmbench.backends.transformers.loops import LOOPS, decoder_config
 from llmbench.errors import LoadFailed, Unsupported
+from llmbench.machine import nvidia
 from llmbench.results.record import Memory
 
 if TYPE_CHECKING:
@@ -96,10 +99,15 @@ class TransformersEngine:
         # allow to be modified from outside.
         self._without_gradients = torch.no_grad if options["compile"] else torch.inference_mode
         self._compiled = options["compile"]
+        self._kernels = KernelCache() if self._compiled else None
         if self._compiled:
             # Otherwise a step that is recompiled too often would silently run uncompiled.
             torch._dynamo.config.fail_on_recompile_limit_hit = True  # noqa: SLF001 - has no public name
-        self.facts = {**loaded.facts, **_surroundings(self._device)}
+        self.facts = {
+            **loaded.facts,
+            **_surroundings(self._device),
+            **(self._kernels.facts() if self._kernels else {}),
+        }
 
     def tokenize(self, text: str) -> list[int]:
         """Return the token ids of a text, without special ids."""
@@ -136,17 +144,24 @@ class TransformersEngine:
         return [self._clock.offsets_ns()]
 
     def counters(self) -> Mapping[str, int]:
-        """Return how many graphs were compiled, if compiling was requested; none may be while timing."""
+        """Return how many graphs were compiled, if compiling was requested; none may be while timing.
+
+        On a GPU also how often a CUDA graph was left out, or recorded again.
+        """
         if not self._compiled:
             return {}
-        return {"compiled_graphs": int(torch._dynamo.utils.counters["stats"]["unique_graphs"])}  # noqa: SLF001
+        counted = torch._dynamo.utils.counters  # noqa: SLF001 - has no public name
+        return {
+            "compiled_graphs": int(counted["stats"]["unique_graphs"]),
+            **(_cuda_graphs(counted) if self._device.type == "cuda" else {}),
+        }
 
     def _compilation(self) -> dict[str, int]:
         """Return into how many graphs compiling split the step: one graph means no breaks."""
         if not self._compiled:
             return {}
         breaks = sum(torch._dynamo.utils.counters["graph_break"].values())  # noqa: SLF001
-        return {"compiled_graphs": self.counters()["compiled_graphs"], "graph_breaks": breaks}
+        return {**self.counters(), "graph_breaks": breaks}
 
     def synchronize(self) -> None:
         """Wait for the CUDA devices in use; a CPU's work is done when its calls return."""
@@ -158,11 +173,14 @@ class TransformersEngine:
         """End the processes that compiled Triton's kernels, which would outlive their parent for a moment."""
         if compiling := sys.modules.get("torch._inductor.async_compile"):
             compiling.shutdown_compile_workers()
+        if self._kernels:
+            self._kernels.close()
 
     def memory(self, prompts: Sequence[Sequence[int]], output_len: int) -> Memory:
         """Run one untimed iteration and return its memory use in bytes."""
         on_cuda = self._device.type == "cuda"
         if on_cuda:
+            self.facts["context_in_device_used"] = backends_memory.counts_context()
             self.synchronize()
             torch.cuda.empty_cache()  # memory reserved by earlier cells does not count for this one
             for device in self._devices:
@@ -231,6 +249,20 @@ class TransformersEngine:
         }
 
 
+def _cuda_graphs(counted: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
+    """Return how often a compiled step ran without a CUDA graph, and how often one was recorded again.
+
+    inductor gives up in silence; torch counts the first, and keeps the second with its graphs.
+    """
+    trees = sys.modules.get("torch._inductor.cudagraph_trees")
+    manager = trees and trees.get_manager(torch.cuda.current_device(), create_if_none_exists=False)
+    again = manager.num_rerecord.values() if manager else ()
+    return {
+        "cudagraph_skips": int(counted["inductor"]["cudagraph_skips"]),
+        "cudagraph_rerecordings": sum(sum(each.values()) for each in again),
+    }
+
+
 def _defaults() -> dict[str, Any]:
     return {
         name: value[0] if isinstance(value, tuple) else value for name, value in OPTIONS.items()
@@ -241,12 +273,27 @@ def _device(cell: Cell) -> torch.device:
     """Return the device that embeds the prompts and produces the tokens."""
     if cell.device == "cpu":
         return torch.device("cpu")
-    if not torch.cuda.is_available():
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        available = torch.cuda.is_available()
+    if not available:
         raise LoadFailed(
-            f"device {cell.device} was asked for, but torch {torch.__version__} sees no CUDA device; use "
-            f"--device cpu."
+            f"device {cell.device} was asked for, but torch {torch.__version__} sees no CUDA device"
+            f"{_why_no_cuda([str(each.message) for each in said])}; use --device cpu."
         )
     return torch.device("cuda", torch.cuda.current_device())
+
+
+def _why_no_cuda(said: Sequence[str]) -> str:
+    """Return, in brackets, what torch and the driver say about it: torch warns, and then only says no."""
+    if torch.version.cuda is None and torch.version.hip is None:
+        return " (it is built without CUDA)"
+    driver = torch.version.cuda and nvidia.cuda_version()
+    versions = (
+        f"it is built for CUDA {torch.version.cuda}, the driver is for {driver}" if driver else ""
+    )
+    reasons = [*(" ".join(each.split()) for each in said), versions]
+    return f" ({'; '.join(filter(None, reasons))})" if any(reasons) else ""
 
 
 def _cuda_devices() -> list[torch.device]:
@@ -278,6 +325,7 @@ def _surroundings(device: torch.device) -> dict[str, Any]:
         "transformers": transformers.__version__,
         "accelerate": accelerate.__version__,
         "cuda": torch.version.cuda,
+        "hip": torch.version.hip,
         "device_name": torch.cuda.get_device_name(device) if on_cuda else "cpu",
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),

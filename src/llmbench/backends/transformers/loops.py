@@ -36,6 +36,9 @@ COMPILE = {"mode": "reduce-overhead", "fullgraph": False, "dynamic": None}
 _NO_CACHE = "the forward() of {} accepts none of the library's caches; use loop=generate."
 
 
+_OWN_CACHE = "{} keeps its past in a cache of its own; loop=generate runs it."
+
+
 class GenerationLoop(Protocol):
     """One way to generate: `prepare` it for a shape, then `run` it on ids of that shape."""
 
@@ -81,7 +84,12 @@ class ForwardLoop:
         """
         cache = self._empty_cache()
         ids = torch.zeros((batch_size, 1), dtype=torch.long, device=self._device)
-        self._model(input_ids=ids, past_key_values=cache, use_cache=True)
+        try:
+            self._model(input_ids=ids, past_key_values=cache, use_cache=True)
+        except ValueError as error:
+            if "past_key_values" not in str(error):
+                raise
+            raise Unsupported(_OWN_CACHE.format(type(self._model).__name__)) from error
         if not cache_bytes(cache):
             raise Unsupported(_NO_CACHE.format(type(self._model).__name__))
 

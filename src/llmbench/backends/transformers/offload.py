@@ -83,7 +83,9 @@ def spread(model: Any, device_map: Mapping[str, Any], seed: int) -> Any:
     refuse_disk(device_map)
     on_host = [(n, p) for n, p in model.named_parameters() if _of(n, device_map) == "cpu"]
     fill(on_host, seed)
-    model = accelerate.dispatch_model(model, device_map=dict(device_map), force_hooks=True)
+    # Hooks cost time at every layer; like from_pretrained, a model on one device gets none.
+    several = len(set(device_map.values())) > 1
+    model = accelerate.dispatch_model(model, device_map=dict(device_map), force_hooks=several)
     elsewhere = [
         (n, p) for n, p in model.named_parameters() if p.device.type not in ("cpu", "meta")
     ]

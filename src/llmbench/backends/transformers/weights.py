@@ -18,6 +18,7 @@ from llmbench.backends.config import builder, configuration, revision_of
 from llmbench.backends.random_weights import fill
 from llmbench.backends.transformers import offload as transformers_offload
 from llmbench.errors import LoadFailed
+from llmbench.models import checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -114,7 +115,26 @@ def _pretrained(job: Job, config: Any, options: Mapping[str, Any], device: torch
         raise LoadFailed(
             f"{job.model.location} lacks {len(missing)} of the tensors that its configuration needs: {missing[0]}"
         )
+    if homeless := sorted(report["unexpected_keys"]):
+        raise LoadFailed(
+            f"{job.model.location} has {len(homeless)} tensors for which {type(model).__name__} has no place: "
+            f"{', '.join(homeless[:3])}; it would run as another model."
+        )
+    scheme = checkpoint.quantisation(job.model.config)
+    if scheme and not _quantised(model):
+        raise LoadFailed(
+            f"{job.model.location} is quantised ({scheme}), and transformers turned its weights into "
+            f"{job.cells[0].dtype} while loading; this would be measured as something that it is not."
+        )
     return offload(model, device) if offload else model
+
+
+def _quantised(model: Any) -> bool:
+    """Return whether a weight is held as codes: whole numbers, or floating point of one byte."""
+    stored = [*model.parameters(), *model.buffers()]
+    return any(
+        not each.is_floating_point() or each.dtype.itemsize == 1 for each in stored if each.ndim > 1
+    )
 
 
 _MAKERS: Mapping[str, Callable[[Job, Any, Mapping[str, Any], torch.device], Any]] = {
@@ -159,10 +179,20 @@ def _as_loaded(model: Any) -> dict[str, Any]:
         "offloaded_parameters": sum(parameter.numel() for parameter in offloaded),
         **_level(model),
         "model_class": type(model).__name__,
+        **({"quantization": scheme} if (scheme := _scheme(model)) else {}),
         "attn_implementation": model.config._attn_implementation,  # noqa: SLF001 - has no public name
         **_experts(model),
         "generation_config_ignored": _generation_settings(model),
     }
+
+
+def _scheme(model: Any) -> str | None:
+    """Return how a loaded model's weights are quantised; None if they are not."""
+    stated = getattr(model.config, "quantization_config", None)
+    if stated is None:
+        return None
+    stated = stated if isinstance(stated, dict) else stated.to_dict()
+    return checkpoint.quantisation({"quantization_config": stated})
 
 
 def _experts(model: Any) -> dict[str, str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,6 +24,7 @@ from vllm.v1.engine.llm_engine import LLMEngine
 from llmbench.backends import load_errors, vocabulary
 from llmbench.backends import memory as backends_memory
 from llmbench.backends.config import configuration
+from llmbench.backends.kernel_cache import KernelCache
 from llmbench.backends.vllm import arguments as vllm_arguments
 from llmbench.backends.vllm.model_folder import model_folder
 from llmbench.backends.vllm.steps import Steps
@@ -108,6 +110,7 @@ class VllmEngine:
         self._apart = bool(options["multiprocessing"])
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1" if self._apart else "0"
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        self._kernels = KernelCache()
         peak = backends_memory.HostPeak()
         with load_errors.as_one_line(job, (*vllm_arguments.REASONS, *load_errors.REASONS)):
             load_errors.refuse_unreadable(job)
@@ -126,6 +129,7 @@ class VllmEngine:
         self.vocab_size = vocabulary.size(self._config, self._tokenizer)
         self.special_ids = vocabulary.special_ids((self._config,), self._tokenizer)
         self.facts = {**seen, **_settings(self._engine.vllm_config), **_surroundings(cell)}
+        self.facts |= self._kernels.facts()
 
     def tokenize(self, text: str) -> list[int]:
         """Return the token ids of a text, without special ids."""
@@ -259,6 +263,7 @@ class VllmEngine:
         """End the engine and the processes that it started."""
         with contextlib.suppress(Exception):
             self._engine.engine_core.shutdown()
+        self._kernels.close()
 
 
 def _defaults() -> dict[str, Any]:
@@ -268,8 +273,30 @@ def _defaults() -> dict[str, Any]:
 
 
 def _started(arguments: Mapping[str, Any]) -> LLMEngine:
-    """Return an engine started as vllm.LLM does."""
-    return LLMEngine.from_engine_args(EngineArgs(**arguments), UsageContext.LLM_CLASS)
+    """Return an engine started as vllm.LLM does.
+
+    Raises:
+        torch.OutOfMemoryError: one of its processes found too little memory. vLLM says in such a case only that its
+            start failed; the reason is in the log, which this process shares with them.
+
+    """
+    try:
+        return LLMEngine.from_engine_args(EngineArgs(**arguments), UsageContext.LLM_CLASS)
+    except Exception as error:
+        if "initialization failed" in str(error) and (
+            last := _out_of_memory(Path("/proc/self/fd/2"))
+        ):
+            raise torch.OutOfMemoryError(last) from error
+        raise
+
+
+def _out_of_memory(log: Path) -> str | None:
+    """Return the last line of a log that tells of too little memory; None without one, or if it is no file."""
+    if not log.is_file():
+        return None
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    told = (line.strip() for line in reversed(lines) if "out of memory" in line.lower())
+    return next(told, None)
 
 
 def _settings(config: Any) -> dict[str, Any]:
@@ -306,6 +333,7 @@ def _surroundings(cell: Cell) -> dict[str, Any]:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "cuda": torch.version.cuda,
+        "hip": torch.version.hip,
         "device_name": current_platform.get_device_name() if cell.device == "cuda" else "cpu",
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
