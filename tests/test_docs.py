@@ -96,6 +96,20 @@ def test_a_command_that_is_shown_runs(
     assert code == 0 or (arguments[0] == "compare" and code == 1), capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("folder")
+def test_the_lines_for_pandas_run(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("pandas")
+    export = next(command for _, command in COMMANDS if "sessions.parquet" in command)
+    (lines,) = re.findall(
+        r"^```python\n(.*?)^```$", PAGES["docs/importing.md"], re.DOTALL | re.MULTILINE
+    )
+
+    assert cli.run(shlex.split(export)[1:]) == 0
+    exec(lines, {})  # noqa: S102 - the page's own lines
+
+    assert "llama-7b@tiny" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_a_path_that_is_named_exists(page: str) -> None:
     named = re.findall(r"`((?:configs|docs|results|scripts|src|tests)/[\w./@-]+)`", PAGES[page])

@@ -104,6 +104,7 @@ class Table:
     """A run's content for reports. Sequences per cell follow the order of `cells`.
 
     Attributes:
+        run: the name of the run's folder.
         plan: the run's last plan; None if its file has lost it, or never had one.
         imported: where an imported run was read from; None if it was measured here.
         cells: those of the plan in its order, then any others that were measured.
@@ -124,6 +125,7 @@ class Table:
 
     """
 
+    run: str
     plan: Plan | None
     imported: Import | None
     cells: tuple[Point, ...]
@@ -165,6 +167,7 @@ def tabulate(log: Log, tally: Tally, chosen: Sequence[Metric] | None = None) -> 
     axes, constants = axes_of(cells, NOT_SAID if log.imported else None)
     warnings, everywhere = _warnings(tally)
     return Table(
+        run=log.name,
         plan=log.plan,
         imported=log.imported,
         cells=tuple(cells),

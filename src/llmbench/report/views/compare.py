@@ -360,13 +360,14 @@ def _whole(contrast: Contrast) -> Iterator[Note]:
 
 def sheet(made: Comparison) -> Iterator[tuple[str, Sequence[object]]]:
     """Yield the columns of all candidates' cells, those without a comparison too."""
+    named = {"metric": made.asked.metric.key, "baseline_name": made.baseline}
     rows = [
-        {"candidate_name": contrast.name, **cell, "options": facts.options(cell["options"])}
+        {**named, "candidate_name": contrast.name, **cell, "options": facts.options(cell["options"])}
         for contrast in made.contrasts
         for cell in _cells(made, contrast)
     ]
     rows += [
-        {"candidate_name": contrast.name, **msgspec.structs.asdict(cell), "options": facts.options(cell.options),
+        {**named, "candidate_name": contrast.name, **msgspec.structs.asdict(cell), "options": facts.options(cell.options),
          "verdict": "missing", "reason": f"{missing.lacking}: {missing.reason}"}
         for contrast in made.contrasts
         for missing in contrast.missing

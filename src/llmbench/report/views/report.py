@@ -219,7 +219,7 @@ def _meanings(runs: Sequence[ReportedRun]) -> Iterator[str]:
 
 
 def _sheet(runs: Sequence[ReportedRun]) -> Iterator[tuple[str, Sequence[object]]]:
-    """Yield the columns of every run's table, with the run's name before them."""
+    """Yield the columns of every run's table; a run is called as on the page."""
     rows: list[dict[str, object]] = []
     for run in runs:
         columns = dict(views_table.sheet(run.table))
@@ -227,7 +227,7 @@ def _sheet(runs: Sequence[ReportedRun]) -> Iterator[tuple[str, Sequence[object]]
             getattr(values, "tolist", lambda values=values: values)() for values in columns.values()
         )
         rows += (
-            {"run": run.label} | dict(zip(columns, row, strict=True))
+            dict(zip(columns, row, strict=True)) | {"run": run.label}
             for row in zip(*texts, strict=True)
         )
     return facts.sheet(rows)
