@@ -113,6 +113,7 @@ def _notes(made: Forecast) -> Iterator[Note]:
     rows, planned = made.cells, made.planned
     protocol = planned.sweep.protocol
     yield from (Note(refusal, "warning") for refusal in _refusals(rows))
+    yield from map(Note, words.copies(row.cell.model for row in rows))
     yield from map(Note, _too_large(rows))
     for basis, count in Counter(row.prediction.basis for row in rows).items():
         which = plural(count, "cell") if len(rows) > count else "Estimates"
