@@ -91,13 +91,14 @@ def _listed(names: Iterable[str], noun: str) -> str:
 def _found(
     runs: Sequence[ReportedRun], dots: Sequence[Dot], compared: Comparison | str | None
 ) -> Iterator[Note]:
-    """Yield what was found, in three sentences: the rates, the times, and the verdicts."""
+    """Yield what was found, in three sentences: the rates, the times, the verdicts; and what copies are."""
     for keys in FOUND:
         measured = filter(None, (_extremes(dots, BY_KEY[key]) for key in keys))
         if said := "; ".join(measured):
             yield Note(f"{said}.")
     said = "; ".join([*_verdicts(compared), _validity(runs)])
     yield Note(f"{said[0].upper()}{said[1:]}.")
+    yield from map(Note, words.copies(dot.cell.model for dot in dots))
 
 
 def _extremes(dots: Sequence[Dot], metric: Metric) -> str:
@@ -214,7 +215,7 @@ def _meanings(runs: Sequence[ReportedRun]) -> Iterator[str]:
     tables = [run.table for run in runs if run.table.rows]
     plotted = {numbers.metric.key for of in tables for numbers in of.numbers} & plots.PLOTTED
     for of in tables:
-        yield from words.legend(of)
+        yield from (line for line in words.legend(of) if line not in words.COPIES.values())
     yield from (words.meaning(metric) for metric in METRICS if metric.key in plotted)
 
 
