@@ -31,6 +31,8 @@ SOURCES += ("textwrap", "threading", "turtle", "typing", "unittest/mock", "uuid"
 BOS, EOS = "<s>", "</s>"
 MUST_FALL_TO = 0.75
 """The share of the first loss that the last must fall below; above it nothing was learnt."""
+TELL_EVERY_S = 5.0
+"""How often the training says how far it is."""
 LONGEST = 1024
 """Positions of the model: enough for the prompts of a quick sweep."""
 
@@ -127,7 +129,8 @@ def train(model: Any, ids: torch.Tensor, asked: argparse.Namespace) -> tuple[flo
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=3e-3, total_steps=asked.steps)
     before = evaluated(model, held_out)
     model.train()
-    for _ in range(asked.steps):
+    began = told_at = time.monotonic()
+    for step in range(1, asked.steps + 1):
         starts = torch.randint(len(ids) - asked.length, (asked.batch,))
         batch = torch.stack([ids[start : start + asked.length] for start in starts])
         loss = model(input_ids=batch, labels=batch, use_cache=False).loss
@@ -136,6 +139,10 @@ def train(model: Any, ids: torch.Tensor, asked: argparse.Namespace) -> tuple[flo
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
+        if time.monotonic() - told_at > TELL_EVERY_S:
+            told_at = time.monotonic()
+            left_s = (told_at - began) * (asked.steps / step - 1)
+            print(f"step {step} of {asked.steps}, about {left_s:.0f} s left", file=sys.stderr)
     return before, evaluated(model, held_out)
 
 

@@ -291,6 +291,19 @@ def test_two_engines_are_never_two_rows_alike(
     assert [row["cell"] for row in broken] == [CELL.id, other.id]
 
 
+def test_a_volume_that_the_machine_cannot_serve_is_said_to_be_over(
+    measured: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measured((CELL, [2.0, 2.0]))
+    run = (str(tmp_path / "run"), "--against", "gpt-4o-mini", "--usd-per-hour")
+
+    cheap, dear = (ran(capsys, *run, usd)[1] for usd in ("0.001", "3.6"))
+
+    assert "% (over)" not in cheap
+    assert "% (over)" in dear
+    assert "over: it cannot serve that much" in " ".join(dear.split())
+
+
 def test_csv_and_json_carry_both_ends(
     measured: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

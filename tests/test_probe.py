@@ -162,6 +162,15 @@ def test_a_probe_that_fails_is_one_line(text: str, sentence: str) -> None:
     assert str(caught.value).isprintable()
 
 
+def test_a_probe_says_what_it_measures_before_it_does() -> None:
+    told: list[str] = []
+    said = "import sys; print('step: cpu: float32, 1 of 3.\\nnoise', file=sys.stderr); "
+
+    probe.measure("cpu", HERE, program(said + answering(CPU)[2]), tell=told.append)
+
+    assert told == ["cpu: float32, 1 of 3."]
+
+
 def test_a_probe_that_hangs_is_ended() -> None:
     text = "import time; time.sleep(60)"
 

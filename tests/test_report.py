@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,9 @@ from llmbench.commands import report
 from llmbench.errors import LlmbenchError
 from llmbench.measure.reasons import MEANINGS
 from llmbench.report import html
+from llmbench.report.figures import cells as figures_cells
+from llmbench.report.views import report as views_report
+from llmbench.results import store
 from llmbench.results.prediction import Prediction
 from llmbench.results.record import Finding, Memory, Status
 from llmbench.spec.sweep import NOT_SAID
@@ -64,9 +66,7 @@ def test_a_point_is_the_number_of_the_table_with_its_interval(built: Any) -> Non
     first = page.values("Decode latency")[0]
     assert first["y"] == pytest.approx(1e3 * (0.01 * 0.011 * 0.012) ** (1 / 3), rel=1e-4)
     assert first["y_low"] < first["y"] < first["y_high"]
-    assert (
-        page.column("Decode latency", "TPOT (ms)")[0] == page.column("Every cell", "TPOT (ms)")[0]
-    )
+    assert page.column("Decode latency", "TPOT (ms)")[0] == page.column("Results", "TPOT (ms)")[0]
     assert page.column("Decode latency", "TPOT (ms)")[0] == "11.0 (8.7 to 13.8)"
 
 
@@ -165,8 +165,8 @@ def test_failures_are_counted_with_their_reasons_and_have_no_number(built: Any) 
         ("2", "oom in warmup", "1 GiB"),
         ("1", "invalid", "token_count"),
     ]
-    assert page.section("Verdicts")["rows"][1] == ["run", "1", "0", "1", "2", "8"]
-    assert len(told(page, "Every cell")) == 1
+    assert page.section("Sessions")["rows"][1] == ["run", "1", "0", "1", "2", "8"]
+    assert len(told(page, "Results")) == 1
 
 
 def test_warnings_are_counted_and_told_in_words(built: Any) -> None:
@@ -193,14 +193,93 @@ def test_a_run_without_any_number_still_has_its_page(built: Any) -> None:
 
     page = built([], cells)
 
-    assert page.section("Verdicts")["rows"][1][-1] == "12"
-    assert "No cell has a valid session" in page.section("Every cell")["text"]
+    assert page.section("Sessions")["rows"][1][-1] == "12"
+    assert "No cell has a valid session" in page.section("Results")["text"]
 
 
 def test_a_run_without_any_cell_still_has_its_page(built: Any) -> None:
     page = built([], [])
 
-    assert page.section("Verdicts")["rows"][1] == ["run", "0", "0", "0", "0", "0"]
+    assert page.section("Sessions")["rows"][1] == ["run", "0", "0", "0", "0", "0"]
+
+
+# -- what was found, first ------------------------------------------------------------------------
+
+
+def test_a_page_leads_with_a_title_three_sentences_and_the_results(built: Any) -> None:
+    cells = grid()
+    tpot = (0.01, 0.02, 0.3, 0.5)
+    ends = [
+        timed(c, s, 0.1, t * (1 + s / 100))
+        for c, t in zip(cells, tpot, strict=True)
+        for s in (1, 2, 3)
+    ]
+
+    page = built(ends, cells, machine={"name": "xeon-2cpu"}, at="2026-11-26T03:16:45Z")
+
+    assert "m with transformers on xeon-2cpu, 2026-11-26" in page.section("")["text"]
+    assert (
+        "Output is highest at 315.3 ±5.8 tok/s with m, batch 8, in 128, "
+        "and lowest at 2.065 ±0.050 tok/s with m, batch 1, in 1024."
+    ) in page.section("")["text"]
+    assert "All 12 sessions have a number." in page.section("")["text"]
+    assert list(page.sections)[1] == "Results"
+
+
+def test_cells_whose_intervals_overlap_are_not_told_apart(built: Any) -> None:
+    cells = grid()[:2]
+    ends = [
+        timed(c, s, 0.1 + s / 100, 0.01 * p + s / 1000)
+        for c, p in zip(cells, (1, 1.01), strict=True)
+        for s in (1, 2, 3)
+    ]
+
+    page = built(ends, cells)
+
+    assert page.section("")["text"].count("with intervals that overlap") == 2
+
+
+def test_sessions_without_a_number_are_told_at_the_top(built: Any) -> None:
+    cells = grid()[:1]
+    lost = make_record(cells[0], 2, status=Status.OOM, phase="warmup", reason="1 GiB")
+
+    page = built([timed(cells[0], 1, 0.1, 0.01), lost], cells)
+
+    assert "1 of 3 sessions have a number, 1 failed, 1 still to come." in page.section("")["text"]
+
+
+@pytest.mark.parametrize("models", [7, 9, 30])
+def test_no_plot_has_more_than_seven_colours_or_one_twice(built: Any, models: int) -> None:
+    cells = [
+        make_cell(number * 2 + batch, model=f"m{number}", batch_size=batch + 1)
+        for number in range(models)
+        for batch in (0, 1)
+    ]
+
+    page = built([timed(c, s, 0.1, 0.01) for c in cells for s in (1, 2)], cells)
+
+    plots = [held["spec"] for held in page.sections.values() if held["spec"]]
+    assert len(plots) == 4
+    for spec in plots:
+        domain = colours(spec)
+        assert len(domain) == len(set(domain)) <= 7
+        owners: dict[tuple[str, str], set[str]] = {}
+        for row in spec["data"]["values"]:
+            owners.setdefault((row["panel"], row["colour"]), set()).add(row["series"])
+        assert all(len(series) == 1 for series in owners.values())
+        assert {colour for _, colour in owners} <= set(domain)
+        assert len({panel for panel, _ in owners}) <= figures_cells.MOST_PANELS
+
+
+def colours(spec: Any) -> list[str]:
+    """Return the names that have a colour in a plot, in order."""
+    layers = spec.get("spec", spec)["layer"]
+    domains = (
+        layer["encoding"]["color"]["scale"]["domain"]
+        for layer in layers
+        if "color" in layer["encoding"]
+    )
+    return list(next(domains))
 
 
 # -- several runs ----------------------------------------------------------------------------------
@@ -226,7 +305,7 @@ def test_runs_are_told_apart_in_every_plot(tmp_path: Path) -> None:
     assert machine == ["machine: cpu (differs)", "a", "b"]
 
 
-def test_a_variant_begins_with_its_option_and_an_engine_without_it_says_none(
+def test_a_series_names_the_options_of_its_own_engine_only(
     tmp_path: Path,
 ) -> None:
     alone = make_cell(0, backend="transformers")
@@ -235,8 +314,9 @@ def test_a_variant_begins_with_its_option_and_an_engine_without_it_says_none(
 
     page = page_of(*(save(tmp_path / name / "run", ends, (alone, eager)) for name in ("a", "b")))
 
-    assert {row["variant"] for row in page.values("Throughput")} == {
-        "a/run", "enforce_eager True, a/run", "b/run", "enforce_eager True, b/run",
+    assert {row["series"] for row in page.values("Throughput")} == {
+        "llama-7b@tiny, transformers, a/run", "mpt-7b@tiny, vllm, enforce_eager True, a/run",
+        "llama-7b@tiny, transformers, b/run", "mpt-7b@tiny, vllm, enforce_eager True, b/run",
     }  # fmt: skip
 
 
@@ -274,12 +354,11 @@ def test_what_another_tool_does_not_say_is_in_no_name(tmp_path: Path) -> None:
         ["import", *map(str, sorted(IMPORTED.glob("*.json*"))), "-o", str(tmp_path / "imported")]
     )
 
-    page = page_of(
-        tmp_path / "imported", save(tmp_path / "own", [timed(grid()[0], 1, 0.1, 0.01)], grid())
-    )
+    own = save(tmp_path / "own", [timed(grid()[0], 1, 0.1, 0.01)], grid())
+    runs = [views_report.seen(store.read(path), path.name) for path in (tmp_path / "imported", own)]
+    names = [dot.name for dot in figures_cells.dots(runs)]
 
     assert code == 0
-    names = [json.dumps(held["spec"]) for held in page.sections.values() if held["spec"]]
     assert any("llama.cpp" in name for name in names)
     assert not any(f", {NOT_SAID}" in name for name in names)
 

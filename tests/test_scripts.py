@@ -1,6 +1,7 @@
 """The scripts are whole, and the first use of one builds .venv once, completely or not at all."""
 
 import os
+import re
 import shutil
 import subprocess
 import tomllib
@@ -37,6 +38,7 @@ case "$*" in
 "-m venv "*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
 "-m pip "*)
     echo "$@" >>"$FAKE_NOTES"
+    echo "Collecting torch"
     sleep "${FAKE_PIP_S:-0}"
     [[ -z ${FAKE_PIP_FAILS:-} ]] || { echo "no such package"; exit 1; }
     bin=$(dirname "$0")
@@ -148,6 +150,19 @@ def test_the_first_use_builds_and_then_is_llmbench(checkout: Path, use: Use) -> 
     assert len(notes(checkout)) == 1
     assert f"--constraint {checkout}/scripts/constraints.txt" in notes(checkout)[0]
     assert f"--editable {checkout}[transformers,report,dev]" in notes(checkout)[0]
+
+
+def test_a_long_build_says_what_it_does(use: Use) -> None:
+    code, _, err = finish(use(FAKE_PIP_S="1", TELL_EVERY_S="0.2"))
+
+    lines = err.splitlines()
+    assert code == 0
+    assert lines[0] == "llmbench: building .venv (takes a minute)"
+    assert len(lines) > 1
+    assert all(
+        re.fullmatch(r"llmbench: building \.venv, \d s: Collecting torch", line)
+        for line in lines[1:]
+    )
 
 
 def test_the_second_use_builds_nothing_and_says_nothing(checkout: Path, use: Use) -> None:

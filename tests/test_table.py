@@ -124,6 +124,7 @@ sessions  how            why                        cells
 ────────  ─────────────  ─────────────────────────  ───────
        1  oom in warmup  tried to allocate 2.0 GiB  batch 4
 
+NAME@tiny: a scaled-down copy with two layers, not the model it is named after; its speed is not that model's.
 ±, or (low to high) where ± would mislead: 95 % interval between sessions, Student's t on the logarithms of medians.
 (±): half the range within the only session's process; not an interval.
 TTFT: call to the first new token of every sequence in the batch; in-process, without a queue.
@@ -202,6 +203,7 @@ model llama-7b@tiny, backend transformers, device cpu, dtype float32, weights du
 | -------: | :------------ | :------------------------ | :------ |
 |        1 | oom in warmup | tried to allocate 2.0 GiB | batch 4 |
 
+- NAME@tiny: a scaled-down copy with two layers, not the model it is named after; its speed is not that model's.
 - ±, or (low to high) where ± would mislead: 95 % interval between sessions, Student's t on the logarithms of medians.
 """)
 

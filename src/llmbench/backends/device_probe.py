@@ -21,7 +21,7 @@ from torch.nn.functional import linear
 from llmbench.backends import random_weights
 from llmbench.backends.places import PLACES, ProbedDevice
 from llmbench.machine.info import utc_now
-from llmbench.machine.peaks import Probe, Rate
+from llmbench.machine.peaks import STEP, Probe, Rate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -55,9 +55,11 @@ def probe(place: ProbedDevice) -> Probe:
     pool = random_numbers(size // torch.float32.itemsize, place.device)
     copied = _copy(place, pool)
     read, rates, best = {}, [], {}
-    for dtype in DTYPES:
-        weights = pool if dtype is torch.float32 else pool.to(dtype)
+    for number, dtype in enumerate(DTYPES, 1):
         name = str(dtype).removeprefix("torch.")
+        step = f"{STEP.decode()}{place.name}: {name}, {number} of {len(DTYPES)}."
+        print(step, file=sys.stderr, flush=True)
+        weights = pool if dtype is torch.float32 else pool.to(dtype)
         read[name] = read_bytes_s(place, weights)
         points = list(curve(place, weights))
         rates += [rate for rate, _ in points]

@@ -7,10 +7,12 @@ from typing import Annotated, Literal
 import typer
 
 from llmbench import files
-from llmbench.commands.options import Run, tell, without_collection
+from llmbench.commands.options import PerSession, Run, tell, without_collection
 from llmbench.errors import RunError, SpecError
 from llmbench.redact import shown
-from llmbench.results import anonymous_copy, export, store, table
+from llmbench.report.views import per_session as views_per_session
+from llmbench.report.views import table as views_table
+from llmbench.results import anonymous_copy, export, per_session, store, table
 
 
 def command(
@@ -19,9 +21,11 @@ def command(
         Literal["vllm-json", "parquet"],
         typer.Option(
             "--format",
-            help="JSON with vLLM's keys, where its definitions are the same; or Parquet of a table's columns.",
+            help="JSON with vLLM's keys, where its definitions are the same; or Parquet with the columns of "
+            "`table --format csv`.",
         ),
     ] = "vllm-json",
+    by_session: PerSession = False,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -47,9 +51,16 @@ def command(
         return
     if form == "parquet" and output is None:
         raise SpecError("export: Parquet is no text; say where it goes: -o FILE.")
+    if by_session and form != "parquet":
+        raise SpecError("--per-session: only works with --format parquet.")
     with without_collection():
         log = store.read(run, tell=tell)
-        data = export.parquet(table.build(log)) if form == "parquet" else export.vllm(log).encode()
+        if form == "vllm-json":
+            data = export.vllm(log).encode()
+        elif by_session:
+            data = export.parquet(views_per_session.sheet(per_session.build(log)))
+        else:
+            data = export.parquet(views_table.sheet(table.build(log)))
     if output is None:
         sys.stdout.write(data.decode())
         return

@@ -1,13 +1,15 @@
 """The `import` command: other tools' result files as a run that every reading command takes."""  # noqa: N999 - the word is the command
 
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from llmbench import report
-from llmbench.commands.options import Format, of_backends, of_chips, of_models
+from llmbench.commands.options import Format, of_backends, of_chips, of_models, tell
 from llmbench.importers import convert
 from llmbench.machine import chips
 from llmbench.machine.info import utc_now
@@ -16,6 +18,8 @@ from llmbench.report.views import table as views_table
 from llmbench.results import store, table
 
 AS_WRITTEN = "[default: what the file says]"
+TELL_EVERY_S = 2.0
+"""How often an import says which file it reads; a short one says nothing."""
 
 
 def command(  # noqa: PLR0913, PLR0917 - one argument a flag
@@ -84,7 +88,7 @@ def command(  # noqa: PLR0913, PLR0917 - one argument a flag
     called = command_line(["llmbench", *sys.argv[1:]])
     now = utc_now().replace("Z", "+00:00")  # as imports have written it since format 1
     chip = chips.named(machine) if machine is not None else ""
-    convert.write(files, said, importer, output, called, now, chip)
+    convert.write(followed(files), said, importer, output, called, now, chip)
     log = store.read(output)
     assert log.imported is not None
     left = {
@@ -94,3 +98,13 @@ def command(  # noqa: PLR0913, PLR0917 - one argument a flag
     }
     remarks = [f"Left out, {key}: {why}." for key, why in left.items()]
     destination.write(views_table.document(table.build(log), remarks))
+
+
+def followed(files: list[Path]) -> Iterator[Path]:
+    """Yield the files, and say which one is read if reading them takes long."""
+    told_at = time.monotonic()
+    for number, path in enumerate(files, 1):
+        if time.monotonic() - told_at > TELL_EVERY_S:
+            told_at = time.monotonic()
+            tell(f"Reading {path.name}, {number} of {len(files)} files.")
+        yield path

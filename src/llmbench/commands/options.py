@@ -33,6 +33,9 @@ Price = Annotated[
         "separate several with commas.",
     ),
 ]
+PerSession = Annotated[
+    bool, typer.Option("--per-session", help="Give each session a row, instead of each cell.")
+]
 Output = Annotated[
     Path | None,
     typer.Option(

@@ -95,7 +95,8 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
             "--model",
             "-m",
             autocompletion=of_models,
-            help="Catalogue name, NAME@tiny, folder or hub id; comma list, repeatable. Required without a file.",
+            help="Catalogue name, NAME@tiny (a scaled-down copy, not that model), folder or hub id; comma list, "
+            "repeatable. Required without a file.",
         ),
     ] = None,
     backend: Annotated[
@@ -197,6 +198,13 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
     allow_shared: Annotated[
         bool, typer.Option("--allow-shared", help="Measure on a GPU that others are using.")
     ] = False,
+    wait_for_quiet: Annotated[
+        bool,
+        typer.Option(
+            "--wait-for-quiet",
+            help="Wait until other processes leave the CPUs and GPUs alone; give up after 10 minutes.",
+        ),
+    ] = False,
     add: Annotated[
         bool, typer.Option("--add", help="Continue a run although the grid of cells has changed.")
     ] = False,
@@ -273,6 +281,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
         run_anyway=run_anyway,
         anonymous=anonymous,
         add=add,
+        wait_for_quiet=wait_for_quiet,
     )
     command = command_line(["llmbench", *sys.argv[1:]])
     return run_sweep.sweep(wanted, asked, console, command, show_table)

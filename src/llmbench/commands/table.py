@@ -8,12 +8,21 @@ import typer
 from rich.console import Console
 
 from llmbench import report
-from llmbench.commands.options import Format, Output, Run, completed, tell, without_collection
+from llmbench.commands.options import (
+    Format,
+    Output,
+    PerSession,
+    Run,
+    completed,
+    tell,
+    without_collection,
+)
 from llmbench.errors import SpecError
+from llmbench.report.views import per_session as views_per_session
 from llmbench.report.views import predicted as views_predicted
 from llmbench.report.views import table as views_table
 from llmbench.results import metrics as known
-from llmbench.results import store, table
+from llmbench.results import per_session, store, table
 from llmbench.results.trust import Trust
 
 
@@ -34,12 +43,14 @@ def command(
             "--predicted", help="Show predictions next to measurements, and their errors."
         ),
     ] = False,
+    by_session: PerSession = False,
     format: Format = "terminal",
     output: Output = None,
 ) -> None:
     """Show a run as a table."""
-    if predicted and metrics is not None:
-        raise SpecError("--metric: --predicted shows its own columns; leave one of them out.")
+    if predicted and (metrics is not None or by_session):
+        flag = "--metric" if metrics is not None else "--per-session"
+        raise SpecError(f"{flag}: --predicted shows its own columns; leave one of them out.")
     if metrics is None:
         chosen = None
     elif metrics.strip() == "all":
@@ -53,11 +64,15 @@ def command(
             return
         aside = tell if format == "csv" else None  # with the file's path, as CSV names no run
         log = store.read(run, newer=format != "csv", tell=aside)
-        built = table.build(log, chosen)
+        sessions = per_session.build(log, chosen) if by_session else None
+        built = sessions.whole if sessions else table.build(log, chosen)
         if aside:
             others = tuple(notice for notice in built.notices if notice not in log.notices)
             built = replace(built, notices=others)
-        destination.write(views_table.document(built))
+        if sessions:
+            destination.write(views_per_session.document(sessions._replace(whole=built)))
+        else:
+            destination.write(views_table.document(built))
 
 
 def show_table(folder: Path, console: Console) -> Trust | None:

@@ -16,7 +16,7 @@ from llmbench.spec.digest import digest_of
 from llmbench.spec.sweep import NOT_OURS, NOT_SAID, Point, slug
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from llmbench.importers import Reading, Said, ToolFile
@@ -29,7 +29,7 @@ RENAMED = ("model",)
 
 
 def write(
-    files: Sequence[Path],
+    files: Iterable[Path],
     said: Said,
     name: str | None,
     folder: Path,
@@ -65,7 +65,7 @@ def write(
 
 
 def _converted(
-    files: Sequence[Path], said: Said, name: str | None
+    files: Iterable[Path], said: Said, name: str | None
 ) -> tuple[list[Source], list[Result]]:
     sources: list[Source] = []
     results: list[Result] = []

@@ -26,6 +26,10 @@ DECISIVE = (
 """The environment variables that affect a probe."""
 
 
+STEP = b"step: "
+"""The beginning of a line by which a probe says, before it measures it, what comes next."""
+
+
 class Rate(msgspec.Struct, frozen=True, kw_only=True):
     """A measured matrix product, [rows, inner] times [inner, columns], in operations a second.
 

@@ -31,6 +31,10 @@ SESSION_VARIABLE = "LLMBENCH_SESSION"
 PR_SET_CHILD_SUBREAPER, PR_GET_CHILD_SUBREAPER = 36, 37
 PATIENCE_S = 10.0
 """How long to wait for killed processes to exit; one in uninterruptible sleep may never do."""
+BUSIEST_OVER_S = 0.5
+"""How long processes are watched to see which are busy: fifty ticks of the clock that counts their time."""
+MOST_NAMED, NAMED_OVER = 3, 0.02
+"""The most processes that are named as busy, and the share of all CPUs from which one is."""
 
 unkillable: set[psutil.Process] = set()
 """Killed processes that did not exit in time. They are not waited for again."""
@@ -163,6 +167,37 @@ def kill(
     return list(strays.values())
 
 
+def busiest(over_s: float = BUSIEST_OVER_S) -> str:
+    """Return which processes of others use the CPUs most, in words, by watching them for a moment.
+
+    Such as `pytest (pid 4242) 25%`, of all CPUs; empty if none can be seen, as from inside a container.
+    """
+    own = {os.getpid(), *_descendants(os.getpid())}
+    before = _cpu_s()
+    time.sleep(over_s)
+    room_s = over_s * (os.cpu_count() or 1)
+    shares = {
+        one: (used_s - before[one]) / room_s
+        for one, used_s in _cpu_s().items()
+        if one in before and one.pid not in own
+    }
+    most = sorted(shares, key=lambda one: -shares[one])[:MOST_NAMED]
+    return ", ".join(
+        f"{_name(one)} (pid {one.pid}) {shares[one]:.0%}"
+        for one in most
+        if shares[one] >= NAMED_OVER
+    )
+
+
+def _cpu_s() -> dict[psutil.Process, float]:
+    """Return the CPU time of every process that can be seen, in seconds."""
+    used: dict[psutil.Process, float] = {}
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            used[process] = sum(process.cpu_times()[:2])
+    return used
+
+
 def start_ticks(pid: int) -> str:
     """Return a process's start in the kernel's ticks since boot, whatever the clock; "" if it is gone."""
     try:
@@ -243,6 +278,10 @@ def _namespace(pid: int) -> str:
 
 
 def _described(process: psutil.Process) -> str:
+    return f"{process.pid} {_name(process)}".rstrip()
+
+
+def _name(process: psutil.Process) -> str:
     with contextlib.suppress(psutil.Error):
-        return f"{process.pid} {process.name()}"
-    return str(process.pid)
+        return str(process.name())
+    return ""

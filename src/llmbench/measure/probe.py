@@ -9,6 +9,7 @@ import importlib.util
 import os
 import signal
 import subprocess
+import threading
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -16,8 +17,8 @@ import psutil
 
 from llmbench import interpreter
 from llmbench.errors import RunError
-from llmbench.machine import chips, nvidia, peaks
-from llmbench.machine.peaks import Probe
+from llmbench.machine import chips, nvidia, peaks, processes
+from llmbench.machine.peaks import STEP, Probe
 from llmbench.measure import telemetry
 from llmbench.redact import redact, shown
 
@@ -37,10 +38,11 @@ def measure(
     facts: Mapping[str, Any],
     program: Sequence[str] = (),
     deadline_s: float = DEADLINE_S,
+    tell: Callable[[str], None] | None = None,
 ) -> tuple[list[Probe], list[str]]:
     """Return probes of all devices of a kind, `cpu` or `cuda`, of a machine, and what was left out of them.
 
-    `program` replaces PROGRAM, which measures the kind that its last argument names.
+    `program` replaces PROGRAM, which measures the kind that its last argument names; `tell` receives each step.
 
     Raises:
         RunError: the reason in one line: no torch, the process died or took too long, or its result is impossible.
@@ -49,21 +51,51 @@ def measure(
     if importlib.util.find_spec("torch") is None:
         raise RunError("--probe: needs the package torch: pip install 'llmbench[transformers]'.")
     try:
-        done = subprocess.run(
-            (*(program or PROGRAM), kind),
-            capture_output=True,
-            timeout=deadline_s,
-            check=False,
-            env=nvidia.ORDER | os.environ | interpreter.SAFE,
-        )
+        done, said = _run((*(program or PROGRAM), kind), deadline_s, tell)
     except subprocess.TimeoutExpired:
         raise RunError(
             f"--probe: measuring {kind} took longer than {deadline_s:.0f} s and was stopped. Try again when "
             f"the machine is idle."
         ) from None
     if done.returncode:
-        raise RunError(f"--probe: measuring {kind} {_death(done.returncode, done.stderr)}.")
+        raise RunError(f"--probe: measuring {kind} {_death(done.returncode, said)}.")
     return _believed(kind, done.stdout, facts)
+
+
+def _run(
+    command: Sequence[str], deadline_s: float, tell: Callable[[str], None] | None
+) -> tuple[subprocess.CompletedProcess[bytes], bytes]:
+    """Run a probe and tell each of its steps as it begins; return how it ended and what it said besides.
+
+    It begins a step before it times anything, and nobody wakes up here in between.
+    """
+    reader, writer = os.pipe()
+    said: list[bytes] = []
+
+    def listen() -> None:
+        with os.fdopen(reader, "rb") as lines:
+            for line in lines:
+                if not line.startswith(STEP):
+                    said.append(line)
+                elif tell:
+                    tell(line.removeprefix(STEP).decode(errors="replace").strip())
+
+    listener = threading.Thread(target=listen)
+    listener.start()
+    try:
+        environment = nvidia.ORDER | os.environ | interpreter.SAFE
+        done = subprocess.run(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=writer,
+            timeout=deadline_s,
+            check=False,
+            env=environment,
+        )
+    finally:
+        os.close(writer)
+        listener.join()
+    return done, b"".join(said)
 
 
 def measure_and_keep(
@@ -82,7 +114,7 @@ def measure_and_keep(
         tell(f"Measuring the ceilings of {kind}: about a minute.")
         try:
             _refuse_shared(kind, facts)
-            probes, left_out = measure(kind, facts)
+            probes, left_out = measure(kind, facts, tell=tell)
             peaks.keep(facts, probes)
             for each in left_out:
                 tell(each)
@@ -102,7 +134,11 @@ def busy() -> str | None:
     share = psutil.cpu_percent(interval=LOOK_S) / 100
     if share <= BUSY:
         return None
-    return f"Other processes use {share:.0%} of the CPUs; the measured ceilings will be too low."
+    who = processes.busiest()
+    return (
+        f"Other processes use {share:.0%} of the CPUs; the measured ceilings will be too low."
+        f"{who and f' Busy: {who}.'}"
+    )
 
 
 def _refuse_shared(kind: str, facts: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ import math
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from llmbench.report.document import Column, Grid, Note, Plot, Section, unmarked
+from llmbench.report.figures.cells import MOST_PANELS, distinct, thinned
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -26,6 +27,8 @@ PLOTTED = {"ttft_s", "tpot_s", "output_tok_s", "e2e_s", "weights_bytes", "kv_cac
 DECADE = 10.0
 """Values whose largest is this many times the smallest are shown on a logarithmic axis."""
 MOST_TICKS = 8
+MOST_SERIES = 7
+"""Colours of one plot, which are as many as the page has and can be told apart."""
 MOST_BARS = 200
 """Intervals in one plot that do not yet hide what they belong to."""
 
@@ -192,23 +195,36 @@ def barless(rows: Sequence[Row]) -> tuple[str, ...]:
     return ("So many intervals would hide the points; tooltips and the table have them.",)
 
 
-def colour(dots: Sequence[Dot], rows: Sequence[Row]) -> Spec:
-    """Return the channel of what rows are of: given all dots of the page, a kind has one colour in every plot."""
-    channel = _named("kind", [dot.kind for dot in dots], rows)
-    return channel if len(channel["scale"]["domain"]) > 1 else channel | {"legend": None}
+def arranged(
+    rows: Sequence[Row], panel: str, colour: str, domain: Iterable[str] = ()
+) -> tuple[list[Row], Spec]:
+    """Return rows with a panel and a colour each, and the channel of the colour.
 
+    One of the two fields makes the panels, the other the colours, as named here or the other way round: a panel has
+    at most MOST_SERIES colours, none of them twice. If neither field is that short, each series has a panel.
 
-def variant(dots: Sequence[Dot], rows: Sequence[Row], channel: str) -> Spec:
-    """Return the channel that tells runs and options apart, nothing if there is only one of them."""
-    named = _named("variant", [dot.variant for dot in dots], rows)
-    return {channel: named} if len(named["scale"]["domain"]) > 1 else {}
+    Args:
+        rows: of a plot, each with the fields named.
+        panel: the field that makes the panels, if it can.
+        colour: the field that makes the colours, if it can.
+        domain: its values all over the page, which then have one colour in every plot.
 
-
-def _named(field: str, names: Iterable[str], rows: Sequence[Row]) -> Spec:
-    """Return a channel of all these names, of which a legend lists those that occur in the rows."""
-    here = dict.fromkeys(row[field] for row in rows)
-    domain = {"domain": list(dict.fromkeys(names))}
-    return nominal(field, scale=domain, legend={"values": list(here)})
+    """
+    counts = {field: distinct(row[field] for row in rows) for field in (panel, colour)}
+    ways = [each for each in ((panel, colour), (colour, panel)) if counts[each[1]] <= MOST_SERIES]
+    fitting = [each for each in ways if counts[each[0]] <= MOST_PANELS]
+    apart, told = (fitting or ways or [("series", "")])[0]
+    names = set(thinned(list(dict.fromkeys(row[apart] for row in rows)), MOST_PANELS))
+    placed = [
+        row | {"panel": row[apart], "colour": row[told] if told else ""}
+        for row in rows
+        if row[apart] in names
+    ]
+    here = list(dict.fromkeys(row["colour"] for row in placed))
+    whole = list(dict.fromkeys(domain)) if told == colour else here
+    whole = whole if len(whole) <= MOST_SERIES else here
+    legend = {"values": here} if len(whole) > 1 else None
+    return placed, nominal("colour", scale={"domain": whole}, legend=legend)
 
 
 def layer(mark: Spec, rows: Sequence[Row] = (), /, **channels: Any) -> Spec:
@@ -234,11 +250,6 @@ def _plain(rows: Sequence[Row]) -> list[Row]:
         | {f"t{number}": row["record"].get(name, "") for number, name in enumerate(names)}
         for row in rows
     ]
-
-
-def identity(dot: Dot) -> Row:
-    """Return the fields that every row of a plot of cells has."""
-    return {"kind": dot.kind, "variant": dot.variant}
 
 
 def table(records: Sequence[Mapping[str, str]], left: Iterable[str] = ("cell", "warnings")) -> Grid:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from llmbench.measure.reasons import MEANINGS
+from llmbench.models.resolve import AT
 from llmbench.numbers import MOST_SYMMETRIC, plural
 from llmbench.redact import shown
 from llmbench.report.document import ABSENT, Note, foreign
@@ -17,7 +18,7 @@ from llmbench.results.utilization import OVERHEAD_OVER
 from llmbench.spec.sweep import HEADS, NOT_SAID
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from llmbench.results.aggregate import Failure
     from llmbench.results.metrics import Metric
@@ -55,6 +56,14 @@ TRUST = {
 }
 """The closing verdict on a run in words."""
 TOO_WIDE = "(over 10x)"
+COPIES = {
+    "tiny": (
+        "NAME@tiny: a scaled-down copy with two layers, not the model it is named after; its speed is not that "
+        "model's."
+    ),
+    "small": "NAME@small: a scaled-down copy with a 64th of the parameters, not the model it is named after.",
+}
+"""What the ending of a model's name means, by its size."""
 NAMED_CELLS = 3
 """Cells of a kind of failure that are named; the rest are counted."""
 
@@ -277,6 +286,7 @@ def _range(values: Sequence[float], form: str) -> str:
 def legend(table: Table) -> Iterator[str]:
     """Yield what the signs and the columns mean."""
     rows = table.rows
+    yield from copies(cell.model for cell in table.cells)
     if any(np.isfinite(numbers.half_width[rows]).any() for numbers in table.headline):
         yield INTERVAL
     if any((numbers.half_width[rows] > WIDEST).any() for numbers in table.headline):
@@ -290,6 +300,12 @@ def legend(table: Table) -> Iterator[str]:
         yield BOUND_BY
     codes = dict.fromkeys(table.everywhere + tuple(chain.from_iterable(table.warnings)))
     yield from (f"{code}: {MEANINGS[code]}" for code in codes if code in MEANINGS)
+
+
+def copies(models: Iterable[str]) -> Iterator[str]:
+    """Yield what the name of a scaled-down copy means, if any of the models is one."""
+    sizes = {model.rpartition(AT)[2] for model in models if AT in model}
+    return (COPIES[size] for size in COPIES if size in sizes)
 
 
 def meaning(metric: Metric) -> str:

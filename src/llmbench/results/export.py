@@ -16,16 +16,14 @@ from llmbench.errors import LlmbenchError
 from llmbench.results.iterations import iterated
 from llmbench.redact import spelled
 from llmbench.stats.intervals import percentile
-from llmbench.results.table import AXES_AFTER, AXES_BEFORE
 from llmbench.results.aggregate import Tally
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from llmbench.spec.sweep import Point
     from llmbench.stats.intervals import Reals
     from llmbench.results.store import Log
-    from llmbench.results.table import Table
 
 TIMES = {"ttft": "ttft_s", "tpot": "decode_s", "e2el": "e2e_s"}
 """vLLM's names and our columns, with one row per iteration; tpot is decode over n - 1. Its itl_ms covers all gaps
@@ -55,8 +53,8 @@ def vllm(log: Log) -> str:
     return spelled(msgspec.json.format(msgspec.json.encode(facts), indent=1).decode()) + "\n"
 
 
-def parquet(table: Table) -> bytes:
-    """Return a table as Parquet: one row per cell, the typed columns of the CSV; absent values are null.
+def parquet(columns: Iterable[tuple[str, Sequence[object]]]) -> bytes:
+    """Return the columns of a CSV as Parquet, typed; an absent value is null.
 
     Raises:
         LlmbenchError: pyarrow is not installed.
@@ -69,27 +67,15 @@ def parquet(table: Table) -> bytes:
             "export: Parquet needs pyarrow, which is not installed: pip install 'llmbench[report]'."
         ) from error
     stream = io.BytesIO()
-    write.write_table(arrow.table(dict(_columns(table))), stream)
+    table = {key: _nulls(values) for key, values in columns}
+    write.write_table(arrow.table(table), stream)
     return stream.getvalue()
 
 
-def _columns(table: Table) -> Iterator[tuple[str, list[Any]]]:
-    for name in ("id", *AXES_BEFORE, *AXES_AFTER):
-        yield name, [getattr(cell, name) for cell in table.cells]
-    yield "options", [msgspec.json.encode(cell.options).decode() for cell in table.cells]
-    yield "sessions_valid", table.valid.tolist()
-    yield "sessions_to_come", table.to_come.tolist()
-    for numbers in table.numbers:
-        key, width = numbers.metric.key, 1 + numbers.half_width
-        yield key, _nulls(numbers.middle)
-        if numbers.metric.over == "mean":
-            yield f"{key}_low", _nulls(numbers.middle / width)
-            yield f"{key}_high", _nulls(numbers.middle * width)
-    yield "warnings", [" ".join(codes) for codes in table.warnings]
-
-
-def _nulls(values: Reals) -> list[float | None]:
-    return [value if np.isfinite(value) else None for value in values.tolist()]
+def _nulls(values: Any) -> list[object]:
+    """Return the values of a column, None for a number that is not one."""
+    listed = values.tolist() if hasattr(values, "tolist") else values
+    return [None if value != value else value for value in listed]  # noqa: PLR0124 - NaN
 
 
 def _object(cell: Point, times: dict[str, Reals]) -> dict[str, Any]:

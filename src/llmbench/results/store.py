@@ -128,6 +128,11 @@ class Log:
         self._checked = False
 
     @property
+    def name(self) -> str:
+        """Return the name of the run's folder."""
+        return self._folder.resolve().name
+
+    @property
     def plan(self) -> record.Plan | None:
         """Return the last plan written; None if it is missing."""
         self.check()

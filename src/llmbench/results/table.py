@@ -105,6 +105,7 @@ class Table:
     """A run's content for reports. Sequences per cell follow the order of `cells`.
 
     Attributes:
+        run: the name of the run's folder.
         plan: the run's last plan; None if its file has lost it, or never had one.
         imported: where an imported run was read from; None if it was measured here.
         cells: those of the plan in its order, then any others that were measured.
@@ -126,6 +127,7 @@ class Table:
 
     """
 
+    run: str
     plan: Plan | None
     imported: Import | None
     cells: tuple[Point, ...]
@@ -176,6 +178,7 @@ def tabulate(log: Log, tally: Tally, chosen: Sequence[Metric] | None = None) -> 
     e2e = next(iter(_numbers(sessions, owners, len(cells), [metrics.BY_KEY["e2e_s"]])), None)
     judged = verdict_on(tally, owners, e2e, progress, rounds_differ=bool(rounds))
     return Table(
+        run=log.name,
         plan=log.plan,
         imported=log.imported,
         cells=tuple(cells),

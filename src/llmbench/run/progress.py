@@ -6,21 +6,26 @@ import contextlib
 import errno
 import time
 from collections import Counter, deque
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, cast
 
+import numpy as np
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from llmbench.numbers import digits, plural
 from llmbench.redact import shown
+from llmbench.results.metrics import BY_KEY
 from llmbench.results.record import Status
+from llmbench.results.sessions import Gatherer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from types import TracebackType
 
     from llmbench.results.record import Record
+    from llmbench.results.sessions import RecordedOutcome
     from llmbench.spec.sweep import Cell
 
 RECENT = 8
@@ -31,6 +36,16 @@ COLOURS = {
     Status.UNSUPPORTED: "dim",
 }
 FAILED = "red"
+FIGURES = {
+    "TTFT ms": BY_KEY["ttft_s"],
+    "TPOT ms": BY_KEY["tpot_s"],
+    "tok/s": BY_KEY["output_tok_s"],
+}
+"""The metrics shown of a session that has ended, by their heads, which name the unit of each."""
+LINE = 120
+"""Characters of a line without a terminal: what logs of a CI show without scrolling."""
+LEAST_NAME = 24
+"""Characters of such a line that are kept for the digest of a cell's id and its shape before a reason is cut."""
 
 
 class Screen:
@@ -43,7 +58,8 @@ class Screen:
         self.began = time.monotonic()
         self.ended = 0
         self.counts: Counter[Status] = Counter()
-        self.recent: deque[Record] = deque(maxlen=RECENT)
+        self.recent: deque[tuple[Record, list[str]]] = deque(maxlen=RECENT)
+        self.cells = self.ended_before_round = 0
         self.now = "starting"
         self.live = (
             Live(console=console, auto_refresh=False, transient=True)
@@ -69,29 +85,35 @@ class Screen:
             with unless_hung_up():
                 self.live.stop()
 
+    def begin_round(self, cells: int) -> None:
+        """Begin to count the cells of a round, of which there are so many."""
+        self.cells, self.ended_before_round = cells, self.ended
+
     def loading(self, cell: Cell, session: int) -> None:
         """Show that a worker has been started for a group."""
-        self.now = f"session {session}: loading {shown(cell.model)} on {cell.backend} ({cell.dtype}, {cell.device})"
-        self._draw()
+        what = f"loading {shown(cell.model)} on {cell.backend} ({cell.dtype}, {cell.device})"
+        self._enter(session, what)
 
     def measuring(self, cell: Cell, session: int) -> None:
         """Show that a cell begins; the display pauses until it ends."""
-        self.now = f"session {session}: measuring {shown(cell.id)}"
+        self._enter(session, f"measuring {short(cell)}")
+
+    def _enter(self, session: int, what: str) -> None:
+        number = self.ended - self.ended_before_round + 1
+        since = time.strftime("%H:%M:%S")
+        self.now = f"session {session}, cell {number} of {self.cells}, since {since}: {what}"
         self._draw()
 
     def ended_with(self, record: Record) -> None:
         """Show a saved record."""
         self.ended += 1
         self.counts[record.status] += 1
-        self.recent.append(record)
+        self.recent.append((record, figures(record)))
         if not self.live:
+            left = self._left().removeprefix(", about ").rpartition(" to ")[2]
+            done = f"[{self.before + self.ended}/{self.planned}{left and ', '}{left}] "
             with unless_hung_up():
-                self.console.print(
-                    Text(f"[{self.before + self.ended}/{self.planned}] ").append_text(
-                        line(record, record.id)
-                    ),
-                    soft_wrap=True,
-                )
+                self.console.print(line(*self.recent[-1], done), soft_wrap=True)
         self._draw()
 
     def note(self, text: str) -> None:
@@ -107,20 +129,22 @@ class Screen:
     def _draw(self) -> None:
         if not self.live:
             return
-        table = Table.grid()
-        table.add_column(no_wrap=True, overflow="ellipsis")
-        for record in self.recent:
-            table.add_row(line(record, short(record.cell)))
         done = self.before + self.ended
         most = f" to {self.planned + self.further}" if self.further else ""
+        elapsed = about(time.monotonic() - self.began)
         head = Text(
-            f"{self.name}  {done} of {self.planned}{most} sessions{self._left()}  ", style="bold"
+            f"{self.name}  {done} of {self.planned}{most} sessions, {elapsed} elapsed{self._left()}  ",
+            style="bold",
         )
         for status, count in sorted(self.counts.items()):
             head.append(f" {count} {status}", style=COLOURS.get(status, FAILED))
-        foot = Text(f"{self.now}\nThe display pauses while a cell is timed.", style="dim")
+        foot = Text(
+            f"{self.now}\nThe display stands still on purpose while a cell is timed.",
+            style="dim",
+        )
+        table = [_table(self.recent, self.console.width)] if self.recent else []
         with unless_hung_up():
-            self.live.update(Group(head, table, foot), refresh=True)
+            self.live.update(Group(head, *table, foot), refresh=True)
 
     def _left(self) -> str:
         least = self.planned - self.before - self.ended
@@ -143,25 +167,81 @@ def unless_hung_up() -> Iterator[None]:
 
 def about(time_s: float) -> str:
     """Return a time in words."""
+    if time_s > 90 * 60:
+        return f"{time_s / 3600:.1f} h"
     return f"{time_s / 60:.0f} min" if time_s > 90 else f"{time_s:.0f} s"
 
 
-def line(record: Record, name: str) -> Text:
-    """Return one record as one line: status, time per call or the reason for none, cell."""
-    times = sorted(s.e2e_ns for s in record.outcome.samples if s.e2e_ns and not s.discarded)
-    text = Text(f"{record.status:<12}", style=COLOURS.get(record.status, FAILED))
-    text.append(f"session {record.session}  ", style="default")
+def figures(record: Record) -> list[str]:
+    """Return what a session measured, a text for each of FIGURES, empty where it is absent."""
+    gatherer = Gatherer()
+    gatherer.take(cast("RecordedOutcome", record.outcome))  # which has these fields and more
+    session = gatherer.sessions([record.cell])
+    with np.errstate(divide="ignore", invalid="ignore"):  # n = 1 has no gaps: absent over 0
+        values = [float(of.value(session)[0]) * of.unit.factor for of in FIGURES.values()]
+    return [digits(value) if np.isfinite(value) else "" for value in values]
+
+
+def line(record: Record, numbers: Sequence[str], before: str) -> Text:
+    """Return one record as one line of at most LINE characters: status, figures or the reason for none, cell."""
+    text = Text(before)
+    text.append(f"{record.status:<8} ", style=COLOURS.get(record.status, FAILED))
+    text.append(f"session {record.session}  ")
     if record.status is Status.OK:
-        text.append(f"{times[len(times) // 2] / 1e6:>10,.2f} ms a call  ", style="bold")
+        said = zip(FIGURES, numbers, strict=True)
+        text.append("  ".join(_named(head, number) for head, number in said if number), "bold")
     else:
-        text.append(f"{shown(record.reason or '')}  ", style="default")
-    text.append(shown(name), style="dim")
+        text.append(_cut(shown(record.reason or ""), LINE - len(text) - LEAST_NAME - 2))
+    codes = _codes(record)
+    if len(text) + len(codes) + LEAST_NAME + 4 > LINE:
+        codes = codes and f"({plural(len(record.warnings), 'warning')})"
+    room = LINE - len(text) - 2 - (len(codes) + 2 if codes else 0)
+    digest, cell = record.id.rpartition("-")[2], record.cell
+    name = shown(f"{digest} {_shape(cell)} {cell.model}")
+    text.append(f"  {_cut(name, room)}", style="dim")
+    return text.append(f"  {codes}" if codes else "", style="yellow")
+
+
+def _cut(text: str, room: int) -> str:
+    """Return a text without its end if it is too long."""
+    return text if len(text) <= room else f"{text[: room - 3]}..."
+
+
+def _named(head: str, number: str) -> str:
+    """Return a figure with its head and unit: `TTFT 1.63 ms`, `1,040 tok/s`."""
+    label, _, unit = head.rpartition(" ")
+    return f"{label} {number} {unit}".strip()
+
+
+def _codes(record: Record) -> str:
     codes = ", ".join(finding.code for finding in record.warnings)
-    return text.append(f"  ({codes})" if codes else "", style="yellow")
+    return f"({codes})" if codes else ""
+
+
+def _table(recent: Iterable[tuple[Record, list[str]]], width: int) -> Table:
+    """Return records with their figures as a table of this width."""
+    rows = [[str(record.status), str(record.session), *numbers] for record, numbers in recent]
+    heads = ["", "session", *FIGURES]
+    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
+    room = max(width - sum(widths) - 2 * len(heads), 8)
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for place, head in enumerate(heads):
+        table.add_column(head, no_wrap=True, justify="right" if place else "left")
+    table.add_column("cell", no_wrap=True)
+    for (record, _), (status, *texts) in zip(recent, rows, strict=True):
+        name = Text(short(record.cell), style="dim")
+        name.append(f"  {shown(record.reason)}" if record.reason else "", style="default")
+        name.append(f"  {_codes(record)}" if record.warnings else "", style="yellow")
+        name.truncate(room, overflow="ellipsis")
+        table.add_row(Text(status, COLOURS.get(record.status, FAILED)), *texts, name)
+    return table
 
 
 def short(cell: Cell) -> str:
     """Return a cell's name, with the most varying axes first because a narrow terminal cuts the end."""
-    shape = f"b{cell.batch_size} i{cell.input_len} o{cell.output_len}"
     options = (f"{key}={value}" for key, value in cell.options.items())
-    return " ".join((cell.model, shape, cell.backend, cell.dtype, *options))
+    return shown(" ".join((cell.model, _shape(cell), cell.backend, cell.dtype, *options)))
+
+
+def _shape(cell: Cell) -> str:
+    return f"b{cell.batch_size} i{cell.input_len} o{cell.output_len}"

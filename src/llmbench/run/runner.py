@@ -128,6 +128,7 @@ class Runner:
 
     def _round(self, session: int, cells: list[Cell]) -> None:
         """Measure session `session` of these cells, with groups and cells in a seeded order."""
+        self.screen.begin_round(len(cells))
         order = random.Random(f"{self.protocol.seed}/{session}")  # noqa: S311 - an order, not a secret
         groups = sweep.groups(self._record_known(session, cells), self.protocol.isolation)
         order.shuffle(groups)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import resource
 import secrets
 import sys
+import time
 from collections import Counter
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -18,6 +20,7 @@ from rich.console import Console
 from llmbench.errors import ExitCode, RunError
 from llmbench.machine import info, peaks, processes, state
 from llmbench.measure import probe, telemetry
+from llmbench.measure.checks import OTHER_WARNS
 from llmbench.predict import estimate, nearest
 from llmbench.redact import command_line, redact, redact_all, shown
 from llmbench.results import anonymous, store
@@ -51,6 +54,8 @@ USUAL_FILES = 4
 BUSY = 0.2
 """The share of all processors used by others, while a sweep is planned, above which it warns. A record warns at
 less, but planning takes a fraction of a second, in which a tick of 10 ms weighs much."""
+QUIET_WITHIN_S, LOOK_OVER_S, TELL_EVERY_S = 600.0, 2.0, 60.0
+"""How long --wait-for-quiet waits at most, over how long it looks, and how often it says so."""
 
 
 Show: TypeAlias = "Callable[[Path, Console], Trust | None]"
@@ -68,6 +73,7 @@ class SweepOptions(msgspec.Struct, frozen=True):
     run_anyway: bool = False
     anonymous: bool = False
     add: bool = False
+    wait_for_quiet: bool = False
 
 
 def probe_first(sweep: Sweep, console: Console) -> None:
@@ -89,6 +95,9 @@ def sweep(wanted: Sweep, asked: SweepOptions, console: Console, command: str, sh
     if missing := not_installed(planned.cells):
         raise RunError(missing[0])
     _refuse_few_files(planned)
+    if asked.wait_for_quiet:
+        wait_for_quiet(planned, console)
+        window = telemetry.CpuWindow()
     machine = info.machine()
     folder = asked.output_dir or _folder(wanted.name, machine["name"], resume=asked.resume)
     with Interrupt() as interrupt, store.open_run(folder) as run:
@@ -117,6 +126,33 @@ def sweep(wanted: Sweep, asked: SweepOptions, console: Console, command: str, sh
             if is_anonymous:
                 runner.leave_no_logs()
         return _conclude(run, runner, console, interrupt, show(folder, console))
+
+
+def wait_for_quiet(planned: Planned, console: Console) -> None:
+    """Wait until no others use the CPUs or the GPUs; raise RunError if they still do after QUIET_WITHIN_S."""
+    gpu = telemetry.gpu_of(planned.cells)
+    deadline, told_at = time.monotonic() + QUIET_WITHIN_S, -math.inf
+    while company := _company(gpu):
+        left_s = deadline - time.monotonic()
+        if left_s <= 0:
+            raise RunError(
+                f"--wait-for-quiet: after {QUIET_WITHIN_S / 60:.0f} min, {company}. Nothing was measured; try again "
+                "when they are done, or leave the flag out."
+            )
+        if time.monotonic() - told_at >= TELL_EVERY_S:
+            told_at = time.monotonic()
+            text = f"Waiting for a quiet machine, {left_s / 60:.0f} min at most: {company}."
+            console.print(shown(text), markup=False, style="yellow", soft_wrap=True)
+
+
+def _company(gpu: telemetry.Gpu | None) -> str:
+    """Return who else uses the CPUs or the GPUs, in words; empty if nobody does."""
+    window = telemetry.CpuWindow()
+    who = processes.busiest(LOOK_OVER_S)
+    if (share := window.others()) > OTHER_WARNS:
+        return f"other processes use {share:.0%} of the CPUs{who and f': {who}'}"
+    others = gpu.others({os.getpid()}) if gpu else ()
+    return f"the GPU is in use by process {', '.join(map(str, others))}" if others else ""
 
 
 def _is_anonymous(run: Run, asked: SweepOptions) -> bool:
@@ -156,8 +192,10 @@ def _announce(runner: Runner, others: float) -> None:
         screen.note("Nothing left to measure: every planned session has ended.")
         return
     if others > BUSY:
+        who = processes.busiest()
         screen.note(
             f"Other processes use {others:.0%} of the CPUs; results measured now will be slower and carry a warning."
+            f"{who and f' Busy: {who}.'} --wait-for-quiet waits until they are done."
         )
     left = screen.planned - screen.before
     more = f", and up to {screen.further} more if intervals stay wide" if screen.further else ""

@@ -36,7 +36,7 @@ MOST_POINTS = 1000
 """Points in one plot and rows in one table; with more, a page of six plots would pass 5 MB."""
 WIDEST_DRAWN = 1.0
 """A wider interval, relative to its value, leaves no room for the others."""
-MOST_PANELS = 12
+MOST_PANELS = 24
 """Panels side by side in one plot that are still looked at one by one."""
 
 
@@ -86,8 +86,8 @@ class Dot(NamedTuple):
         run: the run it belongs to.
         row: its place in the run's table.
         cell: the cell itself.
-        kind: its model and engine, as far as they vary: the colour.
-        variant: its run and its engine's options, as far as they vary: the shape, and the dash of a line.
+        kind: its model and engine, as far as they vary.
+        variant: its run and its engine's options, as far as they vary.
         name: all its coordinates that vary, in words.
 
     """
@@ -98,6 +98,11 @@ class Dot(NamedTuple):
     kind: str
     variant: str
     name: str
+
+    @property
+    def series(self) -> str:
+        """Return what its line in a plot is of: the kind and the variant."""
+        return ", ".join(filter(None, (self.kind, self.variant)))
 
     @property
     def valid(self) -> int:

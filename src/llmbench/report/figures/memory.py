@@ -73,7 +73,7 @@ def _kept(splits: Sequence[Split]) -> list[Split]:
     for split in splits:
         panels.setdefault(_panel(split.dot), []).append(split)
     return [
-        split for name in thinned(list(panels), MOST_PANELS)
+        split for name in thinned(list(panels), MOST_PANELS // 2)  # bars need room
         for split in sorted(thinned(panels[name], MOST_BARS), key=lambda split: _context(split.dot))
     ]  # fmt: skip
 

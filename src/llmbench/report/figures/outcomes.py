@@ -22,7 +22,7 @@ MOST_FAILURES = 50
 LONGEST_REASON = 300
 
 
-def verdicts(runs: Sequence[ReportedRun]) -> Section:
+def sessions(runs: Sequence[ReportedRun]) -> Section:
     """Return how many sessions of each run are valid, failed or still to come."""
     counts = [words.counts(run.table.progress) for run in runs]
     records = [
@@ -30,7 +30,7 @@ def verdicts(runs: Sequence[ReportedRun]) -> Section:
         for run, of in zip(runs, counts, strict=True)
     ]
     return plots.section(
-        "Verdicts",
+        "Sessions",
         "A valid session passed every check; one with warnings did, too, and has something that a reader must know. "
         "An invalid one ran and failed a check; a failed one did not get so far. Neither of these has a number.",
         table=plots.table(records, ("run",)),

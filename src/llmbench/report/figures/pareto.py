@@ -6,7 +6,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, NamedTuple
 
 from llmbench.report import plots
-from llmbench.report.figures.cells import MOST_PANELS, MOST_POINTS, distinct, thinned
+from llmbench.report.figures.cells import MOST_POINTS, thinned
 from llmbench.results.metrics import BY_KEY
 from llmbench.spec.sweep import NOT_SAID
 
@@ -22,8 +22,8 @@ THROUGHPUT = BY_KEY["output_tok_s"]
 LATENCIES = (BY_KEY["tpot_s"], BY_KEY["ttft_s"])
 
 ABOUT = (
-    "Up is more tokens, left is less waiting. A line joins the cells that no other of the same model, engine and "
-    "lengths beats in both; hollow dots are beaten. Bars are 95 % intervals between sessions."
+    "Up is more tokens, left is less waiting. No other cell of the same model, engine and lengths beats a filled dot "
+    "in both; a line joins those of one colour, hollow dots are beaten. Bars are 95 % intervals between sessions."
 )
 
 
@@ -57,9 +57,10 @@ def figures(dots: Sequence[Dot]) -> Iterator[Section]:
             )
             continue
         kept = thinned(placed, MOST_POINTS, lambda one: one.on_front)
-        rows = _rows(kept, latency)
-        spec, left = _spec(dots, rows, latency), ("cell", "front", "warnings")
-        notes = (*plots.thinning(len(kept), len(placed), "cells"), *plots.barless(rows))
+        series = [dot.series for dot in dots]
+        rows, colour = plots.arranged(_rows(kept, latency), "lengths", "series", series)
+        spec, left = _spec(rows, colour, latency), ("cell", "front", "warnings")
+        notes = (*plots.thinning(len(rows), len(placed), "cells"), *plots.barless(rows))
         yield plots.figure(title, ABOUT, spec, rows, notes, left)
 
 
@@ -82,15 +83,12 @@ def _placed(dots: Sequence[Dot], metric: Metric) -> Iterator[FrontDot]:
 
 
 def _rows(placed: Sequence[FrontDot], latency: Metric) -> list[Row]:
-    apart = distinct(one.work[:2] for one in placed) <= MOST_PANELS
     return [
         {
-            "panel": f"in {_said(one.work.input_len)}, out {_said(one.work.output_len)}"
-            if apart
-            else "",
+            "lengths": f"in {_said(one.work.input_len)}, out {_said(one.work.output_len)}",
             "work": f"{one.work.input_len} {one.work.output_len} {one.work.run}",
             "front": one.on_front,
-            **plots.identity(one.dot),
+            "series": one.dot.series,
             **plots.interval("x", one.latency),
             **plots.interval("y", one.throughput),
             "record": plots.record(
@@ -110,10 +108,9 @@ def _said(length: int | None) -> str:
     return NOT_SAID if length is None else str(length)
 
 
-def _spec(dots: Sequence[Dot], rows: Sequence[Row], latency: Metric) -> Spec:
+def _spec(rows: Sequence[Row], colour: Spec, latency: Metric) -> Spec:
     x = plots.axis("x", plots.head(latency), (row["x"] for row in rows))
     y = plots.axis("y", plots.head(THROUGHPUT), (row["y"] for row in rows))
-    colour = plots.colour(dots, rows)
     along = {"detail": {"field": "work"}, "order": {"field": "x"}}
     line = {
         "transform": [{"filter": "datum.front"}],
@@ -122,7 +119,7 @@ def _spec(dots: Sequence[Dot], rows: Sequence[Row], latency: Metric) -> Spec:
         ),
     }
     fill = {"condition": {"test": "datum.front", **colour}, "value": "transparent"}
-    shape = plots.variant(dots, rows, "shape")
+    shape = {"shape": colour} if colour["legend"] else {}
     point = {"type": "point", "size": 60, "filled": False}
     marks = plots.layer(point, rows, x=x, y=y, color=colour, fill=fill, **shape)
     return plots.panels(rows, [line, *plots.bars(rows, x, y, colour), marks])

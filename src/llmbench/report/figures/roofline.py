@@ -22,7 +22,8 @@ TITLE = "Roofline"
 ABOUT = (
     "Each cell's prefill and decode: the operations that it must do for each byte that it must read, and how many "
     "a second it did; a prefill reads the weights once. The roof is what the device can do: its memory's slope, "
-    "then the level of its arithmetic. Work and roof were worked out before the run; the times are measured."
+    "then the level of its arithmetic. Work and roof were worked out before the run; the times are measured. A cell "
+    "can lie above a roof: weights that fit into a cache are read faster than memory, and a probe can measure too low."
 )
 
 
@@ -58,9 +59,14 @@ def figures(dots: Sequence[Dot]) -> Iterator[Section]:
         )
         return
     roofs = list(dict.fromkeys(phase.roof for phase in phases if phase.roof))
-    rows = [_row(phase) for phase in thinned(phases, MOST_POINTS)]
+    rows, colour = plots.arranged(
+        [_row(phase) for phase in thinned(phases, MOST_POINTS)],
+        "all",
+        "series",
+        [dot.series for dot in dots],
+    )
     missing = () if roofs else ("No ceilings: the device is not a known chip and was not probed.",)
-    spec, left = _spec(dots, rows, roofs), ("cell", "phase", "roof", "warnings")
+    spec, left = _spec(rows, colour, roofs), ("cell", "phase", "roof", "warnings")
     notes = (*plots.thinning(len(rows), len(phases), "phases of cells"), *missing)
     yield plots.figure(TITLE, ABOUT, spec, rows, notes, left)
 
@@ -99,21 +105,16 @@ def _row(phase: Phase) -> Row:
     if phase.roof and phase.limit:
         record |= {"of the roof": f"{phase.flops_s / phase.limit:.0%}", "roof": phase.roof.name}
     return {
-        "panel": "",
-        **plots.identity(phase.dot),
-        "mark": _mark(phase),
+        "all": "",
+        "series": phase.dot.series,
+        "phase": phase.name,
         "x": plots.rounded(phase.intensity),
         "y": plots.rounded(phase.flops_s / GIGA),
         "record": plots.record(phase.dot, record),
     }
 
 
-def _mark(phase: Phase) -> str:
-    """Return the name of a shape: the phase, and the run and options if there are several."""
-    return ", ".join(filter(None, (phase.dot.variant, phase.name)))
-
-
-def _spec(dots: Sequence[Dot], rows: Sequence[Row], roofs: Sequence[Roof]) -> Spec:
+def _spec(rows: Sequence[Row], colour: Spec, roofs: Sequence[Roof]) -> Spec:
     corners = list(_corners([row["x"] for row in rows], roofs))
     x = plots.logarithmic("x", "FLOP per byte read", (one["x"] for one in (*rows, *corners)))
     y = plots.logarithmic("y", "GFLOP/s", (one["y"] for one in (*rows, *corners)))
@@ -125,9 +126,10 @@ def _spec(dots: Sequence[Dot], rows: Sequence[Row], roofs: Sequence[Roof]) -> Sp
         **plots.layer({"type": "text", "align": "right", "dy": -7}, x=x, y=y, text=roof),
     }
     point = {"type": "point", "size": 55, "filled": False, "strokeWidth": 1.5}
-    named = {"color": plots.colour(dots, rows), "shape": plots.nominal("mark", sort=None)}
-    marks = plots.layer(point, rows, x=x, y=y, **named)
-    return plots.panels(rows, [lines, names, marks] if corners else [marks])
+    phase = plots.nominal("phase", sort=None)
+    marks = plots.layer(point, rows, x=x, y=y, color=colour, shape=phase)
+    named = [names] if len({row["panel"] for row in rows}) == 1 else []  # else no panel has room
+    return plots.panels(rows, [lines, *named, marks] if corners else [marks])
 
 
 def _corners(intensities: Sequence[float], roofs: Sequence[Roof]) -> Iterator[Row]:

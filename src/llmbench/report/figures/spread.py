@@ -47,12 +47,19 @@ def figures(dots: Sequence[Dot]) -> Iterator[Section]:
         return
     most = max(1, MOST_POINTS // max(len(spread.apart) for spread in spreads))
     kept = thinned(spreads, most)
-    rows = [row for spread in kept for row in _rows(spread)]
+    rows, colour = plots.arranged(
+        [row for spread in kept for row in _rows(spread)],
+        "all",
+        "series",
+        [dot.series for dot in dots],
+    )
+    drawn = {row["series"] for row in rows}
+    kept = [spread for spread in kept if spread.dot.series in drawn]
     kept.sort(key=lambda spread: -spread.width)
     yield plots.section(
         TITLE,
         ABOUT,
-        _spec(dots, rows),
+        _spec(rows, colour),
         plots.table([_record(spread) for spread in kept], ("cell", AGAINST)),
         plots.thinning(len(kept), len(spreads), "cells"),
     )
@@ -81,8 +88,8 @@ def _medians(run: ReportedRun) -> list[list[float]]:
 def _rows(spread: CellSpread) -> Iterator[Row]:
     for number, apart in enumerate(spread.apart, 1):
         yield {
-            "panel": "",
-            **plots.identity(spread.dot),
+            "all": "",
+            "series": spread.dot.series,
             "x": plots.rounded(spread.middle.value),
             "y": plots.rounded(apart),
             "record": plots.record(
@@ -104,12 +111,11 @@ def _record(spread: CellSpread) -> dict[str, str]:
     }
 
 
-def _spec(dots: Sequence[Dot], rows: Sequence[Row]) -> Spec:
+def _spec(rows: Sequence[Row], colour: Spec) -> Spec:
     x = plots.axis("x", f"the cell's {plots.head(E2E)}", (row["x"] for row in rows))
     percent = {"axis": {"format": "+.1~%", "tickCount": 5}, "scale": {}}
     y = plots.linear("y", "session against cell") | percent
     middle = plots.layer({"type": "rule", "opacity": 0.5}, y={"datum": 0})
     point = {"type": "point", "size": 40, "filled": True, "opacity": 0.75}
-    shape = plots.variant(dots, rows, "shape")
-    marks = plots.layer(point, rows, x=x, y=y, color=plots.colour(dots, rows), **shape)
+    marks = plots.layer(point, rows, x=x, y=y, color=colour)
     return plots.panels(rows, [middle, marks])

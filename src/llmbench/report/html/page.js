@@ -8,7 +8,7 @@ const CHARACTER = 6.2; // pixels of a title's letter, more or less
 const root = getComputedStyle(document.documentElement);
 const colour = (name) => root.getPropertyValue(name).trim();
 
-function theme(width) {
+function theme(width, longest) {
   const text = { labelColor: colour("--quiet"), titleColor: colour("--text"), titleFontWeight: "normal" };
   return {
     background: "transparent",
@@ -20,7 +20,7 @@ function theme(width) {
     },
     legend: {
       ...text, labelColor: colour("--text"), orient: "top", direction: "horizontal",
-      columns: Math.max(1, Math.floor(width / 260)), labelLimit: Math.min(230, width - 100),
+      columns: Math.max(1, Math.floor(width / (longest * CHARACTER + 45))), labelLimit: width - 60,
       labelFontSize: 12, symbolStrokeWidth: 2, symbolOpacity: 1, titleOrient: "left", symbolLimit: 30,
       layout: { top: { direction: "vertical", anchor: "start", margin: 4 } },
       symbolBaseFillColor: colour("--quiet"), symbolBaseStrokeColor: colour("--quiet"),
@@ -83,12 +83,20 @@ const options = { mode: "vega-lite", renderer: "svg", actions: false, ast: true,
 const tooltip = { disableDefaultStyle: true };
 const drawn = new Map();
 
+// The characters of the longest label of any legend, by which its columns are made.
+function longestLabel(value) {
+  if (value === null || typeof value !== "object") return 0;
+  const labels = value.legend?.values ?? value.scale?.domain ?? [];
+  return Math.max(8, ...labels.map((label) => String(label).length), ...Object.values(value).map(longestLabel));
+}
+
 async function draw(script) {
   const place = document.getElementById(script.dataset.plot);
   const width = place.clientWidth;
   const spec = sized(JSON.parse(script.textContent), width);
   drawn.get(place)?.finalize();
-  drawn.set(place, await window.vegaEmbed(place, spec, { ...options, tooltip, config: theme(width) }));
+  const config = theme(width, longestLabel(spec));
+  drawn.set(place, await window.vegaEmbed(place, spec, { ...options, tooltip, config }));
 }
 
 async function drawAll() {
@@ -115,4 +123,11 @@ window.addEventListener("resize", () => {
   }
 });
 window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", again);
+
+let folded = [];
+window.addEventListener("beforeprint", () => {
+  folded = [...document.querySelectorAll("details:not([open])")];
+  folded.forEach((table) => table.setAttribute("open", ""));
+});
+window.addEventListener("afterprint", () => folded.forEach((table) => table.removeAttribute("open")));
 drawAll();

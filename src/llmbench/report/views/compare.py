@@ -329,6 +329,7 @@ def _legend(made: Comparison) -> Iterator[str]:
         if shared
         else "each cell by its own variance"
     )
+    yield from words.copies(cell.model for of in made.contrasts for cell in of.cells)
     pairs = "of the same round, paired" if made.asked.factor else "of either side"
     yield f"Ratio: candidate over baseline, means of the logarithms of sessions {pairs}; 95 % intervals: {how}."
     yield (
@@ -360,14 +361,20 @@ def _whole(contrast: Contrast) -> Iterator[Note]:
 
 def sheet(made: Comparison) -> Iterator[tuple[str, Sequence[object]]]:
     """Yield the columns of all candidates' cells, those without a comparison too."""
+    named = {"metric": made.asked.metric.key, "baseline_name": made.baseline}
     rows = [
-        {"candidate_name": contrast.name, **cell, "options": facts.options(cell["options"])}
+        {
+            **named,
+            "candidate_name": contrast.name,
+            **cell,
+            "options": facts.options(cell["options"]),
+        }
         for contrast in made.contrasts
         for cell in _cells(made, contrast)
     ]
     rows += [
-        {"candidate_name": contrast.name, **msgspec.structs.asdict(cell), "options": facts.options(cell.options),
-         "verdict": "missing", "reason": f"{missing.lacking}: {missing.reason}"}
+        {**named, "candidate_name": contrast.name, **msgspec.structs.asdict(cell),
+         "options": facts.options(cell.options), "verdict": "missing", "reason": f"{missing.lacking}: {missing.reason}"}
         for contrast in made.contrasts
         for missing in contrast.missing
         for cell in missing.cells

@@ -35,7 +35,8 @@ FIGURES = {
 }
 BREAK_EVEN = (
     "Break-even: the volume, input and output, from which this machine, paid day and night, costs no"
-    " more than the API for the same requests; above 100 % it cannot serve so much."
+    " more than the API for the same requests. The utilisation is the share of what the machine can serve in a day;"
+    " over: it cannot serve that much, and the API is cheaper at every volume that it can."
 )
 
 
@@ -166,7 +167,8 @@ def _volume(tokens: float) -> str:
 
 
 def _share(figure: Any) -> str:
-    return f"{numbers.digits(100 * figure.value)} %"
+    share = f"{numbers.digits(100 * figure.value)} %"
+    return share if figure.value <= 1 else f"{share} (over)"
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:

