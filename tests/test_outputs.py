@@ -137,7 +137,7 @@ ROWS = (
     Row("report-engines", "report {engines}", FIVE),
     Row("report-six", "report {small} {seven} {claims} {context} {edge} {tiers}", "html"),
     Row("report-failed", "report {failed}", "terminal html"),
-    Row("cell-small", "cell configs/sweeps/cpu-small.yaml 487a211a8b", "plain"),
+    Row("cell-small", "cell configs/sweeps/cpu-small.yaml f0344a06da", "plain"),
     Row("cell-unknown", "cell configs/sweeps/cpu-small.yaml 0f4c1518f5", "plain"),
     Row("audit-quick", "audit {quick}", "terminal json"),
     Row("audit-engines", "audit six", FIVE),

@@ -36,7 +36,7 @@ FIGURES = {
 BREAK_EVEN = (
     "Break-even: the volume, input and output, from which this machine, paid day and night, costs no"
     " more than the API for the same requests. The utilisation is the share of what the machine can serve in a day;"
-    " over: it cannot serve that much, and the API is cheaper at every volume that it can."
+    " never: it cannot serve that much, and the API is cheaper at every volume that it can."
 )
 
 
@@ -167,8 +167,7 @@ def _volume(tokens: float) -> str:
 
 
 def _share(figure: Any) -> str:
-    share = f"{numbers.digits(100 * figure.value)} %"
-    return share if figure.value <= 1 else f"{share} (over)"
+    return f"{numbers.digits(100 * figure.value)} %" if figure.value <= 1 else "never"
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:
