@@ -115,7 +115,9 @@ def test_the_id_of_a_default_is_the_same_written_out() -> None:
 def test_the_dtype_of_an_unknown_checkpoint_must_be_named() -> None:
     unknown = msgspec.structs.replace(CHOICES, dtypes={})
 
-    with pytest.raises(SpecError, match="not known for 'org/small'; name one, such as --dtype"):
+    with pytest.raises(
+        SpecError, match="not known for 'org/small'; name one, such as dtype: bfloat16"
+    ):
         grid.expand(a_sweep(), unknown)
     (cell,), _ = grid.expand(a_sweep(dtype="bf16"), unknown)
     assert cell.dtype == "bfloat16"

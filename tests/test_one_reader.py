@@ -21,7 +21,7 @@ COMMANDS = (
     ("claims", "RUN"),
     ("cost", "RUN", "--usd-per-hour", "2"),
     ("fit", "RUN"),
-    ("compare", "RUN", "OTHER"),
+    ("compare", "RUN", "OTHER", "--fail-on", "none"),
 )
 
 

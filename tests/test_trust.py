@@ -51,6 +51,11 @@ CASES: dict[str, tuple[list[list[Record]], str, list[str]]] = {
         "with care",
         ["2 of 2 intervals above ±10%"],
     ),
+    "one wider than the value": (
+        [sessions(0), sessions(1, MANY)],
+        "with care",
+        ["1 of 2 intervals above ±10%"],
+    ),
     "all wider than the value": (
         [sessions(0, MANY), sessions(1, MANY)],
         "measure again",
