@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import psutil
 
 import forked
+import standin_cuda
 from llmbench import cli
 from llmbench.results import store
 from llmbench.results.record import Plan, Record, Status
@@ -170,6 +171,12 @@ class Bench:
         """Return the environment in which every Python of a command begins by running this code."""
         self.beginning.write_text(code)
         return {"PYTHONPATH": str(self.folder)}
+
+    def on_a_gpu(self, code: str = "", **settings: object) -> dict[str, str]:
+        """Return the environment of a stand-in of a CUDA device with these settings, after which this code runs."""
+        own = {f"STANDIN_{name.upper()}": str(value) for name, value in settings.items()}
+        begin = self.beginning_with(standin_cuda.beginning(code))
+        return {**begin, "STANDIN_STATE": str(self.folder / "gpu"), **own}
 
     def copy(self, run: Path) -> None:
         """Copy the records of another run, to continue it."""
