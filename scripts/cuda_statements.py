@@ -171,7 +171,9 @@ def used_by_cuda_alone(readers: Iterable[Reader]) -> set[str]:
             defined[name] += 1
         for name, uses in reader.used.items():
             used[name] += uses
-    return {name for name, times in defined.items() if times == 1 and used[name] and all(used[name])}
+    return {
+        name for name, times in defined.items() if times == 1 and used[name] and all(used[name])
+    }
 
 
 def main() -> int:
@@ -188,11 +190,15 @@ def main() -> int:
         why = WHY_NOT.get(f"{statement.file}:{statement.function}", "")
         why = why or ("vLLM: no stand-in of a device" if statement.file.startswith(APART) else "")
         unexplained += not why
-        print(f"{statement.file}:{statement.line} {statement.function}: {why or 'no reason is given'}")
+        print(
+            f"{statement.file}:{statement.line} {statement.function}: {why or 'no reason is given'}"
+        )
     counted = [s for s in wanted if not s.file.startswith(APART)]
     run = [s for s in counted if s not in missing]
     share = len(run) / len(counted)
-    print(f"\n{len(run):,} of {len(counted):,} CUDA-only statements: {share:.1%} of at least {LEAST:.0%}")
+    print(
+        f"\n{len(run):,} of {len(counted):,} CUDA-only statements: {share:.1%} of at least {LEAST:.0%}"
+    )
     return 1 if share < LEAST or unexplained else 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -24,12 +25,17 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.usefixtures("_cuda")
 
-LLAMA, MPT, MIXTRAL, T5 = "llama-7b@tiny", "mpt-7b@tiny", "mixtral-8x7b-v0.1@tiny", "flan-t5-base@tiny"
+LLAMA, MPT, MIXTRAL, T5 = (
+    "llama-7b@tiny",
+    "mpt-7b@tiny",
+    "mixtral-8x7b-v0.1@tiny",
+    "flan-t5-base@tiny",
+)
 AXES = {
     "device": "cuda", "dtype": "float32", "model": LLAMA, "backend": "transformers", "batch_size": 2, "input_len": 8,
-    "output_len": 8,
+    "output_len": 5,
 }  # fmt: skip
-PROTOCOL = {"sessions": 1, "max_sessions": 1, "warmup": 2, "warmup_budget_s": 0, "iterations": 3}
+PROTOCOL = {"sessions": 1, "max_sessions": 1, "warmup": 1, "warmup_budget_s": 0, "iterations": 3}
 MIB = 2**20
 
 
@@ -70,17 +76,19 @@ class Families(NamedTuple):
         return [event for event in self.log if (event["pid"], event["kind"]) == (pid, kind)]
 
 
+def swept(bench: Bench, models: list[str], op_us: int) -> Families:
+    """Return a sweep over models and caches."""
+    log = bench.folder / "log"
+    axes = {"model": models, "backend": {"transformers": {"cache": ["dynamic", "static"]}}}
+    done = measured(bench, axes=axes, gpu={"op_us": op_us, "log": log})
+    return Families(done, [json.loads(line) for line in log.read_text().splitlines()])
+
+
 @pytest.fixture(scope="module")
 def families(tmp_path_factory: pytest.TempPathFactory) -> Families:
     """Return the sweep, on a device that takes longer for an operator than the host needs to queue it."""
     bench = Bench(tmp_path_factory.mktemp("families"))
-    log = bench.folder / "log"
-    axes = {
-        "model": [LLAMA, MPT, MIXTRAL, T5],
-        "backend": {"transformers": {"cache": ["dynamic", "static"]}},
-    }
-    done = measured(bench, axes=axes, gpu={"op_us": 150, "log": log})
-    return Families(done, [json.loads(line) for line in log.read_text().splitlines()])
+    return swept(bench, [LLAMA, MPT, MIXTRAL, T5], op_us=400)
 
 
 CACHES = [(LLAMA, "dynamic"), (LLAMA, "static"), (MPT, "dynamic"), (MPT, "static"), (MIXTRAL, "dynamic"),
@@ -174,28 +182,62 @@ def test_reported_times_are_those_of_the_devices_clock(
 # -- waits of the host -----------------------------------------------------------------------------
 
 LOOP = "llmbench/backends/transformers/loops.py"
-OWN_WAITS: dict[tuple[str, str], set[str]] = {}
-"""Files of transformers in which the host waits for the device while tokens are made; none of others."""
+EMPTY_CACHE, NO_MASK, STATIC_LENGTH = (
+    "masking_utils.py _ignore_causal_mask_sdpa",
+    "masking_utils.py eager_mask",
+    "modeling_mpt.py forward",
+)
+"""Where transformers waits: whether a static cache is empty; for a zero of the mask; for a static cache's length."""
+OWN_WAITS = {
+    (LLAMA, "static"): {EMPTY_CACHE},
+    (MIXTRAL, "static"): {EMPTY_CACHE},
+    (MPT, "dynamic"): {NO_MASK},
+    (MPT, "static"): {NO_MASK, STATIC_LENGTH},
+}
+"""Where the host waits for the device while tokens are made, by model and cache; nowhere else."""
+
+
+def waits_of_a_loop(families: Families, model: str, cache: str) -> set[str]:
+    """Return the files and functions that let the host wait while tokens are made."""
+    record = families.record(model, cache)
+    first = [event["lines"] for event in families.events(record, "wait") if in_the_loop(event)]
+    return {re.sub(r".*/|:\d+", "", lines[0]) for lines in first}
 
 
 def in_the_loop(event: dict[str, Any]) -> bool:
     return any(line.startswith(LOOP) and line.endswith(" run") for line in event["lines"])
 
 
-def file_of(event: dict[str, Any]) -> str:
-    """Return the file that asked for a wait."""
-    return str(event["lines"][0]).partition(":")[0]
-
-
 @pytest.mark.parametrize(("model", "cache"), CACHES)
 def test_the_host_waits_for_no_token_but_where_the_model_does(
     model: str, cache: str, families: Families
 ) -> None:
-    waits = families.events(families.record(model, cache), "wait")
+    waits = waits_of_a_loop(families, model, cache)
 
-    assert {file_of(event) for event in waits if in_the_loop(event)} == OWN_WAITS.get(
-        (model, cache), set()
+    assert waits == OWN_WAITS.get((model, cache), set())
+
+
+OTHER_WAITS: dict[tuple[str, str], set[str]] = {}
+"""The same of other families."""
+OTHERS = [
+    f"{name}@tiny"
+    for name in (
+        "bloom-7b1", "falcon-7b", "falcon-40b", "gpt-j-6b", "gpt2", "mistral-7b-v0.1", "opt-125m", "pythia-70m",
+        "qwen2.5-7b", "qwen3-8b",
     )
+]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_the_other_families_wait_where_the_page_says(bench: Bench) -> None:
+    families = swept(bench, OTHERS, op_us=20)
+
+    ran = [record for record in families.done.records if record.status is Status.OK]
+    places = [(r.cell.model, str(r.cell.options.get("cache", "dynamic"))) for r in ran]
+
+    assert len(places) >= 2 * len(OTHERS) - 1  # BLOOM has no static cache
+    waits = {place: waits_of_a_loop(families, *place) for place in places}
+    assert {place: found for place, found in waits.items() if found} == OTHER_WAITS
 
 
 @pytest.mark.parametrize(("model", "cache"), CACHES)
@@ -248,7 +290,11 @@ def test_a_fault_ends_its_own_cell_and_no_other(faulty: Done) -> None:
     assert ended == {size: (status, phase) for size, (_, status, phase) in FAULTS.items()}
 
 
-@pytest.mark.xfail(reason="an error while memory is measured discards the times", strict=True, raises=AssertionError)
+@pytest.mark.xfail(
+    reason="an error while memory is measured discards the times",
+    strict=True,
+    raises=AssertionError,
+)
 def test_an_error_while_memory_is_measured_keeps_the_times(faulty: Done) -> None:
     (record,) = (record for record in faulty.records if record.cell.batch_size == 5)
 
@@ -269,8 +315,12 @@ def test_a_model_larger_than_the_device_is_out_of_memory(bench: Bench) -> None:
 # -- a loop that does not wait ---------------------------------------------------------------------
 
 ENGINE = "import llmbench.backends.transformers as engine; "
-HOST_STAMPS = ONLY_IN_THE_FORK_SERVER + ENGINE + (
-    "from llmbench.backends.transformers import clocks; engine.clock_for = lambda _: clocks.CpuStamps()"
+HOST_STAMPS = (
+    ONLY_IN_THE_FORK_SERVER
+    + ENGINE
+    + (
+        "from llmbench.backends.transformers import clocks; engine.clock_for = lambda _: clocks.CpuStamps()"
+    )
 )
 """Tokens are stamped when the host has queued them."""
 NO_WAIT = f"""
@@ -387,7 +437,9 @@ def test_the_second_gpu_is_measured_where_it_alone_is_shown(
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="the id of a slice is not the one that torch tells", strict=True, raises=AssertionError)
+@pytest.mark.xfail(
+    reason="the id of a slice is not the one that torch tells", strict=True, raises=AssertionError
+)
 def test_the_memory_of_a_slice_is_known(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", Gpu(0, 1).uuid)
 

@@ -256,7 +256,9 @@ def test_what_is_faster_than_the_chip_is_invalid(bench: Bench) -> None:
 # -- a GPU that may not be opened, and a slice of one ----------------------------------------------
 
 
-@pytest.mark.xfail(reason="one GPU that may not be opened hides all others", strict=True, raises=AssertionError)
+@pytest.mark.xfail(
+    reason="one GPU that may not be opened hides all others", strict=True, raises=AssertionError
+)
 def test_a_gpu_that_may_not_be_opened_hides_no_other(bench: Bench) -> None:
     done = on_a_gpu(bench, axes=ONE, protocol=SINGLE, gpu={"gpus": 2, "denied": 1})
 
@@ -268,7 +270,11 @@ NEIGHBOUR = "NEIGHBOURS[Gpu(0, 1)] = 4711, 10 * GIB\n"
 """Somebody else computes on the second slice."""
 
 
-@pytest.mark.xfail(reason="without an id, the whole GPU is watched and not the slice", strict=True, raises=AssertionError)
+@pytest.mark.xfail(
+    reason="without an id the whole GPU is watched",
+    strict=True,
+    raises=AssertionError,
+)
 def test_a_neighbour_in_another_slice_is_no_company(bench: Bench) -> None:
     done = on_a_gpu(bench, NEIGHBOUR, axes=ONE, protocol=SINGLE, gpu={"slices": 2})
 

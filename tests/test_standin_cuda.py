@@ -24,7 +24,9 @@ class Rule(NamedTuple):
     expected: object
 
 
-MIXED = "RuntimeError: Expected all tensors to be on the same device, but found at least two devices, "
+MIXED = (
+    "RuntimeError: Expected all tensors to be on the same device, but found at least two devices, "
+)
 RULES = {
     "a tensor is where it was made": Rule(
         """
@@ -101,7 +103,7 @@ RULES = {
         """
         x = torch.ones(8, device="cuda")
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        torch.cuda.synchronize()
+        x.add_(1)  # so that the device is busy when the host goes on
         start.record()
         for _ in range(10):
             x.add_(1)
@@ -185,9 +187,9 @@ RULES = {
         found = places.cuda()
         x = torch.ones(8, device="cuda:1")
         took_s = found[1].watch.seconds(lambda: x.add_(1), 10)  # 10 operators of 2 ms
-        told = [[place.name for place in found], round(took_s * 1e3), found[1].free_bytes < 2**30]
+        told = [[place.name for place in found], 0.02 <= took_s < 0.03, found[1].free_bytes < 2**30]
         """,
-        [["NVIDIA H200", "NVIDIA H200"], 20, True],
+        [["NVIDIA H200", "NVIDIA H200"], True, True],
     ),
 }
 PROGRAM = """

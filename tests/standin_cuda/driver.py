@@ -72,9 +72,7 @@ def _alive(pid: str) -> bool:
 def _processes(gpu: Gpu) -> list[SimpleNamespace]:
     """Return who holds memory of a device; of a whole GPU that is cut in slices, all of theirs."""
     parts = [gpu, *settings.slices(gpu)] if gpu.part is None else [gpu]
-    ours = {
-        pid: sum(by_id.get(part.uuid, 0) for part in parts) for pid, by_id in held().items()
-    }
+    ours = {pid: sum(by_id.get(part.uuid, 0) for part in parts) for pid, by_id in held().items()}
     others = dict(NEIGHBOURS[part] for part in parts if part in NEIGHBOURS)
     return [
         SimpleNamespace(pid=pid, usedGpuMemory=used)
@@ -100,7 +98,8 @@ def _by_index(index: int) -> Gpu:
 def _by_uuid(uuid: str | bytes) -> Gpu:
     name = uuid.decode() if isinstance(uuid, bytes) else uuid
     whole = [Gpu(index) for index in range(settings.GPUS)]
-    for gpu in (*whole, *(part for gpu in whole for part in settings.slices(gpu))):
+    parts = [part for gpu in whole for part in settings.slices(gpu)]
+    for gpu in (*whole, *parts):
         if gpu.uuid == name:
             return gpu
     raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)
@@ -151,7 +150,5 @@ QUESTIONS: dict[str, Callable[..., Any]] = {
     "nvmlDeviceGetEccMode": _whole(says([1, 1])),
     "nvmlDeviceGetPersistenceMode": _whole(says(1)),
     "nvmlDeviceGetCurrentClocksThrottleReasons": _whole(says(0)),
-    "nvmlDeviceGetViolationStatus": _whole(
-        says(SimpleNamespace(violationTime=0, referenceTime=0))
-    ),
+    "nvmlDeviceGetViolationStatus": _whole(says(SimpleNamespace(violationTime=0, referenceTime=0))),
 }

@@ -84,9 +84,7 @@ def _context(_: Device) -> None:
 
 
 def _cublas(_: Device) -> None:
-    raise RuntimeError(
-        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
-    )
+    raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
 
 
 def _sticky(_: Device) -> None:

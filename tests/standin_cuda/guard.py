@@ -12,7 +12,9 @@ from pathlib import Path
 
 SOURCE = Path(__file__).with_name("guard.cpp")
 BUILT = Path(__file__).resolve().parents[2] / "build" / "standin_cuda"
-NO_COMPILER = "the stand-in of a CUDA device needs a C++ compiler: none of CXX, c++ and g++ was found"
+NO_COMPILER = (
+    "the stand-in of a CUDA device needs a C++ compiler: none of CXX, c++ and g++ was found"
+)
 
 
 def library() -> Path:
@@ -38,7 +40,9 @@ def _compile(path: Path) -> None:
     assert torch.submodule_search_locations is not None
     folder = torch.submodule_search_locations[0]
     path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_suffix(f".{os.getpid()}")  # two processes may compile at once; each renames a whole file
+    half = path.with_suffix(
+        f".{os.getpid()}"
+    )  # two processes may compile at once; each renames a whole file
     flags = ("-shared", "-fPIC", "-std=c++20", "-O1", f"-I{folder}/include")
     subprocess.run((found, *flags, SOURCE, f"-L{folder}/lib", "-lc10", "-o", half), check=True)
     half.replace(path)

@@ -92,7 +92,9 @@ class Current:
 def install() -> None:
     """Replace torch's names in this process."""
     ctypes.CDLL(str(guard.library()))
-    torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor() makes its values on the host, then copies
+    torch._C._set_only_lift_cpu_tensors(
+        True
+    )  # torch.tensor() makes its values on the host, then copies
     for name, value in NAMES.items():
         setattr(torch.cuda, name, value)
     for name, value in OF_ACCELERATORS.items():
@@ -100,6 +102,7 @@ def install() -> None:
     torch.cuda.memory.empty_cache, torch.cuda.memory.mem_get_info = _empty_cache, _mem_get_info
     torch._C._cuda_isInBadFork = lambda: PROCESS.forked
     torch._C._cuda_getDeviceCount = lambda: len(DEVICES)
+    torch._C._cuda_getCurrentRawStream = lambda *_: 0
     torch.version.cuda = CUDA
     torch.backends.cuda.is_built = lambda: True
     _number_devices()
@@ -160,10 +163,6 @@ def _asked(name: str) -> Callable[..., int]:
     return lambda place=None: getattr(device(place), name)
 
 
-def _nothing(*_: Any, **__: Any) -> None:
-    """Do nothing."""
-
-
 NAMES: dict[str, Any] = {
     "_lazy_init": PROCESS.initialize,
     "init": PROCESS.initialize,
@@ -181,7 +180,10 @@ NAMES: dict[str, Any] = {
     "default_stream": Stream,
     "get_device_properties": _properties,
     "get_device_name": lambda place=None: _properties(place).name,
-    "get_device_capability": lambda place=None: (_properties(place).major, _properties(place).minor),
+    "get_device_capability": lambda place=None: (
+        _properties(place).major,
+        _properties(place).minor,
+    ),
     "mem_get_info": _mem_get_info,
     "empty_cache": _empty_cache,
     "memory_allocated": _asked("allocated"),
@@ -191,9 +193,9 @@ NAMES: dict[str, Any] = {
     "reset_peak_memory_stats": lambda place=None: device(place).forget_peaks(),
     "is_bf16_supported": lambda *_, **__: True,
     "is_current_stream_capturing": lambda: False,
-    "manual_seed": _nothing,
-    "manual_seed_all": _nothing,
-    "ipc_collect": _nothing,
+    "manual_seed": lambda _: None,
+    "manual_seed_all": lambda _: None,
+    "ipc_collect": lambda: None,
 }
 OF_ACCELERATORS: dict[str, Any] = {
     "is_available": lambda: bool(DEVICES),
@@ -262,7 +264,7 @@ class DeviceName(metaclass=_ByNumber):
 def _compile_nothing() -> None:
     """Let a compiled function be called as it is; each new shape of its arguments counts as a compiled graph."""
     trees: Any = ModuleType("torch._inductor.cudagraph_trees")
-    trees.reset_cudagraph_trees = _nothing
+    trees.reset_cudagraph_trees = lambda: None
     sys.modules.setdefault("torch._inductor.cudagraph_trees", trees)
     torch.compile = _counted
 

@@ -1,4 +1,4 @@
-"""The GPUs of the stand-in: how many, how large, how fast; from the environment, alike in every process of a command."""
+"""The GPUs of the stand-in: how many, how large and how fast, from the environment."""
 
 from __future__ import annotations
 
