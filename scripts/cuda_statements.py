@@ -77,6 +77,7 @@ class Reader(ast.NodeVisitor):
         self.on_cuda = before
 
     def generic_visit(self, node: ast.AST) -> None:
+        """Read the parts of a node; lists of statements are blocks."""
         for _, value in ast.iter_fields(node):
             if isinstance(value, list) and value and isinstance(value[0], ast.stmt):
                 self.block(value, on_cuda=self.on_cuda)
@@ -85,7 +86,8 @@ class Reader(ast.NodeVisitor):
                     if isinstance(child, ast.AST):
                         self.visit(child)
 
-    def visit_FunctionDef(self, node: ast.FunctionDef | ast.ClassDef) -> None:  # noqa: N802 - ast's name
+    def visit_FunctionDef(self, node: ast.FunctionDef | ast.ClassDef) -> None:
+        """Read a function, or the functions of a class."""
         self.defined.append(node.name)
         named = bool(NAMED.search(node.name)) or node.name in self.only
         self.within.append(node.name)
@@ -96,7 +98,8 @@ class Reader(ast.NodeVisitor):
 
     visit_ClassDef = visit_FunctionDef  # noqa: N815 - ast's name
 
-    def visit_If(self, node: ast.If | ast.IfExp) -> None:  # noqa: N802 - ast's name
+    def visit_If(self, node: ast.If | ast.IfExp) -> None:
+        """Read both branches, of which one may be CUDA-only."""
         self.visit(node.test)
         with_it, without = _guards(node.test)
         for branch, guarded in ((node.body, with_it), (node.orelse, without)):
@@ -109,21 +112,25 @@ class Reader(ast.NodeVisitor):
 
     visit_IfExp = visit_If  # noqa: N815 - ast's name
 
-    def visit_Dict(self, node: ast.Dict) -> None:  # noqa: N802 - ast's name
+    def visit_Dict(self, node: ast.Dict) -> None:
+        """Read a table: what stands under `cuda` is CUDA-only."""
         for key, value in zip(node.keys, node.values, strict=True):
             before = self.on_cuda
             self.on_cuda = before or (isinstance(key, ast.Constant) and key.value == "cuda")
             self.visit(value)
             self.on_cuda = before
 
-    def visit_AnnAssign(self, node: ast.AnnAssign) -> None:  # noqa: N802 - ast's name
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
+        """Read the value; a type is no use of a class."""
         if node.value:
             self.visit(node.value)
 
-    def visit_Name(self, node: ast.Name) -> None:  # noqa: N802 - ast's name
+    def visit_Name(self, node: ast.Name) -> None:
+        """Note the use of a name."""
         self._use(node.id)
 
-    def visit_Attribute(self, node: ast.Attribute) -> None:  # noqa: N802 - ast's name
+    def visit_Attribute(self, node: ast.Attribute) -> None:
+        """Note the use of a name."""
         self._use(node.attr)
         self.visit(node.value)
 
@@ -177,7 +184,7 @@ def used_by_cuda_alone(readers: Iterable[Reader]) -> set[str]:
 
 
 def main() -> int:
-    """Print a line for each file and each statement that is not run; return 1 under 97 % or for one without a reason."""
+    """Print each file, and each statement that is not run with the reason; return 1 under 97 % or without a reason."""
     on_cpu, on_cuda = (lines(Path(argument)) for argument in sys.argv[1:3])
     wanted = {s for s in cuda_only() if s.line not in on_cpu.get(s.file, ())}
     missing = sorted(s for s in wanted if s.line not in on_cuda.get(s.file, ()))

@@ -179,13 +179,13 @@ def note(kind: str, **facts: Any) -> None:
 def _lines() -> list[str]:
     """Return the lines that are not torch's and not the stand-in's, innermost first: `folder/file.py:12 function`."""
     found: list[str] = []
-    frame = sys._getframe(2)
+    frame: Any = sys._getframe(2)
     while frame is not None and len(found) < DEEPEST:
         file = frame.f_code.co_filename
         if not file.startswith(HERE) and "/torch/" not in file:
             short = file.rpartition("/site-packages/")[2].rpartition("/src/")[2]
             found.append(f"{short}:{frame.f_lineno} {frame.f_code.co_name}")
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return found
 
 

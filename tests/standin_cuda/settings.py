@@ -42,14 +42,14 @@ STATE = Path(os.environ.get("STANDIN_STATE", f"{tempfile.gettempdir()}/standin-c
 class Gpu(NamedTuple):
     """A GPU, or one slice of it: the driver's handle."""
 
-    index: int
+    number: int
     part: int | None = None
 
     @property
     def uuid(self) -> str:
         if self.part is None:
-            return f"GPU-{self.index:08x}-1111-2222-3333-444444444444"
-        return f"MIG-{self.index:08x}-5555-6666-7777-{self.part:012x}"
+            return f"GPU-{self.number:08x}-1111-2222-3333-444444444444"
+        return f"MIG-{self.number:08x}-5555-6666-7777-{self.part:012x}"
 
     @property
     def memory_bytes(self) -> int:

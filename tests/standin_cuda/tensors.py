@@ -229,7 +229,8 @@ class Call:
         self.func, self.args, self.kwargs, self.operator = func, args, kwargs, operator(func)
         self.tensors: list[CudaTensor] = []
         self.hosts: list[Any] = []
-        self.named = self.target = None
+        self.named: Any = None
+        self.target: Any = None
         for leaf in (*flat(args), *flat(kwargs.values())):
             if isinstance(leaf, CudaTensor):
                 self.tensors.append(leaf)
@@ -241,7 +242,7 @@ class Call:
             return
         wide = next((tensor for tensor in self.tensors if tensor.ndim), None)
         here = wide.index if wide is not None else self.tensors[0].index if self.tensors else None
-        self.here = None if here is None else PLACE("cuda", here)
+        self.here: Any = None if here is None else PLACE("cuda", here)
         self.target = self.named or self.here
         self.crosses = self.named is not None and self.named != self.here
         working = self.target if self.target.type == "cuda" else self.here

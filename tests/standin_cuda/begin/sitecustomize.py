@@ -3,8 +3,7 @@
 import sys
 from pathlib import Path
 
-sys.path.append(
-    str(Path(__file__).resolve().parents[2])
-)  # last, so that nothing there hides a package
+# Last, so that nothing there hides a package.
+sys.path.append(str(Path(__file__).resolve().parents[2]))
 
-from standin_cuda import start  # noqa: E402, F401 - importing it is all
+from standin_cuda import start  # noqa: F401 - importing it is all
