@@ -35,7 +35,10 @@ AXES = {
     "device": "cuda", "dtype": "float32", "model": LLAMA, "backend": "transformers", "batch_size": 2, "input_len": 8,
     "output_len": 5,
 }  # fmt: skip
-PROTOCOL = {"sessions": 1, "max_sessions": 1, "warmup": 1, "warmup_budget_s": 0, "iterations": 3}
+PROTOCOL = {
+    "sessions": 1, "max_sessions": 1, "warmup": 1, "warmup_budget_s": 0, "iterations": 3,
+    "deadlines": {"start_s": 60, "load_s": 60},
+}  # fmt: skip
 MIB = 2**20
 
 
@@ -86,9 +89,17 @@ def swept(bench: Bench, models: list[str], op_us: int) -> Families:
 
 @pytest.fixture(scope="module")
 def families(tmp_path_factory: pytest.TempPathFactory) -> Families:
-    """Return the sweep, on a device that takes longer for an operator than the host needs to queue it."""
-    bench = Bench(tmp_path_factory.mktemp("families"))
-    return swept(bench, [LLAMA, MPT, MIXTRAL, T5], op_us=400)
+    """Return the sweep, on a device that takes longer for an operator than the host needs to queue it.
+
+    On a busy machine the end of a call comes late, which is found invalid; the sweep is then made again.
+    """
+    for _ in range(3):
+        bench = Bench(tmp_path_factory.mktemp("families"))
+        made = swept(bench, [LLAMA, MPT, MIXTRAL, T5], op_us=400)
+        late = [r for r in made.done.records if "lie after the last token" in (r.reason or "")]
+        if not late:
+            break
+    return made
 
 
 CACHES = [(LLAMA, "dynamic"), (LLAMA, "static"), (MPT, "dynamic"), (MPT, "static"), (MIXTRAL, "dynamic"),
@@ -461,6 +472,35 @@ def test_the_memory_of_a_slice_is_known(bench: Bench, monkeypatch: pytest.Monkey
     assert record.status is Status.OK
     assert record.outcome.memory is not None
     assert record.outcome.memory.device_used_bytes
+
+
+# -- a driver or a torch that says nothing ---------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_without_an_answer_of_the_driver_torch_tells_the_memory(bench: Bench) -> None:
+    raised = "from standin_cuda.driver import raises; pynvml.nvmlInit = raises(pynvml.NVML_ERROR_UNKNOWN)"
+
+    done = measured(bench, code=f"{ONLY_IN_THE_FORK_SERVER}import pynvml; {raised}")
+
+    assert_complete(done)
+    (record,) = done.records
+    memory = record.outcome.memory
+    assert record.status is Status.OK
+    assert memory is not None
+    assert memory.process_used_bytes is None
+    assert memory.device_used_bytes == memory.peak_reserved_bytes  # the context was there before
+
+
+@pytest.mark.slow
+def test_a_torch_without_a_device_is_said_in_one_line(bench: Bench) -> None:
+    blind = "import torch; torch.cuda.is_available = lambda: False"
+
+    done = measured(bench, code=ONLY_IN_THE_FORK_SERVER + blind)
+
+    assert_complete(done)
+    assert done.failed().status is Status.LOAD_FAILED
+    assert "sees no CUDA device" in (done.failed().reason or "")
 
 
 # -- the rest of the path --------------------------------------------------------------------------

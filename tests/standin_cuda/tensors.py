@@ -245,7 +245,7 @@ class Call:
         self.here: Any = None if here is None else PLACE("cuda", here)
         self.target = self.named or self.here
         self.crosses = self.named is not None and self.named != self.here
-        working = self.target if self.target.type == "cuda" else self.here
+        working: Any = self.target if self.target.type == "cuda" else self.here
         self.device = DEVICES[working.index]
         self.known: dict[int, Any] = {id(host): host for host in self.hosts}
 
