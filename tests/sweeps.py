@@ -146,6 +146,7 @@ class Bench:
         *arguments: str,
         limit: Callable[[], None] | None = None,
         environment: dict[str, str] | None = None,
+        patience_s: float = PATIENCE_S,
     ) -> Done:
         """Run the command to its end, on the file as it stands; in a new interpreter only if there is a limit."""
         if limit:
@@ -153,7 +154,7 @@ class Bench:
         everything = {**os.environ, MARK: self.mark, **(environment or {})}
         command = ("sweep", str(self.file), "-o", str(self.run), *arguments)
         beginning = self.beginning if "PYTHONPATH" in (environment or {}) else None
-        code = forked.run(command, self.out, self.err, everything, beginning, PATIENCE_S)
+        code = forked.run(command, self.out, self.err, everything, beginning, patience_s)
         return Done(code, self.out.read_text(), self.err.read_text(), self)
 
     def raw(self) -> bytes:

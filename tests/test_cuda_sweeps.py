@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from llmbench.results.record import Record
 
-pytestmark = pytest.mark.usefixtures("_cuda")
+pytestmark = [pytest.mark.usefixtures("_cuda"), pytest.mark.timeout(300)]
 
 LLAMA, MPT, MIXTRAL, T5 = (
     "llama-7b@tiny",
@@ -40,6 +40,8 @@ PROTOCOL = {
     "deadlines": {"start_s": 60, "load_s": 60},
 }  # fmt: skip
 MIB = 2**20
+PATIENCE_S = 240.0
+"""A sweep takes ten seconds, and on a machine with other work many times as long."""
 
 
 def measured(
@@ -52,6 +54,7 @@ def measured(
     return bench.sweep(
         *arguments,
         environment={**environment, machine_state.STATE: str(bench.folder / "state")},
+        patience_s=PATIENCE_S,
     )
 
 
@@ -89,17 +92,9 @@ def swept(bench: Bench, models: list[str], op_us: int) -> Families:
 
 @pytest.fixture(scope="module")
 def families(tmp_path_factory: pytest.TempPathFactory) -> Families:
-    """Return the sweep, on a device that takes longer for an operator than the host needs to queue it.
-
-    On a busy machine the end of a call comes late, which is found invalid; the sweep is then made again.
-    """
-    for _ in range(3):
-        bench = Bench(tmp_path_factory.mktemp("families"))
-        made = swept(bench, [LLAMA, MPT, MIXTRAL, T5], op_us=400)
-        late = [r for r in made.done.records if "lie after the last token" in (r.reason or "")]
-        if not late:
-            break
-    return made
+    """Return the sweep, on a device that takes longer for an operator than the host needs to queue it."""
+    bench = Bench(tmp_path_factory.mktemp("families"))
+    return swept(bench, [LLAMA, MPT, MIXTRAL, T5], op_us=1000)
 
 
 CACHES = [(LLAMA, "dynamic"), (LLAMA, "static"), (MPT, "dynamic"), (MPT, "static"), (MIXTRAL, "dynamic"),

@@ -78,12 +78,12 @@ RULES = {
         """
         x = torch.ones(8, device="cuda")
         torch.cuda.synchronize()
-        began = time.monotonic()
+        began_ns = clock.now_ns()
         for _ in range(50):
             x.add_(1)
-        queued_s = time.monotonic() - began
+        queued_ns = clock.now_ns() - began_ns
         torch.cuda.synchronize()
-        told = [queued_s < 0.05, time.monotonic() - began >= 0.1]  # 50 operators of 2 ms
+        told = [queued_ns < 50e6, clock.now_ns() - began_ns >= 100e6]  # 50 operators of 2 ms
         """,
         [True, True],
     ),
@@ -193,14 +193,14 @@ RULES = {
     ),
 }
 PROGRAM = """
-import json, os, sys, textwrap, time
+import json, os, sys, textwrap
 import pynvml, torch
-from standin_cuda import device
+from standin_cuda import clock, device
 waits = []
 device.note = lambda kind, **_: waits.append(kind) if kind == "wait" else None
 answers = {}
 for name, lines in json.load(sys.stdin).items():
-    names = {"torch": torch, "time": time, "os": os, "pynvml": pynvml, "waits": waits}
+    names = {"torch": torch, "clock": clock, "os": os, "pynvml": pynvml, "waits": waits}
     try:
         exec(textwrap.dedent(lines), names)
         answers[name] = names.get("told")

@@ -1,7 +1,7 @@
 """The GPUs as a process has them: a clock that runs beside the host, an allocator that runs out, errors that stick.
 
-Nothing here knows a tensor. All times are nanoseconds of the host's monotonic clock: a device is a moment at which all
-that was queued on it will be done.
+Nothing here knows a tensor. All times are nanoseconds of `clock`: a device is a moment at which all that was queued on
+it will be done.
 """
 
 from __future__ import annotations
@@ -9,13 +9,12 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from standin_cuda import faults, settings
+from standin_cuda import clock, faults, settings
 from standin_cuda.settings import GIB, MIB, Gpu
 
 CONTEXT_BYTES = 500 * MIB
@@ -87,7 +86,7 @@ class Device:
         """Queue an operator that touches this many bytes; return when it will be done."""
         faults.strike(self)
         work_ns = int(settings.OP_NS + nbytes / settings.BYTES_PER_NS)
-        self.ready_ns = max(time.monotonic_ns(), self.ready_ns) + work_ns
+        self.ready_ns = max(clock.now_ns(), self.ready_ns) + work_ns
         return self.ready_ns
 
     def wait(self, why: str) -> None:
@@ -95,7 +94,7 @@ class Device:
         faults.raise_if_broken()
         PROCESS.initialize()
         note("wait", why=why, device=self.number)
-        sleep_until(self.ready_ns)
+        clock.wait_until(self.ready_ns)
 
     def allocate(self, address: int, nbytes: int) -> None:
         """Give a block to one more tensor, which is new if no other has this address; raise when memory runs out."""
@@ -187,13 +186,6 @@ def _lines() -> list[str]:
             found.append(f"{short}:{frame.f_lineno} {frame.f_code.co_name}")
         frame = frame.f_back
     return found
-
-
-def sleep_until(ns: int) -> None:
-    """Wait for a moment of the monotonic clock."""
-    left_ns = ns - time.monotonic_ns()
-    if left_ns > 0:
-        time.sleep(left_ns / 1e9)
 
 
 def rounded(size: int, grain: int) -> int:

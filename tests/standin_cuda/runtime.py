@@ -6,15 +6,14 @@ import ctypes
 import os
 import struct
 import sys
-import time
 from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils import _device
 
-from standin_cuda import faults, guard, settings
-from standin_cuda.device import DEVICES, PLACE, PROCESS, device, note, sleep_until
+from standin_cuda import clock, faults, guard, settings
+from standin_cuda.device import DEVICES, PLACE, PROCESS, device, note
 from standin_cuda.tensors import Everywhere
 
 if TYPE_CHECKING:
@@ -39,16 +38,16 @@ class Event:
         PROCESS.initialize()
         faults.raise_if_broken()
         self.place = stream.place if stream else device()
-        self.place.ready_ns = max(time.monotonic_ns(), self.place.ready_ns) + EVENT_NS
+        self.place.ready_ns = max(clock.now_ns(), self.place.ready_ns) + EVENT_NS
         self.at_ns = self.place.ready_ns
 
     def query(self) -> bool:
-        return self.at_ns <= time.monotonic_ns()
+        return self.at_ns <= clock.now_ns()
 
     def synchronize(self) -> None:
         faults.raise_if_broken()
         note("wait", why="event", device=self.place.number)
-        sleep_until(self.at_ns)
+        clock.wait_until(self.at_ns)
 
     def elapsed_time(self, other: Event) -> float:
         """Return milliseconds as CUDA does, in single precision."""

@@ -1,4 +1,4 @@
-"""Replaces the driver's answers at once, and torch's CUDA as soon as something imports torch."""
+"""Replaces the driver's answers and a worker's clock at once, and torch's CUDA when something imports torch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import importlib.util
 import sys
 from typing import TYPE_CHECKING, Any
 
-from standin_cuda import driver
+from standin_cuda import clock, driver
 
 if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
@@ -37,5 +37,6 @@ class _AfterTorch(importlib.abc.MetaPathFinder):
         return spec
 
 
+clock.install()
 driver.install()
 sys.meta_path.insert(0, _AfterTorch())

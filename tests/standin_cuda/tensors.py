@@ -7,14 +7,13 @@ their time on the device's clock, wraps the results, and lets the host wait wher
 from __future__ import annotations
 
 import functools
-import time
 import weakref
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from standin_cuda import faults, settings
+from standin_cuda import clock, faults, settings
 from standin_cuda.device import DEVICES, PLACE, device, note
 
 if TYPE_CHECKING:
@@ -304,7 +303,7 @@ class Call:
         if self.operator.makes_token:
             note("token", done_ns=done_ns)
         if copied:
-            note("copy", nbytes=copied, queued_ns=time.monotonic_ns())
+            note("copy", nbytes=copied, queued_ns=clock.now_ns())
         if copied and not self._unblocked():
             self.device.wait(f"host to device, {self.operator.name}")
 
