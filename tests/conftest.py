@@ -19,6 +19,7 @@ import forked
 from lazily import torch
 from llmbench.machine import state as machine_state
 from llmbench.spec import yaml
+from standin_cuda import guard
 from sweeps import Bench
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
@@ -85,6 +86,15 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = made.sweep(environment={machine_state.STATE: str(made.folder / "state")})
     assert done.code == 0, done.err
     return made.run
+
+
+@pytest.fixture(scope="session")
+def _cuda() -> None:
+    """Compile what the stand-in of a CUDA device needs, or skip without a compiler."""
+    try:
+        guard.library()
+    except RuntimeError as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session", autouse=True)

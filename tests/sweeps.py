@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import psutil
 
 import forked
+import standin_cuda
 from llmbench import cli
 from llmbench.results import store
 from llmbench.results.record import Plan, Record, Status
@@ -147,6 +148,7 @@ class Bench:
         *arguments: str,
         limit: Callable[[], None] | None = None,
         environment: dict[str, str] | None = None,
+        patience_s: float = PATIENCE_S,
     ) -> Done:
         """Run the command to its end, on the file as it stands; in a new interpreter only if there is a limit."""
         if limit:
@@ -154,7 +156,7 @@ class Bench:
         everything = {**os.environ, MARK: self.mark, **(environment or {})}
         command = ("sweep", str(self.file), "-o", str(self.run), *arguments)
         beginning = self.beginning if "PYTHONPATH" in (environment or {}) else None
-        code = forked.run(command, self.out, self.err, everything, beginning, PATIENCE_S)
+        code = forked.run(command, self.out, self.err, everything, beginning, patience_s)
         return Done(code, self.out.read_text(), self.err.read_text(), self)
 
     def raw(self) -> bytes:
@@ -172,6 +174,12 @@ class Bench:
         """Return the environment in which every Python of a command begins by running this code."""
         self.beginning.write_text(code)
         return {"PYTHONPATH": str(self.folder)}
+
+    def on_a_gpu(self, code: str = "", **settings: object) -> dict[str, str]:
+        """Return the environment of a stand-in of a CUDA device with these settings, after which this code runs."""
+        own = {f"STANDIN_{name.upper()}": str(value) for name, value in settings.items()}
+        begin = self.beginning_with(standin_cuda.beginning(code))
+        return {**begin, "STANDIN_STATE": str(self.folder / "gpu"), **own}
 
     def copy(self, run: Path) -> None:
         """Copy the records of another run, to continue it."""

@@ -114,6 +114,14 @@ def test_what_is_not_verified_or_not_there_is_no_ceiling(short: str, dtype: str)
     assert chips.chip(short).flops(dtype) is None
 
 
+@pytest.mark.parametrize(
+    ("short", "expected"),
+    [("h200", 143_771 * 2**20), ("h100-pcie", 80 * 2**30), ("xeon-8480", None)],
+)
+def test_memory_is_what_a_program_finds_or_what_is_sold(short: str, expected: int | None) -> None:
+    assert chips.chip(short).memory_bytes() == expected
+
+
 def test_bandwidth_that_is_not_verified_is_no_ceiling() -> None:
     assert chips.chip("xeon-8480").bandwidth() is None
     assert chips.chip("a10g").bandwidth() == 600e9

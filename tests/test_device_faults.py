@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
+import pytest
+
 from llmbench.results.record import Status
+from standin_cuda.settings import Gpu
 from sweeps import ONLY_IN_THE_FORK_SERVER, SINGLE, Bench, Done, assert_complete
 
-DRIVER = (Path(__file__).parent / "standin_nvml.py").read_text(encoding="utf-8")
+DRIVER = """
+from pathlib import Path
+from standin_cuda.driver import GIB, NEIGHBOURS, Gpu, SimpleNamespace, pynvml, raises, says, uses
+RECORDS = Path(__file__).parent / "run" / "records.jsonl"
+
+def ended():  # how many sessions have a record
+    return RECORDS.read_bytes().count(b'"kind":"end"') if RECORDS.exists() else 0
+"""
 
 ONE = {"batch_size": 2}
 
 
 def on_a_gpu(bench: Bench, does: str = "", *arguments: str, **wanted: Any) -> Done:
-    """Sweep on a GPU whose driver is a stand-in that does this."""
+    """Sweep on a GPU whose driver is a stand-in that does this, with its settings in `gpu`."""
     axes = {"device": "cuda", **wanted.pop("axes", {})}
+    gpu = wanted.pop("gpu", {})
     bench.write(axes=axes, **wanted)
-    return bench.sweep(*arguments, environment=bench.beginning_with(DRIVER + does))
+    return bench.sweep(*arguments, environment=bench.on_a_gpu(DRIVER + does, **gpu))
 
 
 def codes(record: Any) -> list[str]:
@@ -258,3 +268,35 @@ def test_what_is_faster_than_the_chip_is_invalid(bench: Bench) -> None:
         too_fast = [name for name in BOUNDS if float(record.cell.options.get(name, 5.0)) < 1]
         assert record.status is (Status.INVALID if too_fast else Status.OK)
         assert all(BOUNDS[name] in (record.reason or "") for name in too_fast)
+
+
+# -- a GPU that may not be opened, and a slice of one ----------------------------------------------
+
+
+def test_a_gpu_that_may_not_be_opened_hides_no_other(bench: Bench) -> None:
+    done = on_a_gpu(bench, axes=ONE, protocol=SINGLE, gpu={"gpus": 2, "denied": 1})
+
+    assert done.code == 0, done.err
+    assert [record.telemetry["isolation"] for record in done.records] == ["alone"]
+
+
+NEIGHBOUR = "NEIGHBOURS[Gpu(0, 1)] = 4711, 10 * GIB\n"
+"""Somebody else computes on the second slice."""
+
+
+def test_a_neighbour_in_another_slice_is_no_company(bench: Bench) -> None:
+    done = on_a_gpu(bench, NEIGHBOUR, axes=ONE, protocol=SINGLE, gpu={"slices": 2})
+
+    assert done.code == 0, done.err
+    assert [record.telemetry["isolation"] for record in done.records] == ["alone"]
+
+
+def test_a_slice_that_is_named_by_its_id_is_watched_alone(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", Gpu(0, 0).uuid)
+
+    done = on_a_gpu(bench, NEIGHBOUR, axes=ONE, protocol=SINGLE, gpu={"slices": 2})
+
+    assert done.code == 0, done.err
+    assert [record.telemetry["isolation"] for record in done.records] == ["alone"]

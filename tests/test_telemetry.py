@@ -226,3 +226,30 @@ def test_a_window_without_proc_is_unknown(monkeypatch: pytest.MonkeyPatch) -> No
 
     assert CpuWindow().read() == {"cpu": "unknown"}
     assert CpuWindow().others() == 0.0
+
+
+def test_a_gpu_that_is_not_there_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(nvidia.VISIBLE, "")
+    gpu = Gpu(0)
+
+    assert gpu.others(set()) is None
+    assert set(gpu.levels().values()) == {None}
+
+
+def test_a_stop_ends_the_wait_for_a_workers_memory() -> None:
+    class Stopped:
+        signals = iter([None, 2])
+
+        @property
+        def signal(self) -> int | None:
+            return next(self.signals)
+
+    interrupt: Any = Stopped()
+    watch = DeviceMonitor(None)
+    watch.gpu, watch.used_bytes = Device([], 10 * 2**30), 0
+    watch.gpu.lost = False
+
+    watch.after_worker(interrupt)
+
+    assert watch.halt is None
+    assert list(interrupt.signals) == []
