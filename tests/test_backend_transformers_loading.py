@@ -309,7 +309,7 @@ def test_a_device_that_is_not_there_is_not_replaced(monkeypatch: pytest.MonkeyPa
 
     line = reason(job(family("llama"), device="cuda"))
 
-    assert "sees no CUDA device; use --device cpu" in line
+    assert "sees no CUDA device (it is built without CUDA); use --device cpu" in line
 
 
 def hub(name: str) -> Model:
@@ -395,7 +395,7 @@ def test_rows_beyond_the_tokenizer_are_no_vocabulary(
 def test_text_without_a_tokenizer_says_why(whole: Path) -> None:
     engine = backends.load(real(whole))
 
-    with pytest.raises(LoadFailed, match="has no readable tokenizer"):
+    with pytest.raises(LoadFailed, match="has no tokenizer"):
         engine.tokenize("text")
 
 

@@ -107,6 +107,19 @@ PROBLEMS: dict[str, list[tuple[Change, str]]] = {
 }
 
 WARNINGS: dict[str, list[tuple[Change, str]]] = {
+    "quantised": [
+        (
+            with_engine(quantization="awq-4bit", param_dtypes="int32"),
+            "weights are awq-4bit, held as int32",
+        )
+    ],
+    "cuda_graphs": [
+        (
+            with_(counters={"cudagraph_skips": 2, "cudagraph_rerecordings": 1}),
+            "2 CUDA graphs were left out and 1 recorded again",
+        )
+    ],
+    "memory_failed": [(with_(memory_error="OutOfMemoryError: no room"), "OutOfMemoryError")],
     "clock_drift": [(lambda outcome: slow_wall(outcome, 1.005), "differ by +0.50%")],
     "clock_jump": [(ONE_JUMP, "the wall clock jumped in 1 of 6 iterations")],
     "warmup_too_short": [

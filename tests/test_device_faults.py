@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import pytest
+from typing import TYPE_CHECKING, Any
 
 from llmbench.results.record import Status
 from standin_cuda.settings import Gpu
 from sweeps import ONLY_IN_THE_FORK_SERVER, SINGLE, Bench, Done, assert_complete
+
+if TYPE_CHECKING:
+    import pytest
 
 DRIVER = """
 from pathlib import Path

@@ -118,7 +118,7 @@ def test_a_scaled_down_copy_is_explained_where_it_first_stands(page: str) -> Non
 def test_a_scaled_down_copy_is_said_to_be_another_model(
     command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.run(command.split()) in (0, 1)
+    assert cli.run(command.split()) in (0, 1, 3)
 
     assert "a scaled-down copy with two layers, not the model" in " ".join(
         capsys.readouterr().out.split()

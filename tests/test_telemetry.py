@@ -229,7 +229,7 @@ def test_a_window_without_proc_is_unknown(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_gpu_that_is_not_there_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(nvidia.VISIBLE, "")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     gpu = Gpu(0)
 
     assert gpu.others(set()) is None
