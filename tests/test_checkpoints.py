@@ -164,7 +164,8 @@ def test_no_way_to_name_a_model_runs_its_code(
     assert not (bench.folder / "sprung").exists()
 
 
-@pytest.mark.parametrize("name", ["malicious", pytest.param("remote", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["malicious", "remote"])
 def test_a_check_of_parity_runs_no_code_of_a_model(
     bench: Bench, checkpoints: dict[str, str], name: str
 ) -> None:

@@ -205,6 +205,22 @@ def test_a_session_that_ended_in_its_warmup_is_not_told_to_warm_up_longer() -> N
     assert "warmup_too_short" not in [warning.code for warning in warnings]
 
 
+def test_one_jump_beside_a_late_reading_is_no_drift() -> None:
+    """A reading of the wall clock that came late counts as its share, and not as a second jump."""
+    jumped, late, calm = slow_wall(GOOD, 1.0).samples[:3]  # of 80 ms
+    samples = [
+        msgspec.structs.replace(jumped, wall_ns=3_600_000 * MS),
+        msgspec.structs.replace(late, wall_ns=(late.e2e_ns or 0) + 150_000),
+        calm,
+    ]
+    outcome = msgspec.structs.replace(GOOD, samples=samples, returned={"4": 6})
+
+    _, problems, warnings = checks.check_outcome(CELL, outcome, ROOMY)
+
+    assert [problem.code for problem in problems] == []
+    assert "clock_jump" in {warning.code for warning in warnings}
+
+
 def test_every_check_is_shown_red() -> None:
     changed = [
         change(GOOD)

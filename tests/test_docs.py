@@ -261,7 +261,9 @@ def run_step(folder: Path, step: str) -> int:
     return done.returncode
 
 
-@pytest.mark.parametrize(("batches", "code"), [("[1, 2]", 0), ("[1]", 3)])
+@pytest.mark.parametrize(
+    ("batches", "code"), [pytest.param("[1, 2]", 0, marks=pytest.mark.slow), ("[1]", 3)]
+)
 def test_the_workflow_compares_and_fails_if_a_cell_is_missing(
     tmp_path: Path, batches: str, code: int
 ) -> None:

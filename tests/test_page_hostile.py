@@ -120,6 +120,7 @@ def test_nothing_is_fetched(hostile: Path) -> None:
 # -- size ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_ten_thousand_cells_with_long_names_stay_under_five_megabytes(
     tmp_path: Path, script: str
 ) -> None:

@@ -221,10 +221,10 @@ def _conclude(
             soft_wrap=True,
         )
         return interrupt.exit_code
-    if trust and trust.verdict == "measure again" and Status.OK in counts:
-        return ExitCode.NEGATIVE
-    complete = not runner.watch.halt and set(counts) <= {Status.OK}
-    return ExitCode.DONE if complete else ExitCode.INCOMPLETE
+    if runner.watch.halt or not set(counts) <= {Status.OK}:
+        return ExitCode.INCOMPLETE
+    again = trust and trust.verdict == "measure again" and Status.OK in counts
+    return ExitCode.NEGATIVE if again else ExitCode.DONE
 
 
 def _folder(name: str, machine_name: str, *, resume: bool) -> Path:
