@@ -195,6 +195,8 @@ def test_a_quantised_cell_is_held_against_its_own_dtypes(made_up: Path) -> None:
     outcome = Outcome(cell=cell.id, engine=engine)
 
     assert bounds.ceilings(cell, engine, chips.devices([GPU])).flops == 2e14
+    read = {**engine, "quantization": "fp8"}
+    assert bounds.ceilings(on_gpu(), read, chips.devices([GPU])).flops == 2e14
     _, problems, _ = checks.check_outcome(cell, outcome, Ceilings())
     assert "dtype" not in {problem.code for problem in problems}
     _, problems, _ = checks.check_outcome(on_gpu(), outcome, Ceilings())

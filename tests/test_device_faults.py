@@ -232,6 +232,16 @@ def test_memory_that_a_neighbour_takes_stops_nothing_and_is_said(bench: Bench) -
     assert [codes(record) for record in done.records] == [[]] * 2 + [["shared_device"]] * 4
 
 
+def test_a_neighbour_that_leaves_is_forgotten(bench: Bench) -> None:
+    stays = KEPT.format(after=2).replace("if ended() >= 2", "if 2 <= ended() < 4")
+    done = on_a_gpu(bench, stays, protocol={"isolation": "cell"})
+
+    assert_complete(done)
+    assert [codes(record) for record in done.records] == [[]] * 2 + [["shared_device"]] * 2 + [
+        []
+    ] * 2
+
+
 def test_memory_that_does_not_come_back_stops_the_sweep_until_it_is_there(bench: Bench) -> None:
     kept = KEPT.format(after=2) + OF_A_WORKER
     done = on_a_gpu(bench, kept, "--allow-shared", protocol={"isolation": "cell"})

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from llmbench.measure.checks import MEASURED_SLACK, Ceilings
+from llmbench.measure.checks import MEASURED_SLACK, Ceilings, is_quantised
 from llmbench.models import formulas
 from llmbench.models.shape import shape_of
 from llmbench.predict.roofline import ON_CHIP_BYTES
@@ -58,8 +58,8 @@ def ceilings(
     chip = next(iter(kinds.values())) if len(kinds) == 1 else None
     if chip is None:
         return Ceilings(memory=memory and count * memory)
-    quantised = bool(cell.options.get("quantization"))
-    bandwidth, flops = chip.bandwidth(), chip.fastest() if quantised else chip.flops(cell.dtype)
+    bandwidth = chip.bandwidth()
+    flops = chip.fastest() if is_quantised(cell, engine) else chip.flops(cell.dtype)
     return Ceilings(
         bandwidth and count * bandwidth,
         flops and count * flops,

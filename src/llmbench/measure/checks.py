@@ -6,9 +6,9 @@ Every check is a function from an outcome to findings, listed in one table. None
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llmbench.machine import chips
 from llmbench.numbers import plural
@@ -59,6 +59,11 @@ def check_outcome(
         return outcome.status, [], warnings
     problems = [finding for check in PROBLEMS for finding in check(cell, outcome, ceilings)]
     return Status.INVALID if problems else Status.OK, problems, warnings
+
+
+def is_quantised(cell: Cell, engine: Mapping[str, Any]) -> bool:
+    """Return whether an engine was asked to quantise the weights, or read quantised ones."""
+    return bool(cell.options.get("quantization") or engine.get("quantization"))
 
 
 def counted(outcome: Outcome) -> list[Sample]:
@@ -231,7 +236,7 @@ def _placement(cell: Cell, outcome: Outcome, _: Ceilings) -> Iterator[Finding]:
 
 def _dtype(cell: Cell, outcome: Outcome, _: Ceilings) -> Iterator[Finding]:
     """Every parameter must have the requested dtype, unless the weights are quantised, which has dtypes of its own."""
-    if cell.options.get("quantization") or outcome.engine.get("quantization"):
+    if is_quantised(cell, outcome.engine):
         return
     wrong = _names(outcome.engine.get("param_dtypes")) - {cell.dtype}
     if wrong:

@@ -40,7 +40,7 @@ class DeviceMonitor:
         self.waiting = self.levels = Levels()
         self.used_bytes: int | None = None
         self.halt: Halt | None = None
-        self.crowded = False
+        self.idle_bytes: int | None = None
         self.workers: set[int] = set()
         self.before_worker()
 
@@ -49,6 +49,10 @@ class DeviceMonitor:
         if self.gpu:
             self.isolation = self._isolation(self.gpu)
             self.used_bytes = self.gpu.used_bytes()
+            if self.idle_bytes is None:
+                self.idle_bytes = self.used_bytes
+            elif (self.used_bytes or 0) > self.idle_bytes + MEMORY_SLACK:
+                self.isolation = "shared"  # not ours, or `after_worker` had stopped the sweep
 
     def _isolation(self, gpu: Gpu) -> str:
         deadline = time.monotonic() + UNLISTED_S
@@ -56,7 +60,7 @@ class DeviceMonitor:
         while state == "shared" != self.isolation and time.monotonic() < deadline:
             time.sleep(0.1)
             state = isolation(gpu)
-        return "shared" if self.crowded else state
+        return state
 
     def before_cell(self, worker: int) -> None:
         """Start new levels, and note which process measures."""
@@ -105,6 +109,5 @@ class DeviceMonitor:
                         "again to continue."
                     )
                     self.halt = Halt(Status.DEVICE_DIRTY, why)
-                self.crowded = not kept
                 return
             time.sleep(0.1)

@@ -19,8 +19,7 @@ MEANINGS = {
     "axes": "what to measure; each value may be a list, and the grid is the product of all",
     "protocol": "how to measure",
     "model": "a name of the catalogue (llmbench models), NAME@tiny or NAME@small for a scaled-down copy, which is not "
-    "that model, a local "
-    "folder, or a hub id",
+    "that model, a local folder, or a hub id",
     "backend": "names of engines (llmbench backends), or a mapping from each name to its options",
     "dtype": "float32, bfloat16, float16 (or fp32, bf16, fp16), or auto: the dtype that the checkpoint or the "
     "catalogue states, with float16 for bfloat16 on a GPU without it, and bfloat16 for float16 on a CPU",
