@@ -43,6 +43,10 @@ HEADLINE = (
     "ttft_s",
     "tpot_s",
     "output_tok_s",
+    "served_ttft_s",
+    "served_tpot_s",
+    "steady_output_tok_s",
+    "goodput_rps",
     "peak_allocated_bytes",
     "host_peak_rss_bytes",
 )

@@ -61,14 +61,6 @@ class Answer(NamedTuple):
     trouble: str = ""
 
 
-class Window(NamedTuple):
-    """The part of the run that counts, in monotonic nanoseconds; `steady` says how it was reached."""
-
-    start_ns: int
-    end_ns: int
-    steady: bool
-
-
 class _Connection:
     __slots__ = ("due", "expected", "number", "pieces", "rest", "sent", "sock")
 
@@ -84,10 +76,12 @@ class Client:
     """One run of one load against one address.
 
     Attributes:
+        began_ns: when the load began.
         answers: every request that ended, parsed or not, as `parse` returned it.
         offsets: pairs of a monotonic time and realtime minus monotonic then, in nanoseconds.
         reconnects: connections that were opened while requests were live.
         lost: requests whose connection was lost.
+        finished: requests that have ended, however.
         capped: requests of an open loop that were due while all connections were in use.
         bytes_at: pairs of a time and the bytes received until then, one pair a tick.
 
@@ -101,13 +95,27 @@ class Client:
         parse: Callable[[Answer], object],
         *,
         stamps: bool = True,
+        drain_ns: int = 120_000_000_000,
     ) -> None:
-        """Open the connections; raise OSError if the server does not take them."""
+        """Open the connections; raise OSError if the server does not take them.
+
+        Args:
+            address: host and port.
+            streams: how many connections.
+            request: the bytes of a request, by its number; called with 0, 1, 2, ... in turn.
+            parse: what becomes of an answer; called while nothing is due, or after the run.
+            stamps: whether to ask the kernel for the time at which bytes arrived.
+            drain_ns: how long after the last due time an answer may take before it counts as failed.
+
+        """
+        self.drain_ns = drain_ns
+        self.began_ns = now()
         self.address, self.request, self.parse, self.stamps = address, request, parse, stamps
         self.answers: list[object] = []
         self.offsets: list[tuple[int, int]] = []
         self.bytes_at: list[tuple[int, int]] = []
         self.reconnects = self.capped = self.received = self.sent = self.lost = 0
+        self.finished = 0
         self._backlog: deque[Answer] = deque()
         self._live: dict[int, _Connection] = {}
         self._epoll = select.epoll()
@@ -141,7 +149,7 @@ class Client:
             while self._connections:
                 if now() >= tick:
                     last, tick = self._tick(steer, last, tick)
-                    if last is not None and not self._owed(last):
+                    if last is not None and self._is_over(last):
                         return
                 while waiting and waiting[0][0] <= now():
                     due, connection = waiting.popleft()
@@ -166,7 +174,7 @@ class Client:
                 moment = now()
                 if moment >= tick:
                     last, tick = self._tick(steer, last, tick)
-                    if last is not None and not self._owed(last):
+                    if last is not None and self._is_over(last):
                         return
                     if last is None and position >= len(due):
                         return
@@ -191,9 +199,14 @@ class Client:
         step = 50_000_000
         return (steer(self, moment) if last is None else last), max(tick + step, moment)
 
-    def _owed(self, last: int) -> bool:
-        """Return whether a request that was due in time has not ended."""
-        return any(connection.due <= last for connection in self._live.values())
+    def _is_over(self, last: int) -> bool:
+        """Return whether every request that was due in time has ended, giving up those that take too long."""
+        owed = [connection for connection in self._live.values() if connection.due <= last]
+        if owed and (moment := now()) > last + self.drain_ns:
+            for connection in owed:
+                self._finish(connection, moment, "unanswered")
+            return True
+        return not owed
 
     def _opened(self) -> _Connection:
         sock = socket.create_connection(self.address, timeout=10.0)
@@ -284,6 +297,7 @@ class Client:
     def _finish(self, connection: _Connection, moment: int, trouble: str = "") -> None:
         if self._live.pop(connection.sock.fileno(), None) is None:
             return
+        self.finished += 1
         self._backlog.append(
             Answer(
                 connection.number, connection.due, connection.sent, connection.pieces, moment,

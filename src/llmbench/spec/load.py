@@ -7,14 +7,9 @@ that was drawn before anything ran, whether or not earlier ones have been answer
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Literal, NamedTuple
-
-import numpy as np
+from typing import Literal, NamedTuple
 
 from llmbench.errors import SpecError
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 MOST_STREAMS, MOST_RATE = 16_384, 10_000.0
 """Limits against typing errors, above what one client's core carries."""
@@ -60,20 +55,3 @@ def parse(text: str) -> Load:
         )
     return Load(found["kind"] or "poisson", OPEN_STREAMS, rate, cv)  # type: ignore[arg-type]
 
-
-def arrivals(load: Load, seed: str, horizon_s: float) -> NDArray[np.int64]:
-    """Return the times at which requests of an open loop are due, in nanoseconds from its start, up to a horizon.
-
-    Gaps are drawn as they are and not rescaled: a Poisson process has no fixed number of arrivals.
-    """
-    rng = np.random.default_rng(list(seed.encode()))
-    count = int(load.rate * horizon_s * 1.5 + 10 * (load.rate * horizon_s) ** 0.5 + 16)
-    if load.kind == "constant":
-        gaps = np.full(count, 1 / load.rate)
-    elif load.kind == "gamma":
-        shape = 1 / load.cv**2
-        gaps = rng.gamma(shape, 1 / (load.rate * shape), count)
-    else:
-        gaps = rng.exponential(1 / load.rate, count)
-    times = np.cumsum(gaps)
-    return (times[times <= horizon_s] * 1e9).astype(np.int64)
