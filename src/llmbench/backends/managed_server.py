@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from typing import TYPE_CHECKING
 
@@ -30,6 +34,7 @@ COUNTED = {
 }
 """Our names of the counters on a page of vLLM's metrics."""
 STARTED = "process_start_time_seconds"
+ERROR = re.compile(r"\b\w*Error: .+")
 LOOK_S = 0.05
 END_WITHIN_S = 10.0
 
@@ -41,10 +46,13 @@ class Server:
         """Start a Python file with arguments; on a CPU it leaves the last core to the client, where there are two."""
         cores = sorted(os.sched_getaffinity(0))
         self._cores = cores[:-1] if len(cores) > 1 else []
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the server
         self._process = subprocess.Popen(  # noqa: S603 - our own file, or an engine's
             [sys.executable, "-P", *arguments],
             env={**os.environ, **interpreter.SAFE, **(environment or {})},
             stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
             preexec_fn=self._begin,  # noqa: PLW1509 - the worker has one thread until it loads an engine
         )
         self._began = psutil.Process(self._process.pid).create_time()
@@ -83,15 +91,32 @@ class Server:
         deadline = time.monotonic() + within_s
         while not (found := ready()):
             if (code := self._process.poll()) is not None:
-                raise LoadFailed(f"the server ended with code {code} before it answered; see the log")
+                raise LoadFailed(f"the server ended with code {code} before it answered: {self._last_error()}")
             if time.monotonic() > deadline:
-                self.close()
-                raise LoadFailed(f"the server did not answer within {within_s:.0f} s; see the log")
+                raise LoadFailed(f"the server did not answer within {within_s:.0f} s")
             time.sleep(LOOK_S)
         return str(found)
 
+    def _last_error(self) -> str:
+        """Return the last line of the server's log that names an error, without what stands before it."""
+        self._log.seek(0)
+        found = ERROR.findall(self._log.read().decode("utf-8", "replace"))
+        return found[-1] if found else "it said no error"
+
+    def _copy_log(self) -> None:
+        """Write what the server said to our own log."""
+        self._log.seek(0)
+        with contextlib.suppress(OSError):
+            shutil.copyfileobj(self._log, sys.stderr.buffer)
+            sys.stderr.flush()
+        self._log.close()
+
     def close(self) -> None:
         """End the process and its descendants, by force if asking takes too long."""
+        self._end()
+        self._copy_log()
+
+    def _end(self) -> None:
         try:
             mine = psutil.Process(self._process.pid)
             everyone = [*mine.children(recursive=True), mine]

@@ -259,6 +259,12 @@ def or_given(metric: Metric) -> Metric:
 
 METRICS = tuple(or_given(metric) for metric in (*OURS, *THEIRS))
 
+def whole_s(sessions: Sessions) -> Column:
+    """Return the time of a whole call, or of a whole request where an endpoint was served."""
+    batch, served = (BY_KEY[key].value(sessions) for key in ("e2e_s", "served_e2e_s"))
+    return np.where(np.isnan(batch), served, batch)
+
+
 BY_KEY = {metric.key: metric for metric in METRICS}
 BY_LABEL = {metric.label.lower(): metric for metric in METRICS}
 SHARES = tuple(metric.key for metric in METRICS if metric.unit is PERCENT)

@@ -247,6 +247,6 @@ def _growth_low(
 
 def percentile(values: Sequence[float], share: float) -> float | None:
     """Return a percentile; None if fewer than ten values lie beyond it."""
-    if len(values) < TAIL / (1 - share):
+    if len(values) * (1 - share) < TAIL - 1e-9:
         return None
     return float(np.percentile(np.array(values), 100 * share))

@@ -15,7 +15,7 @@ import msgspec
 from llmbench.errors import NothingToRun, SpecError, did_you_mean
 from llmbench.spec import load
 from llmbench.spec.digest import digest_of
-from llmbench.spec.sweep import PROTOCOL, Cell, slug
+from llmbench.spec.sweep import LOAD, PROTOCOL, Cell, slug
 from llmbench.spec.yaml import NOUNS
 
 if TYPE_CHECKING:
@@ -30,8 +30,6 @@ DTYPE_ALIASES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "half
 """Other names of the dtypes, accepted."""
 ALIASES = {"gpu": "cuda"}
 """Other tools' names for values, known only to suggest ours in an error."""
-LOAD = "load"
-"""The option of backends whose requests arrive by a load; an axis of its own in a sweep's file."""
 MOST_TOKENS = 2**31
 """Batch x (input + output) above this cannot be indexed by any engine."""
 MOST_CELLS = 100_000

@@ -147,7 +147,9 @@ PARALLEL = ("tensor_parallel_size", "pipeline_parallel_size")
 """vLLM's options whose product is the number of GPUs it uses."""
 
 
-OF_THE_CLIENT = ("load", "window_s", "ttft_slo_ms", "tpot_slo_ms")
+LOAD = "load"
+"""The option of backends whose requests arrive by a load; an axis of its own in a sweep's file."""
+OF_THE_CLIENT = (LOAD, "window_s", "ttft_slo_ms", "tpot_slo_ms")
 """Options of a served cell that its server does not know of."""
 
 

@@ -8,11 +8,14 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import tokenizers
+import transformers
 import vllm
 
 from llmbench.backends import load_errors, managed_server, vocabulary
 from llmbench.backends.config import configuration
 from llmbench.backends.vllm.model_folder import model_folder
+from llmbench.errors import LoadFailed
 from llmbench.serve import endpoint
 
 if TYPE_CHECKING:
@@ -90,10 +93,14 @@ class VllmServer:
         self.special_ids = vocabulary.special_ids((config,), tokenizer)
         self._exit = contextlib.ExitStack()
         folder = self._exit.enter_context(model_folder(job, config))
+        if isinstance(tokenizer, str):  # why there is none
+            if folder == job.model.location:
+                raise LoadFailed(tokenizer)
+            stand_in_tokenizer(Path(folder), self.vocab_size)
         self.address = endpoint.Address("127.0.0.1", _free_port())
         file = Path(__file__).with_name("start.py")
         self._server = managed_server.Server(
-            [str(file), *_arguments(job, options, folder, self.address.port, tokenizer is None)],
+            [str(file), *_arguments(job, options, folder, self.address.port)],
             device=cell.device,
             environment=_environment(cell.device),
         )
@@ -129,6 +136,13 @@ class VllmServer:
         self._exit.close()
 
 
+def stand_in_tokenizer(folder: Path, size: int) -> None:
+    """Write a tokenizer with a word for each id beside a configuration that has none: the server turns ids to text."""
+    words = tokenizers.models.WordLevel({f"t{id}": id for id in range(size)}, unk_token="t0")
+    made = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizers.Tokenizer(words), unk_token="t0")
+    made.save_pretrained(folder)
+
+
 def _free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         return int(taken.getsockname()[1])
@@ -145,9 +159,7 @@ def _environment(device: str) -> dict[str, str]:
     return more
 
 
-def _arguments(
-    job: Job, options: Mapping[str, Any], folder: str, port: int, no_tokenizer: bool  # noqa: FBT001
-) -> list[str]:
+def _arguments(job: Job, options: Mapping[str, Any], folder: str, port: int) -> list[str]:
     """Return the server's command line: options under vLLM's names, and what a benchmark needs."""
     cell, protocol = job.cells[0], job.protocol
     longest = max(each.input_len + each.output_len for each in job.cells)
@@ -164,7 +176,6 @@ def _arguments(
     }
     words = [f"--{name}={value}" for name, value in given.items()]
     words += ["--enable-prompt-tokens-details", "--disable-uvicorn-access-log"]
-    words += ["--skip-tokenizer-init"] if no_tokenizer else []
     words += ["--trust-remote-code"] if protocol.allow_remote_code else []
     words += [] if options["enable_prefix_caching"] else ["--no-enable-prefix-caching"]
     words += ["--enforce-eager"] if options["enforce_eager"] else []
