@@ -10,8 +10,9 @@ with asyncio's streams, whose clock is read after its own work. Every line says 
 from __future__ import annotations
 
 import asyncio
-import resource
 import os
+import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -33,8 +34,23 @@ HERE = Path(__file__).parent
 TOKENS, TTFT_MS, ITL_MS = 64, 200.0, 30.0
 ANSWERS = 3
 RATE, OPEN_STREAMS = 300.0, 1500
-LATE_MS, TTFT_50, TTFT_99, TPOT_50, CPU_US, SEND_MS, RSS_MIB = 0.1, 0.01, 0.02, 0.005, 20.0, 0.4, 96.0
+LATE_MS, TTFT_50, TTFT_99, TPOT_50, CPU_US, SEND_MS, RSS_MIB = (
+    0.1,
+    0.01,
+    0.02,
+    0.005,
+    20.0,
+    0.4,
+    96.0,
+)
 BUSY_MS = 0.2
+
+
+def which(program: str) -> str:
+    """Return where a program is; end with one line if it is not installed."""
+    if found := shutil.which(program):
+        return found
+    sys.exit(f"bench-serve: needs {program}, which is not installed.")
 
 
 class Got(NamedTuple):
@@ -54,7 +70,7 @@ def main() -> int:
     asked = [int(word) for word in sys.argv[1:]]
     with tempfile.TemporaryDirectory() as folder:
         server = Path(folder) / "token_server"
-        subprocess.run(["cc", "-O2", "-o", server, HERE / "token_server.c"], check=True)
+        subprocess.run([which("cc"), "-O2", "-o", server, HERE / "token_server.c"], check=True)
         missed = [
             line
             for line in _lines(server, asked or [64, 256, 1024, 4096], whole=not asked)
@@ -94,10 +110,16 @@ def measured(server: str, kind: str, streams: int, itl_ms: float) -> str:
     port = 20_000 + os.getpid() % 20_000
     log = Path(f"{server}.{port}.log")
     command = [server, str(port), str(TTFT_MS), str(itl_ms), str(log)]
-    process = subprocess.Popen(["taskset", "-c", str(cores[0]), *command])
+    process = subprocess.Popen([which("taskset"), "-c", str(cores[0]), *command])
     time.sleep(0.3)
     os.sched_setaffinity(0, {cores[-1]})
-    burner = subprocess.Popen(["taskset", "-c", str(cores[-1]), sys.executable, "-c", "while True: pass"]) if kind == "busy" else None
+    burner = (
+        subprocess.Popen(
+            [which("taskset"), "-c", str(cores[-1]), sys.executable, "-c", "while True: pass"]
+        )
+        if kind == "busy"
+        else None
+    )
     try:
         got = RUN[kind](port, streams, itl_ms)
     finally:
@@ -172,8 +194,7 @@ def _seen(client: Client, cpu_s: float) -> Got:
     client.offsets.append((now(), stream.offset()))
     client.parse_all()
     client.close()
-    replies = [each for each in client.answers if isinstance(each, wire.Reply)]
-    requests = timeline.on_one_clock(replies, client.offsets)
+    requests = timeline.on_one_clock(client.answers, client.offsets)
     return Got(
         rows=[(each.number, each.sent_ns, each.token_ns) for each in requests],
         cpu_s=cpu_s,

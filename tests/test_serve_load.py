@@ -36,7 +36,11 @@ def test_what_is_no_load_is_refused_with_the_forms(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("load", "cv"),
-    [(Load("poisson", 1, 50.0), 1.0), (Load("constant", 1, 50.0), 0.0), (Load("gamma", 1, 50.0, 2.0), 2.0)],
+    [
+        (Load("poisson", 1, 50.0), 1.0),
+        (Load("constant", 1, 50.0), 0.0),
+        (Load("gamma", 1, 50.0, 2.0), 2.0),
+    ],
 )
 def test_arrivals_have_the_rate_and_the_spread_that_were_asked_for(load: Load, cv: float) -> None:
     due = arrivals(load, "seed", 400.0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -10,10 +10,15 @@ import pytest
 from llmbench.serve import requests_file
 from test_serve_timeline import S, request
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 
 def test_what_is_written_is_read_to_the_microsecond(tmp_path: Path) -> None:
     requests = [request(n, 0.05 * n, 0.1 + 1e-4 * n, 0.0123456) for n in range(20)]
-    requests[7] = requests[7]._replace(trouble="cut", token_ns=requests[7].token_ns[:3], tokens=None)
+    requests[7] = requests[7]._replace(
+        trouble="cut", token_ns=requests[7].token_ns[:3], tokens=None
+    )
 
     told = requests_file.write(tmp_path / "requests" / "x.requests", requests, S)
     read = requests_file.load(tmp_path / "requests" / "x.requests")
@@ -42,11 +47,14 @@ def test_a_request_of_64_tokens_takes_at_most_200_bytes(tmp_path: Path) -> None:
     assert told["bytes"] / 500 <= 200
 
 
-@pytest.mark.parametrize("change", [lambda d: b"x" + d, lambda d: d[:-9], lambda d: d[:12] + b"zz" + d[14:], lambda _: b""])
+@pytest.mark.parametrize(
+    "change",
+    [lambda d: b"x" + d, lambda d: d[:-9], lambda d: d[:12] + b"zz" + d[14:], lambda _: b""],
+)
 def test_a_damaged_file_is_refused(tmp_path: Path, change: object) -> None:
     path = tmp_path / "requests" / "x.requests"
     requests_file.write(path, [request(0, 0, 0.1)], 0)
     path.write_bytes(change(path.read_bytes()))  # type: ignore[operator]
 
-    with pytest.raises(ValueError, match="is not a file of requests|is damaged"):
+    with pytest.raises(ValueError, match=r"is not a file of requests|is damaged"):
         requests_file.load(path)

@@ -38,7 +38,16 @@ def serving(folder: Path, **script: Any) -> Iterator[Address]:
     """Run the fake server with a script; its log is `folder / "log"`."""
     whole = {name: v[0] if isinstance(v, tuple) else v for name, v in OPTIONS.items()}
     asked = json.dumps({**whole, **script, "seed": 1})
-    command = [sys.executable, str(SERVER), "--port-file", f"{folder}/port", "--log", f"{folder}/log", "--script", asked]
+    command = [
+        sys.executable,
+        str(SERVER),
+        "--port-file",
+        f"{folder}/port",
+        "--log",
+        f"{folder}/log",
+        "--script",
+        asked,
+    ]
     with subprocess.Popen(command) as process:
         while not (folder / "port").exists():
             assert process.poll() is None
@@ -77,7 +86,7 @@ def test_the_kernels_stamps_agree_with_what_the_server_says_it_sent(tmp_path: Pa
     with serving(tmp_path, ttft_ms=30.0, itl_ms=10.0) as address:
         client = looped(address, 4, 1.0)
 
-    requests = timeline.on_one_clock(client.answers, client.offsets)  # type: ignore[arg-type]
+    requests = timeline.on_one_clock(client.answers, client.offsets)
     sent = sorted(at for times in logged(tmp_path).values() if len(times) == TOKENS for at in times)
     received = sorted(at for each in requests for at in each.token_ns)
     assert len(requests) == client.sent >= 4
@@ -92,7 +101,7 @@ def test_streams_do_not_march_in_step_and_go_on_from_their_answers(tmp_path: Pat
     with serving(tmp_path, ttft_ms=20.0, itl_ms=1.0) as address:
         client = looped(address, 5, 0.6)
 
-    requests = timeline.on_one_clock(client.answers, client.offsets)  # type: ignore[arg-type]
+    requests = timeline.on_one_clock(client.answers, client.offsets)
     begun = sorted(each.due_ns for each in requests)[:5]
     assert begun[4] - begun[0] >= 39_000_000  # spread over the 50 ms asked for
     assert client.finished > 20
@@ -108,12 +117,12 @@ def test_an_open_loop_sends_when_due_whatever_has_come_back(tmp_path: Path) -> N
         client.parse_all()
         client.close()
 
-    replies = sorted(client.answers, key=lambda each: each.number)  # type: ignore[attr-defined]
-    intended = np.array([each.due_ns for each in replies])  # type: ignore[attr-defined]
+    replies = sorted(client.answers, key=lambda each: each.number)
+    intended = np.array([each.due_ns for each in replies])
     assert client.capped == 0
     assert len(replies) >= 80
     assert (np.diff(intended) == np.diff(due)[: len(intended) - 1]).all()
-    lags = [each.sent_ns - each.due_ns for each in replies]  # type: ignore[attr-defined]
+    lags = [each.sent_ns - each.due_ns for each in replies]
     assert np.median(lags) < 1_000_000
 
 
@@ -139,11 +148,13 @@ def test_requests_that_find_no_connection_are_counted(tmp_path: Path) -> None:
         ("hang", "unanswered"),
     ],
 )
-def test_an_answer_that_fails_is_one_failed_request_and_the_stream_goes_on(tmp_path: Path, fault: str, words: str) -> None:
+def test_an_answer_that_fails_is_one_failed_request_and_the_stream_goes_on(
+    tmp_path: Path, fault: str, words: str
+) -> None:
     with serving(tmp_path, ttft_ms=5.0, itl_ms=1.0, fault=fault, every=2) as address:
         client = looped(address, 2, 0.5, drain_ns=300_000_000)
 
-    troubles = [each.trouble for each in client.answers]  # type: ignore[attr-defined]
+    troubles = [each.trouble for each in client.answers]
     assert any(words in trouble for trouble in troubles)
     assert "" in troubles
     assert client.finished == len(client.answers)
@@ -154,12 +165,17 @@ def test_a_server_that_dies_ends_the_loop(tmp_path: Path) -> None:
         client = looped(address, 2, 5.0)
 
     assert client.lost >= 1
-    assert "cut" in {each.trouble for each in client.answers}  # type: ignore[attr-defined]
+    assert "cut" in {each.trouble for each in client.answers}
 
 
-def test_an_answer_with_a_length_ends_with_its_last_byte_and_not_with_what_looks_like_an_end() -> None:
+def test_an_answer_with_a_length_ends_with_its_last_byte_and_not_with_what_looks_like_an_end() -> (
+    None
+):
     body = b"x 0\r\n\r\n y" * 3
-    answer = b"HTTP/1.1 503 no\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+    answer = (
+        b"HTTP/1.1 503 no\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n" % len(body)
+        + body
+    )
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:
@@ -172,27 +188,34 @@ def test_an_answer_with_a_length_ends_with_its_last_byte_and_not_with_what_looks
                 sock.recv(65536)
 
         threading.Thread(target=serve, daemon=True).start()
-        client = Client(listener.getsockname(), 1, lambda _: b"GET / HTTP/1.1\r\n\r\n", lambda each: each)
+        client = Client(
+            listener.getsockname(), 1, lambda _: b"GET / HTTP/1.1\r\n\r\n", lambda each: each
+        )
         client.closed_loop(0, lambda each, at: at if each.sent else None)
         client.parse_all()
         client.close()
 
     (got,) = client.answers
-    assert b"".join(piece.data for piece in got.pieces) == answer  # type: ignore[attr-defined]
+    assert b"".join(piece.data for piece in got.pieces) == answer
 
 
 def test_a_chunk_that_looks_like_the_end_is_not_the_end() -> None:
     piece = stream.Piece
     sock, other = socket.socketpair()
-    connection = stream._Connection(sock)  # noqa: SLF001 - the rule is private, and has no other way in
+    connection = stream._Connection(sock)
     client = Client.__new__(Client)
     head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
-    for data, ended in ((head, False), (b"9\r\ndata: 0\r\n\r\n", False), (b"0\r\n", False), (b"\r\n", False)):
+    for data, ended in (
+        (head, False),
+        (b"9\r\ndata: 0\r\n\r\n", False),
+        (b"0\r\n", False),
+        (b"\r\n", False),
+    ):
         connection.pieces.append(piece(data, 0, 0))
-        assert client._ended(connection, data) == ended  # noqa: SLF001 - likewise
+        assert client._ended(connection, data) == ended
     connection.pieces.append(piece(b"0\r\n\r\n", 0, 0))
-    assert client._ended(connection, b"0\r\n\r\n")  # noqa: SLF001 - likewise
+    assert client._ended(connection, b"0\r\n\r\n")
     sock.close()
     other.close()
 
@@ -207,7 +230,7 @@ def test_a_large_request_is_sent_whole(tmp_path: Path) -> None:
         client.close()
 
     (reply,) = client.answers
-    assert (reply.trouble, reply.prompt_tokens) == ("", 600_000)  # type: ignore[attr-defined]
+    assert (reply.trouble, reply.prompt_tokens) == ("", 600_000)
 
 
 def test_the_clock_of_the_kernel_is_read_between_two_of_ours() -> None:

@@ -1,4 +1,4 @@
-"""What a window of requests says: known answers for rates, requests in flight, Little's law, overload and steadiness."""
+"""What a window of requests says: known answers for rates, requests in flight, Little's law and overload."""
 
 from __future__ import annotations
 
@@ -12,7 +12,14 @@ from llmbench.serve.timeline import Request
 S = 1_000_000_000
 
 
-def request(number: int, due_s: float, first_s: float, step_s: float = 0.01, tokens: int = 11, **more: object) -> Request:
+def request(
+    number: int,
+    due_s: float,
+    first_s: float,
+    step_s: float = 0.01,
+    tokens: int = 11,
+    **more: object,
+) -> Request:
     due = round(due_s * S)
     times = [due + round((first_s + step_s * n) * S) for n in range(tokens)]
     facts: dict[str, object] = {
@@ -93,8 +100,10 @@ def test_gaps_are_absent_where_an_event_held_several_tokens() -> None:
     assert found["served_tpot_s"].value == pytest.approx(0.01)
 
 
-@pytest.mark.parametrize(("count", "share", "there"), [(99, 0.9, False), (100, 0.9, True), (999, 0.99, False)])
-def test_a_percentile_needs_ten_requests_beyond_it(count: int, share: float, there: bool) -> None:  # noqa: FBT001
+@pytest.mark.parametrize(
+    ("count", "share", "there"), [(99, 0.9, False), (100, 0.9, True), (999, 0.99, False)]
+)
+def test_a_percentile_needs_ten_requests_beyond_it(count: int, share: float, there: bool) -> None:
     assert (timeline.percentile([1.0] * count, share) is not None) == there
 
 
@@ -113,14 +122,22 @@ def test_nothing_changes_if_all_times_move(moved: int) -> None:
     again = timeline.figures(later, 2 * S + moved, 8 * S + moved, 20 * S + moved)
 
     assert again.in_flight == pytest.approx(told.in_flight)
-    assert again._replace(in_flight=0, little=0, growth_low=0) == told._replace(in_flight=0, little=0, growth_low=0)
+    assert again._replace(in_flight=0, little=0, growth_low=0) == told._replace(
+        in_flight=0, little=0, growth_low=0
+    )
 
 
 @pytest.mark.parametrize(
     ("rates", "steady"),
-    [((100, 100, 100), True), ((100, 103, 100), True), ((100, 110, 100), False), ((0, 0, 0), False), ((50, 100, 150), False)],
+    [
+        ((100, 100, 100), True),
+        ((100, 103, 100), True),
+        ((100, 110, 100), False),
+        ((0, 0, 0), False),
+        ((50, 100, 150), False),
+    ],
 )
-def test_a_ramp_is_over_when_its_last_parts_agree(rates: tuple[int, ...], steady: bool) -> None:  # noqa: FBT001
+def test_a_ramp_is_over_when_its_last_parts_agree(rates: tuple[int, ...], steady: bool) -> None:
     received, at = 0, [(0, 0)]
     for part, rate in enumerate(rates):
         for tick in range(10):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -21,12 +22,16 @@ def completion(text: str, finish: str | None = None, **more: Any) -> dict[str, A
 
 
 def chat(content: str | None, finish: str | None = None, role: str | None = None) -> dict[str, Any]:
-    delta = {key: value for key, value in (("content", content), ("role", role)) if value is not None}
+    delta = {
+        key: value for key, value in (("content", content), ("role", role)) if value is not None
+    }
     return {"choices": [{"index": 0, "delta": delta, "finish_reason": finish}]}
 
 
 def event(content: object, end: bytes = b"\n\n") -> bytes:
-    return b"data: " + (content if isinstance(content, bytes) else json.dumps(content).encode()) + end
+    return (
+        b"data: " + (content if isinstance(content, bytes) else json.dumps(content).encode()) + end
+    )
 
 
 def chunked(*parts: bytes) -> bytes:
@@ -35,7 +40,13 @@ def chunked(*parts: bytes) -> bytes:
 
 DONE = event(b"[DONE]")
 COUNT = event({"choices": [], "usage": USAGE})
-VLLM = [event(completion(" a")), event(completion(" b")), event(completion(" c", "length")), COUNT, DONE]
+VLLM = [
+    event(completion(" a")),
+    event(completion(" b")),
+    event(completion(" c", "length")),
+    COUNT,
+    DONE,
+]
 DIALECTS = {
     "vllm": VLLM,
     "an empty end": [
@@ -62,14 +73,16 @@ DIALECTS = {
 
 def answered(data: bytes, cuts: tuple[int, ...] = (), trouble: str = "") -> wire.Reply:
     edges = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
-    parts = [data[a:b] for a, b in zip(edges, edges[1:], strict=False) if a < b]
+    parts = [data[a:b] for a, b in pairwise(edges) if a < b]
     pieces = [Piece(part, 1000 + number, 2000 + number) for number, part in enumerate(parts)]
     return wire.reply(Answer(1, 10, 20, pieces, 9000, trouble))
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 @given(cuts=st.lists(st.integers(0, 4000), max_size=12).map(tuple))
-def test_however_the_bytes_are_split_the_tokens_are_the_same(dialect: str, cuts: tuple[int, ...]) -> None:
+def test_however_the_bytes_are_split_the_tokens_are_the_same(
+    dialect: str, cuts: tuple[int, ...]
+) -> None:
     data = chunked(*DIALECTS[dialect])
 
     reply = answered(data, cuts)
@@ -77,7 +90,9 @@ def test_however_the_bytes_are_split_the_tokens_are_the_same(dialect: str, cuts:
     assert (reply.trouble, reply.tokens, reply.prompt_tokens) == ("", 3, 5)
     assert len(reply.kernel_ns) == 3
     assert reply.kernel_ns == sorted(reply.kernel_ns)
-    assert [late - early for early, late in zip(reply.kernel_ns, reply.user_ns, strict=True)] == [1000] * 3
+    assert [late - early for early, late in zip(reply.kernel_ns, reply.user_ns, strict=True)] == [
+        1000
+    ] * 3
 
 
 def test_a_token_has_the_time_of_the_piece_that_completed_its_event() -> None:
@@ -91,7 +106,9 @@ def test_a_token_has_the_time_of_the_piece_that_completed_its_event() -> None:
 
 
 def test_an_event_may_hold_several_tokens() -> None:
-    reply = answered(chunked(event(completion(" a b")), event(completion(" c", "length")), COUNT, DONE))
+    reply = answered(
+        chunked(event(completion(" a b")), event(completion(" c", "length")), COUNT, DONE)
+    )
 
     assert (len(reply.kernel_ns), reply.tokens) == (2, 3)
 

@@ -25,10 +25,19 @@ ONE: dict[str, Any] = {"batch_size": 1, "input_len": 40, "output_len": 12, "load
 LOADS: dict[str, Any] = {**ONE, "load": [1, 4]}
 
 
-def served(bench: Bench, axes: dict[str, Any] | None = None, *flags: str, protocol: dict[str, Any] | None = None, **script: Any) -> Done:
+def served(
+    bench: Bench,
+    axes: dict[str, Any] | None = None,
+    *flags: str,
+    protocol: dict[str, Any] | None = None,
+    **script: Any,
+) -> Done:
     """Sweep the fake server, with windows of a second unless the script says otherwise."""
     options = {"window_s": 1.0, "ttft_ms": 20.0, "itl_ms": 5.0, **script}
-    bench.write(axes={**ONE, "backend": {"fake_server": options}, **(axes or {})}, protocol=protocol or SINGLE)
+    bench.write(
+        axes={**ONE, "backend": {"fake_server": options}, **(axes or {})},
+        protocol=protocol or SINGLE,
+    )
     return bench.sweep(*flags)
 
 
@@ -43,7 +52,9 @@ def test_a_served_cell_has_the_numbers_of_its_script(bench: Bench) -> None:
     for record in done.records:
         given = {key: each.value for key, each in record.outcome.given.items()}
         assert record.outcome.served is not None
-        if record.status is Status.OK:  # else the machine is too busy for it, and the record says so
+        if (
+            record.status is Status.OK
+        ):  # else the machine is too busy for it, and the record says so
             assert given["served_ttft_s"] == pytest.approx(0.020, rel=0.25)
             assert given["served_tpot_s"] == pytest.approx(0.005, rel=0.25)
             rate = 12 * record.cell.batch_size / (0.020 + 11 * 0.005)
@@ -91,7 +102,8 @@ FEW = ("html", "short", "prefix_hits")
 
 
 @pytest.mark.parametrize(
-    "fault", [fault if fault in FEW else pytest.param(fault, marks=pytest.mark.slow) for fault in FAULTS]
+    "fault",
+    [fault if fault in FEW else pytest.param(fault, marks=pytest.mark.slow) for fault in FAULTS],
 )
 def test_every_fault_of_a_server_makes_its_record_invalid(bench: Bench, fault: str) -> None:
     done = served(bench, window_s=0.5, fault=fault, every=4)
@@ -101,8 +113,13 @@ def test_every_fault_of_a_server_makes_its_record_invalid(bench: Bench, fault: s
     assert FAULTS[fault] in codes(record)
 
 
-@pytest.mark.parametrize(("fault", "words"), [("die", "did not carry the load"), ("no_usage", "does not count its tokens")])
-def test_a_server_that_cannot_be_measured_fails_with_a_reason(bench: Bench, fault: str, words: str) -> None:
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [("die", "did not carry the load"), ("no_usage", "does not count its tokens")],
+)
+def test_a_server_that_cannot_be_measured_fails_with_a_reason(
+    bench: Bench, fault: str, words: str
+) -> None:
     done = served(bench, fault=fault, every=30)
 
     (record,) = done.records
@@ -140,7 +157,9 @@ def test_loads_are_compared_and_shown(bench: Bench) -> None:
     assert json.loads(asked("fit", bench.run, "--format", "json").out) == []
 
 
-def test_a_server_that_is_there_is_measured_by_its_address(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_is_there_is_measured_by_its_address(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("LLMBENCH_API_KEY", "kept-secret-123")
     folder = tmp_path / "there"
     folder.mkdir()
@@ -148,8 +167,10 @@ def test_a_server_that_is_there_is_measured_by_its_address(bench: Bench, tmp_pat
         url = f"http://127.0.0.1:{address.port}/v1"
         bench.write(protocol=SINGLE)
         run = tmp_path / "run"
-        done = asked("sweep", "--server", url, "--model", "llama-7b@tiny", "--load", "1,4", "--input-len", "40",
-                     "--output-len", "12", "--sessions", "1", "--option", "window_s=1", "-o", run, "--device", "cpu")  # fmt: skip
+        done = asked(
+            "sweep", "--server", url, "--model", "llama-7b@tiny", "--device", "cpu", "--load", "1,4", "-o", run,
+            "--input-len", "40", "--output-len", "12", "--sessions", "1", "--option", "window_s=1",
+        )  # fmt: skip
 
     assert done.code in (0, 3)
     records = Done(done.code, done.out, done.err, _at(bench, run)).records
@@ -168,8 +189,14 @@ def _at(bench: Bench, run: Path) -> Bench:
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--model", "llama-7b@tiny", "--load", "8"], "transformers serves no requests; the backends that do are"),
-        (["--model", "llama-7b@tiny", "--backend", "fake_server", "--load", "x"], "load: 'x' is not a load"),
+        (
+            ["--model", "llama-7b@tiny", "--load", "8"],
+            "transformers serves no requests; the backends that do are",
+        ),
+        (
+            ["--model", "llama-7b@tiny", "--backend", "fake_server", "--load", "x"],
+            "load: 'x' is not a load",
+        ),
     ],
 )
 def test_a_mistake_gets_one_line(flags: list[str], words: str) -> None:
@@ -179,7 +206,10 @@ def test_a_mistake_gets_one_line(flags: list[str], words: str) -> None:
     assert words in done.err
 
 
-@pytest.mark.parametrize("url", ["", "ftp://x", "https://localhost:1", "http://localhost:1", "http://[", "localhost:8000"])
+@pytest.mark.parametrize(
+    "url",
+    ["", "ftp://x", "https://localhost:1", "http://localhost:1", "http://[", "localhost:8000"],
+)
 def test_an_address_without_a_server_fails_with_a_reason(bench: Bench, url: str) -> None:
     bench.write(axes={**ONE, "backend": {"server": {"url": url}}}, protocol=SINGLE)
 
@@ -199,7 +229,9 @@ def test_nothing_of_a_killed_sweep_stays_and_it_goes_on(bench: Bench) -> None:
         assert process.poll() is None
         time.sleep(0.02)
         everyone = psutil.Process(process.pid).children(recursive=True)
-        server = next((each for each in everyone if any("fake_server" in word for word in _words(each))), None)
+        server = next(
+            (each for each in everyone if any("fake_server" in word for word in _words(each))), None
+        )
     time.sleep(0.3)
     os.kill(process.pid, signal.SIGKILL)
     bench.ended(process)
@@ -214,6 +246,7 @@ def test_nothing_of_a_killed_sweep_stays_and_it_goes_on(bench: Bench) -> None:
 
 def _words(process: psutil.Process) -> list[str]:
     try:
-        return process.cmdline()
+        words: list[str] = process.cmdline()
     except psutil.Error:
         return []
+    return words

@@ -20,7 +20,7 @@ from llmbench.errors import LoadFailed
 from llmbench.serve import endpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from llmbench.serve.endpoint import Address
@@ -39,15 +39,17 @@ LOOK_S = 0.05
 END_WITHIN_S = 10.0
 
 
-class Server:
+class ManagedServer:
     """One process, in a group of its own."""
 
-    def __init__(self, arguments: Sequence[str], *, device: str, environment: Mapping[str, str] | None = None) -> None:
-        """Start a Python file with arguments; on a CPU it leaves the last core to the client, where there are two."""
+    def __init__(
+        self, arguments: Sequence[str], environment: Mapping[str, str] | None = None
+    ) -> None:
+        """Start a Python file with arguments; it leaves the last core to the client, where there are two."""
         cores = sorted(os.sched_getaffinity(0))
         self._cores = cores[:-1] if len(cores) > 1 else []
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the server
-        self._process = subprocess.Popen(  # noqa: S603 - our own file, or an engine's
+        self._process = subprocess.Popen(
             [sys.executable, "-P", *arguments],
             env={**os.environ, **interpreter.SAFE, **(environment or {})},
             stdin=subprocess.DEVNULL,
@@ -73,7 +75,9 @@ class Server:
 
     def wait_for_file(self, path: Path, within_s: float) -> str:
         """Return a file's content as soon as it is there; raise LoadFailed if the process ends or is too slow."""
-        return self._wait(lambda: path.read_text(encoding="ascii") if path.exists() else "", within_s)
+        return self._wait(
+            lambda: path.read_text(encoding="ascii") if path.exists() else "", within_s
+        )
 
     def wait_for_answer(self, address: Address, path: str, within_s: float) -> None:
         """Wait until the server answers a question; raise LoadFailed if it ends or is too slow."""
@@ -87,15 +91,17 @@ class Server:
 
         self._wait(answers, within_s)
 
-    def _wait(self, ready, within_s: float) -> str:  # type: ignore[no-untyped-def]
+    def _wait(self, ready: Callable[[], str], within_s: float) -> str:
         deadline = time.monotonic() + within_s
         while not (found := ready()):
             if (code := self._process.poll()) is not None:
-                raise LoadFailed(f"the server ended with code {code} before it answered: {self._last_error()}")
+                raise LoadFailed(
+                    f"the server ended with code {code} before it answered: {self._last_error()}"
+                )
             if time.monotonic() > deadline:
                 raise LoadFailed(f"the server did not answer within {within_s:.0f} s")
             time.sleep(LOOK_S)
-        return str(found)
+        return found
 
     def _last_error(self) -> str:
         """Return the last line of the server's log that names an error, without what stands before it."""

@@ -258,7 +258,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
         "input_len": input_len,
         "output_len": output_len,
     }
-    single = {"device": device, "load_format": load_format, "prompts": prompts}
+    single: dict[str, object] = {"device": device, "load_format": load_format, "prompts": prompts}
     wanted = overrides.overridden(
         wanted_by(sweep, model),
         axes,

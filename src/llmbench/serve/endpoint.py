@@ -1,4 +1,4 @@
-"""The protocol of servers, which every backend of a served endpoint implements, and plain HTTP for what is not timed."""
+"""The protocol of servers, which every backend of a served endpoint has, and plain HTTP for what is not timed."""
 
 from __future__ import annotations
 

@@ -51,9 +51,7 @@ class Slo(NamedTuple):
         )
 
 
-def given(
-    mine: Sequence[Request], told: Figures, slo: Slo, *, latencies: bool
-) -> dict[str, Given]:
+def given(mine: Sequence[Request], told: Figures, slo: Slo, *, latencies: bool) -> dict[str, Given]:
     """Return the metrics of the requests due in a window, by key.
 
     Args:

@@ -28,10 +28,10 @@ def requests(target: Endpoint, cell: Cell, seed: int, session: int) -> Callable[
     Making a request takes some microseconds, because only the beginning of its prompt is drawn then.
     """
     rng = random.Random(f"{seed}/{cell.id}/{session}")  # noqa: S311 - prompts, not secrets
-    allowed = [str(id) for id in range(target.vocab_size) if id not in target.special_ids]
+    allowed = [str(token) for token in range(target.vocab_size) if token not in target.special_ids]
     drawn = min(HEAD, cell.input_len)
     tails = [
-        "".join(f",{id}" for id in rng.choices(allowed, k=cell.input_len - drawn))
+        "".join(f",{token}" for token in rng.choices(allowed, k=cell.input_len - drawn))
         for _ in range(TAILS)
     ]
     body = json.dumps(target.body([0], cell.output_len, ids=False))
@@ -48,6 +48,6 @@ def requests(target: Endpoint, cell: Cell, seed: int, session: int) -> Callable[
 def proof(target: Endpoint, cell: Cell, seed: int, session: int) -> bytes:
     """Return one request of the cell's lengths whose answer holds the new ids, if the server can give them."""
     rng = random.Random(f"proof/{seed}/{cell.id}/{session}")  # noqa: S311 - a prompt, not a secret
-    allowed = [id for id in range(target.vocab_size) if id not in target.special_ids]
+    allowed = [token for token in range(target.vocab_size) if token not in target.special_ids]
     body = target.body(rng.choices(allowed, k=cell.input_len), cell.output_len, ids=True)
     return endpoint.request(target.address, body, key=target.key)

@@ -28,7 +28,18 @@ MAGIC = b"LLMBREQ1"
 MOST_BYTES = 2**31
 UNTOLD = -1
 """A count that the server did not give."""
-COLUMNS = ("number", "due", "sent", "ended", "tokens", "prompt_tokens", "cached_tokens", "events", "trouble", "gaps")
+COLUMNS = (
+    "number",
+    "due",
+    "sent",
+    "ended",
+    "tokens",
+    "prompt_tokens",
+    "cached_tokens",
+    "events",
+    "trouble",
+    "gaps",
+)
 
 
 class Requests(NamedTuple):

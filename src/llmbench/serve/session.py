@@ -78,9 +78,7 @@ class Session:
             client = self._loaded(proven_s)
             after = dict(self.target.counters())
             same = process == self.target.process()
-        requests = timeline.on_one_clock(
-            [answer for answer in client.answers if isinstance(answer, wire.Reply)], client.offsets
-        )
+        requests = timeline.on_one_clock(client.answers, client.offsets)
         if not self.start_ns:
             first = next((each.trouble for each in requests if each.trouble), "no answer ended")
             raise LoadFailed(f"the server did not carry the load: {self.given_up or first}")
@@ -127,9 +125,11 @@ class Session:
             client.parse_all()
         finally:
             client.close()
-        reply = client.answers[0] if client.answers else None
-        if not isinstance(reply, wire.Reply) or reply.trouble:
-            raise LoadFailed(f"the server did not answer: {reply.trouble if reply else 'nothing came'}")
+        if not client.answers:
+            raise LoadFailed("the server did not answer")
+        reply: wire.Reply = client.answers[0]
+        if reply.trouble:
+            raise LoadFailed(f"the server did not answer: {reply.trouble}")
         if reply.tokens is None:
             raise LoadFailed("the server does not count its tokens: no usage came with the answer")
         if reply.prompt_tokens not in (None, self.cell.input_len):
@@ -138,7 +138,9 @@ class Session:
             )
         wanted = self.cell.output_len
         if reply.token_ids and len(reply.token_ids) != wanted:
-            raise LoadFailed(f"the server gave {len(reply.token_ids)} ids, and {wanted} were asked for")
+            raise LoadFailed(
+                f"the server gave {len(reply.token_ids)} ids, and {wanted} were asked for"
+            )
         if reply.tokens != wanted:
             raise LoadFailed(f"the server gave {reply.tokens} tokens, and {wanted} were asked for")
         self.taken.warmup_ns.append(reply.ended_ns - reply.sent_ns)
@@ -209,7 +211,11 @@ class Session:
         gaps = [gap for request in mine for gap in np.diff(request.token_ns).tolist()]
         events = sum(len(request.token_ns) for request in mine)
         offsets = [each for _, each in client.offsets]
-        wall, cpu = (end - start for start, end in zip(*self._busy, strict=True)) if len(self._busy) == 2 else (1, 0.0)
+        wall, cpu = (
+            (end - start for start, end in zip(*self._busy, strict=True))
+            if len(self._busy) == 2
+            else (1, 0.0)
+        )
         return {
             "cores": ",".join(map(str, cores)),
             "shares_core": not cores,
@@ -219,7 +225,9 @@ class Session:
             "lag_p99_ns": _quantile(lags, 0.99),
             "send_lag_p99_ns": _quantile(sends, 0.99),
             "gap_p50_ns": _quantile(gaps, 0.5),
-            "merged_share": round(sum(request.merged for request in mine) / events, 6) if events else 0.0,
+            "merged_share": round(sum(request.merged for request in mine) / events, 6)
+            if events
+            else 0.0,
             "clock_moved_ns": max(offsets) - min(offsets) if offsets else 0,
             "reconnects": client.reconnects,
             "capped": client.capped,
@@ -230,9 +238,7 @@ class Session:
         if not self.job.requests_folder:
             return {}
         name = f"{self.cell.id}-s{self.job.session}-a{self.job.attempt}.requests"
-        return requests_file.write(
-            Path(self.job.requests_folder) / name, requests, self.start_ns
-        )
+        return requests_file.write(Path(self.job.requests_folder) / name, requests, self.start_ns)
 
 
 class own_core:  # noqa: N801 - reads as the statement it is
@@ -259,7 +265,9 @@ def _wrong(mine: list[Request], cell: Cell) -> dict[str, int]:
     done = [request for request in mine if not request.trouble]
     counts = {
         "token_count": sum(request.tokens != cell.output_len for request in done),
-        "prompt_tokens": sum(request.prompt_tokens not in {None, cell.input_len} for request in done),
+        "prompt_tokens": sum(
+            request.prompt_tokens not in {None, cell.input_len} for request in done
+        ),
         "cached_tokens": sum(request.cached_tokens or 0 for request in done),
     }
     return {name: count for name, count in counts.items() if count}

@@ -18,7 +18,7 @@ import socket
 import struct
 import time
 from collections import deque
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -92,7 +92,7 @@ class Client:
         address: tuple[str, int],
         streams: int,
         request: Callable[[int], bytes],
-        parse: Callable[[Answer], object],
+        parse: Callable[[Answer], Any],
         *,
         stamps: bool = True,
         drain_ns: int = 120_000_000_000,
@@ -111,7 +111,7 @@ class Client:
         self.drain_ns = drain_ns
         self.began_ns = now()
         self.address, self.request, self.parse, self.stamps = address, request, parse, stamps
-        self.answers: list[object] = []
+        self.answers: list[Any] = []
         self.offsets: list[tuple[int, int]] = []
         self.bytes_at: list[tuple[int, int]] = []
         self.reconnects = self.capped = self.received = self.sent = self.lost = 0
@@ -214,7 +214,7 @@ class Client:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         if self.stamps:
             sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
-        sock.setblocking(False)  # noqa: FBT003 - the standard library's own
+        sock.setblocking(False)
         connection = _Connection(sock)
         self._connections[sock.fileno()] = connection
         self._epoll.register(sock.fileno(), select.EPOLLIN)

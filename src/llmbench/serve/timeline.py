@@ -85,10 +85,10 @@ def _placed(
     user = np.array(reply.user_ns, dtype=np.int64)
     kernel = np.array(reply.kernel_ns, dtype=np.int64)
     stamped = len(kernel) > 0 and bool((kernel > 0).all()) and len(at) > 0
-    if stamped:
-        token = kernel - first - np.interp(user.astype(np.float64), at, drift).astype(np.int64)
-    else:
-        token = user
+    offset = (
+        first + np.interp(user.astype(np.float64), at, drift).astype(np.int64) if stamped else 0
+    )
+    token = kernel - offset if stamped else user
     return Request(
         number=reply.number,
         due_ns=reply.due_ns,
@@ -203,7 +203,9 @@ def figures(requests: Sequence[Request], start_ns: int, end_ns: int, until_ns: i
         offered_rps=len(mine) / length_s,
         achieved_rps=ended / length_s,
         in_flight=in_flight,
-        little=len(mine) / length_s * mean_s / in_flight - 1 if in_flight and mine else float("nan"),
+        little=len(mine) / length_s * mean_s / in_flight - 1
+        if in_flight and mine
+        else float("nan"),
         edge=mean_s / length_s,
         growth_low=_growth_low(begun, gone, start_ns, end_ns),
         halves=(tokens - first) / first - 1 if first else float("nan"),

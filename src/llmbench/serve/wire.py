@@ -98,7 +98,7 @@ class Reply(NamedTuple):
     trouble: str
 
 
-class Malformed(Exception):
+class Malformed(Exception):  # noqa: N818 - reads as the sentence it is
     """An answer that is not what it says it is."""
 
 
@@ -122,7 +122,7 @@ def reply(answer: Answer) -> Reply:
     if not trouble and not told:
         trouble = "no token"
     places = [place for _, place in told]
-    cached = usage.prompt_tokens_details and usage.prompt_tokens_details.cached_tokens
+    cached = usage.prompt_tokens_details.cached_tokens if usage.prompt_tokens_details else None
     return Reply(
         number=answer.number,
         due_ns=answer.due_ns,
@@ -134,7 +134,9 @@ def reply(answer: Answer) -> Reply:
         tokens=usage.completion_tokens,
         prompt_tokens=usage.prompt_tokens,
         cached_tokens=cached,
-        token_ids=[id for event, _ in told for c in event.choices for id in c.token_ids or ()],
+        token_ids=[
+            token for event, _ in told for each in event.choices for token in each.token_ids or ()
+        ],
         trouble=trouble,
     )
 

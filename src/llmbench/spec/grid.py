@@ -133,16 +133,17 @@ def _engines(
     served = [name for name in given if LOAD in known.get(name, {})]
     if axes.load is not None and not served:
         servers = ", ".join(name for name, declared in known.items() if LOAD in declared)
-        raise SpecError(f"load: {', '.join(given)} serves no requests; the backends that do are {servers}.")
+        raise SpecError(
+            f"load: {', '.join(given)} serves no requests; the backends that do are {servers}."
+        )
     loads = {name: {LOAD: 1 if axes.load is None else axes.load} for name in served}
-    given = {name: {**loads.get(name, {}), **(options or {})} for name, options in given.items()}
     engines: list[tuple[str, dict[str, Option]]] = []
     for name, options in given.items():
         if name not in known:
             raise SpecError(f"backend: unknown backend {name!r}.{did_you_mean(name, known)}")
         lists = {
             key: _option_values(name, key, value, known[name], warn)
-            for key, value in (options or {}).items()
+            for key, value in {**loads.get(name, {}), **(options or {})}.items()
         }
         engines.extend(
             (name, dict(zip(lists, point, strict=True)))

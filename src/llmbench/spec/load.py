@@ -54,4 +54,3 @@ def parse(text: str) -> Load:
             f"load: {text!r}: a rate is above 0 and at most {MOST_RATE:,.0f}/s, and cv above 0."
         )
     return Load(found["kind"] or "poisson", OPEN_STREAMS, rate, cv)  # type: ignore[arg-type]
-

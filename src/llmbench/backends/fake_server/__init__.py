@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,6 +48,7 @@ MEANINGS = {
     "fault": "what goes wrong",
     "every": "only in every so many requests",
 }
+DEFAULTS = {name: v[0] if isinstance(v, tuple) else v for name, v in OPTIONS.items()}
 VOCABULARY = 32_000
 
 
@@ -57,25 +57,30 @@ def load(job: Job) -> FakeServer:
     return FakeServer(job)
 
 
+def started(
+    folder: Path, script: Mapping[str, Any]
+) -> tuple[managed_server.ManagedServer, endpoint.Address]:
+    """Start a server that plays a script and keeps its log in a folder, as `log`; return it and where it listens."""
+    file = Path(__file__).with_name("server.py")
+    written = json.dumps({"seed": 0, **DEFAULTS, **script})
+    arguments = ["--port-file", f"{folder}/port", "--log", f"{folder}/log", "--script", written]
+    server = managed_server.ManagedServer([str(file), *arguments])
+    return server, endpoint.Address("127.0.0.1", int(server.wait_for_file(folder / "port", 10.0)))
+
+
 class FakeServer:
     """One process that plays a script."""
 
     vocab_size = VOCABULARY
     special_ids = frozenset({0, 1, 2})
     key = ""
-    defaults = {name: v[0] if isinstance(v, tuple) else v for name, v in OPTIONS.items()}
+    defaults = DEFAULTS
 
     def __init__(self, job: Job) -> None:
         """Start the process and wait until it listens."""
         self._folder = tempfile.TemporaryDirectory()
-        folder = Path(self._folder.name)
-        script: dict[str, Any] = {**self.defaults, **job.cells[0].options, "seed": job.session}
-        self.log = Path(os.environ.get("LLMBENCH_SEND_LOG") or folder / "log")
-        file = Path(__file__).with_name("server.py")
-        arguments = ["--port-file", str(folder / "port"), "--log", str(self.log), "--script", json.dumps(script)]
-        self._server = managed_server.Server([str(file), *arguments], device=job.cells[0].device)
-        port = int(self._server.wait_for_file(folder / "port", 10.0))
-        self.address = endpoint.Address("127.0.0.1", port)
+        script = {**job.cells[0].options, "seed": job.session}
+        self._server, self.address = started(Path(self._folder.name), script)
         self.facts: Mapping[str, Any] = {
             "server": "fake",
             "version": "fake",

@@ -28,7 +28,8 @@ HEAD = (
 )
 END = b"0\r\n\r\n"
 LOGGED = struct.Struct("<qiq")
-"""A line of the log: the request's number of arrival, the token's number, and when it was sent, monotonic ns."""
+"""A line of the log: the request's number by its header X-Number, else that of its arrival; how many tokens it has
+been sent; and when, in monotonic nanoseconds."""
 now = time.monotonic_ns
 
 
@@ -39,10 +40,10 @@ class Stream:
         """Begin without a request."""
         self.sock, self.taken, self.out = sock, b"", b""
         self.request: dict[str, Any] | None = None
-        self.number = self.sent = 0
+        self.number = self.sent = self.logged = 0
 
 
-class Server:
+class ScriptedServer:
     """All connections, and the moments at which tokens are due."""
 
     def __init__(self, script: dict[str, Any], log: Path) -> None:
@@ -50,7 +51,7 @@ class Server:
         self.script = script
         self.rng = random.Random(script["seed"])  # noqa: S311 - a script, not a secret
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=8192)
-        self.listener.setblocking(False)  # noqa: FBT003 - the standard library's own
+        self.listener.setblocking(False)
         self.epoll = select.epoll()
         self.epoll.register(self.listener.fileno(), select.EPOLLIN)
         self.streams: dict[int, Stream] = {}
@@ -66,7 +67,9 @@ class Server:
             if self.due:
                 wait = max(self.due[0][0] - now(), 0) / 1e9
             # Rounded down to whole milliseconds, and the rest spent looking: a wait may not be late.
-            for number, kind in self.epoll.poll(0 if 0 <= wait < 0.0015 else wait - 0.001 if wait > 0 else wait):
+            for number, kind in self.epoll.poll(
+                0 if 0 <= wait < 0.0015 else wait - 0.001 if wait > 0 else wait
+            ):
                 if number == self.listener.fileno():
                     self._accept()
                 elif stream := self.streams.get(number):
@@ -79,7 +82,7 @@ class Server:
         with suppress(BlockingIOError):
             while True:
                 sock, _ = self.listener.accept()
-                sock.setblocking(False)  # noqa: FBT003 - the standard library's own
+                sock.setblocking(False)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 self.streams[sock.fileno()] = Stream(sock)
                 self.epoll.register(sock.fileno(), select.EPOLLIN)
@@ -100,10 +103,8 @@ class Server:
         head, found, body = stream.taken.partition(b"\r\n\r\n")
         if not found:
             return
-        length = 0
-        for line in head.lower().split(b"\r\n"):
-            if line.startswith(b"content-length:"):
-                length = int(line.partition(b":")[2])
+        length = number_in(head, b"content-length", 0)
+        stream.logged = number_in(head, b"x-number", self.requests + 1)
         if len(body) < length:
             return
         stream.taken = body[length:]
@@ -138,7 +139,9 @@ class Server:
     def _faulty(self, fault: str) -> bool:
         """Return whether this request has the fault: every k-th, after the proof."""
         script = self.script
-        return script["fault"] == fault and self.requests > 1 and self.requests % script["every"] == 0
+        return (
+            script["fault"] == fault and self.requests > 1 and self.requests % script["every"] == 0
+        )
 
     def _begin(self, stream: Stream, request: dict[str, Any]) -> None:
         self.requests += 1
@@ -146,7 +149,9 @@ class Server:
         if self._faulty("html"):
             self._plain(stream, "200 OK", "text/html", "<html>log in</html>")
         elif self._faulty("500"):
-            self._plain(stream, "500 Internal Server Error", "application/json", '{"error": "boom"}')
+            self._plain(
+                stream, "500 Internal Server Error", "application/json", '{"error": "boom"}'
+            )
         elif self._faulty("refuse"):
             self._close(stream)
         elif self._faulty("hang"):
@@ -195,7 +200,7 @@ class Server:
         cut = self._faulty_now(stream, "cut") and stream.sent >= wanted // 2
         sent_ns = now()
         self._event(stream, {"choices": [choice]})
-        self.log.write(LOGGED.pack(stream.number, stream.sent, sent_ns))
+        self.log.write(LOGGED.pack(stream.logged, stream.sent, sent_ns))
         if cut:
             self._close(stream)
         elif last:
@@ -205,7 +210,9 @@ class Server:
 
     def _faulty_now(self, stream: Stream, fault: str) -> bool:
         script = self.script
-        return script["fault"] == fault and stream.number > 1 and stream.number % script["every"] == 0
+        return (
+            script["fault"] == fault and stream.number > 1 and stream.number % script["every"] == 0
+        )
 
     def _finish(self, stream: Stream, request: dict[str, Any]) -> None:
         prompt = len(request["prompt"]) - self._faulty_now(stream, "prompt_short")
@@ -250,6 +257,14 @@ class Server:
         stream.request = None
 
 
+def number_in(head: bytes, name: bytes, otherwise: int) -> int:
+    """Return the number that a header has, or another where it is missing."""
+    for line in head.lower().split(b"\r\n"):
+        if line.startswith(name + b":"):
+            return int(line.partition(b":")[2])
+    return otherwise
+
+
 def main() -> None:
     """Serve the script on a free port, whose number goes into a file."""
     parser = argparse.ArgumentParser()
@@ -257,7 +272,7 @@ def main() -> None:
         parser.add_argument(name, required=True)
     asked = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-    server = Server(json.loads(asked.script), Path(asked.log))
+    server = ScriptedServer(json.loads(asked.script), Path(asked.log))
     written = Path(f"{asked.port_file}.new")
     written.write_text(str(server.listener.getsockname()[1]), encoding="ascii")
     written.replace(asked.port_file)

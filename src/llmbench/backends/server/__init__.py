@@ -34,6 +34,7 @@ MEANINGS = {
     "tpot_slo_ms": "limit of the time per token, for goodput; 0: none",
     "ignore_eos": "ask for it, without which an answer may end early",
 }
+DEFAULTS = {name: v[0] if isinstance(v, tuple) else v for name, v in OPTIONS.items()}
 KEY = "LLMBENCH_API_KEY"
 """The environment variable of the key that the server wants; it goes into no file."""
 
@@ -46,7 +47,7 @@ def load(job: Job) -> AttachedServer:
 class AttachedServer:
     """A server that somebody else started."""
 
-    defaults = {name: v[0] if isinstance(v, tuple) else v for name, v in OPTIONS.items()}
+    defaults = DEFAULTS
     special_ids: frozenset[int] = frozenset()
 
     def __init__(self, job: Job) -> None:
@@ -61,9 +62,13 @@ class AttachedServer:
             raise LoadFailed(f"{options['url']}: lists no models: {error}") from error
         self._name = options["served_name"] or next(iter(names), "")
         if self._name not in names:
-            raise LoadFailed(f"{options['url']}: has no model {self._name!r}; it has {', '.join(names)}")
+            raise LoadFailed(
+                f"{options['url']}: has no model {self._name!r}; it has {', '.join(names)}"
+            )
         if job.model.vocab_size is None:
-            raise LoadFailed(f"{job.model.name}: its vocabulary is not known, from which prompts are drawn")
+            raise LoadFailed(
+                f"{job.model.name}: its vocabulary is not known, from which prompts are drawn"
+            )
         self.vocab_size = job.model.vocab_size
         self.facts: Mapping[str, Any] = {
             "server": "attached",
@@ -107,7 +112,9 @@ def _address(url: str) -> endpoint.Address:
     except ValueError as error:
         raise LoadFailed(f"{url!r} is not the URL of a server: {error}") from error
     if parts.scheme == "https":
-        raise LoadFailed(f"{url}: TLS is not supported; name the server's own port, or put a proxy before it")
+        raise LoadFailed(
+            f"{url}: TLS is not supported; name the server's own port, or put a proxy before it"
+        )
     if parts.scheme != "http" or not parts.hostname:
         raise LoadFailed(f"{url!r} is not the URL of a server, such as http://localhost:8000")
     return endpoint.Address(parts.hostname, port or 80, parts.path.rstrip("/").removesuffix("/v1"))

@@ -63,6 +63,9 @@ MEANINGS = {
 OURS = ("load", "window_s", "ttft_slo_ms", "tpot_slo_ms")
 CPU_CACHE_GIB = "2"
 NAME = "served"
+UNKNOWN = {"unk_token": "t0"}
+"""The word for an id without one, of which there is none."""
+DEFAULTS = {name: v[0] if isinstance(v, tuple) else v for name, v in OPTIONS.items()}
 
 
 def load(job: Job) -> VllmServer:
@@ -79,7 +82,7 @@ class VllmServer:
     """One process of vLLM's server."""
 
     key = ""
-    defaults = {name: v[0] if isinstance(v, tuple) else v for name, v in OPTIONS.items()}
+    defaults = DEFAULTS
 
     def __init__(self, job: Job) -> None:
         """Start the process and wait until it answers."""
@@ -99,10 +102,9 @@ class VllmServer:
             stand_in_tokenizer(Path(folder), self.vocab_size)
         self.address = endpoint.Address("127.0.0.1", _free_port())
         file = Path(__file__).with_name("start.py")
-        self._server = managed_server.Server(
+        self._server = managed_server.ManagedServer(
             [str(file), *_arguments(job, options, folder, self.address.port)],
-            device=cell.device,
-            environment=_environment(cell.device),
+            _environment(cell.device),
         )
         self._exit.callback(self._server.close)
         try:
@@ -115,7 +117,7 @@ class VllmServer:
             "version": vllm.__version__,
             "vllm": vllm.__version__,
             "fresh": True,
-            "cores": self._server.cores if cell.device == "cpu" else self._server.cores,
+            "cores": self._server.cores,
             "preallocates": True,
         }
 
@@ -138,8 +140,10 @@ class VllmServer:
 
 def stand_in_tokenizer(folder: Path, size: int) -> None:
     """Write a tokenizer with a word for each id beside a configuration that has none: the server turns ids to text."""
-    words = tokenizers.models.WordLevel({f"t{id}": id for id in range(size)}, unk_token="t0")
-    made = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizers.Tokenizer(words), unk_token="t0")
+    words = tokenizers.models.WordLevel({f"t{token}": token for token in range(size)}, **UNKNOWN)
+    made = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizers.Tokenizer(words), **UNKNOWN
+    )
     made.save_pretrained(folder)
 
 
