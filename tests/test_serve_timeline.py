@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmbench.serve import metrics, timeline, wire
-from llmbench.serve.timeline import Request
+from llmbench.serve.timeline import ServedRequest
 
 S = 1_000_000_000
 
@@ -19,17 +19,17 @@ def request(
     step_s: float = 0.01,
     tokens: int = 11,
     **more: object,
-) -> Request:
+) -> ServedRequest:
     due = round(due_s * S)
     times = [due + round((first_s + step_s * n) * S) for n in range(tokens)]
     facts: dict[str, object] = {
         "number": number, "due_ns": due, "sent_ns": due, "ended_ns": times[-1], "token_ns": times, "lag_ns": [],
         "merged": 0, "tokens": tokens, "prompt_tokens": 5, "cached_tokens": 0, "trouble": "",
     }  # fmt: skip
-    return Request(**{**facts, **more})  # type: ignore[arg-type]
+    return ServedRequest(**{**facts, **more})  # type: ignore[arg-type]
 
 
-def constant(rate: float, count: int, first_s: float = 0.1, **more: object) -> list[Request]:
+def constant(rate: float, count: int, first_s: float = 0.1, **more: object) -> list[ServedRequest]:
     return [request(n, n / rate, first_s, **more) for n in range(count)]  # type: ignore[arg-type]
 
 
@@ -149,8 +149,8 @@ def test_a_ramp_is_over_when_its_last_parts_agree(rates: tuple[int, ...], steady
     assert not timeline.steady([], S)
 
 
-def reply(kernel: list[int], user: list[int]) -> wire.Reply:
-    return wire.Reply(0, 0, 0, 0, kernel, user, 0, len(kernel), 1, 0, [], "")
+def reply(kernel: list[int], user: list[int]) -> wire.ServedReply:
+    return wire.ServedReply(0, 0, 0, 0, kernel, user, 0, len(kernel), 1, 0, [], "")
 
 
 def test_stamps_move_to_the_monotonic_clock_by_the_offset_of_their_moment() -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmbench.serve import wire
-from llmbench.serve.stream import Answer, Piece
+from llmbench.serve.stream import Piece, RawAnswer
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nTransfer-Encoding: chunked\r\n\r\n"
 USAGE = {"prompt_tokens": 5, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 0}}
@@ -71,11 +71,11 @@ DIALECTS = {
 }  # fmt: skip
 
 
-def answered(data: bytes, cuts: tuple[int, ...] = (), trouble: str = "") -> wire.Reply:
+def answered(data: bytes, cuts: tuple[int, ...] = (), trouble: str = "") -> wire.ServedReply:
     edges = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
     parts = [data[a:b] for a, b in pairwise(edges) if a < b]
     pieces = [Piece(part, 1000 + number, 2000 + number) for number, part in enumerate(parts)]
-    return wire.reply(Answer(1, 10, 20, pieces, 9000, trouble))
+    return wire.reply(RawAnswer(1, 10, 20, pieces, 9000, trouble))
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)

@@ -54,11 +54,12 @@ def _failed(served: Served, _: Outcome) -> Iterator[Finding]:
 
 def _lengths(served: Served, outcome: Outcome) -> Iterator[Finding]:
     """Every answer must have exactly the lengths that were asked for."""
-    for name, wanted in (("token_count", "new tokens"), ("prompt_tokens", "prompt tokens")):
-        if wrong := outcome.returned.get(name):
-            yield Finding(
-                name, f"{wrong} of {served.due} answers had not the {wanted} that were asked for"
-            )
+    if wrong := outcome.returned.get("token_count"):
+        yield Finding("token_count", f"{wrong} of {served.due} answers had another length")
+    if wrong := outcome.returned.get("prompt_tokens"):
+        yield Finding(
+            "prompt_tokens", f"{wrong} of {served.due} prompts had another length for the server"
+        )
 
 
 def _prefix_hits(served: Served, outcome: Outcome) -> Iterator[Finding]:

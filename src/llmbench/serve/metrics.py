@@ -13,7 +13,7 @@ from llmbench.serve.timeline import percentile
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from llmbench.serve.timeline import Figures, Request
+    from llmbench.serve.timeline import ServedRequest, WindowFigures
 
 DEFINITIONS = {
     "served_ttft_s": "due to the first token's arrival at this machine, median over requests due in the window",
@@ -40,7 +40,7 @@ class Slo(NamedTuple):
     ttft_s: float
     tpot_s: float
 
-    def met_by(self, request: Request) -> bool:
+    def met_by(self, request: ServedRequest) -> bool:
         """Return whether a request meets every limit."""
         if request.trouble:
             return False
@@ -51,7 +51,9 @@ class Slo(NamedTuple):
         )
 
 
-def given(mine: Sequence[Request], told: Figures, slo: Slo, *, latencies: bool) -> dict[str, Given]:
+def given(
+    mine: Sequence[ServedRequest], told: WindowFigures, slo: Slo, *, latencies: bool
+) -> dict[str, Given]:
     """Return the metrics of the requests due in a window, by key.
 
     Args:
@@ -93,7 +95,7 @@ def given(mine: Sequence[Request], told: Figures, slo: Slo, *, latencies: bool) 
     }
 
 
-def _gaps(done: Sequence[Request]) -> list[float]:
+def _gaps(done: Sequence[ServedRequest]) -> list[float]:
     """Return the gaps in seconds between tokens that came alone; none if any event held several tokens."""
     if any(request.tokens is None or request.tokens != len(request.token_ns) for request in done):
         return []

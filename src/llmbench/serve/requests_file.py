@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from llmbench.serve.timeline import Request
+    from llmbench.serve.timeline import ServedRequest
 
 MAGIC = b"LLMBREQ1"
 MOST_BYTES = 2**31
@@ -67,7 +67,7 @@ class Requests(NamedTuple):
     trouble: list[str]
 
 
-def packed(requests: Sequence[Request], start_ns: int) -> bytes:
+def packed(requests: Sequence[ServedRequest], start_ns: int) -> bytes:
     """Return the content of a file of these requests."""
     reasons = list(dict.fromkeys(request.trouble for request in requests))
     gaps: list[int] = []
@@ -93,7 +93,7 @@ def packed(requests: Sequence[Request], start_ns: int) -> bytes:
     return MAGIC + zlib.compress(len(head).to_bytes(4, "little") + head + body, 6)
 
 
-def write(path: Path, requests: Sequence[Request], start_ns: int) -> dict[str, Any]:
+def write(path: Path, requests: Sequence[ServedRequest], start_ns: int) -> dict[str, Any]:
     """Write the file whole or not at all, and return its name, digest, size and number of requests."""
     data = packed(requests, start_ns)
     path.parent.mkdir(exist_ok=True)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from llmbench.measure.prompts import Phase
     from llmbench.results.record import Job
     from llmbench.serve.endpoint import Endpoint
-    from llmbench.serve.timeline import Figures, Request
+    from llmbench.serve.timeline import ServedRequest, WindowFigures
     from llmbench.spec.sweep import Cell
 
 SHORTEST_PART_S = 0.5
@@ -127,7 +127,7 @@ class Session:
             client.close()
         if not client.answers:
             raise LoadFailed("the server did not answer")
-        reply: wire.Reply = client.answers[0]
+        reply: wire.ServedReply = client.answers[0]
         if reply.trouble:
             raise LoadFailed(f"the server did not answer: {reply.trouble}")
         if reply.tokens is None:
@@ -204,7 +204,9 @@ class Session:
             self._said = (moment, client.received)
             self.say("iteration" if self.start_ns else "warmup", client.finished)
 
-    def _client(self, client: Client, mine: list[Request], cores: list[int]) -> dict[str, Any]:
+    def _client(
+        self, client: Client, mine: list[ServedRequest], cores: list[int]
+    ) -> dict[str, Any]:
         """Return how the client itself did, which is what its numbers rest on."""
         lags = [lag for request in mine for lag in request.lag_ns]
         sends = [request.sent_ns - request.due_ns for request in mine]
@@ -233,7 +235,7 @@ class Session:
             "capped": client.capped,
         }
 
-    def _written(self, requests: list[Request]) -> dict[str, Any]:
+    def _written(self, requests: list[ServedRequest]) -> dict[str, Any]:
         """Write the raw requests to their file, before the record, and return the file's name and digest."""
         if not self.job.requests_folder:
             return {}
@@ -260,7 +262,7 @@ class own_core:  # noqa: N801 - reads as the statement it is
         os.sched_setaffinity(0, self.before)
 
 
-def _wrong(mine: list[Request], cell: Cell) -> dict[str, int]:
+def _wrong(mine: list[ServedRequest], cell: Cell) -> dict[str, int]:
     """Return how many answers had not the lengths that were asked for, and the prompt tokens from a cache."""
     done = [request for request in mine if not request.trouble]
     counts = {
@@ -293,7 +295,7 @@ def _server(
     }
 
 
-def _figures(told: Figures) -> dict[str, float | None]:
+def _figures(told: WindowFigures) -> dict[str, float | None]:
     names = ("in_flight", "little", "edge", "growth_low", "halves", "offered_rps", "achieved_rps")
     return {name: _finite(getattr(told, name)) for name in names}
 

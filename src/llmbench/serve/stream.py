@@ -47,7 +47,7 @@ class Piece(NamedTuple):
     user_ns: int
 
 
-class Answer(NamedTuple):
+class RawAnswer(NamedTuple):
     """One request and all that came back; times are monotonic nanoseconds, but the kernel's stamps.
 
     `trouble` says what ended it early: `cut`, `refused`, `not sent`; empty if the answer ended by itself.
@@ -92,7 +92,7 @@ class Client:
         address: tuple[str, int],
         streams: int,
         request: Callable[[int], bytes],
-        parse: Callable[[Answer], Any],
+        parse: Callable[[RawAnswer], Any],
         *,
         stamps: bool = True,
         drain_ns: int = 120_000_000_000,
@@ -116,7 +116,7 @@ class Client:
         self.bytes_at: list[tuple[int, int]] = []
         self.reconnects = self.capped = self.received = self.sent = self.lost = 0
         self.finished = 0
-        self._backlog: deque[Answer] = deque()
+        self._backlog: deque[RawAnswer] = deque()
         self._live: dict[int, _Connection] = {}
         self._epoll = select.epoll()
         self._timer = _timer()
@@ -299,7 +299,7 @@ class Client:
             return
         self.finished += 1
         self._backlog.append(
-            Answer(
+            RawAnswer(
                 connection.number, connection.due, connection.sent, connection.pieces, moment,
                 trouble,
             )

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from llmbench.serve.wire import Reply
+    from llmbench.serve.wire import ServedReply
 
 SUB_WINDOWS, STEADY_WITHIN = 3, 0.05
 """A ramp is over when so many successive parts of it received bytes at rates that agree within this share."""
@@ -28,11 +28,11 @@ TAIL = 10
 """A percentile p is given from 10 / (1 - p) requests: ten lie beyond it."""
 
 
-class Request(NamedTuple):
+class ServedRequest(NamedTuple):
     """One request, all times monotonic nanoseconds; `token_ns` holds the arrival of each event with tokens.
 
     `lag_ns` is the client's clock after a read minus the kernel's stamp, for each of those events; empty without
-    stamps. `merged` says how many came in one read with the one before. The others are as in `wire.Reply`.
+    stamps. `merged` says how many came in one read with the one before. The others are as in `wire.ServedReply`.
     """
 
     number: int
@@ -65,7 +65,9 @@ class Request(NamedTuple):
         return (self.token_ns[-1] - self.token_ns[0]) / (self.tokens - 1)
 
 
-def on_one_clock(replies: Sequence[Reply], offsets: Sequence[tuple[int, int]]) -> list[Request]:
+def on_one_clock(
+    replies: Sequence[ServedReply], offsets: Sequence[tuple[int, int]]
+) -> list[ServedRequest]:
     """Return the replies with the kernel's stamps moved to the monotonic clock.
 
     Args:
@@ -80,8 +82,8 @@ def on_one_clock(replies: Sequence[Reply], offsets: Sequence[tuple[int, int]]) -
 
 
 def _placed(
-    reply: Reply, at: NDArray[np.float64], drift: NDArray[np.float64], first: int
-) -> Request:
+    reply: ServedReply, at: NDArray[np.float64], drift: NDArray[np.float64], first: int
+) -> ServedRequest:
     user = np.array(reply.user_ns, dtype=np.int64)
     kernel = np.array(reply.kernel_ns, dtype=np.int64)
     stamped = len(kernel) > 0 and bool((kernel > 0).all()) and len(at) > 0
@@ -89,7 +91,7 @@ def _placed(
         first + np.interp(user.astype(np.float64), at, drift).astype(np.int64) if stamped else 0
     )
     token = kernel - offset if stamped else user
-    return Request(
+    return ServedRequest(
         number=reply.number,
         due_ns=reply.due_ns,
         sent_ns=reply.sent_ns,
@@ -123,7 +125,7 @@ def steady(bytes_at: Sequence[tuple[int, int]], part_ns: int) -> bool:
     return bool(received.min() > 0 and received.max() / received.min() - 1 <= STEADY_WITHIN)
 
 
-class Figures(NamedTuple):
+class WindowFigures(NamedTuple):
     """What a window says; times in seconds.
 
     Attributes:
@@ -161,12 +163,14 @@ class Figures(NamedTuple):
         return self.growth_low > 0 and self.achieved_rps < BACKLOG_SHARE * self.offered_rps
 
 
-def due_in(requests: Sequence[Request], start_ns: int, end_ns: int) -> list[Request]:
+def due_in(requests: Sequence[ServedRequest], start_ns: int, end_ns: int) -> list[ServedRequest]:
     """Return the requests that were due in a window."""
     return [request for request in requests if start_ns <= request.due_ns < end_ns]
 
 
-def figures(requests: Sequence[Request], start_ns: int, end_ns: int, until_ns: int) -> Figures:
+def figures(
+    requests: Sequence[ServedRequest], start_ns: int, end_ns: int, until_ns: int
+) -> WindowFigures:
     """Return what a window says.
 
     Args:
@@ -194,7 +198,7 @@ def figures(requests: Sequence[Request], start_ns: int, end_ns: int, until_ns: i
     tokens = _tokens_between(requests, start_ns, end_ns)
     middle = (start_ns + end_ns) // 2
     first = _tokens_between(requests, start_ns, middle)
-    return Figures(
+    return WindowFigures(
         due=len(mine),
         done=len(done),
         failed=troubles,
@@ -212,14 +216,14 @@ def figures(requests: Sequence[Request], start_ns: int, end_ns: int, until_ns: i
     )
 
 
-def _gone(request: Request, until_ns: int) -> int:
+def _gone(request: ServedRequest, until_ns: int) -> int:
     """Return when a request had been answered: its last token, or its end if it had none."""
     if request.token_ns and not request.trouble:
         return request.token_ns[-1]
     return min(request.ended_ns, until_ns)
 
 
-def _tokens_between(requests: Sequence[Request], start_ns: int, end_ns: int) -> float:
+def _tokens_between(requests: Sequence[ServedRequest], start_ns: int, end_ns: int) -> float:
     """Return how many tokens arrived; an event stands for as many tokens as its answer had for each."""
     total = 0.0
     for request in requests:

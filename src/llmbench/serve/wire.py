@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 if TYPE_CHECKING:
-    from llmbench.serve.stream import Answer
+    from llmbench.serve.stream import RawAnswer
 
 EVENT_END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 LONGEST_QUOTE = 120
@@ -65,7 +65,7 @@ class Event(msgspec.Struct):
     tokens_cached: int | None = None
 
 
-class Reply(NamedTuple):
+class ServedReply(NamedTuple):
     """One request as it went; times are monotonic nanoseconds by the client's clock, but `kernel_ns`.
 
     Attributes:
@@ -105,7 +105,7 @@ class Malformed(Exception):  # noqa: N818 - reads as the sentence it is
 DECODE = msgspec.json.Decoder(Event).decode
 
 
-def reply(answer: Answer) -> Reply:
+def reply(answer: RawAnswer) -> ServedReply:
     """Return one request as it went; whatever came back, nothing is raised."""
     events: list[tuple[Event, int]] = []
     trouble = answer.trouble
@@ -123,7 +123,7 @@ def reply(answer: Answer) -> Reply:
         trouble = "no token"
     places = [place for _, place in told]
     cached = usage.prompt_tokens_details.cached_tokens if usage.prompt_tokens_details else None
-    return Reply(
+    return ServedReply(
         number=answer.number,
         due_ns=answer.due_ns,
         sent_ns=answer.sent_ns,
@@ -141,7 +141,7 @@ def reply(answer: Answer) -> Reply:
     )
 
 
-def _events(answer: Answer) -> list[tuple[Event, int]]:
+def _events(answer: RawAnswer) -> list[tuple[Event, int]]:
     """Return every event with the index of the piece that completed it; raise Malformed for what is no answer."""
     pieces = [piece.data for piece in answer.pieces]
     whole = b"".join(pieces)

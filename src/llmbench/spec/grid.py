@@ -201,7 +201,11 @@ def make_cell(
     facts = {
         **point,
         "backend": backend,
-        "options": {key: value for key, value in sorted(options.items()) if value != defaults[key]},
+        "options": {
+            key: value
+            for key, value in sorted(options.items())
+            if key == LOAD or value != defaults[key]
+        },
         "model_digest": choices.model_digests[str(point["model"])],
     }
     measured = {

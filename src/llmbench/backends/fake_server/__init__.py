@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from llmbench.results.record import Job
 
 OPTIONS = {
-    "load": "",
+    "load": "1",
     "window_s": 30.0,
     "ttft_slo_ms": 0.0,
     "tpot_slo_ms": 0.0,

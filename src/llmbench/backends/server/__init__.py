@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 OPTIONS = {
     "url": "",
     "served_name": "",
-    "load": "",
+    "load": "1",
     "window_s": 30.0,
     "ttft_slo_ms": 0.0,
     "tpot_slo_ms": 0.0,

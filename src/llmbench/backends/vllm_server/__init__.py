@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 # Names but the first four are vLLM's own; 0, "" and "default" leave the choice to vLLM.
 OPTIONS = {
-    "load": "",
+    "load": "1",
     "window_s": 30.0,
     "ttft_slo_ms": 0.0,
     "tpot_slo_ms": 0.0,
