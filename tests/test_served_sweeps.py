@@ -250,3 +250,36 @@ def _words(process: psutil.Process) -> list[str]:
     except psutil.Error:
         return []
     return words
+
+
+@pytest.mark.slow
+def test_the_highest_rate_within_a_limit_is_found(bench: Bench) -> None:
+    """The first token comes later with each request in flight: above 10 of them, at over twice 20 ms."""
+    done = served(
+        bench, {**ONE, "load": "most"}, window_s=4.0, capacity=10, ttft_slo_ms=44.0, slo_share=0.9,
+        protocol={**SINGLE, "warmup_budget_s": 3.0},
+    )  # fmt: skip
+
+    (record,) = done.records
+    assert record.outcome.served is not None
+    rates = [rate for rate, *_ in record.outcome.served.tried]
+    if record.status is Status.OK:
+        assert record.outcome.given["capacity_rps"].value == rates[-1]
+        assert max(rates) > rates[-1]
+    assert len(rates) > 5
+
+
+def test_the_highest_rate_needs_a_limit() -> None:
+    done = asked(
+        "sweep",
+        "--model",
+        "llama-7b@tiny",
+        "--backend",
+        "fake_server",
+        "--load",
+        "most",
+        "--dry-run",
+    )
+
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert "most is the highest rate within limits" in done.err

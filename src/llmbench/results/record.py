@@ -122,6 +122,8 @@ class Served(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         server: kind, version, whether it was started for this session, and its own counts over the session.
         tokens: how new tokens were counted: by `ids` in a proof before, and by `usage` always.
         requests: the file's name, digest and size, and how many requests it holds.
+        tried: of a search for the highest rate, each rate in turn: requests a second, how many met every limit, of how
+            many, and whether the server carried it. The window above is the last.
 
     """
 
@@ -137,6 +139,7 @@ class Served(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     server: dict[str, Any] = {}
     tokens: str = ""
     requests: dict[str, Any] = {}
+    tried: list[list[float | bool]] = []
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -27,11 +27,10 @@ DEFINITIONS = {
     "achieved_rps": "requests that ended in the window / its length",
     "slo_share": "share of the requests due in the window that met every limit; a failed one meets none",
     "goodput_rps": "requests due in the window that met every limit / its length",
+    "capacity_rps": "highest rate found at which surely as many requests as wanted met every limit",
 }
 CLOCK = "the kernel's receive stamp, moved to the monotonic clock; from the time at which a request was due"
 COUNTED = "the server's count of each answer"
-LONGEST_SAMPLES = 0
-"""Samples kept in a record: none, because the file of requests has them all."""
 
 
 class Slo(NamedTuple):
@@ -93,6 +92,12 @@ def given(
         for key, value in values.items()
         if value is not None
     }
+
+
+def capacity(rate: float) -> dict[str, Given]:
+    """Return the highest rate that was found, as a metric."""
+    definition = DEFINITIONS["capacity_rps"]
+    return {"capacity_rps": Given(value=rate, definition=definition, clock=CLOCK, tokens=COUNTED)}
 
 
 def _gaps(done: Sequence[ServedRequest]) -> list[float]:

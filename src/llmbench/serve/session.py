@@ -7,7 +7,6 @@ empties.
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +14,10 @@ import numpy as np
 
 from llmbench.errors import LoadFailed
 from llmbench.results.record import Given, Served
-from llmbench.serve import metrics, prompts, requests_file, timeline, wire
-from llmbench.serve.arrivals import arrivals
-from llmbench.serve.stream import Client, now, offset
+from llmbench.serve import metrics, prompts, requests_file, wire
+from llmbench.serve.capacity import Probe, fewest, search
+from llmbench.serve.loaded import Loaded
+from llmbench.serve.stream import Client, now
 from llmbench.spec import load as spec_load
 
 if TYPE_CHECKING:
@@ -28,14 +28,12 @@ if TYPE_CHECKING:
     from llmbench.results.record import Job
     from llmbench.serve.endpoint import Endpoint
     from llmbench.serve.timeline import ServedRequest, WindowFigures
+    from llmbench.spec.load import Load
     from llmbench.spec.sweep import Cell
 
-SHORTEST_PART_S = 0.5
 SAY_EVERY_NS = 2_000_000_000
-MOST_LOST = 20
-"""Requests whose connection was lost, beyond one a stream, after which a session is given up."""
-DRAIN = 20
-"""Latencies at one stream that an answer may take after the window, besides the proof's own deadline."""
+SHORT = 4
+"""A rate is tried in a window of a fourth of the length, or as long as the fewest requests take that can show it."""
 
 
 class Session:
@@ -53,14 +51,13 @@ class Session:
         self.target, self.job, self.cell, self.taken, self.say = target, job, cell, taken, say
         options: Mapping[str, Any] = {**target.defaults, **cell.options}
         self.load = spec_load.parse(str(options["load"]))
-        self.window_ns = int(float(options["window_s"]) * 1e9)
+        self.window_s = float(options["window_s"])
         self.slo = metrics.Slo(
             float(options["ttft_slo_ms"]) / 1e3, float(options["tpot_slo_ms"]) / 1e3
         )
-        self.start_ns = 0
-        self.steady = False
-        self.given_up = ""
-        self._busy: list[tuple[int, float]] = []
+        self.share = float(options["slo_share"])
+        self.request = prompts.requests(target, cell, job.protocol.seed, job.session)
+        self.runs = 0
         self._said = (0, 0)
 
     def run(self) -> tuple[Served, dict[str, Given]]:
@@ -70,44 +67,40 @@ class Session:
             LoadFailed: the server does not answer, or not as it was asked to.
 
         """
-        self._enter("warmup")
-        proven_s, by_ids = self._prove()
+        self.taken.phase = "warmup"
+        self.say("warmup", 0)
+        alone_s, by_ids = self._prove()
         with own_core(self.target.facts.get("cores")) as cores:
             before = dict(self.target.counters())
             process = self.target.process()
-            client = self._loaded(proven_s)
+            tried: list[Probe] = []
+            if self.load.kind == "most":
+                loaded, tried = self._highest(alone_s)
+            else:
+                loaded = self._loaded(self.load, self.window_s, alone_s)
             after = dict(self.target.counters())
             same = process == self.target.process()
-        requests = timeline.on_one_clock(client.answers, client.offsets)
-        if not self.start_ns:
-            first = next((each.trouble for each in requests if each.trouble), "no answer ended")
-            raise LoadFailed(f"the server did not carry the load: {self.given_up or first}")
-        end_ns = self.start_ns + self.window_ns
-        told = timeline.figures(requests, self.start_ns, end_ns, now())
-        mine = timeline.due_in(requests, self.start_ns, end_ns)
-        facts = {
-            "client": self._client(client, mine, cores),
-            "server": _server(self.target.facts, before, after, client.sent, same=same),
-            "requests": self._written(requests),
-        }
-        self.taken.returned.update(_wrong(mine, self.cell))
+        told = loaded.told
+        self.taken.returned.update(_wrong(loaded.mine, self.cell))
         served = Served(
-            warmup_s=(self.start_ns - client.began_ns) / 1e9,
-            steady=self.steady,
-            window_s=self.window_ns / 1e9,
+            warmup_s=(loaded.start_ns - loaded.client.began_ns) / 1e9,
+            steady=loaded.steady,
+            window_s=(loaded.end_ns - loaded.start_ns) / 1e9,
             due=told.due,
             done=told.done,
             failed=dict(told.failed),
             figures=_figures(told),
-            overloaded=self.load.kind != "closed" and told.overloaded,
+            overloaded=loaded.overloaded,
+            client=_client(loaded, cores),
+            server=_server(self.target.facts, before, after, self.runs, same=same),
             tokens="ids, then usage" if by_ids else "usage",
-            **facts,
+            requests=self._written(loaded),
+            tried=[list(probe) for probe in tried],
         )
-        return served, metrics.given(mine, told, self.slo, latencies=not served.overloaded)
-
-    def _enter(self, phase: Phase) -> None:
-        self.taken.phase = phase
-        self.say(phase, 0)
+        given = metrics.given(loaded.mine, told, self.slo, latencies=not served.overloaded)
+        if tried:
+            given |= metrics.capacity(tried[-1].rate)
+        return served, given
 
     def _prove(self) -> tuple[float, bool]:
         """Send one request alone, and return how long it took and whether its tokens were counted by their ids.
@@ -146,101 +139,63 @@ class Session:
         self.taken.warmup_ns.append(reply.ended_ns - reply.sent_ns)
         return (reply.ended_ns - reply.sent_ns) / 1e9, bool(reply.token_ids)
 
-    def _loaded(self, proven_s: float) -> Client:
-        """Put the load on the server until the window is over, and return the client."""
-        protocol = self.job.protocol
-        request = prompts.requests(self.target, self.cell, protocol.seed, self.job.session)
-        client = Client(
-            self.target.address[:2],
-            self.load.streams,
-            request,
-            wire.reply,
-            drain_ns=int((60 + DRAIN * proven_s) * 1e9),
+    def _loaded(self, load: Load, window_s: float, alone_s: float) -> Loaded:
+        """Put a load on the server until its window is over."""
+        first = self.runs
+        loaded = Loaded(
+            self.target,
+            load,
+            request=lambda number: self.request(first + number),
+            seed=f"{self.job.protocol.seed}/{self.cell.id}/{self.job.session}/{first}",
+            window_s=window_s,
+            budget_s=self.job.protocol.warmup_budget_s,
+            alone_s=alone_s,
+            heard=self._heard,
         )
-        try:
-            client.began_ns = now()
-            steer = self._steer(max(SHORTEST_PART_S, proven_s / 2))
-            if self.load.kind == "closed":
-                client.closed_loop(int(proven_s * 1e9), steer)
-            else:
-                horizon_s = protocol.warmup_budget_s + self.window_ns / 1e9 + 2
-                seed = f"{protocol.seed}/{self.cell.id}/{self.job.session}"
-                client.open_loop(arrivals(self.load, seed, horizon_s).tolist(), steer)
-            client.offsets.append((now(), offset()))
-            client.parse_all()
-        finally:
-            client.close()
-        return client
+        self.runs += loaded.client.sent
+        return loaded
 
-    def _steer(self, part_s: float) -> Callable[[Client, int], int | None]:
-        """Return what decides, once a tick, when the window begins and when it has ended."""
-        part_ns = int(part_s * 1e9)
-        budget_ns = int(self.job.protocol.warmup_budget_s * 1e9)
+    def _highest(self, alone_s: float) -> tuple[Loaded, list[Probe]]:
+        """Search the highest rate within the limits; raise LoadFailed if not even a low one is."""
+        last: list[Loaded] = []
 
-        def steer(client: Client, moment: int) -> int | None:
-            self._report(client, moment)
-            if client.lost > MOST_LOST + self.load.streams:
-                self.given_up = f"{client.lost} connections were lost"
-                return moment
-            if not self.start_ns:
-                settled = client.finished >= self.load.streams or self.load.kind != "closed"
-                self.steady = settled and timeline.steady(client.bytes_at, part_ns)
-                if self.steady or (settled and moment - client.began_ns > budget_ns):
-                    self.start_ns = moment
-                    self._busy = [(moment, time.thread_time())]
-                    self._enter("iteration")
-                return None
-            if moment < self.start_ns + self.window_ns:
-                return None
-            self._busy.append((moment, time.thread_time()))
-            return self.start_ns + self.window_ns
+        def tried(rate: float, window_s: float) -> Probe:
+            load = self.load._replace(kind="poisson", rate=rate)
+            loaded = self._loaded(load, max(window_s, fewest(self.share) / rate), alone_s)
+            last[:] = [loaded]
+            good = sum(map(self.slo.met_by, loaded.mine))
+            carried = (
+                not loaded.overloaded or window_s < self.window_s
+            )  # chance alone, in a short one
+            return Probe(rate, good, len(loaded.mine), carried=carried)
 
-        return steer
+        found, probes = search(
+            0.5 / alone_s,
+            self.share,
+            lambda rate: tried(rate, self.window_s / SHORT),
+            lambda rate: tried(rate, self.window_s),
+        )
+        if found is None:
+            raise LoadFailed(f"no rate was found at which {self.share:.0%} met the limits")
+        return last[0], probes
 
-    def _report(self, client: Client, moment: int) -> None:
+    def _heard(self, client: Client, is_open: bool) -> None:  # noqa: FBT001 - as `Loaded` calls it
         """Tell the launcher that something still arrives; a server that has fallen silent is its to notice."""
-        at, received = self._said
-        if moment - at >= SAY_EVERY_NS and client.received != received:
-            self._said = (moment, client.received)
-            self.say("iteration" if self.start_ns else "warmup", client.finished)
+        phase: Phase = "iteration" if is_open else "warmup"
+        moment, (at, received) = now(), self._said
+        if phase != self.taken.phase or (
+            moment - at >= SAY_EVERY_NS and client.received != received
+        ):
+            self.taken.phase, self._said = phase, (moment, client.received)
+            self.say(phase, client.finished)
 
-    def _client(
-        self, client: Client, mine: list[ServedRequest], cores: list[int]
-    ) -> dict[str, Any]:
-        """Return how the client itself did, which is what its numbers rest on."""
-        lags = [lag for request in mine for lag in request.lag_ns]
-        sends = [request.sent_ns - request.due_ns for request in mine]
-        gaps = [gap for request in mine for gap in np.diff(request.token_ns).tolist()]
-        events = sum(len(request.token_ns) for request in mine)
-        offsets = [each for _, each in client.offsets]
-        wall, cpu = (
-            (end - start for start, end in zip(*self._busy, strict=True))
-            if len(self._busy) == 2
-            else (1, 0.0)
-        )
-        return {
-            "cores": ",".join(map(str, cores)),
-            "shares_core": not cores,
-            "busy_share": round(cpu / (wall / 1e9), 4),
-            "stamps": "kernel" if lags else "user",
-            "lag_p50_ns": _quantile(lags, 0.5),
-            "lag_p99_ns": _quantile(lags, 0.99),
-            "send_lag_p99_ns": _quantile(sends, 0.99),
-            "gap_p50_ns": _quantile(gaps, 0.5),
-            "merged_share": round(sum(request.merged for request in mine) / events, 6)
-            if events
-            else 0.0,
-            "clock_moved_ns": max(offsets) - min(offsets) if offsets else 0,
-            "reconnects": client.reconnects,
-            "capped": client.capped,
-        }
-
-    def _written(self, requests: list[ServedRequest]) -> dict[str, Any]:
+    def _written(self, loaded: Loaded) -> dict[str, Any]:
         """Write the raw requests to their file, before the record, and return the file's name and digest."""
         if not self.job.requests_folder:
             return {}
         name = f"{self.cell.id}-s{self.job.session}-a{self.job.attempt}.requests"
-        return requests_file.write(Path(self.job.requests_folder) / name, requests, self.start_ns)
+        path = Path(self.job.requests_folder) / name
+        return requests_file.write(path, loaded.requests, loaded.start_ns)
 
 
 class own_core:  # noqa: N801 - reads as the statement it is
@@ -260,6 +215,31 @@ class own_core:  # noqa: N801 - reads as the statement it is
 
     def __exit__(self, *_: object) -> None:
         os.sched_setaffinity(0, self.before)
+
+
+def _client(loaded: Loaded, cores: list[int]) -> dict[str, Any]:
+    """Return how the client itself did, which is what its numbers rest on."""
+    mine, client = loaded.mine, loaded.client
+    lags = [lag for request in mine for lag in request.lag_ns]
+    events = sum(len(request.token_ns) for request in mine)
+    merged = sum(request.merged for request in mine)
+    offsets = [each for _, each in client.offsets]
+    return {
+        "cores": ",".join(map(str, cores)),
+        "shares_core": not cores,
+        "busy_share": round(loaded.busy_share, 4),
+        "stamps": "kernel" if lags else "user",
+        "lag_p50_ns": _quantile(lags, 0.5),
+        "lag_p99_ns": _quantile(lags, 0.99),
+        "send_lag_p99_ns": _quantile([each.sent_ns - each.due_ns for each in mine], 0.99),
+        "gap_p50_ns": _quantile(
+            [gap for each in mine for gap in np.diff(each.token_ns).tolist()], 0.5
+        ),
+        "merged_share": round(merged / events, 6) if events else 0.0,
+        "clock_moved_ns": max(offsets) - min(offsets) if offsets else 0,
+        "reconnects": client.reconnects,
+        "capped": client.capped,
+    }
 
 
 def _wrong(mine: list[ServedRequest], cell: Cell) -> dict[str, int]:

@@ -15,7 +15,7 @@ import msgspec
 from llmbench.errors import NothingToRun, SpecError, did_you_mean
 from llmbench.spec import load
 from llmbench.spec.digest import digest_of
-from llmbench.spec.sweep import LOAD, PROTOCOL, Cell, slug
+from llmbench.spec.sweep import LIMITS, LOAD, PROTOCOL, Cell, slug
 from llmbench.spec.yaml import NOUNS
 
 if TYPE_CHECKING:
@@ -121,7 +121,13 @@ def _of_backend(
     """Return the axes of a backend: where requests arrive by a load, that says how many are in flight at most."""
     if LOAD not in choices.options[backend]:
         return axes
-    return axes | {"batch_size": [load.parse(str(options[LOAD])).streams]}
+    asked = load.parse(str(options[LOAD]))
+    if asked.kind == load.MOST and not any(options.get(name) for name in LIMITS):
+        raise SpecError(
+            f"load: most is the highest rate within limits; give backend {backend} "
+            f"{' or '.join(LIMITS)}, in milliseconds."
+        )
+    return axes | {"batch_size": [asked.streams]}
 
 
 def _engines(

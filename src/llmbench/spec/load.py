@@ -15,19 +15,20 @@ MOST_STREAMS, MOST_RATE = 16_384, 10_000.0
 """Limits against typing errors, above what one client's core carries."""
 OPEN_STREAMS = 1024
 """The most requests of an open loop in flight at once; a record in which this many were is invalid."""
-FORMS = "8 (streams of a closed loop), 20/s, constant 20/s or gamma 20/s cv 2"
+FORMS = "8 (streams of a closed loop), 20/s, constant 20/s, gamma 20/s cv 2, or most"
 PATTERN = re.compile(
     r"(?:(?P<kind>poisson|constant|gamma)\s+)?(?P<rate>\d+(?:\.\d+)?)/s(?:\s+cv\s+(?P<cv>\d+(?:\.\d+)?))?"
 )
 
-Kind = Literal["closed", "poisson", "constant", "gamma"]
+MOST = "most"
+Kind = Literal["closed", "poisson", "constant", "gamma", "most"]
 
 
 class Load(NamedTuple):
     """One load.
 
     Attributes:
-        kind: `closed`, or how the gaps between arrivals are distributed.
+        kind: `closed`, how the gaps between arrivals are distributed, or `most`: the highest rate within the limits.
         streams: the requests in flight of a closed loop, the most of an open one.
         rate: of an open loop, requests a second.
         cv: of gamma, the standard deviation of a gap over its mean.
@@ -45,6 +46,8 @@ def parse(text: str) -> Load:
     plain = " ".join(text.split())
     if plain.isascii() and plain.isdigit() and 1 <= int(plain[:9]) <= MOST_STREAMS:
         return Load("closed", int(plain))
+    if plain == MOST:
+        return Load("most", OPEN_STREAMS)
     found = PATTERN.fullmatch(plain)
     if found is None or (found["cv"] is not None) != (found["kind"] == "gamma"):
         raise SpecError(f"load: {text!r} is not a load; write {FORMS}.")

@@ -149,7 +149,9 @@ PARALLEL = ("tensor_parallel_size", "pipeline_parallel_size")
 
 LOAD = "load"
 """The option of backends whose requests arrive by a load; an axis of its own in a sweep's file."""
-OF_THE_CLIENT = (LOAD, "window_s", "ttft_slo_ms", "tpot_slo_ms")
+LIMITS = ("ttft_slo_ms", "tpot_slo_ms")
+"""Options of a served cell that a request must meet."""
+OF_THE_CLIENT = (LOAD, "window_s", *LIMITS, "slo_share")
 """Options of a served cell that its server does not know of."""
 
 

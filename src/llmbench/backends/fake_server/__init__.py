@@ -20,6 +20,7 @@ OPTIONS = {
     "window_s": 30.0,
     "ttft_slo_ms": 0.0,
     "tpot_slo_ms": 0.0,
+    "slo_share": 0.99,
     "ttft_ms": 20.0,
     "itl_ms": 5.0,
     "jitter": 0.0,
@@ -34,10 +35,11 @@ OPTIONS = {
     "every": 1,
 }  # fmt: skip
 MEANINGS = {
-    "load": "streams of a closed loop (8), or requests a second (20/s, constant 20/s, gamma 20/s cv 2)",
+    "load": "streams of a closed loop (8), or requests a second (20/s, constant 20/s, gamma 20/s cv 2), or most",
     "window_s": "seconds that count, after the load has settled",
     "ttft_slo_ms": "limit of the time to first token, for goodput; 0: none",
     "tpot_slo_ms": "limit of the time per token, for goodput; 0: none",
+    "slo_share": "share of requests that must meet the limits, for the load most",
     "ttft_ms": "milliseconds to the first token",
     "itl_ms": "milliseconds between tokens",
     "jitter": "standard deviation of each of these, as a share of it",

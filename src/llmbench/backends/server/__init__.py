@@ -23,15 +23,17 @@ OPTIONS = {
     "window_s": 30.0,
     "ttft_slo_ms": 0.0,
     "tpot_slo_ms": 0.0,
+    "slo_share": 0.99,
     "ignore_eos": (True, False),
 }
 MEANINGS = {
     "url": "where it listens, such as http://localhost:8000",
     "served_name": "its name of the model; empty: the first that it lists",
-    "load": "streams of a closed loop (8), or requests a second (20/s, constant 20/s, gamma 20/s cv 2)",
+    "load": "streams of a closed loop (8), or requests a second (20/s, constant 20/s, gamma 20/s cv 2), or most",
     "window_s": "seconds that count, after the load has settled",
     "ttft_slo_ms": "limit of the time to first token, for goodput; 0: none",
     "tpot_slo_ms": "limit of the time per token, for goodput; 0: none",
+    "slo_share": "share of requests that must meet the limits, for the load most",
     "ignore_eos": "ask for it, without which an answer may end early",
 }
 DEFAULTS = {name: v[0] if isinstance(v, tuple) else v for name, v in OPTIONS.items()}

@@ -29,6 +29,7 @@ OPTIONS = {
     "window_s": 30.0,
     "ttft_slo_ms": 0.0,
     "tpot_slo_ms": 0.0,
+    "slo_share": 0.99,
     "enforce_eager": (False, True),
     "quantization": "",
     "kv_cache_dtype": "auto",
@@ -43,10 +44,11 @@ OPTIONS = {
     "revision": "",
 }
 MEANINGS = {
-    "load": "streams of a closed loop (8), or requests a second (20/s, constant 20/s, gamma 20/s cv 2)",
+    "load": "streams of a closed loop (8), or requests a second (20/s, constant 20/s, gamma 20/s cv 2), or most",
     "window_s": "seconds that count, after the load has settled",
     "ttft_slo_ms": "limit of the time to first token, for goodput; 0: none",
     "tpot_slo_ms": "limit of the time per token, for goodput; 0: none",
+    "slo_share": "share of requests that must meet the limits, for the load most",
     "enforce_eager": "no compilation and no CUDA graphs",
     "quantization": "method of the checkpoint, or to quantise at load, such as fp8",
     "kv_cache_dtype": "dtype of keys and values, such as fp8",
@@ -60,7 +62,7 @@ MEANINGS = {
     "pipeline_parallel_size": "GPUs that share the layers one after the other",
     "revision": "branch, tag or commit of a hub repository",
 }
-OURS = ("load", "window_s", "ttft_slo_ms", "tpot_slo_ms")
+OURS = ("load", "window_s", "ttft_slo_ms", "tpot_slo_ms", "slo_share")
 CPU_CACHE_GIB = "2"
 NAME = "served"
 UNKNOWN = {"unk_token": "t0"}
