@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 import socket
+import ssl
 import struct
 import subprocess
 import sys
@@ -236,3 +239,82 @@ def test_a_large_request_is_sent_whole(tmp_path: Path) -> None:
 def test_the_clock_of_the_kernel_is_read_between_two_of_ours() -> None:
     assert abs(stream.offset() - (time.time_ns() - time.monotonic_ns())) < 5_000_000
     assert os.sched_getaffinity(0)
+
+
+def certified(folder: Path) -> tuple[ssl.SSLContext, Path]:
+    """Return a server's context with a certificate of its own for localhost, and the certificate."""
+    key, certificate = folder / "key.pem", folder / "certificate.pem"
+    openssl = shutil.which("openssl") or pytest.skip("needs openssl")
+    subprocess.run(
+        [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
+         "-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out", certificate],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    return context, certificate
+
+
+def test_tls_keeps_the_kernels_stamps(tmp_path: Path) -> None:
+    context, certificate = certified(tmp_path)
+    body = [b"data: %s\n\n" % part for part in (
+        b'{"choices":[{"text":" a"}]}', b'{"choices":[{"text":" b","finish_reason":"length"}]}',
+        b'{"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":2}}', b"[DONE]",
+    )]  # fmt: skip
+    head = (
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
+    with socket.create_server(("localhost", 0)) as listener:
+
+        def serve() -> None:
+            sock, _ = listener.accept()
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            with context.wrap_socket(sock, server_side=True) as secure:
+                secure.recv(65536)
+                for part in (
+                    head,
+                    *(b"%x\r\n%s\r\n" % (len(each), each) for each in body),
+                    b"0\r\n\r\n",
+                ):
+                    secure.sendall(part)
+                    time.sleep(0.02)
+                secure.recv(65536)
+
+        threading.Thread(target=serve, daemon=True).start()
+        trusted = ssl.create_default_context(cafile=str(certificate))
+        client = Client(
+            ("localhost", listener.getsockname()[1]),
+            1,
+            lambda _: b"POST / HTTP/1.1\r\n\r\n",
+            wire.reply,
+            tls=trusted,
+        )
+        client.closed_loop(0, lambda each, at: at if each.sent else None)
+        client.offsets.append((now(), stream.offset()))
+        client.parse_all()
+        client.close()
+
+    (request,) = timeline.on_one_clock(client.answers, client.offsets)
+    assert (request.trouble, request.tokens, len(request.token_ns)) == ("", 2, 2)
+    assert request.token_ns[1] - request.token_ns[0] > 15_000_000
+    assert len(request.lag_ns) == 2
+
+
+def test_a_server_that_nobody_vouches_for_is_refused(tmp_path: Path) -> None:
+    context, _ = certified(tmp_path)
+    with socket.create_server(("localhost", 0)) as listener:
+
+        def serve() -> None:
+            sock, _ = listener.accept()
+            with contextlib.suppress(OSError):
+                context.wrap_socket(sock, server_side=True)
+
+        threading.Thread(target=serve, daemon=True).start()
+        with pytest.raises(OSError, match="certificate verify failed"):
+            Client(
+                ("localhost", listener.getsockname()[1]),
+                1,
+                lambda _: b"",
+                wire.reply,
+                tls=ssl.create_default_context(),
+            )

@@ -47,6 +47,7 @@ HEADLINE = (
     "served_tpot_s",
     "steady_output_tok_s",
     "goodput_rps",
+    "capacity_rps",
     "peak_allocated_bytes",
     "host_peak_rss_bytes",
 )

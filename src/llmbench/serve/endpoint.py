@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import ssl
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
@@ -13,11 +14,12 @@ LONGEST_QUOTE = 200
 
 
 class Address(NamedTuple):
-    """Where a server listens, and the path before its own."""
+    """Where a server listens, the path before its own, and whether it speaks TLS."""
 
     host: str
     port: int
     path: str = ""
+    tls: bool = False
 
 
 @runtime_checkable
@@ -51,9 +53,15 @@ class Endpoint(Protocol):
         """Return the server's process and its start, to see whether it is still the same; None if it is not ours."""
 
 
+def context(address: Address) -> ssl.SSLContext | None:
+    """Return how to speak TLS with a server, trusting whom the system trusts; None if it speaks none."""
+    return ssl.create_default_context() if address.tls else None
+
+
 def ask(address: Address, path: str, *, key: str = "", timeout_s: float = 10.0) -> bytes:
     """Return what a server answers to a GET; raise OSError if it does not answer with 200."""
-    connection = http.client.HTTPConnection(address.host, address.port, timeout=timeout_s)
+    kind = http.client.HTTPSConnection if address.tls else http.client.HTTPConnection
+    connection = kind(address.host, address.port, timeout=timeout_s)
     try:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         connection.request("GET", address.path + path, headers=headers)

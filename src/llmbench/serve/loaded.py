@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from llmbench.errors import LoadFailed
-from llmbench.serve import timeline, wire
+from llmbench.serve import endpoint, timeline, wire
 from llmbench.serve.arrivals import arrivals
 from llmbench.serve.stream import Client, now, offset
 
@@ -78,6 +78,7 @@ class Loaded:
             request,
             wire.reply,
             drain_ns=int((DRAIN_S + DRAIN_ANSWERS * alone_s) * 1e9),
+            tls=endpoint.context(target.address),
         )
         try:
             if load.kind == "closed":

@@ -14,7 +14,7 @@ import numpy as np
 
 from llmbench.errors import LoadFailed
 from llmbench.results.record import Given, Served
-from llmbench.serve import metrics, prompts, requests_file, wire
+from llmbench.serve import endpoint, metrics, prompts, requests_file, wire
 from llmbench.serve.capacity import Probe, fewest, search
 from llmbench.serve.loaded import Loaded
 from llmbench.serve.stream import Client, now
@@ -111,7 +111,12 @@ class Session:
         """
         written = prompts.proof(self.target, self.cell, self.job.protocol.seed, self.job.session)
         client = Client(
-            self.target.address[:2], 1, lambda _: written, wire.reply, drain_ns=600_000_000_000
+            self.target.address[:2],
+            1,
+            lambda _: written,
+            wire.reply,
+            drain_ns=600_000_000_000,
+            tls=endpoint.context(self.target.address),
         )
         try:
             client.closed_loop(0, lambda each, moment: moment if each.sent else None)

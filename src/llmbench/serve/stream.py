@@ -15,6 +15,7 @@ import gc
 import os
 import select
 import socket
+import ssl
 import struct
 import time
 from collections import deque
@@ -62,14 +63,51 @@ class RawAnswer(NamedTuple):
 
 
 class _Connection:
-    __slots__ = ("due", "expected", "number", "pieces", "rest", "sent", "sock")
+    __slots__ = ("due", "expected", "number", "pieces", "rest", "sent", "sock", "tls")
 
-    def __init__(self, sock: socket.socket) -> None:
-        self.sock = sock
+    def __init__(self, sock: socket.socket, tls: _Tls | None = None) -> None:
+        self.sock, self.tls = sock, tls
         self.pieces: list[Piece] = []
         self.number = self.due = self.sent = 0
         self.rest = b""
         self.expected = 0
+
+
+class _Tls:
+    """TLS over a socket whose reads stay ours, so that the kernel's stamps are not lost."""
+
+    def __init__(self, sock: socket.socket, context: ssl.SSLContext, host: str) -> None:
+        """Shake hands on a socket that blocks; raise OSError if the server is not who it should be."""
+        self.come, self.go = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.of = context.wrap_bio(self.come, self.go, server_hostname=host)
+        while True:
+            try:
+                self.of.do_handshake()
+            except ssl.SSLWantReadError:
+                sock.sendall(self.go.read())
+                data = sock.recv(READ)
+                if not data:
+                    raise ConnectionError("the server ended the handshake") from None
+                self.come.write(data)
+            else:
+                sock.sendall(self.go.read())
+                return
+
+    def sealed(self, data: bytes) -> bytes:
+        """Return what goes over the wire for these bytes."""
+        self.of.write(data)
+        return self.go.read()
+
+    def opened(self, data: bytes) -> bytes:
+        """Return what these bytes from the wire hold; empty for a part of a record."""
+        self.come.write(data)
+        parts = []
+        try:
+            while part := self.of.read(READ):
+                parts.append(part)
+        except ssl.SSLError:
+            pass  # more is wanted; a broken record has no answer, which is noticed
+        return b"".join(parts)
 
 
 class Client:
@@ -96,6 +134,7 @@ class Client:
         *,
         stamps: bool = True,
         drain_ns: int = 120_000_000_000,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         """Open the connections; raise OSError if the server does not take them.
 
@@ -105,10 +144,11 @@ class Client:
             request: the bytes of a request, by its number; called with 0, 1, 2, ... in turn.
             parse: what becomes of an answer; called while nothing is due, or after the run.
             stamps: whether to ask the kernel for the time at which bytes arrived.
+            tls: how to speak TLS; None = not at all.
             drain_ns: how long after the last due time an answer may take before it counts as failed.
 
         """
-        self.drain_ns = drain_ns
+        self.drain_ns, self.tls = drain_ns, tls
         self.began_ns = now()
         self.address, self.request, self.parse, self.stamps = address, request, parse, stamps
         self.answers: list[Any] = []
@@ -210,12 +250,17 @@ class Client:
 
     def _opened(self) -> _Connection:
         sock = socket.create_connection(self.address, timeout=10.0)
+        try:
+            secure = _Tls(sock, self.tls, self.address[0]) if self.tls else None
+        except OSError:
+            sock.close()
+            raise
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         if self.stamps:
             sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
         sock.setblocking(False)
-        connection = _Connection(sock)
+        connection = _Connection(sock, secure)
         self._connections[sock.fileno()] = connection
         self._epoll.register(sock.fileno(), select.EPOLLIN)
         return connection
@@ -224,6 +269,8 @@ class Client:
         number = self.sent
         self.sent += 1
         written = self.request(number)
+        if connection.tls:
+            written = connection.tls.sealed(written)
         connection.pieces = []
         connection.number, connection.due, connection.expected = number, due, 0
         connection.sent = now()
@@ -276,8 +323,10 @@ class Client:
             if len(stamp) == 16:
                 seconds, nanoseconds = STAMP(stamp)
                 kernel = seconds * 1_000_000_000 + nanoseconds
-            connection.pieces.append(Piece(data, kernel, moment))
             self.received += len(data)
+            if connection.tls and not (data := connection.tls.opened(data)):
+                continue  # a part of a record, or none of the answer's
+            connection.pieces.append(Piece(data, kernel, moment))
             if self._ended(connection, data):
                 self._finish(connection, moment)
                 free.append(connection)

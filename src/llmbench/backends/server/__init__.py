@@ -113,10 +113,8 @@ def _address(url: str) -> endpoint.Address:
         port = parts.port
     except ValueError as error:
         raise LoadFailed(f"{url!r} is not the URL of a server: {error}") from error
-    if parts.scheme == "https":
-        raise LoadFailed(
-            f"{url}: TLS is not supported; name the server's own port, or put a proxy before it"
-        )
-    if parts.scheme != "http" or not parts.hostname:
+    tls = parts.scheme == "https"
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise LoadFailed(f"{url!r} is not the URL of a server, such as http://localhost:8000")
-    return endpoint.Address(parts.hostname, port or 80, parts.path.rstrip("/").removesuffix("/v1"))
+    before = parts.path.rstrip("/").removesuffix("/v1")
+    return endpoint.Address(parts.hostname, port or (443 if tls else 80), before, tls)
