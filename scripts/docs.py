@@ -22,16 +22,19 @@ import msgspec
 from llmbench import cli
 from llmbench.measure import reasons
 from llmbench.report.views import backends as views_backends
-from llmbench.results import metrics
+from llmbench.results import metrics, store
+from llmbench.results.record import Record
 from llmbench.spec import example
 from llmbench.spec import sweep as spec_sweep
 
 ROOT = Path(__file__).parents[1]
 MARKED = re.compile(
-    r"<!-- ((?:console: )?llmbench [^\n]*?|(?:commands|keys|metrics|options|warnings)\b[^\n]*?) -->\n"
+    r"<!-- ((?:console: )?llmbench [^\n]*?|(?:commands|drawing|keys|metrics|options|warnings)\b[^\n]*?) -->\n"
     r"(.*?)<!-- end -->",
     re.DOTALL,
 )
+DRAWN = 60
+"""Characters of the longest bar of a drawing."""
 WIDTH = "100"
 """The width of console examples in columns; wider ones would need scrolling on most screens."""
 
@@ -138,8 +141,35 @@ def warnings() -> str:
     )
 
 
+def drawing(run: str) -> str:
+    """Return the memory of a run's only record to scale: each bar begins where what it comes on top of ends."""
+    (memory,) = (line.outcome.memory for line in store.read(ROOT / run) if isinstance(line, Record))
+    weights, cache, peak = memory.weights_bytes, memory.kv_cache_bytes, memory.peak_allocated_bytes
+    reserved, process = memory.peak_reserved_bytes, memory.process_used_bytes
+    bars = [
+        ("weights", 0, weights),
+        ("KV cache, held", weights, weights + cache),
+        ("the rest: activations, workspace", weights + cache, peak),
+        ("peak allocated", 0, peak),
+        ("free in the allocator's segments", peak, reserved),
+        ("peak reserved", 0, reserved),
+        ("context", reserved, process),
+        ("process used", 0, process),
+        ("device used", 0, memory.device_used_bytes),
+    ]
+    scale = DRAWN / max(end for _, _, end in bars)
+    wide = max(len(name) for name, *_ in bars)
+    lines = [f"{'':{wide}}  {'MiB':>7}"]
+    for name, start, end in bars:
+        at = round(start * scale)
+        bar = "█" * (round(end * scale) - at) or "▏"
+        lines.append(f"{name:{wide}}  {(end - start) / 2**20:7,.1f}  {' ' * at}{bar}")
+    return "\n".join(["```text", *lines, "```"])
+
+
 PARTS = {
     "commands": commands,
+    "drawing": drawing,
     "keys": keys,
     "metrics": all_metrics,
     "options": options,

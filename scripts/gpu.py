@@ -5,7 +5,7 @@
 All output is in .gpu/: runs, logs, the probe, and the list of finished steps. If .gpu/ is kept, the next call
 continues an interrupted step, because a sweep resumes; on another machine, which has another card, with
 --new-environment only. It needs no .venv: any Python that imports llmbench and the engines will do, so a bare
-machine needs no network.
+machine needs no network. A call that is killed stops its step, which the next call goes on with.
 """
 
 from __future__ import annotations
@@ -123,7 +123,9 @@ def main() -> int:
         print("gpu: found no NVIDIA GPU, or no driver for it; nothing was run.", file=sys.stderr)
         return 2
     if said := unusable():
-        print(f"gpu: {sys.executable} cannot run llmbench: {said}; nothing was run.", file=sys.stderr)
+        print(
+            f"gpu: {sys.executable} cannot run llmbench: {said}; nothing was run.", file=sys.stderr
+        )
         return 2
     PLACE.mkdir(exist_ok=True)
     held = alone()

@@ -18,6 +18,7 @@ from llmbench.results import store
 from llmbench.results.record import Record, Status
 from llmbench.run.plan import plan
 from llmbench.spec import sweep
+from standin_cuda import BEGIN
 from sweeps import PATIENCE_S
 
 ROOT = Path(__file__).parents[1]
@@ -181,7 +182,7 @@ def test_a_python_that_lacks_a_package_runs_nothing_and_nothing_is_done(tmp_path
     assert not (tmp_path / ".gpu").exists()
 
 
-def called(folder: Path, steps: str, *, checked: bool = False) -> str:
+def called(folder: Path, steps: str, *words: str, checked: bool = False) -> str:
     """Return a program that calls the script with a place in this folder and other steps."""
     return f"""
 import importlib.util, sys
@@ -193,7 +194,7 @@ gpu.PLACE = Path({str(folder)!r}) / ".gpu"
 gpu.DONE, gpu.SHORTEST_S, gpu.gpus = gpu.PLACE / "done", 0, lambda: 1
 gpu.SWEEPS, gpu.unusable = Path({str(folder)!r}), {"gpu.unusable" if checked else "lambda: None"}
 {steps}
-sys.argv = ["gpu", "-o", {str(folder / "home.tar.gz")!r}]
+sys.argv = ["gpu", *{words!r}, "-o", {str(folder / "home.tar.gz")!r}]
 sys.exit(gpu.main())
 """
 
@@ -247,6 +248,56 @@ def test_a_list_that_was_killed_or_cut_off_goes_on_where_it_was(tmp_path: Path) 
     assert sessions(tmp_path, "second") == whole
     with tarfile.open(tmp_path / "home.tar.gz") as packed:
         assert {".gpu/done", ".gpu/runs/first/records.jsonl"} <= set(packed.getnames())
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_cuda")
+@pytest.mark.timeout(1800)
+def test_the_whole_list_is_rehearsed_and_survives_being_killed(tmp_path: Path) -> None:
+    sweeps = "gpu.SWEEPS = gpu.ROOT / 'configs' / 'sweeps'"
+    whole = called(tmp_path, sweeps, "--rehearse", "--budget", "1500", checked=True)
+    environment = {
+        **os.environ, "PYTHONPATH": str(BEGIN), "STANDIN_STATE": str(tmp_path), "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+    command = (sys.executable, "-c", whole)
+
+    killed = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    ends = time.monotonic() + 900
+    while sessions(tmp_path, "gpu-families").total() < 2:
+        assert killed.poll() is None
+        assert time.monotonic() < ends
+        time.sleep(0.05)
+    killed.kill()
+    killed.wait()
+    before = sessions(tmp_path, "gpu-families")
+    went_on = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+    done = (tmp_path / ".gpu" / "done").read_text().split()
+    steps = [line.split()[0] for line in listed()]
+    assert [step for step in steps if step not in done] == NEEDS_VLLM, went_on.stdout[-4000:]
+    assert len(done) == len(set(done))
+    assert sessions(tmp_path, "gpu-families") >= before
+    with tarfile.open(tmp_path / "home.tar.gz") as packed:
+        names = set(packed.getnames())
+    for step in (step for step in done if step not in {"tests", "probe"}):
+        measured = sessions(tmp_path, step)
+        assert measured, step
+        assert set(measured.values()) == {1}, step
+        assert {status for *_, status in measured} <= {"ok", "unsupported"}, step
+        assert f".gpu/runs/{step}/records.jsonl" in names
+
+
+NEEDS_VLLM = ["gpu-vllm", "gpu-vllm-mpt"]
+"""Steps that are refused where vLLM is not installed, and run with the next call."""
+
+
+def listed() -> list[str]:
+    """Return the lines of the list of steps."""
+    script = str(ROOT / "scripts" / "gpu.py")
+    done = subprocess.run(
+        (sys.executable, script, "--list"), capture_output=True, text=True, check=True
+    )
+    return done.stdout.splitlines()
 
 
 def test_a_rehearsal_has_every_sweep_small(
