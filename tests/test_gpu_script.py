@@ -206,7 +206,9 @@ ON_THE_FAKE_ENGINE = {
         "model": "llama-7b@tiny", "backend": {"fake": {"ttft_ms": 20.0, "tpot_ms": 100.0}}, "device": "cpu",
         "batch_size": list(SIZES), "input_len": 8, "output_len": 8,
     },
-    "protocol": {"sessions": 2, "max_sessions": 2, "iterations": 3, "min_time_s": 0.001, "warmup": 1, "warmup_budget_s": 0},
+    "protocol": {
+        "sessions": 2, "max_sessions": 2, "iterations": 3, "min_time_s": 0.001, "warmup": 1, "warmup_budget_s": 0,
+    },
 }  # fmt: skip
 
 
