@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmbench.errors import Unconvertible
 from llmbench.importers import Reading, served
-from llmbench.importers.fields import Fields, agree, last_name
+from llmbench.importers.fields import NOT_OF_A_CELL, Fields, agree, last_name
 from llmbench.results.record import Finding
 
 if TYPE_CHECKING:
@@ -76,12 +76,12 @@ def read(document: ToolFile, said: Said) -> list[Reading]:
     return [
         Reading(
             where=_where(fields),
+            traits=fields.inner("input_config").rest({"models"}, *NOT_OF_A_CELL),
             given=given,
             warnings=[*served.failed(failed, done + failed), *_recounted(fields)],
             refused=REFUSED,
             version=fields.text("aiperf_version"),
             ended=fields.text("end_time") if fields.has("end_time") else None,
-            own_process=False,
         )
     ]
 
@@ -108,14 +108,13 @@ def _figure(fields: Fields, name: str, unit: str, which: str) -> float:
 
 
 def _rates(fields: Fields) -> dict[str, Given]:
-    """Return token rates over the run from start to end, as the tool's own rates are.
-
-    `benchmark_duration`, from the first request to the last answer, is slightly shorter.
-    """
+    """Return token rates over the run, which the tool takes from start to end, or up to 0.11 from its first request."""
     given: dict[str, Given] = {}
     if not fields.has("output_token_throughput", "total_osl", "start_time", "end_time"):
         return given
-    duration_s = _duration_s(fields)
+    durations_s = [_duration_s(fields)]
+    if fields.has("benchmark_duration"):
+        durations_s.append(_figure(fields, "benchmark_duration", "sec", "avg"))
     for key, theirs, counted in (
         ("served_output_tok_s", "output_token_throughput", ("total_osl",)),
         ("served_total_tok_s", "total_token_throughput", ("total_osl", "total_isl")),
@@ -123,7 +122,8 @@ def _rates(fields: Fields) -> dict[str, Given]:
         if fields.has(theirs, *counted):
             rate = _figure(fields, theirs, "tokens/sec", "avg")
             tokens = sum(_figure(fields, name, "tokens", "avg") for name in counted)
-            agree(rate, tokens / duration_s, theirs, fields.where)
+            nearest_s = min(durations_s, key=lambda duration_s: abs(rate * duration_s - tokens))
+            agree(rate, tokens / nearest_s, theirs, fields.where)
             given |= served.of_run(key, rate, CLOCK, TOKENS)
     return given
 
@@ -159,10 +159,15 @@ def _model(config: Fields) -> str | None:
 def _load(config: Fields) -> dict[str, Any]:
     """Return the load on the server, if it was constant."""
     phases = config.each("phases") if config.has("phases") else []
-    measured = [one for one in phases if one.has("kind") and one.text("kind") == "profiling"]
+    measured = [one for one in phases if "profiling" in _names(one)]
     if len(measured) != 1:
         return {}
     return {key: measured[0].scalar(key) for key in LOAD if measured[0].has(key)}
+
+
+def _names(phase: Fields) -> list[str]:
+    """Return what a phase is called: its kind, or up to 0.11 its name."""
+    return [phase.text(key) for key in ("kind", "name") if phase.has(key)][:1]
 
 
 def _length(fields: Fields, name: str) -> int | None:

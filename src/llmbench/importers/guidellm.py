@@ -6,11 +6,12 @@ from the requests; its `time_per_output_token_ms` includes the prompt and is not
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from llmbench.errors import Unconvertible
 from llmbench.importers import Reading, served
-from llmbench.importers.fields import Fields, agree, last_name
+from llmbench.importers.fields import AGREE_WITHIN, NOT_OF_A_CELL, Fields, agree, last_name
 
 if TYPE_CHECKING:
     from llmbench.importers import Said, ToolFile
@@ -67,16 +68,16 @@ def _reading(benchmark: Fields, version: str) -> Reading:
     if _trimmed(benchmark):
         refused["rates"] = "warm-up or cool-down are cut off: not the whole run's"
     else:
-        given |= _rates(benchmark)
+        given |= _rates(benchmark, refused)
     if not given:
         raise Unconvertible(f"{benchmark.where}: {'; '.join(refused.values())}.")
     return Reading(
         where={**_where(benchmark), "input_len": lengths[0], "output_len": lengths[1]},
+        traits=benchmark.inner("config").rest({"strategy"}, *NOT_OF_A_CELL),
         given=given,
         warnings=served.failed(counts.count("errored"), total),
         refused=refused,
         version=version,
-        own_process=False,
     )
 
 
@@ -151,7 +152,8 @@ def _trimmed(benchmark: Fields) -> bool:
     )
 
 
-def _rates(benchmark: Fields) -> dict[str, Given]:
+def _rates(benchmark: Fields, refused: dict[str, str]) -> dict[str, Given]:
+    """Return the rates that are over the whole run; some versions divide by the time since the first token."""
     metrics, duration_s = benchmark.inner("metrics"), benchmark.positive("duration")
     given: dict[str, Given] = {}
     for key, theirs, counted in (
@@ -162,6 +164,11 @@ def _rates(benchmark: Fields) -> dict[str, Given]:
             metrics.inner(name).inner("successful").positive("total_sum") for name in counted
         )
         rate = metrics.inner(theirs).inner("successful").positive("mean")
-        agree(rate, tokens / duration_s, f"{theirs}.mean", benchmark.where)
-        given |= served.of_run(key, rate, CLOCK, TOKENS)
+        if math.isclose(rate, tokens / duration_s, rel_tol=AGREE_WITHIN):
+            given |= served.of_run(key, rate, CLOCK, TOKENS)
+        else:
+            refused[theirs] = (
+                f"{rate:.6g} is not the {tokens / duration_s:.6g} of the whole run; some versions divide by the time "
+                "since the first token"
+            )
     return given
