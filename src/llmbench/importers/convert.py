@@ -127,12 +127,19 @@ def _results(found: Sequence[Found], *, as_sessions: bool) -> Iterator[Result]:
     """Yield the readings as cells; those that nothing but their place tells apart are sessions if the user says so."""
     names = _telling(found, as_sessions=as_sessions)
     sessions: Counter[str] = Counter()
+    here: set[tuple[int, str]] = set()
     for one in found:
         places = one.places
         facts = {**one.facts, "options": {**one.facts["options"], **_stated(places, names)}}
         known = {k: v for k, v in places.items() if k not in WHERE}
         digest = digest_of({"cell": facts, "places": known if as_sessions else places})
         point = _point(one.source, facts, digest)
+        if (one.file, point.id) in here:
+            raise Unconvertible(
+                f"{one.source.file}: contains the same test twice; a repetition in one process is not a second "
+                "session. Leave out --as-sessions."
+            )
+        here.add((one.file, point.id))
         sessions[point.id] += 1
         yield _result(point, one.source, one.reading, sessions[point.id])
 

@@ -91,9 +91,12 @@ def _values(text: str, name: str) -> list[Any]:
             raise Unconvertible(f"{name}: {where} truncated or not JSON: {why}.") from None
         values.append(value)
         at = _begin(text, at)
-    if not any(isinstance(value, dict | list) for value in values):
-        raise Unconvertible(f"{name}: {foreign_texts.refusal(text)}")
-    return values
+    if values:
+        return values
+    try:
+        return [json.loads(text)]  # a number or a word, which looked like a log line
+    except ValueError:
+        raise Unconvertible(f"{name}: {foreign_texts.refusal(text)}") from None
 
 
 def _begin(text: str, at: int) -> int:

@@ -96,6 +96,6 @@ def refusal(text: str) -> str:
             return f"is {kind.what}; {kind.instead}."
     first = shown(redact(next(line for line in begin.splitlines() if line.strip()).strip()))[:40]
     return (
-        f"is no JSON: it begins with {first!r}. llmbench import reads the JSON files of the tools in "
+        f"is not JSON: it begins with {first!r}. llmbench import reads the JSON files of the tools in "
         "docs/importing.md."
     )

@@ -31,6 +31,10 @@ def place(model: Any, choice: str, device: torch.device, seed: int) -> Any:
     return spread(model, planned(model, choice), seed)
 
 
+FIRST = 0
+"""The device that prompts are sent to, as accelerate names it."""
+
+
 class Host(NamedTuple):
     """Host memory as a level below a device, and the rate in bytes/s at which the device reads from it."""
 
@@ -83,13 +87,14 @@ def spread(model: Any, device_map: Mapping[str, Any], seed: int) -> Any:
     refuse_disk(device_map)
     on_host = [(n, p) for n, p in model.named_parameters() if _of(n, device_map) == "cpu"]
     fill(on_host, seed)
-    # Hooks cost time at every layer; like from_pretrained, a model on one device gets none.
-    several = len(set(device_map.values())) > 1
-    model = accelerate.dispatch_model(model, device_map=dict(device_map), force_hooks=several)
-    elsewhere = [
+    # Hooks cost time at every layer; like from_pretrained, a model on one device gets none. On another device than
+    # the first, to which the prompts go and on which events are recorded, it needs them.
+    elsewhere = set(device_map.values()) != {FIRST}
+    model = accelerate.dispatch_model(model, device_map=dict(device_map), force_hooks=elsewhere)
+    not_on_host = [
         (n, p) for n, p in model.named_parameters() if p.device.type not in ("cpu", "meta")
     ]
-    fill(elsewhere, seed + 1)
+    fill(not_on_host, seed + 1)
     return model
 
 
