@@ -284,8 +284,11 @@ def test_the_same_test_twice_in_one_process_is_no_second_session(tmp_path: Path)
     path = tmp_path / "twice.jsonl"
     path.write_text(f"{line}\n{line}\n")
 
-    assert cli.run(["import", str(path), "-o", str(tmp_path / "run")]) == 2
+    command = ["import", str(path), "-o", str(tmp_path / "run")]
+    assert cli.run([*command, "--as-sessions"]) == 2
     assert not (tmp_path / "run").exists()
+    assert cli.run(command) == 0
+    assert len(table.build(store.read(tmp_path / "run")).cells) == 2
 
 
 def test_several_processes_of_one_cell_are_its_sessions(tmp_path: Path) -> None:
@@ -297,8 +300,10 @@ def test_several_processes_of_one_cell_are_its_sessions(tmp_path: Path) -> None:
     second = changed(tmp_path, "vllm_latency.json", slower)
 
     shape = ("-m", "llama-7b", "--batch-size", "4", "--input-len", "32", "--output-len", "16")
-    made = imported(tmp_path / "run", "vllm_latency.json", second, flags=shape)
+    apart = imported(tmp_path / "apart", "vllm_latency.json", second, flags=shape)
+    made = imported(tmp_path / "run", "vllm_latency.json", second, flags=(*shape, "--as-sessions"))
 
+    assert len(apart.cells) == 2  # nothing in the files says that they are sessions
     assert len(made.cells) == 1
     assert all(numbers.sessions.tolist() == [2] for numbers in made.numbers)
     assert all(math.isfinite(numbers.half_width[0]) for numbers in made.numbers)
@@ -615,7 +620,7 @@ def latencies(folder: Path, name: str, seconds: float, machine: str) -> Path:
         paths[-1].write_text(json.dumps(held))
     flags = (
         "--machine", machine, "--model", "llama-2-7b", "--batch-size", "8", "--input-len", "256",
-        "--output-len", "128",
+        "--output-len", "128", "--as-sessions",
     )  # fmt: skip
     imported(folder / name, *paths, flags=flags)
     return folder / name
@@ -665,7 +670,11 @@ def test_llama_bench_of_a_phone_settles_its_claim(
         step |= {"samples_ns": ns, "avg_ns": ns[0], "avg_ts": rate, "model_type": "llama 7B Q4_0"}
         paths.append(tmp_path / f"{session}.jsonl")
         paths[-1].write_text(json.dumps(step) + "\n")
-    imported(tmp_path / "phone", *paths, flags=("--model", "llama-2-7b", "--machine", "SM8550"))
+    imported(
+        tmp_path / "phone",
+        *paths,
+        flags=("--model", "llama-2-7b", "--machine", "SM8550", "--as-sessions"),
+    )
     capsys.readouterr()
 
     cli.run(

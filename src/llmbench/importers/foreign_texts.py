@@ -56,7 +56,7 @@ def other_tool(values: Iterable[Any]) -> str | None:
 READ_UP_TO = 2**16
 KINDS = (
     ForeignText(
-        ("build_commit,", "avg_ts"),
+        ("build_commit,build_number,", "avg_ts"),
         "llama-bench's CSV, which has only a mean of each test, and a mean is not a median",
         "run llama-bench with -o jsonl",
     ),

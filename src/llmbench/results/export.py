@@ -48,7 +48,7 @@ def vllm(log: Log) -> str:
     """Return a JSON list with one object per cell that has a valid session.
 
     Raises:
-        RunError: no cell has a number for which vLLM has a key.
+        RunError: the run has valid sessions, and no cell has a number for which vLLM has a key.
 
     """
     tally = Tally(log)
@@ -67,7 +67,7 @@ def vllm(log: Log) -> str:
         and None not in (cell.batch_size, cell.input_len, cell.output_len)
     ]
     facts += _served(log, tally)
-    if not facts:
+    if not facts and len(tally.numbers_of_owners()):
         raise RunError(
             f"export: no cell of {log.name} has a number that vLLM's benchmarks have a key for; "
             "--format parquet writes every number."
