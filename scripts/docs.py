@@ -19,7 +19,7 @@ from unittest import mock
 
 import msgspec
 
-from llmbench import cli
+from llmbench import cli, importers
 from llmbench.measure import reasons
 from llmbench.report.views import backends as views_backends
 from llmbench.results import metrics, store
@@ -29,7 +29,7 @@ from llmbench.spec import sweep as spec_sweep
 
 ROOT = Path(__file__).parents[1]
 MARKED = re.compile(
-    r"<!-- ((?:console: )?llmbench [^\n]*?|(?:commands|drawing|keys|metrics|options|warnings)\b[^\n]*?) -->\n"
+    r"<!-- ((?:console: )?llmbench [^\n]*?|(?:commands|drawing|imports|keys|metrics|options|warnings)\b[^\n]*?) -->\n"
     r"(.*?)<!-- end -->",
     re.DOTALL,
 )
@@ -167,9 +167,31 @@ def drawing(run: str) -> str:
     return "\n".join(["```text", *lines, "```"])
 
 
+def imports() -> str:
+    """Return the fixtures of other tools' files: which tool in which version wrote each, and what is taken of it."""
+    folder = ROOT / "tests" / "importers"
+    written = re.findall(
+        r"^\| `([\w.]+)` \| ([^|]+?) \|", (folder / "README.md").read_text(), re.MULTILINE
+    )
+    rows = []
+    for name, tool in written:
+        which, _, readings = importers.read(folder / name, {})
+        taken = dict.fromkeys(key for one in readings for key in one.given)
+        first = readings[0]
+        whole = [
+            *(["each iteration as `e2e_s`"] if first.samples else []),
+            *(f"`{key}`" for key in taken),
+            *(["`load_s`"] if first.load_s else []),
+            *(["peaks of memory"] if first.memory else []),
+        ]
+        rows.append([tool, which, ", ".join(whole)])
+    return table(["file of", "importer", "taken"], rows)
+
+
 PARTS = {
     "commands": commands,
     "drawing": drawing,
+    "imports": imports,
     "keys": keys,
     "metrics": all_metrics,
     "options": options,

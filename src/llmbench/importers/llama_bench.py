@@ -52,6 +52,11 @@ DEFAULTS: dict[str, tuple[object, ...]] = {
     "embeddings": (False, 0),
     "no_op_offload": (False, 0),
     "no_host": (False, 0),
+    "load_mode": ("auto",),
+    "lazy_mode": ("auto",),
+    "repack": (True, 1),
+    "fit_target": (0,),
+    "fit_min_ctx": (0,),
 }
 """What other settings are if nobody sets them; builds differ in which they write. Others are shown, known or not."""
 

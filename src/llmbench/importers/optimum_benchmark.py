@@ -31,6 +31,13 @@ NOT_SETTINGS = {
 }  # fmt: skip
 """Keys of a backend that are coordinates of their own, or the same for every cell of it."""
 
+DEFAULTS: dict[str, tuple[object, ...]] = {
+    "eval_mode": (True,),
+    "torch_compile_target": ("forward",),
+    "device_ids": ("0",),
+}
+"""What other settings are if nobody sets them."""
+
 CLOCK = "host, perf_counter; with CUDA the device's events"
 MEGABYTE = 10**6
 """The bytes of its unit MB."""
@@ -139,7 +146,7 @@ def _where(config: Fields) -> dict[str, Any]:
 def _settings(backend: Fields) -> dict[str, Any]:
     """Return what was set of a backend: neither null, false nor empty."""
     found = backend.rest(NOT_SETTINGS)
-    return {key: value for key, value in found.items() if value is not False and value != "0"}
+    return {k: v for k, v in found.items() if v is not False and v not in DEFAULTS.get(k, ())}
 
 
 def _traits(config: Fields) -> dict[str, Any]:
