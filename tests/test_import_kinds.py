@@ -479,3 +479,61 @@ def test_what_vllm_has_no_key_for_is_refused(tmp_path: Path) -> None:
     assert (answer.code, answer.out) == (int(cli.run(["export", "nowhere"])), "")
     assert "no cell of run has a number that vLLM's benchmarks have a key for" in answer.err
     assert store.read(tmp_path / "run").imported is not None
+
+
+def compared(*runs: Path) -> tuple[int, Any, str]:
+    answer = asked("compare", *runs, "--cross-machine", "--format", "json")
+    return answer.code, json.loads(answer.out) if answer.out else None, answer.err
+
+
+def test_imports_are_compared_by_the_first_metric_that_all_have(tmp_path: Path) -> None:
+    slower = changed(
+        tmp_path,
+        "vllm_serve.json",
+        lambda held: held.update(median_ttft_ms=2 * held["median_ttft_ms"]),
+    )
+    imported(tmp_path / "a", "vllm_serve.json")
+    imported(tmp_path / "b", slower)
+
+    _, told, _ = compared(tmp_path / "a", tmp_path / "b")
+
+    assert told["metric"]["key"] == "request_ttft_s"
+    assert told["candidates"][0]["cells"][0]["ratio"] == pytest.approx(2)
+    assert "Compared by request_ttft_s, the first metric that all runs have" in told["notices"][0]
+
+
+def test_imports_without_a_metric_in_common_say_what_each_has(tmp_path: Path) -> None:
+    imported(tmp_path / "a", "vllm_serve.json")
+    imported(tmp_path / "b", "llama_bench.jsonl")
+
+    code, _, told = compared(tmp_path / "a", tmp_path / "b")
+
+    assert code == 2
+    assert "no metric is in every run: a has request_itl_s, " in told
+    assert "; b has forward_decode_tok_s, " in told
+
+
+def test_a_served_rate_has_a_price(tmp_path: Path) -> None:
+    imported(tmp_path / "run", "vllm_serve.json")
+    raw = load("vllm_serve.json")
+
+    for charge, key, rate in (
+        ("output", "output", "output_throughput"),
+        ("total", "token", "total_token_throughput"),
+    ):
+        command = (
+            "cost",
+            tmp_path / "run",
+            "--usd-per-hour",
+            "2",
+            "--charge",
+            charge,
+            "--format",
+            "json",
+        )
+        (told,) = json.loads(asked(*command).out)["cells"]
+        assert told[f"usd_per_1m_{key}"] == pytest.approx(2 / 3600 / raw[rate] * 1e6)
+    assert (
+        "that --charge split divides by"
+        in asked("cost", tmp_path / "run", "--usd-per-hour", "2", "--charge", "split").err
+    )

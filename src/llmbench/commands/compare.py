@@ -1,5 +1,6 @@
 """The `compare` command: runs against a baseline, or the parts of one run, with verdicts that know their noise."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -12,11 +13,14 @@ from llmbench.errors import ExitCode, SpecError, did_you_mean
 from llmbench.machine import calibration, info
 from llmbench.report.figures.cells import labels
 from llmbench.report.views import compare as views_compare
-from llmbench.results import metrics, store
+from llmbench.results import metrics, store, table
+from llmbench.results.aggregate import Tally
 from llmbench.spec.sweep import HEADS
 from llmbench.stats import effects
 
 BY_HEAD = {head: axis for axis, head in HEADS.items()}
+
+USUAL = "e2e_s"
 
 VERDICTS = {
     "slower": effects.Verdict.WORSE,
@@ -44,13 +48,13 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
         ),
     ],
     metric: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="KEY",
             autocompletion=completed(lambda: metrics.BY_KEY),
-            help="Metric to compare.",
+            help=f"Metric to compare. [default: {USUAL}, or of imports the first that all have]",
         ),
-    ] = "e2e_s",
+    ] = None,
     by: Annotated[
         str | None,
         typer.Option(metavar="FACTOR", help="Compare inside one run: backend, dtype, model, ..."),
@@ -76,7 +80,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
     output: Output = None,
 ) -> int:
     """Say what is slower, faster or the same, cell by cell."""
-    (chosen,) = metrics.named([metric])
+    asked_for = metrics.named([metric]) if metric else []
     by = BY_HEAD.get(by or "", by)
     failing = verdicts(fail_on)
     destination = report.destination("compare", format, output)
@@ -84,12 +88,20 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
         runs = counted(runs, by)
         names = labels(runs) if format == "html" else map(str, runs)
         logs = [(name, store.read(run, tell=tell)) for name, run in zip(names, runs, strict=True)]
-        read = [sides.read(name, log, chosen) for name, log in logs]
+        tallies = [Tally(log) for _, log in logs]
+        chosen = asked_for[0] if asked_for else first_of_all([log for _, log in logs], tallies)
+        read = [
+            sides.side(name, log.plan, tally, chosen)
+            for (name, log), tally in zip(logs, tallies, strict=True)
+        ]
         kept = kept_of(read)
         asked = confounds.CompareOptions(
             chosen, share(margin), by, cross_machine=cross_machine, calibration=kept.calibration
         )
         made = compare.within(read[0], asked) if by else compare.runs(read, asked)
+        if not asked_for and chosen.key != USUAL:
+            notice = f"Compared by {chosen.key}, the first metric that all runs have; --metric chooses another."
+            made = made._replace(notices=(notice, *made.notices))
         if kept.notice:
             made = made._replace(notices=(*made.notices, kept.notice))
         destination.write(views_compare.document(made, logs))
@@ -99,6 +111,31 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
         tell(f"Undecided (exit code {ExitCode.INCOMPLETE}): {why}")
         return ExitCode.INCOMPLETE
     return ExitCode.DONE
+
+
+def first_of_all(logs: Sequence[store.Log], tallies: Sequence[Tally]) -> metrics.Metric:
+    """Return the usual metric, or if a run was imported the first that every run has.
+
+    Raises:
+        SpecError: no metric is in every run.
+
+    """
+    usual = metrics.BY_KEY[USUAL]
+    if not any(log.imported for log in logs):
+        return usual
+    held = [
+        {numbers.metric.key for numbers in table.tabulate(log, tally).numbers}
+        for log, tally in zip(logs, tallies, strict=True)
+    ]
+    shared = set.intersection(*held)
+    for metric in (usual, *metrics.METRICS):
+        if metric.key in shared:
+            return metric
+    has = "; ".join(
+        f"{log.name} has {', '.join(sorted(keys)) or 'none'}"
+        for log, keys in zip(logs, held, strict=True)
+    )
+    raise SpecError(f"compare: no metric is in every run: {has}.")
 
 
 def verdicts(text: str) -> set[object]:
