@@ -254,6 +254,87 @@ def test_a_rate_from_the_first_request_is_the_tools_own(tmp_path: Path) -> None:
     assert values(reading)["served_output_tok_s"] == pytest.approx(rate)
 
 
+def in_records(held: dict[str, Any]) -> dict[str, Any]:
+    """Return AIPerf's summary as 0.1 lays it out: metrics under `records`, no version, another configuration."""
+    metrics = {
+        key: held.pop(key)
+        for key in list(held)
+        if isinstance(held[key], dict) and "unit" in held[key]
+    }
+    for metric in metrics.values():
+        metric.pop("sum", None)
+    metrics.pop("error_request_count", None)
+    rest = {key: held[key] for key in ("was_cancelled", "start_time", "end_time")}
+    config = {
+        "endpoint": {"model_names": ["tiny-llama"], "streaming": True},
+        "loadgen": {"concurrency": 2},
+    }
+    errors = [{"error_details": {"type": "x"}, "count": 3}]
+    return {"records": metrics, "input_config": config, "error_summary": errors, **rest}
+
+
+def at_the_top(held: dict[str, Any]) -> dict[str, Any]:
+    """Return AIPerf's summary as 0.3 lays it out: metrics at the top, no version."""
+    older = in_records(held)
+    return {**older.pop("records"), **older}
+
+
+@pytest.mark.parametrize("layout", [in_records, at_the_top])
+def test_older_aiperf_is_the_same_with_its_model_load_and_errors(
+    layout: Callable[[dict[str, Any]], dict[str, Any]], tmp_path: Path
+) -> None:
+    path = tmp_path / "profile_export_aiperf.json"
+    path.write_text(json.dumps(layout(load("aiperf.json"))))
+
+    tool, _, (reading,) = importers.read(path, {})
+
+    newer = importers.read(FILES / "aiperf.json", {})[2][0]
+    assert (tool, reading.version) == ("aiperf", None)
+    assert values(reading) == values(newer)
+    assert reading.where["model"] == "tiny-llama"
+    assert reading.where["options"] == {"concurrency": 2}
+    assert [one.detail for one in reading.warnings if one.code == "requests_failed"] == [
+        "3 of 11 requests failed"
+    ]
+
+
+def of_2025(held: dict[str, Any]) -> dict[str, Any]:
+    """Return GuideLLM's report as 0.2 and 0.3 lay it out."""
+    (benchmark,) = held["benchmarks"]
+    for request in benchmark["requests"]["successful"]:
+        timings = request.pop("info")["timings"]
+        request |= {
+            "start_time": timings["request_start"],
+            "first_token_time": timings["first_token_iteration"],
+            "last_token_time": timings["last_token_iteration"],
+        }
+    older = {
+        "type_": "generative_benchmark",
+        "args": {"strategy": {"type_": "concurrent", "streams": 2}, "max_number": 8},
+        "run_stats": {},
+        "worker": {"backend_type": "openai_http", "backend_model": "tiny-llama"},
+        "request_totals": benchmark["metrics"]["request_totals"],
+        "requests": benchmark["requests"],
+    }
+    return {"benchmarks": [older]}
+
+
+def test_older_guidellm_has_its_requests_and_no_rate(tmp_path: Path) -> None:
+    path = tmp_path / "benchmarks.json"
+    path.write_text(json.dumps(of_2025(load("guidellm.json"))))
+
+    tool, _, (reading,) = importers.read(path, {})
+
+    newer = values(importers.read(FILES / "guidellm.json", {})[2][0])
+    assert tool == "guidellm"
+    assert values(reading) == {
+        key: value for key, value in newer.items() if key.startswith("request_")
+    }
+    assert reading.where["model"] == "tiny-llama"
+    assert reading.where["options"] == {"strategy": "concurrent", "streams": 2}
+    assert "not the whole run's" in reading.refused["rates"]
+
+
 def test_a_report_without_whole_calls_has_its_phases(tmp_path: Path) -> None:
     def of_2024(held: Any) -> None:
         report = held["report"]
@@ -497,7 +578,7 @@ def test_imports_are_compared_by_the_first_metric_that_all_have(tmp_path: Path) 
 
     _, told, _ = compared(tmp_path / "a", tmp_path / "b")
 
-    assert told["metric"]["key"] == "request_ttft_s"
+    assert told["metric"] == "request_ttft_s"
     assert told["candidates"][0]["cells"][0]["ratio"] == pytest.approx(2)
     assert "Compared by request_ttft_s, the first metric that all runs have" in told["notices"][0]
 

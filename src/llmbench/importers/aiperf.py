@@ -43,25 +43,30 @@ REFUSED = {
 
 
 def recognises(document: ToolFile) -> bool:
-    """Return whether this tool wrote the file."""
+    """Return whether this tool wrote the file; up to 0.10 it does not say its version."""
+    whole = _whole(document)
+    config = whole.get("input_config")
+    if not isinstance(config, dict) or "request_latency" not in whole:
+        return False
+    endpoint = config.get("endpoint")
+    return "aiperf_version" in whole or (isinstance(endpoint, dict) and "model_names" in endpoint)
+
+
+def _whole(document: ToolFile) -> dict[str, Any]:
+    """Return the file's only object, in which 0.1 has the metrics under `records`; empty for other files."""
     value = document.values[0]
-    return (
-        len(document.values) == 1
-        and isinstance(value, dict)
-        and {"aiperf_version", "request_latency", "input_config"} <= value.keys()
-    )
+    if len(document.values) != 1 or not isinstance(value, dict):
+        return {}
+    records = value.get("records")
+    return {**value, **records} if isinstance(records, dict) else value
 
 
 def read(document: ToolFile, said: Said) -> list[Reading]:
     """Return the run in the file as one reading."""
     del said
-    fields = Fields(document.values[0], document.name)
+    fields = Fields(_whole(document), document.name)
     done = round(_figure(fields, "request_count", "requests", "avg"))
-    failed = (
-        round(_figure(fields, "error_request_count", "requests", "avg"))
-        if fields.has("error_request_count")
-        else 0
-    )
+    failed = _failed(fields)
     if fields.has("was_cancelled") and fields.scalar("was_cancelled") is True:
         raise Unconvertible(
             f"{document.name}: was cancelled after {done:,} requests; import a complete run."
@@ -80,10 +85,18 @@ def read(document: ToolFile, said: Said) -> list[Reading]:
             given=given,
             warnings=[*served.failed(failed, done + failed), *_recounted(fields)],
             refused=REFUSED,
-            version=fields.text("aiperf_version"),
+            version=fields.text("aiperf_version") if fields.has("aiperf_version") else None,
             ended=fields.text("end_time") if fields.has("end_time") else None,
         )
     ]
+
+
+def _failed(fields: Fields) -> int:
+    """Return how many requests failed, by their count or by the summary of errors."""
+    if fields.has("error_request_count"):
+        return round(_figure(fields, "error_request_count", "requests", "avg"))
+    errors = fields.each("error_summary") if fields.has("error_summary") else []
+    return sum(error.count("count") for error in errors)
 
 
 def _figure(fields: Fields, name: str, unit: str, which: str) -> float:
@@ -153,13 +166,18 @@ def _where(fields: Fields) -> dict[str, Any]:
 def _model(config: Fields) -> str | None:
     """Return the model's name if there is only one."""
     models = config.inner("models").each("items") if config.has("models") else []
-    return last_name(models[0].text("name")) if len(models) == 1 else None
+    names = [model.text("name") for model in models]
+    if config.has("endpoint") and config.inner("endpoint").has("model_names"):
+        names = config.inner("endpoint").texts("model_names")
+    return last_name(names[0]) if len(names) == 1 else None
 
 
 def _load(config: Fields) -> dict[str, Any]:
-    """Return the load on the server, if it was constant."""
+    """Return the load on the server, if it was constant; up to 0.10 it is under `loadgen`."""
     phases = config.each("phases") if config.has("phases") else []
     measured = [one for one in phases if "profiling" in _names(one)]
+    if config.has("loadgen"):
+        measured.append(config.inner("loadgen"))
     if len(measured) != 1:
         return {}
     return {key: measured[0].scalar(key) for key in LOAD if measured[0].has(key)}

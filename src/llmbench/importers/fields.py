@@ -176,6 +176,10 @@ class Fields:
             for n, one in values
         ]
 
+    def texts(self, key: str) -> list[str]:
+        """Return a list of texts."""
+        return [Fields({key: one}, self.where).text(key) for one in self._list(key)]
+
     def lists(self, key: str) -> list[Any]:
         """Return the list under a key, its items unread."""
         return self._list(key)

@@ -22,6 +22,10 @@ TOOL = "guidellm"
 CLOCK = "the client, wall clock, from the request sent"
 TOKENS = "the server's usage, or the client's tokenizer where the server says none"
 
+TIMES = ("request_start", "first_token_iteration", "last_token_iteration")
+OF_2025 = ("start_time", "first_token_time", "last_token_time")
+"""When a request was sent, and when its first and last tokens came; the names until 0.3."""
+
 REFUSED = {
     "time_per_output_token_ms": "divides the whole request, its prompt too, by its tokens: no TPOT",
     "median of metrics": "the lower of two middle values, weighed by tokens; the requests are taken instead",
@@ -35,23 +39,36 @@ def recognises(document: ToolFile) -> bool:
     value = document.values[0]
     if len(document.values) != 1 or not isinstance(value, dict):
         return False
-    metadata = value.get("metadata")
-    return "benchmarks" in value and isinstance(metadata, dict) and "guidellm_version" in metadata
+    metadata, benchmarks = value.get("metadata"), value.get("benchmarks")
+    if isinstance(metadata, dict) and "guidellm_version" in metadata:
+        return isinstance(benchmarks, list)
+    return bool(benchmarks) and _is_of_2025(benchmarks)
+
+
+def _is_of_2025(benchmarks: Any) -> bool:
+    """Return whether these are benchmarks of versions 0.2 and 0.3, which do not say their version."""
+    return isinstance(benchmarks, list) and all(
+        isinstance(one, dict)
+        and one.get("type_") == "generative_benchmark"
+        and {"args", "run_stats", "worker", "request_totals", "requests"} <= one.keys()
+        for one in benchmarks
+    )
 
 
 def read(document: ToolFile, said: Said) -> list[Reading]:
     """Return one reading per benchmark."""
     del said
     fields = Fields(document.values[0], document.name)
-    version = fields.inner("metadata").text("guidellm_version")
+    version = fields.inner("metadata").text("guidellm_version") if fields.has("metadata") else None
     benchmarks = fields.each("benchmarks")
     if not benchmarks:
         raise Unconvertible(f"{document.name}: holds no benchmark.")
     return [_reading(benchmark, version) for benchmark in benchmarks]
 
 
-def _reading(benchmark: Fields, version: str) -> Reading:
-    counts = benchmark.inner("metrics").inner("request_totals")
+def _reading(benchmark: Fields, version: str | None) -> Reading:
+    of_2025 = benchmark.has("request_totals")
+    counts = (benchmark if of_2025 else benchmark.inner("metrics")).inner("request_totals")
     done, total = counts.count("successful"), counts.count("total")
     if not done:
         raise Unconvertible(f"{benchmark.where}: 0 of {total:,} requests were completed.")
@@ -65,7 +82,11 @@ def _reading(benchmark: Fields, version: str) -> Reading:
         refused["requests"] = (
             f"{len(requests):,} of {done:,} are in the file, and a median needs all of them"
         )
-    if _trimmed(benchmark):
+    if of_2025:
+        refused["rates"] = (
+            "of each moment between two requests, weighed by its length: not the whole run's"
+        )
+    elif _trimmed(benchmark):
         refused["rates"] = "warm-up or cool-down are cut off: not the whole run's"
     else:
         given |= _rates(benchmark, refused)
@@ -73,7 +94,7 @@ def _reading(benchmark: Fields, version: str) -> Reading:
         raise Unconvertible(f"{benchmark.where}: {'; '.join(refused.values())}.")
     return Reading(
         where={**_where(benchmark), "input_len": lengths[0], "output_len": lengths[1]},
-        traits=benchmark.inner("config").rest({"strategy"}, *NOT_OF_A_CELL),
+        traits=benchmark.inner("args" if of_2025 else "config").rest({"strategy"}, *NOT_OF_A_CELL),
         given=given,
         warnings=served.failed(counts.count("errored"), total),
         refused=refused,
@@ -82,15 +103,17 @@ def _reading(benchmark: Fields, version: str) -> Reading:
 
 
 def _where(benchmark: Fields) -> dict[str, Any]:
-    config = benchmark.inner("config")
+    of_2025 = benchmark.has("worker")
+    config = benchmark.inner("args" if of_2025 else "config")
     strategy = config.inner("strategy")
     options: dict[str, Any] = {"strategy": strategy.text("type_")}
     for key in ("max_concurrency", "streams", "rate"):
         if strategy.has(key):
             options[key] = strategy.scalar(key)
-    backend = config.inner("backend")
+    backend = benchmark.inner("worker") if of_2025 else config.inner("backend")
+    name = "backend_model" if of_2025 else "model"
     return {
-        "model": last_name(backend.text("model")) if backend.has("model") else None,
+        "model": last_name(backend.text(name)) if backend.has(name) else None,
         "options": options,
     }
 
@@ -109,14 +132,12 @@ def _of_requests(requests: list[Fields]) -> dict[str, Given]:
     tpots: list[float] = []
     wholes: list[float] = []
     for request in requests:
-        timings = request.inner("info").inner("timings")
-        start = timings.positive("request_start")
-        if not timings.has("first_token_iteration", "last_token_iteration"):
+        names = OF_2025 if request.has("start_time", "first_token_time") else TIMES
+        timings = request if names is OF_2025 else request.inner("info").inner("timings")
+        start = timings.positive(names[0])
+        if not timings.has(*names[1:]):
             continue  # not streamed
-        first, last = (
-            timings.positive("first_token_iteration"),
-            timings.positive("last_token_iteration"),
-        )
+        first, last = timings.positive(names[1]), timings.positive(names[2])
         if not start < first <= last:
             raise Unconvertible(f"{request.where}: its tokens come before it was sent.")
         agree(
