@@ -379,6 +379,23 @@ def test_sglang_is_recomputed_from_its_counts() -> None:
         assert (reading.where["model"], reading.version) == ("org/some-8b", "0.5.4")
 
 
+def test_genai_perf_is_recomputed_from_its_summary() -> None:
+    raw = load("genai_perf.json")
+
+    tool, _, (reading,) = importers.read(FILES / "genai_perf.json", {})
+
+    assert tool == "genai-perf"
+    assert values(reading) == {
+        "request_ttft_s": pytest.approx(raw["time_to_first_token"]["p50"] / 1e3),
+        "request_tpot_s": pytest.approx(raw["inter_token_latency"]["p50"] / 1e3),
+        "request_e2e_s": pytest.approx(raw["request_latency"]["p50"] / 1e3),
+        "served_output_tok_s": pytest.approx(raw["request_throughput"]["avg"] * 12),
+    }
+    assert reading.where == {
+        "model": "tiny-llama", "options": {"concurrency": 2}, "input_len": 32, "output_len": 12,
+    }  # fmt: skip
+
+
 # -- texts around and instead of JSON --------------------------------------------------------------
 
 

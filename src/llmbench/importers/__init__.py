@@ -31,6 +31,7 @@ __all__ = ["Reading", "Said", "ToolFile", "known", "read"]
 
 TOOLS = (
     "aiperf",
+    "genai_perf",
     "guidellm",
     "llama_bench",
     "optimum_benchmark",

@@ -65,7 +65,7 @@ def read(document: ToolFile, said: Said) -> list[Reading]:
     """Return the run in the file as one reading."""
     del said
     fields = Fields(_whole(document), document.name)
-    done = round(_figure(fields, "request_count", "requests", "avg"))
+    done = round(stated(fields, "request_count", "requests", "avg"))
     failed = _failed(fields)
     if fields.has("was_cancelled") and fields.scalar("was_cancelled") is True:
         raise Unconvertible(
@@ -74,9 +74,8 @@ def read(document: ToolFile, said: Said) -> list[Reading]:
     given: dict[str, Given] = {}
     for key, theirs in MEDIANS.items():
         if fields.has(theirs):
-            median_s = _figure(fields, theirs, "ms", "p50") / 1e3
             tokens = TOKENS if key == "request_tpot_s" else ""
-            given |= served.of_run(key, median_s, CLOCK, tokens)
+            given |= served.of_run(key, median_s(fields, theirs), CLOCK, tokens)
     given |= _rates(fields)
     return [
         Reading(
@@ -94,12 +93,17 @@ def read(document: ToolFile, said: Said) -> list[Reading]:
 def _failed(fields: Fields) -> int:
     """Return how many requests failed, by their count or by the summary of errors."""
     if fields.has("error_request_count"):
-        return round(_figure(fields, "error_request_count", "requests", "avg"))
+        return round(stated(fields, "error_request_count", "requests", "avg"))
     errors = fields.each("error_summary") if fields.has("error_summary") else []
     return sum(error.count("count") for error in errors)
 
 
-def _figure(fields: Fields, name: str, unit: str, which: str) -> float:
+def median_s(fields: Fields, name: str) -> float:
+    """Return the median of a metric in milliseconds, in seconds."""
+    return stated(fields, name, "ms", "p50") / 1e3
+
+
+def stated(fields: Fields, name: str, unit: str, which: str) -> float:
     """Return one figure of a metric after checking its unit, and its mean against its sum and count."""
     metric = fields.inner(name)
     if metric.text("unit") != unit:
@@ -127,14 +131,14 @@ def _rates(fields: Fields) -> dict[str, Given]:
         return given
     durations_s = [_duration_s(fields)]
     if fields.has("benchmark_duration"):
-        durations_s.append(_figure(fields, "benchmark_duration", "sec", "avg"))
+        durations_s.append(stated(fields, "benchmark_duration", "sec", "avg"))
     for key, theirs, counted in (
         ("served_output_tok_s", "output_token_throughput", ("total_osl",)),
         ("served_total_tok_s", "total_token_throughput", ("total_osl", "total_isl")),
     ):
         if fields.has(theirs, *counted):
-            rate = _figure(fields, theirs, "tokens/sec", "avg")
-            tokens = sum(_figure(fields, name, "tokens", "avg") for name in counted)
+            rate = stated(fields, theirs, "tokens/sec", "avg")
+            tokens = sum(stated(fields, name, "tokens", "avg") for name in counted)
             nearest_s = min(durations_s, key=lambda duration_s: abs(rate * duration_s - tokens))
             agree(rate, tokens / nearest_s, theirs, fields.where)
             given |= served.of_run(key, rate, CLOCK, TOKENS)
@@ -158,8 +162,8 @@ def _where(fields: Fields) -> dict[str, Any]:
     return {
         "model": _model(config),
         "options": _load(config),
-        "input_len": _length(fields, "input_sequence_length"),
-        "output_len": _length(fields, "output_sequence_length"),
+        "input_len": length(fields, "input_sequence_length"),
+        "output_len": length(fields, "output_sequence_length"),
     }
 
 
@@ -188,7 +192,7 @@ def _names(phase: Fields) -> list[str]:
     return [phase.text(key) for key in ("kind", "name") if phase.has(key)][:1]
 
 
-def _length(fields: Fields, name: str) -> int | None:
+def length(fields: Fields, name: str) -> int | None:
     """Return the common length of all requests, if there is one."""
     if not fields.has(name):
         return None
@@ -201,7 +205,7 @@ def _recounted(fields: Fields) -> list[Finding]:
     """Return a warning if the client's token count of the text differs from the server's count."""
     if not fields.has("total_osl", "total_usage_completion_tokens"):
         return []
-    counted = round(_figure(fields, "total_osl", "tokens", "avg"))
-    made = round(_figure(fields, "total_usage_completion_tokens", "tokens", "avg"))
+    counted = round(stated(fields, "total_osl", "tokens", "avg"))
+    made = round(stated(fields, "total_usage_completion_tokens", "tokens", "avg"))
     detail = f"the client counted {counted:,} new tokens in the text, and the server made {made:,}"
     return [Finding("tokens_recounted", detail)] if counted != made else []

@@ -37,11 +37,6 @@ OF_OTHER_TOOLS = (
         "llmperf's summary, which llmbench does not read",
     ),
     ForeignJson(
-        frozenset({"request_throughput", "request_latency", "input_config"}),
-        "genai-perf's export, which llmbench does not read; its successor AIPerf writes profile_export_aiperf.json, "
-        "which llmbench reads",
-    ),
-    ForeignJson(
         frozenset({"results", "versions", "n-shot"}), "lm-evaluation-harness's results, which hold no speed"
     ),
 )  # fmt: skip

@@ -110,6 +110,14 @@ def _model(server: Fields | None) -> str | None:
 def _rates(fields: Fields, made: int) -> dict[str, Given]:
     duration_s, rate = fields.positive("duration"), fields.positive("output_throughput")
     agree(rate, made / duration_s, "output_throughput", fields.where)
+    if fields.has("input_throughput"):
+        prompt = fields.count("total_input_tokens")
+        agree(
+            fields.positive("input_throughput"),
+            prompt / duration_s,
+            "input_throughput",
+            fields.where,
+        )
     total = (fields.count("total_input_tokens") + made) / duration_s
     return {
         **served.of_run("served_output_tok_s", rate, CLOCK, TOKENS),
