@@ -170,10 +170,12 @@ class Fields:
 
     def not_negatives(self, key: str) -> list[float]:
         """Return a list, possibly empty, of finite numbers of at least zero."""
-        values = enumerate(self._list(key))
+        values = self._list(key)
+        if _are_numbers(values, at_least=0):
+            return list(map(float, values))
         return [
             0.0 if one == 0 and one is not False else _number(one, f"{self.where}.{key}[{n}]")
-            for n, one in values
+            for n, one in enumerate(values)
         ]
 
     def texts(self, key: str) -> list[str]:
@@ -208,19 +210,15 @@ class Fields:
         skipped = re.compile("|".join(patterns) or "(?!)")
         found: dict[str, str | int | float | bool] = {}
         for key, value in self._held.items():
-            if (
-                key in known
-                or is_secret(key, str(value))
-                or skipped.fullmatch(key)
-                or value is None
-                or value in ("", {})
-            ):
+            if value is None or isinstance(value, list) or value in ("", {}) or key in known:
+                continue
+            if skipped.fullmatch(key) or is_secret(key, str(value)):
                 continue
             name = shown(redact(key))[:LONGEST_TEXT]
             if isinstance(value, dict):
                 inner = self.inner(key).rest((), *patterns)
                 found |= {f"{name}.{k}": v for k, v in inner.items()}
-            elif not isinstance(value, list):
+            else:
                 found[name] = self.scalar(key)
         if len(found) > MOST_SETTINGS:
             raise Unconvertible(f"{self.where}: has {len(found):,} settings that are not known.")
@@ -247,6 +245,16 @@ class Fields:
         if value is None:
             raise Unconvertible(f"{self.where}: has no {key!r}.")
         return value
+
+
+def _are_numbers(values: list[Any], at_least: float) -> bool:
+    """Return whether all are finite numbers in the limits; in C, because a file may hold millions."""
+    return (
+        set(map(type, values)) <= {float, int}
+        and min(values, default=at_least) >= at_least
+        and max(values, default=at_least) <= LARGEST
+        and math.isfinite(sum(values))
+    )
 
 
 def _number(value: Any, where: str) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import datetime
-from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llmbench.errors import Unconvertible
@@ -209,13 +208,14 @@ def _given_by_each(
     for key, (samples, tokens) in columns.items():
         theirs = MEDIANS[key]
         stated = served.stated(fields, theirs, refused) if samples else None
+        taken = served.of_requests(key, samples, CLOCK, tokens)
         if stated is not None and len(answered) == len(requests):
-            agree(stated, median(samples), theirs, fields.where)
+            agree(stated, taken[key].value, theirs, fields.where)
         elif stated is not None:
             refused[theirs] = (
                 "counts requests without a token; the median is over those that gave one"
             )
-        given |= served.of_requests(key, samples, CLOCK, tokens)
+        given |= taken
     return given
 
 
