@@ -508,6 +508,36 @@ def test_completed_requests_without_a_token_are_counted(tmp_path: Path) -> None:
     assert "requests without a token" in reading.refused["median_ttft_ms"]
 
 
+def test_guidellms_requests_without_a_token_are_counted(tmp_path: Path) -> None:
+    def empty(held: Any) -> None:
+        request = held["benchmarks"][0]["requests"]["successful"][0]
+        request["output_tokens"] = 0
+        request["info"]["timings"] |= {"first_token_iteration": None, "last_token_iteration": None}
+
+    reading, told = warned(tmp_path, "guidellm.json", empty)
+
+    assert told == {"empty_answers": "1 of 8 completed requests gave no token"}
+    assert len(reading.given["request_ttft_s"].samples) == 7
+
+
+def test_requests_that_were_not_streamed_are_said_to_be(tmp_path: Path) -> None:
+    def whole(held: Any) -> None:
+        for request in held["benchmarks"][0]["requests"]["successful"]:
+            request["info"]["timings"]["first_token_iteration"] = None
+
+    reading, _ = warned(tmp_path, "guidellm.json", whole)
+
+    assert reading.refused["times of tokens"] == "the requests were not streamed"
+
+
+def test_an_answer_of_aiperf_without_a_token_is_said(tmp_path: Path) -> None:
+    _, told = warned(
+        tmp_path, "aiperf.json", lambda held: held["output_sequence_length"].update(min=0)
+    )
+
+    assert told["empty_answers"] == "at least one completed request gave no token"
+
+
 @pytest.mark.parametrize("key", ["median_ttft_ms", "median_tpot_ms", "median_itl_ms"])
 def test_a_median_that_is_nan_is_left_out_by_name(key: str, tmp_path: Path) -> None:
     reading, _ = warned(tmp_path, "vllm_serve.json", lambda held: held.update({key: math.nan}))

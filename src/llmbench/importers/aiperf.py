@@ -82,7 +82,7 @@ def read(document: ToolFile, said: Said) -> list[Reading]:
             where=_where(fields),
             traits=fields.inner("input_config").rest({"models"}, *NOT_OF_A_CELL),
             given=given,
-            warnings=[*served.failed(failed, done + failed), *_recounted(fields)],
+            warnings=[*served.failed(failed, done + failed), *_empty(fields), *_recounted(fields)],
             refused=REFUSED,
             version=fields.text("aiperf_version") if fields.has("aiperf_version") else None,
             ended=fields.text("end_time") if fields.has("end_time") else None,
@@ -199,6 +199,14 @@ def length(fields: Fields, name: str) -> int | None:
     metric = fields.inner(name)
     same = metric.has("min", "max") and metric.count("min") == metric.count("max")
     return metric.count("min") if same else None
+
+
+def _empty(fields: Fields) -> list[Finding]:
+    """Return a warning if the shortest answer has no token; the file does not say how many there are."""
+    name = "output_sequence_length"
+    if not fields.has(name) or fields.inner(name).raw("min") != 0:
+        return []
+    return [Finding("empty_answers", "at least one completed request gave no token")]
 
 
 def _recounted(fields: Fields) -> list[Finding]:

@@ -76,8 +76,11 @@ def _reading(benchmark: Fields, version: str | None) -> Reading:
     refused = dict(REFUSED)
     given: dict[str, Given] = {}
     lengths: tuple[int | None, int | None] = (None, None)
+    answered = [request for request in requests if request.count("output_tokens")]
     if len(requests) == done:
-        given, lengths = _of_requests(requests), _lengths(requests)
+        given, lengths = _of_requests(answered), _lengths(answered)
+        if answered and not given:
+            refused["times of tokens"] = "the requests were not streamed"
     else:
         refused["requests"] = (
             f"{len(requests):,} of {done:,} are in the file, and a median needs all of them"
@@ -96,7 +99,10 @@ def _reading(benchmark: Fields, version: str | None) -> Reading:
         where={**_where(benchmark), "input_len": lengths[0], "output_len": lengths[1]},
         traits=benchmark.inner("args" if of_2025 else "config").rest({"strategy"}, *NOT_OF_A_CELL),
         given=given,
-        warnings=served.failed(counts.count("errored"), total),
+        warnings=[
+            *served.failed(counts.count("errored"), total),
+            *served.empty(len(requests) - len(answered), len(requests)),
+        ],
         refused=refused,
         version=version,
     )
