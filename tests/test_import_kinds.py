@@ -396,6 +396,24 @@ def test_genai_perf_is_recomputed_from_its_summary() -> None:
     }  # fmt: skip
 
 
+def test_llmperf_is_recomputed_from_its_summary() -> None:
+    raw = load("llmperf.json")
+    duration_s = (
+        60 * raw["results_num_completed_requests"] / raw["results_num_completed_requests_per_min"]
+    )
+    tokens = raw["results_number_output_tokens_mean"] * raw["results_num_completed_requests"]
+
+    tool, _, (reading,) = importers.read(FILES / "llmperf.json", {})
+
+    assert tool == "llmperf"
+    assert values(reading) == {
+        "request_ttft_s": raw["results_ttft_s_quantiles_p50"],
+        "served_output_tok_s": pytest.approx(tokens / duration_s),
+    }
+    assert reading.where["options"]["num_concurrent_requests"] == 4
+    assert [one.detail for one in reading.warnings] == ["2 of 42 requests failed"]
+
+
 # -- texts around and instead of JSON --------------------------------------------------------------
 
 

@@ -34,6 +34,7 @@ TOOLS = (
     "genai_perf",
     "guidellm",
     "llama_bench",
+    "llmperf",
     "optimum_benchmark",
     "sglang_serve",
     "vllm_latency",

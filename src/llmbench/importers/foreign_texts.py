@@ -33,10 +33,6 @@ OF_OTHER_TOOLS = (
         frozenset({"engine", "performance", "world_info"}), "trtllm-bench's report, which llmbench does not read"
     ),
     ForeignJson(
-        frozenset({"mean_input_tokens", "num_concurrent_requests", "results_num_requests_started"}),
-        "llmperf's summary, which llmbench does not read",
-    ),
-    ForeignJson(
         frozenset({"results", "versions", "n-shot"}), "lm-evaluation-harness's results, which hold no speed"
     ),
 )  # fmt: skip
