@@ -148,6 +148,7 @@ def test_the_same_test_again_is_a_session_if_the_user_says_so(tmp_path: Path) ->
         {"cache_implementation": "static"},
         {"device_ids": "0,1"},
         {"inter_op_num_threads": 4},
+        {"quantization_config": {"skip": ["lm_head"]}},
     ],
 )
 def test_a_setting_of_optimum_benchmarks_backend_is_of_the_cell(
@@ -193,6 +194,53 @@ def test_the_repetitions_of_a_sweep_on_one_server_are_no_sessions(tmp_path: Path
     path.write_text(json.dumps([serve(run_number=number) for number in range(3)]))
 
     assert told_apart_by(imported(tmp_path / "run", path)) == {"run_number": (0, 1, 2)}
+
+
+@pytest.mark.parametrize("name", ["vllm_latency.json", "vllm_throughput.json", "vllm_serve.json"])
+@pytest.mark.parametrize("key", ["max_num_seqs", "model", "dtype", "tool", "batch_size"])
+def test_whatever_was_added_at_the_top_is_of_the_cell(name: str, key: str, tmp_path: Path) -> None:
+    paths = []
+    for value in ("one", "two"):
+        path = changed(tmp_path, name, lambda held, value=value: held.update({key: value}))
+        paths.append(path.rename(tmp_path / f"{value}.json"))
+
+    made = imported(tmp_path / "run", *paths)
+
+    assert {values for name, values in told_apart_by(made).items() if name != "file"} == {
+        ("one", "two")
+    }
+
+
+def test_a_rate_without_a_limit_is_infinite(tmp_path: Path) -> None:
+    path = tmp_path / "sglang.jsonl"
+    run = json.loads((FILES / "sglang_serve.jsonl").read_text().splitlines()[0])
+    path.write_text(json.dumps({**run, "request_rate": math.inf}))
+
+    assert importers.read(path, {})[2][0].where["options"]["request_rate"] == "inf"
+
+
+def test_settings_that_are_nested_without_end_are_one_line(tmp_path: Path) -> None:
+    def nest(held: Any) -> None:
+        inner: Any = {"a": 1}
+        for _ in range(300):
+            inner = {"a": inner}
+        held["config"]["backend"]["more"] = inner
+
+    path = changed(tmp_path, "optimum_benchmark.json", nest)
+
+    assert "its settings are nested too deeply" in complaint(path)
+
+
+def test_a_setting_of_a_call_or_a_launcher_is_of_the_cell(tmp_path: Path) -> None:
+    def sampled(held: Any) -> None:
+        held["config"]["scenario"]["generate_kwargs"]["do_sample"] = True
+        held["config"]["launcher"]["numactl"] = True
+
+    other = changed(tmp_path, "optimum_benchmark.json", sampled)
+
+    made = imported(tmp_path / "run", "optimum_benchmark.json", other, flags=("--as-sessions",))
+
+    assert told_apart_by(made).keys() == {"do_sample"}
 
 
 def test_the_load_of_older_aiperf_is_of_the_cell(tmp_path: Path) -> None:
@@ -335,6 +383,18 @@ def test_older_guidellm_has_its_requests_and_no_rate(tmp_path: Path) -> None:
     assert "not the whole run's" in reading.refused["rates"]
 
 
+def test_a_rate_that_nothing_explains_is_left_out_alone(tmp_path: Path) -> None:
+    path = changed(
+        tmp_path, "aiperf.json", lambda held: held["output_token_throughput"].update(avg=1e4)
+    )
+
+    reading = importers.read(path, {})[2][0]
+
+    assert "served_output_tok_s" not in reading.given
+    assert "10000 is not the " in reading.refused["output_token_throughput"]
+    assert "request_ttft_s" in reading.given
+
+
 def test_a_report_without_whole_calls_has_its_phases(tmp_path: Path) -> None:
     def of_2024(held: Any) -> None:
         report = held["report"]
@@ -466,9 +526,10 @@ def test_a_damaged_line_is_never_taken_for_a_log_line(at: int, tmp_path: Path) -
 
 OTHERS = [
     ("build_commit,build_number,cpu_info,n_prompt,avg_ns,avg_ts\n1,2,3,4,5,6\n", "llama-bench's CSV.* -o jsonl"),
-    ("| model | size | params | backend | ngl | test | t/s |\n| --- | --- | --- | --- | --- | --- | --- |\n",
+    ("| model                |       size | backend    | ngl |            test |              t/s |\n",
      "llama-bench's table.* -o jsonl"),
-    ("INSERT INTO llama_bench (build_commit, avg_ts) VALUES ('1', '2');\n", "llama-bench's SQL"),
+    ("CREATE TABLE IF NOT EXISTS test (\n  build_commit TEXT\n);\nINSERT INTO test (build_commit) VALUES ('1');\n",
+     "llama-bench's SQL"),
     ("metadata:\n  version: 1\n  guidellm_version: 0.5.4\nbenchmarks: []\n", "GuideLLM.*YAML; write it as JSON"),
     ("============ Serving Benchmark Result ============\nSuccessful requests:   6\nBenchmark duration (s):  2.5\n",
      "printed summary.*--save-result"),

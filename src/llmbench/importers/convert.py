@@ -182,7 +182,10 @@ def _facts(source: Source, reading: Reading, said: Said) -> dict[str, Any]:
     }
     for name in TEXTS:
         facts[name] = facts[name] or NOT_SAID
-    facts["options"] = {"tool": source.tool, **reading.where.get("options", {})}
+    stated = reading.where.get("options", {})
+    taken = {**facts, "tool": "", "model_digest": "", "id": "", "options": ""}
+    options = {f"{key}_in_file" if key in taken else key: value for key, value in stated.items()}
+    facts["options"] = {"tool": source.tool, **options}
     facts["model_digest"] = NOT_SAID
     return facts
 

@@ -35,6 +35,11 @@ _JSON = re.compile(r'[{\[]\s*(?:["{}\[\]]|$)|.*":')
 MOST_SETTINGS = 256
 """A file has no more settings of its own; a hostile one may."""
 
+DEEPEST = 32
+"""No tool's settings are nested deeper; a hostile file's may be."""
+LONGEST_LIST = 32
+"""A longer list is no setting."""
+
 NOT_OF_A_CELL = (
     r".*(id|dir|directory|folder|path|paths|url|urls|target|file|name|date|time|tag|seed)",
 )
@@ -201,22 +206,36 @@ class Fields:
             return self.text(key)
         if isinstance(value, int | float) and abs(value) <= LARGEST:
             return value
+        if isinstance(value, float) and math.isinf(value):
+            return str(value)  # a rate without a limit
         raise Unconvertible(
             f"{self.where}.{key}: {_shown(value)} is not a string, number or boolean."
         )
 
-    def rest(self, known: Container[str], *patterns: str) -> dict[str, str | int | float | bool]:
-        """Return all scalars except those under known keys and patterns of keys; inner ones as `key.inner`."""
+    def rest(
+        self, known: Container[str], *patterns: str, lists: bool = False
+    ) -> dict[str, str | int | float | bool]:
+        """Return all scalars except those under known keys and patterns of keys; inner ones as `key.inner`.
+
+        With `lists`, short lists of scalars are settings too.
+        """
         skipped = re.compile("|".join(patterns) or "(?!)")
         found: dict[str, str | int | float | bool] = {}
         for key, value in self._held.items():
-            if value is None or isinstance(value, list) or value in ("", {}) or key in known:
-                continue
-            if skipped.fullmatch(key) or is_secret(key, str(value)):
+            if value is None or value in ("", {}, []) or key in known or skipped.fullmatch(key):
                 continue
             name = shown(redact(key))[:LONGEST_TEXT]
-            if isinstance(value, dict):
-                inner = self.inner(key).rest((), *patterns)
+            if isinstance(value, list):
+                if lists and len(value) <= LONGEST_LIST:
+                    found[name] = Fields({key: json.dumps(value)}, self.where).text(key)
+            elif is_secret(key, str(value)):
+                continue
+            elif isinstance(value, dict):
+                if self.where.count(".") > DEEPEST:
+                    raise Unconvertible(
+                        f"{self.where[:LONGEST_TEXT]}: its settings are nested too deeply."
+                    )
+                inner = self.inner(key).rest((), *patterns, lists=lists)
                 found |= {f"{name}.{k}": v for k, v in inner.items()}
             else:
                 found[name] = self.scalar(key)

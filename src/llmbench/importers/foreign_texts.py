@@ -52,12 +52,12 @@ KINDS = (
         "run llama-bench with -o jsonl",
     ),
     ForeignText(
-        ("INSERT INTO", "llama_bench"),
+        ("INSERT INTO", "build_commit"),
         "llama-bench's SQL, which has only a mean of each test, and a mean is not a median",
         "run llama-bench with -o jsonl",
     ),
     ForeignText(
-        ("| model ", "| test ", "t/s |"),
+        ("| model ", " test |", " t/s |"),
         "llama-bench's table, which has only rounded means, and a mean is not a median",
         "run llama-bench with -o jsonl",
     ),

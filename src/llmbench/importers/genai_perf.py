@@ -49,7 +49,7 @@ def read(document: ToolFile, said: Said) -> list[Reading]:
                 "input_len": length(fields, "input_sequence_length"),
                 "output_len": length(fields, "output_sequence_length"),
             },
-            traits=config.rest({"model_names", "perf_analyzer"}, *NOT_OF_A_CELL),
+            traits=config.rest({"model_names", "perf_analyzer"}, *NOT_OF_A_CELL, lists=True),
             given={**given, **_rate(fields)},
             refused={**REFUSED, "failed requests": "are not in the file"},
         )

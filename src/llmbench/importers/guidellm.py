@@ -97,7 +97,9 @@ def _reading(benchmark: Fields, version: str | None) -> Reading:
         raise Unconvertible(f"{benchmark.where}: {'; '.join(refused.values())}.")
     return Reading(
         where={**_where(benchmark), "input_len": lengths[0], "output_len": lengths[1]},
-        traits=benchmark.inner("args" if of_2025 else "config").rest({"strategy"}, *NOT_OF_A_CELL),
+        traits=benchmark.inner("args" if of_2025 else "config").rest(
+            {"strategy"}, *NOT_OF_A_CELL, lists=True
+        ),
         given=given,
         warnings=[
             *served.failed(counts.count("errored"), total),

@@ -25,6 +25,9 @@ TARGETS = {"prefill", "decode"}
 LOADS = ("load_model", "load")
 """The names of loading; `load` until 0.5."""
 
+LENGTHS_ASKED = {
+    "max_new_tokens", "min_new_tokens", "num_beams", "num_return_sequences", "max_length", "min_length"
+}  # fmt: skip
 NOT_SETTINGS = {
     "name", "version", "model", "processor", "tokenizer", "task", "library", "model_type", "device", "no_weights",
     "torch_dtype", "_target_", "seed",
@@ -51,6 +54,8 @@ REFUSED = {
     "first_generate": "a whole call came before it; it is not the first call",
     "max_global_vram": "all that is used on the device, by others too, and what was there before",
 }
+
+NOT_TRAITS = {"input_shapes", "generate_kwargs", "new_tokens"}
 
 NOT_COUNTED = Finding(
     "tokens_not_counted",
@@ -115,7 +120,8 @@ def _check_shape(report: Fields, shape: dict[str, Any]) -> None:
 
 
 def _where(config: Fields) -> dict[str, Any]:
-    backend, scenario = config.inner("backend"), config.inner("scenario")
+    backend = config.inner("backend")
+    scenario = config.inner("scenario" if config.has("scenario") else "benchmark")
     if config.inner("launcher").text("name") == "torchrun":
         raise Unconvertible(
             f"{config.where}.launcher: torchrun mixes the iterations of several processes, which cannot be separated."
@@ -136,7 +142,11 @@ def _where(config: Fields) -> dict[str, Any]:
         if backend.has("no_weights") and backend.scalar("no_weights") is True
         else None,
         "prompts": "synthetic",
-        "options": {**({"loop": "generate"} if name == "pytorch" else {}), **_settings(backend)},
+        "options": {
+            **({"loop": "generate"} if name == "pytorch" else {}),
+            **_settings(backend),
+            **asked.rest(LENGTHS_ASKED, lists=True),
+        },
         "batch_size": shapes.count("batch_size"),
         "input_len": shapes.count("sequence_length"),
         "output_len": asked.count("max_new_tokens") if asked.has("max_new_tokens") else None,
@@ -145,18 +155,24 @@ def _where(config: Fields) -> dict[str, Any]:
 
 def _settings(backend: Fields) -> dict[str, Any]:
     """Return what was set of a backend: neither null, false nor empty."""
-    found = backend.rest(NOT_SETTINGS)
+    found = backend.rest(NOT_SETTINGS, lists=True)
     return {k: v for k, v in found.items() if v is not False and v not in DEFAULTS.get(k, ())}
 
 
 def _traits(config: Fields) -> dict[str, Any]:
     """Return what the file says of versions and machine."""
+    protocol = {
+        f"{part}.{key}": value
+        for part in ("scenario", "benchmark", "launcher")
+        if config.has(part)
+        for key, value in config.inner(part).rest(NOT_TRAITS, *NOT_OF_A_CELL, lists=True).items()
+    }
     if not config.has("environment"):
-        return {}
+        return protocol
     environment = config.inner("environment")
     gpus = environment.raw("gpu")
     named = {"gpu": ", ".join(map(str, gpus))[:LONGEST_TEXT]} if isinstance(gpus, list) else {}
-    return named | environment.rest({"optimum_benchmark_version"}, *NOT_OF_A_CELL)
+    return named | protocol | environment.rest({"optimum_benchmark_version"}, *NOT_OF_A_CELL)
 
 
 def _version(config: Fields) -> str | None:
@@ -222,9 +238,13 @@ def _latencies(target: Fields) -> list[float]:
     if latency.text("unit") != "s":
         raise Unconvertible(f"{latency.where}: its unit is not seconds.")
     values = latency.positives("values")
-    agree(latency.count("count"), len(values), "count", latency.where)
-    agree(latency.positive("mean"), fmean(values), "mean", latency.where)
-    agree(latency.positive("p50"), median(values), "p50", latency.where)
+    for name, worked_out in (
+        ("count", len(values)),
+        ("mean", fmean(values)),
+        ("p50", median(values)),
+    ):
+        if latency.has(name):  # versions differ
+            agree(latency.positive(name), worked_out, name, latency.where)
     return values
 
 
