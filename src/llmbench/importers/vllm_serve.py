@@ -42,7 +42,7 @@ RESULTS = {
 NUMBERS = (
     r"(mean|median|std|min|max|p\d+(\.\d+)?)_\w+_ms",
     r"(request|input|output|total_token|total)_throughput",
-    r"spec_decode_\w+",
+    r"(spec_decode|diffusion)_\w+",
 )
 """Patterns of the keys of results."""
 
