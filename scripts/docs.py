@@ -105,7 +105,7 @@ def all_metrics(whose: str) -> str:
             row.clock,
             row.tokens or "-",
         ]
-        for row in {"ours": metrics.OURS, "theirs": metrics.THEIRS}[whose]
+        for row in {"ours": metrics.OURS, "served": metrics.SERVED, "theirs": metrics.THEIRS}[whose]
     ]
     return table(["key", "column", "better", "definition", "clock", "tokens counted"], rows)
 

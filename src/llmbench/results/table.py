@@ -44,6 +44,10 @@ HEADLINE = (
     "ttft_s",
     "tpot_s",
     "output_tok_s",
+    "served_ttft_s",
+    "served_tpot_s",
+    "steady_output_tok_s",
+    "goodput_rps",
     "peak_allocated_bytes",
     "host_peak_rss_bytes",
 )
@@ -179,7 +183,8 @@ def tabulate(log: Log, tally: Tally, chosen: Sequence[Metric] | None = None) -> 
         interrupted=tally.interrupted,
         **tally.verdicts,
     )
-    e2e = next(iter(_numbers(sessions, owners, len(cells), [metrics.BY_KEY["e2e_s"]])), None)
+    whole = metrics.BY_KEY["e2e_s"]._replace(value=metrics.whole_s)
+    e2e = next(iter(_numbers(sessions, owners, len(cells), [whole])), None)
     judged = verdict_on(tally, owners, e2e, progress, rounds_differ=bool(rounds))
     return Table(
         run=log.name,
@@ -252,7 +257,7 @@ def _iterations(tally: Tally, owners: Integers) -> Integers:
 
 def _rounds(sessions: Sessions, owners: Integers, rounds: Sequence[int]) -> Iterator[str]:
     """Yield a sentence if rounds differ by more than sessions within them."""
-    values = metrics.BY_KEY["e2e_s"].value(sessions)
+    values = metrics.whole_s(sessions)
     effect = round_effect(values, owners, np.array(rounds, dtype=np.int64))
     if effect is None or effect.p >= ROUNDS_DIFFER_BELOW:
         return
