@@ -34,6 +34,7 @@ MEANINGS = {
     "reconnects": "connections were opened under load, which some requests waited for.",
     "imported": "measured by another tool, and not checked by llmbench.",
     "measured_once": "a single call; its spread and its warm-up are unknown.",
+    "empty_answers": "completed requests gave no token, which makes numbers look better than they are.",
     "requests_failed": "some requests failed; without them every number looks better than it is.",
     "tokens_not_counted": "lengths are the requested ones; the tool did not count the tokens returned.",
     "tokens_recounted": "the tool counted the tokens in the text, and the server reported another count.",

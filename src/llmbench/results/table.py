@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from itertools import islice
 from operator import attrgetter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
@@ -56,6 +57,9 @@ HEADLINE = (
 
 ROUNDS_DIFFER_BELOW = 0.01
 """Rounds that chance alone makes this different less often than this are said to differ."""
+
+MOST_COUNTED = 5
+"""Cells whose failed requests are told one by one."""
 
 NOT_ITS_OWN = "-"
 """The value of an option that no cell of a backend sets: it may not even have it."""
@@ -331,6 +335,12 @@ def _without(codes: Mapping[str, int], others: set[str]) -> Mapping[str, int]:
 
 def _notices(log: Log, tally: Tally) -> list[str]:
     notices = list(log.notices)
+    for cell, details in islice(tally.counted.items(), MOST_COUNTED):
+        where = f"{cell}: " if len(tally.cells) > 1 else ""
+        notices.append(f"{where}{'; '.join(dict.fromkeys(details))}.")
+    if len(tally.counted) > MOST_COUNTED:
+        more = len(tally.counted) - MOST_COUNTED
+        notices.append(f"Requests of {more:,} more cells failed or were empty; records.jsonl has how many.")
     if len(tally.environments) > 1:
         notices.append(
             f"The records come from {len(tally.environments)} environments; see run.json."

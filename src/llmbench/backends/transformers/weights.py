@@ -126,7 +126,7 @@ def _pretrained(job: Job, config: Any, options: Mapping[str, Any], device: torch
             f"{job.model.location} is quantised ({scheme}), and transformers turned its weights into "
             f"{job.cells[0].dtype} while loading; this would be measured as something that it is not."
         )
-    return offload(model, device) if offload else model
+    return offload(model, device) if offload else transformers_offload.hooked(model)
 
 
 def _quantised(model: Any) -> bool:
