@@ -13,8 +13,8 @@ from lazily import safetensors, torch
 from llmbench import backends
 from llmbench.errors import Unsupported
 from llmbench.models import formulas, resolve
+from llmbench.models.by_row import counts_of
 from llmbench.models.resolve import Model
-from llmbench.models.shape import shape_of
 from llmbench.run import plan
 from llmbench.spec.sweep import Axes, Sweep
 from test_backend_transformers import loaded, other, outspoken
@@ -169,12 +169,12 @@ def test_the_first_token_has_come_after_the_encoder_and_one_step() -> None:
 def test_facts_are_what_was_loaded(name: str) -> None:
     engine = loaded(job(f"{name}@tiny", dtype="bfloat16"))
     found = resolve.resolve(f"{name}@tiny")
-    shape = shape_of(found.model_type, found.config)
+    shape = counts_of(found.model_type, found.config)
     assert shape is not None
 
     facts = engine.facts
 
-    assert facts["parameters"] == formulas.parameters(shape)
+    assert facts["parameters"] == shape.parameters
     assert facts["weights_bytes"] == formulas.weight_bytes(shape, "bfloat16")
     assert (facts["param_devices"], facts["param_dtypes"]) == ("cpu", "bfloat16")
     assert facts["attn_implementation"] == "sdpa"

@@ -9,8 +9,9 @@ import pytest
 
 from llmbench import cli
 from llmbench.errors import SpecError
-from llmbench.models import formulas, resolve
-from llmbench.models.shape import Shape, shape_of
+from llmbench.models import resolve
+from llmbench.models.by_row import counts_of
+from llmbench.models.counts import Counts
 from llmbench.spec import configs
 
 CATALOGUE = resolve.catalogue()
@@ -26,9 +27,9 @@ TASKS = {
 every_entry = pytest.mark.parametrize("name", CATALOGUE)
 
 
-def shaped(name: str) -> Shape:
+def shaped(name: str) -> Counts:
     found = resolve.resolve(name)
-    shape = shape_of(found.model_type, found.config)
+    shape = counts_of(found.model_type, found.config)
     assert shape is not None
     return shape
 
@@ -64,7 +65,7 @@ def test_an_entry_leaves_nothing_out(name: str) -> None:
 def test_an_entry_explains_how_far_the_published_count_is_off(name: str) -> None:
     found = resolve.entry(name)
 
-    counted = formulas.parameters(shaped(name))
+    counted = shaped(name).parameters
 
     assert f"{counted:,}" in (found.published_difference or "")
     assert (found.published_difference or "").startswith("None") == (
@@ -79,7 +80,7 @@ def test_a_published_count_is_near_the_real_one(name: str) -> None:
     number, unit = re.match(r"([\d.]+)([MB]?)", published).groups()  # type: ignore[union-attr]
     claimed = float(number) * {"": 1, "M": 1e6, "B": 1e9}[unit]
 
-    assert formulas.parameters(shaped(name)) == pytest.approx(claimed, rel=0.12)  # T5's own head
+    assert shaped(name).parameters == pytest.approx(claimed, rel=0.12)  # T5's own head
 
 
 def test_the_printed_accuracies_stand_with_the_eleven_models_that_have_them() -> None:
@@ -113,7 +114,7 @@ def test_a_small_copy_has_a_64th_of_the_parameters(name: str) -> None:
     full, small = shaped(name), shaped(f"{name}@small")
 
     # Learned positions are not scaled; of the smallest models they are a tenth.
-    shrunk = formulas.parameters(full) / formulas.parameters(small)
+    shrunk = full.parameters / small.parameters
     assert shrunk == pytest.approx(64, rel=0.04 if full.hidden > 4096 else 0.2)
     assert small.head_dim == full.head_dim
 

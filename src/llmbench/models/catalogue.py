@@ -1,4 +1,4 @@
-"""Facts about the models of the catalogue, from their entries and their shapes. Reads files, needs no engine."""
+"""Facts about the models of the catalogue, from their entries and their counts. Reads files, needs no engine."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from llmbench.models import formulas, resolve
-from llmbench.models.shape import shape_of
+from llmbench.models import by_row, formulas, resolve
 
 if TYPE_CHECKING:
     from llmbench.models.resolve import Engines
@@ -19,13 +18,13 @@ KV_DTYPE = "bfloat16"
 def facts(name: str) -> dict[str, Any]:
     """Return the facts about a model that a list of models shows, by key; None = unknown."""
     entry = resolve.entry(name)
-    shape = shape_of(entry.model_type, entry.config)
+    counts = by_row.counts_of(entry.model_type, entry.config)
     return {
         "name": name,
         "family": entry.family or entry.model_type,
-        "parameters": shape and formulas.parameters(shape),
-        "active_parameters": shape and formulas.active_parameters(shape),
-        f"kv_bytes_per_token_{KV_DTYPE}": shape and formulas.kv_bytes_per_token(shape, KV_DTYPE),
+        "parameters": counts and counts.parameters,
+        "active_parameters": counts and counts.active_parameters,
+        f"kv_bytes_per_token_{KV_DTYPE}": counts and formulas.kv_bytes_per_token(counts, KV_DTYPE),
         "context": entry.context or resolve.resolve(name).max_positions,
         "release_date": entry.release_date,
         "engines": engines(entry.engines),
@@ -43,11 +42,11 @@ def engines(known: Engines) -> list[str]:
 def whole(name: str) -> dict[str, Any]:
     """Return everything known about one model, computed facts first."""
     entry = resolve.entry(name)
-    shape = shape_of(entry.model_type, entry.config)
-    derived = {} if shape is None else {
-        "weight_bytes": {dtype: formulas.weight_bytes(shape, dtype) for dtype in formulas.ITEMSIZE},
-        f"cross_kv_bytes_per_token_{KV_DTYPE}": formulas.cross_kv_bytes_per_token(shape, KV_DTYPE) or None,
-        "sliding_window": shape.window,
+    counts = by_row.counts_of(entry.model_type, entry.config)
+    derived = {} if counts is None else {
+        "weight_bytes": {dtype: formulas.weight_bytes(counts, dtype) for dtype in formulas.ITEMSIZE},
+        f"cross_kv_bytes_per_token_{KV_DTYPE}": formulas.cross_kv_bytes_per_token(counts, KV_DTYPE) or None,
+        "sliding_window": counts.window,
     }  # fmt: skip
     written = msgspec.to_builtins(entry)
     return {

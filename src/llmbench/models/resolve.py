@@ -17,8 +17,9 @@ import msgspec
 
 from llmbench import files
 from llmbench.errors import SpecError, did_you_mean
-from llmbench.models import checkpoint
+from llmbench.models import by_row, checkpoint
 from llmbench.models import scaled as models_scaled
+from llmbench.models.counts import Counts  # noqa: TC001 - msgspec reads the annotations
 from llmbench.models.shape import FAMILIES
 from llmbench.spec import configs, yaml
 from llmbench.spec.digest import digest_of
@@ -67,6 +68,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
             no limit, or unknown.
         digest: changes when any of the above or the weight files change.
         dtype: of the checkpoint: `float32`, `bfloat16` or `float16`; None = unknown, or another one.
+        counts: of a model whose family has no row, as it said itself; None = its family has one, or it was not asked.
 
     """
 
@@ -79,6 +81,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     max_positions: int | None
     digest: str
     dtype: str | None = None
+    counts: Counts | None = None
 
 
 class Transformers(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -162,6 +165,11 @@ def resolve(name: str) -> Model:
         return _model(name, "hub", name, None, {}, dtype=checkpoint.of_hub(name))
     meant = did_you_mean(name, [f"{one}{scaled}{size}" for one in known], LISTED_BY)
     raise SpecError(f"model: {name!r} is not a catalogue entry, folder or hub id.{meant}")
+
+
+def counts_of(model: Model) -> Counts | None:
+    """Return what is counted on a model: from the row of its family, or as it said itself; None if neither is known."""
+    return by_row.counts_of(model.model_type, model.config) or model.counts
 
 
 def catalogue() -> list[str]:
