@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from jobs import VOCABULARY, job, prompts
+from jobs import VOCABULARY, job, knowing, prompts
 from lazily import safetensors, torch
 from llmbench import backends
 from llmbench.errors import Unsupported
@@ -84,7 +84,7 @@ def test_tokens_on_a_gpu_are_those_of_a_cpu(model_type: str, loop: str) -> None:
 @every_family
 @both_loops
 def test_both_caches_are_counted(model_type: str, loop: str) -> None:
-    wanted = job(family(model_type), loop=loop)
+    wanted = job(knowing(family(model_type)), loop=loop)
     engine = loaded(wanted)
 
     memory = engine.memory(prompts(wanted), 8)
@@ -98,7 +98,7 @@ def test_both_caches_are_counted(model_type: str, loop: str) -> None:
 @both_loops
 @pytest.mark.parametrize("depth", [1, 3])
 def test_a_decoder_may_be_as_deep_as_it_likes(depth: int, loop: str) -> None:
-    wanted = job(family("t5", num_decoder_layers=depth), loop=loop)
+    wanted = job(knowing(family("t5", num_decoder_layers=depth)), loop=loop)
     engine = outspoken(loaded(wanted))
 
     tokens = engine.generate(prompts(wanted), 8)

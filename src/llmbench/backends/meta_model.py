@@ -7,11 +7,11 @@ experts by the rows that a token takes of them, embeddings by their look-up. The
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping
 from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,11 +24,12 @@ from transformers.utils import logging
 
 from llmbench.backends.config import builder, of_model
 from llmbench.backends.memory import tensors_of
+from llmbench.backends.transformers.loops import decoder_config, two_caches
 from llmbench.models.counts import Answer, Attended, Cached, Counts, Kind, Product
 from llmbench.models.resolve import Model
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 DTYPE = torch.bfloat16
 """The dtype of the model that is asked; what does not follow it has a dtype of its own."""
@@ -97,35 +98,33 @@ def build(config: Any) -> Any:
 
 
 class Step(NamedTuple):
-    """One decode step: operations and bytes held afterwards, by layer, and what was read and multiplied.
-
-    `held` has the numbers in the model's dtype and the bytes in others; `read` the numbers of each parameter, and
-    whether it was looked up as a table.
-    """
-
-    tokens: int
-    flops: Mapping[int | None, int]
-    held: Sequence[tuple[int, int]]
-    read: Mapping[str, tuple[int, bool]]
-    products: Mapping[Product, int]
-
-
-class Step(NamedTuple):
     """One decode step, which ends with `tokens` tokens.
 
     Attributes:
-        tokens: in the sequence, its own included.
-        flops: of matrix products, by layer; None = outside the layers.
-        held: in each layer of the cache, numbers in the model's dtype, and bytes in others.
+        tokens: in the decoder's sequence, its own included.
+        flops: of matrix products without weights, by layer; None = outside the layers.
+        held: in each layer of the decoder's cache, numbers in the model's dtype, and bytes in others.
+        crossed: numbers in all layers of the cache of an encoder's tokens.
         read: the numbers that were read of each parameter, and whether only by looking up rows of a table.
         products: with weights, outside the output head.
+        once: further products, which only the first step computes, of each token of the encoder.
 
     """
 
     tokens: int
     flops: Mapping[int | None, int]
     held: Sequence[tuple[int, int]]
+    crossed: int
     read: Mapping[str, tuple[int, bool]]
+    products: Mapping[Product, int]
+    once: Mapping[Product, int]
+
+
+class Encoded(NamedTuple):
+    """A prompt that an encoder has read: its output, operations of attention, and products by token."""
+
+    output: Any
+    flops: int
     products: Mapping[Product, int]
 
 
@@ -133,15 +132,15 @@ def counts_of(model: Any) -> Counts:
     """Return the counts of a built model.
 
     Raises:
-        ValueError: it has an encoder, or its past grows in a way that is not known.
+        ValueError: its past grows in a way that is not known.
 
     """
-    if model.config.is_encoder_decoder:
-        raise ValueError("it has an encoder, and only a decoder is asked")
-    config = model.config.get_text_config(decoder=True)
+    config = decoder_config(model)
+    encodes = bool(model.config.is_encoder_decoder)
+    encoded = _encoded(model, MORE) if encodes else None
     longest = max([4 * MORE, *(limit + BEYOND for limit in _limits(config))])
-    few, more, beyond = (_step(model, config, tokens) for tokens in (FEW, MORE, longest))
-    if _step(model, config, FEW, MORE - FEW).held != more.held:
+    few, more, beyond = (_step(model, encoded, tokens) for tokens in (FEW, MORE, longest))
+    if _step(model, encoded, FEW, MORE - FEW).held != more.held:
         raise ValueError("what its cache holds depends on how the tokens came")
     chunk = getattr(config, "attention_chunk_size", None)
     attended = [
@@ -151,30 +150,60 @@ def counts_of(model: Any) -> Counts:
             *((each.tokens, each.flops[layer]) for each in (few, more, beyond))
         )
     ]
-    pairs = sum(each.pair_flops for each in attended)
     head = model.get_output_embeddings().weight.numel()
-    token_weights = (sum(more.flops.values()) - pairs * more.tokens) // 2 - head
+    token_weights = _weights(more.products)
     whole = sum(numbers for numbers, table in more.read.values() if not table)
     tables = sum(numbers for numbers, table in more.read.values() if table)
-    products = [
-        msgspec.structs.replace(each, count=each.count * times)
-        for each, times in more.products.items()
-    ]
+    products = [_times(each, times) for each, times in more.products.items()]
+    parameters = sum(each.numel() for each in model.parameters())
     return Counts(
-        parameters=sum(each.numel() for each in model.parameters()),
-        active_parameters=whole + tables,
+        parameters=parameters,
+        active_parameters=parameters if encodes else whole + tables,
         wide_parameters=sum(p.numel() for p in model.parameters() if p.dtype == torch.float32),
         wide_in_float16=_wide_in_float16(model),
         step_numbers=whole,
         table_numbers=tables,
         token_weights=token_weights,
-        prompt_weights=token_weights,
         head_weights=head,
         cached=_cached(few, more, beyond, config),
         attended=_attended(attended),
+        **(_crossing(model, encoded, more) if encoded else {"prompt_weights": token_weights}),
         **_sizes(config, products),
         products=products,
     )
+
+
+def _weights(products: Mapping[Product, int]) -> int:
+    """Return the weights that a token is multiplied with."""
+    return sum(times * each.count * each.inner * each.columns for each, times in products.items())
+
+
+def _times(product: Product, times: int) -> Product:
+    return msgspec.structs.replace(product, count=product.count * times)
+
+
+def _crossing(model: Any, short: Encoded, step: Step) -> dict[str, Any]:
+    """Return the counts that an encoder adds: of its own tokens, and of the decoder that attends to them.
+
+    Raises:
+        ValueError: the encoder's attention is not a square.
+
+    """
+    long = _encoded(model, 2 * MORE)
+    further = _step(model, long, MORE)
+    pair_flops, rest = divmod(short.flops, MORE**2)
+    if rest or long.flops != pair_flops * (2 * MORE) ** 2:
+        raise ValueError("its encoder does not attend to all tokens")
+    once = _weights(short.products) + _weights(step.once)
+    return {
+        "prompt_weights": once,
+        "encoder_pair_flops": pair_flops,
+        "encoder_layers": _whole(
+            model.config, "encoder_layers", _whole(model.config, "num_layers")
+        ),
+        "cross_numbers": (further.crossed - step.crossed) // MORE,
+        "cross_pair_flops": (sum(further.flops.values()) - sum(step.flops.values())) // MORE,
+    }
 
 
 def _limits(config: Any) -> list[int]:
@@ -302,26 +331,50 @@ def _whole(config: Any, name: str, otherwise: int = 1) -> int:
     return value if isinstance(value, int) else otherwise
 
 
-def _step(model: Any, config: Any, prompt: int, before: int = 0) -> Step:
+def _step(model: Any, encoded: Encoded | None, prompt: int, before: int = 0) -> Step:
     """Feed a prompt and `before` single tokens, then watch the step of one more."""
-    cache = DynamicCache(config=config)
+    config = decoder_config(model)
+    cache = two_caches(config) if encoded else DynamicCache(config=config)
+    own = cache.self_attention_cache if encoded else cache
     with torch.inference_mode():
-        _forward(model, cache, prompt)
+        with _watched(model, len(own.layers)) as first:
+            _forward(model, cache, prompt, encoded)
         for _ in range(before):
-            _forward(model, cache, 1)
-        watch = Watch(model, len(cache.layers))
-        with watch:
-            _forward(model, cache, 1)
-        watch.close()
-    held = [_numbers(layer) for layer in cache.layers]
+            _forward(model, cache, 1, encoded)
+        with _watched(model, len(own.layers)) as watch:
+            _forward(model, cache, 1, encoded)
+    held = [_numbers(layer) for layer in own.layers]
+    crossed = (
+        [_numbers(layer)[0] for layer in cache.cross_attention_cache.layers] if encoded else []
+    )
     if not any(map(any, held)):
         raise ValueError("it leaves the cache empty")
-    return Step(prompt + before + 1, watch.flops, held, watch.read, watch.products)
+    return Step(
+        tokens=prompt + before + 1,
+        flops=watch.flops,
+        held=held,
+        crossed=sum(crossed),
+        read=watch.read,
+        products=watch.products,
+        once=first.products - watch.products,
+    )
 
 
-def _forward(model: Any, cache: Any, tokens: int) -> None:
+def _forward(model: Any, cache: Any, tokens: int, encoded: Encoded | None) -> None:
     ids = torch.zeros((1, tokens), dtype=torch.long, device="meta")
-    model(input_ids=ids, past_key_values=cache, use_cache=True)
+    past = {"past_key_values": cache, "use_cache": True}
+    if encoded:
+        model(decoder_input_ids=ids, encoder_outputs=encoded.output, **past)
+    else:
+        model(input_ids=ids, **past)
+
+
+def _encoded(model: Any, tokens: int) -> Encoded:
+    """Return what an encoder makes of a prompt."""
+    ids = torch.zeros((1, tokens), dtype=torch.long, device="meta")
+    with torch.inference_mode(), _watched(model, 0) as watch:
+        output = model.get_encoder()(input_ids=ids, return_dict=True)
+    return Encoded(output, sum(watch.flops.values()), watch.products)
 
 
 def _numbers(layer: Any) -> tuple[int, int]:
@@ -332,14 +385,38 @@ def _numbers(layer: Any) -> tuple[int, int]:
     return own // DTYPE.itemsize, sum(size for follows, size in sizes if not follows)
 
 
+@contextlib.contextmanager
+def _watched(model: Any, layers: int) -> Iterator[Watch]:
+    """Watch what the model does; its first list of at least so many modules are its layers."""
+    watch = Watch(model)
+    listed = (each for each in model.modules() if isinstance(each, torch.nn.ModuleList))
+    hooks = [
+        hook
+        for number, layer in enumerate(next((each for each in listed if len(each) >= layers), ()))
+        for hook in (
+            layer.register_forward_pre_hook(watch.entering(number)),
+            layer.register_forward_hook(watch.entering(None)),
+        )
+    ]
+    try:
+        with watch:
+            yield watch
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 def _storage(tensor: torch.Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)  # noqa: SLF001 - a tensor on meta has no address
 
 
 class Watch(TorchDispatchMode):  # type: ignore[misc]
-    """Counts the matrix products of the operations inside, by layer, and notes how much of each parameter is read."""
+    """Counts the matrix products of the operations inside, and notes how much of each parameter is read.
 
-    def __init__(self, model: Any, layers: int) -> None:
+    `flops` are those of products without weights, by layer; a step's products with weights depend on no past.
+    """
+
+    def __init__(self, model: Any) -> None:
         super().__init__()
         self.flops: Counter[int | None] = Counter()
         self.read: dict[str, tuple[int, bool]] = {}
@@ -350,24 +427,10 @@ class Watch(TorchDispatchMode):  # type: ignore[misc]
         self._head = _storage(model.get_output_embeddings().weight)
         self._chosen: dict[int, int] = {}
         self._kept: list[torch.Tensor] = []
-        listed = (each for each in model.modules() if isinstance(each, torch.nn.ModuleList))
-        self._hooks = [
-            hook
-            for number, layer in enumerate(
-                next((each for each in listed if len(each) >= layers), ())
-            )
-            for hook in (
-                layer.register_forward_pre_hook(self._entering(number)),
-                layer.register_forward_hook(self._entering(None)),
-            )
-        ]
 
-    def close(self) -> None:
-        """Take the hooks out of the model's layers."""
-        for hook in self._hooks:
-            hook.remove()
+    def entering(self, number: int | None) -> Callable[..., None]:
+        """Return a hook that notes which layer is running."""
 
-    def _entering(self, number: int | None) -> Any:
         def note(*_: Any) -> None:
             self._layer = number
 
@@ -384,15 +447,11 @@ class Watch(TorchDispatchMode):  # type: ignore[misc]
             if made is not NotImplemented:
                 return made
         done = func(*args, **given)
-        if packet in COUNTED:
-            self.flops[self._layer] += COUNTED[packet](done, *args)
         if not func.is_view:
             for each in _given_tensors(args):
                 self._note(packet, each, done)
-        if packet in (ATEN.linear, ATEN.mm, ATEN.addmm, ATEN.bmm, ATEN.baddbmm):
-            self._note_product(
-                *args[packet in (ATEN.addmm, ATEN.baddbmm) :][:2], swap=packet is ATEN.linear
-            )
+        if packet in COUNTED and not self._with_weights(packet, args):
+            self.flops[self._layer] += COUNTED[packet](done, *args)
         return done
 
     def _note(self, packet: Any, given: torch.Tensor, done: Any) -> None:
@@ -411,20 +470,29 @@ class Watch(TorchDispatchMode):  # type: ignore[misc]
         numbers = done.numel() if chosen else given.numel()
         self.read[name] = (min(size, numbers + (0 if was_table else before)), False)
 
-    def _note_product(self, left: torch.Tensor, right: torch.Tensor, *, swap: bool) -> None:
-        """Note a product with a parameter, or with the experts that were chosen from one, outside the head."""
+    def _with_weights(self, packet: Any, args: Sequence[Any]) -> bool:
+        """Return whether a product is one with a parameter, or with experts chosen from one, and note it.
+
+        The output head's is not noted.
+        """
+        if packet not in OPERANDS:
+            return False
+        left, right = args[OPERANDS[packet] :][:2]
+        across = packet is ATEN.linear  # whose weight is [columns, inner]
         for weight, inner, columns in (
-            (right, right.shape[-1 if swap else -2], right.shape[-2 if swap else -1]),
-            (left, left.shape[-1], left.shape[-2]),
+            (right, right.shape[-1 if across else -2], right.shape[-2 if across else -1]),
+            (left, left.shape[-1], left.shape[-2] if left.ndim > 1 else 1),
         ):
             storage = _storage(weight)
-            if storage in self._chosen or (storage in self._names and storage != self._head):
-                count = prod(weight.shape[:-2])
-                experts = self._chosen.get(storage, 0)
+            if storage == self._head:
+                return True
+            if storage in self._chosen or storage in self._names:
+                count, experts = prod(weight.shape[:-2]), self._chosen.get(storage, 0)
                 self.products[
                     Product(count=count, inner=inner, columns=columns, experts=experts)
                 ] += 1
-                return
+                return True
+        return False
 
 
 def _given_tensors(args: Sequence[Any]) -> Iterator[torch.Tensor]:
@@ -437,7 +505,9 @@ def _given_tensors(args: Sequence[Any]) -> Iterator[torch.Tensor]:
 
 def _of_attention(_: Any, query: Any, key: Any, value: Any, *__: Any) -> int:
     """Return the operations of scores and weighted values: each query attends to every key that it is given."""
-    return 2 * prod(query.shape[:-1]) * key.shape[-2] * (query.shape[-1] + value.shape[-1])
+    widths = int(query.shape[-1] + value.shape[-1])
+    queries: int = prod(query.shape[:-1])
+    return 2 * queries * int(key.shape[-2]) * widths
 
 
 COUNTED: Mapping[Any, Callable[..., int]] = {
@@ -450,6 +520,8 @@ COUNTED: Mapping[Any, Callable[..., int]] = {
     ATEN.scaled_dot_product_attention: _of_attention,
 }
 """The operations of a matrix product, by the operation of torch that computes it."""
+OPERANDS = {ATEN.linear: 0, ATEN.mm: 0, ATEN.bmm: 0, ATEN.addmm: 1, ATEN.baddbmm: 1}
+"""Where the two operands of a product begin among the arguments."""
 
 
 if __name__ == "__main__":

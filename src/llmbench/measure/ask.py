@@ -6,6 +6,7 @@ the versions that built it, therefore a second look takes no time. Nothing here 
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import os
@@ -34,7 +35,7 @@ ASKED = 1
 """The version of the questions; an answer to others is not used."""
 
 
-class File(state.OfMachine, frozen=True, kw_only=True):
+class KeptAnswer(state.OfMachine, frozen=True, kw_only=True):
     """The content of a file: the digest of what was asked, and the answer, or why there is none."""
 
     machine: str = msgspec.field(name="asked")
@@ -42,7 +43,7 @@ class File(state.OfMachine, frozen=True, kw_only=True):
     why: str = ""
 
 
-SHELF = state.Shelf("models", "answer of a model", File, "it is asked again")
+SHELF = state.Shelf("models", "answer of a model", KeptAnswer, "it is asked again")
 
 
 def ask(
@@ -84,17 +85,15 @@ def with_counts(models: Mapping[str, Model]) -> tuple[dict[str, Model], list[str
     return known, notices
 
 
-def _kept(key: str, answer: Answer | str) -> File:
+def _kept(key: str, answer: Answer | str) -> KeptAnswer:
     """Return an answer as it is kept; a state folder that cannot be written only means to ask again."""
     file = (
-        File(machine=key, why=answer)
+        KeptAnswer(machine=key, why=answer)
         if isinstance(answer, str)
-        else File(machine=key, answer=answer)
+        else KeptAnswer(machine=key, answer=answer)
     )
-    try:
+    with contextlib.suppress(RunError):
         SHELF.keep(file)
-    except RunError:
-        pass
     return file
 
 

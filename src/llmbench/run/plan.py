@@ -79,11 +79,11 @@ def plan(sweep: Sweep, *, chip: Chip | None = None) -> Planned:
     if len(refused) == len(cells):
         raise NothingToRun(f"{sweep.name}: nothing to run; {next(iter(refused.values()))}")
     computed = {cell.model for cell in cells if cell.backend in COMPUTING}
-    known, unknown = ask.with_counts({name: models[name] for name in models if name in computed})
+    asked, unknown = ask.with_counts({name: models[name] for name in models if name in computed})
     return Planned(
         sweep=sweep,
         cells=cells,
-        models={**models, **known},
+        models={**models, **asked},
         refused=refused,
         warnings=[*warnings, *doubles, *_told(cells, dtypes, replaced), *unknown],
     )

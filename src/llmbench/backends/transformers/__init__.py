@@ -214,9 +214,10 @@ class TransformersEngine:
         sequences, input_len = len(prompts), len(prompts[0])
         own, encoded = (1, input_len) if self._encodes else (input_len, 0)
         new = output_len - (self._cell.options.get("cache") != "static")
-        needed = self._counts and sequences * formulas.held_kv_bytes(
-            self._counts, self._cell.dtype, own + new, encoded
-        )
+        needed = None
+        if self._counts:
+            held = (self._cell.dtype, own + new, encoded)
+            needed = sequences * formulas.held_kv_bytes(self._counts, *held)
         return {
             "kv_cache_bytes": backends_memory.cache_bytes(cache),
             "kv_cache_theoretical_bytes": needed,
