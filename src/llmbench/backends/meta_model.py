@@ -1,6 +1,6 @@
 """What a model says of itself: built without weights on torch's meta device, and run there on a few tokens.
 
-Run as a program, it reads models as JSON from stdin, and writes an `Answer` or the reason why there is none for each,
+Run as a program, it reads models as JSON from stdin, and writes an `ModelAnswer` or the reason why there is none for each,
 a line of JSON, to stdout. Every matrix product is seen as torch dispatches it, and every parameter as it is read:
 experts by the rows that a token takes of them, embeddings by their look-up. The cache is the one of the backend.
 """
@@ -25,7 +25,7 @@ from transformers.utils import logging
 from llmbench.backends.config import builder, of_model
 from llmbench.backends.memory import tensors_of
 from llmbench.backends.transformers.loops import decoder_config, two_caches
-from llmbench.models.counts import Answer, Attended, Cached, Counts, Kind, Product
+from llmbench.models.counts import Attended, Cached, Counts, Kind, ModelAnswer, Product
 from llmbench.models.resolve import Model
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ ATEN = torch.ops.aten
 
 
 def main() -> None:
-    """Answer for every model on stdin; only the answers go to stdout, other prints to stderr."""
+    """ModelAnswer for every model on stdin; only the answers go to stdout, other prints to stderr."""
     answer = os.dup(1)
     os.dup2(2, 1)
     logging.set_verbosity_error()
@@ -57,7 +57,7 @@ def main() -> None:
             stream.flush()
 
 
-def _answer(model: Model) -> Answer | str:
+def _answer(model: Model) -> ModelAnswer | str:
     """Return what a model says, or in one line why it cannot be built."""
     try:
         return ask(model)
@@ -69,13 +69,13 @@ def _reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
-def ask(model: Model) -> Answer:
+def ask(model: Model) -> ModelAnswer:
     """Return what a model says of itself. Raises whatever building it raises."""
     built = build(of_model(model, own=True))
     sizes: Counter[str] = Counter()
     for each in built.parameters():
         sizes[str(each.dtype).removeprefix("torch.")] += each.nbytes
-    answer = Answer(
+    answer = ModelAnswer(
         parameters=sum(each.numel() for each in built.parameters()),
         parameter_bytes=dict(sizes),
         model_class=type(built).__name__,
@@ -339,8 +339,8 @@ def _step(model: Any, encoded: Encoded | None, prompt: int, before: int = 0) -> 
     with torch.inference_mode():
         with _watched(model, len(own.layers)) as first:
             _forward(model, cache, prompt, encoded)
-        for _ in range(before):
-            _forward(model, cache, 1, encoded)
+            for _ in range(before):
+                _forward(model, cache, 1, encoded)
         with _watched(model, len(own.layers)) as watch:
             _forward(model, cache, 1, encoded)
     held = [_numbers(layer) for layer in own.layers]
@@ -441,6 +441,8 @@ class Watch(TorchDispatchMode):  # type: ignore[misc]
     ) -> Any:
         """Run one operation, or those that it is made of, and note what it multiplies and reads."""
         given, packet = kwargs or {}, func.overloadpacket
+        if packet is ATEN._local_scalar_dense and args[0].dtype == torch.bool:  # noqa: SLF001
+            return True  # nothing is masked: all() of an attention mask
         if packet not in COUNTED:
             with self:
                 made = func.decompose(*args, **given)

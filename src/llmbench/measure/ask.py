@@ -18,8 +18,8 @@ import msgspec
 from llmbench import interpreter
 from llmbench.errors import RunError
 from llmbench.machine import state
-from llmbench.models import by_row, checkpoint
-from llmbench.models.counts import Answer
+from llmbench.models import checkpoint, resolve
+from llmbench.models.counts import ModelAnswer
 from llmbench.redact import redact, shown
 from llmbench.spec.digest import digest_of
 
@@ -39,7 +39,7 @@ class KeptAnswer(state.OfMachine, frozen=True, kw_only=True):
     """The content of a file: the digest of what was asked, and the answer, or why there is none."""
 
     machine: str = msgspec.field(name="asked")
-    answer: Answer | None = None
+    answer: ModelAnswer | None = None
     why: str = ""
 
 
@@ -48,7 +48,7 @@ SHELF = state.Shelf("models", "answer of a model", KeptAnswer, "it is asked agai
 
 def ask(
     models: Sequence[Model], program: Sequence[str] = PROGRAM, deadline_s: float = DEADLINE_S
-) -> dict[str, Answer | str]:
+) -> dict[str, ModelAnswer | str]:
     """Return what each model says of itself by name, or in one line why that is not known. Never raises."""
     keys = {model.name: _key(model) for model in models}
     found = {name: SHELF.find(key)[0] for name, key in keys.items()}
@@ -66,26 +66,49 @@ def ask(
 def with_counts(models: Mapping[str, Model]) -> tuple[dict[str, Model], list[str]]:
     """Return the models with the counts of those whose family has no row, and why some are still not known.
 
-    Quantised weights are not those of the configuration alone; nothing is asked of them.
+    Quantised weights are not those that the rest of a configuration describes; nothing is asked of them.
     """
+    plain = {name: configured(model) for name, model in models.items()}
     unknown = [
         model
-        for model in models.values()
+        for model in plain.values()
         if model.config
         and not checkpoint.quantisation(model.config)
-        and by_row.counts_of(model.model_type, model.config) is None
+        and resolve.counts_of(model) is None
     ]
-    known, notices = dict(models), []
-    for name, answer in ask(unknown).items():
-        if isinstance(answer, Answer) and answer.counts:
-            known[name] = msgspec.structs.replace(models[name], counts=answer.counts)
-        else:
-            why = answer.why if isinstance(answer, Answer) else answer
+    answers, known, notices = ask(unknown), {}, []
+    for name, model in models.items():
+        answer = answers.get(name)
+        counts = (
+            answer.counts if isinstance(answer, ModelAnswer) else resolve.counts_of(plain[name])
+        )
+        known[name] = msgspec.structs.replace(
+            model, counts=None if model.config and not answer else counts
+        )
+        if answer is not None and counts is None:
+            why = answer.why if isinstance(answer, ModelAnswer) else answer
             notices.append(f"Nothing is predicted of {name}: {why.rstrip('.')}.")
     return known, notices
 
 
-def _kept(key: str, answer: Answer | str) -> KeptAnswer:
+def configured(model: Model) -> Model:
+    """Return a model with its configuration: a hub id's is the one in the local cache, if there is one."""
+    if model.source != "hub" or model.config:
+        return model
+    config = checkpoint.hub_config(str(model.location))
+    family = config.get("model_type")
+    return msgspec.structs.replace(
+        model, config=config, model_type=family if isinstance(family, str) else None
+    )
+
+
+def kept(models: Sequence[Model]) -> dict[str, ModelAnswer]:
+    """Return what models said when they were asked before, by name."""
+    files = {model.name: SHELF.find(_key(model))[0] for model in models}
+    return {name: file.answer for name, file in files.items() if file and file.answer}
+
+
+def _kept(key: str, answer: ModelAnswer | str) -> KeptAnswer:
     """Return an answer as it is kept; a state folder that cannot be written only means to ask again."""
     file = (
         KeptAnswer(machine=key, why=answer)
@@ -111,7 +134,7 @@ def _version(package: str) -> str | None:
 
 def _from_child(
     models: Sequence[Model], program: Sequence[str], deadline_s: float
-) -> dict[str, Answer | str | RunError]:
+) -> dict[str, ModelAnswer | str | RunError]:
     """Return the answers of a child process; a RunError for a model that it never answered for."""
     for package in ("torch", "transformers"):
         if importlib.util.find_spec(package) is None:
@@ -130,12 +153,12 @@ def _from_child(
         said, why = done.stdout, _last_line(done.stderr) or f"exit {done.returncode}"
     except subprocess.TimeoutExpired as error:
         said, why = error.stdout or b"", f"no answer within {deadline_s:.0f} s"
-    answers: dict[str, Answer | str | RunError] = {
+    answers: dict[str, ModelAnswer | str | RunError] = {
         model.name: RunError(f"the process that builds it failed: {why}") for model in models
     }
     for model, line in zip(models, said.splitlines(), strict=False):
         try:
-            answer = msgspec.json.decode(line, type=Answer | str)
+            answer = msgspec.json.decode(line, type=ModelAnswer | str)
         except (msgspec.DecodeError, ValueError):
             break
         answers[model.name] = shown(redact(answer)) if isinstance(answer, str) else answer

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from llmbench.models import by_row, formulas, resolve
+from llmbench.models import formulas, resolve
 
 if TYPE_CHECKING:
+    from llmbench.models.counts import Counts
     from llmbench.models.resolve import Engines
 
 KV_DTYPE = "bfloat16"
 """The dtype in which KV cache sizes are shown: halve them for 8 bits, double them for float32."""
 
 
-def facts(name: str) -> dict[str, Any]:
+def facts(name: str, counts: Counts | None) -> dict[str, Any]:
     """Return the facts about a model that a list of models shows, by key; None = unknown."""
     entry = resolve.entry(name)
-    counts = by_row.counts_of(entry.model_type, entry.config)
     return {
         "name": name,
         "family": entry.family or entry.model_type,
@@ -39,20 +40,37 @@ def engines(known: Engines) -> list[str]:
     return [*native, *([f"vllm {' '.join(runs)}"] if runs else [])]
 
 
-def whole(name: str) -> dict[str, Any]:
+def whole(name: str, counts: Counts | None) -> dict[str, Any]:
     """Return everything known about one model, computed facts first."""
     entry = resolve.entry(name)
-    counts = by_row.counts_of(entry.model_type, entry.config)
-    derived = {} if counts is None else {
-        "weight_bytes": {dtype: formulas.weight_bytes(counts, dtype) for dtype in formulas.ITEMSIZE},
-        f"cross_kv_bytes_per_token_{KV_DTYPE}": formulas.cross_kv_bytes_per_token(counts, KV_DTYPE) or None,
-        "sliding_window": counts.window,
-    }  # fmt: skip
     written = msgspec.to_builtins(entry)
     return {
-        **facts(name),
-        **derived,
+        **facts(name, counts),
+        **(of_counts(counts) if counts else {}),
         "title": written.pop("name"),
         **{key: value for key, value in written.items() if key not in {"engines", "context"}},
         "engines": written["engines"],
     }
+
+
+def of_counts(counts: Counts) -> dict[str, Any]:
+    """Return the facts about a model that its counts decide; None = does not apply."""
+    limited = any(each.limit for each in counts.cached)
+    return {
+        "weight_bytes": {dtype: formulas.weight_bytes(counts, dtype) for dtype in formulas.ITEMSIZE},
+        f"kv_bytes_per_token_beyond_windows_{KV_DTYPE}": formulas.lasting_kv_bytes_per_token(counts, KV_DTYPE)
+        if limited
+        else None,
+        f"state_bytes_per_sequence_{KV_DTYPE}": formulas.state_bytes(counts, KV_DTYPE) or None,
+        f"cross_kv_bytes_per_token_{KV_DTYPE}": formulas.cross_kv_bytes_per_token(counts, KV_DTYPE) or None,
+        "sliding_window": counts.window,
+        "layers_with_a_cache": _layers(counts),
+    }  # fmt: skip
+
+
+def _layers(counts: Counts) -> dict[str, int]:
+    """Return how many layers there are of each kind of cache."""
+    layers: Counter[str] = Counter()
+    for each in counts.cached:
+        layers[each.kind] += each.layers
+    return dict(layers)

@@ -123,7 +123,7 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return next((each.limit for each in self.attended if each.limit and not each.chunked), None)
 
 
-class Answer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class ModelAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a model that was built without weights says of itself.
 
     Attributes:

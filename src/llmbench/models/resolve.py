@@ -172,6 +172,11 @@ def counts_of(model: Model) -> Counts | None:
     return by_row.counts_of(model.model_type, model.config) or model.counts
 
 
+def positions_of(model: Model) -> int | None:
+    """Return the longest sequence of a model, by its configuration; None = no limit, or unknown."""
+    return None if model.model_type in RELATIVE else _positions(model.config)
+
+
 def catalogue() -> list[str]:
     """Return the names of the catalogue's entries."""
     return sorted(_files())
