@@ -1,7 +1,7 @@
 """What a model says of itself: built without weights on torch's meta device, and run there on a few tokens.
 
-Run as a program, it reads models as JSON from stdin, and writes an `ModelAnswer` or the reason why there is none for each,
-a line of JSON, to stdout. Every matrix product is seen as torch dispatches it, and every parameter as it is read:
+Run as a program, it reads models as JSON from stdin, and writes a `ModelAnswer` or the reason why there is none for
+each, a line of JSON, to stdout. Every matrix product is seen as torch dispatches it, and every parameter as it is read:
 experts by the rows that a token takes of them, embeddings by their look-up. The cache is the one of the backend.
 """
 
@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import torch
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import DynamicCache
+from transformers import DynamicCache, EncoderDecoderCache
 from transformers.initialization import no_init_weights
 from transformers.utils import logging
 
@@ -97,7 +98,7 @@ def build(config: Any) -> Any:
     return model.eval()
 
 
-class Step(NamedTuple):
+class WatchedStep(NamedTuple):
     """One decode step, which ends with `tokens` tokens.
 
     Attributes:
@@ -139,8 +140,9 @@ def counts_of(model: Any) -> Counts:
     encodes = bool(model.config.is_encoder_decoder)
     encoded = _encoded(model, MORE) if encodes else None
     longest = max([4 * MORE, *(limit + BEYOND for limit in _limits(config))])
-    few, more, beyond = (_step(model, encoded, tokens) for tokens in (FEW, MORE, longest))
-    if _step(model, encoded, FEW, MORE - FEW).held != more.held:
+    few, grown = _steps(model, encoded, FEW, until=MORE + 1)
+    (more,), (beyond,) = _steps(model, encoded, MORE), _steps(model, encoded, longest)
+    if grown.held != more.held:
         raise ValueError("what its cache holds depends on how the tokens came")
     chunk = getattr(config, "attention_chunk_size", None)
     attended = [
@@ -182,7 +184,7 @@ def _times(product: Product, times: int) -> Product:
     return msgspec.structs.replace(product, count=product.count * times)
 
 
-def _crossing(model: Any, short: Encoded, step: Step) -> dict[str, Any]:
+def _crossing(model: Any, short: Encoded, step: WatchedStep) -> dict[str, Any]:
     """Return the counts that an encoder adds: of its own tokens, and of the decoder that attends to them.
 
     Raises:
@@ -190,7 +192,7 @@ def _crossing(model: Any, short: Encoded, step: Step) -> dict[str, Any]:
 
     """
     long = _encoded(model, 2 * MORE)
-    further = _step(model, long, MORE)
+    (further,) = _steps(model, long, MORE)
     pair_flops, rest = divmod(short.flops, MORE**2)
     if rest or long.flops != pair_flops * (2 * MORE) ** 2:
         raise ValueError("its encoder does not attend to all tokens")
@@ -246,7 +248,7 @@ def _attended(layers: Sequence[Attended]) -> list[Attended]:
     ]
 
 
-def _cached(few: Step, more: Step, beyond: Step, config: Any) -> list[Cached]:
+def _cached(few: WatchedStep, more: WatchedStep, beyond: WatchedStep, config: Any) -> list[Cached]:
     """Return what the layers of a cache keep, those that keep the same together.
 
     Raises:
@@ -320,44 +322,58 @@ def _sizes(config: Any, products: Sequence[Product]) -> dict[str, Any]:
         "inner": inner,
         "gated": widened > narrowed,
         "experts": max((each.experts for each in experts), default=1),
-        "experts_per_token": _whole(config, "num_experts_per_tok") if experts else 1,
+        "experts_per_token": _experts(config)[1] if experts else 1,
         "vocabulary": config.vocab_size,
     }
 
 
+def _experts(config: Any) -> tuple[int, int]:
+    """Return how many experts a layer has, and how many of them a token is sent to; 1 and 1 without experts."""
+    config = config.get_text_config(decoder=True)
+    names = ("num_local_experts", "num_experts", "n_routed_experts")
+    return max(_whole(config, name) for name in names), _whole(config, "num_experts_per_tok")
+
+
 def _whole(config: Any, name: str, otherwise: int = 1) -> int:
     """Return a setting that is one number; another value where it is a list, a number a layer, or missing."""
-    value = getattr(config, name, None)
-    return value if isinstance(value, int) else otherwise
+    with contextlib.suppress(Exception):  # a configuration whose layers differ refuses to name one number
+        value = getattr(config, name, None)
+        return value if isinstance(value, int) else otherwise
+    return otherwise
 
 
-def _step(model: Any, encoded: Encoded | None, prompt: int, before: int = 0) -> Step:
-    """Feed a prompt and `before` single tokens, then watch the step of one more."""
+def _steps(
+    model: Any, encoded: Encoded | None, prompt: int, until: int | None = None
+) -> Iterator[WatchedStep]:
+    """Feed a prompt, watch the step of one more token, and then the step that ends with `until` tokens."""
     config = decoder_config(model)
     cache = two_caches(config) if encoded else DynamicCache(config=config)
     own = cache.self_attention_cache if encoded else cache
-    with torch.inference_mode():
-        with _watched(model, len(own.layers)) as first:
+    layers, once = len(own.layers), Counter[Product]()
+    with torch.inference_mode(), Unmasked():
+        with _watched(model, layers) if encoded else contextlib.nullcontext() as first:
             _forward(model, cache, prompt, encoded)
-            for _ in range(before):
+        for tokens in range(prompt + 1, max(prompt + 1, until or 0) + 1):
+            if tokens not in (prompt + 1, until):
                 _forward(model, cache, 1, encoded)
-        with _watched(model, len(own.layers)) as watch:
-            _forward(model, cache, 1, encoded)
-    held = [_numbers(layer) for layer in own.layers]
-    crossed = (
-        [_numbers(layer)[0] for layer in cache.cross_attention_cache.layers] if encoded else []
-    )
+                continue
+            with _watched(model, layers) as watch:
+                _forward(model, cache, 1, encoded)
+            if first:
+                once = first.products - watch.products
+            yield _seen(tokens, watch, cache, once)
+
+
+def _seen(tokens: int, watch: Watch, cache: Any, once: Mapping[Product, int]) -> WatchedStep:
+    """Return what was seen in a step, and what its cache holds after it."""
+    crossed = 0
+    if isinstance(cache, EncoderDecoderCache):
+        crossed = sum(_numbers(layer)[0] for layer in cache.cross_attention_cache.layers)
+        cache = cache.self_attention_cache
+    held = [_numbers(layer) for layer in cache.layers]
     if not any(map(any, held)):
         raise ValueError("it leaves the cache empty")
-    return Step(
-        tokens=prompt + before + 1,
-        flops=watch.flops,
-        held=held,
-        crossed=sum(crossed),
-        read=watch.read,
-        products=watch.products,
-        once=first.products - watch.products,
-    )
+    return WatchedStep(tokens, watch.flops, held, crossed, watch.read, watch.products, once)
 
 
 def _forward(model: Any, cache: Any, tokens: int, encoded: Encoded | None) -> None:
@@ -372,7 +388,7 @@ def _forward(model: Any, cache: Any, tokens: int, encoded: Encoded | None) -> No
 def _encoded(model: Any, tokens: int) -> Encoded:
     """Return what an encoder makes of a prompt."""
     ids = torch.zeros((1, tokens), dtype=torch.long, device="meta")
-    with torch.inference_mode(), _watched(model, 0) as watch:
+    with torch.inference_mode(), Unmasked(), _watched(model, 0) as watch:
         output = model.get_encoder()(input_ids=ids, return_dict=True)
     return Encoded(output, sum(watch.flops.values()), watch.products)
 
@@ -410,6 +426,18 @@ def _storage(tensor: torch.Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)  # noqa: SLF001 - a tensor on meta has no address
 
 
+class Unmasked(TorchFunctionMode):  # type: ignore[misc]
+    """Answers for values that a meta tensor does not have: an attention mask masks nothing."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Call a function of torch; whether all of a mask is set is true."""
+        if func in (torch.Tensor.__bool__, torch.Tensor.item) and args[0].dtype == torch.bool:
+            return True
+        return func(*args, **(kwargs or {}))
+
+
 class Watch(TorchDispatchMode):  # type: ignore[misc]
     """Counts the matrix products of the operations inside, and notes how much of each parameter is read.
 
@@ -426,6 +454,7 @@ class Watch(TorchDispatchMode):  # type: ignore[misc]
         self._sizes = {name: each.numel() for name, each in model.named_parameters()}
         self._head = _storage(model.get_output_embeddings().weight)
         self._chosen: dict[int, int] = {}
+        self._experts, self._sent = _experts(model.config)
         self._kept: list[torch.Tensor] = []
 
     def entering(self, number: int | None) -> Callable[..., None]:
@@ -441,8 +470,6 @@ class Watch(TorchDispatchMode):  # type: ignore[misc]
     ) -> Any:
         """Run one operation, or those that it is made of, and note what it multiplies and reads."""
         given, packet = kwargs or {}, func.overloadpacket
-        if packet is ATEN._local_scalar_dense and args[0].dtype == torch.bool:  # noqa: SLF001
-            return True  # nothing is masked: all() of an attention mask
         if packet not in COUNTED:
             with self:
                 made = func.decompose(*args, **given)
@@ -470,7 +497,18 @@ class Watch(TorchDispatchMode):  # type: ignore[misc]
             self._chosen[_storage(done)] = given.shape[0]
             self._kept.append(done)  # else its storage's number would be given to another
         numbers = done.numel() if chosen else given.numel()
+        if self._is_of_experts(packet, given):
+            numbers = numbers * self._sent // self._experts
         self.read[name] = (min(size, numbers + (0 if was_table else before)), False)
+
+    def _is_of_experts(self, packet: Any, weight: torch.Tensor) -> bool:
+        """Return whether a product is with all experts at once, of which each token needs a few (Llama 4)."""
+        return (
+            packet in (ATEN.bmm, ATEN.baddbmm)
+            and _storage(weight) in self._names
+            and weight.ndim == 3
+            and 1 < weight.shape[0] == self._experts
+        )
 
     def _with_weights(self, packet: Any, args: Sequence[Any]) -> bool:
         """Return whether a product is one with a parameter, or with experts chosen from one, and note it.
@@ -490,6 +528,8 @@ class Watch(TorchDispatchMode):  # type: ignore[misc]
                 return True
             if storage in self._chosen or storage in self._names:
                 count, experts = prod(weight.shape[:-2]), self._chosen.get(storage, 0)
+                if self._is_of_experts(packet, weight):
+                    count, experts = self._sent, self._experts
                 self.products[
                     Product(count=count, inner=inner, columns=columns, experts=experts)
                 ] += 1

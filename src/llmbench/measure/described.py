@@ -12,10 +12,9 @@ import msgspec
 
 from llmbench.measure import ask
 from llmbench.models import catalogue, checkpoint, formulas, resolve
-from llmbench.models.counts import ModelAnswer
 
 if TYPE_CHECKING:
-    from llmbench.models.counts import Counts
+    from llmbench.models.counts import Counts, ModelAnswer
     from llmbench.models.resolve import Model
 
 ROW = "the configuration, with the formulas of its family"
@@ -66,7 +65,7 @@ def one(name: str) -> dict[str, Any]:
 
 
 def _known(model: Model) -> tuple[Counts | None, str, ModelAnswer | None]:
-    """Return the counts of a model as if it were not quantised, where they come from, and its answer if it was asked."""
+    """Return the counts of a model as if it were not quantised, where they come from, and its answer if asked."""
     config = {key: value for key, value in model.config.items() if key != "quantization_config"}
     plain = msgspec.structs.replace(model, config=config)
     if counts := resolve.counts_of(plain):
