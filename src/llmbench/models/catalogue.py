@@ -23,7 +23,7 @@ def facts(name: str, counts: Counts | None) -> dict[str, Any]:
     return {
         "name": name,
         "family": entry.family or entry.model_type,
-        "parameters": counts and counts.parameters,
+        "parameters": counts.parameters if counts else _published(entry.published_parameters),
         "active_parameters": counts and counts.active_parameters,
         f"kv_bytes_per_token_{KV_DTYPE}": counts and formulas.kv_bytes_per_token(counts, KV_DTYPE),
         "context": entry.context or resolve.resolve(name).max_positions,
@@ -31,6 +31,11 @@ def facts(name: str, counts: Counts | None) -> dict[str, Any]:
         "engines": engines(entry.engines),
         "license": entry.license,
     }
+
+
+def _published(figure: int | str | None) -> int | None:
+    """Return an exact published count of parameters."""
+    return figure if isinstance(figure, int) else None
 
 
 def engines(known: Engines) -> list[str]:

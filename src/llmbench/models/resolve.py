@@ -20,7 +20,6 @@ from llmbench.errors import SpecError, did_you_mean
 from llmbench.models import by_row, checkpoint
 from llmbench.models import scaled as models_scaled
 from llmbench.models.counts import Counts  # noqa: TC001 - msgspec reads the annotations
-from llmbench.models.shape import FAMILIES
 from llmbench.spec import configs, yaml
 from llmbench.spec.digest import digest_of
 
@@ -221,8 +220,8 @@ def _from_catalogue(name: str, entry: Entry, size: str) -> Model:
     config = models_scaled.scaled_down(entry.model_type, entry.config, size)
     if config is None:
         raise SpecError(
-            f"model: {name!r}: no rule scales {entry.model_type} down; rules exist for "
-            f"{', '.join(FAMILIES)}."
+            f"model: {name!r}: no rule scales {entry.model_type} down to this size; of families without formulas "
+            "there is @tiny, if the configuration names the sizes."
         )
     return _model(name, "catalogue", None, entry.model_type, config, dtype=entry.dtype)
 
