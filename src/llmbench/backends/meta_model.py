@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 DTYPE = torch.bfloat16
 """The dtype of the model that is asked; what does not follow it has a dtype of its own."""
-FEW, MORE = 5, 9
+FEW, MORE = 2, 4
 """Tokens of two prompts, shorter than any window, between which everything grows by the same for each token."""
 BEYOND = 3
 """Tokens by which the longest prompt exceeds the largest window."""
@@ -139,7 +139,7 @@ def counts_of(model: Any) -> Counts:
     config = decoder_config(model)
     encodes = bool(model.config.is_encoder_decoder)
     encoded = _encoded(model, MORE) if encodes else None
-    longest = max([4 * MORE, *(limit + BEYOND for limit in _limits(config))])
+    longest = max([9 * MORE, *(limit + BEYOND for limit in _limits(config))])
     few, grown = _steps(model, encoded, FEW, until=MORE + 1)
     (more,), (beyond,) = _steps(model, encoded, MORE), _steps(model, encoded, longest)
     if grown.held != more.held:
@@ -232,7 +232,7 @@ def _growth(*points: tuple[int, int]) -> Iterator[tuple[int, int | None]]:
     if rest or slope <= 0:
         raise ValueError("it grows by another amount with each token")
     limit, rest = divmod(at_beyond - start, slope)
-    if rest or not more <= limit <= beyond:
+    if rest or not more < limit <= beyond:
         raise ValueError("it grows by another amount beyond its window")
     yield slope, limit if limit < beyond else None
 
