@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -111,6 +112,12 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 """Small configurations after the structure of real ones, of families that are not in the catalogue or have no row."""
 
+EVERY_TIME = (
+    "bart", "cohere2", "falcon_h1", "gemma3n_text", "granitemoehybrid", "jamba", "lfm2", "llama4_text", "olmoe",
+    "qwen3_5_text", "stablelm", "zamba2",
+)  # fmt: skip
+"""One of each kind of cache, attention and mixture; the others take a minute."""
+
 
 def model(family: str, config: dict[str, Any]) -> Model:
     """Return a model of a family, as a folder's configuration gives it."""
@@ -128,7 +135,10 @@ def counts(family: str, config: dict[str, Any]) -> Counts:
     return found
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family",
+    [pytest.param(each, marks=() if each in EVERY_TIME else pytest.mark.slow) for each in FAMILIES],
+)
 def test_a_model_has_the_parameters_and_holds_the_cache_that_it_says(family: str) -> None:
     wanted = job(knowing(model(family, FAMILIES[family])), input_len=20, dtype="bfloat16")
     said = wanted.model.counts
@@ -182,6 +192,7 @@ FULL: dict[str, tuple[str, dict[str, Any], tuple[int, int, int]]] = {
 """Bytes of keys and values per token in bfloat16, the same beyond every window, and the window."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FULL)
 def test_the_cache_of_a_real_structure_is_known(name: str) -> None:
     family, config, (per_token, lasting, window) = FULL[name]
@@ -199,7 +210,11 @@ def test_the_cache_of_a_real_structure_is_known(name: str) -> None:
         ("qwen3.5-27b", 65_536, 65_536),  # 2 x 16 layers of 64 x 4 heads x 256 x 2 bytes
         ("nemotron-3-nano-30b-a3b", 6_144, 6_144),  # 2 x 6 of 52 x 2 x 128 x 2
         ("granite-4.0-h-small", 16_384, 16_384),  # 2 x 4 of 40 x 8 x 128 x 2
-        ("llama-4-scout-17b-16e", 196_608, 49_152),  # 2 x 48 x 8 x 128 x 2; 12 of 48 see beyond a chunk
+        (
+            "llama-4-scout-17b-16e",
+            196_608,
+            49_152,
+        ),  # 2 x 48 x 8 x 128 x 2; 12 of 48 see beyond a chunk
         ("gpt-oss-20b", 49_152, 24_576),  # 2 x 24 x 8 x 64 x 2; half of them beyond a window
         ("deepseek-v3", 70_272, 70_272),  # 61 x (512 + 64) x 2
         ("gemma-3-1b", 26_624, 4_096),  # 2 x 26 x 1 x 256 x 2; 4 of 26 beyond a window
@@ -230,7 +245,7 @@ ROWED = [
     if resolve.entry(name).engines.transformers
     and resolve.counts_of(resolve.resolve(name)) is not None
 ]
-SOON = ("llama-7b", "gpt2", "mixtral-8x7b-v0.1", "mistral-7b-v0.1", "opt-6.7b", "bloom-7b1", "mpt-7b", "qwen3-8b")
+SOON = ("llama-7b", "gpt2", "mixtral-8x7b-v0.1", "mistral-7b-v0.1", "opt-6.7b", "flan-t5-base")
 BEYOND_A_ROW = {"products", "relative_biases", "step_numbers", "table_numbers"}
 """What a T5 counts otherwise: its relative biases are looked up, and its decoder's products include the encoder's."""
 
@@ -257,9 +272,20 @@ def test_a_model_says_what_the_row_of_its_family_says(name: str) -> None:
 
 
 ASKED = [name for name in resolve.catalogue() if name not in ROWED and name != "baichuan-13b"]
+ASKED_SOON = (
+    "deepseek-v3",
+    "gpt-oss-20b",
+    "gemma-2-2b",
+    "granite-4.0-h-tiny",
+    "kimi-k2",
+    "smollm3-3b",
+)
 
 
-@pytest.mark.parametrize("name", ASKED)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(each, marks=() if each in ASKED_SOON else pytest.mark.slow) for each in ASKED],
+)
 def test_an_entry_has_the_parameters_that_were_published(name: str) -> None:
     entry = resolve.entry(name)
     config = Lazy("llmbench.backends.config")
@@ -314,7 +340,7 @@ def test_what_cannot_be_built_says_why_and_is_not_asked_twice() -> None:
 def test_a_model_that_does_not_answer_in_time_is_not_known() -> None:
     said = ask.ask([LLAMA4], program=("/bin/sleep", "9"), deadline_s=0.2)[LLAMA4.name]
 
-    assert said == "no answer within 0 s" or "no answer within" in str(said)
+    assert said == "the process that builds it failed: no answer within 0.2 s"
 
 
 def test_the_plan_of_a_model_that_cannot_be_built_says_so_and_predicts_nothing() -> None:
@@ -330,8 +356,6 @@ def test_the_plan_of_a_model_that_cannot_be_built_says_so_and_predicts_nothing()
 def test_a_hub_id_in_the_local_cache_is_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import json  # noqa: PLC0415 - for this test alone
-
     place = tmp_path / "hub" / "models--some--one" / "snapshots" / "1"
     place.mkdir(parents=True)
     config = {"model_type": "llama4_text", **FAMILIES["llama4_text"]}

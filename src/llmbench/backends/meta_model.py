@@ -336,7 +336,9 @@ def _experts(config: Any) -> tuple[int, int]:
 
 def _whole(config: Any, name: str, otherwise: int = 1) -> int:
     """Return a setting that is one number; another value where it is a list, a number a layer, or missing."""
-    with contextlib.suppress(Exception):  # a configuration whose layers differ refuses to name one number
+    with contextlib.suppress(
+        Exception
+    ):  # a configuration whose layers differ refuses to name one number
         value = getattr(config, name, None)
         return value if isinstance(value, int) else otherwise
     return otherwise

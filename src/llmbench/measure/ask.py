@@ -152,7 +152,7 @@ def _from_child(
         )
         said, why = done.stdout, _last_line(done.stderr) or f"exit {done.returncode}"
     except subprocess.TimeoutExpired as error:
-        said, why = error.stdout or b"", f"no answer within {deadline_s:.0f} s"
+        said, why = error.stdout or b"", f"no answer within {deadline_s:g} s"
     answers: dict[str, ModelAnswer | str | RunError] = {
         model.name: RunError(f"the process that builds it failed: {why}") for model in models
     }

@@ -111,9 +111,7 @@ def _copied(config: Mapping[str, Any], hidden: int, heads: int) -> Copied:
 def _layers(config: Mapping[str, Any], layers: int) -> Sequence[int]:
     """Return the numbers of the layers that a copy has: the first of each kind, two at least, or one period."""
     listed = [
-        value
-        for value in config.values()
-        if isinstance(value, list | str) and len(value) == layers
+        value for value in config.values() if isinstance(value, list | str) and len(value) == layers
     ]
     shared = config.get("num_kv_shared_layers") or 0
     first: dict[object, int] = {}
