@@ -156,7 +156,7 @@ def test_a_model_has_the_parameters_and_holds_the_cache_that_it_says(family: str
 
 # -- the figures of real ones ----------------------------------------------------------------------
 
-NEMOTRON_56B = "M-M-M-M*-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-"
+NEMOTRON_56B = "M-M-M-M*" + 9 * "-M-M-M-M-M*" + "-M-M-M-M-"
 LAYERS = {"M": "mamba", "-": "mlp", "*": "attention"}
 FULL: dict[str, tuple[str, dict[str, Any], tuple[int, int, int]]] = {
     # 2 x 10 layers x 8 heads x 128 x 2 bytes

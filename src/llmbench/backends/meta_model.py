@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import torch
+import transformers
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import DynamicCache, EncoderDecoderCache
@@ -67,11 +68,15 @@ def _answer(model: Model) -> ModelAnswer | str:
 
 
 def _reason(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+    return f"{kind}{' '.join(str(error).split())[:200]}"
 
 
 def ask(model: Model) -> ModelAnswer:
     """Return what a model says of itself. Raises whatever building it raises."""
+    if model.model_type not in transformers.CONFIG_MAPPING:
+        version = transformers.__version__
+        raise ValueError(f"transformers {version} has no family {model.model_type}")
     built = build(of_model(model, own=True))
     sizes: Counter[str] = Counter()
     for each in built.parameters():

@@ -148,7 +148,12 @@ def _from_child(
             capture_output=True,
             timeout=deadline_s,
             check=False,
-            env={**os.environ, **interpreter.SAFE, "CUDA_VISIBLE_DEVICES": ""},
+            env={
+                **os.environ,
+                **interpreter.SAFE,
+                "CUDA_VISIBLE_DEVICES": "",
+                "HF_HUB_OFFLINE": "1",
+            },
         )
         said, why = done.stdout, _last_line(done.stderr) or f"exit {done.returncode}"
     except subprocess.TimeoutExpired as error:
