@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
-from jobs import FAMILIES, VOCABULARY, family, job, prompts
+from jobs import FAMILIES, VOCABULARY, family, job, knowing, prompts
 from lazily import Lazy, torch, transformers
 from llmbench import backends
 from llmbench.errors import LoadFailed, Unsupported
@@ -81,7 +81,7 @@ def test_tokens_are_those_of_a_model_without_a_cache(
 
 @every_family
 def test_a_dynamic_cache_holds_what_the_configuration_says(model_type: str) -> None:
-    wanted = job(family(model_type))
+    wanted = job(knowing(family(model_type)))
     engine = loaded(wanted)
 
     memory = engine.memory(prompts(wanted), 8)

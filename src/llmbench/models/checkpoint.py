@@ -43,14 +43,52 @@ def of_folder(config: Mapping[str, Any], shards: Sequence[Path]) -> str | None:
 
 def of_hub(name: str) -> str | None:
     """Return the dtype of a hub id whose configuration is in the local cache; None if it is not there."""
+    config = hub_config(name)
+    return of_folder(config, []) if config else None
+
+
+def hub_config(name: str) -> dict[str, Any]:
+    """Return the configuration of a hub id from the local cache; empty if it is not there."""
     home = os.environ.get("HF_HOME", os.path.expanduser("~/.cache/huggingface"))  # noqa: PTH111 - as in resolve
     cache = Path(os.environ.get("HF_HUB_CACHE", f"{home}/hub"))
     for path in sorted(cache.glob(f"models--{name.replace('/', '--')}/snapshots/*/config.json")):
         try:
-            return of_folder(json.loads(files.read_text(path.resolve())), [])
-        except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+            config = json.loads(files.read_text(path.resolve()))
+        except (OSError, ValueError, RecursionError):
             continue
-    return None
+        if isinstance(config, dict):
+            return config
+    return {}
+
+
+def weight_bytes(folder: Path) -> int | None:
+    """Return the bytes of all tensors in a folder's safetensors files, by their headers; None if it has none."""
+    sizes = [_tensor_bytes(shard) for shard in sorted(folder.glob("*.safetensors"))]
+    return sum(size for size in sizes if size) or None
+
+
+def _tensor_bytes(shard: Path) -> int | None:
+    try:
+        ends = [
+            int(tensor["data_offsets"][1])
+            for name, tensor in _header(shard).items()
+            if name != "__metadata__"
+        ]
+    except (TypeError, KeyError, ValueError, IndexError):
+        return None
+    return max(ends, default=None)
+
+
+def _header(shard: Path) -> dict[str, Any]:
+    """Return the header of a safetensors file; empty if it has none."""
+    with shard.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = file.read(length) if length <= LONGEST_HEADER else b""
+    try:
+        tensors = json.loads(header)
+    except (ValueError, RecursionError):
+        return {}
+    return tensors if isinstance(tensors, dict) else {}
 
 
 def _named(config: Mapping[str, Any]) -> str | None:
@@ -65,12 +103,10 @@ def _named(config: Mapping[str, Any]) -> str | None:
 
 def _of_weights(shard: Path) -> str | None:
     """Return the dtype of the first floating-point tensor of a file; None if it has none of `DTYPES`."""
-    with shard.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = file.read(length) if length <= LONGEST_HEADER else b""
     try:
-        tensors = json.loads(header)
-        kinds = [tensor["dtype"] for name, tensor in tensors.items() if name != "__metadata__"]
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        kinds = [
+            tensor["dtype"] for name, tensor in _header(shard).items() if name != "__metadata__"
+        ]
+    except (TypeError, KeyError):
         return None
     return next((IN_FILES[kind] for kind in kinds if kind in IN_FILES), None)
