@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmbench.measure.checks import MEASURED_SLACK, Ceilings, is_quantised
 from llmbench.models import formulas
+from llmbench.models.checkpoint import dense
 from llmbench.models.shape import shape_of
 from llmbench.predict.roofline import ON_CHIP_BYTES
 
@@ -28,7 +29,7 @@ def least_work(cell: Cell, model: Model, engine: Mapping[str, Any]) -> dict[str,
     If an engine holds fewer weight bytes than the shape has, because they are quantised, a step reads as much less.
     The embedding table is left out of that share: it is seldom quantised, and not read.
     """
-    shape = shape_of(model.model_type, model.config)
+    shape = shape_of(model.model_type, dense(model.config))
     if shape is None:
         return {}
     held = engine.get("weights_bytes")
@@ -74,8 +75,9 @@ def _of_cpu(cell: Cell, engine: Mapping[str, Any], probes: Sequence[Probe]) -> C
     threads = engine.get("threads")
     if probe is None or not isinstance(threads, int) or threads > (probe.threads or 0):
         return Ceilings()
-    rates = (probe.read_bytes_s.get(cell.dtype), probe.flops_s.get(cell.dtype))
-    return Ceilings(*rates, slack=MEASURED_SLACK)
+    quantised = is_quantised(cell, engine)  # whole numbers may multiply faster than any probed dtype
+    flops = None if quantised else probe.flops_s.get(cell.dtype)
+    return Ceilings(probe.read_bytes_s.get(cell.dtype), flops, slack=MEASURED_SLACK)
 
 
 def _common(sizes: Iterable[int | None]) -> int | None:

@@ -14,6 +14,18 @@ if TYPE_CHECKING:
 ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
 """Bytes of one number."""
 
+QUANTISED = {
+    "bnb-nf4": (1 / 2 + 4 / 64, 0, 0, 64),
+    "bnb-int8": (1, 0, 4, 0),
+    "torchao-int8": (1, 0, 5, 0),
+    "torchao-int4": (1 / 2, 2 / 32, 0, 0),
+    "ct-int8": (1, 0, 4, 0),
+    "ct-int4": (1 / 2, 1 / 32, 0, 0),
+}
+"""Bytes of a weight with float32 scales; scales a weight in the dtype; bytes a row and a matrix: of linear layers."""
+WEIGHT_ONLY = frozenset({"bnb-nf4", "torchao-int8", "torchao-int4", "ct-int4"})
+"""The schemes whose products are computed in the cell's dtype."""
+
 
 def parameters(shape: Shape) -> int:
     """Return the number of parameters, counting tied ones once."""
@@ -51,6 +63,25 @@ def table_bytes(shape: Shape, dtype: str) -> int:
     return (
         _tables(shape) - (shape.vocabulary * shape.embedding_width if shape.tied else 0)
     ) * ITEMSIZE[dtype]
+
+
+def saved_bytes(shape: Shape, dtype: str, scheme: str, stored: int | None = None) -> int | None:
+    """Return by how much quantised weights are smaller; None for a scheme, or a kind of layer, that is not known.
+
+    `stored` are the bytes of a checkpoint that is quantised in its files; it counts before any formula.
+    """
+    if stored is not None:
+        return weight_bytes(shape, dtype) - stored
+    if scheme not in QUANTISED or shape.experts > 1 or shape.encoder_layers:
+        return None
+    ways_in = 2 if shape.gated else 1
+    weights = _attention(shape) + (ways_in + 1) * shape.hidden * shape.inner
+    rows = (shape.heads + 2 * shape.kv_heads) * shape.head_dim + 2 * shape.hidden
+    rows += ways_in * shape.inner
+    code, scales, of_row, of_matrix = QUANTISED[scheme]
+    of_weight = code + scales * ITEMSIZE[dtype]
+    layer = of_weight * weights + of_row * rows + of_matrix * (5 + ways_in)
+    return int(shape.layers * (weights * ITEMSIZE[dtype] - layer))
 
 
 def kv_bytes_per_token(shape: Shape, dtype: str) -> int:

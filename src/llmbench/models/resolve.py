@@ -67,6 +67,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
             no limit, or unknown.
         digest: changes when any of the above or the weight files change.
         dtype: of the checkpoint: `float32`, `bfloat16` or `float16`; None = unknown, or another one.
+        stored_bytes: of all tensors of a folder whose weights are quantised, by its safetensors headers.
 
     """
 
@@ -79,6 +80,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     max_positions: int | None
     digest: str
     dtype: str | None = None
+    stored_bytes: int | None = None
 
 
 class Transformers(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -241,7 +243,10 @@ def _from_folder(name: str, folder: Path) -> Model:
             raise SpecError(f"model: {name}/{path.name}: {why}; weights must be regular files.")
     weights = [[path.name, path.stat().st_size] for path in shards]
     dtype = checkpoint.of_folder(config, shards)
-    return _model(name, "folder", str(folder.resolve()), model_type, config, weights, dtype)
+    model = _model(name, "folder", str(folder.resolve()), model_type, config, weights, dtype)
+    if checkpoint.quantisation(config) is None:
+        return model
+    return msgspec.structs.replace(model, stored_bytes=checkpoint.stored_bytes(shards))
 
 
 def _no_checkpoint(folder: Path) -> str:

@@ -47,7 +47,15 @@ OPTIONS = {
         "cpu_offload",
         "disk_offload",
     ),
+    "quantization": ("none", "bnb-nf4", "bnb-int8", "torchao-int8", "torchao-int4"),
     "revision": "",
+}
+PACKAGES = {
+    "bnb": "bitsandbytes",
+    "torchao": "torchao",
+    "ct": "compressed_tensors",
+    "awq": "gptqmodel",
+    "gptq": "gptqmodel",
 }
 MEANINGS = {
     "attn_implementation": "attention kernel; default leaves the choice to transformers, and a record has it",
@@ -56,6 +64,7 @@ MEANINGS = {
     "loop": "llmbench's own loop over the forward pass, or transformers' generate()",
     "threads": "of CPU operators; 0 leaves the choice to torch",
     "device_map": "place one model over several GPUs, or keep a part on the CPU or on disk",
+    "quantization": "quantise the linear layers while loading; none: as the checkpoint has them",
     "revision": "branch, tag or commit of a hub repository",
 }
 

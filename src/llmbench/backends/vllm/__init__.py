@@ -26,10 +26,12 @@ from llmbench.backends import memory as backends_memory
 from llmbench.backends.config import configuration
 from llmbench.backends.kernel_cache import KernelCache
 from llmbench.backends.vllm import arguments as vllm_arguments
+from llmbench.backends.vllm import quantization
 from llmbench.backends.vllm.model_folder import model_folder
 from llmbench.backends.vllm.steps import Steps
 from llmbench.errors import Unsupported
 from llmbench.results.record import Memory
+from llmbench.spec.grid import QUANTIZATION
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -49,7 +51,7 @@ OPTIONS = {
     "cudagraph_capture_sizes": "",
     "attention_backend": "",
     "model_impl": ("auto", "vllm", "transformers"),
-    "quantization": "",
+    "quantization": "none",
     "kv_cache_dtype": "auto",
     "kv_cache_memory_bytes": 0,
     "gpu_memory_utilization": 0.9,
@@ -72,7 +74,8 @@ MEANINGS = {
     "cudagraph_capture_sizes": "numbers of tokens to record graphs for, such as 1,2,4,8",
     "attention_backend": "such as TRITON_ATTN, which may be the only one for models with ALiBi",
     "model_impl": "vLLM's own model code, or that of transformers",
-    "quantization": "method of the checkpoint, or to quantise at load, such as fp8",
+    "quantization": "quantise while loading: ct-int8, ct-int4, or a method of vLLM such as fp8; none: as the "
+    "checkpoint has them",
     "kv_cache_dtype": "dtype of keys and values, such as fp8",
     "kv_cache_memory_bytes": "size of the KV cache; 0: 2 GiB on a CPU unless VLLM_CPU_KVCACHE_SPACE is set",
     "gpu_memory_utilization": "share of the GPU's memory that vLLM takes at the start",
@@ -115,11 +118,13 @@ class VllmEngine:
         with load_errors.as_one_line(job, (*vllm_arguments.REASONS, *load_errors.REASONS)):
             load_errors.refuse_unreadable(job)
             self._config = configuration(job, options["revision"])
-            with model_folder(job, self._config) as model:
+            quantization.refuse_impossible(job, options)
+            with model_folder(job, self._config, options[QUANTIZATION]) as model:
                 vllm_arguments.refuse_impossible(job, self._config, options)
                 self._engine = _started(vllm_arguments.engine_arguments(job, options, model))
         self._load_peak_bytes = peak.of_phase_bytes()
-        seen = self._seen()
+        seen = self._seen() | quantization.facts(self._config, options)
+        quantization.refuse_unquantised(job, seen)
         if missing := seen.pop("attn_missing", ""):
             raise Unsupported(f"{job.model.name}: {missing} in vLLM {vllm.__version__}.")
         self._steps = Steps(self._engine.engine_core)
