@@ -149,6 +149,7 @@ def _draft(baseline: Side, candidate: Side, asked: CompareOptions) -> _Draft:
     confounds.refuse(baseline, candidate, matched, asked)
     made, sides, whole = _unpaired(baseline, candidate, matched)
     notices = list(dict.fromkeys(confounds.notices(baseline, candidate, asked)))
+    notices += confounds.quality(baseline, candidate, matched)
     if asked.factor is not None:
         before = sum(len(side.values) for side in sides)
         matched, sides = in_both(baseline, candidate, matched)

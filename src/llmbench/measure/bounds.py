@@ -75,7 +75,9 @@ def _of_cpu(cell: Cell, engine: Mapping[str, Any], probes: Sequence[Probe]) -> C
     threads = engine.get("threads")
     if probe is None or not isinstance(threads, int) or threads > (probe.threads or 0):
         return Ceilings()
-    quantised = is_quantised(cell, engine)  # whole numbers may multiply faster than any probed dtype
+    quantised = is_quantised(
+        cell, engine
+    )  # whole numbers may multiply faster than any probed dtype
     flops = None if quantised else probe.flops_s.get(cell.dtype)
     return Ceilings(probe.read_bytes_s.get(cell.dtype), flops, slack=MEASURED_SLACK)
 

@@ -61,7 +61,11 @@ def _number(method: str, stated: Mapping[str, Any]) -> str:
             return f"{'fp' if weights['type'] == 'float' else 'int'}{weights['num_bits']}"
         if method == "torchao":
             kind = stated["quant_type"]["default"]["_type"]
-            return f"int{re.sub('[^0-9]', '', kind.rpartition('Int')[2])}" if "Int" in kind else kind.lower()
+            return (
+                f"int{re.sub('[^0-9]', '', kind.rpartition('Int')[2])}"
+                if "Int" in kind
+                else kind.lower()
+            )
     except (AttributeError, KeyError, StopIteration, TypeError):
         return ""
     bits = stated.get("bits") or stated.get("w_bit")
@@ -74,7 +78,9 @@ def stored_bytes(shards: Sequence[Path]) -> int | None:
     for shard in shards:
         tensors = _header(shard)
         try:
-            total += sum(each["data_offsets"][1] - each["data_offsets"][0] for each in tensors.values())
+            total += sum(
+                each["data_offsets"][1] - each["data_offsets"][0] for each in tensors.values()
+            )
         except (KeyError, TypeError, IndexError):
             return None
     return total or None
@@ -122,8 +128,6 @@ def _header(shard: Path) -> dict[str, dict[str, Any]]:
         header = file.read(length) if length <= LONGEST_HEADER else b""
     try:
         tensors = json.loads(header)
-        return {
-            name: dict(tensor) for name, tensor in tensors.items() if name != "__metadata__"
-        }
+        return {name: dict(tensor) for name, tensor in tensors.items() if name != "__metadata__"}
     except (ValueError, TypeError, AttributeError, RecursionError):
         return {}

@@ -174,8 +174,8 @@ def _nothing_known(cell: Cell, model: Model) -> str:
         return f"no predictions for the backend {cell.backend}"
     if scheme := checkpoint.quantisation(model.config):
         return f"its weights are quantised ({scheme}, by quantization_config)"
-    if scheme := cell.options.get(QUANTIZATION):
-        return f"the bytes of weights that {scheme} leaves are not known"
+    if asked := cell.options.get(QUANTIZATION):
+        return f"the bytes of weights that {asked} leaves are not known"
     return f"the shape of {model.model_type or 'a model that only the hub knows'} is not known"
 
 
@@ -200,7 +200,12 @@ def _quantised(pace: Pace, scheme: str) -> Pace:
     """Return a pace for quantised weights: no times, and no ceiling of operations that the dtype does not have."""
     flops_s = pace.flops_s if scheme in formulas.WEIGHT_ONLY else None
     return Pace(
-        None, False, flops_s, pace.bytes_s, pace.source, f"no times: quantization={scheme} has its own kernels"
+        None,
+        False,
+        flops_s,
+        pace.bytes_s,
+        pace.source,
+        f"no times: quantization={scheme} has its own kernels",
     )
 
 

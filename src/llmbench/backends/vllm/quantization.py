@@ -69,7 +69,9 @@ def refuse_impossible(job: Job, options: Mapping[str, Any]) -> None:
         return
     if scheme in OURS:
         if cell.load_format != "dummy" and job.model.source != "folder":
-            raise Unsupported(f"quantization={scheme} reads the weights of a local folder; name one.")
+            raise Unsupported(
+                f"quantization={scheme} reads the weights of a local folder; name one."
+            )
     elif scheme not in QUANTIZATION_METHODS:
         known = (*OURS, *QUANTIZATION_METHODS)
         raise Unsupported(
@@ -167,7 +169,9 @@ def _rounded(module: str, weight: torch.Tensor, rounding: Rounding) -> dict[str,
             f"quantization=ct-int4 needs rows that are multiples of {group}; {module} has rows of {columns}."
         )
     parts = weight.float().view(rows, columns // group, group)
-    scale = (parts.abs().amax(-1, keepdim=True) / (most - 0.5)).clamp_min(torch.finfo(torch.float32).tiny)
+    scale = (parts.abs().amax(-1, keepdim=True) / (most - 0.5)).clamp_min(
+        torch.finfo(torch.float32).tiny
+    )
     codes = (parts / scale).round().clamp(-most, most - 1).view(rows, columns)
     if rounding.bits == 8:
         return {f"{module}.weight": codes.to(torch.int8), f"{module}.weight_scale": scale[..., 0]}

@@ -93,7 +93,9 @@ def _weights(model: Any) -> int:
             if not name.endswith(SCALES)
         }
         if "weight" not in own or _is_code(own["weight"]):
-            size = [getattr(module, f"{side}_size_per_partition", 0) for side in ("input", "output")]
+            size = [
+                getattr(module, f"{side}_size_per_partition", 0) for side in ("input", "output")
+            ]
             if own and all(size):
                 bias = own["bias"].numel() if "bias" in own else 0
                 seen[id(module)] = size[0] * size[1] + bias
@@ -155,7 +157,9 @@ def _timed(method: Callable[..., Any], name: str) -> Callable[..., Any]:
 def _listen() -> None:
     """Wrap the methods that load and start, in the classes that this process has imported."""
     base_loader.process_weights_after_loading = _noting(base_loader.process_weights_after_loading)
-    dummy_loader.DummyModelLoader.load_weights = _filling(dummy_loader.DummyModelLoader.load_weights)
+    dummy_loader.DummyModelLoader.load_weights = _filling(
+        dummy_loader.DummyModelLoader.load_weights
+    )
     for module, name in WORKERS:
         worker = getattr(sys.modules.get(module), name, None)
         for method, part in PARTS.items():
