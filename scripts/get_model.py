@@ -1,6 +1,6 @@
 """Converts the GGUF file of a folder to a safetensors checkpoint with its tokenizer, and checks that it can speak.
 
-    get_model.py FOLDER_WITH_GGUF NEW_FOLDER
+get_model.py FOLDER_WITH_GGUF NEW_FOLDER
 """
 
 from __future__ import annotations

@@ -116,8 +116,9 @@ def quality(baseline: Side, candidate: Side, matched: Match) -> Iterator[str]:
                 _how_far(side, cell) for side, cell in zip((baseline, candidate), pair, strict=True)
             ]
             yield (
-                f"Quality differs: the baseline's quantization is {before}{far[0]}, the candidate's {after}{far[1]}. They "
-                "are not the same model, and a faster one may answer worse; llmbench audit --parity RUN measures by how much."
+                f"Quality differs: quantization is {before}{far[0]} in the baseline and {after}{far[1]} in the "
+                "candidate. These are not the same model, and the faster one may answer worse; llmbench audit --parity "
+                "RUN measures how far they are apart."
             )
 
 

@@ -117,16 +117,17 @@ def predictions(
             key = (cell.device, cell.dtype)
             shape, model = shapes[cell.model], models[cell.model]
             saved = _saved(cell, model, shape)
-            if shape is None or saved is None or cell.backend not in COMPUTING:
+            if shape is None or cell.backend not in COMPUTING:
                 predicted[cell.id] = Prediction(basis=_nothing_known(cell, model))
                 continue
             pace = paces.get(key) or paces.setdefault(key, _pace(*key, place))
-            if otherwise := _otherwise(cell):
+            otherwise = _otherwise(cell) or (_nothing_known(cell, model) if saved is None else "")
+            if otherwise:
                 pace = Pace(None, False, None, None, None, otherwise)
             elif scheme := _scheme(cell, model):
                 pace = _quantised(pace, scheme)
             least = _least(cell, shape, pace, None if otherwise else saved)
-            if cell.backend != PREDICTED:
+            if cell.backend != PREDICTED or saved is None:
                 predicted[cell.id] = least
                 continue
             have = place.have_bytes.get(cell.device) if not otherwise else None

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 GROUP = 32
 """Weights that share a scale in torchao's int4: it divides the rows of more models than its default of 128 does."""
 
+BLOCK = 64
+"""Weights that share a scale in bitsandbytes' four bits; its kernel for CPUs takes whole blocks of a row."""
+
 
 def settings(job: Job, options: Mapping[str, Any]) -> Any:
     """Return the quantisation that a job asks for while loading; None if weights stay as they are stored.
@@ -78,6 +81,23 @@ def refuse_unquantised(model: Any, scheme: str, place: str) -> None:
             f"{str(model.dtype).removeprefix('torch.')} while loading; this would be measured as something that it "
             "is not."
         )
+
+
+def refuse_odd_rows(model: Any, scheme: str, device: torch.device) -> None:
+    """Refuse rows that bitsandbytes cannot compute with on a CPU.
+
+    Raises:
+        Unsupported: the message names a matrix and the length of its rows.
+
+    """
+    if scheme not in {"bnb-nf4", "bnb-fp4"} or device.type != "cpu":
+        return
+    for name, each in model.named_modules():
+        if hasattr(getattr(each, "weight", None), "quant_state") and each.in_features % BLOCK:
+            raise Unsupported(
+                f"quantization={scheme} on a CPU needs rows that are multiples of {BLOCK}; {name} has rows of "
+                f"{each.in_features}."
+            )
 
 
 def stored(model: Any) -> list[torch.Tensor]:

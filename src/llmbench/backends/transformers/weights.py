@@ -55,6 +55,7 @@ def load(job: Job, options: Mapping[str, Any], device: torch.device) -> Loaded:
         stated, asked = checkpoint.quantisation(job.model.config), options[grid.QUANTIZATION]
         if scheme := stated or (asked if asked != grid.NONE else None):
             quantization.refuse_unquantised(model, scheme, job.model.location or job.model.name)
+            quantization.refuse_odd_rows(model, scheme, device)
     # Gradients stay enabled, as users leave them: without them, torch multiplies the last hidden states of a batch
     # with one copy of the output head per sequence, eleven times slower (pythia-70m, 16 x 128, bfloat16).
     model.eval()

@@ -29,7 +29,7 @@ from llmbench.backends.vllm import arguments as vllm_arguments
 from llmbench.backends.vllm import quantization
 from llmbench.backends.vllm.model_folder import model_folder
 from llmbench.backends.vllm.steps import Steps
-from llmbench.errors import Unsupported
+from llmbench.errors import LoadFailed, Unsupported
 from llmbench.results.record import Memory
 from llmbench.spec.grid import QUANTIZATION
 
@@ -113,18 +113,20 @@ class VllmEngine:
         self._apart = bool(options["multiprocessing"])
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1" if self._apart else "0"
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        quantization.refuse_impossible(job, options)
         self._kernels = KernelCache()
         peak = backends_memory.HostPeak()
         with load_errors.as_one_line(job, (*vllm_arguments.REASONS, *load_errors.REASONS)):
             load_errors.refuse_unreadable(job)
             self._config = configuration(job, options["revision"])
-            quantization.refuse_impossible(job, options)
             with model_folder(job, self._config, options[QUANTIZATION]) as model:
                 vllm_arguments.refuse_impossible(job, self._config, options)
                 self._engine = _started(vllm_arguments.engine_arguments(job, options, model))
         self._load_peak_bytes = peak.of_phase_bytes()
         seen = self._seen() | quantization.facts(self._config, options)
-        quantization.refuse_unquantised(job, seen)
+        if why := quantization.not_quantised(job, seen):
+            self.close()
+            raise LoadFailed(why)
         if missing := seen.pop("attn_missing", ""):
             raise Unsupported(f"{job.model.name}: {missing} in vLLM {vllm.__version__}.")
         self._steps = Steps(self._engine.engine_core)

@@ -17,7 +17,7 @@ from transformers.initialization import no_init_weights
 from vllm.model_executor.layers.quantization import QUANTIZATION_METHODS
 
 from llmbench.backends.config import builder
-from llmbench.errors import LoadFailed, Unsupported, did_you_mean
+from llmbench.errors import Unsupported, did_you_mean
 from llmbench.models import checkpoint
 from llmbench.spec.grid import NONE, QUANTIZATION
 
@@ -92,19 +92,15 @@ def facts(config: Any, options: Mapping[str, Any]) -> dict[str, str]:
     return {"quantization": scheme} if scheme else {}
 
 
-def refuse_unquantised(job: Job, seen: Mapping[str, Any]) -> None:
-    """Refuse weights that should be codes and are plain numbers.
-
-    Raises:
-        LoadFailed: the message says in which dtype vLLM holds them.
-
-    """
+def not_quantised(job: Job, seen: Mapping[str, Any]) -> str:
+    """Return why a loaded model must not be measured: its weights should be codes and are plain numbers. Else empty."""
     scheme, dtypes = seen.get("quantization"), str(seen.get("param_dtypes"))
-    if scheme and not any(each.startswith(CODES) for each in dtypes.split(", ")):
-        raise LoadFailed(
-            f"{job.model.name}: quantization={scheme}, and vLLM {vllm.__version__} holds its weights in {dtypes}; this "
-            "would be measured as something that it is not."
-        )
+    if not scheme or any(each.startswith(CODES) for each in dtypes.split(", ")):
+        return ""
+    return (
+        f"{job.model.name}: quantization={scheme}, and vLLM {vllm.__version__} holds its weights in {dtypes}; this "
+        "would be measured as something that it is not."
+    )
 
 
 def write(job: Job, config: Any, rounding: Rounding, folder: Path) -> None:
