@@ -147,7 +147,7 @@ def test_one_chip_is_shown_with_its_prices(capsys: Output) -> None:
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert "bandwidth gb s 4,800" in lines
     assert "prices: date 2026-03" in lines
-    assert "prices: provider AWS p5en.48xlarge /8 (63.296)" in lines
+    assert "prices: provider AWS p5en.48xlarge, an eighth of $63.296" in lines
 
 
 def told(monkeypatch: pytest.MonkeyPatch, capsys: Output, *gpus: dict[str, Any]) -> Any:

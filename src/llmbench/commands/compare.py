@@ -36,6 +36,31 @@ EXIT_CODES = (
 )
 
 
+METRIC, MARGIN, FAIL_ON = "e2e_s", "2%", "slower"
+Metric = Annotated[
+    str,
+    typer.Option(
+        metavar="KEY",
+        autocompletion=completed(lambda: metrics.BY_KEY),
+        help="Metric to compare.",
+    ),
+]
+Margin = Annotated[str, typer.Option(help="Treat smaller differences as equal.")]
+FailOn = Annotated[
+    str,
+    typer.Option(
+        metavar="VERDICT,...",
+        help="Exit 1 if a cell has one of these verdicts: slower or more, faster or less, unclear, missing; "
+        "or `none`.",
+    ),
+]
+
+AllowMissing = Annotated[
+    bool,
+    typer.Option("--allow-missing", help="Judge the other cells where some have no number."),
+]
+
+
 def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
     runs: Annotated[
         list[Path],
@@ -43,31 +68,14 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
             metavar="BASELINE [CANDIDATE]...", help="Folders of runs, or one with --by."
         ),
     ],
-    metric: Annotated[
-        str,
-        typer.Option(
-            metavar="KEY",
-            autocompletion=completed(lambda: metrics.BY_KEY),
-            help="Metric to compare.",
-        ),
-    ] = "e2e_s",
+    metric: Metric = METRIC,
     by: Annotated[
         str | None,
         typer.Option(metavar="FACTOR", help="Compare inside one run: backend, dtype, model, ..."),
     ] = None,
-    margin: Annotated[str, typer.Option(help="Treat smaller differences as equal.")] = "2%",
-    fail_on: Annotated[
-        str,
-        typer.Option(
-            metavar="VERDICT,...",
-            help="Exit 1 if a cell has one of these verdicts: slower or more, faster or less, unclear, missing; "
-            "or `none`.",
-        ),
-    ] = "slower",
-    allow_missing: Annotated[
-        bool,
-        typer.Option("--allow-missing", help="Judge the other cells where some have no number."),
-    ] = False,
+    margin: Margin = MARGIN,
+    fail_on: FailOn = FAIL_ON,
+    allow_missing: AllowMissing = False,
     cross_machine: Annotated[
         bool,
         typer.Option("--cross-machine", help="Allow runs of machines that are not alike."),

@@ -53,6 +53,11 @@ MEMORY_WITHOUT_HOLDERS = ("weights_bytes", "kv_cache_theoretical_bytes")
 
 WEIGHTS = "cannot compare random with real weights, whose numbers differ for other reasons; no flag allows it."
 
+APART = (
+    "The runs were made at different times: a difference may come from the machine's state instead of the change. To "
+    "rule that out, measure both in turn with llmbench builds, or in one sweep and use llmbench compare --by."
+)
+IN_TURN = "The runs were measured in turn, round by round; sessions of the same round are paired."
 ALIKE = "The runs were measured on GPUs of the same model, but not on the same cards, and cards differ a little."
 
 MOST_CHANGES = 8
@@ -168,6 +173,12 @@ def _mean_clock(side: Side) -> float:
     return float(known.mean()) if len(known) else np.nan
 
 
+def in_turn(baseline: Side, candidate: Side) -> bool:
+    """Return whether two runs were measured in turn, round by round, so that sessions of a round are neighbours."""
+    turns = [side.plan.turns if side.plan else "" for side in (baseline, candidate)]
+    return turns[0] == turns[1] != "" and not same(baseline, candidate)
+
+
 def _of_separate_runs(baseline: Side, candidate: Side) -> Iterator[str]:
     if baseline.plan and candidate.plan and baseline.plan.run == candidate.plan.run:
         if same(baseline, candidate):
@@ -175,10 +186,7 @@ def _of_separate_runs(baseline: Side, candidate: Side) -> Iterator[str]:
         else:
             yield "Both sides are the same run at different moments; sessions in both are compared with themselves."
         return
-    yield (
-        "The runs were made at different times: a difference may come from the machine's state instead of the "
-        "change. To rule that out, measure both in one sweep and use llmbench compare --by."
-    )
+    yield IN_TURN if in_turn(baseline, candidate) else APART
     if baseline.plan and candidate.plan:
         here, there = baseline.plan.machine, candidate.plan.machine
         if info.kind(here) == info.kind(there) and info.identity(here) != info.identity(there):

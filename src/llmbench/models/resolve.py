@@ -26,6 +26,8 @@ from llmbench.spec.digest import digest_of
 AT = "@"
 """The separator between a catalogue entry's name and the size of its scaled copy."""
 
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+
 LISTED_BY = "llmbench models"
 
 OWN_MODELS = "LLMBENCH_MODELS"
@@ -160,10 +162,20 @@ def resolve(name: str) -> Model:
             "is a file; give the folder of a checkpoint" if there else "the folder does not exist"
         )
         raise SpecError(f"model: {name!r}: {what}.")
-    if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
+    if HUB_ID.fullmatch(name):
         return _model(name, "hub", name, None, {}, dtype=checkpoint.of_hub(name))
     meant = did_you_mean(name, [f"{one}{scaled}{size}" for one in known], LISTED_BY)
     raise SpecError(f"model: {name!r} is not a catalogue entry, folder or hub id.{meant}")
+
+
+def is_model(name: str) -> bool:
+    """Return whether a word that may also be a sweep's file is a model: a catalogue entry, a folder, or a hub id."""
+    folder = os.path.expanduser(name)  # noqa: PTH111 - as in `resolve`
+    if os.path.lexists(folder):
+        return os.path.isdir(folder)  # noqa: PTH112 - likewise
+    if name.partition(AT)[0] in _files():
+        return True
+    return bool(HUB_ID.fullmatch(name)) and Path(name).suffix not in {".yaml", ".yml"}
 
 
 def catalogue() -> list[str]:

@@ -245,7 +245,8 @@ class Stop(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="sto
 class Plan(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="sweep"):
     """The resolved sweep, with its cells, protocol and environment. The first line of a run, repeated when it changes.
 
-    `predictions`, by cell id, and the `probes` behind them were made before anything ran.
+    `predictions`, by cell id, and the `probes` behind them were made before anything ran. `turns` is the same in all
+    runs that were measured in turn, round by round; empty in others.
     """
 
     format: int = FORMAT
@@ -264,6 +265,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="swe
     warnings: list[str] = []
     predictions: dict[str, Prediction] = {}
     probes: list[Probe] = []
+    turns: str = ""
 
 
 class Import(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="import"):

@@ -13,6 +13,7 @@ import re
 import stat
 import tempfile
 from collections import defaultdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import msgspec
@@ -23,10 +24,11 @@ from llmbench.errors import FormatError, RunError, WriteError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-    from pathlib import Path
 
 T = TypeVar("T")
 
+RESULTS = Path("results")
+"""The folder in which a sweep makes its run, unless it is told another."""
 RECORDS = "records.jsonl"
 DESCRIPTION = "run.json"
 DESCRIPTION_NEW = "run.json.new"
@@ -78,6 +80,13 @@ def open_run(folder: Path) -> Run:
             raise
     except OSError as error:
         raise RunError(f"{folder}: cannot be written: {_reason(error)}.") from error
+
+
+def newest(names: str = ".*") -> Path | None:
+    """Return the run under results/ that was written last, of those with such a name; None if there is none."""
+    runs = [path.parent for path in RESULTS.glob(f"*/{RECORDS}")]
+    named = [run for run in runs if re.fullmatch(names, run.name)]
+    return max(named, key=lambda run: (run / RECORDS).stat().st_mtime, default=None)
 
 
 def read(folder: Path, *, newer: bool = False, tell: Callable[[str], None] | None = None) -> Log:

@@ -222,10 +222,11 @@ def read_sweep(path: Path) -> Sweep:
     """
     if path.name == str(path) and not path.suffix and not os.path.lexists(path):
         known = shipped()
+        models = [entry.stem for entry in configs.folder("models").glob("*.yaml")]
         if str(path) not in known:
             raise SpecError(
-                f"sweep: {str(path)!r} is neither a file nor a sweep that comes with llmbench."
-                f"{did_you_mean(str(path), known)} 'llmbench sweeps' lists them."
+                f"sweep: {str(path)!r} is neither a file or folder, nor a sweep or model that llmbench knows."
+                f"{did_you_mean(str(path), [*known, *models])} 'llmbench sweeps' and 'llmbench models' list them."
             )
         path = known[str(path)]
     return yaml.read(path, Sweep)
