@@ -9,6 +9,7 @@ import numpy as np
 from llmbench.compare.match import ELSEWHERE
 from llmbench.errors import NotComparable
 from llmbench.machine import info
+from llmbench.spec.grid import NONE, QUANTIZATION
 from llmbench.spec.sweep import NOT_OURS
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from llmbench.machine.calibration import Calibration
     from llmbench.results.metrics import Metric
     from llmbench.results.record import Plan
+    from llmbench.spec.sweep import Point
 
 MARGIN = 0.02
 """Ratios this close to one are the same speed for any reader's purpose."""
@@ -104,6 +106,31 @@ def _refuse_other_holding(where: str, baseline: Side, candidate: Side) -> None:
             f"{where}: one side's engine pre-allocates memory, and its bytes cannot be compared with memory "
             f"taken on demand; no flag allows it. Compare {' or '.join(MEMORY_WITHOUT_HOLDERS)} instead."
         )
+
+
+def quality(baseline: Side, candidate: Side, matched: Match) -> Iterator[str]:
+    """Yield a caveat for each pair of schemes of quantisation that differ between cells compared with each other."""
+    pairs = zip(matched.baseline.tolist(), matched.candidate.tolist(), strict=True)
+    cells = [(baseline.cells[a], candidate.cells[b]) for a, b in pairs]
+    schemes = {
+        tuple(str(cell.options.get(QUANTIZATION, NONE)) for cell in pair): pair for pair in cells
+    }
+    for (before, after), pair in schemes.items():
+        if before != after:
+            far = [
+                _how_far(side, cell) for side, cell in zip((baseline, candidate), pair, strict=True)
+            ]
+            yield (
+                f"Quality differs: quantization is {before}{far[0]} in the baseline and {after}{far[1]} in the "
+                "candidate. These are not the same model, and the faster one may answer worse; llmbench audit --parity "
+                "RUN measures how far they are apart."
+            )
+
+
+def _how_far(side: Side, cell: Point) -> str:
+    """Return how far a cell's model was found to be from the float32 reference; empty if nobody looked."""
+    nats = side.errors_nats.get(cell.id)
+    return "" if nats is None else f" ({nats:.2g} nats from float32)"
 
 
 def same(baseline: Side, candidate: Side) -> bool:

@@ -70,6 +70,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
         digest: changes when any of the above or the weight files change.
         dtype: of the checkpoint: `float32`, `bfloat16` or `float16`; None = unknown, or another one.
         counts: of a model whose family has no row, as it said itself; None = its family has one, or it was not asked.
+        stored_bytes: of all tensors of a folder whose weights are quantised, by its safetensors headers.
 
     """
 
@@ -83,6 +84,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     digest: str
     dtype: str | None = None
     counts: Counts | None = None
+    stored_bytes: int | None = None
 
 
 class Transformers(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -183,6 +185,12 @@ def counts_of(model: Model) -> Counts | None:
     return by_row.counts_of(model.model_type, model.config) or model.counts
 
 
+def dense_counts_of(model: Model) -> Counts | None:
+    """Return the counts of a model as if its weights were not quantised; None if they are not known."""
+    plain = msgspec.structs.replace(model, config=checkpoint.dense(model.config))
+    return counts_of(plain)
+
+
 def positions_of(model: Model) -> int | None:
     """Return the longest sequence of a model, by its configuration; None = no limit, or unknown."""
     return None if model.model_type in RELATIVE else _positions(model.config)
@@ -265,7 +273,10 @@ def _from_folder(name: str, folder: Path) -> Model:
             raise SpecError(f"model: {name}/{path.name}: {why}; weights must be regular files.")
     weights = [[path.name, path.stat().st_size] for path in shards]
     dtype = checkpoint.of_folder(config, shards)
-    return _model(name, "folder", str(folder.resolve()), model_type, config, weights, dtype)
+    model = _model(name, "folder", str(folder.resolve()), model_type, config, weights, dtype)
+    if checkpoint.quantisation(config) is None:
+        return model
+    return msgspec.structs.replace(model, stored_bytes=checkpoint.stored_bytes(shards))
 
 
 def _no_checkpoint(folder: Path) -> str:

@@ -113,6 +113,7 @@ class Tally:
         self._read(log, log.as_written(RecordedSession))
         if log.refuted:  # known only now; hardly any run has such cells
             self._read(log, log.records(RecordedSession))
+        self.errors_nats = log.errors_nats
         planned: dict[str, Point] = {cell.id: cell for cell in (log.plan.cells if log.plan else ())}
         others = {name: cell for name, cell in self._written.items() if name not in planned}
         self.cells = [*planned.values(), *others.values()]

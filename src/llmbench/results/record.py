@@ -325,7 +325,7 @@ class Parity(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="p
     """A verdict on whether an engine computes the same function as a float32 reference, for the cells named.
 
     The latest verdict on a cell counts. All sessions of a cell that `failed` are invalid to every reader;
-    `untested` changes nothing.
+    `untested` changes nothing, and `quantised` says how far weights that were asked to be quantised are from the others.
 
     Attributes:
         positions: tokens compared; the reference would choose `same` of them, and `wrong` of them differ by more
@@ -336,7 +336,7 @@ class Parity(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="p
 
     format: int = FORMAT
     cells: list[str]
-    verdict: Literal["passed", "failed", "untested"]
+    verdict: Literal["passed", "failed", "untested", "quantised"]
     why: str
     model: str
     backend: str

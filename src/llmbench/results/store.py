@@ -135,6 +135,7 @@ class Log:
         self._imported: record.Import | None = None
         self._stops: dict[str, record.Stop] = {}
         self._refuted: dict[str, str] = {}
+        self._errors_nats: dict[str, float] = {}
         self._notices: dict[str, None] = {}
         self._checked = False
 
@@ -166,6 +167,12 @@ class Log:
         """Return why the engine of a cell failed its parity check, by id; its records are invalid."""
         self.check()
         return self._refuted
+
+    @property
+    def errors_nats(self) -> dict[str, float]:
+        """Return how far each cell's model is from a float32 reference, by id; the last verdict counts."""
+        self.check()
+        return self._errors_nats
 
     @property
     def notices(self) -> list[str]:
@@ -259,6 +266,7 @@ class Log:
         self._imported = (read["import"] or [None])[-1]
         self._stops = {stop.cell: stop for stop in read["stop"]}
         self._refuted = parity.failed(read["parity"])
+        self._errors_nats = parity.errors_nats(read["parity"])
         if self._plan is None and (self._folder / DESCRIPTION).is_file():
             self._notice(f"the plan is missing; {DESCRIPTION} still has it.")
             self._plan = _described(self._folder / DESCRIPTION)

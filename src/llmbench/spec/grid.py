@@ -38,6 +38,9 @@ memory."""
 MOST_VALUES = 10_000
 """A limit against typing errors: no real axis is longer."""
 
+QUANTIZATION, NONE = "quantization", "none"
+"""The option of backends that names how weights are quantised, and its default: as the checkpoint has them."""
+
 T = TypeVar("T")
 
 
@@ -51,6 +54,7 @@ class Choices(msgspec.Struct, frozen=True):
     load_formats: Mapping[str, str] = {}
     dtypes: Mapping[str, str] = {}
     replaced: Mapping[tuple[str, str], str] = {}
+    quantised: Mapping[str, str] = {}
 
 
 def expand(sweep: Sweep, choices: Choices) -> tuple[list[Cell], list[str]]:
@@ -204,6 +208,9 @@ def make_cell(
         point["load_format"] = choices.load_formats.get(str(point["model"]), "dummy")
     if point["dtype"] == "auto":
         point["dtype"] = _dtype(str(point["model"]), str(point["device"]), choices)
+    stored = choices.quantised.get(str(point["model"]))
+    if stored and options.get(QUANTIZATION, NONE) == NONE == defaults.get(QUANTIZATION):
+        options = {**options, QUANTIZATION: stored}
     facts = {
         **point,
         "backend": backend,

@@ -14,6 +14,7 @@ import vllm
 
 from llmbench.backends import load_errors, managed_server, vocabulary
 from llmbench.backends.config import configuration
+from llmbench.backends.vllm import quantization
 from llmbench.backends.vllm.model_folder import model_folder
 from llmbench.errors import LoadFailed
 from llmbench.serve import endpoint
@@ -31,7 +32,7 @@ OPTIONS = {
     "tpot_slo_ms": 0.0,
     "slo_share": 0.99,
     "enforce_eager": (False, True),
-    "quantization": "",
+    "quantization": "none",
     "kv_cache_dtype": "auto",
     "kv_cache_memory_bytes": 0,
     "gpu_memory_utilization": 0.9,
@@ -50,7 +51,8 @@ MEANINGS = {
     "tpot_slo_ms": "limit of the time per token, for goodput; 0: none",
     "slo_share": "share of requests that must meet the limits, for the load most",
     "enforce_eager": "no compilation and no CUDA graphs",
-    "quantization": "method of the checkpoint, or to quantise at load, such as fp8",
+    "quantization": "quantise while loading: ct-int8, ct-int4, or a method of vLLM such as fp8; none: as the "
+    "checkpoint is",
     "kv_cache_dtype": "dtype of keys and values, such as fp8",
     "kv_cache_memory_bytes": "size of the KV cache; 0: 2 GiB on a CPU unless VLLM_CPU_KVCACHE_SPACE is set",
     "gpu_memory_utilization": "share of the GPU's memory that vLLM takes at the start",
@@ -97,7 +99,7 @@ class VllmServer:
         self.vocab_size = vocabulary.size(config, tokenizer)
         self.special_ids = vocabulary.special_ids((config,), tokenizer)
         self._exit = contextlib.ExitStack()
-        folder = self._exit.enter_context(model_folder(job, config))
+        folder = self._exit.enter_context(model_folder(job, config, options["quantization"]))
         if isinstance(tokenizer, str):  # why there is none
             if folder == job.model.location:
                 raise LoadFailed(tokenizer)
@@ -185,7 +187,9 @@ def _arguments(job: Job, options: Mapping[str, Any], folder: str, port: int) -> 
     words += ["--trust-remote-code"] if protocol.allow_remote_code else []
     words += [] if options["enable_prefix_caching"] else ["--no-enable-prefix-caching"]
     words += ["--enforce-eager"] if options["enforce_eager"] else []
-    named = (*OURS, "max_model_len", "enable_prefix_caching", "enforce_eager")
+    if options["quantization"] not in {"none", *quantization.OURS}:
+        words.append(f"--quantization={options['quantization']}")
+    named = (*OURS, "max_model_len", "enable_prefix_caching", "enforce_eager", "quantization")
     words += [
         f"--{name.replace('_', '-')}={value}"
         for name, value in options.items()
