@@ -383,18 +383,6 @@ def test_older_guidellm_has_its_requests_and_no_rate(tmp_path: Path) -> None:
     assert "not the whole run's" in reading.refused["rates"]
 
 
-def test_a_rate_that_nothing_explains_is_left_out_alone(tmp_path: Path) -> None:
-    path = changed(
-        tmp_path, "aiperf.json", lambda held: held["output_token_throughput"].update(avg=1e4)
-    )
-
-    reading = importers.read(path, {})[2][0]
-
-    assert "served_output_tok_s" not in reading.given
-    assert "10000 is not the " in reading.refused["output_token_throughput"]
-    assert "request_ttft_s" in reading.given
-
-
 def test_a_report_without_whole_calls_has_its_phases(tmp_path: Path) -> None:
     def of_2024(held: Any) -> None:
         report = held["report"]

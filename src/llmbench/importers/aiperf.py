@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmbench.errors import Unconvertible
 from llmbench.importers import Reading, served
-from llmbench.importers.fields import AGREE_WITHIN, NOT_OF_A_CELL, Fields, agree, last_name
+from llmbench.importers.fields import NOT_OF_A_CELL, Fields, agree, last_name
 from llmbench.results.record import Finding
 
 if TYPE_CHECKING:
@@ -76,15 +76,14 @@ def read(document: ToolFile, said: Said) -> list[Reading]:
         if fields.has(theirs):
             tokens = TOKENS if key == "request_tpot_s" else ""
             given |= served.of_run(key, median_s(fields, theirs), CLOCK, tokens)
-    refused = dict(REFUSED)
-    given |= _rates(fields, refused)
+    given |= _rates(fields)
     return [
         Reading(
             where=_where(fields),
             traits=fields.inner("input_config").rest({"models"}, *NOT_OF_A_CELL, lists=True),
             given=given,
             warnings=[*served.failed(failed, done + failed), *_empty(fields), *_recounted(fields)],
-            refused=refused,
+            refused=REFUSED,
             version=fields.text("aiperf_version") if fields.has("aiperf_version") else None,
             ended=fields.text("end_time") if fields.has("end_time") else None,
         )
@@ -125,7 +124,7 @@ def stated(fields: Fields, name: str, unit: str, which: str) -> float:
     return metric.positive(which)
 
 
-def _rates(fields: Fields, refused: dict[str, str]) -> dict[str, Given]:
+def _rates(fields: Fields) -> dict[str, Given]:
     """Return token rates over the run, which the tool takes from start to end, or up to 0.11 from its first request."""
     given: dict[str, Given] = {}
     if not fields.has("output_token_throughput", "total_osl", "start_time", "end_time"):
@@ -141,12 +140,8 @@ def _rates(fields: Fields, refused: dict[str, str]) -> dict[str, Given]:
             rate = stated(fields, theirs, "tokens/sec", "avg")
             tokens = sum(stated(fields, name, "tokens", "avg") for name in counted)
             nearest_s = min(durations_s, key=lambda duration_s: abs(rate * duration_s - tokens))
-            if math.isclose(rate, tokens / nearest_s, rel_tol=AGREE_WITHIN):
-                given |= served.of_run(key, rate, CLOCK, TOKENS)
-            else:
-                refused[theirs] = (
-                    f"{rate:.6g} is not the {tokens / nearest_s:.6g} of the run by its own figures"
-                )
+            agree(rate, tokens / nearest_s, theirs, fields.where)
+            given |= served.of_run(key, rate, CLOCK, TOKENS)
     return given
 
 
