@@ -75,6 +75,7 @@ def test_runs_made_one_after_the_other_are_not_continued_in_turn(bench: Bench) -
     assert (done.code, "holds runs that were not measured in turn" in done.err) == (2, True)
 
 
+@pytest.mark.slow
 def test_a_stop_reaches_the_environment_and_the_same_command_continues(bench: Bench) -> None:
     bench.write(clock="real", ttft_ms=40.0)
     old, new = (environment(bench.folder / name) for name in ("old", "new"))

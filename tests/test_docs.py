@@ -39,6 +39,7 @@ COMMANDS = [
 NOT_RUN = {
     "scripts/llmbench audit": "24 seconds; test_audit.py runs it",
     "llmbench builds quickstart .venv-old .venv-new": "needs two environments; test_builds.py makes them",
+    "llmbench audit --client": "ten seconds; test_served_sweeps.py runs it",
     "scripts/llmbench machine --probe": "a minute; test_probe.py runs it",
     "scripts/llmbench sweep bigram.yaml -o bigram-run": "needs its backend; test_backend_page.py runs it",
 }

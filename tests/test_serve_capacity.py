@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING
 import pytest
 
 from llmbench.serve import capacity
-from llmbench.serve.capacity import Probe
+from llmbench.serve.capacity import TriedRate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def server(carries: float, noise: float = 0.0) -> Callable[[float, int], Probe]:
+def server(carries: float, noise: float = 0.0) -> Callable[[float, int], TriedRate]:
     """Return a trial of a server that meets its limits up to a rate, with a share of answers that fail by chance."""
     rng = random.Random(1)  # noqa: S311 - a simulation, not a secret
 
-    def trial(rate: float, due: int) -> Probe:
+    def trial(rate: float, due: int) -> TriedRate:
         good = sum(rate <= carries and rng.random() >= noise for _ in range(due))
-        return Probe(rate, good, due, carried=rate <= 1.2 * carries)
+        return TriedRate(rate, good, due, carried=rate <= 1.2 * carries)
 
     return trial
 

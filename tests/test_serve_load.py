@@ -27,7 +27,7 @@ def test_a_load_is_read(text: str, load: Load) -> None:
 @pytest.mark.parametrize(
     "text",
     ["", "0", "-1", "8.5", "99999", "x", "20/m", "gamma 20/s", "20/s cv 2", "constant 20/s cv 1", "0/s", "1e9/s", "²",
-     "gamma 20/s cv 0", "99999/s", "most"],
+     "gamma 20/s cv 0", "99999/s", "mostly"],
 )  # fmt: skip
 def test_what_is_no_load_is_refused_with_the_forms(text: str) -> None:
     with pytest.raises(SpecError, match="load: "):

@@ -69,8 +69,9 @@ def asking(address: Address, tokens: int = TOKENS) -> Callable[[int], bytes]:
 def looped(address: Address, streams: int, seconds: float, **more: Any) -> Client:
     """Keep so many streams busy for so long and return the client."""
     client = Client(address[:2], streams, asking(address), wire.reply, **more)
-    began = now()
-    client.closed_loop(50_000_000, lambda _, at: at if at - began > seconds * 1e9 else None)
+    client.closed_loop(
+        50_000_000, lambda each, at: at if at - each.began_ns > seconds * 1e9 else None
+    )
     client.offsets.append((now(), stream.offset()))
     client.parse_all()
     client.close()
@@ -115,8 +116,7 @@ def test_an_open_loop_sends_when_due_whatever_has_come_back(tmp_path: Path) -> N
     due = arrivals(Load("poisson", 64, 100.0), "seed", 1.5).tolist()
     with serving(tmp_path, ttft_ms=200.0, itl_ms=1.0) as address:
         client = Client(address[:2], 64, asking(address), wire.reply)
-        began = now()
-        client.open_loop(due, lambda _, at: at if at - began > 1e9 else None)
+        client.open_loop(due, lambda each, at: at if at - each.began_ns > 1e9 else None)
         client.parse_all()
         client.close()
 
@@ -132,8 +132,7 @@ def test_an_open_loop_sends_when_due_whatever_has_come_back(tmp_path: Path) -> N
 def test_requests_that_find_no_connection_are_counted(tmp_path: Path) -> None:
     with serving(tmp_path, ttft_ms=300.0, itl_ms=1.0) as address:
         client = Client(address[:2], 2, asking(address), wire.reply)
-        began = now()
-        client.open_loop([0, 1, 2, 3], lambda _, at: at if at - began > 2e8 else None)
+        client.open_loop([0, 1, 2, 3], lambda each, at: at if at - each.began_ns > 2e8 else None)
         client.close()
 
     assert client.capped > 0

@@ -283,3 +283,12 @@ def test_the_highest_rate_needs_a_limit() -> None:
 
     assert (done.code, done.err.count("\n")) == (2, 1)
     assert "most is the highest rate within limits" in done.err
+
+
+@pytest.mark.slow
+def test_the_client_is_audited_against_what_the_server_sent() -> None:
+    done = asked("audit", "--client", "--format", "json")
+
+    rows = json.loads(done.out)
+    assert len(rows) == 4
+    assert all("read together" in row["figures"] for row in rows)

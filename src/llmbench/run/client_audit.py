@@ -45,10 +45,9 @@ def _at(streams: int) -> Checked:
         try:
             with own_core(server.cores):
                 client = Client(address[:2], streams, _requests(address), wire.reply)
-                began = now()
                 until = ANSWERS * answer_s * 1e9
                 client.closed_loop(
-                    int(answer_s * 1e9), lambda _, at: at if at - began > until else None
+                    int(answer_s * 1e9), lambda each, at: at if at - each.began_ns > until else None
                 )
                 client.offsets.append((now(), stream.offset()))
                 client.parse_all()

@@ -20,7 +20,7 @@ MOST_DOUBLINGS, BISECTIONS, STEP, MOST_STEPS = 12, 5, 0.95, 8
 CONFIDENCE = 0.95
 
 
-class Probe(NamedTuple):
+class TriedRate(NamedTuple):
     """A rate that was tried: requests a second, how many met every limit of how many, and whether it was carried."""
 
     rate: float
@@ -50,8 +50,11 @@ def fewest(share: float) -> int:
 
 
 def search(
-    first: float, share: float, briefly: Callable[[float], Probe], fully: Callable[[float], Probe]
-) -> tuple[Probe | None, list[Probe]]:
+    first: float,
+    share: float,
+    briefly: Callable[[float], TriedRate],
+    fully: Callable[[float], TriedRate],
+) -> tuple[TriedRate | None, list[TriedRate]]:
     """Return the rate that was proven, None if none was, and every rate that was tried.
 
     Args:
@@ -61,7 +64,7 @@ def search(
         fully: tries it in a full one.
 
     """
-    tried: list[Probe] = []
+    tried: list[TriedRate] = []
 
     def meets(rate: float) -> bool:
         tried.append(briefly(rate))

@@ -24,7 +24,7 @@ DRAIN_S, DRAIN_ANSWERS = 60, 20
 """How long an answer may take after the window: so many seconds, and so many times that of a request alone."""
 
 
-class Loaded:
+class LoadedServer:
     """A load that has been put on a server.
 
     Attributes:

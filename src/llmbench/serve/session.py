@@ -15,8 +15,8 @@ import numpy as np
 from llmbench.errors import LoadFailed
 from llmbench.results.record import Given, Served
 from llmbench.serve import endpoint, metrics, prompts, requests_file, wire
-from llmbench.serve.capacity import Probe, fewest, search
-from llmbench.serve.loaded import Loaded
+from llmbench.serve.capacity import TriedRate, fewest, search
+from llmbench.serve.loaded import LoadedServer
 from llmbench.serve.stream import Client, now
 from llmbench.spec import load as spec_load
 
@@ -73,7 +73,7 @@ class Session:
         with own_core(self.target.facts.get("cores")) as cores:
             before = dict(self.target.counters())
             process = self.target.process()
-            tried: list[Probe] = []
+            tried: list[TriedRate] = []
             if self.load.kind == "most":
                 loaded, tried = self._highest(alone_s)
             else:
@@ -144,10 +144,10 @@ class Session:
         self.taken.warmup_ns.append(reply.ended_ns - reply.sent_ns)
         return (reply.ended_ns - reply.sent_ns) / 1e9, bool(reply.token_ids)
 
-    def _loaded(self, load: Load, window_s: float, alone_s: float) -> Loaded:
+    def _loaded(self, load: Load, window_s: float, alone_s: float) -> LoadedServer:
         """Put a load on the server until its window is over."""
         first = self.runs
-        loaded = Loaded(
+        loaded = LoadedServer(
             self.target,
             load,
             request=lambda number: self.request(first + number),
@@ -160,11 +160,11 @@ class Session:
         self.runs += loaded.client.sent
         return loaded
 
-    def _highest(self, alone_s: float) -> tuple[Loaded, list[Probe]]:
+    def _highest(self, alone_s: float) -> tuple[LoadedServer, list[TriedRate]]:
         """Search the highest rate within the limits; raise LoadFailed if not even a low one is."""
-        last: list[Loaded] = []
+        last: list[LoadedServer] = []
 
-        def tried(rate: float, window_s: float) -> Probe:
+        def tried(rate: float, window_s: float) -> TriedRate:
             load = self.load._replace(kind="poisson", rate=rate)
             loaded = self._loaded(load, max(window_s, fewest(self.share) / rate), alone_s)
             last[:] = [loaded]
@@ -172,7 +172,7 @@ class Session:
             carried = (
                 not loaded.overloaded or window_s < self.window_s
             )  # chance alone, in a short one
-            return Probe(rate, good, len(loaded.mine), carried=carried)
+            return TriedRate(rate, good, len(loaded.mine), carried=carried)
 
         found, probes = search(
             0.5 / alone_s,
@@ -184,7 +184,7 @@ class Session:
             raise LoadFailed(f"no rate was found at which {self.share:.0%} met the limits")
         return last[0], probes
 
-    def _heard(self, client: Client, is_open: bool) -> None:  # noqa: FBT001 - as `Loaded` calls it
+    def _heard(self, client: Client, is_open: bool) -> None:  # noqa: FBT001 - as `LoadedServer` calls it
         """Tell the launcher that something still arrives; a server that has fallen silent is its to notice."""
         phase: Phase = "iteration" if is_open else "warmup"
         moment, (at, received) = now(), self._said
@@ -194,7 +194,7 @@ class Session:
             self.taken.phase, self._said = phase, (moment, client.received)
             self.say(phase, client.finished)
 
-    def _written(self, loaded: Loaded) -> dict[str, Any]:
+    def _written(self, loaded: LoadedServer) -> dict[str, Any]:
         """Write the raw requests to their file, before the record, and return the file's name and digest."""
         if not self.job.requests_folder:
             return {}
@@ -222,7 +222,7 @@ class own_core:  # noqa: N801 - reads as the statement it is
         os.sched_setaffinity(0, self.before)
 
 
-def _client(loaded: Loaded, cores: list[int]) -> dict[str, Any]:
+def _client(loaded: LoadedServer, cores: list[int]) -> dict[str, Any]:
     """Return how the client itself did, which is what its numbers rest on."""
     mine, client = loaded.mine, loaded.client
     lags = [lag for request in mine for lag in request.lag_ns]

@@ -149,13 +149,12 @@ class Client:
 
         """
         self.drain_ns, self.tls = drain_ns, tls
-        self.began_ns = now()
         self.address, self.request, self.parse, self.stamps = address, request, parse, stamps
         self.answers: list[Any] = []
         self.offsets: list[tuple[int, int]] = []
         self.bytes_at: list[tuple[int, int]] = []
         self.reconnects = self.capped = self.received = self.sent = self.lost = 0
-        self.finished = 0
+        self.finished = self.began_ns = 0
         self._backlog: deque[RawAnswer] = deque()
         self._live: dict[int, _Connection] = {}
         self._epoll = select.epoll()
@@ -180,12 +179,13 @@ class Client:
             steer: called once a tick with the time; returns when the last request may be due, None while it goes on.
 
         """
-        begin, count = now(), len(self._idle)
-        waiting = deque((begin + spread_ns * n // count, c) for n, c in enumerate(self._idle))
-        self._idle = []
-        last: int | None = None
-        tick = begin
         with _uncollected():
+            self.began_ns = begin = now()
+            count = len(self._idle)
+            waiting = deque((begin + spread_ns * n // count, c) for n, c in enumerate(self._idle))
+            self._idle = []
+            last: int | None = None
+            tick = begin
             while self._connections:
                 if now() >= tick:
                     last, tick = self._tick(steer, last, tick)
@@ -207,9 +207,10 @@ class Client:
 
         `steer` is as in `closed_loop`. Where every connection is in use, a request waits and counts as capped.
         """
-        begin = now() + 20_000_000
-        position, last, tick = 0, None, begin
         with _uncollected():
+            self.began_ns = now()
+            begin = self.began_ns + 20_000_000
+            position, last, tick = 0, None, begin
             while self._connections:
                 moment = now()
                 if moment >= tick:

@@ -38,7 +38,7 @@ class Choice(msgspec.Struct):
     token_ids: list[int] | None = None
 
 
-class Cached(msgspec.Struct):
+class CachedPrompt(msgspec.Struct):
     """How many prompt tokens came from a cache."""
 
     cached_tokens: int | None = None
@@ -49,7 +49,7 @@ class Usage(msgspec.Struct):
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
-    prompt_tokens_details: Cached | None = None
+    prompt_tokens_details: CachedPrompt | None = None
 
 
 class Event(msgspec.Struct):
