@@ -16,8 +16,8 @@ from sweeps import LLMBENCH, VALID
 SWEEP = folder("sweeps") / "all-tiny.yaml"
 BUILT = [name for name in resolve.catalogue() if resolve.entry(name).engines.transformers]
 """The models that transformers has a class for."""
-AT_MOST_S = 300
-"""On two cores that do nothing else; a third of it is enough."""
+AT_MOST_S = 600
+"""On two cores; half of it is enough."""
 
 
 def test_the_sweep_names_every_model_that_transformers_builds_and_nothing_else() -> None:
@@ -27,7 +27,7 @@ def test_the_sweep_names_every_model_that_transformers_builds_and_nothing_else()
 
 
 @pytest.mark.slow
-def test_every_model_of_the_catalogue_is_measured_within_five_minutes(tmp_path: Path) -> None:
+def test_every_model_of_the_catalogue_is_measured_within_ten_minutes(tmp_path: Path) -> None:
     run = tmp_path / "run"
     began = time.monotonic()
 
@@ -39,3 +39,10 @@ def test_every_model_of_the_catalogue_is_measured_within_five_minutes(tmp_path: 
     assert {record.status for record in records} == {Status.OK}
     assert {record.cell.model for record in records} == {f"{name}@tiny" for name in BUILT}
     assert len(records) == len(BUILT)
+    memories = [record.outcome.memory for record in records]
+    assert all(each and each.kv_cache_bytes for each in memories)
+    assert {
+        each and each.kv_cache_theoretical_bytes == each.kv_cache_bytes for each in memories
+    } == {True}
+    families = {resolve.resolve(record.cell.model).model_type for record in records}
+    assert len(families) >= 30

@@ -12,7 +12,7 @@ from llmbench.machine.peaks import Probe
 from llmbench.measure import bounds, checks
 from llmbench.measure.checks import MEASURED_SLACK, Ceilings
 from llmbench.models import formulas, resolve
-from llmbench.models.shape import shape_of
+from llmbench.models.by_row import counts_of
 from llmbench.results.record import Outcome, Record, Sample, Status
 from llmbench.run import outcome as run_outcome
 from llmbench.spec import configs
@@ -158,7 +158,7 @@ def test_a_value_that_nobody_verified_is_no_ceiling(made_up: Path) -> None:
 
 def test_the_least_work_is_that_of_the_formulas() -> None:
     found = resolve.resolve("mixtral-8x7b-v0.1")
-    shape = shape_of(found.model_type, found.config)
+    shape = counts_of(found.model_type, found.config)
     assert shape is not None
 
     work = bounds.least_work(on_gpu(), found, {})
@@ -176,7 +176,7 @@ def test_weights_that_fit_a_chips_caches_bound_no_step() -> None:
 @pytest.mark.parametrize("name", ["llama-7b", "mixtral-8x7b-v0.1"])
 def test_an_engine_that_quantised_its_weights_reads_as_much_less(name: str) -> None:
     found = resolve.resolve(name)
-    shape = shape_of(found.model_type, found.config)
+    shape = counts_of(found.model_type, found.config)
     assert shape is not None
     table = shape.vocabulary * shape.hidden * 2  # in bfloat16, and not quantised
     quarter = table + (formulas.weight_bytes(shape, "bfloat16") - table) // 4

@@ -8,7 +8,7 @@ from jobs import job, prompts
 from lazily import Lazy
 from llmbench import backends
 from llmbench.models import formulas, resolve
-from llmbench.models.shape import shape_of
+from llmbench.models.by_row import counts_of
 from test_formulas import ONE_OF_EACH_KIND
 
 backends_config: Any = Lazy("llmbench.backends.config")
@@ -24,7 +24,7 @@ MODELS = [pytest.param(name, marks=() if name in SOON else pytest.mark.slow) for
 def test_a_small_copy_runs_and_holds_what_was_predicted(name: str) -> None:
     wanted = job(f"{name}@tiny", input_len=20, output_len=4)
     found = wanted.model
-    shape = shape_of(found.model_type, found.config)
+    shape = counts_of(found.model_type, found.config)
     assert shape is not None
 
     engine = backends.load(wanted)
@@ -35,10 +35,10 @@ def test_a_small_copy_runs_and_holds_what_was_predicted(name: str) -> None:
     # The last token is never fed. An encoder keeps the prompt apart, and the decoder begins with one token.
     cached = (4, 20) if shape.encoder_layers else (20 + 4 - 1, 0)
     assert [len(row) for row in tokens] == [4, 4]
-    assert engine.facts["parameters"] == formulas.parameters(shape)
+    assert engine.facts["parameters"] == shape.parameters
     assert memory.weights_bytes == formulas.weight_bytes(shape, "float32")
     assert memory.kv_cache_bytes == 2 * formulas.held_kv_bytes(shape, "float32", *cached)
-    assert memory.kv_cache_theoretical_bytes == 2 * formulas.kv_bytes(shape, "float32", *cached)
+    assert memory.kv_cache_theoretical_bytes == memory.kv_cache_bytes
     assert engine.facts["attn_implementation"] == attention(name)[0]
 
 

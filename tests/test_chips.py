@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from llmbench import cli
@@ -230,3 +231,11 @@ def test_the_peaks_of_a_chip_stand_in_the_ratios_of_dense_ones(name: str) -> Non
             assert peaks[dtype] / wide == pytest.approx(expected, rel=0.03), dtype
     if bandwidth := chip.bandwidth():
         assert FLOPS_A_BYTE[0] <= wide * 1e12 / bandwidth <= FLOPS_A_BYTE[1]
+
+
+def test_the_fastest_peak_is_of_any_type_of_number() -> None:
+    h200 = chips.chip("h200")
+
+    assert h200.fastest() == max(h200.dense_tflops.values()) * 1e12
+    assert h200.fastest() > h200.flops("bfloat16")  # type: ignore[operator]
+    assert msgspec.structs.replace(h200, unverified=["dense_tflops"]).fastest() is None

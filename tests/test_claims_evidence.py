@@ -47,8 +47,8 @@ def test_a_session_is_one_value_and_an_invalid_one_is_none(tmp_path: Path) -> No
 
     assert row.values["e2e_s"] == pytest.approx((2.0, 2.2))
     assert row.values["tpot_s"] == pytest.approx((0.1, 0.11))
-    assert row.shape is not None
-    assert row.shape.layers == 8
+    assert row.counts is not None
+    assert row.counts.layers == 8
     assert (row.run, row.where, row.scaled) == ("run", "cpu", True)
 
 

@@ -8,7 +8,6 @@ import pytest
 
 from claimed import HOST, asked, only, row
 from llmbench.claims import ClaimVerdict, Part
-from llmbench.models import formulas
 from llmbench.results.cells import Machine, Measured
 
 FAMILY = ("llama-7b", "llama-13b", "llama-30b", "llama-65b")
@@ -19,8 +18,8 @@ MI300X = Machine("mi300x", "mi300x", 1)
 
 
 def size(found: Measured) -> float:
-    assert found.shape is not None
-    return float(formulas.parameters(found.shape))
+    assert found.counts is not None
+    return float(found.counts.parameters)
 
 
 def valued(part: Part) -> float:

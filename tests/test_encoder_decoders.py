@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from jobs import VOCABULARY, job, prompts
+from jobs import VOCABULARY, job, knowing, prompts
 from lazily import safetensors, torch
 from llmbench import backends
 from llmbench.errors import Unsupported
 from llmbench.models import formulas, resolve
+from llmbench.models.by_row import counts_of
 from llmbench.models.resolve import Model
-from llmbench.models.shape import shape_of
 from llmbench.run import plan
 from llmbench.spec.sweep import Axes, Sweep
 from test_backend_transformers import loaded, other, outspoken
@@ -84,7 +84,7 @@ def test_tokens_on_a_gpu_are_those_of_a_cpu(model_type: str, loop: str) -> None:
 @every_family
 @both_loops
 def test_both_caches_are_counted(model_type: str, loop: str) -> None:
-    wanted = job(family(model_type), loop=loop)
+    wanted = job(knowing(family(model_type)), loop=loop)
     engine = loaded(wanted)
 
     memory = engine.memory(prompts(wanted), 8)
@@ -98,7 +98,7 @@ def test_both_caches_are_counted(model_type: str, loop: str) -> None:
 @both_loops
 @pytest.mark.parametrize("depth", [1, 3])
 def test_a_decoder_may_be_as_deep_as_it_likes(depth: int, loop: str) -> None:
-    wanted = job(family("t5", num_decoder_layers=depth), loop=loop)
+    wanted = job(knowing(family("t5", num_decoder_layers=depth)), loop=loop)
     engine = outspoken(loaded(wanted))
 
     tokens = engine.generate(prompts(wanted), 8)
@@ -169,12 +169,12 @@ def test_the_first_token_has_come_after_the_encoder_and_one_step() -> None:
 def test_facts_are_what_was_loaded(name: str) -> None:
     engine = loaded(job(f"{name}@tiny", dtype="bfloat16"))
     found = resolve.resolve(f"{name}@tiny")
-    shape = shape_of(found.model_type, found.config)
+    shape = counts_of(found.model_type, found.config)
     assert shape is not None
 
     facts = engine.facts
 
-    assert facts["parameters"] == formulas.parameters(shape)
+    assert facts["parameters"] == shape.parameters
     assert facts["weights_bytes"] == formulas.weight_bytes(shape, "bfloat16")
     assert (facts["param_devices"], facts["param_dtypes"]) == ("cpu", "bfloat16")
     assert facts["attn_implementation"] == "sdpa"

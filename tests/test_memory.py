@@ -10,7 +10,8 @@ from jobs import job
 from lazily import Lazy, torch, transformers
 from llmbench import backends
 from llmbench.models import resolve
-from llmbench.models.shape import Shape, shape_of
+from llmbench.models.by_row import counts_of
+from llmbench.models.counts import Counts
 from llmbench.predict import memory
 from llmbench.spec.sweep import Cell
 
@@ -25,9 +26,9 @@ NEAR = 0.2
 """Activations are predicted within this share of the tensors alive at the peak."""
 
 
-def shape(name: str) -> Shape:
+def shape(name: str) -> Counts:
     found = resolve.resolve(name)
-    known = shape_of(found.model_type, found.config)
+    known = counts_of(found.model_type, found.config)
     assert known is not None
     return known
 

@@ -17,8 +17,7 @@ from lazily import Lazy, torch
 from llmbench import backends
 from llmbench.errors import LoadFailed, NothingToRun, Unsupported
 from llmbench.measure import bounds
-from llmbench.models import checkpoint, formulas, resolve
-from llmbench.models.shape import shape_of
+from llmbench.models import by_row, checkpoint, formulas, resolve
 from llmbench.parity import check
 from llmbench.parity.distance import Distance
 from llmbench.predict import estimate
@@ -168,12 +167,12 @@ def test_the_bytes_of_a_scheme_are_those_that_the_library_held(scheme: str, held
         **LLAMA, "hidden_size": 576, "intermediate_size": 1536, "num_attention_heads": 9,
         "num_key_value_heads": 3, "num_hidden_layers": 30, "vocab_size": 49152, "tie_word_embeddings": True,
     }  # fmt: skip
-    shape = shape_of("llama", smollm2)
-    assert shape is not None
-    saved = formulas.saved_bytes(shape, "bfloat16", scheme)
+    counts = by_row.counts_of("llama", smollm2)
+    assert counts is not None
+    saved = formulas.saved_bytes(counts, "bfloat16", scheme)
 
     assert saved is not None
-    assert formulas.weight_bytes(shape, "bfloat16") - saved == held
+    assert formulas.weight_bytes(counts, "bfloat16") - saved == held
 
 
 def test_a_step_of_quantised_weights_reads_as_much_less() -> None:
@@ -186,9 +185,9 @@ def test_a_step_of_quantised_weights_reads_as_much_less() -> None:
         assert one.decode_bytes is not None
         return one.decode_bytes
 
-    shape = shape_of("llama", resolve.resolve("llama-7b").config)
-    assert shape is not None
-    saved = formulas.saved_bytes(shape, "bfloat16", "bnb-nf4")
+    counts = by_row.counts_of("llama", resolve.resolve("llama-7b").config)
+    assert counts is not None
+    saved = formulas.saved_bytes(counts, "bfloat16", "bnb-nf4")
     assert saved is not None
     assert (
         decode_bytes() - decode_bytes(quantization="bnb-nf4") == 3 * saved
@@ -317,7 +316,7 @@ def test_rounded_weights_are_within_half_a_step() -> None:
 
     scale = eight["m.weight_scale"]
     assert (eight["m.weight"] * scale - weight).abs().le(scale * 0.501).all()
-    assert four["m.weight_packed"].shape == (8, 64 // 8)
+    assert four["m.weight_packed"].counts == (8, 64 // 8)
     codes = torch.stack([four["m.weight_packed"] >> 4 * place & 15 for place in range(8)], -1)
     scales = four["m.weight_scale"].repeat_interleave(32, 1)
     assert ((codes.view(8, 64) - 8) * scales - weight).abs().le(scales * 0.501).all()
@@ -348,13 +347,13 @@ def test_random_weights_are_quantised(scheme: str) -> None:
 
     tokens = engine.generate([[5, 6, 7] * 4] * 2, 8)
 
-    shape = shape_of("llama", LLAMA)
-    assert shape is not None
-    saved = formulas.saved_bytes(shape, "bfloat16", scheme)
+    counts = by_row.counts_of("llama", LLAMA)
+    assert counts is not None
+    saved = formulas.saved_bytes(counts, "bfloat16", scheme)
     assert saved is not None
     assert [len(row) for row in tokens] == [8, 8]
     assert (engine.facts["quantization"], engine.facts["parameters"]) == (scheme, PLAIN)
-    assert engine.facts["weights_bytes"] == formulas.weight_bytes(shape, "bfloat16") - saved
+    assert engine.facts["weights_bytes"] == formulas.weight_bytes(counts, "bfloat16") - saved
 
 
 def dense_tensors() -> dict[str, Any]:
@@ -478,7 +477,7 @@ def quantised_folder(place: Path, scheme: str) -> Path:
     for name, tensor in dense_tensors().items():
         if "proj" in name:
             module = name.removesuffix("weight")
-            tensors |= {f"{module}{key}": each for key, each in layout(*tensor.shape).items()}
+            tensors |= {f"{module}{key}": each for key, each in layout(*tensor.counts).items()}
         else:
             tensors[name] = tensor.half()
     folder(place, stated)
@@ -499,9 +498,9 @@ def test_vllm_quantises_while_loading(scheme: str, load_format: str, tmp_path: P
     )
 
     assert (engine.facts["quantization"], engine.facts["parameters"]) == (scheme, PLAIN)
-    shape = shape_of("llama", LLAMA)
-    assert shape is not None
-    assert engine.facts["weights_bytes"] < 0.9 * formulas.weight_bytes(shape, "bfloat16")
+    counts = by_row.counts_of("llama", LLAMA)
+    assert counts is not None
+    assert engine.facts["weights_bytes"] < 0.9 * formulas.weight_bytes(counts, "bfloat16")
     assert [len(row) for row in engine.generate([[5, 6, 7] * 4] * 2, 8)] == [8, 8]
     engine.close()
 

@@ -9,7 +9,8 @@ from jobs import job
 from llmbench.machine import chips
 from llmbench.machine.peaks import Probe, Rate
 from llmbench.models import formulas, resolve
-from llmbench.models.shape import Shape, shape_of
+from llmbench.models.by_row import counts_of
+from llmbench.models.counts import Counts
 from llmbench.predict import estimate, roofline
 from llmbench.results.prediction import Prediction
 from llmbench.spec.sweep import Cell, Protocol
@@ -17,9 +18,9 @@ from llmbench.spec.sweep import Cell, Protocol
 H200 = estimate.elsewhere(chips.chip("h200"))
 
 
-def shape(name: str) -> Shape:
+def shape(name: str) -> Counts:
     found = resolve.resolve(name)
-    known = shape_of(found.model_type, found.config)
+    known = counts_of(found.model_type, found.config)
     assert known is not None
     return known
 

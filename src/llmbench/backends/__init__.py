@@ -57,7 +57,7 @@ def missing(name: str, quantization: str = "none") -> str | None:
 
 def how_to_install(name: str, package: str) -> str:
     """Return a message that names a backend's missing package and the command that installs it."""
-    return f"the {name} backend needs the package {package}: pip install 'llmbench[{name}]'."
+    return f"the {name} backend needs the package {package}: pip install 'llmbench[{name.partition('_')[0]}]'."
 
 
 def options(name: str) -> dict[str, object]:

@@ -7,19 +7,26 @@ from typing import TYPE_CHECKING, Any
 import transformers
 
 if TYPE_CHECKING:
+    from llmbench.models.resolve import Model
     from llmbench.results.record import Job
 
 
 def configuration(job: Job, revision: str) -> Any:
     """Return a new configuration, because `from_config` modifies the one it is given."""
-    model = job.model
-    own = model.source == "folder" or job.cells[0].load_format == "dummy"
+    own = job.model.source == "folder" or job.cells[0].load_format == "dummy"
+    return of_model(
+        job.model, own=own, remote_code=job.protocol.allow_remote_code, revision=revision
+    )
+
+
+def of_model(model: Model, *, own: bool, remote_code: bool = False, revision: str = "") -> Any:
+    """Return a new configuration from a model's `config`, or with `own` false from its folder or hub id."""
     if own and model.model_type in transformers.CONFIG_MAPPING:
         config = transformers.CONFIG_MAPPING[model.model_type].from_dict(_mended(model.config))
     else:
         config = transformers.AutoConfig.from_pretrained(
             model.location,
-            trust_remote_code=job.protocol.allow_remote_code,
+            trust_remote_code=remote_code,
             **revision_of(revision),
         )
     if own and model.model_type in transformers.CONFIG_MAPPING and hasattr(config, "auto_map"):

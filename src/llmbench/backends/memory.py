@@ -20,16 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
 PROC = Path("/proc/self")
-MIXED_LAYERS = (
-    "hybrid_override_pattern",
-    "layers_block_type",
-    "attn_layer_period",
-    "attn_layer_indices",
-    "cross_attention_layers",
-    "linear_attn_config",
-    "ssm_cfg",
-)
-"""Settings of families whose layers are not all attention over the whole past."""
 
 
 class HostPeak:
@@ -79,91 +69,20 @@ def cache_bytes(cache: Any) -> int | None:
         layers = [*cache.self_attention_cache.layers, *cache.cross_attention_cache.layers]
     if layers is None:
         return None
-    return stored_bytes(tensor for layer in layers for tensor in _tensors(vars(layer)))
+    return stored_bytes(tensor for layer in layers for tensor in tensors_of(vars(layer)))
 
 
-def _tensors(value: Any) -> Iterator[torch.Tensor]:
+def tensors_of(value: Any) -> Iterator[torch.Tensor]:
     """Yield the tensors inside; scalars, such as a static layer's length, are not part of the cache."""
     if isinstance(value, torch.Tensor):
         if value.ndim:
             yield value
     elif isinstance(value, dict):
         for item in value.values():
-            yield from _tensors(item)
+            yield from tensors_of(item)
     elif isinstance(value, list | tuple):
         for item in value:
-            yield from _tensors(item)
-
-
-def theoretical_cache_bytes(
-    config: Any, sequences: int, tokens: int, itemsize: int, encoder_tokens: int = 0
-) -> int | None:
-    """Return the bytes of keys and values for this many tokens, computed from the decoder's configuration.
-
-    2 × layers × key-value heads × head size × sequences × tokens × bytes of a number; a sliding layer holds no more
-    tokens than its window, and each layer holds all of an encoder's. None for a family whose cache has no heads, or
-    whose layers differ in more than a window.
-    """
-    try:
-        return _theoretical_cache_bytes(config, sequences, tokens, itemsize, encoder_tokens)
-    except Exception:  # noqa: BLE001 - a configuration whose layers differ refuses to name one number for all
-        return None
-
-
-def _theoretical_cache_bytes(
-    config: Any, sequences: int, tokens: int, itemsize: int, encoder_tokens: int
-) -> int | None:
-    if any(getattr(config, name, None) for name in MIXED_LAYERS):
-        return None
-    layers = _first(config, "num_hidden_layers", "n_layers", "n_layer")
-    heads = _first(config, "num_attention_heads", "n_heads", "n_head")
-    hidden = _first(config, "hidden_size", "d_model", "n_embd")
-    if not (layers and heads and hidden) or _first(config, "kv_lora_rank"):
-        return None
-    head = _first(config, "head_dim") or hidden // heads
-    per_token = 2 * _key_value_heads(config, heads) * head * itemsize
-    by_layer = _tokens_of_layers(config, layers, tokens)
-    if by_layer is None:
-        return None
-    held = sum(by_layer) + layers * encoder_tokens
-    return sequences * held * per_token
-
-
-def _key_value_heads(config: Any, heads: int) -> int:
-    """Return the number of key-value heads."""
-    if getattr(config, "multi_query", False) and not getattr(
-        config, "new_decoder_architecture", False
-    ):
-        return 1
-    attention = getattr(config, "attn_config", None)
-    return (
-        _first(config, "num_key_value_heads", "num_kv_heads")
-        or _first(attention, "kv_n_heads")
-        or heads
-    )
-
-
-def _tokens_of_layers(config: Any, layers: int, tokens: int) -> list[int] | None:
-    """Return how many tokens each layer holds; None if one keeps a state instead. The last layers may share others'."""
-    window = getattr(config, "sliding_window", None)
-    if getattr(config, "use_sliding_window", True) is False:
-        window = None
-    usual = ["sliding_attention" if window else "full_attention"] * layers
-    kinds = (getattr(config, "layer_types", None) or usual)[
-        : layers - (getattr(config, "num_kv_shared_layers", 0) or 0)
-    ]
-    holds = {
-        "full_attention": tokens,
-        "sliding_attention": min(tokens, window or tokens),
-        "chunked_attention": min(tokens, getattr(config, "attention_chunk_size", None) or tokens),
-    }
-    return [holds[kind] for kind in kinds] if set(kinds) <= holds.keys() else None
-
-
-def _first(config: Any, *names: str) -> int | None:
-    """Return the first of these settings that the configuration has; families use different names for it."""
-    values = (getattr(config, name, None) for name in names)
-    return next((value for value in values if isinstance(value, int)), None)
+            yield from tensors_of(item)
 
 
 def device_used_by_uuid() -> Mapping[str, int]:

@@ -10,7 +10,6 @@ from llmbench.claims.claim import Answer, ClaimVerdict, Part, Range, grouped, he
 from llmbench.claims.money import BILLION, MILLION, MONTH_S, full_size
 from llmbench.cost import prices
 from llmbench.machine import chips
-from llmbench.models import formulas
 from llmbench.numbers import digits
 from llmbench.stats.interval import exactly
 
@@ -125,9 +124,9 @@ def serving_fleet(claim: Claim, given: Evidence) -> Answer:
 def _to_size(claim: Claim, row: Measured) -> tuple[float, str]:
     """Return how many times the work of a token a model of the claim's size has, and the extrapolation in words."""
     size, active = claim.assumed("parameters"), claim.assumed("active_parameters")
-    if row.shape is None or formulas.parameters(row.shape) >= size / 2:
+    if row.counts is None or row.counts.parameters >= size / 2:
         return 1.0, "as measured"
-    ours = formulas.active_parameters(row.shape)
+    ours = row.counts.active_parameters
     return active / ours, (
         f"extrapolated from {digits(ours / BILLION)}B to {digits(active / BILLION)}B active parameters in "
         "proportion, without the cost of splitting a model over GPUs"
@@ -164,8 +163,8 @@ def _quickest(claim: Claim, given: Evidence) -> Iterator[Measured]:
 
 def _served(claim: Claim, row: Measured) -> Part:
     """Return how many GPUs serve the stated demand, extrapolated in proportion to the active parameters."""
-    assert row.shape is not None
-    ours, size = formulas.active_parameters(row.shape), claim.assumed("parameters")
+    assert row.counts is not None
+    ours, size = row.counts.active_parameters, claim.assumed("parameters")
     pace = row.figure("output_tok_s").times(ours / size / prices.gpus_of(row))
     needed = pace.over(claim.assumed("demand_tok_s"))
     sentence = (

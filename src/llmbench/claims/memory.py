@@ -49,12 +49,12 @@ def context_is_memory(claim: Claim, given: Evidence) -> Answer:
 
 def _bytes_a_token(row: Measured) -> str:
     """Return a note that compares the bytes per token with the architecture's formula."""
-    if row.shape is None or row.cell.dtype not in formulas.ITEMSIZE:
+    if row.counts is None or row.cell.dtype not in formulas.ITEMSIZE:
         return ""  # another tool may not say the dtype
     tokens = _held_tokens(row)
     held = max(row.values["kv_cache_bytes"]) / row.cell.batch_size / tokens
-    formula = formulas.held_kv_bytes(row.shape, row.cell.dtype, tokens) / tokens
-    kind = "multi-head" if row.shape.kv_heads == row.shape.heads else "grouped or shared keys"
+    formula = formulas.held_kv_bytes(row.counts, row.cell.dtype, tokens) / tokens
+    kind = "multi-head" if row.counts.kv_heads == row.counts.heads else "grouped or shared keys"
     return (
         f"{row.cell.model} ({kind}) holds {binary(round(held))} per token; the formula gives "
         f"{binary(round(formula))}."
@@ -72,7 +72,7 @@ def selective_reads(claim: Claim, given: Evidence) -> Answer:
     flat = 1 + claim.threshold("flat_within")
     parts, notes = [], []
     series = _series(given, "tpot_s")
-    full = [rows for rows in series if rows[0].shape and not rows[0].shape.window]
+    full = [rows for rows in series if rows[0].counts and not rows[0].counts.window]
     for rows in series:
         beyond = _beyond_window(rows)
         if not beyond:
@@ -216,8 +216,8 @@ def _in_4_bits(row: Measured) -> bool:
 
 
 def _weights_bytes(row: Measured, bits: float) -> float:
-    """Return the size of a model's weights at so many bits; infinite if its shape is not known."""
-    return formulas.parameters(row.shape) * bits / 8 if row.shape else math.inf
+    """Return the size of a model's weights at so many bits; infinite if it is not known."""
+    return row.counts.parameters * bits / 8 if row.counts else math.inf
 
 
 def thirteen_b_is_enough(claim: Claim, given: Evidence) -> Answer:
@@ -286,9 +286,10 @@ def _times(rows: Sequence[Measured]) -> float:
 
 def _beyond_window(rows: Sequence[Measured]) -> tuple[Measured, Measured] | None:
     """Return the cells just past a model's window and farthest beyond it; None if either or the window is missing."""
-    shape = rows[0].shape
-    if shape is None or not shape.window or shape.sliding_layers < shape.layers:
+    counts = rows[0].counts
+    window = counts and counts.window
+    if counts is None or not window or not all(each.limit for each in counts.attended):
         return None
-    beyond = [row for row in rows if row.cell.input_len >= shape.window]
+    beyond = [row for row in rows if row.cell.input_len >= window]
     far = len(beyond) > 1 and beyond[-1].cell.input_len >= FAR_BEYOND * beyond[0].cell.input_len
     return (beyond[0], beyond[-1]) if far else None

@@ -21,7 +21,6 @@ from llmbench.claims.claim import (
 )
 from llmbench.cost import prices
 from llmbench.machine import chips
-from llmbench.models import formulas
 from llmbench.numbers import count, digits
 from llmbench.stats.interval import Interval
 
@@ -233,8 +232,8 @@ def full_size(given: Evidence, least_parameters: float, *, scaled: bool = False)
         for row in given.rows
         if row.has("output_tok_s")
         and (scaled or not row.scaled)
-        and row.shape
-        and formulas.parameters(row.shape) >= least_parameters
+        and row.counts
+        and row.counts.parameters >= least_parameters
     ]
 
 

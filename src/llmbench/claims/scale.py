@@ -9,7 +9,7 @@ from statistics import mean
 from typing import TYPE_CHECKING
 
 from llmbench.claims.claim import Answer, ClaimVerdict, Part, Range, at_batch, grouped, held
-from llmbench.models import formulas, resolve
+from llmbench.models import resolve
 from llmbench.numbers import digits
 from llmbench.stats.interval import Interval, product, ratio, slope
 
@@ -181,7 +181,7 @@ def _mean_accuracy(name: str) -> float | None:
 
 def _alike(given: Evidence) -> list[list[Measured]]:
     """Return lists of cells that differ only in the model, and have the same scale."""
-    rows = [row for row in given.rows if row.shape and row.has(COST) and row.has("tpot_s")]
+    rows = [row for row in given.rows if row.counts and row.has(COST) and row.has("tpot_s")]
     return [
         cells
         for _, cells in grouped(
@@ -200,15 +200,15 @@ def _size(row: Measured) -> str:
 
 
 def _experts(row: Measured) -> bool:
-    return row.shape is not None and row.shape.experts > 1
+    return row.counts is not None and row.counts.experts > 1
 
 
 def _total(row: Measured) -> float:
-    return formulas.parameters(row.shape) if row.shape else math.nan
+    return row.counts.parameters if row.counts else math.nan
 
 
 def _active(row: Measured) -> float:
-    return formulas.active_parameters(row.shape) if row.shape else math.nan
+    return row.counts.active_parameters if row.counts else math.nan
 
 
 def _condition(row: Measured) -> str:

@@ -1,4 +1,4 @@
-"""The `models` command: the catalogue as a list, or one entry with its sources and doubts."""
+"""The `models` command: the catalogue as a list, or everything about one entry or checkpoint."""
 
 from typing import Annotated
 
@@ -13,12 +13,14 @@ def command(
     name: Annotated[
         str | None,
         typer.Argument(
-            metavar="[NAME]", autocompletion=of_models, help="Show everything about this one."
+            metavar="[NAME]",
+            autocompletion=of_models,
+            help="Show everything about this model: an entry, a checkpoint's folder, or a hub id.",
         ),
     ] = None,
     format: Format = "terminal",
     output: Output = None,
 ) -> None:
-    """List the models of the catalogue, or show one."""
+    """List the models of the catalogue, or show one model."""
     destination = report.destination("models", format, output)
     destination.write(views_models.every() if name is None else views_models.one(name))

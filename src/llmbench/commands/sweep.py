@@ -140,6 +140,21 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
         list[str] | None,
         typer.Option(help=f"New tokens per sequence. {otherwise(KEYS['output_len'])}"),
     ] = None,
+    server: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Measure the server that listens there: --backend server --option url=URL. Its key is read from "
+            "LLMBENCH_API_KEY.",
+        ),
+    ] = None,
+    load: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Load on a server: streams of a closed loop (8, 1-64*2) or requests a second (20/s, constant 20/s, "
+            f"gamma 20/s cv 2), or most; comma list. {otherwise(1)}"
+        ),
+    ] = None,
     device: Annotated[
         Literal["cpu", "cuda", "auto"] | None,
         typer.Option(help=f"Where to run. {otherwise(KEYS['device'])}"),
@@ -243,13 +258,17 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
         "input_len": input_len,
         "output_len": output_len,
     }
-    single = {"device": device, "load_format": load_format, "prompts": prompts}
+    single: dict[str, object] = {"device": device, "load_format": load_format, "prompts": prompts}
     wanted = overrides.overridden(
         wanted_by(sweep, model),
         axes,
-        {key: value for key, value in single.items() if value is not None},
+        {key: value for key, value in single.items() if value is not None}
+        | ({"load": overrides.split(load)} if load else {}),
     )
     engine = [*(option or ())]
+    if server is not None:
+        wanted = overrides.overridden(wanted, {"backend": ["server"]}, {})
+        engine.append(f"url={server}")
     if tensor_parallel_size is not None:
         engine.append(f"tensor_parallel_size={tensor_parallel_size}")
     declared = {name: backends.options(name) for name in backends.known()} if engine else {}

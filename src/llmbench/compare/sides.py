@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 AXES = tuple(name for name in Cell.__struct_fields__ if name != "id")
 """The axes that identify a cell; its id also covers how it was measured."""
 
-WITH = {"model": ("model_digest",), "backend": ("options",)}
-"""Fields that change together with a factor: a model's facts with the model, options with the engine."""
+WITH = {"model": ("model_digest",), "backend": ("options",), "load": ("batch_size",)}
+"""Fields that change together with a factor: a model's facts with the model, options with the engine, and the
+requests in flight with the load."""
 
 
 class Side(NamedTuple):

@@ -9,9 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from llmbench.measure.checks import MEASURED_SLACK, Ceilings, is_quantised
-from llmbench.models import formulas
-from llmbench.models.checkpoint import dense
-from llmbench.models.shape import shape_of
+from llmbench.models import formulas, resolve
 from llmbench.predict.roofline import ON_CHIP_BYTES
 
 if TYPE_CHECKING:
@@ -26,20 +24,23 @@ if TYPE_CHECKING:
 def least_work(cell: Cell, model: Model, engine: Mapping[str, Any]) -> dict[str, int]:
     """Return the bytes that a decode step must read and the operations of a prompt token; empty if unknown.
 
-    If an engine holds fewer weight bytes than the shape has, because they are quantised, a step reads as much less.
+    If an engine holds fewer weight bytes than the model has, because they are quantised, a step reads as much less.
     The embedding table is left out of that share: it is seldom quantised, and not read.
     """
-    shape = shape_of(model.model_type, dense(model.config))
-    if shape is None:
+    counts = resolve.dense_counts_of(model)
+    if counts is None:
         return {}
     held = engine.get("weights_bytes")
-    read = formulas.step_weight_bytes(shape, cell.dtype)
-    whole, table = formulas.weight_bytes(shape, cell.dtype), formulas.table_bytes(shape, cell.dtype)
+    read = formulas.step_weight_bytes(counts, cell.dtype)
+    whole, table = (
+        formulas.weight_bytes(counts, cell.dtype),
+        formulas.table_bytes(counts, cell.dtype),
+    )
     if isinstance(held, int) and held < whole:
         read = read * max(0, held - table) // (whole - table)
     return {
         **({"bytes_per_step": read} if read >= ON_CHIP_BYTES else {}),
-        "flops_per_prompt_token": formulas.prompt_token_flops(shape),
+        "flops_per_prompt_token": formulas.prompt_token_flops(counts),
     }
 
 

@@ -95,14 +95,22 @@ def of_folder(config: Mapping[str, Any], shards: Sequence[Path]) -> str | None:
 
 def of_hub(name: str) -> str | None:
     """Return the dtype of a hub id whose configuration is in the local cache; None if it is not there."""
+    config = hub_config(name)
+    return of_folder(config, []) if config else None
+
+
+def hub_config(name: str) -> dict[str, Any]:
+    """Return the configuration of a hub id from the local cache; empty if it is not there."""
     home = os.environ.get("HF_HOME", os.path.expanduser("~/.cache/huggingface"))  # noqa: PTH111 - as in resolve
     cache = Path(os.environ.get("HF_HUB_CACHE", f"{home}/hub"))
     for path in sorted(cache.glob(f"models--{name.replace('/', '--')}/snapshots/*/config.json")):
         try:
-            return of_folder(json.loads(files.read_text(path.resolve())), [])
-        except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+            config = json.loads(files.read_text(path.resolve()))
+        except (OSError, ValueError, RecursionError):
             continue
-    return None
+        if isinstance(config, dict):
+            return config
+    return {}
 
 
 def _named(config: Mapping[str, Any]) -> str | None:

@@ -17,9 +17,9 @@ import msgspec
 
 from llmbench import files
 from llmbench.errors import SpecError, did_you_mean
-from llmbench.models import checkpoint
+from llmbench.models import by_row, checkpoint
 from llmbench.models import scaled as models_scaled
-from llmbench.models.shape import FAMILIES
+from llmbench.models.counts import Counts  # noqa: TC001 - msgspec reads the annotations
 from llmbench.spec import configs, yaml
 from llmbench.spec.digest import digest_of
 
@@ -69,6 +69,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
             no limit, or unknown.
         digest: changes when any of the above or the weight files change.
         dtype: of the checkpoint: `float32`, `bfloat16` or `float16`; None = unknown, or another one.
+        counts: of a model whose family has no row, as it said itself; None = its family has one, or it was not asked.
         stored_bytes: of all tensors of a folder whose weights are quantised, by its safetensors headers.
 
     """
@@ -82,6 +83,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     max_positions: int | None
     digest: str
     dtype: str | None = None
+    counts: Counts | None = None
     stored_bytes: int | None = None
 
 
@@ -178,6 +180,22 @@ def is_model(name: str) -> bool:
     return bool(HUB_ID.fullmatch(name)) and Path(name).suffix not in {".yaml", ".yml"}
 
 
+def counts_of(model: Model) -> Counts | None:
+    """Return what is counted on a model: from the row of its family, or as it said itself; None if neither is known."""
+    return by_row.counts_of(model.model_type, model.config) or model.counts
+
+
+def dense_counts_of(model: Model) -> Counts | None:
+    """Return the counts of a model as if its weights were not quantised; None if they are not known."""
+    plain = msgspec.structs.replace(model, config=checkpoint.dense(model.config))
+    return counts_of(plain)
+
+
+def positions_of(model: Model) -> int | None:
+    """Return the longest sequence of a model, by its configuration; None = no limit, or unknown."""
+    return None if model.model_type in RELATIVE else _positions(model.config)
+
+
 def catalogue() -> list[str]:
     """Return the names of the catalogue's entries."""
     return sorted(_files())
@@ -222,8 +240,8 @@ def _from_catalogue(name: str, entry: Entry, size: str) -> Model:
     config = models_scaled.scaled_down(entry.model_type, entry.config, size)
     if config is None:
         raise SpecError(
-            f"model: {name!r}: no rule scales {entry.model_type} down; rules exist for "
-            f"{', '.join(FAMILIES)}."
+            f"model: {name!r}: no rule scales {entry.model_type} down to this size; of families without formulas "
+            "there is @tiny, if the configuration names the sizes."
         )
     return _model(name, "catalogue", None, entry.model_type, config, dtype=entry.dtype)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from llmbench.models import scaled_by_name
 from llmbench.models.shape import FAMILIES, Setting, shape_of
 
 if TYPE_CHECKING:
@@ -90,10 +91,10 @@ SIZES: Mapping[str, Callable[[Shape], Sizes]] = {"tiny": _tiny, "small": _small}
 
 
 def scaled_down(model_type: str, config: Mapping[str, Any], size: str) -> dict[str, Any] | None:
-    """Return a smaller configuration of the same structure; None for a family that has no rule."""
+    """Return a smaller configuration of the same structure; None if no rule makes it this small."""
     shape = shape_of(model_type, config)
     if shape is None:
-        return None
+        return scaled_by_name.tiny(config) if size == "tiny" else None
     family, sizes = FAMILIES[model_type], SIZES[size](shape)
     smaller: dict[str | None, Any] = {
         family.hidden: sizes.hidden,

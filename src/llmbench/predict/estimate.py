@@ -11,8 +11,7 @@ from llmbench import numbers
 from llmbench.machine import chips
 from llmbench.machine.chips import TERA
 from llmbench.machine.peaks import Probe
-from llmbench.models import checkpoint, formulas
-from llmbench.models.shape import shape_of
+from llmbench.models import checkpoint, formulas, resolve
 from llmbench.predict import memory as predict_memory
 from llmbench.predict import nearest, roofline
 from llmbench.predict.roofline import ON_CHIP_BYTES
@@ -24,8 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from llmbench.machine.chips import Chip
+    from llmbench.models.counts import Counts
     from llmbench.models.resolve import Model
-    from llmbench.models.shape import Shape
     from llmbench.predict.nearest import Engine, PastCell
     from llmbench.spec.sweep import Cell, Protocol
 
@@ -106,35 +105,30 @@ def predictions(
 
     The load time is divided among the cells of a group, which share one worker.
     """
-    shapes = {
-        name: shape_of(model.model_type, checkpoint.dense(model.config))
-        for name, model in models.items()
-    }
+    known = {name: resolve.dense_counts_of(model) for name, model in models.items()}
     paces: dict[tuple[str, str], Pace] = {}
     predicted: dict[str, Prediction] = {}
     for group in groups(cells, protocol.isolation):
         for cell in group:
             key = (cell.device, cell.dtype)
-            shape, model = shapes[cell.model], models[cell.model]
-            saved = _saved(cell, model, shape)
-            if shape is None or cell.backend not in COMPUTING:
+            counts, model = known[cell.model], models[cell.model]
+            saved = _saved(cell, model, counts)
+            if counts is None or cell.backend not in COMPUTING:
                 predicted[cell.id] = Prediction(basis=_nothing_known(cell, model))
                 continue
             pace = paces.get(key) or paces.setdefault(key, _pace(*key, place))
             otherwise = _otherwise(cell) or (_nothing_known(cell, model) if saved is None else "")
             if otherwise:
                 pace = Pace(None, False, None, None, None, otherwise)
-            elif scheme := _scheme(cell, model):
-                pace = _quantised(pace, scheme)
-            least = _least(cell, shape, pace, None if otherwise else saved)
+            least = _least(cell, counts, pace, None if otherwise else saved)
             if cell.backend != PREDICTED or saved is None:
                 predicted[cell.id] = least
                 continue
             have = place.have_bytes.get(cell.device) if not otherwise else None
-            held = predict_memory.footprint(shape, str(model.model_type), cell)
+            held = predict_memory.footprint(counts, str(model.model_type), cell)
             held = held._replace(weights_bytes=held.weights_bytes - saved)
             predicted[cell.id] = filled = _filled(least, held, have)
-            if times := _times(cell, shape, str(model.model_type), pace, place):
+            if times := _times(cell, counts, str(model.model_type), pace, place):
                 predicted[cell.id] = _timed(filled, times, cell, protocol, len(group))
     return predicted
 
@@ -146,22 +140,22 @@ def at_least(
 
     They are for a plan alone: no record is compared with them.
     """
-    shapes = {name: shape_of(model.model_type, model.config) for name, model in models.items()}
+    known = {name: resolve.counts_of(model) for name, model in models.items()}
     least: dict[str, Prediction] = {}
     for group in groups(cells, protocol.isolation):
-        first, shape = group[0], shapes[group[0].model]
-        if first.backend == PREDICTED or first.backend not in COMPUTING or shape is None:
+        first, counts = group[0], known[group[0].model]
+        if first.backend == PREDICTED or first.backend not in COMPUTING or counts is None:
             continue
         pace, count = _pace(first.device, first.dtype, place), gpus_of(first.options, 1)
         if first.options.get(QUANTIZATION) or not pace.flops_s or not pace.bytes_s:
             continue
-        weights = Prediction(weights_bytes=formulas.weight_bytes(shape, first.dtype) // count)
+        weights = Prediction(weights_bytes=formulas.weight_bytes(counts, first.dtype) // count)
         basis = (
             f"{first.backend} takes at least these times, of the model's own work at {count} x "
             f"{numbers.rate(pace.flops_s, 'FLOP/s')} and {numbers.rate(pace.bytes_s, 'B/s')} ({pace.source})"
         )
         for cell in group:
-            work = roofline.work(shape, cell)
+            work = roofline.work(counts, cell)
             first_s, steps_s = _least_s(work, count * pace.flops_s, count * pace.bytes_s)
             times = nearest.Times(
                 first_s or 0.0, (steps_s or 0.0) / max(1, cell.output_len - 1), basis
@@ -186,15 +180,15 @@ def _scheme(cell: Cell, model: Model) -> str | None:
     return checkpoint.quantisation(model.config) or (str(asked) if asked else None)
 
 
-def _saved(cell: Cell, model: Model, shape: Shape | None) -> int | None:
+def _saved(cell: Cell, model: Model, counts: Counts | None) -> int | None:
     """Return by how many bytes quantisation makes a cell's weights smaller; None if nobody knows."""
     scheme = _scheme(cell, model)
-    if scheme is None or shape is None:
+    if scheme is None or counts is None:
         return 0
     real = cell.load_format == "safetensors"
     if checkpoint.quantisation(model.config) and not (real and model.stored_bytes):
         return None
-    return formulas.saved_bytes(shape, cell.dtype, scheme, model.stored_bytes)
+    return formulas.saved_bytes(counts, cell.dtype, scheme, model.stored_bytes)
 
 
 def _quantised(pace: Pace, scheme: str) -> Pace:
@@ -218,19 +212,19 @@ def _otherwise(cell: Cell) -> str:
     return ""
 
 
-def _least(cell: Cell, shape: Shape, pace: Pace, saved: int | None) -> Prediction:
+def _least(cell: Cell, counts: Counts, pace: Pace, saved: int | None) -> Prediction:
     """Return the work of a cell and the least time for it, in any engine.
 
     Weight bytes are known only if all weights are on the device; `saved` are those that quantisation takes away.
     """
-    work = roofline.work(shape, cell)
+    work = roofline.work(counts, cell)
     work = work._replace(
         step_weight_bytes=work.step_weight_bytes - (saved or 0),
         decode_bytes=work.decode_bytes - (cell.output_len - 1) * (saved or 0),
     )
     least_prefill_s, least_decode_s = _least_s(work, pace.flops_s, pace.bytes_s)
     return Prediction(
-        weights_bytes=None if saved is None else formulas.weight_bytes(shape, cell.dtype) - saved,
+        weights_bytes=None if saved is None else formulas.weight_bytes(counts, cell.dtype) - saved,
         prefill_flops=work.prefill_flops,
         decode_flops=work.decode_flops,
         decode_bytes=work.decode_bytes,
@@ -269,7 +263,7 @@ def _filled(least: Prediction, held: predict_memory.Footprint, have: int | None)
 
 
 def _times(
-    cell: Cell, shape: Shape, kind: str, pace: Pace, place: PredictedMachine
+    cell: Cell, counts: Counts, kind: str, pace: Pace, place: PredictedMachine
 ) -> nearest.Times | None:
     """Return the times of a cell by a probe, else by the nearest measured cell, else by a datasheet.
 
@@ -280,8 +274,8 @@ def _times(
     if past or pace.speeds is None:
         return past
     return nearest.Times(
-        roofline.prefill_s(shape, kind, cell, pace.speeds),
-        roofline.step_s(shape, kind, cell, pace.speeds),
+        roofline.prefill_s(counts, kind, cell, pace.speeds),
+        roofline.step_s(counts, kind, cell, pace.speeds),
         pace.basis,
     )
 

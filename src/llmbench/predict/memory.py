@@ -13,7 +13,7 @@ from llmbench.models import formulas
 from llmbench.models.formulas import ITEMSIZE
 
 if TYPE_CHECKING:
-    from llmbench.models.shape import Shape
+    from llmbench.models.counts import Counts
     from llmbench.spec.sweep import Cell
 
 TIGHT_OVER = 0.9
@@ -62,19 +62,19 @@ class Footprint(NamedTuple):
         return sum(self)
 
 
-def footprint(shape: Shape, model_type: str, cell: Cell) -> Footprint:
+def footprint(counts: Counts, model_type: str, cell: Cell) -> Footprint:
     """Return a cell's peak memory."""
-    kv_end = kv_cache_bytes(shape, cell)
+    kv_end = kv_cache_bytes(counts, cell)
     prompt = _kv(
-        shape, cell, *((1, cell.input_len) if shape.encoder_layers else (cell.input_len, 0))
+        counts, cell, *((1, cell.input_len) if counts.encoder_layers else (cell.input_len, 0))
     )
-    prefill = min(prompt, kv_end) + _prefill_bytes(shape, model_type, cell)
-    decode = kv_end + _step_bytes(shape, cell, kv_end)
+    prefill = min(prompt, kv_end) + _prefill_bytes(counts, model_type, cell)
+    decode = kv_end + _step_bytes(counts, cell, kv_end)
     activations = max(prefill, decode) - kv_end
     on_cpu = cell.device == "cpu"
     share = int(HOST_WORKSPACE_SHARE * max(0, activations))
     return Footprint(
-        weights_bytes=formulas.weight_bytes(shape, cell.dtype),
+        weights_bytes=formulas.weight_bytes(counts, cell.dtype),
         kv_cache_bytes=kv_end,
         activation_bytes=max(0, activations),
         workspace_bytes=share if on_cpu else CUDA_WORKSPACE_BYTES,
@@ -82,15 +82,15 @@ def footprint(shape: Shape, model_type: str, cell: Cell) -> Footprint:
     )
 
 
-def kv_cache_bytes(shape: Shape, cell: Cell) -> int:
+def kv_cache_bytes(counts: Counts, cell: Cell) -> int:
     """Return the bytes of keys and values at the end, without the last new token, which is never fed.
 
     A static cache has room for it nevertheless. With an encoder, the decoder's cache also holds the start token.
     """
     new = cell.output_len - (cell.options.get("cache") != "static")
-    if shape.encoder_layers:
-        return _kv(shape, cell, 1 + new, cell.input_len)
-    return _kv(shape, cell, cell.input_len + new)
+    if counts.encoder_layers:
+        return _kv(counts, cell, 1 + new, cell.input_len)
+    return _kv(counts, cell, cell.input_len + new)
 
 
 def fits(need_bytes: int, have_bytes: int | None) -> Literal["fits", "tight", "no", "unknown"]:
@@ -102,35 +102,35 @@ def fits(need_bytes: int, have_bytes: int | None) -> Literal["fits", "tight", "n
     return "tight" if need_bytes > TIGHT_OVER * have_bytes else "fits"
 
 
-def pair_bytes(shape: Shape, model_type: str, cell: Cell) -> int:
+def pair_bytes(counts: Counts, model_type: str, cell: Cell) -> int:
     """Return the bytes per pair of tokens and head; 0 for a fused attention."""
-    if model_type == SHARED_KEY_ONLY and shape.kv_heads > 1:
+    if model_type == SHARED_KEY_ONLY and counts.kv_heads > 1:
         return 0
     eager = cell.options.get("attn_implementation") == "eager"
     return PAIR_BYTES.get(model_type, EAGER_PAIR_BYTES if eager else 0)
 
 
-def _kv(shape: Shape, cell: Cell, tokens: int, encoder_tokens: int = 0) -> int:
-    return cell.batch_size * formulas.held_kv_bytes(shape, cell.dtype, tokens, encoder_tokens)
+def _kv(counts: Counts, cell: Cell, tokens: int, encoder_tokens: int = 0) -> int:
+    return cell.batch_size * formulas.held_kv_bytes(counts, cell.dtype, tokens, encoder_tokens)
 
 
-def _prefill_bytes(shape: Shape, model_type: str, cell: Cell) -> int:
+def _prefill_bytes(counts: Counts, model_type: str, cell: Cell) -> int:
     """Return the peak of the prefill beyond its cache, over all kinds of block."""
     tokens, itemsize = cell.batch_size * cell.input_len, ITEMSIZE[cell.dtype]
     slow = SLOW_WIDE if model_type in SLOW_GELU else WIDE
-    wide = GATED_WIDE if shape.gated and model_type not in SLOW_GELU else slow
-    inner = wide * shape.inner
-    if shape.experts > 1:  # gate and up projection are one product, over the tokens of each expert
-        inner = shape.experts_per_token * ((wide + 1) * shape.inner + shape.hidden)
-    feed_forward = tokens * (inner + NARROW * shape.hidden) * itemsize
-    pairs = pair_bytes(shape, model_type, cell) * shape.heads * tokens * cell.input_len
-    attention = pairs + tokens * EAGER_NARROW * shape.hidden * itemsize if pairs else 0
-    biases = shape.heads * cell.input_len**2 * itemsize if shape.relative_buckets else 0
+    wide = GATED_WIDE if counts.gated and model_type not in SLOW_GELU else slow
+    inner = wide * counts.inner
+    if counts.experts > 1:  # gate and up projection are one product, over the tokens of each expert
+        inner = counts.experts_per_token * ((wide + 1) * counts.inner + counts.hidden)
+    feed_forward = tokens * (inner + NARROW * counts.hidden) * itemsize
+    pairs = pair_bytes(counts, model_type, cell) * counts.heads * tokens * cell.input_len
+    attention = pairs + tokens * EAGER_NARROW * counts.hidden * itemsize if pairs else 0
+    biases = counts.heads * cell.input_len**2 * itemsize if counts.relative_biases else 0
     return max(feed_forward, attention) + biases
 
 
-def _step_bytes(shape: Shape, cell: Cell, kv_bytes: int) -> int:
+def _step_bytes(counts: Counts, cell: Cell, kv_bytes: int) -> int:
     """Return the memory of a decode step: logits, and the old and new keys of one layer during concatenation."""
-    logits = cell.batch_size * shape.vocabulary * ITEMSIZE[cell.dtype]
+    logits = cell.batch_size * counts.vocabulary * ITEMSIZE[cell.dtype]
     static = cell.options.get("cache") == "static"
-    return logits + (0 if static else kv_bytes // (2 * shape.layers))
+    return logits + (0 if static else kv_bytes // (2 * counts.layers))

@@ -17,7 +17,7 @@ from llmbench.spec.sweep import PARALLEL
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from llmbench.models.shape import Shape
+    from llmbench.models.counts import Counts
     from llmbench.spec.sweep import Cell
 
 BLOCK = 16
@@ -40,7 +40,7 @@ class Room(NamedTuple):
 
 
 def room(
-    shape: Shape,
+    counts: Counts,
     cell: Cell,
     defaults: Mapping[str, Any],
     longest: int | None,
@@ -50,7 +50,7 @@ def room(
     """Return the room that vLLM has for a cell on GPUs of this memory; None where its weights are not known.
 
     Args:
-        shape: of the model.
+        counts: of the model.
         cell: the cell.
         defaults: vLLM's options with their defaults.
         longest: the most tokens that the model takes; None = no limit.
@@ -63,15 +63,15 @@ def room(
         return None
     tensor, pipeline = (int(options[name]) for name in PARALLEL)
     parts = tensor * pipeline
-    weights = formulas.weight_bytes(shape, cell.dtype) // parts
+    weights = formulas.weight_bytes(counts, cell.dtype) // parts
     halves = (
-        pipeline * min(tensor, shape.kv_heads) * (2 if "fp8" in options["kv_cache_dtype"] else 1)
+        pipeline * min(tensor, counts.kv_heads) * (2 if "fp8" in options["kv_cache_dtype"] else 1)
     )
 
     def kept(tokens: int) -> int:
         """Return the bytes of keys and values that one sequence takes on each GPU."""
         blocks = -(-tokens // BLOCK) * BLOCK
-        return formulas.kv_bytes(shape, cell.dtype, blocks) // halves
+        return formulas.kv_bytes(counts, cell.dtype, blocks) // halves
 
     share = int(options["gpu_memory_utilization"] * have_bytes)
     cache = options["kv_cache_memory_bytes"] or share - weights - CUDA_CONTEXT_BYTES

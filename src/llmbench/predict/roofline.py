@@ -18,10 +18,8 @@ from llmbench.models.formulas import ITEMSIZE
 from llmbench.predict.memory import SLOW_GELU, pair_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from llmbench.machine.peaks import Probe
-    from llmbench.models.shape import Shape
+    from llmbench.models.counts import Counts
     from llmbench.spec.sweep import Cell
 
 ON_CHIP_BYTES = 2**29
@@ -48,33 +46,20 @@ class Work(NamedTuple):
     step_weight_bytes: int
 
 
-def work(shape: Shape, cell: Cell) -> Work:
+def work(counts: Counts, cell: Cell) -> Work:
     """Return the exact work of a cell."""
     steps, batch = cell.output_len - 1, cell.batch_size
-    encoded = cell.input_len if shape.encoder_layers else 0
-    first = 1 if shape.encoder_layers else cell.input_len
+    encoded = cell.input_len if counts.encoder_layers else 0
+    first = 1 if counts.encoder_layers else cell.input_len
 
-    def flops(past: int) -> int:
-        return formulas.decode_flops(shape, past, encoded)
-
-    def attended(past: int) -> int:
-        return formulas.kv_bytes(shape, cell.dtype, past + 1, encoded)
-
-    bend = (shape.window or 0) - 1
-    weights = formulas.step_weight_bytes(shape, cell.dtype)
+    weights = formulas.step_weight_bytes(counts, cell.dtype)
     return Work(
-        prefill_flops=batch * formulas.prefill_flops(shape, cell.input_len),
-        decode_flops=batch * summed(flops, first, steps, bend),
-        decode_bytes=steps * weights + batch * summed(attended, first, steps, bend),
+        prefill_flops=batch * formulas.prefill_flops(counts, cell.input_len),
+        decode_flops=batch * formulas.decode_flops_of_steps(counts, first, steps, encoded),
+        decode_bytes=steps * weights
+        + batch * formulas.read_kv_bytes(counts, cell.dtype, first + 1, steps, encoded),
         step_weight_bytes=weights,
     )
-
-
-def summed(of: Callable[[int], int], first: int, count: int, bend: int) -> int:
-    """Return the sum over `count` whole numbers of a function that is linear on each side of a bend."""
-    last = first + count - 1
-    pieces = ((first, min(last, bend)), (max(first, bend + 1), last))
-    return sum((of(a) + of(b)) * (b - a + 1) // 2 for a, b in pieces if a <= b)
 
 
 def least_s(
@@ -86,46 +71,47 @@ def least_s(
     return max(flops / flops_s, moved_bytes / bytes_s)
 
 
-def prefill_s(shape: Shape, model_type: str, cell: Cell, speeds: Speeds) -> float:
+def prefill_s(counts: Counts, model_type: str, cell: Cell, speeds: Speeds) -> float:
     """Return the seconds of the prefill, up to the first new token."""
-    rows, layers = cell.batch_size * cell.input_len, shape.encoder_layers or shape.layers
-    written = pair_bytes(shape, model_type, cell)
+    rows, layers = cell.batch_size * cell.input_len, counts.encoder_layers or counts.layers
+    written = pair_bytes(counts, model_type, cell)
     squares = layers * cell.batch_size * cell.input_len**2
-    pairs = formulas.prefill_pairs(shape, cell.input_len) * cell.batch_size
-    attention = formulas.pairs_flops(shape) * (squares if written else pairs)
+    attention = cell.batch_size * formulas.prefill_attention_flops(
+        counts, cell.input_len, square=bool(written)
+    )
     moved = (
-        layers * rows * _traffic_bytes(shape, model_type, cell)
-        + GROWN * formulas.kv_bytes_per_token(shape, cell.dtype) * rows
-        + 2 * written * shape.heads * squares
+        layers * rows * _traffic_bytes(counts, model_type, cell)
+        + GROWN * formulas.kv_bytes_per_token(counts, cell.dtype) * rows
+        + 2 * written * counts.heads * squares
     )
     computing, dispatch = (
-        _products_s(shape, rows, layers, cell.batch_size, speeds)
+        _products_s(counts, rows, layers, cell.batch_size, speeds)
         + attention / speeds.flops_s(min(rows, cell.input_len))
         + speeds.copy_s(moved),
         _dispatch_s(layers, speeds),
     )
-    if shape.encoder_layers:  # the first step of the decoder is part of it
-        step = _step_parts(shape, model_type, cell, speeds)
+    if counts.encoder_layers:  # the first step of the decoder is part of it
+        step = _step_parts(counts, model_type, cell, speeds)
         computing, dispatch = computing + step[0], dispatch + step[1]
     return _together(computing, dispatch, cell.device)
 
 
-def step_s(shape: Shape, model_type: str, cell: Cell, speeds: Speeds) -> float:
+def step_s(counts: Counts, model_type: str, cell: Cell, speeds: Speeds) -> float:
     """Return the seconds of a decode step in the middle of the answer."""
-    return _together(*_step_parts(shape, model_type, cell, speeds), cell.device)
+    return _together(*_step_parts(counts, model_type, cell, speeds), cell.device)
 
 
-def _step_parts(shape: Shape, model_type: str, cell: Cell, speeds: Speeds) -> tuple[float, float]:
+def _step_parts(counts: Counts, model_type: str, cell: Cell, speeds: Speeds) -> tuple[float, float]:
     """Return the seconds of a step's computation and of its dispatch."""
-    batch, encoded = cell.batch_size, cell.input_len if shape.encoder_layers else 0
+    batch, encoded = cell.batch_size, cell.input_len if counts.encoder_layers else 0
     past = cell.output_len // 2 + (1 if encoded else cell.input_len)
     grown = 0 if cell.options.get("cache") == "static" else GROWN
-    held = batch * formulas.held_kv_bytes(shape, cell.dtype, past, 0)
-    cross = batch * formulas.held_kv_bytes(shape, cell.dtype, 0, encoded)
-    layers = shape.layers * (2 if encoded else 1)
-    traffic = layers * batch * _traffic_bytes(shape, model_type, cell)
+    held = batch * formulas.held_kv_bytes(counts, cell.dtype, past, 0)
+    cross = batch * formulas.held_kv_bytes(counts, cell.dtype, 0, encoded)
+    layers = counts.layers * (2 if encoded else 1)
+    traffic = layers * batch * _traffic_bytes(counts, model_type, cell)
     moved = READ * (held + cross) + grown * held + traffic
-    computing = _products_s(shape, batch, layers, batch, speeds) + speeds.copy_s(moved)
+    computing = _products_s(counts, batch, layers, batch, speeds) + speeds.copy_s(moved)
     return computing, _dispatch_s(layers, speeds)
 
 
@@ -138,35 +124,32 @@ def _together(computing: float, dispatch: float, device: str) -> float:
     return computing + dispatch if device == "cpu" else max(computing, dispatch)
 
 
-def _products_s(shape: Shape, rows: int, layers: int, last: int, speeds: Speeds) -> float:
-    """Return the seconds of all matrix products; the head has `last` rows."""
-    parameters = formulas.parameters(shape)
-    products = [
-        layers * count * speeds.product_s(height, inner, columns, parameters)
-        for count, height, inner, columns in _layer_products(shape, rows)
-    ]
-    head = speeds.product_s(last, shape.embedding_width, shape.vocabulary, parameters)
-    return sum(products) + head
+def _products_s(counts: Counts, rows: int, layers: int, last: int, speeds: Speeds) -> float:
+    """Return the seconds of all matrix products in this many layers; the head has `last` rows.
+
+    In a mixture, each expert has its own tokens.
+    """
+    share, seconds = layers / counts.layers, 0.0
+    for product in counts.products:
+        count, height = float(product.count), rows
+        if product.experts:
+            sent = rows * counts.experts_per_token
+            count *= min(product.experts, sent) / counts.experts_per_token
+            height = max(1, sent // product.experts)
+        seconds += (
+            share
+            * count
+            * speeds.product_s(height, product.inner, product.columns, counts.parameters)
+        )
+    width = counts.head_weights // counts.vocabulary
+    return seconds + speeds.product_s(last, width, counts.vocabulary, counts.parameters)
 
 
-def _layer_products(shape: Shape, rows: int) -> tuple[tuple[int, int, int, int], ...]:
-    """Return a layer's products: count, rows, inner, columns. In a mixture, each expert has its own tokens."""
-    sent = rows * shape.experts_per_token
-    experts, height = min(shape.experts, sent), max(1, sent // shape.experts)
-    inside = shape.heads * shape.head_dim
-    return (
-        (1, rows, shape.hidden, inside + 2 * shape.kv_heads * shape.head_dim),
-        (1, rows, inside, shape.hidden),
-        (experts * (2 if shape.gated else 1), height, shape.hidden, shape.inner),
-        (experts, height, shape.inner, shape.hidden),
-    )
-
-
-def _traffic_bytes(shape: Shape, model_type: str, cell: Cell) -> int:
+def _traffic_bytes(counts: Counts, model_type: str, cell: Cell) -> int:
     """Return the bytes that a layer reads and writes per token outside its matrix products."""
     plain = SLOW_TRAFFIC if model_type in SLOW_GELU else WIDE_TRAFFIC
-    wide = GATED_TRAFFIC if shape.gated else plain
-    numbers = NARROW_TRAFFIC * shape.hidden + wide * shape.inner * shape.experts_per_token
+    wide = GATED_TRAFFIC if counts.gated else plain
+    numbers = NARROW_TRAFFIC * counts.hidden + wide * counts.inner * counts.experts_per_token
     return numbers * ITEMSIZE[cell.dtype]
 
 

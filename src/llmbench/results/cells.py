@@ -18,7 +18,6 @@ from llmbench.machine import chips
 from llmbench.models import resolve
 from llmbench.results import metrics, utilization
 from llmbench.stats.interval import Interval, around
-from llmbench.models.shape import shape_of
 from llmbench.spec.sweep import Cell
 from llmbench.stats.intervals import estimates
 from llmbench.results.aggregate import Tally
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from llmbench.models.resolve import Model
     from llmbench.results.record import Import, Plan
     from llmbench.results.sessions import Sessions
-    from llmbench.models.shape import Shape
+    from llmbench.models.counts import Counts
     from llmbench.results.store import Log
 
 
@@ -71,9 +70,9 @@ class Measured:
     ceilings: str
 
     @cached_property
-    def shape(self) -> Shape | None:
-        """Return the shape of its model, if the family is known."""
-        return shape_of(self.model.model_type, self.model.config) if self.model else None
+    def counts(self) -> Counts | None:
+        """Return what is counted on its model, if that is known."""
+        return resolve.counts_of(self.model) if self.model else None
 
     @property
     def scaled(self) -> bool:
@@ -115,8 +114,8 @@ class Measured:
         return self.figure(key).value
 
 
-def read(log: Log, run: str) -> list[Measured]:
-    """Return the cells of a run that have a number and known sizes, in the order of its plan."""
+def read(log: Log, run: str, *, sized: bool = True) -> list[Measured]:
+    """Return the cells of a run that have a number, in the order of its plan; without `sized`, of unknown sizes too."""
     tally = Tally(log)
     plan = log.plan
     owners = tally.numbers_of_owners()
@@ -148,7 +147,8 @@ def read(log: Log, run: str) -> list[Measured]:
             ceilings=work.sources[owner],
         )
         for owner, point in enumerate(tally.cells)
-        if owner in owners and None not in (point.batch_size, point.input_len, point.output_len)
+        if owner in owners
+        and not (sized and None in (point.batch_size, point.input_len, point.output_len))
     ]
 
 

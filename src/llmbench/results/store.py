@@ -35,6 +35,8 @@ DESCRIPTION_NEW = "run.json.new"
 LOCK = ".lock"
 TORN = "records.jsonl.torn"
 LOGS = "logs"
+REQUESTS = "requests"
+"""The folder of the raw requests of served cells, a file each session."""
 OWN_LOG = re.compile(r"forkserver-[\w-]+\.log|\w+-s\d+-a\d+\.log")
 """How logs of ours are named."""
 OWN = (RECORDS, DESCRIPTION, DESCRIPTION_NEW, TORN, LOCK)

@@ -8,7 +8,7 @@ from llmbench import backends
 from llmbench.cost import prices
 from llmbench.errors import SpecError
 from llmbench.machine import calibration, chips, info, peaks
-from llmbench.models.shape import shape_of
+from llmbench.models import resolve
 from llmbench.predict import estimate, nearest, preallocated
 from llmbench.run import plan
 
@@ -115,14 +115,14 @@ def _room(cell: Cell, planned: Planned, place: estimate.PredictedMachine, gpus: 
     model, have = planned.models[cell.model], place.have_bytes.get(cell.device)
     if cell.backend != "vllm" or cell.device == "cpu" or have is None:
         return None
-    shape = shape_of(model.model_type, model.config)
-    if shape is None:
+    counts = resolve.counts_of(model)
+    if counts is None:
         return None
     declared = backends.options(cell.backend)
     defaults = {
         key: value[0] if isinstance(value, tuple) else value for key, value in declared.items()
     }
-    return preallocated.room(shape, cell, defaults, model.max_positions, have, gpus)
+    return preallocated.room(counts, cell, defaults, model.max_positions, have, gpus)
 
 
 def _sessions(planned: Planned) -> str:

@@ -15,9 +15,11 @@ from msgspec.structs import replace
 from llmbench import backends, files
 from llmbench.errors import NothingToRun, SpecError
 from llmbench.machine import chips, gpus, info, nvidia
+from llmbench.measure import ask
 from llmbench.measure import prompts as measure_prompts
 from llmbench.models import checkpoint, resolve
 from llmbench.numbers import plural
+from llmbench.predict.estimate import COMPUTING
 from llmbench.redact import redact, without_home, without_secrets
 from llmbench.spec import grid
 from llmbench.spec import sweep as spec_sweep
@@ -81,12 +83,14 @@ def plan(sweep: Sweep, *, chip: Chip | None = None) -> Planned:
     refused = _refused(cells, models)
     if len(refused) == len(cells):
         raise NothingToRun(f"{sweep.name}: nothing to run; {next(iter(refused.values()))}")
+    computed = {cell.model for cell in cells if cell.backend in COMPUTING}
+    asked, unknown = ask.with_counts({name: models[name] for name in models if name in computed})
     return Planned(
         sweep=sweep,
         cells=cells,
-        models=models,
+        models={**models, **asked},
         refused=refused,
-        warnings=warnings + doubles + _told(cells, dtypes, replaced),
+        warnings=[*warnings, *doubles, *_told(cells, dtypes, replaced), *unknown],
     )
 
 

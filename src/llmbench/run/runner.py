@@ -194,6 +194,7 @@ class Runner:
             attempt=self._attempt(cells[0], session),
             attended=True,
             prompts_text=self.texts.get(cells[0].prompts),
+            requests_folder=str((self.run.folder / store.REQUESTS).absolute()),
         )
 
     def _attempt(self, cell: Cell, session: int) -> int:

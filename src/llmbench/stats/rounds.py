@@ -36,6 +36,8 @@ def round_effect(
     NaN values are left out. Rounds that no cell connects to others have no effect of their own.
     """
     present = np.isfinite(values) & (values > 0)
+    if not present.any():
+        return None
     y, (_, cell), (names, number) = (
         np.log(values[present]),
         np.unique(cells[present], return_inverse=True),

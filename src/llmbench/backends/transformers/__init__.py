@@ -21,9 +21,10 @@ from llmbench.backends import reference_model, vocabulary
 from llmbench.backends.kernel_cache import KernelCache
 from llmbench.backends.transformers import weights
 from llmbench.backends.transformers.clocks import clock_for
-from llmbench.backends.transformers.loops import LOOPS, decoder_config
+from llmbench.backends.transformers.loops import LOOPS
 from llmbench.errors import LoadFailed, Unsupported
 from llmbench.machine import nvidia
+from llmbench.models import formulas, resolve
 from llmbench.results.record import Memory
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ class TransformersEngine:
 
     def __init__(self, job: Job) -> None:
         self._cell = cell = job.cells[0]
+        self._counts = resolve.counts_of(job.model)
         options = {**_defaults(), **cell.options}
         transformers.utils.logging.disable_progress_bar()  # its monitor thread would wake up while measuring
         _refuse_impossible(cell, options)
@@ -213,19 +215,18 @@ class TransformersEngine:
     def _cache_held(
         self, cache: Any, prompts: Sequence[Sequence[int]], output_len: int
     ) -> dict[str, int | None]:
-        """Return the cache's actual and computed bytes; the last new token is never fed and therefore not cached.
+        """Return the cache's actual and computed bytes.
 
-        With an encoder, the decoder's cache holds the start token and the new tokens.
+        The last new token is never fed and therefore not cached; a static cache has room for it. With an encoder, the
+        decoder's cache holds the start token and the new tokens.
         """
         sequences, input_len = len(prompts), len(prompts[0])
         own, encoded = (1, input_len) if self._encodes else (input_len, 0)
-        needed = backends_memory.theoretical_cache_bytes(
-            decoder_config(self._model),
-            sequences,
-            own + output_len - 1,
-            self._model.dtype.itemsize,
-            encoder_tokens=encoded,
-        )
+        new = output_len - (self._cell.options.get("cache") != "static")
+        needed = None
+        if self._counts:
+            held = (self._cell.dtype, own + new, encoded)
+            needed = sequences * formulas.held_kv_bytes(self._counts, *held)
         return {
             "kv_cache_bytes": backends_memory.cache_bytes(cache),
             "kv_cache_theoretical_bytes": needed,

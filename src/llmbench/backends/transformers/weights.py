@@ -131,7 +131,7 @@ def _pretrained(job: Job, config: Any, options: Mapping[str, Any], device: torch
             f"{job.model.location} has {len(homeless)} tensors for which {type(model).__name__} has no place: "
             f"{', '.join(homeless[:3])}; it would run as another model."
         )
-    return offload(model, device) if offload else model
+    return offload(model, device) if offload else transformers_offload.hooked(model)
 
 
 _MAKERS: Mapping[str, Callable[[Job, Any, Mapping[str, Any], torch.device], Any]] = {

@@ -29,6 +29,7 @@ from llmbench.backends.vllm import quantization
 from llmbench.backends.vllm.model_folder import model_folder
 from llmbench.backends.vllm.steps import Steps
 from llmbench.errors import LoadFailed, Unsupported
+from llmbench.models import formulas, resolve
 from llmbench.results.record import Memory
 from llmbench.spec.grid import QUANTIZATION
 
@@ -118,6 +119,7 @@ class VllmEngine:
         with load_errors.as_one_line(job, (*vllm_arguments.REASONS, *load_errors.REASONS)):
             load_errors.refuse_unreadable(job)
             self._config = configuration(job, options["revision"])
+            self._counts = resolve.counts_of(job.model)
             with model_folder(job, self._config, options[QUANTIZATION]) as model:
                 vllm_arguments.refuse_impossible(job, self._config, options)
                 self._engine = _started(vllm_arguments.engine_arguments(job, options, model))
@@ -213,11 +215,17 @@ class VllmEngine:
         return Memory(
             weights_bytes=self.facts.get("weights_bytes"),
             kv_cache_bytes=self._in_use(watched.most_used),
-            kv_cache_theoretical_bytes=backends_memory.theoretical_cache_bytes(
-                self._config, len(prompts), tokens - 1, self._cache_itemsize()
-            ),
+            kv_cache_theoretical_bytes=self._cache_needed(len(prompts), tokens - 1),
             **(self._host_peaks(peak.of_phase_bytes())),
         )
+
+    def _cache_needed(self, sequences: int, tokens: int) -> int | None:
+        """Return the bytes of keys and values of this many tokens; None if a layer keeps a state, which vLLM pads."""
+        counts = self._counts
+        if counts is None or formulas.state_bytes(counts, "float32"):
+            return None
+        in_float32 = formulas.kv_bytes(counts, "float32", tokens)
+        return sequences * in_float32 * self._cache_itemsize() // formulas.ITEMSIZE["float32"]
 
     def _in_use(self, share: float | None) -> int | None:
         """Return the bytes of a share of the cache; one of its blocks is never used."""

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from llmbench import numbers
-from llmbench.models import catalogue, resolve
+from llmbench.measure import described
+from llmbench.models import catalogue
+from llmbench.models.resolve import Engines
 from llmbench.numbers import plural
 from llmbench.report.document import Document, Section
 from llmbench.report.views import facts
 from llmbench.report.views.facts import Fact
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 COLUMNS = (
     Fact("name", "model", kind="name"),
@@ -29,10 +33,9 @@ COLUMNS = (
 
 def every() -> Document:
     """Return the catalogue, a row a model."""
-    names = resolve.catalogue()
-    rows = [catalogue.facts(name) for name in names]
+    rows = described.every()
     return Document(
-        f"Catalogue: {plural(len(names), 'model')}",
+        f"Catalogue: {plural(len(rows), 'model')}",
         [Section([facts.table(COLUMNS, rows)])],
         facts.sheet(rows, _keys()),
         lambda: rows,
@@ -40,14 +43,23 @@ def every() -> Document:
 
 
 def one(name: str) -> Document:
-    """Return everything that is known of one model."""
-    whole = catalogue.whole(name)
+    """Return everything that is known of one model: an entry, a checkpoint's folder, or a hub id."""
+    whole = described.one(name)
     return Document(
         name,
         [Section([facts.tree(whole)])],
-        facts.sheet([catalogue.facts(name)], _keys()),
+        facts.sheet([_row(whole)]),
         lambda: whole,
     )
+
+
+def _row(whole: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a model as a row: the columns of the list, then all other facts that are one value."""
+    row = {key: whole.get(key) for key in _keys()}
+    row |= {key: value for key, value in whole.items() if not isinstance(value, dict | list)}
+    if engines := whole.get("engines"):
+        row["engines"] = catalogue.engines(msgspec.convert(engines, Engines))
+    return row
 
 
 def _keys() -> Sequence[str]:
