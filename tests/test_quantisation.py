@@ -316,7 +316,7 @@ def test_rounded_weights_are_within_half_a_step() -> None:
 
     scale = eight["m.weight_scale"]
     assert (eight["m.weight"] * scale - weight).abs().le(scale * 0.501).all()
-    assert four["m.weight_packed"].counts == (8, 64 // 8)
+    assert four["m.weight_packed"].shape == (8, 64 // 8)
     codes = torch.stack([four["m.weight_packed"] >> 4 * place & 15 for place in range(8)], -1)
     scales = four["m.weight_scale"].repeat_interleave(32, 1)
     assert ((codes.view(8, 64) - 8) * scales - weight).abs().le(scales * 0.501).all()
@@ -477,7 +477,7 @@ def quantised_folder(place: Path, scheme: str) -> Path:
     for name, tensor in dense_tensors().items():
         if "proj" in name:
             module = name.removesuffix("weight")
-            tensors |= {f"{module}{key}": each for key, each in layout(*tensor.counts).items()}
+            tensors |= {f"{module}{key}": each for key, each in layout(*tensor.shape).items()}
         else:
             tensors[name] = tensor.half()
     folder(place, stated)
