@@ -277,6 +277,17 @@ def test_a_scheme_is_as_far_from_the_unquantised_as_it_is_and_no_failure(
         )
 
 
+def test_a_checkpoint_that_is_quantised_has_nothing_to_be_compared_with(tmp_path: Path) -> None:
+    found = planned(str(folder(tmp_path / "model", AWQ)), backend="vllm")
+
+    (told,) = check.check(found.cells, found.models, found.sweep.protocol, print)
+
+    assert told.verdict == "untested"
+    assert told.why == (
+        "its files are quantised, and there is no unquantised model to compare it with"
+    )
+
+
 # -- vLLM, by its stand-in --------------------------------------------------------------------------
 
 
@@ -521,6 +532,23 @@ def test_vllm_reads_a_quantised_checkpoint_as_it_is(scheme: str, tmp_path: Path)
     assert "int32" in engine.facts["param_dtypes"]
     assert [len(row) for row in engine.generate([[5, 6, 7] * 4] * 2, 8)] == [8, 8]
     engine.close()
+
+
+@loud
+@pytest.mark.vllm
+def test_the_codes_of_random_weights_are_drawn() -> None:
+    extension = import_module("llmbench.backends.vllm.worker_extension")
+    layer = torch.nn.Module()
+    for name, value in (
+        ("weight", torch.zeros(16, 64, dtype=torch.int8)),
+        ("scale", torch.ones(16)),
+    ):
+        layer.register_parameter(name, torch.nn.Parameter(value, requires_grad=False))
+
+    extension._fill_codes(layer)
+
+    assert layer.weight.unique().numel() > 200
+    assert (layer.scale == 1).all()
 
 
 @loud
