@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
+from jobs import job
+from llmbench import backends
+from llmbench.errors import LoadFailed
 from llmbench.parity import check, distance
 from llmbench.results import store
 from llmbench.results.record import Parity, Status
@@ -86,6 +89,21 @@ def test_a_check_that_notices_no_disturbance_proves_nothing(
         "untested",
         "a disturbed matrix was not detected; the check proves nothing",
     )
+
+
+def test_prompts_of_a_text_are_cut_from_all_of_it(trained_checkpoint: Path) -> None:
+    wanted = job(trained_checkpoint, load_format="safetensors")
+    text = " ".join(f"word{number}" for number in range(60))
+    wanted = msgspec.structs.replace(wanted, prompts_text=text)
+
+    first, *_, last = prompts = backends.reference().cut(wanted, 4, 16)
+
+    assert [len(prompt) for prompt in prompts] == [16] * 4
+    ids = backends.reference().cut(wanted, 1, 64)[0]
+    assert first == ids[:16]
+    assert last not in (first, ids[-16:])
+    with pytest.raises(LoadFailed, match=r"the text has \d+ tokens; 400 prompts of 16 need 6400"):
+        backends.reference().cut(wanted, 400, 16)
 
 
 @pytest.mark.slow

@@ -257,11 +257,11 @@ def away(error: float) -> Distance:
         (0.1, {"quantization": "bnb-nf4"}, "quantised"),
         (0.1, {}, "failed"),
         (0.001, {}, "passed"),
-        (2.0, {"quantization": "bnb-nf4"}, "failed"),  # as far as a model with a disturbed matrix
+        (2.5, {"quantization": "bnb-nf4"}, "quantised"),
         (float("nan"), {"quantization": "bnb-nf4"}, "failed"),
     ],
 )
-def test_a_scheme_may_be_far_from_the_unquantised_but_not_as_far_as_a_broken_model(
+def test_a_scheme_is_as_far_from_the_unquantised_as_it_is_and_no_failure(
     error: float, options: dict[str, Any], verdict: str
 ) -> None:
     cell = msgspec.structs.replace(make_cell(0), options=options)
@@ -272,8 +272,20 @@ def test_a_scheme_may_be_far_from_the_unquantised_but_not_as_far_as_a_broken_mod
     assert told.verdict == verdict
     if verdict == "quantised":
         assert told.why == (
-            "bnb-nf4 is off by 0.1 nats, 1e+02 times the unquantised model's 0.001; 0 of 96 tokens differ"
+            f"bnb-nf4 is off by {error:.2g} nats, the unquantised model by 0.001, and with one disturbed matrix by 2; "
+            "0 of 96 tokens differ"
         )
+
+
+def test_a_checkpoint_that_is_quantised_has_nothing_to_be_compared_with(tmp_path: Path) -> None:
+    found = planned(str(folder(tmp_path / "model", AWQ)), backend="vllm")
+
+    (told,) = check.check(found.cells, found.models, found.sweep.protocol, print)
+
+    assert told.verdict == "untested"
+    assert told.why == (
+        "its files are quantised, and there is no unquantised model to compare it with"
+    )
 
 
 # -- vLLM, by its stand-in --------------------------------------------------------------------------
@@ -520,6 +532,23 @@ def test_vllm_reads_a_quantised_checkpoint_as_it_is(scheme: str, tmp_path: Path)
     assert "int32" in engine.facts["param_dtypes"]
     assert [len(row) for row in engine.generate([[5, 6, 7] * 4] * 2, 8)] == [8, 8]
     engine.close()
+
+
+@loud
+@pytest.mark.vllm
+def test_the_codes_of_random_weights_are_drawn() -> None:
+    extension = import_module("llmbench.backends.vllm.worker_extension")
+    layer = torch.nn.Module()
+    for name, value in (
+        ("weight", torch.zeros(16, 64, dtype=torch.int8)),
+        ("scale", torch.ones(16)),
+    ):
+        layer.register_parameter(name, torch.nn.Parameter(value, requires_grad=False))
+
+    extension._fill_codes(layer)
+
+    assert layer.weight.unique().numel() > 200
+    assert (layer.scale == 1).all()
 
 
 @loud

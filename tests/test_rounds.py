@@ -83,3 +83,10 @@ def test_rounds_that_no_cell_connects_show_nothing() -> None:
     )
 
     assert effect is None
+
+
+def test_a_run_without_a_value_has_no_effect_of_rounds() -> None:
+    none = np.array([], dtype=np.int64)
+
+    assert round_effect(np.array([]), none, none) is None
+    assert round_effect(np.array([np.nan]), np.array([0]), np.array([1])) is None

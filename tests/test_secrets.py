@@ -11,9 +11,12 @@ import time
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+import msgspec
 import pytest
 
+from jobs import family
 from llmbench.results.record import Status
+from llmbench.run import sweep as run_sweep
 from sweeps import ONLY_IN_THE_FORK_SERVER, Bench, asked, assert_complete
 
 if TYPE_CHECKING:
@@ -179,3 +182,13 @@ def test_a_trace_that_nobody_caught_shows_no_secret() -> None:
     assert done.returncode == 1
     assert "RuntimeError: password=<redacted>" in done.stderr
     assert "SEKRIT" not in done.stderr
+
+
+def test_a_plan_names_a_models_folder_as_the_user_did() -> None:
+    whole = msgspec.structs.replace(
+        family("llama"), name="models/own", source="folder", location="/somewhere/else/models/own"
+    )
+
+    written = run_sweep._without_secrets(whole)
+
+    assert written.location == "models/own"

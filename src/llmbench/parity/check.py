@@ -22,7 +22,7 @@ from llmbench.machine import nvidia
 from llmbench.measure.prompts import SYNTHETIC
 from llmbench.models import checkpoint
 from llmbench.parity.child import Reply, Task
-from llmbench.parity.distance import LEAST_ERROR, Distance, distance, faults, wrong_tokens
+from llmbench.parity.distance import Distance, distance, faults, wrong_tokens
 from llmbench.redact import redact
 from llmbench.results.record import Job, Parity
 from llmbench.run import plan
@@ -199,17 +199,19 @@ def _verdict(
             subject, "untested", "a disturbed matrix was not detected; the check proves nothing"
         )
     scheme = subject.cells[0].options.get(QUANTIZATION)
-    if scheme and math.isfinite(distance.error) and distance.error < control.error:
-        return _line(subject, "quantised", _how_far(str(scheme), distance, noise), distance, noise)
+    if scheme and math.isfinite(distance.error):
+        why = _how_far(str(scheme), distance, noise, control)
+        return _line(subject, "quantised", why, distance, noise)
     wrong = faults(distance, noise)
     return _line(subject, "failed" if wrong else "passed", "; ".join(wrong), distance, noise)
 
 
-def _how_far(scheme: str, distance: Distance, noise: Distance) -> str:
-    """Return what a scheme changes: log-probabilities, and tokens beyond a near tie."""
+def _how_far(scheme: str, distance: Distance, noise: Distance, control: Distance) -> str:
+    """Return what a scheme changes: log-probabilities, and tokens beyond a near tie; one bad matrix is a measure."""
+    wrong = wrong_tokens(distance, noise)
     return (
-        f"{scheme} is off by {distance.error:.2g} nats, {distance.error / max(noise.error, LEAST_ERROR):.2g} times the "
-        f"unquantised model's {noise.error:.2g}; {wrong_tokens(distance, noise)} of {distance.positions} tokens differ"
+        f"{scheme} is off by {distance.error:.2g} nats, the unquantised model by {noise.error:.2g}, and with one "
+        f"disturbed matrix by {control.error:.2g}; {wrong} of {distance.positions} tokens differ"
     )
 
 

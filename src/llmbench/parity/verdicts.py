@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -39,7 +40,13 @@ def of_run(folder: Path, tell: Callable[[str], None]) -> list[Parity]:
 
 
 def _verdicts(written: Plan, tell: Callable[[str], None]) -> Iterator[Parity]:
-    models = {model.name: model for model in written.models}
+    models = {
+        model.name: msgspec.structs.replace(
+            model,
+            location=model.location and os.path.expanduser(model.location),  # noqa: PTH111 - without a home, too
+        )
+        for model in written.models
+    }
     return check.check(written.cells, models, written.settings, tell)
 
 

@@ -304,9 +304,10 @@ def _describe(
 
 
 def _without_secrets(model: Model) -> Model:
-    """Return a model as written to a file, without the location of its weights in somebody's home."""
+    """Return a model as written to a file: its folder as it was named, not where this machine has it."""
+    where = model.name if model.source == "folder" else model.location
     return msgspec.structs.replace(
-        model, location=model.location and redact(model.location), config=redact_all(model.config)
+        model, location=where and redact(where), config=redact_all(model.config)
     )
 
 
