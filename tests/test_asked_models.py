@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from jobs import job, knowing, prompts
-from lazily import Lazy
+from lazily import Lazy, torch, transformers
 from llmbench import backends
 from llmbench.measure import ask
 from llmbench.models import by_row, formulas, resolve
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from llmbench.models.counts import Counts
 
+backends_config: Any = Lazy("llmbench.backends.config")
+flop_counter: Any = Lazy("torch.utils.flop_counter")
 meta_model: Any = Lazy("llmbench.backends.meta_model")
 
 S: dict[str, Any] = {
@@ -229,6 +231,43 @@ def test_the_cache_of_an_entry_is_known(name: str, per_token: int, lasting: int)
     assert formulas.lasting_kv_bytes_per_token(said, "bfloat16") == lasting
 
 
+@pytest.mark.parametrize(
+    "family",
+    [
+        "cohere2",
+        "falcon_h1",
+        "glm4",
+        "granitemoehybrid",
+        "jamba",
+        "lfm2",
+        "olmoe",
+        "qwen2_moe",
+        "zamba2",
+    ],
+)
+def test_operations_are_those_that_torch_counts(family: str) -> None:
+    wanted = model(family, FAMILIES[family])
+    said = counts(family, FAMILIES[family])
+    config = backends_config.of_model(wanted, own=True)
+    made = backends_config.builder(config).from_config(config, attn_implementation="eager").eval()
+    if hasattr(made, "set_experts_implementation"):
+        made.set_experts_implementation("batched_mm")
+    cache = transformers.DynamicCache(config=made.config)
+    counted = []
+
+    for tokens in (7, 1):
+        ids = torch.ones((1, tokens), dtype=torch.long)
+        with flop_counter.FlopCounterMode(display=False) as counter, torch.inference_mode():
+            made(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        counted.append(counter.get_total_flops())
+
+    prefill, step = counted
+    assert step == formulas.decode_flops(said, 7)
+    floor = formulas.prefill_flops(said, 7, square=True)
+    recurrent = any(each.state_numbers or each.state_bytes for each in said.cached)
+    assert floor <= prefill if recurrent else floor == prefill
+
+
 def test_a_chunk_begins_anew() -> None:
     said = counts("llama4_text", FAMILIES["llama4_text"])
     own = 2 * 2 * 16 * 2  # keys and values x heads x width x bytes
@@ -288,8 +327,7 @@ ASKED_SOON = (
 )
 def test_an_entry_has_the_parameters_that_were_published(name: str) -> None:
     entry = resolve.entry(name)
-    config = Lazy("llmbench.backends.config")
-    built = meta_model.build(config.of_model(resolve.resolve(name), own=True))
+    built = meta_model.build(backends_config.of_model(resolve.resolve(name), own=True))
     biases = [each.numel() for key, each in built.named_buffers() if "correction_bias" in key]
 
     parameters = sum(each.numel() for each in built.parameters())

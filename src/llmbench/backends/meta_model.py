@@ -158,7 +158,12 @@ def counts_of(model: Any) -> Counts:
         )
     ]
     head = model.get_output_embeddings().weight.numel()
-    token_weights = _weights(more.products)
+    crossing = _crossing(model, encoded, more) if encoded else {}
+    pairs = sum(each.pair_flops for each in attended) * more.tokens
+    pairs += crossing.get("cross_pair_flops", 0) * MORE
+    # The rest is the same in every step: products with a converted weight, convolutions, updates of a state.
+    rest = (sum(more.flops.values()) - pairs) // 2
+    weights = _weights(more.products)
     whole = sum(numbers for numbers, table in more.read.values() if not table)
     tables = sum(numbers for numbers, table in more.read.values() if table)
     products = [_times(each, times) for each, times in more.products.items()]
@@ -170,11 +175,11 @@ def counts_of(model: Any) -> Counts:
         wide_in_float16=_wide_in_float16(model),
         step_numbers=whole,
         table_numbers=tables,
-        token_weights=token_weights,
+        token_weights=weights + rest,
         head_weights=head,
         cached=_cached(few, more, beyond, config),
         attended=_attended(attended),
-        **(_crossing(model, encoded, more) if encoded else {"prompt_weights": token_weights}),
+        **({"prompt_weights": weights} | crossing),
         **_sizes(config, products),
         products=products,
     )
