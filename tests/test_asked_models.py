@@ -14,6 +14,7 @@ from llmbench.measure import ask
 from llmbench.models import by_row, formulas, resolve
 from llmbench.models.counts import ModelAnswer
 from llmbench.models.resolve import Model
+from llmbench.predict import memory
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -266,6 +267,15 @@ def test_operations_are_those_that_torch_counts(family: str) -> None:
     floor = formulas.prefill_flops(said, 7, square=True)
     recurrent = any(each.state_numbers or each.state_bytes for each in said.cached)
     assert floor <= prefill if recurrent else floor == prefill
+
+
+@pytest.mark.parametrize(("name", "written"), [("gpt-oss-20b@tiny", 12), ("gemma-2-2b@tiny", 0)])
+def test_a_family_without_fused_attention_writes_its_scores_out(name: str, written: int) -> None:
+    found = resolve.resolve(name)
+
+    said = counts(str(found.model_type), found.config)
+
+    assert memory.pair_bytes(said, str(found.model_type), job(found).cells[0]) == written
 
 
 def test_a_chunk_begins_anew() -> None:

@@ -38,7 +38,7 @@ COMMANDS = {
     "cell": "Print the job of one cell as its worker receives it.",
     "sweeps": "List the sweeps that come with llmbench.",
     "backends": "List the engines, or the options of one.",
-    "models": "List the models of the catalogue, or show one.",
+    "models": "List the models of the catalogue, or show one model.",
     "machine": "Say what this machine is, and what its chip can do at most.",
 }
 """Each command and its help; `llmbench.commands.<name>` holds it as the function `command`."""
