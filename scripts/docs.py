@@ -19,19 +19,22 @@ from unittest import mock
 
 import msgspec
 
-from llmbench import cli
+from llmbench import cli, importers
 from llmbench.measure import reasons
 from llmbench.report.views import backends as views_backends
-from llmbench.results import metrics
+from llmbench.results import metrics, store
+from llmbench.results.record import Record
 from llmbench.spec import example
 from llmbench.spec import sweep as spec_sweep
 
 ROOT = Path(__file__).parents[1]
 MARKED = re.compile(
-    r"<!-- ((?:console: )?llmbench [^\n]*?|(?:commands|keys|metrics|options|warnings)\b[^\n]*?) -->\n"
+    r"<!-- ((?:console: )?llmbench [^\n]*?|(?:commands|drawing|imports|keys|metrics|options|warnings)\b[^\n]*?) -->\n"
     r"(.*?)<!-- end -->",
     re.DOTALL,
 )
+DRAWN = 60
+"""Characters of the longest bar of a drawing."""
 WIDTH = "100"
 """The width of console examples in columns; wider ones would need scrolling on most screens."""
 
@@ -102,7 +105,7 @@ def all_metrics(whose: str) -> str:
             row.clock,
             row.tokens or "-",
         ]
-        for row in {"ours": metrics.OURS, "theirs": metrics.THEIRS}[whose]
+        for row in {"ours": metrics.OURS, "served": metrics.SERVED, "theirs": metrics.THEIRS}[whose]
     ]
     return table(["key", "column", "better", "definition", "clock", "tokens counted"], rows)
 
@@ -138,8 +141,57 @@ def warnings() -> str:
     )
 
 
+def drawing(run: str) -> str:
+    """Return the memory of a run's only record to scale: each bar begins where what it comes on top of ends."""
+    (memory,) = (line.outcome.memory for line in store.read(ROOT / run) if isinstance(line, Record))
+    weights, cache, peak = memory.weights_bytes, memory.kv_cache_bytes, memory.peak_allocated_bytes
+    reserved, process = memory.peak_reserved_bytes, memory.process_used_bytes
+    bars = [
+        ("weights", 0, weights),
+        ("KV cache, held", weights, weights + cache),
+        ("the rest: activations, workspace", weights + cache, peak),
+        ("peak allocated", 0, peak),
+        ("free in the allocator's segments", peak, reserved),
+        ("peak reserved", 0, reserved),
+        ("context", reserved, process),
+        ("process used", 0, process),
+        ("device used", 0, memory.device_used_bytes),
+    ]
+    scale = DRAWN / max(end for _, _, end in bars)
+    wide = max(len(name) for name, *_ in bars)
+    lines = [f"{'':{wide}}  {'MiB':>7}"]
+    for name, start, end in bars:
+        at = round(start * scale)
+        bar = "█" * (round(end * scale) - at) or "▏"
+        lines.append(f"{name:{wide}}  {(end - start) / 2**20:7,.1f}  {' ' * at}{bar}")
+    return "\n".join(["```text", *lines, "```"])
+
+
+def imports() -> str:
+    """Return the fixtures of other tools' files: which tool in which version wrote each, and what is taken of it."""
+    folder = ROOT / "tests" / "importers"
+    written = re.findall(
+        r"^\| `([\w.]+)` \| ([^|]+?) \|", (folder / "README.md").read_text(), re.MULTILINE
+    )
+    rows = []
+    for name, tool in written:
+        which, _, readings = importers.read(folder / name, {})
+        taken = dict.fromkeys(key for one in readings for key in one.given)
+        first = readings[0]
+        whole = [
+            *(["each iteration as `e2e_s`"] if first.samples else []),
+            *(f"`{key}`" for key in taken),
+            *(["`load_s`"] if first.load_s else []),
+            *(["peaks of memory"] if first.memory else []),
+        ]
+        rows.append([tool, which, ", ".join(whole)])
+    return table(["file of", "importer", "taken"], rows)
+
+
 PARTS = {
     "commands": commands,
+    "drawing": drawing,
+    "imports": imports,
     "keys": keys,
     "metrics": all_metrics,
     "options": options,

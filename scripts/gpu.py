@@ -5,12 +5,14 @@
 All output is in .gpu/: runs, logs, the probe, and the list of finished steps. If .gpu/ is kept, the next call
 continues an interrupted step, because a sweep resumes; on another machine, which has another card, with
 --new-environment only. It needs no .venv: any Python that imports llmbench and the engines will do, so a bare
-machine needs no network.
+machine needs no network. A call that is killed stops its step, which the next call goes on with.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
+import fcntl
 import os
 import signal
 import subprocess
@@ -31,7 +33,13 @@ TO_PACK_S = 15
 SHORTEST_S = 30
 """With less time left no step is started, because loading a model would take all of it."""
 
+PR_SET_PDEATHSIG = 1
+
 MARK = "pytest.mark.gpu"
+SLOWER = 3
+"""A rehearsal's device is this many times slower at the products of the probe and of the tests."""
+WITHOUT_SPEED = "tokens_are or weights_are or model_that_fits"
+"""The GPU tests that hold on a device that is no GPU."""
 CUT_OFF = 128 + signal.SIGINT
 NOT_RUN = (2, 4, CUT_OFF)
 """Exit codes of steps that must run again: refused or not begun, disk full, interrupted."""
@@ -114,17 +122,30 @@ def main() -> int:
     if not gpus():
         print("gpu: found no NVIDIA GPU, or no driver for it; nothing was run.", file=sys.stderr)
         return 2
+    if said := unusable():
+        print(
+            f"gpu: {sys.executable} cannot run llmbench: {said}; nothing was run.", file=sys.stderr
+        )
+        return 2
     PLACE.mkdir(exist_ok=True)
+    held = alone()
+    if held is None:
+        print(f"gpu: {PLACE} is in use by another call of this script.", file=sys.stderr)
+        return 2
     sweeps = rehearsal() if asked.rehearse else SWEEPS
+    by_name = {"tests": ("-k", WITHOUT_SPEED)} if asked.rehearse else {}
     codes = {}
     for step in chosen:
         left_s = ends - time.monotonic() - TO_STOP_S
         if left_s < SHORTEST_S:
             print(f"gpu: {step.name}: no time left", flush=True)
             continue
-        more = ("--new-environment",) if asked.new_environment and "sweep" in step.words else ()
+        more = by_name.get(step.name, ())
+        if asked.new_environment and "sweep" in step.words:
+            more = (*more, "--new-environment")
         step = step._replace(words=(*step.words, *more))  # noqa: PLW2901 - the same step, asked for in full
-        codes[step.name] = run(step, min(left_s, step.limit_s), sweeps)
+        limit_s = step.limit_s * (SLOWER if asked.rehearse else 1)
+        codes[step.name] = run(step, min(left_s, limit_s), sweeps, held)
     if asked.output:
         pack(asked.output)
     return max(codes.values(), default=0)
@@ -139,6 +160,41 @@ def gpus() -> int:
         return int(pynvml.nvmlDeviceGetCount())
     except pynvml.NVMLError:
         return 0
+
+
+def unusable() -> str | None:
+    """Return why this Python cannot import the command: else every step would end at once, and count as done."""
+    done = subprocess.run(
+        [sys.executable, "-c", "import llmbench.cli, torch, transformers"],
+        cwd=ROOT, env=environment(), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return done.stderr.strip().rpartition("\n")[2] if done.returncode else None
+
+
+def alone() -> int | None:
+    """Return a lock that the running step holds too, waiting for one that a killed call left; None if it stays held."""
+    held = os.open(PLACE / "lock", os.O_RDWR | os.O_CREAT)
+    ends = time.monotonic() + 2 * TO_STOP_S
+    while True:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > ends:
+                return None
+            time.sleep(0.1)
+        else:
+            return held
+
+
+def environment() -> dict[str, str]:
+    """Return the environment of a step."""
+    path = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
+    return {
+        **os.environ,
+        "PYTHONPATH": path.rstrip(os.pathsep),
+        "LLMBENCH_STATE": str(PLACE / "state"),
+        "HF_HUB_OFFLINE": "1",
+    }
 
 
 def chosen_steps(only: str) -> list[Step]:
@@ -186,22 +242,16 @@ def rehearsal() -> Path:
     return folder
 
 
-def run(step: Step, left_s: float, sweeps: Path) -> int:
+def run(step: Step, left_s: float, sweeps: Path, held: int) -> int:
     """Run a step within a time limit, with its output on the screen and in its log; mark it done if it finishes."""
     words = [word.format(runs=PLACE / "runs", sweeps=sweeps) for word in step.words]
-    path = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
-    environment = {
-        **os.environ,
-        "PYTHONPATH": path.rstrip(os.pathsep),
-        "LLMBENCH_STATE": str(PLACE / "state"),
-        "HF_HUB_OFFLINE": "1",
-    }
     began = time.monotonic()
     print(f"gpu: {step.name}: {step.why} ({left_s:.0f} s left)", flush=True)
     with (PLACE / f"{step.name}.log").open("ab") as log:
         child = subprocess.Popen(
             [sys.executable, "-m", *words],
-            cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT,
+            cwd=ROOT, env=environment(), stdout=log, stderr=subprocess.STDOUT, pass_fds=(held,),
+            preexec_fn=stopped_with_this,  # noqa: PLW1509 - this script has one thread
         )  # fmt: skip
         code = ended(child, left_s)
     tail = (PLACE / f"{step.name}.log").read_text(errors="replace").splitlines()[-25:]
@@ -211,6 +261,11 @@ def run(step: Step, left_s: float, sweeps: Path) -> int:
         with DONE.open("a") as done:
             done.write(f"{step.name}\n")
     return code
+
+
+def stopped_with_this() -> None:
+    """Let a step stop as after Ctrl-C if this script is killed; for a child, before it runs."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGINT)
 
 
 def ended(child: subprocess.Popen[bytes], left_s: float) -> int:

@@ -15,7 +15,7 @@ import numpy as np
 
 from llmbench.results import lines as results_lines
 from llmbench.results import store
-from llmbench.results.record import Begin, Memory, Outcome, Plan, Record, Sample, Status
+from llmbench.results.record import Begin, Line, Memory, Outcome, Plan, Record, Sample, Status
 from llmbench.spec.sweep import Cell, Protocol
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ def write(folder: Path, count: int, seed: int = 0, **plan: Any) -> None:
     write_lines(folder, lines(count, seed=seed, **plan))
 
 
-def write_lines(folder: Path, written: Iterable[Plan | Begin | Record]) -> None:
+def write_lines(folder: Path, written: Iterable[Line]) -> None:
     """Write a run of these lines."""
     folder.mkdir(parents=True, exist_ok=True)
     encode = msgspec.json.Encoder().encode

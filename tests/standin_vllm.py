@@ -202,6 +202,8 @@ MODULES: dict[str, dict[str, Any]] = {
     "vllm.engine": {},
     "vllm.engine.arg_utils": {"EngineArgs": EngineArgs},
     "vllm.model_executor": {},
+    "vllm.model_executor.layers": {},
+    "vllm.model_executor.layers.quantization": {"QUANTIZATION_METHODS": ["awq", "fp8"]},
     "vllm.model_executor.models": {},
     "vllm.model_executor.models.registry": REGISTRY,
     "vllm.platforms": {"current_platform": Platform()},

@@ -17,6 +17,7 @@ LAYERS = (
     ("parity",),
     ("run",),
     ("backends",),
+    ("serve",),
     ("claims", "measure", "selftest"),
     ("compare", "cost", "importers", "predict"),
     ("results",),

@@ -324,9 +324,12 @@ def test_options_that_would_be_ignored_are_refused(options: dict[str, Any], says
         backends.load(job(family("llama"), **options))
 
 
-def test_a_family_whose_layers_would_each_be_compiled_is_refused() -> None:
-    with pytest.raises(Unsupported, match=r"mpt cannot be compiled: .* use compile=false"):
-        backends.load(job(family("mpt", n_layers=10), cache="static", compile=True))
+@pytest.mark.parametrize("model_type", ["mpt", "opt"])
+def test_a_family_whose_layers_would_each_be_compiled_is_refused(model_type: str) -> None:
+    deep = job(family(model_type, **DEEP[model_type]), cache="static", compile=True)
+
+    with pytest.raises(Unsupported, match=f"{model_type} cannot be compiled: .* use compile=false"):
+        backends.load(deep)
 
 
 @pytest.mark.slow
@@ -515,7 +518,7 @@ def undisturbed(rows: list[list[int]]) -> list[int]:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch's own compiler
-@pytest.mark.parametrize("model_type", ["llama", "gpt_neox", "opt"])
+@pytest.mark.parametrize("model_type", ["llama", "gpt_neox", "qwen2"])
 def test_a_compiled_model_says_the_same(model_type: str) -> None:
     wanted = job(family(model_type), cache="static", compile=True)
     engine = outspoken(loaded(wanted))

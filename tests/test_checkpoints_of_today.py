@@ -79,12 +79,12 @@ def test_without_a_tokenizer_the_rows_of_the_embedding_are_the_vocabulary(
 @pytest.mark.parametrize(
     ("config", "files", "scheme"),
     [
-        (AWQ, {}, "awq-4bit"),
+        (AWQ, {}, "awq-int4"),
         ({"quantization_config": {"quant_method": "fp8"}}, {}, "fp8"),
         (
             {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}},
             {},
-            "bitsandbytes-4bit",
+            "bnb-fp4",
         ),
         ({}, {"hf_quant_config": {"quantization": {"quant_algo": "FP8"}}}, "modelopt-fp8"),
         ({}, {}, None),
@@ -103,7 +103,7 @@ def test_random_weights_of_a_quantised_model_are_refused(tmp_path: Path) -> None
     quantised = folder(tmp_path / "model", {**LLAMA, **AWQ})
 
     with pytest.raises(
-        NothingToRun, match=r"are quantised \(awq-4bit\), and random ones would not be"
+        NothingToRun, match=r"are quantised \(awq-int4\), and random ones would not be"
     ):
         planned(quantised, load_format="dummy")
     assert planned(

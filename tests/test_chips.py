@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from llmbench import cli
@@ -147,7 +148,7 @@ def test_one_chip_is_shown_with_its_prices(capsys: Output) -> None:
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert "bandwidth gb s 4,800" in lines
     assert "prices: date 2026-03" in lines
-    assert "prices: provider AWS p5en.48xlarge /8 (63.296)" in lines
+    assert "prices: provider AWS p5en.48xlarge, an eighth of $63.296" in lines
 
 
 def told(monkeypatch: pytest.MonkeyPatch, capsys: Output, *gpus: dict[str, Any]) -> Any:
@@ -230,3 +231,11 @@ def test_the_peaks_of_a_chip_stand_in_the_ratios_of_dense_ones(name: str) -> Non
             assert peaks[dtype] / wide == pytest.approx(expected, rel=0.03), dtype
     if bandwidth := chip.bandwidth():
         assert FLOPS_A_BYTE[0] <= wide * 1e12 / bandwidth <= FLOPS_A_BYTE[1]
+
+
+def test_the_fastest_peak_is_of_any_type_of_number() -> None:
+    h200 = chips.chip("h200")
+
+    assert h200.fastest() == max(h200.dense_tflops.values()) * 1e12
+    assert h200.fastest() > h200.flops("bfloat16")  # type: ignore[operator]
+    assert msgspec.structs.replace(h200, unverified=["dense_tflops"]).fastest() is None

@@ -89,7 +89,7 @@ def test_the_version_is_everywhere(
                 "'csv', 'json', 'html'. See 'llmbench table --help'."
             ),
         ),
-        (["table"], "Missing argument 'RUN'. See 'llmbench table --help'."),
+        (["compare"], "Missing argument 'BASELINE [CANDIDATE]...'. See 'llmbench compare --help'."),
     ],
 )
 def test_a_usage_mistake_is_one_line(

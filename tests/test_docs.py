@@ -38,6 +38,7 @@ COMMANDS = [
 
 NOT_RUN = {
     "scripts/llmbench audit": "24 seconds; test_audit.py runs it",
+    "llmbench builds quickstart .venv-old .venv-new": "needs two environments; test_builds.py makes them",
     "scripts/llmbench machine --probe": "a minute; test_probe.py runs it",
     "scripts/llmbench sweep bigram.yaml -o bigram-run": "needs its backend; test_backend_page.py runs it",
 }
@@ -221,7 +222,8 @@ PYTHON = f"""#!/usr/bin/env bash
 mkdir -p "$4/bin"
 printf '#!/bin/sh\n' >"$4/bin/pip"
 printf '#!/bin/sh\nexec {sys.executable} -m llmbench "$@"\n' >"$4/bin/llmbench"
-chmod +x "$4/bin/pip" "$4/bin/llmbench"
+printf '#!/bin/sh\nexec {sys.executable} "$@"\n' >"$4/bin/python"
+chmod +x "$4"/bin/*
 """
 """A `python -m venv --clear FOLDER` whose pip installs nothing and whose llmbench is the one under test."""
 
@@ -230,9 +232,9 @@ name: bench
 why: Show that the workflow works.
 axes:
   model: llama-7b@tiny
-  backend: {fake: {clock: virtual}}
+  backend: {fake: {clock: virtual FAULT}}
   device: cpu
-  batch_size: BATCHES
+  batch_size: [1, 2]
   input_len: 8
   output_len: 4
 protocol: {sessions: 2, max_sessions: 2, min_time_s: 0}
@@ -262,27 +264,32 @@ def run_step(folder: Path, step: str) -> int:
 
 
 @pytest.mark.parametrize(
-    ("batches", "code"), [pytest.param("[1, 2]", 0, marks=pytest.mark.slow), ("[1]", 3)]
+    ("fault", "code"),
+    [pytest.param("", 0, marks=pytest.mark.slow), (", fault: oom, when: batch_size=2", 3)],
 )
 def test_the_workflow_compares_and_fails_if_a_cell_is_missing(
-    tmp_path: Path, batches: str, code: int
+    tmp_path: Path, fault: str, code: int
 ) -> None:
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "python").write_text(PYTHON)
     (tmp_path / "bin" / "python").chmod(0o755)
     bench = tmp_path / "candidate" / "bench.yaml"
     bench.parent.mkdir()
+    bench.write_text(BENCH.replace(" FAULT", fault))
     stale = tmp_path / "runs" / "baseline" / "stale"
     stale.mkdir(parents=True)
-    baseline, candidate, compare = steps()
 
-    bench.write_text(BENCH.replace("BATCHES", "[1, 2]"))
-    measured = [run_step(tmp_path, baseline)]
-    bench.write_text(BENCH.replace("BATCHES", batches))
-    measured.append(run_step(tmp_path, candidate))
-    compared = run_step(tmp_path, compare)
+    codes = [run_step(tmp_path, step) for step in steps()]
 
-    assert (measured, compared) == ([0, 0], code)
+    assert codes == [0, 0, code]
     assert "verdict" in (tmp_path / "summary.md").read_text(encoding="utf-8")
     assert (tmp_path / "compare.html").exists()
     assert not stale.exists()
+
+
+def test_no_common_job_takes_more_words_than_elsewhere() -> None:
+    table = PAGES["docs/quickstart.md"].partition("| job | with llmbench |")[2]
+    rows = re.findall(r"^\| [^|]+ \| `([^`]+)` \| `([^`]+)` \|$", table, re.MULTILINE)
+
+    assert len(rows) == 5
+    assert [row for row in rows if len(row[0].split()) > len(row[1].split())] == []

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,10 +17,12 @@ from llmbench import backends
 from llmbench.cli import COMMANDS, command_group, run
 from llmbench.errors import SpecError
 from llmbench.machine import chips
+from llmbench.models import resolve
 from llmbench.run import plan
 from llmbench.spec import example, overrides, sweep
 from llmbench.spec.sweep import Axes, Deadlines, Protocol, Sweep
 
+EXAMPLE = Path(__file__).parent / "golden" / "format-1"
 DECLARED = {name: backends.options(name) for name in backends.known()}
 
 
@@ -49,8 +52,8 @@ def test_a_file_goes_before_a_shipped_sweep_of_its_name(
 def test_an_unknown_name_suggests_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["sweep", "quickstat"]) == 2
     assert capsys.readouterr().err == (
-        "llmbench: sweep: 'quickstat' is neither a file nor a sweep that comes with llmbench. "
-        "Did you mean 'quickstart'? 'llmbench sweeps' lists them.\n"
+        "llmbench: sweep: 'quickstat' is neither a file or folder, nor a sweep or model that llmbench knows. "
+        "Did you mean 'quickstart'? 'llmbench sweeps' and 'llmbench models' list them.\n"
     )
 
 
@@ -152,7 +155,9 @@ def test_the_example_has_every_option_of_every_backend(
         name: set(options) for name, options in DECLARED.items()
     }
     cells = plan.plan(read, chip=chips.chip("h200")).cells
-    assert {(cell.backend, len(cell.options)) for cell in cells} == {(n, 0) for n in DECLARED}
+    assert {(cell.backend, *cell.options) for cell in cells} == {
+        (name, "load") if "load" in options else (name,) for name, options in DECLARED.items()
+    }
 
 
 @pytest.mark.parametrize("value", ["auto", "", "true", "null", "1", "a: b", 1, 2.5, True, None])
@@ -166,7 +171,7 @@ def test_a_value_of_the_example_is_read_as_it_was(value: object) -> None:
 
 
 WITHOUT_DEFAULT = {
-    "sweep": {"--usd-per-hour", "--usd-per-gpu-hour", "--price", "--model", "--option"},
+    "sweep": {"--server", "--usd-per-hour", "--usd-per-gpu-hour", "--price", "--model", "--option"},
     "compare": {"--by"},
     "audit": {"--parity"},
     "cost": {"--usd-per-hour", "--usd-per-gpu-hour", "--price", "--usd-per-kwh", "--tpot-under", "--against"},
@@ -312,7 +317,7 @@ def test_a_flag_that_a_command_lacks_is_seen() -> None:
         (["machine", "zzz"], "; 'llmbench machine --list' lists all."),
         (["models", "zzz"], "; 'llmbench models' lists all."),
         (["claims", "--claim", "zzz"], "; 'llmbench claims' lists all."),
-        (["backends", "zzz"], "Known: fake, transformers, vllm."),
+        (["backends", "zzz"], "Known: fake, fake_server, server, transformers, vllm, vllm_server."),
     ],
 )
 def test_many_names_are_no_answer(
@@ -328,3 +333,28 @@ def test_the_known_chips_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["machine", "--list", "--format", "json"]) == 0
 
     assert [each["chip"] for each in json.loads(capsys.readouterr().out)] == list(chips.known())
+
+
+def test_a_model_needs_no_flag_and_no_sweep_has_its_name(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(["sweep", "llama-7b@tiny", "--dry-run"]) == 0
+    alone = capsys.readouterr().out
+    assert run(["sweep", "--model", "llama-7b@tiny", "--dry-run"]) == 0
+
+    assert alone == capsys.readouterr().out
+    assert not set(sweep.shipped()) & set(resolve.catalogue())
+
+
+def test_a_run_that_is_left_out_is_the_newest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(["table"]) == 2
+    assert "there is no run under results/" in capsys.readouterr().err
+    for age, name in enumerate(("b", "a", "c")):
+        shutil.copytree(EXAMPLE, Path("results") / name)
+        os.utime(Path("results") / name / "records.jsonl", (age, age))
+
+    assert run(["table"]) == 0
+    assert capsys.readouterr().err == "results/c: the newest run under results/.\n"

@@ -197,6 +197,42 @@ def test_the_slice_that_cuda_shows_is_watched_and_not_the_whole(
     assert memory.device_used_by_uuid() == {"dddd": 2**26}
 
 
+def test_a_driver_that_keeps_no_memory_apart_tells_all_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def told(_: str, version: int | None = None) -> SimpleNamespace:
+        if version is not None:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_FUNCTION_NOT_FOUND)
+        return SimpleNamespace(used=700)
+
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetMemoryInfo", told)
+
+    assert Gpu(0).used_bytes() == 700
+
+
+def test_gpus_that_are_hidden_are_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(nvidia.VISIBLE, "")
+
+    assert nvidia.trouble() == "CUDA_VISIBLE_DEVICES= hides it"
+
+
+@pytest.mark.parametrize(
+    ("answer", "version"),
+    [(12090, "12.9"), (13000, "13.0"), (pynvml.NVMLError(pynvml.NVML_ERROR_UNKNOWN), None)],
+)
+def test_the_newest_cuda_of_a_driver(
+    answer: Any, version: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told() -> int:
+        if isinstance(answer, Exception):
+            raise answer
+        return int(answer)
+
+    monkeypatch.setattr(pynvml, "nvmlSystemGetCudaDriverVersion", told, raising=False)
+
+    assert nvidia.cuda_version() == version
+
+
 def test_memory_that_the_driver_keeps_is_not_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
     def told(_: str, version: int | None = None) -> SimpleNamespace:
         return SimpleNamespace(used=1 if version == pynvml.nvmlMemory_v2 else 700)

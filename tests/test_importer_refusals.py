@@ -64,15 +64,6 @@ def test_a_test_of_nothing_is_refused(tmp_path: Path) -> None:
         importers.read(path, {})
 
 
-def test_two_builds_in_one_file_are_refused(tmp_path: Path) -> None:
-    lines = (FILES / "llama_bench.jsonl").read_text().splitlines()
-    path = tmp_path / "builds.jsonl"
-    path.write_text(f"{lines[0]}\n{lines[1].replace('0c1e570', 'ffffff0')}\n")
-
-    with pytest.raises(Unconvertible, match="mixes builds: 0c1e570, ffffff0"):
-        importers.read(path, {})
-
-
 def test_a_file_of_two_tools_is_asked_about(tmp_path: Path) -> None:
     both = {
         **json.loads((FILES / "vllm_latency.json").read_text()),

@@ -284,8 +284,11 @@ def test_the_same_test_twice_in_one_process_is_no_second_session(tmp_path: Path)
     path = tmp_path / "twice.jsonl"
     path.write_text(f"{line}\n{line}\n")
 
-    assert cli.run(["import", str(path), "-o", str(tmp_path / "run")]) == 2
+    command = ["import", str(path), "-o", str(tmp_path / "run")]
+    assert cli.run([*command, "--as-sessions"]) == 2
     assert not (tmp_path / "run").exists()
+    assert cli.run(command) == 0
+    assert len(table.build(store.read(tmp_path / "run")).cells) == 2
 
 
 def test_several_processes_of_one_cell_are_its_sessions(tmp_path: Path) -> None:
@@ -297,8 +300,10 @@ def test_several_processes_of_one_cell_are_its_sessions(tmp_path: Path) -> None:
     second = changed(tmp_path, "vllm_latency.json", slower)
 
     shape = ("-m", "llama-7b", "--batch-size", "4", "--input-len", "32", "--output-len", "16")
-    made = imported(tmp_path / "run", "vllm_latency.json", second, flags=shape)
+    apart = imported(tmp_path / "apart", "vllm_latency.json", second, flags=shape)
+    made = imported(tmp_path / "run", "vllm_latency.json", second, flags=(*shape, "--as-sessions"))
 
+    assert len(apart.cells) == 2  # nothing in the files says that they are sessions
     assert len(made.cells) == 1
     assert all(numbers.sessions.tolist() == [2] for numbers in made.numbers)
     assert all(math.isfinite(numbers.half_width[0]) for numbers in made.numbers)
@@ -444,9 +449,9 @@ def test_a_hostile_name_is_only_a_name(name: str, tmp_path: Path) -> None:
     [
         ("", "is empty"),
         ("hello", "not JSON"),
-        ("{}", "is not a result file of aiperf or guidellm or llama-bench or optimum-benchmark or"),
-        ("[]", "is not a result file of aiperf or guidellm or llama-bench or optimum-benchmark or"),
-        ("null", "is not a result file of aiperf or guidellm or llama-bench or optimum-benchmark or"),
+        ("{}", "is not a result file of aiperf or genai-perf or guidellm or llama-bench or llmperf or"),
+        ("[]", "is not a result file of aiperf or genai-perf or guidellm or llama-bench or llmperf or"),
+        ("null", "is not a result file of aiperf or genai-perf or guidellm or llama-bench or llmperf or"),
         ('{"latencies": [1', "is truncated or not JSON"),
         ('{"a": 1, "a": 2}', "the key 'a' occurs twice"),
         ("[" * 100_000, "nested too deeply"),
@@ -538,7 +543,13 @@ def test_a_changed_file_is_refused_or_read_rightly(data: st.DataObject, tmp_path
 
 
 MEDIANS = ("median_ttft_ms", "median_tpot_ms", "median_itl_ms")
-UNSEEN = {"vllm_serve.json": frozenset(MEDIANS), "aiperf.json": frozenset({"p50"})}
+UNSEEN = {
+    "vllm_serve.json": frozenset(MEDIANS),
+    "aiperf.json": frozenset({"p50"}),
+    "genai_perf.json": frozenset({"p50"}),
+    "llmperf.json": frozenset({"results_ttft_s_quantiles_p50"}),
+    "sglang_serve.jsonl": frozenset({*MEDIANS, "median_e2e_latency_ms"}),
+}
 """What a file says once only, so that nobody can see that it was changed."""
 
 
@@ -615,7 +626,7 @@ def latencies(folder: Path, name: str, seconds: float, machine: str) -> Path:
         paths[-1].write_text(json.dumps(held))
     flags = (
         "--machine", machine, "--model", "llama-2-7b", "--batch-size", "8", "--input-len", "256",
-        "--output-len", "128",
+        "--output-len", "128", "--as-sessions",
     )  # fmt: skip
     imported(folder / name, *paths, flags=flags)
     return folder / name
@@ -665,7 +676,11 @@ def test_llama_bench_of_a_phone_settles_its_claim(
         step |= {"samples_ns": ns, "avg_ns": ns[0], "avg_ts": rate, "model_type": "llama 7B Q4_0"}
         paths.append(tmp_path / f"{session}.jsonl")
         paths[-1].write_text(json.dumps(step) + "\n")
-    imported(tmp_path / "phone", *paths, flags=("--model", "llama-2-7b", "--machine", "SM8550"))
+    imported(
+        tmp_path / "phone",
+        *paths,
+        flags=("--model", "llama-2-7b", "--machine", "SM8550", "--as-sessions"),
+    )
     capsys.readouterr()
 
     cli.run(

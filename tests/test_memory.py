@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from jobs import job
-from lazily import torch, transformers
+from lazily import Lazy, torch, transformers
 from llmbench import backends
 from llmbench.models import resolve
 from llmbench.models.by_row import counts_of
@@ -15,6 +15,8 @@ from llmbench.models.counts import Counts
 from llmbench.models.shape import FAMILIES as ROWS
 from llmbench.predict import memory
 from llmbench.spec.sweep import Cell
+
+loops: Any = Lazy("llmbench.backends.transformers.loops")
 
 FAMILIES = (
     "llama-7b", "llama-2-70b", "mistral-7b-v0.1", "mixtral-8x7b-v0.1", "qwen2.5-7b", "qwen3-8b", "pythia-70m",
@@ -80,8 +82,8 @@ def alive_bytes(name: str, batch_size: int, input_len: int) -> int:
     ):
         built(
             input_ids=ids,
-            past_key_values=transformers.DynamicCache(config=config),
             use_cache=True,
+            **{loops._word_for_cache(built): transformers.DynamicCache(config=config)},
             **keep,
         )
     events = seen.profiler.kineto_results.events()

@@ -413,7 +413,7 @@ def test_a_file_that_is_no_report_is_not_overwritten_unless_forced(
         (["run", "./run", "-o", "page.html"], "is named twice"),
         (["circle"], "does not exist"),
         (["missing", "-o", "page.html"], "does not exist. Give the folder of a run"),
-        ([], "Missing argument 'RUN...'"),
+        ([], "there is no run under results/. Give the folder of one"),
     ],
 )
 def test_a_mistake_is_one_line(

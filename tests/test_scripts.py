@@ -20,12 +20,15 @@ VERBS = (
     "coverage",
     "fix",
     "fuzz",
+    "get-model",
     "llmbench",
     "make-checkpoint",
     "soak",
     "test",
     "test-gpu",
+    "test-quant",
     "test-slow",
+    "test-versions",
     "test-vllm",
 )
 SHELL = [*(SCRIPTS / name for name in VERBS), ROOT / ".ci" / "run"]

@@ -37,6 +37,15 @@ RULES = {
         """,
         ["cuda:0", "cuda:0", "cuda:1", "cuda:1", "cuda:1", "cuda:0", "cuda:1", "cpu"],
     ),
+    "a module moves as a whole, and what is tied stays tied": Rule(
+        """
+        module = torch.nn.Sequential(torch.nn.Linear(4, 4, bias=False), torch.nn.Linear(4, 4, bias=False))
+        module[1].weight = module[0].weight
+        module.to("cuda:1")
+        told = [str(module[0].weight.detach().view(-1).device), module[0].weight is module[1].weight]
+        """,
+        ["cuda:1", True],
+    ),
     "its values are those of the CPU": Rule(
         """
         torch.manual_seed(0)

@@ -114,7 +114,8 @@ def test_a_run_has_its_verdict_and_the_reasons(tmp_path: Path, case: str) -> Non
     trust = json.loads(asked("table", run, "--format", "json").out)["trust"]
     last = asked("table", run).out.splitlines()[-1]
 
-    assert trust == {"verdict": verdict, "reasons": reasons}
+    only = {"only_disturbed": case == "all disturbed"}
+    assert trust == {"verdict": verdict, "reasons": reasons, **only}
     words = {"trust": "Trust these numbers", "with care": "Take these numbers with care"}
     assert last == f"{words.get(verdict, 'Measure again')}: {'; '.join(reasons)}."
 

@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
-from llmbench import __version__
+from llmbench import COMPLETION, __version__
 from llmbench.errors import ExitCode, LlmbenchError, WriteError, did_you_mean
 from llmbench.redact import screen
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 COMMANDS = {
     "sweep": "Measure every cell of a sweep and keep each result as it comes.",
     "table": "Show a run as a table.",
+    "builds": "Measure a sweep in environments in turn, and compare them.",
     "compare": "Say what is slower, faster or the same, cell by cell.",
     "audit": "Check llmbench's promises on a fake engine or on a sweep.",
     "calibrate": "Measure how much this machine's numbers vary, and keep it.",
@@ -42,9 +43,6 @@ COMMANDS = {
     "machine": "Say what this machine is, and what its chip can do at most.",
 }
 """Each command and its help; `llmbench.commands.<name>` holds it as the function `command`."""
-
-COMPLETION = "_LLMBENCH_COMPLETE"
-"""The variable through which a shell asks for completions."""
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 PIPE_CLOSED = 141  # 128 + SIGPIPE

@@ -106,7 +106,24 @@ def install() -> None:
     torch.backends.cuda.is_built = lambda: True
     _number_devices()
     _compile_nothing()
+    torch.__future__.set_overwrite_module_params_on_conversion(
+        True
+    )  # else Module.to() loses the class
+    torch.nn.Module.to = _to
     Everywhere().__enter__()
+
+
+MOVE = torch.nn.Module.to
+
+
+def _to(module: Any, *args: Any, **kwargs: Any) -> Any:
+    """Move a module; as with torch's own tensors, its tied parameters stay tied."""
+    was = [(m, name, id(p)) for m in module.modules() for name, p in m._parameters.items()]
+    MOVE(module, *args, **kwargs)
+    moved: dict[int, Any] = {}
+    for owner, name, number in was:
+        owner._parameters[name] = moved.setdefault(number, owner._parameters[name])
+    return module
 
 
 def _is_available() -> bool:
@@ -264,6 +281,7 @@ def _compile_nothing() -> None:
     """Let a compiled function be called as it is; each new shape of its arguments counts as a compiled graph."""
     trees: Any = ModuleType("torch._inductor.cudagraph_trees")
     trees.reset_cudagraph_trees = lambda: None
+    trees.get_manager = lambda *_, **__: None
     sys.modules.setdefault("torch._inductor.cudagraph_trees", trees)
     torch.compile = _counted
 

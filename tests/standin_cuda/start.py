@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.abc
-import importlib.util
+import importlib.machinery
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +15,15 @@ if TYPE_CHECKING:
 
 
 class _AfterTorch(importlib.abc.MetaPathFinder):
-    """Finds torch once, as any finder would, with a loader that installs the stand-in at its end."""
+    """Finds torch as any finder would, with a loader that installs the stand-in at its end.
 
-    def find_spec(self, fullname: str, _path: Any = None, _target: Any = None) -> ModuleSpec | None:
+    Some only ask whether torch is there, and import it later.
+    """
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         if fullname != "torch":
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec("torch")
+        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
         assert spec is not None
         loader: Any = spec.loader
         assert loader is not None

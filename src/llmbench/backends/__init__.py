@@ -5,6 +5,7 @@ A backend's `__init__.py` declares, besides its code:
 - `OPTIONS`, a literal: option name -> a tuple of choices (the first is the default), or a default value
   whose type any other value must have;
 - `MEANINGS`, a literal: option name -> what it does, in a few words;
+- `PACKAGES`, a literal, if its option `quantization` needs more packages: method -> package;
 - `load(job) -> Engine`.
 
 `declared` reads the literal from the source without importing the file: the planner knows every option and never
@@ -38,20 +39,25 @@ def known() -> list[str]:
     return sorted(path.parent.name for path in HERE.glob("*/__init__.py"))
 
 
-def missing(name: str) -> str | None:
-    """Return the first package that a backend imports and that is not installed, without importing any."""
+def missing(name: str, quantization: str = "none") -> str | None:
+    """Return what a backend, or its way to quantise, needs and is not installed, and the command that installs it."""
     packages: dict[str, None] = {}
     for node in _source(name).body:
         if isinstance(node, ast.Import):
             packages.update(dict.fromkeys(alias.name.partition(".")[0] for alias in node.names))
         elif isinstance(node, ast.ImportFrom) and node.module:
             packages[node.module.partition(".")[0]] = None
-    return next((one for one in packages if importlib.util.find_spec(one) is None), None)
+    if package := next((one for one in packages if importlib.util.find_spec(one) is None), None):
+        return how_to_install(name, package)
+    needed = (_literal(name, "PACKAGES") or {}).get(quantization.partition("-")[0])
+    if needed is None or importlib.util.find_spec(str(needed)) is not None:
+        return None
+    return f"quantization={quantization} needs the package {needed}: pip install {needed}."
 
 
 def how_to_install(name: str, package: str) -> str:
     """Return a message that names a backend's missing package and the command that installs it."""
-    return f"the {name} backend needs the package {package}: pip install 'llmbench[{name}]'."
+    return f"the {name} backend needs the package {package}: pip install 'llmbench[{name.partition('_')[0]}]'."
 
 
 def options(name: str) -> dict[str, object]:

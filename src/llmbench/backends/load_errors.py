@@ -136,7 +136,9 @@ NO_STATIC_CACHE = {
 """Families whose code fails with a static cache, and why (transformers 5.19)."""
 NO_COMPILE = {
     "mpt": "its attention branches on the cache's length in every layer, which makes a graph of each; "
-    "torch compiles at most 8"
+    "torch compiles at most 8",
+    "opt": "it reads the cache's length on the host before its layers, which makes a graph of each; "
+    "torch compiles at most 8",
 }
 """Families whose decode step cannot be compiled as a whole, and why (transformers 5.19, torch 2.13)."""
 ENCODER_DECODER = "it is an encoder-decoder, whose two caches are always dynamic in this backend"

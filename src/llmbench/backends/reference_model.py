@@ -12,7 +12,9 @@ import torch
 from torch.nn import Embedding, functional
 from transformers.initialization import no_init_weights
 
+from llmbench.backends import vocabulary
 from llmbench.backends.config import builder, configuration
+from llmbench.errors import LoadFailed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,6 +23,22 @@ if TYPE_CHECKING:
 
 SHARPENED = 2.0
 """The factor on embeddings, which often are the output head too; it makes probabilities differ by more."""
+
+
+def cut(job: Job, count: int, length: int) -> list[list[int]]:
+    """Return this many prompts of this length, cut from the job's text at even distances.
+
+    Raises:
+        LoadFailed: the model has no tokenizer, or the text is too short.
+
+    """
+    ids = vocabulary.tokenize(vocabulary.tokenizer(job, ""), str(job.prompts_text))
+    step = len(ids) // count
+    if step < length:
+        raise LoadFailed(
+            f"prompts: the text has {len(ids)} tokens; {count} prompts of {length} need {count * length}."
+        )
+    return [ids[start : start + length] for start in range(0, count * step, step)]
 
 
 def save(job: Job, folder: str, *, disturbed: bool) -> None:

@@ -15,6 +15,7 @@ from llmbench.parity import verdicts
 from llmbench.redact import shown
 from llmbench.report.views import audit as views_audit
 from llmbench.results import store
+from llmbench.run import client_audit
 from llmbench.run import sweep as run_sweep
 
 SESSIONS = 6
@@ -37,6 +38,13 @@ def command(
             "reference. In a run's folder, the records of an engine that fails become invalid.",
         ),
     ] = None,
+    client: Annotated[
+        bool,
+        typer.Option(
+            "--client",
+            help="Check instead how late the client of served endpoints is on this machine, against a fake server.",
+        ),
+    ] = False,
     format: Format = "terminal",
     output: Output = None,
 ) -> int:
@@ -48,10 +56,13 @@ def command(
         judge = verdicts.of_run if parity.is_dir() else verdicts.of_sweep
         judged = judge(parity, progress)
         destination.write(views_audit.parity(judged))
-        return (
-            ExitCode.DONE if all(one.verdict == "passed" for one in judged) else ExitCode.NEGATIVE
-        )
-    if sweep is None:
+        held = all(one.verdict in {"passed", "quantised"} for one in judged)
+        return ExitCode.DONE if held else ExitCode.NEGATIVE
+    if client:
+        if sweep is not None:
+            raise SpecError(f"audit: {sweep} and --client: audit one of them at a time.")
+        checked = list(client_audit.checked())
+    elif sweep is None:
         with tempfile.TemporaryDirectory(prefix="llmbench-audit-") as folder:
             checked = list(selftest.on_the_fake_engine(Path(folder)))
     else:

@@ -1,5 +1,6 @@
 """The `compare` command: runs against a baseline, or the parts of one run, with verdicts that know their noise."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -12,8 +13,9 @@ from llmbench.errors import ExitCode, SpecError, did_you_mean
 from llmbench.machine import calibration, info
 from llmbench.report.figures.cells import labels
 from llmbench.report.views import compare as views_compare
-from llmbench.results import metrics, store
-from llmbench.spec.sweep import HEADS
+from llmbench.results import metrics, store, table
+from llmbench.results.aggregate import Tally
+from llmbench.spec.sweep import HEADS, LOAD
 from llmbench.stats import effects
 
 BY_HEAD = {head: axis for axis, head in HEADS.items()}
@@ -36,6 +38,31 @@ EXIT_CODES = (
 )
 
 
+METRIC, MARGIN, FAIL_ON = "e2e_s", "2%", "slower"
+Metric = Annotated[
+    str,
+    typer.Option(
+        metavar="KEY",
+        autocompletion=completed(lambda: metrics.BY_KEY),
+        help="Metric to compare.",
+    ),
+]
+Margin = Annotated[str, typer.Option(help="Treat smaller differences as equal.")]
+FailOn = Annotated[
+    str,
+    typer.Option(
+        metavar="VERDICT,...",
+        help="Exit 1 if a cell has one of these verdicts: slower or more, faster or less, unclear, missing; "
+        "or `none`.",
+    ),
+]
+
+AllowMissing = Annotated[
+    bool,
+    typer.Option("--allow-missing", help="Judge the other cells where some have no number."),
+]
+
+
 def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
     runs: Annotated[
         list[Path],
@@ -44,30 +71,20 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
         ),
     ],
     metric: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="KEY",
             autocompletion=completed(lambda: metrics.BY_KEY),
-            help="Metric to compare.",
+            help=f"Metric to compare. [default: {METRIC}, or the first that all runs have]",
         ),
-    ] = "e2e_s",
+    ] = None,
     by: Annotated[
         str | None,
         typer.Option(metavar="FACTOR", help="Compare inside one run: backend, dtype, model, ..."),
     ] = None,
-    margin: Annotated[str, typer.Option(help="Treat smaller differences as equal.")] = "2%",
-    fail_on: Annotated[
-        str,
-        typer.Option(
-            metavar="VERDICT,...",
-            help="Exit 1 if a cell has one of these verdicts: slower or more, faster or less, unclear, missing; "
-            "or `none`.",
-        ),
-    ] = "slower",
-    allow_missing: Annotated[
-        bool,
-        typer.Option("--allow-missing", help="Judge the other cells where some have no number."),
-    ] = False,
+    margin: Margin = MARGIN,
+    fail_on: FailOn = FAIL_ON,
+    allow_missing: AllowMissing = False,
     cross_machine: Annotated[
         bool,
         typer.Option("--cross-machine", help="Allow runs of machines that are not alike."),
@@ -76,7 +93,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
     output: Output = None,
 ) -> int:
     """Say what is slower, faster or the same, cell by cell."""
-    (chosen,) = metrics.named([metric])
+    asked_for = metrics.named([metric]) if metric else []
     by = BY_HEAD.get(by or "", by)
     failing = verdicts(fail_on)
     destination = report.destination("compare", format, output)
@@ -84,12 +101,20 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
         runs = counted(runs, by)
         names = labels(runs) if format == "html" else map(str, runs)
         logs = [(name, store.read(run, tell=tell)) for name, run in zip(names, runs, strict=True)]
-        read = [sides.read(name, log, chosen) for name, log in logs]
+        tallies = [Tally(log) for _, log in logs]
+        chosen = (asked_for or [first_of_all([log for _, log in logs], tallies)])[0]
+        read = [
+            sides.side(name, log.plan, tally, chosen)
+            for (name, log), tally in zip(logs, tallies, strict=True)
+        ]
         kept = kept_of(read)
         asked = confounds.CompareOptions(
             chosen, share(margin), by, cross_machine=cross_machine, calibration=kept.calibration
         )
         made = compare.within(read[0], asked) if by else compare.runs(read, asked)
+        if not asked_for and chosen.key != METRIC:
+            notice = f"Compared by {chosen.key}, the first metric that all runs have; --metric chooses another."
+            made = made._replace(notices=(notice, *made.notices))
         if kept.notice:
             made = made._replace(notices=(*made.notices, kept.notice))
         destination.write(views_compare.document(made, logs))
@@ -99,6 +124,31 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
         tell(f"Undecided (exit code {ExitCode.INCOMPLETE}): {why}")
         return ExitCode.INCOMPLETE
     return ExitCode.DONE
+
+
+def first_of_all(logs: Sequence[store.Log], tallies: Sequence[Tally]) -> metrics.Metric:
+    """Return the usual metric, or the first that every run has if one lacks it: imports and served runs have others.
+
+    Raises:
+        SpecError: a run was imported, and no metric is in every run.
+
+    """
+    usual = metrics.BY_KEY[METRIC]
+    if all(log.plan and all(LOAD not in cell.options for cell in log.plan.cells) for log in logs):
+        return usual
+    held = [
+        {numbers.metric.key for numbers in table.tabulate(log, tally).numbers}
+        for log, tally in zip(logs, tallies, strict=True)
+    ]
+    shared = set.intersection(*held)
+    first = next((m for m in (usual, *metrics.METRICS) if m.key in shared), None)
+    if first or not any(log.imported for log in logs):
+        return first or usual
+    has = "; ".join(
+        f"{log.name} has {', '.join(sorted(keys)) or 'none'}"
+        for log, keys in zip(logs, held, strict=True)
+    )
+    raise SpecError(f"compare: no metric is in every run: {has}.")
 
 
 def verdicts(text: str) -> set[object]:

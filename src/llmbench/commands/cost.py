@@ -58,7 +58,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
             f"--utilisation: {utilisation:g} is not a share; give one above 0 and up to 1."
         )
     destination = report.destination("cost", format, output)
-    cells = results_cells.read(store.read(run, tell=tell), run.name)
+    cells = results_cells.read(store.read(run, tell=tell), run.name, sized=False)
     hours = [prices.hour(asked, cell) for cell in cells]
     costs = [
         cell_cost
@@ -67,7 +67,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
     ]
     if not costs:
         raise RunError(
-            f"{run}: no cell has a valid session with its batch, its lengths and the times that "
+            f"{run}: no cell has a valid session with the sizes and the times that "
             f"--charge {charge} divides by, so nothing has a cost."
         )
     breaks = list(_breaks(cells, hours, against))
@@ -83,6 +83,8 @@ def _breaks(
     cells: Sequence[results_cells.Measured], hours: Sequence[prices.Hour], against: str | None
 ) -> Iterator[tuple[results_cells.Measured, cost.BreakEven]]:
     for cell, hour in zip(cells, hours, strict=True):
+        if not cell.has("output_tok_s") or None in (cell.cell.input_len, cell.cell.output_len):
+            continue
         for row in prices.against(against, cell.cell.model):
             yield cell, cost.break_even(cell, hour.usd, row)
 

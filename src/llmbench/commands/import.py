@@ -76,6 +76,13 @@ def command(  # noqa: PLR0913, PLR0917 - one argument a flag
     output_len: Annotated[
         int | None, typer.Option(min=1, help=f"New tokens per sequence to record. {AS_WRITTEN}")
     ] = None,
+    as_sessions: Annotated[
+        bool,
+        typer.Option(
+            "--as-sessions",
+            help="Count tests of the same settings, build and machine as sessions of one cell.",
+        ),
+    ] = False,
     format: Format = "terminal",
 ) -> None:
     """Read other tools' result files into a run."""
@@ -88,7 +95,9 @@ def command(  # noqa: PLR0913, PLR0917 - one argument a flag
     called = command_line(["llmbench", *sys.argv[1:]])
     now = utc_now().replace("Z", "+00:00")  # as imports have written it since format 1
     chip = chips.named(machine) if machine is not None else ""
-    convert.write(followed(files), said, importer, output, called, now, chip)
+    convert.write(
+        followed(files), said, importer, output, called, now, chip, as_sessions=as_sessions
+    )
     log = store.read(output)
     assert log.imported is not None
     left = {

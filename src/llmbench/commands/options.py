@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -9,16 +10,16 @@ from typing import Annotated
 
 import typer
 
-from llmbench import backends, report
+from llmbench import COMPLETION, backends, report
+from llmbench.errors import SpecError
 from llmbench.redact import shown
+from llmbench.results import store
 from llmbench.spec import configs
 
 Format = Annotated[
     report.Format,
     typer.Option("--format", help="Output format; html writes a page to a file."),
 ]
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
-Runs = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs.")]
 UsdPerHour = Annotated[
     float | None, typer.Option(help="Price of an hour of the whole machine, in dollars.")
 ]
@@ -71,6 +72,37 @@ of_backends = completed(backends.known)
 def tell(text: str) -> None:
     """Say what goes on, or what a reader of the answer must know."""
     print(shown(text), file=sys.stderr)
+
+
+def newest_run() -> Path:
+    """Return the newest run under results/, and say which it is; raise SpecError if there is none."""
+    if COMPLETION in os.environ:
+        return store.RESULTS
+    if run := store.newest():
+        tell(f"{run}: the newest run under {store.RESULTS}/.")
+        return run
+    raise SpecError(f"RUN: there is no run under {store.RESULTS}/. Give the folder of one.")
+
+
+NEWEST = "[default: the newest under results/]"
+Run = Annotated[
+    Path,
+    typer.Argument(
+        metavar="[RUN]",
+        help=f"Folder of a run. {NEWEST}",
+        default_factory=newest_run,
+        show_default=False,
+    ),
+]
+Runs = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="[RUN]...",
+        help=f"Folders of runs. {NEWEST}",
+        default_factory=lambda: [newest_run()],
+        show_default=False,
+    ),
+]
 
 
 @contextlib.contextmanager

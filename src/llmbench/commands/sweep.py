@@ -20,13 +20,15 @@ from llmbench.commands.options import (
 from llmbench.commands.table import show_table
 from llmbench.cost.prices import PriceOptions
 from llmbench.errors import SpecError
+from llmbench.models import resolve
 from llmbench.redact import command_line
 from llmbench.report.views import dry_run as views_dry_run
+from llmbench.results import store
 from llmbench.run import forecast
 from llmbench.run import sweep as run_sweep
 from llmbench.spec import example as spec_example
 from llmbench.spec import overrides
-from llmbench.spec.sweep import Axes, Protocol
+from llmbench.spec.sweep import Axes, Protocol, Sweep
 
 EXIT_CODES = (
     "Exit codes: 0 if every planned session is valid, 1 if the numbers have to be measured again, because every "
@@ -47,7 +49,8 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
         typer.Argument(
             metavar="[SWEEP]",
             autocompletion=of_sweeps,
-            help="A sweep's file, or a name that 'llmbench sweeps' lists; without one, --model says what to run.",
+            help="A sweep's file, a name that 'llmbench sweeps' lists, or a model; without one, --model says what to "
+            "run.",
         ),
     ] = None,
     output: Annotated[
@@ -137,6 +140,21 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
         list[str] | None,
         typer.Option(help=f"New tokens per sequence. {otherwise(KEYS['output_len'])}"),
     ] = None,
+    server: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Measure the server that listens there: --backend server --option url=URL. Its key is read from "
+            "LLMBENCH_API_KEY.",
+        ),
+    ] = None,
+    load: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Load on a server: streams of a closed loop (8, 1-64*2) or requests a second (20/s, constant 20/s, "
+            f"gamma 20/s cv 2), or most; comma list. {otherwise(1)}"
+        ),
+    ] = None,
     device: Annotated[
         Literal["cpu", "cuda", "auto"] | None,
         typer.Option(help=f"Where to run. {otherwise(KEYS['device'])}"),
@@ -160,6 +178,15 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
             + otherwise(f"{KEYS['sessions']} to {KEYS['max_sessions']}")
         ),
     ] = None,
+    rounds: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="End when every cell has had this many sessions; the same command with -o goes on. "
+            "[default: as many as needed]",
+        ),
+    ] = None,
+    turns: Annotated[str, typer.Option(hidden=True)] = "",
     num_iters: Annotated[
         int | None,
         typer.Option(help=f"Fewest timed iterations per session. {otherwise(KEYS['iterations'])}"),
@@ -196,7 +223,8 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
         ),
     ] = False,
     allow_shared: Annotated[
-        bool, typer.Option("--allow-shared", help="Measure on a GPU that others are using.")
+        bool,
+        typer.Option("--allow-shared", help="Measure although others use the GPU or the CPUs."),
     ] = False,
     wait_for_quiet: Annotated[
         bool,
@@ -230,13 +258,17 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
         "input_len": input_len,
         "output_len": output_len,
     }
-    single = {"device": device, "load_format": load_format, "prompts": prompts}
+    single: dict[str, object] = {"device": device, "load_format": load_format, "prompts": prompts}
     wanted = overrides.overridden(
-        overrides.read(sweep, model),
+        wanted_by(sweep, model),
         axes,
-        {key: value for key, value in single.items() if value is not None},
+        {key: value for key, value in single.items() if value is not None}
+        | ({"load": overrides.split(load)} if load else {}),
     )
     engine = [*(option or ())]
+    if server is not None:
+        wanted = overrides.overridden(wanted, {"backend": ["server"]}, {})
+        engine.append(f"url={server}")
     if tensor_parallel_size is not None:
         engine.append(f"tensor_parallel_size={tensor_parallel_size}")
     declared = {name: backends.options(name) for name in backends.known()} if engine else {}
@@ -260,7 +292,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
     if dry_run:
         destination = report.destination("sweep", format, output if format == "html" else None)
         asked_price = PriceOptions(usd_per_hour, usd_per_gpu_hour, price)
-        made = forecast.forecast(wanted, machine, asked_price, run_sweep.RESULTS)
+        made = forecast.forecast(wanted, machine, asked_price, store.RESULTS)
         destination.write(views_dry_run.document(made))
         return 0
     _refuse_alone(
@@ -282,9 +314,20 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
         anonymous=anonymous,
         add=add,
         wait_for_quiet=wait_for_quiet,
+        rounds=rounds,
+        turns=turns,
     )
     command = command_line(["llmbench", *sys.argv[1:]])
     return run_sweep.sweep(wanted, asked, console, command, show_table)
+
+
+def wanted_by(sweep: Path | str | None, model: list[str] | None = None) -> Sweep:
+    """Return the sweep that a file, a name or a model means; raise SpecError for what is none of them."""
+    if sweep is None:
+        return overrides.read(None, model)
+    if not model and resolve.is_model(str(sweep)):
+        return overrides.read(None, [str(sweep)])
+    return overrides.read(Path(sweep), model)
 
 
 def _refuse_alone(given: dict[str, object]) -> None:

@@ -35,7 +35,7 @@ Words: TypeAlias = "dict[effects.Verdict, str]"
 
 BUSY = (
     "Cells are not called different if most of their sessions ran while other processes were busy; measure "
-    "them again on a quiet machine, or measure both sides in one sweep and use llmbench compare --by."
+    "them again on a quiet machine, or in turn with llmbench builds, or in one sweep and use llmbench compare --by."
 )
 ALONE = (
     "A cell with a single session on either side is never called different, because one session does not "
@@ -51,6 +51,7 @@ class Contrast(NamedTuple):
         cells: the baseline's cells.
         middles: the metric on each side, the geometric mean of its sessions.
         sessions: the number behind each middle.
+        paired: whether sessions of the same round are compared with each other.
         effects: ratios and verdicts.
         disturbed: whether a difference may come from other work on the machine.
         overall: the geometric mean of the ratios.
@@ -63,6 +64,7 @@ class Contrast(NamedTuple):
     cells: tuple[Point, ...]
     middles: tuple[Reals, Reals]
     sessions: tuple[Integers, Integers]
+    paired: bool
     effects: Effects
     disturbed: NDArray[np.bool_]
     overall: Overall
@@ -90,6 +92,7 @@ class _Draft(NamedTuple):
     sides: tuple[ComparedSessions, ComparedSessions]
     made: Differences
     whole: Overall
+    paired: bool
     disturbed: NDArray[np.bool_]
     notices: tuple[str, ...]
 
@@ -149,7 +152,9 @@ def _draft(baseline: Side, candidate: Side, asked: CompareOptions) -> _Draft:
     confounds.refuse(baseline, candidate, matched, asked)
     made, sides, whole = _unpaired(baseline, candidate, matched)
     notices = list(dict.fromkeys(confounds.notices(baseline, candidate, asked)))
-    if asked.factor is not None:
+    notices += confounds.quality(baseline, candidate, matched)
+    paired = asked.factor is not None or confounds.in_turn(baseline, candidate)
+    if paired:
         before = sum(len(side.values) for side in sides)
         matched, sides = in_both(baseline, candidate, matched)
         made, whole = _paired(sides, len(matched.baseline))
@@ -165,10 +170,10 @@ def _draft(baseline: Side, candidate: Side, asked: CompareOptions) -> _Draft:
             notices.append(asked.calibration.label())
     if made.single.any():
         notices.append(ALONE)
-    disturbed = _disturbed(sides, len(made.d)) & (asked.factor is None)
+    disturbed = _disturbed(sides, len(made.d)) & (not paired)
     if disturbed.any():
         notices.append(BUSY)
-    return _Draft(candidate, matched, sides, made, whole, disturbed, tuple(notices))
+    return _Draft(candidate, matched, sides, made, whole, paired, disturbed, tuple(notices))
 
 
 def _unpaired(
@@ -216,6 +221,7 @@ def _contrast(baseline: Side, draft: _Draft, judged: Effects, notices: Sequence[
         cells=tuple(baseline.cells[number] for number in draft.matched.baseline),
         middles=(np.exp(left.mean), np.exp(right.mean)),
         sessions=(left.n, right.n),
+        paired=draft.paired,
         effects=judged._replace(
             verdict=np.where(disturbed, effects.Verdict.UNCLEAR, judged.verdict)
         ),

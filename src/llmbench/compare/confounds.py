@@ -9,6 +9,7 @@ import numpy as np
 from llmbench.compare.match import ELSEWHERE
 from llmbench.errors import NotComparable
 from llmbench.machine import info
+from llmbench.spec.grid import NONE, QUANTIZATION
 from llmbench.spec.sweep import NOT_OURS
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from llmbench.machine.calibration import Calibration
     from llmbench.results.metrics import Metric
     from llmbench.results.record import Plan
+    from llmbench.spec.sweep import Point
 
 MARGIN = 0.02
 """Ratios this close to one are the same speed for any reader's purpose."""
@@ -51,6 +53,11 @@ MEMORY_WITHOUT_HOLDERS = ("weights_bytes", "kv_cache_theoretical_bytes")
 
 WEIGHTS = "cannot compare random with real weights, whose numbers differ for other reasons; no flag allows it."
 
+APART = (
+    "The runs were made at different times: a difference may come from the machine's state instead of the change. To "
+    "rule that out, measure both in turn with llmbench builds, or in one sweep and use llmbench compare --by."
+)
+IN_TURN = "The runs were measured in turn, round by round; sessions of the same round are paired."
 ALIKE = "The runs were measured on GPUs of the same model, but not on the same cards, and cards differ a little."
 
 MOST_CHANGES = 8
@@ -101,6 +108,31 @@ def _refuse_other_holding(where: str, baseline: Side, candidate: Side) -> None:
         )
 
 
+def quality(baseline: Side, candidate: Side, matched: Match) -> Iterator[str]:
+    """Yield a caveat for each pair of schemes of quantisation that differ between cells compared with each other."""
+    pairs = zip(matched.baseline.tolist(), matched.candidate.tolist(), strict=True)
+    cells = [(baseline.cells[a], candidate.cells[b]) for a, b in pairs]
+    schemes = {
+        tuple(str(cell.options.get(QUANTIZATION, NONE)) for cell in pair): pair for pair in cells
+    }
+    for (before, after), pair in schemes.items():
+        if before != after:
+            far = [
+                _how_far(side, cell) for side, cell in zip((baseline, candidate), pair, strict=True)
+            ]
+            yield (
+                f"Quality differs: quantization is {before}{far[0]} in the baseline and {after}{far[1]} in the "
+                "candidate. These are not the same model, and the faster one may answer worse; llmbench audit --parity "
+                "RUN measures how far they are apart."
+            )
+
+
+def _how_far(side: Side, cell: Point) -> str:
+    """Return how far a cell's model was found to be from the float32 reference; empty if nobody looked."""
+    nats = side.errors_nats.get(cell.id)
+    return "" if nats is None else f" ({nats:.2g} nats from float32)"
+
+
 def same(baseline: Side, candidate: Side) -> bool:
     """Return whether both sides are the same measurements."""
     if not baseline.plan or not candidate.plan or baseline.plan.run != candidate.plan.run:
@@ -141,6 +173,12 @@ def _mean_clock(side: Side) -> float:
     return float(known.mean()) if len(known) else np.nan
 
 
+def in_turn(baseline: Side, candidate: Side) -> bool:
+    """Return whether two runs were measured in turn, round by round, so that sessions of a round are neighbours."""
+    turns = [side.plan.turns if side.plan else "" for side in (baseline, candidate)]
+    return turns[0] == turns[1] != "" and not same(baseline, candidate)
+
+
 def _of_separate_runs(baseline: Side, candidate: Side) -> Iterator[str]:
     if baseline.plan and candidate.plan and baseline.plan.run == candidate.plan.run:
         if same(baseline, candidate):
@@ -148,10 +186,7 @@ def _of_separate_runs(baseline: Side, candidate: Side) -> Iterator[str]:
         else:
             yield "Both sides are the same run at different moments; sessions in both are compared with themselves."
         return
-    yield (
-        "The runs were made at different times: a difference may come from the machine's state instead of the "
-        "change. To rule that out, measure both in one sweep and use llmbench compare --by."
-    )
+    yield IN_TURN if in_turn(baseline, candidate) else APART
     if baseline.plan and candidate.plan:
         here, there = baseline.plan.machine, candidate.plan.machine
         if info.kind(here) == info.kind(there) and info.identity(here) != info.identity(there):

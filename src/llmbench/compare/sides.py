@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 AXES = tuple(name for name in Cell.__struct_fields__ if name != "id")
 """The axes that identify a cell; its id also covers how it was measured."""
 
-WITH = {"model": ("model_digest",), "backend": ("options",)}
-"""Fields that change together with a factor: a model's facts with the model, options with the engine."""
+WITH = {"model": ("model_digest",), "backend": ("options",), "load": ("batch_size",)}
+"""Fields that change together with a factor: a model's facts with the model, options with the engine, and the
+requests in flight with the load."""
 
 
 class Side(NamedTuple):
@@ -46,6 +47,7 @@ class Side(NamedTuple):
         warned: reason codes, and how many valid sessions have them.
         given: other tools' definitions of the metric, for imported numbers.
         failed: how sessions without a number ended, by cell id.
+        errors_nats: how far a cell's model is from a float32 reference, where `audit --parity` looked, by cell id.
 
     """
 
@@ -62,6 +64,7 @@ class Side(NamedTuple):
     warned: Mapping[str, int]
     given: frozenset[str]
     failed: Mapping[str, str]
+    errors_nats: Mapping[str, float]
 
 
 def read(name: str, log: Log, metric: Metric) -> Side:
@@ -93,6 +96,7 @@ def side(name: str, plan: Plan | None, tally: Tally, metric: Metric) -> Side:
         warned=warned,
         given=frozenset(tally.gatherer.definitions(metric.key)),
         failed=_failed(tally),
+        errors_nats=tally.errors_nats,
     )
 
 

@@ -29,11 +29,13 @@ class Charge(NamedTuple):
 
 
 def _to_output(measured: Measured) -> Mapping[str, Sequence[float]]:
-    return {"output": _inverse(measured, "output_tok_s")}
+    rate = "output_tok_s" if measured.has("output_tok_s") else "served_output_tok_s"
+    return {"output": _inverse(measured, rate)}
 
 
 def _to_all(measured: Measured) -> Mapping[str, Sequence[float]]:
-    return {"token": _inverse(measured, "total_tok_s")}
+    rate = "total_tok_s" if measured.has("total_tok_s") else "served_total_tok_s"
+    return {"token": _inverse(measured, rate)}
 
 
 def _split(measured: Measured) -> Mapping[str, Sequence[float]]:
@@ -42,6 +44,8 @@ def _split(measured: Measured) -> Mapping[str, Sequence[float]]:
     The prefill produces the first new token; the rest is spread over all n tokens. The two shares of a call add up
     to its time.
     """
+    if None in (measured.cell.batch_size, measured.cell.output_len):
+        return {}
     new = measured.cell.batch_size * measured.cell.output_len
     steps = measured.cell.output_len - 1
     return {

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from llmbench.errors import Unconvertible, did_you_mean
-from llmbench.importers import fields
+from llmbench.importers import fields, foreign_texts
 from llmbench.importers.fields import ToolFile
 
 if TYPE_CHECKING:
@@ -31,9 +31,12 @@ __all__ = ["Reading", "Said", "ToolFile", "known", "read"]
 
 TOOLS = (
     "aiperf",
+    "genai_perf",
     "guidellm",
     "llama_bench",
+    "llmperf",
     "optimum_benchmark",
+    "sglang_serve",
     "vllm_latency",
     "vllm_serve",
     "vllm_throughput",
@@ -49,7 +52,8 @@ class Reading:
     """One session of one cell, as read from a file.
 
     Attributes:
-        where: the coordinates in the file, by the names of a cell's fields, including `options`.
+        where: the coordinates in the file, by the names of a cell's fields, including `options`: every setting.
+        traits: what else the file says of build and machine; shown where rows would look alike without it.
         samples: timed iterations of the whole batch, if they match our definition.
         timed: the tool's definition of such an iteration, and its clock.
         given: other numbers, by their keys in METRICS.
@@ -59,11 +63,11 @@ class Reading:
         refused: numbers that were not imported, each with the reason.
         version: the tool's.
         ended: the end time in the file.
-        own_process: whether the file comes from the engine's own process; then each file is a session.
 
     """
 
     where: dict[str, Any]
+    traits: dict[str, Any] = field(default_factory=dict)
     samples: list[Sample] = field(default_factory=list)
     timed: str | None = None
     given: dict[str, Given] = field(default_factory=dict)
@@ -73,7 +77,6 @@ class Reading:
     refused: dict[str, str] = field(default_factory=dict)
     version: str | None = None
     ended: str | None = None
-    own_process: bool = True
 
 
 def known() -> list[str]:
@@ -92,15 +95,19 @@ def read(path: Path, said: Said, name: str | None = None) -> tuple[str, ToolFile
     importers = [_module(one) for one in ([name] if name else known())]
     fitting = [module for module in importers if module.recognises(document)]
     if len(fitting) != 1:
-        raise Unconvertible(f"{document.name}: {_unclear(fitting, importers)}")
+        raise Unconvertible(f"{document.name}: {_unclear(document, fitting, importers)}")
     return str(fitting[0].TOOL), document, fitting[0].read(document, said)
 
 
-def _unclear(fitting: Sequence[ModuleType], importers: Sequence[ModuleType]) -> str:
+def _unclear(
+    document: ToolFile, fitting: Sequence[ModuleType], importers: Sequence[ModuleType]
+) -> str:
     """Return the message for a file that matches no tool or several."""
     if fitting:
         names = ", ".join(module.__name__.rpartition(".")[2] for module in fitting)
         return f"several tools could have written this. Name one with --from: {names}."
+    if other := foreign_texts.other_tool(document.values):
+        return f"is {other}."
     tools = " or ".join(str(module.TOOL) for module in importers)
     return f"is not a result file of {tools}."
 

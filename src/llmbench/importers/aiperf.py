@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmbench.errors import Unconvertible
 from llmbench.importers import Reading, served
-from llmbench.importers.fields import Fields, agree, last_name
+from llmbench.importers.fields import NOT_OF_A_CELL, Fields, agree, last_name
 from llmbench.results.record import Finding
 
 if TYPE_CHECKING:
@@ -43,25 +43,30 @@ REFUSED = {
 
 
 def recognises(document: ToolFile) -> bool:
-    """Return whether this tool wrote the file."""
+    """Return whether this tool wrote the file; up to 0.10 it does not say its version."""
+    whole = _whole(document)
+    config = whole.get("input_config")
+    if not isinstance(config, dict) or "request_latency" not in whole:
+        return False
+    endpoint = config.get("endpoint")
+    return "aiperf_version" in whole or (isinstance(endpoint, dict) and "model_names" in endpoint)
+
+
+def _whole(document: ToolFile) -> dict[str, Any]:
+    """Return the file's only object, in which 0.1 has the metrics under `records`; empty for other files."""
     value = document.values[0]
-    return (
-        len(document.values) == 1
-        and isinstance(value, dict)
-        and {"aiperf_version", "request_latency", "input_config"} <= value.keys()
-    )
+    if len(document.values) != 1 or not isinstance(value, dict):
+        return {}
+    records = value.get("records")
+    return {**value, **records} if isinstance(records, dict) else value
 
 
 def read(document: ToolFile, said: Said) -> list[Reading]:
     """Return the run in the file as one reading."""
     del said
-    fields = Fields(document.values[0], document.name)
-    done = round(_figure(fields, "request_count", "requests", "avg"))
-    failed = (
-        round(_figure(fields, "error_request_count", "requests", "avg"))
-        if fields.has("error_request_count")
-        else 0
-    )
+    fields = Fields(_whole(document), document.name)
+    done = round(stated(fields, "request_count", "requests", "avg"))
+    failed = _failed(fields)
     if fields.has("was_cancelled") and fields.scalar("was_cancelled") is True:
         raise Unconvertible(
             f"{document.name}: was cancelled after {done:,} requests; import a complete run."
@@ -69,24 +74,36 @@ def read(document: ToolFile, said: Said) -> list[Reading]:
     given: dict[str, Given] = {}
     for key, theirs in MEDIANS.items():
         if fields.has(theirs):
-            median_s = _figure(fields, theirs, "ms", "p50") / 1e3
             tokens = TOKENS if key == "request_tpot_s" else ""
-            given |= served.of_run(key, median_s, CLOCK, tokens)
+            given |= served.of_run(key, median_s(fields, theirs), CLOCK, tokens)
     given |= _rates(fields)
     return [
         Reading(
             where=_where(fields),
+            traits=fields.inner("input_config").rest({"models"}, *NOT_OF_A_CELL, lists=True),
             given=given,
-            warnings=[*served.failed(failed, done + failed), *_recounted(fields)],
+            warnings=[*served.failed(failed, done + failed), *_empty(fields), *_recounted(fields)],
             refused=REFUSED,
-            version=fields.text("aiperf_version"),
+            version=fields.text("aiperf_version") if fields.has("aiperf_version") else None,
             ended=fields.text("end_time") if fields.has("end_time") else None,
-            own_process=False,
         )
     ]
 
 
-def _figure(fields: Fields, name: str, unit: str, which: str) -> float:
+def _failed(fields: Fields) -> int:
+    """Return how many requests failed, by their count or by the summary of errors."""
+    if fields.has("error_request_count"):
+        return round(stated(fields, "error_request_count", "requests", "avg"))
+    errors = fields.each("error_summary") if fields.has("error_summary") else []
+    return sum(error.count("count") for error in errors)
+
+
+def median_s(fields: Fields, name: str) -> float:
+    """Return the median of a metric in milliseconds, in seconds."""
+    return stated(fields, name, "ms", "p50") / 1e3
+
+
+def stated(fields: Fields, name: str, unit: str, which: str) -> float:
     """Return one figure of a metric after checking its unit, and its mean against its sum and count."""
     metric = fields.inner(name)
     if metric.text("unit") != unit:
@@ -108,22 +125,22 @@ def _figure(fields: Fields, name: str, unit: str, which: str) -> float:
 
 
 def _rates(fields: Fields) -> dict[str, Given]:
-    """Return token rates over the run from start to end, as the tool's own rates are.
-
-    `benchmark_duration`, from the first request to the last answer, is slightly shorter.
-    """
+    """Return token rates over the run, which the tool takes from start to end, or up to 0.11 from its first request."""
     given: dict[str, Given] = {}
     if not fields.has("output_token_throughput", "total_osl", "start_time", "end_time"):
         return given
-    duration_s = _duration_s(fields)
+    durations_s = [_duration_s(fields)]
+    if fields.has("benchmark_duration"):
+        durations_s.append(stated(fields, "benchmark_duration", "sec", "avg"))
     for key, theirs, counted in (
         ("served_output_tok_s", "output_token_throughput", ("total_osl",)),
         ("served_total_tok_s", "total_token_throughput", ("total_osl", "total_isl")),
     ):
         if fields.has(theirs, *counted):
-            rate = _figure(fields, theirs, "tokens/sec", "avg")
-            tokens = sum(_figure(fields, name, "tokens", "avg") for name in counted)
-            agree(rate, tokens / duration_s, theirs, fields.where)
+            rate = stated(fields, theirs, "tokens/sec", "avg")
+            tokens = sum(stated(fields, name, "tokens", "avg") for name in counted)
+            nearest_s = min(durations_s, key=lambda duration_s: abs(rate * duration_s - tokens))
+            agree(rate, tokens / nearest_s, theirs, fields.where)
             given |= served.of_run(key, rate, CLOCK, TOKENS)
     return given
 
@@ -145,27 +162,37 @@ def _where(fields: Fields) -> dict[str, Any]:
     return {
         "model": _model(config),
         "options": _load(config),
-        "input_len": _length(fields, "input_sequence_length"),
-        "output_len": _length(fields, "output_sequence_length"),
+        "input_len": length(fields, "input_sequence_length"),
+        "output_len": length(fields, "output_sequence_length"),
     }
 
 
 def _model(config: Fields) -> str | None:
     """Return the model's name if there is only one."""
     models = config.inner("models").each("items") if config.has("models") else []
-    return last_name(models[0].text("name")) if len(models) == 1 else None
+    names = [model.text("name") for model in models]
+    if config.has("endpoint") and config.inner("endpoint").has("model_names"):
+        names = config.inner("endpoint").texts("model_names")
+    return last_name(names[0]) if len(names) == 1 else None
 
 
 def _load(config: Fields) -> dict[str, Any]:
-    """Return the load on the server, if it was constant."""
+    """Return the load on the server, if it was constant; up to 0.10 it is under `loadgen`."""
     phases = config.each("phases") if config.has("phases") else []
-    measured = [one for one in phases if one.has("kind") and one.text("kind") == "profiling"]
+    measured = [one for one in phases if "profiling" in _names(one)]
+    if config.has("loadgen"):
+        measured.append(config.inner("loadgen"))
     if len(measured) != 1:
         return {}
     return {key: measured[0].scalar(key) for key in LOAD if measured[0].has(key)}
 
 
-def _length(fields: Fields, name: str) -> int | None:
+def _names(phase: Fields) -> list[str]:
+    """Return what a phase is called: its kind, or up to 0.11 its name."""
+    return [phase.text(key) for key in ("kind", "name") if phase.has(key)][:1]
+
+
+def length(fields: Fields, name: str) -> int | None:
     """Return the common length of all requests, if there is one."""
     if not fields.has(name):
         return None
@@ -174,11 +201,19 @@ def _length(fields: Fields, name: str) -> int | None:
     return metric.count("min") if same else None
 
 
+def _empty(fields: Fields) -> list[Finding]:
+    """Return a warning if the shortest answer has no token; the file does not say how many there are."""
+    name = "output_sequence_length"
+    if not fields.has(name) or fields.inner(name).raw("min") != 0:
+        return []
+    return [Finding("empty_answers", "at least one completed request gave no token")]
+
+
 def _recounted(fields: Fields) -> list[Finding]:
     """Return a warning if the client's token count of the text differs from the server's count."""
     if not fields.has("total_osl", "total_usage_completion_tokens"):
         return []
-    counted = round(_figure(fields, "total_osl", "tokens", "avg"))
-    made = round(_figure(fields, "total_usage_completion_tokens", "tokens", "avg"))
+    counted = round(stated(fields, "total_osl", "tokens", "avg"))
+    made = round(stated(fields, "total_usage_completion_tokens", "tokens", "avg"))
     detail = f"the client counted {counted:,} new tokens in the text, and the server made {made:,}"
     return [Finding("tokens_recounted", detail)] if counted != made else []

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 import math
+import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llmbench import files
 from llmbench.errors import Unconvertible
+from llmbench.importers import foreign_texts
 from llmbench.redact import redact, shown
 from llmbench.redact.names import is_secret
 from llmbench.redact.shapes import REDACTED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Container, Iterable, Sequence
     from pathlib import Path
 
 MOST_BYTES = 2**29
@@ -25,6 +28,22 @@ AGREE_WITHIN = 1e-3
 
 LONGEST_TEXT = 200
 """Names are cut at this length; no real model's name is longer, but a hostile one may be."""
+
+_JSON = re.compile(r'[{\[]\s*(?:["{}\[\]]|$)|.*":')
+"""How a line of JSON looks, damaged or not, and no log line does: lines are skipped only if nothing is lost."""
+
+MOST_SETTINGS = 256
+"""A file has no more settings of its own; a hostile one may."""
+
+DEEPEST = 32
+"""No tool's settings are nested deeper; a hostile file's may be."""
+LONGEST_LIST = 32
+"""A longer list is no setting."""
+
+NOT_OF_A_CELL = (
+    r".*(id|dir|directory|folder|path|paths|url|urls|target|file|name|date|time|tag|seed)",
+)
+"""Patterns of the keys of settings that say where a run is kept or when it was, and not what was measured."""
 
 LARGEST = 1e15
 """The upper limit of counts and durations: 10^15 ns are eleven days, 10^15 bytes are a petabyte."""
@@ -45,51 +64,60 @@ def read(path: Path) -> ToolFile:
         data = files.read(path, MOST_BYTES)
     except OSError as error:
         raise Unconvertible(f"{path}: {error.strerror or error}.") from error
+    return ToolFile(name, hashlib.sha256(data).hexdigest(), tuple(_values(_text(data, name), name)))
+
+
+def _text(data: bytes, name: str) -> str:
+    """Return a file's text; PowerShell redirects a command's output as UTF-16."""
+    encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8"
     try:
-        text = data.decode("utf-8-sig")
+        return data.decode(encoding).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
-        raise Unconvertible(f"{name}: is not text: byte {error.start:,} is not UTF-8.") from error
-    return ToolFile(name, hashlib.sha256(data).hexdigest(), tuple(_values(text, name)))
+        raise Unconvertible(
+            f"{name}: is not text: byte {error.start:,} is not {encoding.upper()}."
+        ) from error
 
 
 def _values(text: str, name: str) -> list[Any]:
+    """Return the JSON values of a text, one after the other; lines that a program logged around them are skipped."""
     if not text.strip():
         raise Unconvertible(f"{name}: is empty.")
-    lines = [line for line in text.split("\n") if line.strip()]
-    try:
-        return [_decoded(text)]
-    except ValueError as whole:
-        if len(lines) < 2 or not _is_json(lines[0]):
-            raise Unconvertible(f"{name}: is truncated or not JSON: {_why(whole)}.") from None
-    values = []
-    for number, line in enumerate(lines, 1):
+    values: list[Any] = []
+    at = _begin(text, 0)
+    while at < len(text):
         try:
-            values.append(_decoded(line))
-        except ValueError as error:
-            raise Unconvertible(
-                f"{name}: line {number} is truncated or not JSON: {_why(error)}."
-            ) from None
-    return values
+            value, at = _DECODER.raw_decode(text, at)
+        except (ValueError, RecursionError) as error:
+            if not values and not text.lstrip().startswith(("{", "[")):
+                raise Unconvertible(f"{name}: {foreign_texts.refusal(text)}") from None
+            why = "it is nested too deeply" if isinstance(error, RecursionError) else _why(error)
+            line = text.count("\n", 0, at) + 1
+            where = f"line {line:,} is" if line > 1 else "is"
+            raise Unconvertible(f"{name}: {where} truncated or not JSON: {why}.") from None
+        values.append(value)
+        at = _begin(text, at)
+    if values:
+        return values
+    try:
+        return [json.loads(text)]  # a number or a word, which looked like a log line
+    except ValueError:
+        raise Unconvertible(f"{name}: {foreign_texts.refusal(text)}") from None
+
+
+def _begin(text: str, at: int) -> int:
+    """Return where the next value begins: after blanks, and after whole lines that look like no JSON at all."""
+    while True:
+        at = _BLANK.match(text, at).end()  # type: ignore[union-attr]
+        ends = text.find("\n", at)
+        line = text[at:] if ends < 0 else text[at:ends]
+        starts_line = not text[text.rfind("\n", 0, at) + 1 : at].strip()
+        if not line or not starts_line or _JSON.match(line.rstrip()):
+            return at
+        at += len(line)
 
 
 def _why(error: ValueError) -> str:
     return shown(redact(str(error)))[:LONGEST_TEXT].rstrip(".")
-
-
-def _is_json(line: str) -> bool:
-    try:
-        _decoded(line)
-    except ValueError:
-        return False
-    return True
-
-
-def _decoded(text: str) -> Any:
-    """Return a JSON value; raise ValueError for invalid JSON, a repeated key, and too deep nesting."""
-    try:
-        return json.loads(text, object_pairs_hook=_object)
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
 
 
 def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
@@ -99,6 +127,10 @@ def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
         raise ValueError(f"the key {shown(redact(twice))[:LONGEST_TEXT]!r} occurs twice")
     return held
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object)
+_BLANK = re.compile(r"\s*")
 
 
 class Fields:
@@ -114,6 +146,10 @@ class Fields:
     def has(self, *keys: str) -> bool:
         """Return whether all of these keys are present and not null."""
         return all(self._held.get(key) is not None for key in keys)
+
+    def raw(self, key: str) -> Any:
+        """Return the value under a key, unread."""
+        return self._held.get(key)
 
     def inner(self, key: str) -> Fields:
         """Return the object under a key."""
@@ -139,11 +175,17 @@ class Fields:
 
     def not_negatives(self, key: str) -> list[float]:
         """Return a list, possibly empty, of finite numbers of at least zero."""
-        values = enumerate(self._list(key))
+        values = self._list(key)
+        if _are_numbers(values, at_least=0):
+            return list(map(float, values))
         return [
             0.0 if one == 0 and one is not False else _number(one, f"{self.where}.{key}[{n}]")
-            for n, one in values
+            for n, one in enumerate(values)
         ]
+
+    def texts(self, key: str) -> list[str]:
+        """Return a list of texts."""
+        return [Fields({key: one}, self.where).text(key) for one in self._list(key)]
 
     def lists(self, key: str) -> list[Any]:
         """Return the list under a key, its items unread."""
@@ -164,9 +206,42 @@ class Fields:
             return self.text(key)
         if isinstance(value, int | float) and abs(value) <= LARGEST:
             return value
+        if isinstance(value, float) and math.isinf(value):
+            return str(value)  # a rate without a limit
         raise Unconvertible(
             f"{self.where}.{key}: {_shown(value)} is not a string, number or boolean."
         )
+
+    def rest(
+        self, known: Container[str], *patterns: str, lists: bool = False
+    ) -> dict[str, str | int | float | bool]:
+        """Return all scalars except those under known keys and patterns of keys; inner ones as `key.inner`.
+
+        With `lists`, short lists of scalars are settings too.
+        """
+        skipped = re.compile("|".join(patterns) or "(?!)")
+        found: dict[str, str | int | float | bool] = {}
+        for key, value in self._held.items():
+            if value is None or value in ("", {}, []) or key in known or skipped.fullmatch(key):
+                continue
+            name = shown(redact(key))[:LONGEST_TEXT]
+            if isinstance(value, list):
+                if lists and len(value) <= LONGEST_LIST:
+                    found[name] = Fields({key: json.dumps(value)}, self.where).text(key)
+            elif is_secret(key, str(value)):
+                continue
+            elif isinstance(value, dict):
+                if self.where.count(".") > DEEPEST:
+                    raise Unconvertible(
+                        f"{self.where[:LONGEST_TEXT]}: its settings are nested too deeply."
+                    )
+                inner = self.inner(key).rest((), *patterns, lists=lists)
+                found |= {f"{name}.{k}": v for k, v in inner.items()}
+            else:
+                found[name] = self.scalar(key)
+        if len(found) > MOST_SETTINGS:
+            raise Unconvertible(f"{self.where}: has {len(found):,} settings that are not known.")
+        return found
 
     def text(self, key: str) -> str:
         """Return a text without secrets and of limited length."""
@@ -189,6 +264,16 @@ class Fields:
         if value is None:
             raise Unconvertible(f"{self.where}: has no {key!r}.")
         return value
+
+
+def _are_numbers(values: list[Any], at_least: float) -> bool:
+    """Return whether all are finite numbers in the limits; in C, because a file may hold millions."""
+    return (
+        set(map(type, values)) <= {float, int}
+        and min(values, default=at_least) >= at_least
+        and max(values, default=at_least) <= LARGEST
+        and math.isfinite(sum(values))
+    )
 
 
 def _number(value: Any, where: str) -> float:

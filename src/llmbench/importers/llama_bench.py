@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmbench.errors import Unconvertible
 from llmbench.importers import Reading
-from llmbench.importers.fields import Fields, agree, last_name, the_only
+from llmbench.importers.fields import Fields, agree, last_name
 from llmbench.results.record import Given
 
 if TYPE_CHECKING:
@@ -31,7 +31,55 @@ SETTINGS = (
     "n_gpu_layers",
     "flash_attn",
 )
-"""Settings that change the number, kept as options if the file has them."""
+"""Settings that are always shown, if the file has them."""
+
+SWITCHES = ("flash_attn",)
+"""Settings that older builds write as true and newer ones as 1."""
+
+DEFAULTS: dict[str, tuple[object, ...]] = {
+    "cpu_mask": ("0x0", "", "0"),
+    "cpu_strict": (False, 0),
+    "poll": (50,),
+    "n_cpu_moe": (0,),
+    "split_mode": ("layer",),
+    "main_gpu": (0,),
+    "no_kv_offload": (False, 0),
+    "devices": ("auto", ""),
+    "tensor_split": ("0.00", "0", ""),
+    "tensor_buft_overrides": ("none", ""),
+    "use_mmap": (True, 1),
+    "use_direct_io": (False, 0),
+    "embeddings": (False, 0),
+    "no_op_offload": (False, 0),
+    "no_host": (False, 0),
+    "load_mode": ("auto",),
+    "lazy_mode": ("auto",),
+    "repack": (True, 1),
+    "fit_target": (0,),
+    "fit_min_ctx": (0,),
+}
+"""What other settings are if nobody sets them; builds differ in which they write. Others are shown, known or not."""
+
+MACHINE = ("gpu_info", "cpu_info", "backends", "model_size", "model_n_params")
+"""What a test says of its machine, its build and its file."""
+
+RESULTS = {
+    "build_commit", "build_number", "model_filename", "test_time", "n_prompt", "n_gen", "n_depth", "avg_ns",
+    "stddev_ns", "avg_ts", "stddev_ts", "samples_ns", "samples_ts",
+}  # fmt: skip
+OF_OLD_BUILDS = (
+    "cuda",
+    "opencl",
+    "vulkan",
+    "kompute",
+    "metal",
+    "sycl",
+    "rpc",
+    "gpu_blas",
+    "blas",
+    "opencl",
+)
+"""Which parts builds of 2023 had, instead of `backends`."""
 
 KINDS = {
     (True, False): ("forward_prefill_tok_s", "prompt tokens / time of their forward passes"),
@@ -54,13 +102,21 @@ def read(document: ToolFile, said: Said) -> list[Reading]:
         Fields(test, f"{document.name}: test {number}")
         for number, test in enumerate(_tests(document), 1)
     ]
-    the_only((test.text("build_commit") for test in tests), "builds", document.name)
     return [_reading(test) for test in tests]
 
 
 def _tests(document: ToolFile) -> list[Any]:
-    first = document.values[0]
-    return first if len(document.values) == 1 and isinstance(first, list) else list(document.values)
+    """Return all tests, one per value or in lists, of which a file may have several after one another."""
+    held = [value if isinstance(value, list) else [value] for value in document.values]
+    return [test for tests in held for test in tests]
+
+
+def _settings(test: Fields) -> dict[str, Any]:
+    """Return the settings of a test, those that nobody set only if they are always shown."""
+    known = {name: test.scalar(name) for name in SETTINGS if test.has(name)}
+    known |= {name: bool(known[name]) for name in SWITCHES if known.get(name) in {0, 1}}
+    others = test.rest({*SETTINGS, *MACHINE, *RESULTS, *OF_OLD_BUILDS})
+    return known | {k: v for k, v in others.items() if v not in DEFAULTS.get(k, ())}
 
 
 def _reading(test: Fields) -> Reading:
@@ -72,7 +128,6 @@ def _reading(test: Fields) -> Reading:
     times_ns = _times(test)
     rates = [(prompt + steps) / ns * 1e9 for ns in times_ns]
     agree(test.positive("avg_ts"), fmean(rates), "avg_ts", test.where)
-    options: dict[str, Any] = {name: test.scalar(name) for name in SETTINGS if test.has(name)}
     return Reading(
         where={
             "model": last_name(test.text("model_filename")),
@@ -82,7 +137,11 @@ def _reading(test: Fields) -> Reading:
             "batch_size": 1,
             "input_len": prompt,
             "output_len": steps,
-            "options": {**options, "depth": depth},
+            "options": {**_settings(test), "depth": depth},
+        },
+        traits={
+            **{name: test.scalar(name) for name in MACHINE if _says(test, name)},
+            **{name: test.scalar(name) for name in OF_OLD_BUILDS if test.has(name)},
         },
         given={
             key: Given(
@@ -101,6 +160,10 @@ def _reading(test: Fields) -> Reading:
         version=test.text("build_commit"),
         ended=test.text("test_time") if test.has("test_time") else None,
     )
+
+
+def _says(test: Fields, name: str) -> bool:
+    return test.has(name) and test.raw(name) != ""
 
 
 def _times(test: Fields) -> list[float]:

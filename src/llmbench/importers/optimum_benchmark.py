@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmbench.errors import Unconvertible
 from llmbench.importers import Reading
-from llmbench.importers.fields import Fields, agree, last_name
+from llmbench.importers.fields import LONGEST_TEXT, NOT_OF_A_CELL, Fields, agree, last_name
 from llmbench.importers.vllm_latency import sample
 from llmbench.results.record import Finding, Given, Memory
 
@@ -20,7 +20,26 @@ if TYPE_CHECKING:
 
 TOOL = "optimum-benchmark"
 
-TARGETS = {"load_model", "generate", "prefill", "decode"}
+TARGETS = {"prefill", "decode"}
+"""What a report of text generation has; versions differ in the rest."""
+LOADS = ("load_model", "load")
+"""The names of loading; `load` until 0.5."""
+
+LENGTHS_ASKED = {
+    "max_new_tokens", "min_new_tokens", "num_beams", "num_return_sequences", "max_length", "min_length"
+}  # fmt: skip
+NOT_SETTINGS = {
+    "name", "version", "model", "processor", "tokenizer", "task", "library", "model_type", "device", "no_weights",
+    "torch_dtype", "_target_", "seed",
+}  # fmt: skip
+"""Keys of a backend that are coordinates of their own, or the same for every cell of it."""
+
+DEFAULTS: dict[str, tuple[object, ...]] = {
+    "eval_mode": (True,),
+    "torch_compile_target": ("forward",),
+    "device_ids": ("0",),
+}
+"""What other settings are if nobody sets them."""
 
 CLOCK = "host, perf_counter; with CUDA the device's events"
 MEGABYTE = 10**6
@@ -36,6 +55,8 @@ REFUSED = {
     "max_global_vram": "all that is used on the device, by others too, and what was there before",
 }
 
+NOT_TRAITS = {"input_shapes", "generate_kwargs", "new_tokens"}
+
 NOT_COUNTED = Finding(
     "tokens_not_counted",
     "the lengths are those asked for; the prompt is the same in every iteration",
@@ -48,7 +69,9 @@ def recognises(document: ToolFile) -> bool:
     if len(document.values) != 1 or not isinstance(value, dict):
         return False
     report = value.get("report", value)
-    return isinstance(report, dict) and report.keys() >= TARGETS
+    return isinstance(report, dict) and all(
+        isinstance(report.get(target), dict) and "latency" in report[target] for target in TARGETS
+    )
 
 
 def read(document: ToolFile, said: Said) -> list[Reading]:
@@ -59,17 +82,28 @@ def read(document: ToolFile, said: Said) -> list[Reading]:
     where = {} if alone else _where(fields.inner("config"))
     shape = {**where, **said}
     refused = dict(REFUSED)
-    generate = _latencies(report.inner("generate"))
+    for target in sorted(TARGETS):
+        if not report.inner(target).has("latency"):
+            raise Unconvertible(
+                f"{report.where}.{target}: has no latency, and energy alone cannot be imported."
+            )
+    generate = _latencies(report.inner("generate")) if report.has("generate") else []
+    if not generate:
+        refused["generate"] = (
+            "this version does not write it; the time of a whole call is not known"
+        )
+    load = next((name for name in LOADS if report.has(name)), None)
     given = _phases(report, shape, refused)
     _check_shape(report, shape)
     return [
         Reading(
             where=where,
             samples=[sample(seconds) for seconds in generate],
-            timed=f"one call of generate(); {CLOCK}",
+            timed=f"one call of generate(); {CLOCK}" if generate else None,
+            traits={} if alone else _traits(fields.inner("config")),
             given=given,
             memory=_memory(report),
-            load_s=median(_latencies(report.inner("load_model"))),
+            load_s=median(_latencies(report.inner(load))) if load else None,
             warnings=[NOT_COUNTED],
             refused=refused,
             version=None if alone else _version(fields.inner("config")),
@@ -86,7 +120,8 @@ def _check_shape(report: Fields, shape: dict[str, Any]) -> None:
 
 
 def _where(config: Fields) -> dict[str, Any]:
-    backend, scenario = config.inner("backend"), config.inner("scenario")
+    backend = config.inner("backend")
+    scenario = config.inner("scenario" if config.has("scenario") else "benchmark")
     if config.inner("launcher").text("name") == "torchrun":
         raise Unconvertible(
             f"{config.where}.launcher: torchrun mixes the iterations of several processes, which cannot be separated."
@@ -107,11 +142,37 @@ def _where(config: Fields) -> dict[str, Any]:
         if backend.has("no_weights") and backend.scalar("no_weights") is True
         else None,
         "prompts": "synthetic",
-        "options": {} if name != "pytorch" else {"loop": "generate"},
+        "options": {
+            **({"loop": "generate"} if name == "pytorch" else {}),
+            **_settings(backend),
+            **asked.rest(LENGTHS_ASKED, lists=True),
+        },
         "batch_size": shapes.count("batch_size"),
         "input_len": shapes.count("sequence_length"),
         "output_len": asked.count("max_new_tokens") if asked.has("max_new_tokens") else None,
     }
+
+
+def _settings(backend: Fields) -> dict[str, Any]:
+    """Return what was set of a backend: neither null, false nor empty."""
+    found = backend.rest(NOT_SETTINGS, lists=True)
+    return {k: v for k, v in found.items() if v is not False and v not in DEFAULTS.get(k, ())}
+
+
+def _traits(config: Fields) -> dict[str, Any]:
+    """Return what the file says of versions and machine."""
+    protocol = {
+        f"{part}.{key}": value
+        for part in ("scenario", "benchmark", "launcher")
+        if config.has(part)
+        for key, value in config.inner(part).rest(NOT_TRAITS, *NOT_OF_A_CELL, lists=True).items()
+    }
+    if not config.has("environment"):
+        return protocol
+    environment = config.inner("environment")
+    gpus = environment.raw("gpu")
+    named = {"gpu": ", ".join(map(str, gpus))[:LONGEST_TEXT]} if isinstance(gpus, list) else {}
+    return named | protocol | environment.rest({"optimum_benchmark_version"}, *NOT_OF_A_CELL)
 
 
 def _version(config: Fields) -> str | None:
@@ -132,8 +193,9 @@ def _phases(report: Fields, shape: dict[str, Any], refused: dict[str, str]) -> d
             return {}
         definition = "call to the one new token of calls made for it alone"
         return {"ttft_s": _given(prefill, definition)}
-    whole = sum(_latencies(report.inner("generate")))
-    agree(whole, sum(prefill) + sum(decode), "generate", report.where)
+    if report.has("generate"):
+        whole = sum(_latencies(report.inner("generate")))
+        agree(whole, sum(prefill) + sum(decode), "generate", report.where)
     given = {
         "first_logits_s": _given(
             prefill, "call to the scores of the first new token, before it is chosen"
@@ -176,9 +238,13 @@ def _latencies(target: Fields) -> list[float]:
     if latency.text("unit") != "s":
         raise Unconvertible(f"{latency.where}: its unit is not seconds.")
     values = latency.positives("values")
-    agree(latency.count("count"), len(values), "count", latency.where)
-    agree(latency.positive("mean"), fmean(values), "mean", latency.where)
-    agree(latency.positive("p50"), median(values), "p50", latency.where)
+    for name, worked_out in (
+        ("count", len(values)),
+        ("mean", fmean(values)),
+        ("p50", median(values)),
+    ):
+        if latency.has(name):  # versions differ
+            agree(latency.positive(name), worked_out, name, latency.where)
     return values
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from llmbench.importers.fields import Fields
 from llmbench.results.record import Finding, Given
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+
+    from llmbench.importers import ToolFile
 
 DEFINITIONS = {
     "request_ttft_s": "request sent to first piece of text, median over requests",
@@ -41,6 +45,59 @@ def of_requests(
 def of_run(key: str, value: float, clock: str, tokens: str = "") -> dict[str, Given]:
     """Return a number that the tool itself computed over the run, under its key."""
     return {key: Given(value=value, definition=DEFINITIONS[key], clock=clock, tokens=tokens)}
+
+
+def runs(document: ToolFile) -> list[Any]:
+    """Return the runs of a file: its values, and the items of those that are lists."""
+    held = [value if isinstance(value, list) else [value] for value in document.values]
+    return [run for values in held for run in values]
+
+
+def each_run(document: ToolFile) -> list[Fields]:
+    """Return the runs of a file as fields; of several, each by its number."""
+    held = runs(document)
+    names = [f": run {number}" for number in range(1, len(held) + 1)] if len(held) > 1 else [""]
+    return [Fields(run, document.name + name) for run, name in zip(held, names, strict=True)]
+
+
+def stated(fields: Fields, key: str, refused: dict[str, str]) -> float | None:
+    """Return a median in seconds from a key in milliseconds; None, with the reason, if it is absent, NaN or 0."""
+    value = fields.raw(key)
+    if isinstance(value, float) and math.isnan(value):
+        refused[key] = "is NaN: there was nothing to take a median of"
+        return None
+    if value is None or value == 0:
+        return None
+    return fields.positive(key) / 1e3
+
+
+def medians(
+    fields: Fields, names: Mapping[str, str], clock: str, tokens: str, refused: dict[str, str]
+) -> dict[str, Given]:
+    """Return the medians in a file under our keys; tools write 0 for one that is missing."""
+    given: dict[str, Given] = {}
+    for key, theirs in names.items():
+        value = stated(fields, theirs, refused)
+        if value is not None:
+            given |= of_run(key, value, clock, tokens)
+        elif fields.raw(theirs) == 0:
+            refused[theirs] = "is 0, which the tool writes for a missing value"
+    return given
+
+
+def zero(fields: Fields, names: Mapping[str, str], completed: int) -> list[Finding]:
+    """Return a warning if the median time to the first token is 0 although tokens came after it."""
+    first, after = fields.raw(names["request_ttft_s"]), fields.raw(names["request_tpot_s"])
+    if first != 0 or not isinstance(after, int | float) or not after > 0:
+        return []
+    detail = f"the median TTFT is 0: most of the {completed:,} completed requests gave no token"
+    return [Finding("empty_answers", detail)]
+
+
+def empty(count: int, of: int) -> list[Finding]:
+    """Return a warning if completed requests gave no token."""
+    detail = f"{count:,} of {of:,} completed requests gave no token"
+    return [Finding("empty_answers", detail)] if count else []
 
 
 def failed(count: int, of: int) -> list[Finding]:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 TOOL = "vllm bench latency"
 
+KEYS = {"avg_latency", "latencies", "percentiles"}
+
 NOT_COUNTED = Finding(
     "tokens_not_counted",
     "the lengths are those asked for; sampled at temperature 1, detokenised unless that was switched off",
@@ -23,11 +25,7 @@ NOT_COUNTED = Finding(
 def recognises(document: ToolFile) -> bool:
     """Return whether this tool wrote the file."""
     value = document.values[0]
-    return (
-        len(document.values) == 1
-        and isinstance(value, dict)
-        and {"avg_latency", "latencies", "percentiles"} <= value.keys()
-    )
+    return len(document.values) == 1 and isinstance(value, dict) and value.keys() >= KEYS
 
 
 def read(document: ToolFile, said: Said) -> list[Reading]:
@@ -40,7 +38,7 @@ def read(document: ToolFile, said: Said) -> list[Reading]:
     agree(percentiles.positive("50"), median(latencies), "percentiles.50", fields.where)
     return [
         Reading(
-            where={"backend": "vllm", "prompts": "synthetic"},
+            where={"backend": "vllm", "prompts": "synthetic", "options": fields.rest(KEYS)},
             samples=[sample(seconds) for seconds in latencies],
             timed="the call that generates the batch, detokenising included; host, perf_counter",
             warnings=[NOT_COUNTED],

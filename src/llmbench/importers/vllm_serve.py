@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import datetime
-from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llmbench.errors import Unconvertible
@@ -21,6 +20,32 @@ KEYS = {"model_id", "num_prompts", "request_rate", "duration", "completed", "tot
 CLOCK = "the client, perf_counter, from the request sent"
 TOKENS = "the server's usage, or the text tokenised again by the client where the server says none"
 
+LOAD = ("max_concurrency", "request_rate")
+"""Settings that are always shown, if the file has them."""
+
+DEFAULTS: dict[str, tuple[object, ...]] = {
+    "best_of": (1,),
+    "use_beam_search": (False,),
+    "burstiness": (1, 1.0),
+}
+"""What other settings are if nobody sets them. Whatever else stands at the top was added by `bench sweep` or
+--metadata, and is shown."""
+
+TRAITS = ("backend", "endpoint_type", "tokenizer_id", "num_prompts")
+"""What the file says of its client and its data."""
+
+RESULTS = {
+    "date", "model_id", "duration", "completed", "failed", "total_input_tokens", "total_output_tokens",
+    "request_goodput", "request_goodput:", "max_output_tokens_per_s", "max_concurrent_requests", "rtfx",
+    "total_input", "total_output",
+}  # fmt: skip
+NUMBERS = (
+    r"(mean|median|std|min|max|p\d+(\.\d+)?)_\w+_ms",
+    r"(request|input|output|total_token|total)_throughput",
+    r"(spec_decode|diffusion)_\w+",
+)
+"""Patterns of the keys of results."""
+
 REFUSED = {
     "mean_*_ms": "means; the medians are taken",
     "p*_*_ms": "percentiles of few requests are guesses; the requests are taken where the file has them",
@@ -31,42 +56,67 @@ REFUSED = {
 
 def recognises(document: ToolFile) -> bool:
     """Return whether this tool wrote the file."""
-    value = document.values[0]
-    return len(document.values) == 1 and isinstance(value, dict) and value.keys() >= KEYS
+    runs = served.runs(document)
+    return bool(runs) and all(isinstance(run, dict) and run.keys() >= KEYS for run in runs)
 
 
 def read(document: ToolFile, said: Said) -> list[Reading]:
-    """Return its run; its times include the queue and the network and therefore get names of their own."""
+    """Return its runs: one, one per line (`--append-result`), or a list (the summary of `bench sweep`)."""
     del said
-    fields = Fields(document.values[0], document.name)
+    return [_reading(fields) for fields in served.each_run(document)]
+
+
+def _reading(fields: Fields) -> Reading:
+    """Return a run; its times include the queue and the network and therefore get names of their own."""
     completed, asked = fields.count("completed"), fields.count("num_prompts")
     if not 0 < completed <= asked:
-        raise Unconvertible(f"{document.name}: {completed:,} of {asked:,} requests were completed.")
+        raise Unconvertible(f"{fields.where}: {completed:,} of {asked:,} requests were completed.")
     if not fields.has("total_output_tokens", "output_throughput"):
         raise Unconvertible(
-            f"{document.name}: counts no new tokens; benchmarks of embeddings cannot be imported."
+            f"{fields.where}: counts no new tokens; benchmarks of embeddings cannot be imported."
         )
     detailed = fields.has("ttfts", "itls", "output_lens", "input_lens")
     requests = _requests(fields) if detailed else []
+    refused = dict(REFUSED)
+    failed = fields.count("failed") if fields.has("failed") else asked - completed
     given = {
         **_rates(fields),
-        **(_given_by_each(fields, requests) if detailed else _given_in_sum(fields)),
+        **(
+            _given_by_each(fields, requests, refused)
+            if detailed
+            else served.medians(fields, MEDIANS, CLOCK, TOKENS, refused)
+        ),
     }
-    return [
-        Reading(
-            where=_where(fields, requests),
-            given=given,
-            warnings=served.failed(asked - completed, asked),
-            refused=REFUSED,
-            ended=_date(fields),
-            own_process=False,
-        )
-    ]
+    empty = sum(not request.output_len for request in requests)
+    return Reading(
+        where=_where(fields, requests),
+        traits={name: fields.scalar(name) for name in TRAITS if fields.has(name)},
+        given=given,
+        warnings=[
+            *served.failed(failed, failed + completed),
+            *(
+                served.empty(empty, completed)
+                if detailed
+                else served.zero(fields, MEDIANS, completed)
+            ),
+        ],
+        refused=refused,
+        ended=_date(fields),
+    )
+
+
+MEDIANS = {
+    "request_ttft_s": "median_ttft_ms",
+    "request_tpot_s": "median_tpot_ms",
+    "request_itl_s": "median_itl_ms",
+    "request_e2e_s": "median_e2el_ms",
+}
 
 
 def _where(fields: Fields, requests: list[Request]) -> dict[str, Any]:
-    options = {
-        key: fields.scalar(key) for key in ("max_concurrency", "request_rate") if fields.has(key)
+    others = fields.rest({*LOAD, *TRAITS, *RESULTS}, *NUMBERS)
+    options = {key: fields.scalar(key) for key in LOAD if fields.has(key)} | {
+        key: value for key, value in others.items() if value not in DEFAULTS.get(key, ())
     }
     return {
         "model": last_name(fields.text("model_id")),
@@ -79,9 +129,11 @@ def _where(fields: Fields, requests: list[Request]) -> dict[str, Any]:
 def _rates(fields: Fields) -> dict[str, Given]:
     duration_s = fields.positive("duration")
     prompt, new = fields.count("total_input_tokens"), fields.count("total_output_tokens")
-    rate, total = fields.positive("output_throughput"), fields.positive("total_token_throughput")
+    rate, total = fields.positive("output_throughput"), (prompt + new) / duration_s
     agree(rate, new / duration_s, "output_throughput", fields.where)
-    agree(total, (prompt + new) / duration_s, "total_token_throughput", fields.where)
+    if fields.has("total_token_throughput"):  # not in files of 2024
+        stated, total = total, fields.positive("total_token_throughput")
+        agree(total, stated, "total_token_throughput", fields.where)
     return {
         **served.of_run("served_output_tok_s", rate, CLOCK, TOKENS),
         **served.of_run("served_total_tok_s", total, CLOCK, f"prompts by the client; {TOKENS}"),
@@ -107,14 +159,19 @@ def _requests(fields: Fields) -> list[Request]:
         )
     requests: list[Request] = []
     for number, (*row, error) in enumerate(zip(*columns, errors, strict=True)):
-        if error or not row[1]:
+        if error:
             continue
         one = Fields(
             dict(zip(("in", "out", "ttft", "gaps"), row, strict=True)),
             f"{fields.where}: request {number}",
         )
-        gaps = one.not_negatives("gaps")
-        requests.append(Request(one.count("in"), one.count("out"), one.positive("ttft"), gaps))
+        new = one.count("out")
+        ttft_s = one.positive("ttft") if new else 0.0
+        requests.append(Request(one.count("in"), new, ttft_s, one.not_negatives("gaps")))
+    if len(requests) > fields.count(
+        "completed"
+    ):  # those that failed have no error in some versions
+        requests = [request for request in requests if request.output_len]
     if len(requests) != fields.count("completed"):
         raise Unconvertible(
             f"{fields.where}: says that {fields.count('completed'):,} requests were completed, "
@@ -129,50 +186,36 @@ def _requests(fields: Fields) -> list[Request]:
     return requests
 
 
-def _given_by_each(fields: Fields, requests: list[Request]) -> dict[str, Given]:
-    """Return medians over the requests after checking them against those in the file."""
-    columns: dict[str, tuple[str, list[float], str]] = {
-        "request_ttft_s": ("median_ttft_ms", [request.ttft_s for request in requests], ""),
+def _given_by_each(
+    fields: Fields, requests: list[Request], refused: dict[str, str]
+) -> dict[str, Given]:
+    """Return medians over the requests that gave a token, after checking them against those in the file."""
+    answered = [request for request in requests if request.output_len]
+    columns: dict[str, tuple[list[float], str]] = {
+        "request_ttft_s": ([request.ttft_s for request in answered], ""),
         "request_tpot_s": (
-            "median_tpot_ms",
             [
                 sum(request.gaps_s) / (request.output_len - 1)
-                for request in requests
+                for request in answered
                 if request.output_len > 1 and request.gaps_s
             ],
             TOKENS,
         ),
-        "request_itl_s": (
-            "median_itl_ms",
-            [gap for request in requests for gap in request.gaps_s],
-            "",
-        ),
-        "request_e2e_s": (
-            "median_e2el_ms",
-            [request.ttft_s + sum(request.gaps_s) for request in requests],
-            "",
-        ),
+        "request_itl_s": ([gap for request in answered for gap in request.gaps_s], ""),
+        "request_e2e_s": ([request.ttft_s + sum(request.gaps_s) for request in answered], ""),
     }
     given: dict[str, Given] = {}
-    for key, (theirs, samples, tokens) in columns.items():
-        given.update(served.of_requests(key, samples, CLOCK, tokens))
-        if samples and fields.has(theirs):
-            agree(fields.positive(theirs) / 1e3, median(samples), theirs, fields.where)
-    return given
-
-
-def _given_in_sum(fields: Fields) -> dict[str, Given]:
-    """Return the medians in the file; it writes 0 for missing ones."""
-    names = {
-        "request_ttft_s": "median_ttft_ms",
-        "request_tpot_s": "median_tpot_ms",
-        "request_itl_s": "median_itl_ms",
-        "request_e2e_s": "median_e2el_ms",
-    }
-    given: dict[str, Given] = {}
-    for key, theirs in names.items():
-        if fields.has(theirs) and fields.scalar(theirs) != 0:
-            given.update(served.of_run(key, fields.positive(theirs) / 1e3, CLOCK, TOKENS))
+    for key, (samples, tokens) in columns.items():
+        theirs = MEDIANS[key]
+        stated = served.stated(fields, theirs, refused) if samples else None
+        taken = served.of_requests(key, samples, CLOCK, tokens)
+        if stated is not None and len(answered) == len(requests):
+            agree(stated, taken[key].value, theirs, fields.where)
+        elif stated is not None:
+            refused[theirs] = (
+                "counts requests without a token; the median is over those that gave one"
+            )
+        given |= taken
     return given
 
 

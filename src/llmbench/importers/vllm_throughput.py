@@ -59,7 +59,7 @@ def read(document: ToolFile, said: Said) -> list[Reading]:
     _check_lengths(document.name, requests, tokens, said)
     return [
         Reading(
-            where={"batch_size": requests},
+            where={"batch_size": requests, "options": fields.rest(KEYS)},
             samples=[sample(elapsed_s)],
             timed="the one call that generates all requests, detokenising included; host, perf_counter",
             given={

@@ -27,7 +27,7 @@ def least_work(cell: Cell, model: Model, engine: Mapping[str, Any]) -> dict[str,
     If an engine holds fewer weight bytes than the model has, because they are quantised, a step reads as much less.
     The embedding table is left out of that share: it is seldom quantised, and not read.
     """
-    counts = resolve.counts_of(model)
+    counts = resolve.dense_counts_of(model)
     if counts is None:
         return {}
     held = engine.get("weights_bytes")
@@ -76,8 +76,11 @@ def _of_cpu(cell: Cell, engine: Mapping[str, Any], probes: Sequence[Probe]) -> C
     threads = engine.get("threads")
     if probe is None or not isinstance(threads, int) or threads > (probe.threads or 0):
         return Ceilings()
-    rates = (probe.read_bytes_s.get(cell.dtype), probe.flops_s.get(cell.dtype))
-    return Ceilings(*rates, slack=MEASURED_SLACK)
+    quantised = is_quantised(
+        cell, engine
+    )  # whole numbers may multiply faster than any probed dtype
+    flops = None if quantised else probe.flops_s.get(cell.dtype)
+    return Ceilings(probe.read_bytes_s.get(cell.dtype), flops, slack=MEASURED_SLACK)
 
 
 def _common(sizes: Iterable[int | None]) -> int | None:

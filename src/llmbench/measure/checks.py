@@ -254,9 +254,10 @@ def _graphs(_cell: Cell, outcome: Outcome, _: Ceilings) -> Iterator[Finding]:
         )
 
 
-def _quantised(_cell: Cell, outcome: Outcome, _: Ceilings) -> Iterator[Finding]:
-    """The weights are not those of the dtype that the cell names."""
-    if scheme := outcome.engine.get("quantization"):
+def _quantised(cell: Cell, outcome: Outcome, _: Ceilings) -> Iterator[Finding]:
+    """The weights are not those of the dtype that the cell names, and its options do not say so."""
+    scheme = outcome.engine.get("quantization")
+    if scheme and scheme != cell.options.get("quantization"):
         held = outcome.engine.get("param_dtypes")
         yield Finding("quantised", f"weights are {scheme}, held as {held}")
 

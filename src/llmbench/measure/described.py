@@ -54,7 +54,8 @@ def one(name: str) -> dict[str, Any]:
         "active_parameters": counts and counts.active_parameters,
         "dtype": model.dtype,
         "quantisation": scheme,
-        "bytes_of_weights": folder and checkpoint.weight_bytes(folder),
+        "bytes_of_weights": folder
+        and checkpoint.stored_bytes(sorted(folder.glob("*.safetensors"))),
         f"kv_bytes_per_token_{catalogue.KV_DTYPE}": counts
         and formulas.kv_bytes_per_token(counts, catalogue.KV_DTYPE),
         **derived,
@@ -66,7 +67,7 @@ def one(name: str) -> dict[str, Any]:
 
 def _known(model: Model) -> tuple[Counts | None, str, ModelAnswer | None]:
     """Return the counts of a model as if it were not quantised, where they come from, and its answer if asked."""
-    config = {key: value for key, value in model.config.items() if key != "quantization_config"}
+    config = checkpoint.dense(model.config)
     plain = msgspec.structs.replace(model, config=config)
     if counts := resolve.counts_of(plain):
         return counts, ROW, None

@@ -15,6 +15,18 @@ if TYPE_CHECKING:
 ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
 """Bytes of one number."""
 
+QUANTISED = {
+    "bnb-nf4": (1 / 2 + 4 / 64, 0, 0, 64),
+    "bnb-int8": (1, 0, 4, 0),
+    "torchao-int8": (1, 0, 5, 0),
+    "torchao-int4": (1 / 2, 2 / 32, 0, 0),
+    "ct-int8": (1, 0, 4, 0),
+    "ct-int4": (1 / 2, 1 / 32, 0, 0),
+}
+"""Bytes of a weight with float32 scales; scales a weight in the dtype; bytes a row and a matrix: of linear layers."""
+WEIGHT_ONLY = frozenset({"bnb-nf4", "torchao-int8", "torchao-int4", "ct-int4"})
+"""The schemes whose products are computed in the cell's dtype."""
+
 
 def weight_bytes(counts: Counts, dtype: str) -> int:
     """Return the bytes of all parameters; a family may keep some in float32."""
@@ -34,6 +46,23 @@ def step_weight_bytes(counts: Counts, dtype: str) -> int:
 def table_bytes(counts: Counts, dtype: str) -> int:
     """Return the bytes of the embedding tables that a decode step does not read as a whole."""
     return counts.table_numbers * ITEMSIZE[dtype]
+
+
+def saved_bytes(counts: Counts, dtype: str, scheme: str, stored: int | None = None) -> int | None:
+    """Return by how much quantised weights are smaller; None for a scheme, or a kind of layer, that is not known.
+
+    `stored` are the bytes of a checkpoint that is quantised in its files; it counts before any formula.
+    """
+    if stored is not None:
+        return weight_bytes(counts, dtype) - stored
+    if scheme not in QUANTISED or counts.experts > 1 or counts.encoder_layers:
+        return None
+    weights = sum(each.count * each.inner * each.columns for each in counts.products)
+    rows = sum(each.count * each.columns for each in counts.products)
+    matrices = counts.layers * (7 if counts.gated else 6)
+    code, scales, of_row, of_matrix = QUANTISED[scheme]
+    of_weight = code + scales * ITEMSIZE[dtype]
+    return int(weights * (ITEMSIZE[dtype] - of_weight) - of_row * rows - of_matrix * matrices)
 
 
 def kv_bytes_per_token(counts: Counts, dtype: str) -> int:

@@ -26,6 +26,8 @@ from llmbench.spec.digest import digest_of
 AT = "@"
 """The separator between a catalogue entry's name and the size of its scaled copy."""
 
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+
 LISTED_BY = "llmbench models"
 
 OWN_MODELS = "LLMBENCH_MODELS"
@@ -68,6 +70,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
         digest: changes when any of the above or the weight files change.
         dtype: of the checkpoint: `float32`, `bfloat16` or `float16`; None = unknown, or another one.
         counts: of a model whose family has no row, as it said itself; None = its family has one, or it was not asked.
+        stored_bytes: of all tensors of a folder whose weights are quantised, by its safetensors headers.
 
     """
 
@@ -81,6 +84,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     digest: str
     dtype: str | None = None
     counts: Counts | None = None
+    stored_bytes: int | None = None
 
 
 class Transformers(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -160,15 +164,31 @@ def resolve(name: str) -> Model:
             "is a file; give the folder of a checkpoint" if there else "the folder does not exist"
         )
         raise SpecError(f"model: {name!r}: {what}.")
-    if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
+    if HUB_ID.fullmatch(name):
         return _model(name, "hub", name, None, {}, dtype=checkpoint.of_hub(name))
     meant = did_you_mean(name, [f"{one}{scaled}{size}" for one in known], LISTED_BY)
     raise SpecError(f"model: {name!r} is not a catalogue entry, folder or hub id.{meant}")
 
 
+def is_model(name: str) -> bool:
+    """Return whether a word that may also be a sweep's file is a model: a catalogue entry, a folder, or a hub id."""
+    folder = os.path.expanduser(name)  # noqa: PTH111 - as in `resolve`
+    if os.path.lexists(folder):
+        return os.path.isdir(folder)  # noqa: PTH112 - likewise
+    if name.partition(AT)[0] in _files():
+        return True
+    return bool(HUB_ID.fullmatch(name)) and Path(name).suffix not in {".yaml", ".yml"}
+
+
 def counts_of(model: Model) -> Counts | None:
     """Return what is counted on a model: from the row of its family, or as it said itself; None if neither is known."""
     return by_row.counts_of(model.model_type, model.config) or model.counts
+
+
+def dense_counts_of(model: Model) -> Counts | None:
+    """Return the counts of a model as if its weights were not quantised; None if they are not known."""
+    plain = msgspec.structs.replace(model, config=checkpoint.dense(model.config))
+    return counts_of(plain)
 
 
 def positions_of(model: Model) -> int | None:
@@ -253,7 +273,10 @@ def _from_folder(name: str, folder: Path) -> Model:
             raise SpecError(f"model: {name}/{path.name}: {why}; weights must be regular files.")
     weights = [[path.name, path.stat().st_size] for path in shards]
     dtype = checkpoint.of_folder(config, shards)
-    return _model(name, "folder", str(folder.resolve()), model_type, config, weights, dtype)
+    model = _model(name, "folder", str(folder.resolve()), model_type, config, weights, dtype)
+    if checkpoint.quantisation(config) is None:
+        return model
+    return msgspec.structs.replace(model, stored_bytes=checkpoint.stored_bytes(shards))
 
 
 def _no_checkpoint(folder: Path) -> str:

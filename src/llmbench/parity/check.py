@@ -19,10 +19,14 @@ import numpy as np
 
 from llmbench import interpreter
 from llmbench.machine import nvidia
+from llmbench.measure.prompts import SYNTHETIC
+from llmbench.models import checkpoint
 from llmbench.parity.child import Reply, Task
-from llmbench.parity.distance import Distance, distance, faults, wrong_tokens
+from llmbench.parity.distance import LEAST_ERROR, Distance, distance, faults, wrong_tokens
 from llmbench.redact import redact
 from llmbench.results.record import Job, Parity
+from llmbench.run import plan
+from llmbench.spec.grid import QUANTIZATION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,6 +39,7 @@ PROMPTS, INPUT_LEN, OUTPUT_LEN = 4, 40, 24
 FIRST_ID = 4
 """The lowest id in prompts; lower ids are often special."""
 PATIENCE_S = 1800.0
+UNQUANTISED = "there is no unquantised model to compare it with"
 TRUE, DISTURBED = "true", "disturbed"
 """The folders of the two checkpoints."""
 
@@ -68,8 +73,18 @@ def _by_checkpoint(
     shared: dict[tuple[str, ...], list[Subject]] = {}
     for cells in groups.values():
         first = cells[0]
-        job = Job(cells=[_small(first)], model=models[first.model], protocol=protocol, session=0)
-        key = (first.model, first.model_digest, first.device, first.dtype, first.load_format)
+        words = None if first.prompts == SYNTHETIC else plan.text(first.prompts)
+        job = Job(
+            cells=[_small(first)],
+            model=models[first.model],
+            protocol=protocol,
+            session=0,
+            prompts_text=words,
+        )
+        key = (
+            *(first.model, first.model_digest, first.device, first.dtype, first.load_format),
+            first.prompts,
+        )
         shared.setdefault(key, []).append(Subject(job, tuple(cells)))
     return list(shared.values())
 
@@ -85,10 +100,15 @@ class _Checkpoint:
 
     def __init__(self, first: Subject, folder: Path, tell: Callable[[str], None]) -> None:
         self.job, self.folder, self.tell = first.job, folder, tell
-        self.prompts = _prompts(first.job)
+        self.prompts: list[list[int]] = []
 
     def verdicts(self, subjects: Sequence[Subject]) -> list[Parity]:
         """Return the verdict for each engine that reads these weights."""
+        why = f"its files are quantised, and {UNQUANTISED}" if self._stored_quantised() else ""
+        drawn = Reply(unable=why) if why else self._drawn()
+        if drawn.unable:
+            return [_line(subject, "untested", drawn.unable) for subject in subjects]
+        self.prompts = drawn.tokens
         noise, control = self._noise_and_control()
         heard = [self._words(subject) for subject in subjects]
         able = [words for words in (noise, control, *heard) if not words.unable]
@@ -98,6 +118,15 @@ class _Checkpoint:
             _verdict(subject, distance, *distances[:2])
             for subject, distance in zip(subjects, distances[2:], strict=True)
         ]
+
+    def _stored_quantised(self) -> bool:
+        return checkpoint.quantisation(self.job.model.config) is not None
+
+    def _drawn(self) -> Reply:
+        """Return the prompts: of the sweep's text, or drawn at random."""
+        if self.job.prompts_text is None:
+            return Reply(tokens=_prompts(self.job))
+        return self._ask([Task(kind="cut", job=self.job, input_len=INPUT_LEN)])[0]
 
     def _noise_and_control(self) -> tuple[Reply, Reply]:
         """Save both checkpoints, and run transformers in the cell's dtype on each, for noise and control."""
@@ -169,8 +198,19 @@ def _verdict(
         return _line(
             subject, "untested", "a disturbed matrix was not detected; the check proves nothing"
         )
+    scheme = subject.cells[0].options.get(QUANTIZATION)
+    if scheme and math.isfinite(distance.error) and distance.error < control.error:
+        return _line(subject, "quantised", _how_far(str(scheme), distance, noise), distance, noise)
     wrong = faults(distance, noise)
     return _line(subject, "failed" if wrong else "passed", "; ".join(wrong), distance, noise)
+
+
+def _how_far(scheme: str, distance: Distance, noise: Distance) -> str:
+    """Return what a scheme changes: log-probabilities, and tokens beyond a near tie."""
+    return (
+        f"{scheme} is off by {distance.error:.2g} nats, {distance.error / max(noise.error, LEAST_ERROR):.2g} times the "
+        f"unquantised model's {noise.error:.2g}; {wrong_tokens(distance, noise)} of {distance.positions} tokens differ"
+    )
 
 
 def ask(tasks: Sequence[Task], answers: Path) -> list[Reply]:

@@ -22,9 +22,9 @@ from llmbench.results.record import Job  # noqa: TC001 - msgspec reads the annot
 
 
 class Task(msgspec.Struct, frozen=True, kw_only=True):
-    """A task: `save` a checkpoint in a folder, let an engine `speak` (generate), or have its tokens `scored`."""
+    """A task: `cut` prompts from a text, `save` a checkpoint, let an engine `speak`, or have its tokens `scored`."""
 
-    kind: Literal["save", "speak", "score"]
+    kind: Literal["cut", "save", "speak", "score"]
     job: Job
     folder: str = ""
     disturbed: bool = False
@@ -58,6 +58,12 @@ def _answered(task: Task) -> Reply:
         return Reply(unable=str(error))
 
 
+def _cut(task: Task) -> Reply:
+    cell = task.job.cells[0]
+    prompts = backends.reference().cut(task.job, cell.batch_size, task.input_len)
+    return Reply(tokens=prompts)
+
+
 def _save(task: Task) -> Reply:
     backends.reference().save(task.job, task.folder, disturbed=task.disturbed)
     return Reply()
@@ -81,7 +87,7 @@ def _score(task: Task) -> Reply:
     return Reply(own=own, largest=largest)
 
 
-ACTS = {"save": _save, "speak": _speak, "score": _score}
+ACTS = {"cut": _cut, "save": _save, "speak": _speak, "score": _score}
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from llmbench.predict import oom as predict_oom
 from llmbench.predict.oom import Met
 from llmbench.results.aggregate import understood
 from llmbench.results.sessions import RecordedSession
-from llmbench.spec.sweep import Cell
+from llmbench.spec.sweep import LOAD, Cell
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -71,7 +71,8 @@ def fits(log: Log) -> list[Fit]:
     predictions = log.plan.predictions if log.plan else {}
     engines: defaultdict[tuple[str, ...], list[Cell]] = defaultdict(list)
     for cell in cells:
-        engines[cell.group()].append(cell)
+        if LOAD not in cell.options:  # a server queues what has no room
+            engines[cell.group()].append(cell)
     return [
         fit
         for group in engines.values()

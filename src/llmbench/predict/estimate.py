@@ -16,6 +16,7 @@ from llmbench.predict import memory as predict_memory
 from llmbench.predict import nearest, roofline
 from llmbench.predict.roofline import ON_CHIP_BYTES
 from llmbench.results.prediction import Prediction
+from llmbench.spec.grid import QUANTIZATION
 from llmbench.spec.sweep import gpus_of, groups
 
 if TYPE_CHECKING:
@@ -42,9 +43,9 @@ PREDICTED = "transformers"
 COMPUTING = (PREDICTED, "vllm")
 """The engines that compute a model, whose work can be compared with a ceiling; the fake one does not."""
 ONE_DEVICE = (
-    ("device_map", "none"), ("tensor_parallel_size", 1), ("pipeline_parallel_size", 1), ("quantization", ""),
+    ("device_map", "none"), ("tensor_parallel_size", 1), ("pipeline_parallel_size", 1),
 )  # fmt: skip
-"""Options, with the defaults under which one device computes with weights of the cell's own dtype."""
+"""Options, with the defaults under which one device holds all weights."""
 
 
 class PredictedMachine(NamedTuple):
@@ -104,25 +105,28 @@ def predictions(
 
     The load time is divided among the cells of a group, which share one worker.
     """
-    known = {name: resolve.counts_of(model) for name, model in models.items()}
+    known = {name: resolve.dense_counts_of(model) for name, model in models.items()}
     paces: dict[tuple[str, str], Pace] = {}
     predicted: dict[str, Prediction] = {}
     for group in groups(cells, protocol.isolation):
         for cell in group:
             key = (cell.device, cell.dtype)
             counts, model = known[cell.model], models[cell.model]
+            saved = _saved(cell, model, counts)
             if counts is None or cell.backend not in COMPUTING:
                 predicted[cell.id] = Prediction(basis=_nothing_known(cell, model))
                 continue
             pace = paces.get(key) or paces.setdefault(key, _pace(*key, place))
-            if otherwise := _otherwise(cell):
+            otherwise = _otherwise(cell) or (_nothing_known(cell, model) if saved is None else "")
+            if otherwise:
                 pace = Pace(None, False, None, None, None, otherwise)
-            least = _least(cell, counts, pace, whole=not otherwise)
-            if cell.backend != PREDICTED:
+            least = _least(cell, counts, pace, None if otherwise else saved)
+            if cell.backend != PREDICTED or saved is None:
                 predicted[cell.id] = least
                 continue
             have = place.have_bytes.get(cell.device) if not otherwise else None
             held = predict_memory.footprint(counts, str(model.model_type), cell)
+            held = held._replace(weights_bytes=held.weights_bytes - saved)
             predicted[cell.id] = filled = _filled(least, held, have)
             if times := _times(cell, counts, str(model.model_type), pace, place):
                 predicted[cell.id] = _timed(filled, times, cell, protocol, len(group))
@@ -143,7 +147,7 @@ def at_least(
         if first.backend == PREDICTED or first.backend not in COMPUTING or counts is None:
             continue
         pace, count = _pace(first.device, first.dtype, place), gpus_of(first.options, 1)
-        if first.options.get("quantization") or not pace.flops_s or not pace.bytes_s:
+        if first.options.get(QUANTIZATION) or not pace.flops_s or not pace.bytes_s:
             continue
         weights = Prediction(weights_bytes=formulas.weight_bytes(counts, first.dtype) // count)
         basis = (
@@ -165,7 +169,39 @@ def _nothing_known(cell: Cell, model: Model) -> str:
         return f"no predictions for the backend {cell.backend}"
     if scheme := checkpoint.quantisation(model.config):
         return f"its weights are quantised ({scheme}, by quantization_config)"
+    if asked := cell.options.get(QUANTIZATION):
+        return f"the bytes of weights that {asked} leaves are not known"
     return f"the shape of {model.model_type or 'a model that only the hub knows'} is not known"
+
+
+def _scheme(cell: Cell, model: Model) -> str | None:
+    """Return how a cell's weights are quantised; None if they are not."""
+    asked = cell.options.get(QUANTIZATION)
+    return checkpoint.quantisation(model.config) or (str(asked) if asked else None)
+
+
+def _saved(cell: Cell, model: Model, counts: Counts | None) -> int | None:
+    """Return by how many bytes quantisation makes a cell's weights smaller; None if nobody knows."""
+    scheme = _scheme(cell, model)
+    if scheme is None or counts is None:
+        return 0
+    real = cell.load_format == "safetensors"
+    if checkpoint.quantisation(model.config) and not (real and model.stored_bytes):
+        return None
+    return formulas.saved_bytes(counts, cell.dtype, scheme, model.stored_bytes)
+
+
+def _quantised(pace: Pace, scheme: str) -> Pace:
+    """Return a pace for quantised weights: no times, and no ceiling of operations that the dtype does not have."""
+    flops_s = pace.flops_s if scheme in formulas.WEIGHT_ONLY else None
+    return Pace(
+        None,
+        False,
+        flops_s,
+        pace.bytes_s,
+        pace.source,
+        f"no times: quantization={scheme} has its own kernels",
+    )
 
 
 def _otherwise(cell: Cell) -> str:
@@ -176,15 +212,19 @@ def _otherwise(cell: Cell) -> str:
     return ""
 
 
-def _least(cell: Cell, counts: Counts, pace: Pace, *, whole: bool) -> Prediction:
+def _least(cell: Cell, counts: Counts, pace: Pace, saved: int | None) -> Prediction:
     """Return the work of a cell and the least time for it, in any engine.
 
-    Weight bytes are known only if all weights are on the device in the cell's own dtype.
+    Weight bytes are known only if all weights are on the device; `saved` are those that quantisation takes away.
     """
     work = roofline.work(counts, cell)
+    work = work._replace(
+        step_weight_bytes=work.step_weight_bytes - (saved or 0),
+        decode_bytes=work.decode_bytes - (cell.output_len - 1) * (saved or 0),
+    )
     least_prefill_s, least_decode_s = _least_s(work, pace.flops_s, pace.bytes_s)
     return Prediction(
-        weights_bytes=formulas.weight_bytes(counts, cell.dtype) if whole else None,
+        weights_bytes=None if saved is None else formulas.weight_bytes(counts, cell.dtype) - saved,
         prefill_flops=work.prefill_flops,
         decode_flops=work.decode_flops,
         decode_bytes=work.decode_bytes,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from llmbench.models import formulas
 from llmbench.numbers import binary, plural
 from llmbench.predict.memory import CUDA_CONTEXT_BYTES
+from llmbench.spec.grid import NONE, QUANTIZATION
 from llmbench.spec.sweep import PARALLEL
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def room(
 
     """
     options = {**defaults, **cell.options}
-    if options["quantization"]:
+    if options[QUANTIZATION] != NONE:
         return None
     tensor, pipeline = (int(options[name]) for name in PARALLEL)
     parts = tensor * pipeline

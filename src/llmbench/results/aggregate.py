@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 Integers: TypeAlias = NDArray[np.int64]
 
+COUNTED = frozenset({"requests_failed", "empty_answers"})
+"""Warnings whose number decides what the others are worth: 1 of 500 is no 499 of 500."""
 DISTURBING = frozenset({"busy_machine", "cpu_steal", "shared_device"})
 """Warnings that tell of other work on the machine while a number was taken."""
 UNSETTLED = frozenset({"warmup_not_converged", "warmup_too_short", "hot", "trend", "two_modes"})
@@ -94,6 +96,7 @@ class Tally:
         warnings: reason codes of each cell, and how many of its valid sessions have them.
         details: for each reason code, the figures behind the first warning of that kind.
         failures: the sessions that ended without a number, alike ones together.
+        counted: of each cell, how many requests failed or were empty, in words.
         verdicts: sessions that are `valid`, `warned` (valid with warnings), `invalid`, `failed`.
         environments: digests of the environments that valid sessions ran in.
 
@@ -110,6 +113,7 @@ class Tally:
         self._read(log, log.as_written(RecordedSession))
         if log.refuted:  # known only now; hardly any run has such cells
             self._read(log, log.records(RecordedSession))
+        self.errors_nats = log.errors_nats
         planned: dict[str, Point] = {cell.id: cell for cell in (log.plan.cells if log.plan else ())}
         others = {name: cell for name, cell in self._written.items() if name not in planned}
         self.cells = [*planned.values(), *others.values()]
@@ -125,6 +129,7 @@ class Tally:
         self._valid: list[tuple[str, int, int, float, RecordedFacts, bool]] = []
         self.protocols: set[int] = set()
         self.warnings: dict[str, Counter[str]] = {}
+        self.counted: dict[str, list[str]] = {}
         self.details: dict[str, str] = {}
         self.failures: dict[tuple[object, ...], Failure] = {}
         self.verdicts = dict.fromkeys(("valid", "warned", "invalid", "failed"), 0)
@@ -182,6 +187,8 @@ class Tally:
         self.warnings.setdefault(record.id, Counter()).update(codes)
         for finding in record.warnings:
             self.details.setdefault(finding.code, finding.detail)
+            if finding.code in COUNTED:
+                self.counted.setdefault(record.id, []).append(finding.detail)
         return not DISTURBING.isdisjoint(codes)
 
     def _take_failed(self, record: RecordedSession) -> None:

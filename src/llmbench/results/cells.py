@@ -114,8 +114,8 @@ class Measured:
         return self.figure(key).value
 
 
-def read(log: Log, run: str) -> list[Measured]:
-    """Return the cells of a run that have a number and known sizes, in the order of its plan."""
+def read(log: Log, run: str, *, sized: bool = True) -> list[Measured]:
+    """Return the cells of a run that have a number, in the order of its plan; without `sized`, of unknown sizes too."""
     tally = Tally(log)
     plan = log.plan
     owners = tally.numbers_of_owners()
@@ -147,7 +147,8 @@ def read(log: Log, run: str) -> list[Measured]:
             ceilings=work.sources[owner],
         )
         for owner, point in enumerate(tally.cells)
-        if owner in owners and None not in (point.batch_size, point.input_len, point.output_len)
+        if owner in owners
+        and not (sized and None in (point.batch_size, point.input_len, point.output_len))
     ]
 
 

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from llmbench.errors import LlmbenchError
+from llmbench.errors import LlmbenchError, RunError
 from llmbench.results.iterations import iterated
 from llmbench.redact import spelled
 from llmbench.stats.intervals import percentile
+from llmbench.results import table
 from llmbench.results.aggregate import Tally
 
 if TYPE_CHECKING:
@@ -29,12 +30,27 @@ TIMES = {"ttft": "ttft_s", "tpot": "decode_s", "e2el": "e2e_s"}
 """vLLM's names and our columns, with one row per iteration; tpot is decode over n - 1. Its itl_ms covers all gaps
 of all calls, which a row does not have."""
 
+SERVED = {
+    "request_ttft_s": ("median_ttft_ms", 1e3),
+    "request_tpot_s": ("median_tpot_ms", 1e3),
+    "request_itl_s": ("median_itl_ms", 1e3),
+    "request_e2e_s": ("median_e2el_ms", 1e3),
+    "served_output_tok_s": ("output_throughput", 1.0),
+    "served_total_tok_s": ("total_token_throughput", 1.0),
+}
+"""vLLM's keys and factors for our metrics of a server, which have its definitions."""
+
 SHARES = (0.9, 0.95, 0.99)
 """The percentiles, exported only with ten calls beyond them; a call of a batch is one sample."""
 
 
 def vllm(log: Log) -> str:
-    """Return a JSON list with one object per cell that has a valid session."""
+    """Return a JSON list with one object per cell that has a valid session.
+
+    Raises:
+        RunError: the run has valid sessions, and no cell has a number for which vLLM has a key.
+
+    """
     tally = Tally(log)
     rows = iterated(log, tally)
     owners = tally.numbers_of_owners()[rows.owners]
@@ -50,7 +66,46 @@ def vllm(log: Log) -> str:
         if len(apart["e2el"][place])
         and None not in (cell.batch_size, cell.input_len, cell.output_len)
     ]
+    facts += _served(log, tally)
+    if not facts and len(tally.numbers_of_owners()):
+        raise RunError(
+            f"export: no cell of {log.name} has a number that vLLM's benchmarks have a key for; "
+            "--format parquet writes every number."
+        )
     return spelled(msgspec.json.format(msgspec.json.encode(facts), indent=1).decode()) + "\n"
+
+
+def _served(log: Log, tally: Tally) -> list[dict[str, Any]]:
+    """Return the cells that were measured through a server, in another tool's import."""
+    if not log.imported:
+        return []
+    columns = [
+        (*SERVED[one.metric.key], one.middle)
+        for one in table.tabulate(log, tally).numbers
+        if one.metric.key in SERVED
+    ]
+    return [
+        {
+            "model_id": cell.model,
+            "backend": cell.backend,
+            "in_process": False,
+            **{key: value for key, value in cell.options.items() if key in LOAD},
+            **numbers,
+            "llmbench_cell": cell.id,
+        }
+        for place, cell in enumerate(tally.cells)
+        if (
+            numbers := {
+                key: float(middle[place]) * factor
+                for key, factor, middle in columns
+                if np.isfinite(middle[place])
+            }
+        )
+    ]
+
+
+LOAD = ("max_concurrency", "request_rate")
+"""Options of a server's load, which vLLM writes under the same names."""
 
 
 def parquet(columns: Iterable[tuple[str, Sequence[object]]]) -> bytes:

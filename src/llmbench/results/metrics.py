@@ -29,6 +29,8 @@ class Unit(NamedTuple):
 MS, S, RATE, MIB = Unit("ms", 1e3), Unit("s", 1.0), Unit("tok/s", 1.0), Unit("MiB", 2.0**-20)
 PERCENT = Unit("% of ceiling", 100.0)
 """For shares, which files store without conversion: 0.5 is 50 %."""
+REQUESTS = Unit("req/s", 1.0)
+SHARE = Unit("%", 100.0)
 JOULES = Unit("J/tok", 1.0)
 TEXT = Unit("B/s", 1.0)
 """UTF-8 bytes, which are comparable between tokenizers."""
@@ -72,6 +74,8 @@ BOTH = f"e2e by {HOST}; ttft by {ENGINE}"
 GIVEN, ASKED = "prompt ids given, no padding", "ids returned, checked against the requested length"
 TIMES = "token times given by the engine"
 CLIENT = "a client of the server, including its own overhead; the record says which"
+KERNEL = "arrival as the kernel stamped it; from the time at which a request was due"
+COUNTS = "the server's count of each answer, checked against the requested length"
 SAID = "as the tool counted them; the record says how"
 COUNTED, ALLOCATOR = "counted over the tensors", "the engine's allocator"
 ASKED_FOR = "the requested lengths; nothing was counted"
@@ -171,6 +175,39 @@ OURS: tuple[Metric, ...] = (
            "", SYSTEM, lambda s: s.host_peak_rss_generate_bytes),
 )
 
+SERVED: tuple[Metric, ...] = (
+    Metric("served_ttft_s", "served TTFT", MS, "lower", "mean",
+           "due to the first token's arrival, median over the requests due in the window; with queue and network",
+           COUNTS, KERNEL, not_ours),
+    Metric("served_ttft_p90_s", "served TTFT p90", MS, "lower", "mean",
+           "as served TTFT, 90th percentile; absent for fewer than 100 requests", COUNTS, KERNEL, not_ours),
+    Metric("served_ttft_p99_s", "served TTFT p99", MS, "lower", "mean",
+           "as served TTFT, 99th percentile; absent for fewer than 1,000 requests", COUNTS, KERNEL, not_ours),
+    Metric("served_tpot_s", "served TPOT", MS, "lower", "mean",
+           "(last token - first token) / (n - 1) of each request with n > 1, median over requests",
+           COUNTS, KERNEL, not_ours),
+    Metric("served_gap_s", "served gap", MS, "lower", "mean",
+           "the median of all gaps between successive tokens; absent if an event held several",
+           COUNTS, KERNEL, not_ours),
+    Metric("served_e2e_s", "served E2E", MS, "lower", "mean",
+           "due to the last token's arrival, median over the requests due in the window",
+           COUNTS, KERNEL, not_ours),
+    Metric("served_e2e_p99_s", "served E2E p99", MS, "lower", "mean",
+           "as served E2E, 99th percentile; absent for fewer than 1,000 requests", COUNTS, KERNEL, not_ours),
+    Metric("steady_output_tok_s", "steady output", RATE, "higher", "mean",
+           "new tokens that arrived in the window / its length; without ramp and drain", COUNTS, KERNEL, not_ours),
+    Metric("achieved_rps", "achieved", REQUESTS, "higher", "mean",
+           "requests that ended in the window / its length", "", KERNEL, not_ours),
+    Metric("slo_share", "met SLO", SHARE, "higher", "mean",
+           "share of the requests due in the window that met every limit; a failed one meets none",
+           COUNTS, KERNEL, not_ours),
+    Metric("goodput_rps", "goodput", REQUESTS, "higher", "mean",
+           "requests due in the window that met every limit / its length", COUNTS, KERNEL, not_ours),
+    Metric("capacity_rps", "capacity", REQUESTS, "higher", "mean",
+           "the highest rate found at which surely as many requests as wanted met every limit (load: most)",
+           COUNTS, KERNEL, not_ours),
+)
+
 THEIRS: tuple[Metric, ...] = (
     Metric("request_ttft_s", "request TTFT", MS, "lower", "mean",
            "request sent to first piece of text at a client, median over requests; includes the queue and the network",
@@ -226,7 +263,13 @@ def or_given(metric: Metric) -> Metric:
     return metric._replace(value=values, spread=spreads, within=within)
 
 
-METRICS = tuple(or_given(metric) for metric in (*OURS, *THEIRS))
+METRICS = tuple(or_given(metric) for metric in (*OURS, *SERVED, *THEIRS))
+
+def whole_s(sessions: Sessions) -> Column:
+    """Return the time of a whole call, or of a whole request where an endpoint was served."""
+    batch, served = (BY_KEY[key].value(sessions) for key in ("e2e_s", "served_e2e_s"))
+    return np.where(np.isnan(batch), served, batch)
+
 
 BY_KEY = {metric.key: metric for metric in METRICS}
 BY_LABEL = {metric.label.lower(): metric for metric in METRICS}

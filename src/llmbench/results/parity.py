@@ -24,9 +24,19 @@ def failed(verdicts: Iterable[record.Parity]) -> dict[str, str]:
         for cell in verdict.cells:
             if verdict.verdict == "failed":
                 failed[cell] = verdict.why
-            elif verdict.verdict == "passed":
+            elif verdict.verdict != "untested":
                 failed.pop(cell, None)
     return failed
+
+
+def errors_nats(verdicts: Iterable[record.Parity]) -> dict[str, float]:
+    """Return how far each cell's model is from the reference, in nats, by id; the last verdict with a figure counts."""
+    return {
+        cell: verdict.error_nats
+        for verdict in verdicts
+        if verdict.error_nats is not None
+        for cell in verdict.cells
+    }
 
 
 def with_verdict(value: T, failed: Mapping[str, str]) -> T:

@@ -108,6 +108,40 @@ class Given(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     samples: list[float] = []
 
 
+class Served(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One session of a served endpoint under load, raw but for its requests, which have a file of their own.
+
+    Attributes:
+        warmup_s: from the first request to the window's start.
+        steady: whether the ramp ended because the rate had settled.
+        window_s: how long the window was open.
+        due: requests due in the window; `done` of them were answered in full, `failed` counts the others by kind.
+        figures: what the window says besides its metrics: rates, requests in flight, Little's law, growth.
+        overloaded: whether more came in than went out; latencies are withheld then.
+        client: its cores, how busy it was, how late its clock and its sends were, reads that held several tokens.
+        server: kind, version, whether it was started for this session, and its own counts over the session.
+        tokens: how new tokens were counted: by `ids` in a proof before, and by `usage` always.
+        requests: the file's name, digest and size, and how many requests it holds.
+        tried: of a search for the highest rate, each rate in turn: requests a second, how many met every limit, of how
+            many, and whether the server carried it. The window above is the last.
+
+    """
+
+    warmup_s: float
+    steady: bool
+    window_s: float
+    due: int
+    done: int
+    failed: dict[str, int] = {}
+    figures: dict[str, float | None] = {}
+    overloaded: bool = False
+    client: dict[str, Any] = {}
+    server: dict[str, Any] = {}
+    tokens: str = ""
+    requests: dict[str, Any] = {}
+    tried: list[list[float | bool]] = []
+
+
 class Source(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The file of another tool that numbers were imported from.
 
@@ -133,7 +167,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """One session of one group, with everything that a worker needs.
 
     `attended` says whether a launcher answers each result before the next cell begins; `prompts_text` is the
-    content of a prompts file.
+    content of a prompts file, `requests_folder` where the raw requests of served cells go.
     """
 
     cells: list[Cell]
@@ -143,6 +177,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     attempt: int = 1
     attended: bool = False
     prompts_text: str | None = None
+    requests_folder: str | None = None
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -151,7 +186,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     `load_s` is the whole group's load time; `cell_s` the cell's total time in the worker. `memory_error` is why the
     memory could not be read after the timed iterations, whose numbers stand all the same. `prompt_bytes_per_token`
     counts UTF-8 bytes of text prompts; None for random ids. `imported` names the other tool's file that this came
-    from; `given` has its numbers that do not match our samples.
+    from; `given` has its numbers that do not match our samples, and those of a `served` endpoint.
     """
 
     cell: str
@@ -173,6 +208,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     trace: str | None = None
     given: dict[str, Given] = {}
     imported: Source | None = None
+    served: Served | None = None
 
 
 class Begin(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="begin"):
@@ -245,7 +281,8 @@ class Stop(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="sto
 class Plan(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="sweep"):
     """The resolved sweep, with its cells, protocol and environment. The first line of a run, repeated when it changes.
 
-    `predictions`, by cell id, and the `probes` behind them were made before anything ran.
+    `predictions`, by cell id, and the `probes` behind them were made before anything ran. `turns` is the same in all
+    runs that were measured in turn, round by round; empty in others.
     """
 
     format: int = FORMAT
@@ -264,6 +301,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="swe
     warnings: list[str] = []
     predictions: dict[str, Prediction] = {}
     probes: list[Probe] = []
+    turns: str = ""
 
 
 class Import(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="import"):
@@ -287,7 +325,7 @@ class Parity(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="p
     """A verdict on whether an engine computes the same function as a float32 reference, for the cells named.
 
     The latest verdict on a cell counts. All sessions of a cell that `failed` are invalid to every reader;
-    `untested` changes nothing.
+    `untested` changes nothing, and `quantised` says how far weights that were asked to be quantised are from the others.
 
     Attributes:
         positions: tokens compared; the reference would choose `same` of them, and `wrong` of them differ by more
@@ -298,7 +336,7 @@ class Parity(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="p
 
     format: int = FORMAT
     cells: list[str]
-    verdict: Literal["passed", "failed", "untested"]
+    verdict: Literal["passed", "failed", "untested", "quantised"]
     why: str
     model: str
     backend: str

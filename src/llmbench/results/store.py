@@ -13,6 +13,7 @@ import re
 import stat
 import tempfile
 from collections import defaultdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import msgspec
@@ -23,16 +24,19 @@ from llmbench.errors import FormatError, RunError, WriteError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-    from pathlib import Path
 
 T = TypeVar("T")
 
+RESULTS = Path("results")
+"""The folder in which a sweep makes its run, unless it is told another."""
 RECORDS = "records.jsonl"
 DESCRIPTION = "run.json"
 DESCRIPTION_NEW = "run.json.new"
 LOCK = ".lock"
 TORN = "records.jsonl.torn"
 LOGS = "logs"
+REQUESTS = "requests"
+"""The folder of the raw requests of served cells, a file each session."""
 OWN_LOG = re.compile(r"forkserver-[\w-]+\.log|\w+-s\d+-a\d+\.log")
 """How logs of ours are named."""
 OWN = (RECORDS, DESCRIPTION, DESCRIPTION_NEW, TORN, LOCK)
@@ -80,6 +84,13 @@ def open_run(folder: Path) -> Run:
         raise RunError(f"{folder}: cannot be written: {_reason(error)}.") from error
 
 
+def newest(names: str = ".*") -> Path | None:
+    """Return the run under results/ that was written last, of those with such a name; None if there is none."""
+    runs = [path.parent for path in RESULTS.glob(f"*/{RECORDS}")]
+    named = [run for run in runs if re.fullmatch(names, run.name)]
+    return max(named, key=lambda run: (run / RECORDS).stat().st_mtime, default=None)
+
+
 def read(folder: Path, *, newer: bool = False, tell: Callable[[str], None] | None = None) -> Log:
     """Return the current content of a run, without locking or writing; raise RunError if it is not a run.
 
@@ -124,6 +135,7 @@ class Log:
         self._imported: record.Import | None = None
         self._stops: dict[str, record.Stop] = {}
         self._refuted: dict[str, str] = {}
+        self._errors_nats: dict[str, float] = {}
         self._notices: dict[str, None] = {}
         self._checked = False
 
@@ -155,6 +167,12 @@ class Log:
         """Return why the engine of a cell failed its parity check, by id; its records are invalid."""
         self.check()
         return self._refuted
+
+    @property
+    def errors_nats(self) -> dict[str, float]:
+        """Return how far each cell's model is from a float32 reference, by id; the last verdict counts."""
+        self.check()
+        return self._errors_nats
 
     @property
     def notices(self) -> list[str]:
@@ -248,6 +266,7 @@ class Log:
         self._imported = (read["import"] or [None])[-1]
         self._stops = {stop.cell: stop for stop in read["stop"]}
         self._refuted = parity.failed(read["parity"])
+        self._errors_nats = parity.errors_nats(read["parity"])
         if self._plan is None and (self._folder / DESCRIPTION).is_file():
             self._notice(f"the plan is missing; {DESCRIPTION} still has it.")
             self._plan = _described(self._folder / DESCRIPTION)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from itertools import islice
 from operator import attrgetter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
@@ -43,6 +44,11 @@ HEADLINE = (
     "ttft_s",
     "tpot_s",
     "output_tok_s",
+    "served_ttft_s",
+    "served_tpot_s",
+    "steady_output_tok_s",
+    "goodput_rps",
+    "capacity_rps",
     "peak_allocated_bytes",
     "host_peak_rss_bytes",
 )
@@ -51,6 +57,9 @@ HEADLINE = (
 
 ROUNDS_DIFFER_BELOW = 0.01
 """Rounds that chance alone makes this different less often than this are said to differ."""
+
+MOST_COUNTED = 5
+"""Cells whose failed requests are told one by one."""
 
 NOT_ITS_OWN = "-"
 """The value of an option that no cell of a backend sets: it may not even have it."""
@@ -175,7 +184,8 @@ def tabulate(log: Log, tally: Tally, chosen: Sequence[Metric] | None = None) -> 
         interrupted=tally.interrupted,
         **tally.verdicts,
     )
-    e2e = next(iter(_numbers(sessions, owners, len(cells), [metrics.BY_KEY["e2e_s"]])), None)
+    whole = metrics.BY_KEY["e2e_s"]._replace(value=metrics.whole_s)
+    e2e = next(iter(_numbers(sessions, owners, len(cells), [whole])), None)
     judged = verdict_on(tally, owners, e2e, progress, rounds_differ=bool(rounds))
     return Table(
         run=log.name,
@@ -248,7 +258,7 @@ def _iterations(tally: Tally, owners: Integers) -> Integers:
 
 def _rounds(sessions: Sessions, owners: Integers, rounds: Sequence[int]) -> Iterator[str]:
     """Yield a sentence if rounds differ by more than sessions within them."""
-    values = metrics.BY_KEY["e2e_s"].value(sessions)
+    values = metrics.whole_s(sessions)
     effect = round_effect(values, owners, np.array(rounds, dtype=np.int64))
     if effect is None or effect.p >= ROUNDS_DIFFER_BELOW:
         return
@@ -325,6 +335,12 @@ def _without(codes: Mapping[str, int], others: set[str]) -> Mapping[str, int]:
 
 def _notices(log: Log, tally: Tally) -> list[str]:
     notices = list(log.notices)
+    for cell, details in islice(tally.counted.items(), MOST_COUNTED):
+        where = f"{cell}: " if len(tally.cells) > 1 else ""
+        notices.append(f"{where}{'; '.join(dict.fromkeys(details))}.")
+    if len(tally.counted) > MOST_COUNTED:
+        more = len(tally.counted) - MOST_COUNTED
+        notices.append(f"Requests of {more:,} more cells failed or were empty; records.jsonl has how many.")
     if len(tally.environments) > 1:
         notices.append(
             f"The records come from {len(tally.environments)} environments; see run.json."

@@ -23,10 +23,11 @@ WIDER_THAN_VALUE = (5**0.5 - 1) / 2
 
 
 class Trust(NamedTuple):
-    """The verdict, and a clause for each reason."""
+    """The verdict, a clause for each reason, and whether other work is all that asks to measure again."""
 
     verdict: Verdict
     reasons: tuple[str, ...]
+    only_disturbed: bool = False
 
 
 def verdict_on(
@@ -53,7 +54,9 @@ def verdict_on(
     widths = e2e.half_width[np.isfinite(e2e.half_width)] if e2e else np.zeros(0)
     disturbed = _disturbed(tally, owners, valid)
     if worthless := tuple(_worthless(tally, valid, widths, disturbed)):
-        return Trust("measure again", (*worthless, *_incomplete(progress, valid)))
+        only_disturbed = len(worthless) == 1 and 0 < disturbed == int((valid > 0).sum())
+        reasons = (*worthless, *_incomplete(progress, valid))
+        return Trust("measure again", reasons, only_disturbed=only_disturbed)
     doubts = (
         *_doubts(tally, valid, widths, disturbed),
         *(["rounds differ more than chance allows"] if rounds_differ else ()),

@@ -16,6 +16,7 @@ from llmbench.measure.checks import HOT_WARNS, check_outcome
 from llmbench.redact import redact, redact_all
 from llmbench.results.record import Finding, Outcome, Record, Status
 from llmbench.run.launcher import LONGEST_LOG, signal_name
+from llmbench.serve import checks
 from llmbench.spec.sweep import PROTOCOL
 
 if TYPE_CHECKING:
@@ -33,7 +34,10 @@ def record_of(  # noqa: PLR0913 - one argument a field of the record
 ) -> Record:  # fmt: skip
     """Return the checked record of one session of one cell."""
     outcome, worker = cleaned(outcome), redact_all(worker)
-    status, problems, warnings = check_outcome(cell, outcome, ceilings)
+    if outcome.served:
+        status, problems, warnings = checks.check(outcome)
+    else:
+        status, problems, warnings = check_outcome(cell, outcome, ceilings)
     warnings += _surroundings(status, telemetry, outcome.telemetry, worker)
     reason = (
         outcome.error

@@ -43,8 +43,12 @@ class CellSessions(msgspec.Struct):
             for sample in record.outcome.samples
             if sample.e2e_ns and not sample.discarded
         ]
-        if record.status is Status.OK and times:
+        if record.status is not Status.OK:
+            return
+        if times:
             self.medians_s[record.session] = statistics.median(times) / 1e9
+        elif given := record.outcome.given.get("served_e2e_s"):
+            self.medians_s[record.session] = given.value
 
     def forget_inferred(self) -> None:
         """Reopen sessions that were skipped by inference."""

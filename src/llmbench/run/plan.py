@@ -64,6 +64,11 @@ def plan(sweep: Sweep, *, chip: Chip | None = None) -> Planned:
         load_formats={name: real_or_random(resolved) for name, resolved in models.items()},
         device="cuda" if chip else device,
         dtypes=dtypes,
+        quantised={
+            name: scheme
+            for name, resolved in models.items()
+            if (scheme := checkpoint.quantisation(resolved.config))
+        },
         replaced={kinds: dtype for kinds, (dtype, _) in replaced.items()},
         prompt_digests={
             name: digest_of(text(name)) for name in prompts if name != measure_prompts.SYNTHETIC
@@ -186,11 +191,12 @@ def _no_text(error: ValueError) -> str:
 
 
 def not_installed(cells: list[Cell]) -> list[str]:
-    """Return, for each backend that is not installed, what it needs and how to install it."""
-    missing = {
-        name: backends.missing(name) for name in dict.fromkeys(cell.backend for cell in cells)
+    """Return, for each backend or option that needs what is not installed, what that is and how to install it."""
+    schemes = {
+        (cell.backend, str(cell.options.get(grid.QUANTIZATION, grid.NONE))): None for cell in cells
     }
-    return [backends.how_to_install(name, package) for name, package in missing.items() if package]
+    missing = dict.fromkeys(backends.missing(*each) for each in schemes)
+    return [each for each in missing if each]
 
 
 def _check_device(cells: list[Cell], asked: list[str]) -> list[str]:
@@ -226,7 +232,14 @@ def _distinct(cells: list[Cell]) -> tuple[list[Cell], list[str]]:
 def _impossible(cell: Cell, model: Model) -> str:
     """Return why no engine can run this cell; empty if one may."""
     scheme = checkpoint.quantisation(model.config)
-    if scheme and cell.load_format == "dummy" and cell.backend == "transformers":
+    asked = cell.options.get(grid.QUANTIZATION, scheme)
+    if scheme and asked != scheme:
+        return (
+            f"{cell.where()}: the weights of {model.name} are quantised already ({scheme}); leave the option "
+            "quantization out, or name the unquantised model."
+        )
+    random = cell.load_format == "dummy" and cell.backend == "transformers"
+    if scheme and random and scheme not in backends.options(cell.backend)[grid.QUANTIZATION]:  # type: ignore[operator]
         return (
             f"{cell.where()}: the weights of {model.name} are quantised ({scheme}), and random ones would not be; "
             "use its real weights, or a configuration without quantization_config."

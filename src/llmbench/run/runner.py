@@ -55,11 +55,13 @@ class Runner:
         interrupt: Interrupt,
         *,
         run_anyway: bool,
+        rounds: int | None = None,
     ) -> None:
-        """Replay the run without starting anything."""
+        """Replay the run without starting anything; `rounds` is the most that it measures, whatever the protocol."""
         self.planned, self.written, self.run = planned, written, run
         self.screen, self.interrupt = screen, interrupt
         self.protocol = planned.sweep.protocol
+        self.rounds = min(rounds or self.protocol.max_sessions, self.protocol.max_sessions)
         self.standings = sessions_by_cell(planned.cells, run.log)
         if run_anyway:
             for standing in self.standings.values():
@@ -98,7 +100,7 @@ class Runner:
     def measure_all(self) -> None:
         """Run rounds until no cell needs another session, or a signal or the device stops the sweep."""
         try:
-            for session in range(1, self.protocol.max_sessions + 1):
+            for session in range(1, self.rounds + 1):
                 cells = self.pending(session)
                 if session > self.protocol.sessions:
                     planned = planned_sessions(self.standings.values(), self.protocol)
@@ -192,6 +194,7 @@ class Runner:
             attempt=self._attempt(cells[0], session),
             attended=True,
             prompts_text=self.texts.get(cells[0].prompts),
+            requests_folder=str((self.run.folder / store.REQUESTS).absolute()),
         )
 
     def _attempt(self, cell: Cell, session: int) -> int:

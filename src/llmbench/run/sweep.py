@@ -11,7 +11,6 @@ import sys
 import time
 from collections import Counter
 from datetime import UTC, date, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
@@ -25,6 +24,7 @@ from llmbench.predict import estimate, nearest
 from llmbench.redact import command_line, redact, redact_all, shown
 from llmbench.results import anonymous, store
 from llmbench.results.record import Plan, Record, Status
+from llmbench.results.store import RESULTS
 from llmbench.run import resume as run_resume
 from llmbench.run.plan import not_installed, plan
 from llmbench.run.progress import Screen
@@ -36,6 +36,7 @@ from llmbench.spec.sweep import PROTOCOL, slug
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from llmbench.machine.peaks import Probe
     from llmbench.models.resolve import Model
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
     from llmbench.run.plan import Planned
     from llmbench.spec.sweep import Sweep
 
-RESULTS = Path("results")
 FILES_OF_A_SWEEP = 20
 """Files open at once, besides those at the start and a channel to each fork server: lock, records, signals, and
 eight while a worker starts, 11 in total as counted, plus some that a worker's imports open."""
@@ -74,6 +74,8 @@ class SweepOptions(msgspec.Struct, frozen=True):
     anonymous: bool = False
     add: bool = False
     wait_for_quiet: bool = False
+    rounds: int | None = None
+    turns: str = ""
 
 
 def probe_first(sweep: Sweep, console: Console) -> None:
@@ -117,7 +119,15 @@ def sweep(wanted: Sweep, asked: SweepOptions, console: Console, command: str, sh
             )
         _refuse_shared(planned, asked)
         screen = Screen(console, planned.sweep.name)
-        runner = Runner(planned, written, run, screen, interrupt, run_anyway=asked.run_anyway)
+        runner = Runner(
+            planned,
+            written,
+            run,
+            screen,
+            interrupt,
+            run_anyway=asked.run_anyway,
+            rounds=asked.rounds,
+        )
         _announce(runner, window.others())
         try:
             with screen:
@@ -125,7 +135,9 @@ def sweep(wanted: Sweep, asked: SweepOptions, console: Console, command: str, sh
         finally:
             if is_anonymous:
                 runner.leave_no_logs()
-        return _conclude(run, runner, console, interrupt, show(folder, console))
+        trust = None if asked.turns else show(folder, console)
+        agreed = asked.allow_shared and trust is not None and trust.only_disturbed
+        return _conclude(run, runner, console, interrupt, None if agreed else trust)
 
 
 def wait_for_quiet(planned: Planned, console: Console) -> None:
@@ -182,7 +194,7 @@ def measured_anew(file: Path, purpose: str, sessions: int, show: Show) -> tuple[
 def _announce(runner: Runner, others: float) -> None:
     """Show what will be measured, and warnings about measuring it now."""
     screen, planned, protocol = runner.screen, runner.planned, runner.protocol
-    sessions, most = protocol.sessions, protocol.max_sessions
+    sessions, most = min(protocol.sessions, runner.rounds), runner.rounds
     screen.planned = len(planned.cells) * sessions
     screen.before = sum(min(len(standing.done), sessions) for standing in runner.standings.values())
     screen.further = sum(len(runner.pending(session)) for session in range(sessions + 1, most + 1))
@@ -230,19 +242,13 @@ def _conclude(
 def _folder(name: str, machine_name: str, *, resume: bool) -> Path:
     """Return a new folder under results/, or with `resume` the newest of this sweep on this machine."""
     ending = f"-{slug(machine_name)}-{slug(name)}"
-    mine = re.compile(r"\d{4}-\d\d-\d\d" + re.escape(ending) + r"(-\d+)?")
     if resume:
-        runs = [
-            path
-            for path in RESULTS.glob("*")
-            if mine.fullmatch(path.name) and (path / store.RECORDS).exists()
-        ]
-        if not runs:
-            raise RunError(
-                f"--resume: there is no run of {name!r} on this machine under {RESULTS}/. "
-                "Leave out --resume to start one."
-            )
-        return max(runs, key=lambda path: (path / store.RECORDS).stat().st_mtime)
+        if run := store.newest(rf"\d{{4}}-\d\d-\d\d{re.escape(ending)}(-\d+)?"):
+            return run
+        raise RunError(
+            f"--resume: there is no run of {name!r} on this machine under {RESULTS}/. "
+            "Leave out --resume to start one."
+        )
     first = RESULTS / f"{date.today().isoformat()}{ending}"  # noqa: DTZ011 - the user's calendar day
     number, folder = 1, first
     while folder.exists():
@@ -282,6 +288,7 @@ def _describe(
         warnings=redact_all(planned.warnings),
         predictions=_predictions(planned, machine_facts, probes, earlier),
         probes=probes,
+        turns=earlier.turns if earlier else asked.turns,
     )
     written = run.told(written)
     begun = next(run.log.records(Record), None) is not None

@@ -23,6 +23,8 @@ from llmbench.measure.loop import Loop, Measurement
 from llmbench.redact import redact
 from llmbench.results.record import Job, Outcome, Status
 from llmbench.run import messages
+from llmbench.serve.endpoint import Endpoint
+from llmbench.serve.session import Session
 
 if TYPE_CHECKING:
     from llmbench.measure.engine import Engine
@@ -93,7 +95,13 @@ def measured(engine: Engine, cell: Cell, job: Job, out: int, load_s: float) -> O
         messages.send(out, messages.Progress(phase=phase, cell=cell.id, iteration=iteration))
 
     began, failed, bytes_per_token = time.monotonic(), {}, None
+    served: dict[str, Any] = {}
     try:
+        if isinstance(engine, Endpoint):
+            served["served"], served["given"] = Session(engine, job, cell, taken, say).run()
+            return taken.outcome(
+                engine=dict(engine.facts), load_s=load_s, cell_s=time.monotonic() - began, **served
+            )
         prompts, bytes_per_token = _workload(engine, cell, job)
         places = str(engine.facts.get("param_devices", ""))
         device = telemetry.counters_of(cell.device, places)

@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from llmbench.errors import NothingToRun, SpecError, did_you_mean
+from llmbench.spec import load
 from llmbench.spec.digest import digest_of
-from llmbench.spec.sweep import PROTOCOL, Cell, slug
+from llmbench.spec.sweep import LIMITS, LOAD, PROTOCOL, Cell, slug
 from llmbench.spec.yaml import NOUNS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from llmbench.spec.sweep import Option, Protocol, Sweep
+    from llmbench.spec.sweep import Axes, Option, Protocol, Sweep
 
 DTYPES = ("float32", "bfloat16", "float16")
 DEVICES = ("cpu", "cuda")
@@ -37,6 +38,9 @@ memory."""
 MOST_VALUES = 10_000
 """A limit against typing errors: no real axis is longer."""
 
+QUANTIZATION, NONE = "quantization", "none"
+"""The option of backends that names how weights are quantised, and its default: as the checkpoint has them."""
+
 T = TypeVar("T")
 
 
@@ -50,6 +54,7 @@ class Choices(msgspec.Struct, frozen=True):
     load_formats: Mapping[str, str] = {}
     dtypes: Mapping[str, str] = {}
     replaced: Mapping[tuple[str, str], str] = {}
+    quantised: Mapping[str, str] = {}
 
 
 def expand(sweep: Sweep, choices: Choices) -> tuple[list[Cell], list[str]]:
@@ -62,7 +67,7 @@ def expand(sweep: Sweep, choices: Choices) -> tuple[list[Cell], list[str]]:
     """
     warn: list[str] = []
     axes = _axes(sweep, warn)
-    engines = _engines(sweep.axes.backend, choices.options, warn)
+    engines = _engines(sweep.axes, choices.options, warn)
     if not engines or not all(axes.values()):
         empty = ", ".join(name for name, values in axes.items() if not values) or "backend"
         raise NothingToRun(f"{sweep.name}: nothing to run; the axis {empty} is empty.")
@@ -80,7 +85,7 @@ def expand(sweep: Sweep, choices: Choices) -> tuple[list[Cell], list[str]]:
             **dict(zip(axes, point, strict=True)),
         )
         for (backend, options) in engines
-        for point in itertools.product(*axes.values())
+        for point in itertools.product(*_of_backend(axes, backend, options, choices).values())
     ]
     cells.sort(key=lambda cell: axes["model"].index(cell.model))
     return cells, warn
@@ -114,18 +119,41 @@ def _axes(sweep: Sweep, warn: list[str]) -> dict[str, list[Any]]:
     return axes
 
 
+def _of_backend(
+    axes: dict[str, list[Any]], backend: str, options: Mapping[str, Option], choices: Choices
+) -> dict[str, list[Any]]:
+    """Return the axes of a backend: where requests arrive by a load, that says how many are in flight at most."""
+    if LOAD not in choices.options[backend]:
+        return axes
+    asked = load.parse(str(options[LOAD]))
+    if asked.kind == load.MOST and not any(options.get(name) for name in LIMITS):
+        raise SpecError(
+            f"load: most is the highest rate within limits; give backend {backend} "
+            f"{' or '.join(LIMITS)}, in milliseconds."
+        )
+    return axes | {"batch_size": [asked.streams]}
+
+
 def _engines(
-    backend: object, known: Mapping[str, Mapping[str, object]], warn: list[str]
+    axes: Axes, known: Mapping[str, Mapping[str, object]], warn: list[str]
 ) -> list[tuple[str, dict[str, Option]]]:
-    """Return every backend with every combination of its own options."""
+    """Return every backend with every combination of its own options, and of the loads where it has any."""
+    backend = axes.backend
     given = backend if isinstance(backend, dict) else dict.fromkeys(words(backend))
+    served = [name for name in given if LOAD in known.get(name, {})]
+    if axes.load is not None and not served:
+        servers = ", ".join(name for name, declared in known.items() if LOAD in declared)
+        raise SpecError(
+            f"load: {', '.join(given)} serves no requests; the backends that do are {servers}."
+        )
+    loads = {name: {LOAD: 1 if axes.load is None else axes.load} for name in served}
     engines: list[tuple[str, dict[str, Option]]] = []
     for name, options in given.items():
         if name not in known:
             raise SpecError(f"backend: unknown backend {name!r}.{did_you_mean(name, known)}")
         lists = {
             key: _option_values(name, key, value, known[name], warn)
-            for key, value in (options or {}).items()
+            for key, value in {**loads.get(name, {}), **(options or {})}.items()
         }
         engines.extend(
             (name, dict(zip(lists, point, strict=True)))
@@ -141,6 +169,8 @@ def _option_values(
     if key not in known:
         raise SpecError(f"backend.{backend}: unknown option {key!r}.{did_you_mean(key, known)}")
     values = value if isinstance(value, list) else [value]
+    if key == LOAD:
+        values = [each for item in values for each in _loads(item)]
     for item in values:
         _check_option(where, item, known[key])
     if isinstance(known[key], float):
@@ -178,10 +208,17 @@ def make_cell(
         point["load_format"] = choices.load_formats.get(str(point["model"]), "dummy")
     if point["dtype"] == "auto":
         point["dtype"] = _dtype(str(point["model"]), str(point["device"]), choices)
+    stored = choices.quantised.get(str(point["model"]))
+    if stored and options.get(QUANTIZATION, NONE) == NONE == defaults.get(QUANTIZATION):
+        options = {**options, QUANTIZATION: stored}
     facts = {
         **point,
         "backend": backend,
-        "options": {key: value for key, value in sorted(options.items()) if value != defaults[key]},
+        "options": {
+            key: value
+            for key, value in sorted(options.items())
+            if key == LOAD or value != defaults[key]
+        },
         "model_digest": choices.model_digests[str(point["model"])],
     }
     measured = {
@@ -212,6 +249,17 @@ def _slug(facts: Mapping[str, object]) -> str:
         options,
     )
     return slug("-".join(str(part) for part in parts if part))
+
+
+def _loads(value: object) -> list[str]:
+    """Return the loads that a value names, `8`, `1-64*2` or `8,20/s`; raise SpecError for what is none."""
+    named: list[str] = []
+    for part in str(value).split(","):
+        plain = " ".join(part.split())
+        named += map(str, integers(plain, LOAD)) if re.fullmatch(r"\d+-\d+\S*", plain) else [plain]
+    for each in named:
+        load.parse(each)
+    return named
 
 
 def integers(text: str, where: str) -> list[int]:

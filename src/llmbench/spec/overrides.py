@@ -42,7 +42,7 @@ def read(path: Path | None, models: list[str] | None) -> Sweep:
 
 
 def overridden(
-    sweep: Sweep, lists: Mapping[str, list[str] | None], single: Mapping[str, str]
+    sweep: Sweep, lists: Mapping[str, list[str] | None], single: Mapping[str, object]
 ) -> Sweep:
     """Return the sweep with axes replaced by flags; `lists` accept commas, spaces and ranges."""
     changes: dict[str, Any] = dict(single)

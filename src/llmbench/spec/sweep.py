@@ -147,6 +147,14 @@ PARALLEL = ("tensor_parallel_size", "pipeline_parallel_size")
 """vLLM's options whose product is the number of GPUs it uses."""
 
 
+LOAD = "load"
+"""The option of backends whose requests arrive by a load; an axis of its own in a sweep's file."""
+LIMITS = ("ttft_slo_ms", "tpot_slo_ms")
+"""Options of a served cell that a request must meet."""
+OF_THE_CLIENT = (LOAD, "window_s", *LIMITS, "slo_share")
+"""Options of a served cell that its server does not know of."""
+
+
 def gpus_of(options: Mapping[str, Option], present: int) -> int:
     """Return how many of the present GPUs these options use."""
     if options.get("device_map") in SPREADING:
@@ -164,7 +172,8 @@ class Cell(Point, frozen=True, kw_only=True):
     def group(self, isolation: str = "group") -> tuple[str, ...]:
         """Return the key of the cells that one loaded engine can serve."""
         alone = (self.id,) if isolation == "cell" else ()
-        options = msgspec.json.encode(self.options, order="sorted").decode()
+        kept = {key: value for key, value in self.options.items() if key not in OF_THE_CLIENT}
+        options = msgspec.json.encode(kept, order="sorted").decode()
         return (
             self.model,
             self.model_digest,
@@ -197,6 +206,7 @@ class Axes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     batch_size: int | str | list[int] = 1
     input_len: int | str | list[int] = 128
     output_len: int | str | list[int] = 128
+    load: int | str | list[int | str] | None = None
 
 
 class Sweep(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -222,10 +232,11 @@ def read_sweep(path: Path) -> Sweep:
     """
     if path.name == str(path) and not path.suffix and not os.path.lexists(path):
         known = shipped()
+        models = [entry.stem for entry in configs.folder("models").glob("*.yaml")]
         if str(path) not in known:
             raise SpecError(
-                f"sweep: {str(path)!r} is neither a file nor a sweep that comes with llmbench."
-                f"{did_you_mean(str(path), known)} 'llmbench sweeps' lists them."
+                f"sweep: {str(path)!r} is neither a file or folder, nor a sweep or model that llmbench knows."
+                f"{did_you_mean(str(path), [*known, *models])} 'llmbench sweeps' and 'llmbench models' list them."
             )
         path = known[str(path)]
     return yaml.read(path, Sweep)

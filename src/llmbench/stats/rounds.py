@@ -36,12 +36,16 @@ def round_effect(
     NaN values are left out. Rounds that no cell connects to others have no effect of their own.
     """
     present = np.isfinite(values) & (values > 0)
+    if not present.any():
+        return None
     y, (_, cell), (names, number) = (
         np.log(values[present]),
         np.unique(cells[present], return_inverse=True),
         np.unique(rounds[present], return_inverse=True),
     )
-    counts = np.zeros((cell.max(initial=-1) + 1, len(names)))
+    if not len(y):
+        return None
+    counts = np.zeros((cell.max() + 1, len(names)))
     np.add.at(counts, (cell, number), 1)
     sizes = counts.sum(axis=1)
     deviations = y - (np.bincount(cell, weights=y) / sizes)[cell]

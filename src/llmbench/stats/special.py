@@ -21,6 +21,7 @@ def _deferred(name: str) -> Callable[..., Any]:
     return function
 
 
+betaincinv = _deferred("betaincinv")
 fdtrc = _deferred("fdtrc")
 ndtri = _deferred("ndtri")
 polygamma = _deferred("polygamma")

@@ -1,7 +1,7 @@
 """Hugging Face transformers: any language model of the library, with or without an encoder, on one or several devices.
 
 It times what users run, the library's own modules and caches: prefill and each decode step separately, without
-adding a synchronisation per token. Seen with transformers 5.17 to 5.19 and torch 2.11 to 2.13.
+adding a synchronisation per token. Seen with transformers 5.17 to 5.24 and torch 2.11 to 2.13.
 """
 
 from __future__ import annotations
@@ -48,7 +48,15 @@ OPTIONS = {
         "cpu_offload",
         "disk_offload",
     ),
+    "quantization": ("none", "bnb-nf4", "bnb-int8", "torchao-int8", "torchao-int4"),
     "revision": "",
+}
+PACKAGES = {
+    "bnb": "bitsandbytes",
+    "torchao": "torchao",
+    "ct": "compressed_tensors",
+    "awq": "gptqmodel",
+    "gptq": "gptqmodel",
 }
 MEANINGS = {
     "attn_implementation": "attention kernel; default leaves the choice to transformers, and a record has it",
@@ -57,6 +65,7 @@ MEANINGS = {
     "loop": "llmbench's own loop over the forward pass, or transformers' generate()",
     "threads": "of CPU operators; 0 leaves the choice to torch",
     "device_map": "place one model over several GPUs, or keep a part on the CPU or on disk",
+    "quantization": "quantise the linear layers while loading; none: as the checkpoint has them",
     "revision": "branch, tag or commit of a hub repository",
 }
 

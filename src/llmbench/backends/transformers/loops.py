@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 COMPILE = {"mode": "reduce-overhead", "fullgraph": False, "dynamic": None}
 """The settings with which `generate()` compiles decoding (`CompileConfig`'s defaults): CUDA graphs on a GPU."""
 
+WORDS = ("cache", "past_key_values")
+"""The names of the cache among arguments and results, since transformers 5.24 and before."""
 _NO_CACHE = "the forward() of {} accepts none of the library's caches; use loop=generate."
 
 
@@ -64,7 +66,8 @@ class ForwardLoop:
         self._compile = options["compile"]
         self._step: Callable[..., Any] = model
         self._cache: StaticCache | None = None
-        accepted = _accepted(model)
+        accepted = inspect.signature(model.forward).parameters
+        self._word = _word_for_cache(model)
         self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
 
     def prepare(self, batch_size: int, input_len: int, output_len: int) -> None:
@@ -85,9 +88,9 @@ class ForwardLoop:
         cache = self._empty_cache()
         ids = torch.zeros((batch_size, 1), dtype=torch.long, device=self._device)
         try:
-            self._model(input_ids=ids, past_key_values=cache, use_cache=True)
+            self._model(input_ids=ids, use_cache=True, **{self._word: cache})
         except ValueError as error:
-            if "past_key_values" not in str(error):
+            if self._word not in str(error):
                 raise
             raise Unsupported(_OWN_CACHE.format(type(self._model).__name__)) from error
         if not cache_bytes(cache):
@@ -96,7 +99,7 @@ class ForwardLoop:
     def run(self, ids: torch.Tensor, output_len: int) -> tuple[torch.Tensor, Any]:
         """Return new tokens [batch_size, output_len] and the cache."""
         cache, mark = self._empty_cache(), self._clock.mark
-        keep: dict[str, Any] = {"past_key_values": cache, "use_cache": True}
+        keep: dict[str, Any] = {self._word: cache, "use_cache": True}
         token = _greedy(self._model(input_ids=ids, **keep, **self._last_only))
         mark()
         tokens = [token]
@@ -125,7 +128,7 @@ class EncoderForwardLoop:
         self._encoder, self._config = model.get_encoder(), decoder_config(model)
         self._start_id = _start_id(model)
         self._start = torch.empty(0)
-        _accepted(model)
+        self._word = _word_for_cache(model)
 
     def prepare(self, batch_size: int, input_len: int, output_len: int) -> None:  # noqa: ARG002
         """Create the start tokens; refuse a decoder that leaves one of its caches empty."""
@@ -139,7 +142,7 @@ class EncoderForwardLoop:
         """Return new tokens [batch_size, output_len] and the cache."""
         cache = two_caches(self._config)
         encoded = self._encoder(input_ids=ids, return_dict=True)
-        keep = {"encoder_outputs": encoded, "past_key_values": cache, "use_cache": True}
+        keep = {"encoder_outputs": encoded, self._word: cache, "use_cache": True}
         tokens = [self._start]
         for _ in range(output_len):
             tokens.append(_greedy(self._model(decoder_input_ids=tokens[-1], **keep)))
@@ -158,12 +161,13 @@ def decoder_config(model: Any) -> Any:
     return decoder.config.get_text_config(decoder=True)
 
 
-def _accepted(model: Any) -> Mapping[str, inspect.Parameter]:
-    """Return the parameters of forward(), which must include a cache."""
+def _word_for_cache(model: Any) -> str:
+    """Return the name under which forward() takes a cache; raise Unsupported if it takes none."""
     accepted = inspect.signature(model.forward).parameters
-    if "past_key_values" not in accepted:
-        raise Unsupported(_NO_CACHE.format(type(model).__name__))
-    return accepted
+    for word in WORDS:
+        if word in accepted:
+            return word
+    raise Unsupported(_NO_CACHE.format(type(model).__name__))
 
 
 def _start_id(model: Any) -> int:
@@ -231,11 +235,12 @@ class GenerateLoop:
             **self._caches(),
         )
         given = 1 if self._encodes else ids.shape[1]  # the start token, or the prompt
-        return result.sequences[:, given:], result.past_key_values
+        cache = next(result[word] for word in WORDS if word in result)
+        return result.sequences[:, given:], cache
 
     def _caches(self) -> dict[str, Any]:
         """Return new caches if there is an encoder; the library would give them the depth of the encoder."""
-        return {"past_key_values": two_caches(self._config)} if self._encodes else {}
+        return {_word_for_cache(self._model): two_caches(self._config)} if self._encodes else {}
 
 
 class _Stamp(StoppingCriteria):  # type: ignore[misc]

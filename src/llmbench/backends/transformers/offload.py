@@ -31,6 +31,10 @@ def place(model: Any, choice: str, device: torch.device, seed: int) -> Any:
     return spread(model, planned(model, choice), seed)
 
 
+FIRST = 0
+"""The device that prompts are sent to, as accelerate names it."""
+
+
 class Host(NamedTuple):
     """Host memory as a level below a device, and the rate in bytes/s at which the device reads from it."""
 
@@ -83,14 +87,30 @@ def spread(model: Any, device_map: Mapping[str, Any], seed: int) -> Any:
     refuse_disk(device_map)
     on_host = [(n, p) for n, p in model.named_parameters() if _of(n, device_map) == "cpu"]
     fill(on_host, seed)
-    # Hooks cost time at every layer; like from_pretrained, a model on one device gets none.
-    several = len(set(device_map.values())) > 1
-    model = accelerate.dispatch_model(model, device_map=dict(device_map), force_hooks=several)
-    elsewhere = [
+    hooks = len(set(device_map.values())) > 1 or _on_another(device_map)
+    model = accelerate.dispatch_model(model, device_map=dict(device_map), force_hooks=hooks)
+    not_on_host = [
         (n, p) for n, p in model.named_parameters() if p.device.type not in ("cpu", "meta")
     ]
-    fill(elsewhere, seed + 1)
+    fill(not_on_host, seed + 1)
     return model
+
+
+def hooked(model: Any) -> Any:
+    """Return a model that from_pretrained placed, with hooks if it lies on another device than the first."""
+    device_map = getattr(model, "hf_device_map", None) or {}
+    if not _on_another(device_map):
+        return model
+    return accelerate.dispatch_model(model, device_map=dict(device_map), force_hooks=True)
+
+
+def _on_another(device_map: Mapping[str, Any]) -> bool:
+    """Return whether all of a model is on one GPU other than the first, to which prompts go and events belong.
+
+    Hooks cost time at every layer; like from_pretrained, llmbench adds none to a model on the first device.
+    """
+    places = set(device_map.values())
+    return len(places) == 1 and isinstance(place := places.pop(), int) and place != FIRST
 
 
 def refuse_disk(device_map: Mapping[str, Any]) -> None:

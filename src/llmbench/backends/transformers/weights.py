@@ -17,8 +17,10 @@ from llmbench.backends import load_errors, memory, vocabulary
 from llmbench.backends.config import builder, configuration, revision_of
 from llmbench.backends.random_weights import fill
 from llmbench.backends.transformers import offload as transformers_offload
+from llmbench.backends.transformers import quantization
 from llmbench.errors import LoadFailed
 from llmbench.models import checkpoint
+from llmbench.spec import grid
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -50,6 +52,10 @@ def load(job: Job, options: Mapping[str, Any], device: torch.device) -> Loaded:
             load_errors.refuse_unsupported(config, builder(config), options)
         with _timed(parts, "load_weights_s"):
             model = _MAKERS[job.cells[0].load_format](job, config, options, device)
+        stated, asked = checkpoint.quantisation(job.model.config), options[grid.QUANTIZATION]
+        if scheme := stated or (asked if asked != grid.NONE else None):
+            quantization.refuse_unquantised(model, scheme, job.model.location or job.model.name)
+            quantization.refuse_odd_rows(model, scheme, device)
     # Gradients stay enabled, as users leave them: without them, torch multiplies the last hidden states of a batch
     # with one copy of the output head per sequence, eleven times slower (pythia-70m, 16 x 128, bfloat16).
     model.eval()
@@ -73,6 +79,9 @@ def _timed(parts: dict[str, float], name: str) -> Iterator[None]:
 
 def _random(job: Job, config: Any, options: Mapping[str, Any], device: torch.device) -> Any:
     """Build on the device and in the dtype, without the library's own initialisation, and fill in place."""
+    quantised = quantization.settings(job, options)
+    if quantised is not None and hasattr(config, "quantization_config"):
+        del config.quantization_config
     placed = options["device_map"] != "none"
     with torch.device("cpu" if placed else device), no_init_weights():
         model = builder(config).from_config(config, **_common(job, options))
@@ -80,7 +89,7 @@ def _random(job: Job, config: Any, options: Mapping[str, Any], device: torch.dev
     _keep_wide(model)
     if not placed:
         fill(model.named_parameters(), job.protocol.seed)
-        return model
+        return quantization.random(model, quantised, device) if quantised else model
     return transformers_offload.place(model, options["device_map"], device, job.protocol.seed)
 
 
@@ -99,6 +108,7 @@ def _stays_wide(model: Any, name: str) -> bool:
 
 def _pretrained(job: Job, config: Any, options: Mapping[str, Any], device: torch.device) -> Any:
     """Read a checkpoint onto its devices; refuse one that lacks parameters."""
+    quantised = quantization.settings(job, options)
     offload = transformers_offload.OFFLOADS.get(options["device_map"])
     whole = {"": "cpu"} if offload else {"": device}
     device_map = whole if offload or options["device_map"] == "none" else options["device_map"]
@@ -108,6 +118,7 @@ def _pretrained(job: Job, config: Any, options: Mapping[str, Any], device: torch
         device_map=device_map,
         use_safetensors=None if job.protocol.allow_pickle else True,
         output_loading_info=True,
+        **({"quantization_config": quantised} if quantised else {}),
         **_common(job, options),
         **revision_of(options["revision"]),
     )
@@ -120,21 +131,7 @@ def _pretrained(job: Job, config: Any, options: Mapping[str, Any], device: torch
             f"{job.model.location} has {len(homeless)} tensors for which {type(model).__name__} has no place: "
             f"{', '.join(homeless[:3])}; it would run as another model."
         )
-    scheme = checkpoint.quantisation(job.model.config)
-    if scheme and not _quantised(model):
-        raise LoadFailed(
-            f"{job.model.location} is quantised ({scheme}), and transformers turned its weights into "
-            f"{job.cells[0].dtype} while loading; this would be measured as something that it is not."
-        )
-    return offload(model, device) if offload else model
-
-
-def _quantised(model: Any) -> bool:
-    """Return whether a weight is held as codes: whole numbers, or floating point of one byte."""
-    stored = [*model.parameters(), *model.buffers()]
-    return any(
-        not each.is_floating_point() or each.dtype.itemsize == 1 for each in stored if each.ndim > 1
-    )
+    return offload(model, device) if offload else transformers_offload.hooked(model)
 
 
 _MAKERS: Mapping[str, Callable[[Job, Any, Mapping[str, Any], torch.device], Any]] = {
@@ -160,17 +157,19 @@ def _as_loaded(model: Any) -> dict[str, Any]:
         name for name, p in named.items() if p.dtype == torch.float32 and _stays_wide(model, name)
     }
     offloaded = [parameter for parameter in parameters if parameter.device.type == "meta"]
+    held = [part for each in quantization.stored(model) for part in quantization.inner(each)]
     places = {"cpu" if p.device.type == "meta" else str(p.device) for p in parameters}
     return {
-        "parameters": sum(parameter.numel() for parameter in parameters),
-        "weights_bytes": memory.stored_bytes(parameters) + sum(p.nbytes for p in offloaded),
+        "parameters": sum(map(quantization.weights_of, parameters)),
+        "weights_bytes": memory.stored_bytes(held) + sum(p.nbytes for p in offloaded),
         "param_devices": ", ".join(sorted(places)),
         "param_dtypes": ", ".join(
             sorted(
                 {
-                    str(p.dtype).removeprefix("torch.")
+                    str(part.dtype).removeprefix("torch.")
                     for name, p in named.items()
                     if name not in kept
+                    for part in quantization.inner(p)[:1]
                 }
             )
         ),

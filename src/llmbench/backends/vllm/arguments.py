@@ -15,7 +15,9 @@ from vllm.model_executor.models import registry
 from vllm.platforms import current_platform
 
 from llmbench.backends.load_errors import LoadErrorRule
+from llmbench.backends.vllm import quantization
 from llmbench.errors import LoadFailed, Unsupported
+from llmbench.spec.grid import NONE, QUANTIZATION
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -56,6 +58,8 @@ def engine_arguments(job: Job, options: Mapping[str, Any], model: str) -> dict[s
     given = {
         name: value for name, value in options.items() if name not in OURS and _is_given(value)
     }
+    if quantization.is_in_files(job, given.get(QUANTIZATION, NONE)):
+        given.pop(QUANTIZATION, None)  # vLLM reads it from the configuration
     if cell.device == "cpu" and "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
         given.setdefault("kv_cache_memory_bytes", CPU_CACHE_BYTES)
     return {
@@ -74,8 +78,8 @@ def engine_arguments(job: Job, options: Mapping[str, Any], model: str) -> dict[s
 
 
 def _is_given(value: object) -> bool:
-    """Return whether an option is set: 0, "" and "default" leave the choice to vLLM."""
-    return isinstance(value, bool) or value not in ("default", "", 0)
+    """Return whether an option is set: 0, "", "none" and "default" leave the choice to vLLM."""
+    return isinstance(value, bool) or value not in ("default", "", NONE, 0)
 
 
 def _weights_format(job: Job) -> str:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmbench.backends.config import builder
+from llmbench.backends.vllm import quantization
 from llmbench.machine import leftovers
 
 if TYPE_CHECKING:
@@ -17,15 +19,18 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def model_folder(job: Job, config: Any) -> Iterator[str]:
-    """Provide the path of the job's model until the engine has read it."""
+def model_folder(job: Job, config: Any, scheme: str) -> Iterator[str]:
+    """Provide the path of the job's model, quantised by us if the scheme is ours, until the engine has read it."""
     model, random = job.model, job.cells[0].load_format == "dummy"
-    if model.location is not None and not (random and model.source == "catalogue"):
+    ours = quantization.OURS.get(scheme)
+    if not ours and model.location is not None and not (random and model.source == "catalogue"):
         yield model.location
         return
     prefix = leftovers.prefix(os.environ.get("LLMBENCH_SESSION"))
     with tempfile.TemporaryDirectory(prefix=prefix) as folder:
         name_architecture(config)
+        if ours:
+            quantization.write(job, config, ours, Path(folder))
         config.save_pretrained(folder)
         yield folder
 

@@ -12,9 +12,11 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from vllm.model_executor.model_loader import base_loader
+import torch
+from vllm.model_executor.model_loader import base_loader, dummy_loader
 
 from llmbench.backends import memory
+from llmbench.backends.vllm.quantization import CODES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,6 +32,9 @@ WORKERS = (
     ("vllm.v1.worker.gpu_worker", "Worker"),
     ("vllm.v1.worker.cpu_worker", "CPUWorker"),
 )
+
+SCALES = ("_scale", "_zero_point", "_shape")
+"""Ends of the names of parameters that describe codes."""
 
 _seen: dict[str, Any] = {}
 
@@ -68,7 +73,7 @@ def _described(model: Any) -> dict[str, Any]:
     """Return facts about a loaded model; a tied parameter counts once."""
     parameters = list(model.parameters())
     return {
-        "parameters": sum(parameter.numel() for parameter in parameters),
+        "parameters": _weights(model),
         "weights_bytes": memory.stored_bytes(parameters),
         "param_devices": ", ".join(sorted({str(parameter.device) for parameter in parameters})),
         "param_dtypes": ", ".join(
@@ -78,11 +83,62 @@ def _described(model: Any) -> dict[str, Any]:
     }
 
 
+def _weights(model: Any) -> int:
+    """Return how many weights a model has; a quantised layer says its own size, less what packs and scales them."""
+    seen: dict[int, int] = {}
+    for module in model.modules():
+        own = {
+            name: each
+            for name, each in module.named_parameters(recurse=False)
+            if not name.endswith(SCALES)
+        }
+        if "weight" not in own or _is_code(own["weight"]):
+            size = [
+                getattr(module, f"{side}_size_per_partition", 0) for side in ("input", "output")
+            ]
+            if own and all(size):
+                bias = own["bias"].numel() if "bias" in own else 0
+                seen[id(module)] = size[0] * size[1] + bias
+                continue
+        seen |= {id(each): each.numel() for each in own.values()}
+    return sum(seen.values())
+
+
+def _is_code(tensor: Any) -> bool:
+    return not tensor.is_floating_point() or tensor.dtype.itemsize == 1
+
+
+def _filling(load: Callable[..., Any]) -> Callable[..., Any]:
+    """Draw the codes of random weights, too, which vLLM leaves as they lie in memory."""
+
+    @functools.wraps(load)
+    def filled(loader: Any, model: Any, *arguments: Any, **named: Any) -> Any:
+        result = load(loader, model, *arguments, **named)
+        _fill_codes(model)
+        return result
+
+    return filled
+
+
+def _fill_codes(model: Any) -> None:
+    for number, tensor in enumerate(model.parameters()):
+        if not tensor.is_floating_point() and tensor.ndim > 1:
+            generator = torch.Generator(tensor.device).manual_seed(number)
+            span = torch.iinfo(tensor.dtype)
+            tensor.data.random_(span.min, span.max, generator=generator)
+
+
 def _noting(process: Callable[..., Any]) -> Callable[..., Any]:
+    """Note the weights as they were read, or as vLLM quantised them, before they are repacked beyond recognition."""
+
     @functools.wraps(process)
-    def noted(model: Any, *arguments: Any, **named: Any) -> Any:
-        _seen.update(_described(model))
-        return process(model, *arguments, **named)
+    def noted(model: Any, model_config: Any, *arguments: Any, **named: Any) -> Any:
+        before = _described(model)
+        result = process(model, model_config, *arguments, **named)
+        coded = any(_is_code(each) and each.ndim > 1 for each in model.parameters())
+        was_coded = any(each.startswith(CODES) for each in before["param_dtypes"].split(", "))
+        _seen.update(_described(model) if coded and not was_coded else before)
+        return result
 
     return noted
 
@@ -101,6 +157,9 @@ def _timed(method: Callable[..., Any], name: str) -> Callable[..., Any]:
 def _listen() -> None:
     """Wrap the methods that load and start, in the classes that this process has imported."""
     base_loader.process_weights_after_loading = _noting(base_loader.process_weights_after_loading)
+    dummy_loader.DummyModelLoader.load_weights = _filling(
+        dummy_loader.DummyModelLoader.load_weights
+    )
     for module, name in WORKERS:
         worker = getattr(sys.modules.get(module), name, None)
         for method, part in PARTS.items():

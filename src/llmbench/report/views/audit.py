@@ -73,12 +73,18 @@ def parity(verdicts: Sequence[Parity]) -> Document:
     """Return engines with their verdicts against a float32 reference."""
     rows = [_row(verdict) for verdict in verdicts]
     passed = sum(verdict.verdict == "passed" for verdict in verdicts)
+    quantised = sum(verdict.verdict == "quantised" for verdict in verdicts)
+    more = (
+        f" {quantised} quantised: another function, by as much as the error says."
+        if quantised
+        else ""
+    )
     return Document(
         "Engines against a float32 reference",
         [Section([facts.table(ENGINES, rows, 4)])],
         facts.sheet(rows, [column.key for column in ENGINES]),
         lambda: rows,
-        notes=[Note(f"{passed} of {len(verdicts)} passed.")],
+        notes=[Note(f"{passed} of {len(verdicts) - quantised} passed.{more}")],
     )
 
 

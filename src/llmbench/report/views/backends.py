@@ -81,8 +81,8 @@ def options(name: str) -> list[dict[str, Any]]:
 
 
 def _installed(name: str) -> str:
-    package = backends.missing(name)
-    return f"no: {package} is missing" if package else "yes"
+    missing = backends.missing(name)
+    return f"no: {missing.removesuffix('.')}" if missing else "yes"
 
 
 def _spelled(value: object) -> str:

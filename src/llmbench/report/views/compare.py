@@ -330,7 +330,7 @@ def _legend(made: Comparison) -> Iterator[str]:
         else "each cell by its own variance"
     )
     yield from words.copies(cell.model for of in made.contrasts for cell in of.cells)
-    pairs = "of the same round, paired" if made.asked.factor else "of either side"
+    pairs = "of the same round, paired" if made.contrasts[0].paired else "of either side"
     yield f"Ratio: candidate over baseline, means of the logarithms of sessions {pairs}; 95 % intervals: {how}."
     yield (
         f"{named[Verdict.WORSE]}, {named[Verdict.BETTER]}: the interval lies beyond {margin} of the baseline, and at "
@@ -393,7 +393,7 @@ def data(made: Comparison) -> dict[str, Any]:
         "better": asked.metric.better,
         "margin": asked.margin,
         "by": asked.factor,
-        "paired": asked.factor is not None,
+        "paired": all(contrast.paired for contrast in made.contrasts),
         "confidence": CONFIDENCE,
         "confidence_same": SAME_CONFIDENCE,
         "false_discovery_rate": FALSE_DISCOVERIES,

@@ -1,0 +1,127 @@
+"""One load on a server: a ramp until its rate has settled, a window, and the requests that were due in it."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from llmbench.errors import LoadFailed
+from llmbench.serve import endpoint, timeline, wire
+from llmbench.serve.arrivals import arrivals
+from llmbench.serve.stream import Client, now, offset
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from llmbench.serve.endpoint import Endpoint
+    from llmbench.serve.timeline import ServedRequest, WindowFigures
+    from llmbench.spec.load import Load
+
+SHORTEST_PART_S = 0.5
+MOST_LOST = 20
+"""Requests whose connection was lost, beyond one a stream, after which a load is given up."""
+DRAIN_S, DRAIN_ANSWERS = 60, 20
+"""How long an answer may take after the window: so many seconds, and so many times that of a request alone."""
+
+
+class Loaded:
+    """A load that has been put on a server.
+
+    Attributes:
+        client: what sent it.
+        start_ns: the window's start; `end_ns` its end.
+        steady: whether the ramp ended because the rate had settled.
+        busy_share: of the client's core, over the window.
+        requests: all that ended.
+        mine: those that were due in the window.
+        told: what the window says.
+
+    """
+
+    def __init__(  # noqa: PLR0913 - one argument each, by name
+        self,
+        target: Endpoint,
+        load: Load,
+        *,
+        request: Callable[[int], bytes],
+        seed: str,
+        window_s: float,
+        budget_s: float,
+        alone_s: float,
+        heard: Callable[[Client, bool], None],
+    ) -> None:
+        """Put the load on until its window is over.
+
+        Args:
+            target: the server.
+            load: what arrives when.
+            request: the bytes of a request, by its number.
+            seed: of the arrivals of an open loop.
+            window_s: how long the window is open.
+            budget_s: how long the ramp may take once every stream has had an answer.
+            alone_s: how long a request takes alone.
+            heard: called once a tick with the client, and whether the window is open.
+
+        Raises:
+            LoadFailed: the server did not carry it.
+
+        """
+        self._load, self._heard = load, heard
+        self._window_ns, self._budget_ns = int(window_s * 1e9), int(budget_s * 1e9)
+        self._part_ns = int(max(SHORTEST_PART_S, alone_s / 2) * 1e9)
+        self._given_up = ""
+        self._spent: list[float] = []
+        self.start_ns, self.steady = 0, False
+        self.client = Client(
+            target.address[:2],
+            load.streams,
+            request,
+            wire.reply,
+            drain_ns=int((DRAIN_S + DRAIN_ANSWERS * alone_s) * 1e9),
+            tls=endpoint.context(target.address),
+        )
+        try:
+            if load.kind == "closed":
+                self.client.closed_loop(int(alone_s * 1e9), self._steer)
+            else:
+                due = arrivals(load, seed, budget_s + window_s + 2)
+                self.client.open_loop(due.tolist(), self._steer)
+            self.client.offsets.append((now(), offset()))
+            self.client.parse_all()
+        finally:
+            self.client.close()
+        self.requests = timeline.on_one_clock(self.client.answers, self.client.offsets)
+        if len(self._spent) < 2:
+            first = next(
+                (each.trouble for each in self.requests if each.trouble), "no answer ended"
+            )
+            raise LoadFailed(f"the server did not carry the load: {self._given_up or first}")
+        self.end_ns = self.start_ns + self._window_ns
+        self.busy_share = (self._spent[1] - self._spent[0]) / (self._window_ns / 1e9)
+        self.mine: list[ServedRequest] = timeline.due_in(self.requests, self.start_ns, self.end_ns)
+        self.told: WindowFigures = timeline.figures(
+            self.requests, self.start_ns, self.end_ns, now()
+        )
+
+    def _steer(self, client: Client, moment: int) -> int | None:
+        """Decide, once a tick, when the window begins and when it has ended."""
+        self._heard(client, bool(self.start_ns))
+        if client.lost > MOST_LOST + self._load.streams:
+            self._given_up = f"{client.lost} connections were lost"
+            return moment
+        if not self.start_ns:
+            settled = client.finished >= self._load.streams or self._load.kind != "closed"
+            self.steady = settled and timeline.steady(client.bytes_at, self._part_ns)
+            if self.steady or (settled and moment - client.began_ns > self._budget_ns):
+                self.start_ns = moment
+                self._spent.append(time.thread_time())
+            return None
+        if moment < self.start_ns + self._window_ns:
+            return None
+        self._spent.append(time.thread_time())
+        return self.start_ns + self._window_ns
+
+    @property
+    def overloaded(self) -> bool:
+        """Return whether more came in than went out; a closed loop sends no more than comes back."""
+        return self._load.kind != "closed" and self.told.overloaded

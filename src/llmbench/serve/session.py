@@ -1,0 +1,293 @@
+"""One session of a served cell: a proof of the token counts, a ramp, a window, and what the window says.
+
+The load stays on until the last request that was due in the window has ended, so that none of them finds a server that
+empties.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from llmbench.errors import LoadFailed
+from llmbench.results.record import Given, Served
+from llmbench.serve import endpoint, metrics, prompts, requests_file, wire
+from llmbench.serve.capacity import Probe, fewest, search
+from llmbench.serve.loaded import Loaded
+from llmbench.serve.stream import Client, now
+from llmbench.spec import load as spec_load
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from llmbench.measure.loop import Measurement
+    from llmbench.measure.prompts import Phase
+    from llmbench.results.record import Job
+    from llmbench.serve.endpoint import Endpoint
+    from llmbench.serve.timeline import ServedRequest, WindowFigures
+    from llmbench.spec.load import Load
+    from llmbench.spec.sweep import Cell
+
+SAY_EVERY_NS = 2_000_000_000
+SHORT = 4
+"""A rate is tried in a window of a fourth of the length, or as long as the fewest requests take that can show it."""
+
+
+class Session:
+    """A served cell of one session; `run` does it whole, and results go into `taken` as they come."""
+
+    def __init__(
+        self,
+        target: Endpoint,
+        job: Job,
+        cell: Cell,
+        taken: Measurement,
+        say: Callable[[Phase, int], None],
+    ) -> None:
+        """Store the parts without sending anything."""
+        self.target, self.job, self.cell, self.taken, self.say = target, job, cell, taken, say
+        options: Mapping[str, Any] = {**target.defaults, **cell.options}
+        self.load = spec_load.parse(str(options["load"]))
+        self.window_s = float(options["window_s"])
+        self.slo = metrics.Slo(
+            float(options["ttft_slo_ms"]) / 1e3, float(options["tpot_slo_ms"]) / 1e3
+        )
+        self.share = float(options["slo_share"])
+        self.request = prompts.requests(target, cell, job.protocol.seed, job.session)
+        self.runs = 0
+        self._said = (0, 0)
+
+    def run(self) -> tuple[Served, dict[str, Given]]:
+        """Prove, ramp, measure; return the session and its metrics.
+
+        Raises:
+            LoadFailed: the server does not answer, or not as it was asked to.
+
+        """
+        self.taken.phase = "warmup"
+        self.say("warmup", 0)
+        alone_s, by_ids = self._prove()
+        with own_core(self.target.facts.get("cores")) as cores:
+            before = dict(self.target.counters())
+            process = self.target.process()
+            tried: list[Probe] = []
+            if self.load.kind == "most":
+                loaded, tried = self._highest(alone_s)
+            else:
+                loaded = self._loaded(self.load, self.window_s, alone_s)
+            after = dict(self.target.counters())
+            same = process == self.target.process()
+        told = loaded.told
+        self.taken.returned.update(_wrong(loaded.mine, self.cell))
+        served = Served(
+            warmup_s=(loaded.start_ns - loaded.client.began_ns) / 1e9,
+            steady=loaded.steady,
+            window_s=(loaded.end_ns - loaded.start_ns) / 1e9,
+            due=told.due,
+            done=told.done,
+            failed=dict(told.failed),
+            figures=_figures(told),
+            overloaded=loaded.overloaded,
+            client=_client(loaded, cores),
+            server=_server(self.target.facts, before, after, self.runs, same=same),
+            tokens="ids, then usage" if by_ids else "usage",
+            requests=self._written(loaded),
+            tried=[list(probe) for probe in tried],
+        )
+        given = metrics.given(loaded.mine, told, self.slo, latencies=not served.overloaded)
+        if tried:
+            given |= metrics.capacity(tried[-1].rate)
+        return served, given
+
+    def _prove(self) -> tuple[float, bool]:
+        """Send one request alone, and return how long it took and whether its tokens were counted by their ids.
+
+        Raises:
+            LoadFailed: it was not answered, or has not the lengths that were asked for.
+
+        """
+        written = prompts.proof(self.target, self.cell, self.job.protocol.seed, self.job.session)
+        client = Client(
+            self.target.address[:2],
+            1,
+            lambda _: written,
+            wire.reply,
+            drain_ns=600_000_000_000,
+            tls=endpoint.context(self.target.address),
+        )
+        try:
+            client.closed_loop(0, lambda each, moment: moment if each.sent else None)
+            client.parse_all()
+        finally:
+            client.close()
+        if not client.answers:
+            raise LoadFailed("the server did not answer")
+        reply: wire.ServedReply = client.answers[0]
+        if reply.trouble:
+            raise LoadFailed(f"the server did not answer: {reply.trouble}")
+        if reply.tokens is None:
+            raise LoadFailed("the server does not count its tokens: no usage came with the answer")
+        if reply.prompt_tokens not in (None, self.cell.input_len):
+            raise LoadFailed(
+                f"the server counts {reply.prompt_tokens} prompt tokens for {self.cell.input_len} ids"
+            )
+        wanted = self.cell.output_len
+        if reply.token_ids and len(reply.token_ids) != wanted:
+            raise LoadFailed(
+                f"the server gave {len(reply.token_ids)} ids, and {wanted} were asked for"
+            )
+        if reply.tokens != wanted:
+            raise LoadFailed(f"the server gave {reply.tokens} tokens, and {wanted} were asked for")
+        self.taken.warmup_ns.append(reply.ended_ns - reply.sent_ns)
+        return (reply.ended_ns - reply.sent_ns) / 1e9, bool(reply.token_ids)
+
+    def _loaded(self, load: Load, window_s: float, alone_s: float) -> Loaded:
+        """Put a load on the server until its window is over."""
+        first = self.runs
+        loaded = Loaded(
+            self.target,
+            load,
+            request=lambda number: self.request(first + number),
+            seed=f"{self.job.protocol.seed}/{self.cell.id}/{self.job.session}/{first}",
+            window_s=window_s,
+            budget_s=self.job.protocol.warmup_budget_s,
+            alone_s=alone_s,
+            heard=self._heard,
+        )
+        self.runs += loaded.client.sent
+        return loaded
+
+    def _highest(self, alone_s: float) -> tuple[Loaded, list[Probe]]:
+        """Search the highest rate within the limits; raise LoadFailed if not even a low one is."""
+        last: list[Loaded] = []
+
+        def tried(rate: float, window_s: float) -> Probe:
+            load = self.load._replace(kind="poisson", rate=rate)
+            loaded = self._loaded(load, max(window_s, fewest(self.share) / rate), alone_s)
+            last[:] = [loaded]
+            good = sum(map(self.slo.met_by, loaded.mine))
+            carried = (
+                not loaded.overloaded or window_s < self.window_s
+            )  # chance alone, in a short one
+            return Probe(rate, good, len(loaded.mine), carried=carried)
+
+        found, probes = search(
+            0.5 / alone_s,
+            self.share,
+            lambda rate: tried(rate, self.window_s / SHORT),
+            lambda rate: tried(rate, self.window_s),
+        )
+        if found is None:
+            raise LoadFailed(f"no rate was found at which {self.share:.0%} met the limits")
+        return last[0], probes
+
+    def _heard(self, client: Client, is_open: bool) -> None:  # noqa: FBT001 - as `Loaded` calls it
+        """Tell the launcher that something still arrives; a server that has fallen silent is its to notice."""
+        phase: Phase = "iteration" if is_open else "warmup"
+        moment, (at, received) = now(), self._said
+        if phase != self.taken.phase or (
+            moment - at >= SAY_EVERY_NS and client.received != received
+        ):
+            self.taken.phase, self._said = phase, (moment, client.received)
+            self.say(phase, client.finished)
+
+    def _written(self, loaded: Loaded) -> dict[str, Any]:
+        """Write the raw requests to their file, before the record, and return the file's name and digest."""
+        if not self.job.requests_folder:
+            return {}
+        name = f"{self.cell.id}-s{self.job.session}-a{self.job.attempt}.requests"
+        path = Path(self.job.requests_folder) / name
+        return requests_file.write(path, loaded.requests, loaded.start_ns)
+
+
+class own_core:  # noqa: N801 - reads as the statement it is
+    """Keep this process on its last core while a load runs, if the server leaves it one; yields the cores."""
+
+    def __init__(self, servers: object) -> None:
+        """Take the server's cores, a comma-separated text; without them the client shares what there is."""
+        self.before = os.sched_getaffinity(0)
+        theirs = {int(core) for core in str(servers or "").split(",") if core.isdigit()}
+        free = sorted(self.before - theirs)
+        self.mine = free[-1:] if theirs else []
+
+    def __enter__(self) -> list[int]:
+        if self.mine:
+            os.sched_setaffinity(0, self.mine)
+        return self.mine
+
+    def __exit__(self, *_: object) -> None:
+        os.sched_setaffinity(0, self.before)
+
+
+def _client(loaded: Loaded, cores: list[int]) -> dict[str, Any]:
+    """Return how the client itself did, which is what its numbers rest on."""
+    mine, client = loaded.mine, loaded.client
+    lags = [lag for request in mine for lag in request.lag_ns]
+    events = sum(len(request.token_ns) for request in mine)
+    merged = sum(request.merged for request in mine)
+    offsets = [each for _, each in client.offsets]
+    return {
+        "cores": ",".join(map(str, cores)),
+        "shares_core": not cores,
+        "busy_share": round(loaded.busy_share, 4),
+        "stamps": "kernel" if lags else "user",
+        "lag_p50_ns": _quantile(lags, 0.5),
+        "lag_p99_ns": _quantile(lags, 0.99),
+        "send_lag_p99_ns": _quantile([each.sent_ns - each.due_ns for each in mine], 0.99),
+        "gap_p50_ns": _quantile(
+            [gap for each in mine for gap in np.diff(each.token_ns).tolist()], 0.5
+        ),
+        "merged_share": round(merged / events, 6) if events else 0.0,
+        "clock_moved_ns": max(offsets) - min(offsets) if offsets else 0,
+        "reconnects": client.reconnects,
+        "capped": client.capped,
+    }
+
+
+def _wrong(mine: list[ServedRequest], cell: Cell) -> dict[str, int]:
+    """Return how many answers had not the lengths that were asked for, and the prompt tokens from a cache."""
+    done = [request for request in mine if not request.trouble]
+    counts = {
+        "token_count": sum(request.tokens != cell.output_len for request in done),
+        "prompt_tokens": sum(
+            request.prompt_tokens not in {None, cell.input_len} for request in done
+        ),
+        "cached_tokens": sum(request.cached_tokens or 0 for request in done),
+    }
+    return {name: count for name, count in counts.items() if count}
+
+
+def _server(
+    facts: Mapping[str, Any],
+    before: Mapping[str, float],
+    after: Mapping[str, float],
+    sent: int,
+    *,
+    same: bool,
+) -> dict[str, Any]:
+    """Return the server's own counts over the session, and whether it was one and the same."""
+    counts = {name: after[name] - before[name] for name in after if name in before}
+    return {
+        "kind": facts.get("server", ""),
+        "version": facts.get("version", ""),
+        "fresh": bool(facts.get("fresh")),
+        "restarted": not same,
+        "sent": sent,
+        **counts,
+    }
+
+
+def _figures(told: WindowFigures) -> dict[str, float | None]:
+    names = ("in_flight", "little", "edge", "growth_low", "halves", "offered_rps", "achieved_rps")
+    return {name: _finite(getattr(told, name)) for name in names}
+
+
+def _finite(value: float) -> float | None:
+    return float(f"{value:.6g}") if np.isfinite(value) else None
+
+
+def _quantile(values: list[int], share: float) -> int | None:
+    return int(np.quantile(np.array(values), share)) if values else None
