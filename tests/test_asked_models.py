@@ -278,6 +278,23 @@ def test_a_family_without_fused_attention_writes_its_scores_out(name: str, writt
     assert memory.pair_bytes(said, str(found.model_type), job(found).cells[0]) == written
 
 
+@pytest.mark.parametrize(
+    ("name", "active"),
+    [
+        (
+            "llama-4-scout-17b-16e",
+            17_172_894_720,
+        ),  # transformers multiplies with all 16 experts, a token needs one
+        ("gpt-oss-20b", 4_187_440_704),
+        ("qwen3-30b-a3b", 3_353_032_704),
+    ],
+)
+def test_a_token_uses_its_experts_alone(name: str, active: int) -> None:
+    entry = resolve.entry(name)
+
+    assert counts(entry.model_type, entry.config).active_parameters == active
+
+
 def test_a_chunk_begins_anew() -> None:
     said = counts("llama4_text", FAMILIES["llama4_text"])
     own = 2 * 2 * 16 * 2  # keys and values x heads x width x bytes
