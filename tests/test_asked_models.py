@@ -8,18 +8,21 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from jobs import job, knowing, prompts
-from lazily import Lazy
+from lazily import Lazy, torch, transformers
 from llmbench import backends
 from llmbench.measure import ask
 from llmbench.models import by_row, formulas, resolve
 from llmbench.models.counts import ModelAnswer
 from llmbench.models.resolve import Model
+from llmbench.predict import memory
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from llmbench.models.counts import Counts
 
+backends_config: Any = Lazy("llmbench.backends.config")
+flop_counter: Any = Lazy("torch.utils.flop_counter")
 meta_model: Any = Lazy("llmbench.backends.meta_model")
 
 S: dict[str, Any] = {
@@ -229,6 +232,69 @@ def test_the_cache_of_an_entry_is_known(name: str, per_token: int, lasting: int)
     assert formulas.lasting_kv_bytes_per_token(said, "bfloat16") == lasting
 
 
+@pytest.mark.parametrize(
+    "family",
+    [
+        "cohere2",
+        "falcon_h1",
+        "glm4",
+        "granitemoehybrid",
+        "jamba",
+        "lfm2",
+        "olmoe",
+        "qwen2_moe",
+        "zamba2",
+    ],
+)
+def test_operations_are_those_that_torch_counts(family: str) -> None:
+    wanted = model(family, FAMILIES[family])
+    said = counts(family, FAMILIES[family])
+    config = backends_config.of_model(wanted, own=True)
+    made = backends_config.builder(config).from_config(config, attn_implementation="eager").eval()
+    if hasattr(made, "set_experts_implementation"):
+        made.set_experts_implementation("batched_mm")
+    cache = transformers.DynamicCache(config=made.config)
+    counted = []
+
+    for tokens in (7, 1):
+        ids = torch.ones((1, tokens), dtype=torch.long)
+        with flop_counter.FlopCounterMode(display=False) as counter, torch.inference_mode():
+            made(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        counted.append(counter.get_total_flops())
+
+    prefill, step = counted
+    assert step == formulas.decode_flops(said, 7)
+    floor = formulas.prefill_flops(said, 7, square=True)
+    recurrent = any(each.state_numbers or each.state_bytes for each in said.cached)
+    assert floor <= prefill if recurrent else floor == prefill
+
+
+@pytest.mark.parametrize(("name", "written"), [("gpt-oss-20b@tiny", 12), ("gemma-2-2b@tiny", 0)])
+def test_a_family_without_fused_attention_writes_its_scores_out(name: str, written: int) -> None:
+    found = resolve.resolve(name)
+
+    said = counts(str(found.model_type), found.config)
+
+    assert memory.pair_bytes(said, str(found.model_type), job(found).cells[0]) == written
+
+
+@pytest.mark.parametrize(
+    ("name", "active"),
+    [
+        (
+            "llama-4-scout-17b-16e",
+            17_172_894_720,
+        ),  # transformers multiplies with all 16 experts, a token needs one
+        ("gpt-oss-20b", 4_187_440_704),
+        ("qwen3-30b-a3b", 3_353_032_704),
+    ],
+)
+def test_a_token_uses_its_experts_alone(name: str, active: int) -> None:
+    entry = resolve.entry(name)
+
+    assert counts(entry.model_type, entry.config).active_parameters == active
+
+
 def test_a_chunk_begins_anew() -> None:
     said = counts("llama4_text", FAMILIES["llama4_text"])
     own = 2 * 2 * 16 * 2  # keys and values x heads x width x bytes
@@ -288,8 +354,7 @@ ASKED_SOON = (
 )
 def test_an_entry_has_the_parameters_that_were_published(name: str) -> None:
     entry = resolve.entry(name)
-    config = Lazy("llmbench.backends.config")
-    built = meta_model.build(config.of_model(resolve.resolve(name), own=True))
+    built = meta_model.build(backends_config.of_model(resolve.resolve(name), own=True))
     biases = [each.numel() for key, each in built.named_buffers() if "correction_bias" in key]
 
     parameters = sum(each.numel() for each in built.parameters())

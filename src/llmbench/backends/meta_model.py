@@ -47,7 +47,7 @@ ATEN = torch.ops.aten
 
 
 def main() -> None:
-    """ModelAnswer for every model on stdin; only the answers go to stdout, other prints to stderr."""
+    """Answer for every model on stdin; only the answers go to stdout, other prints to stderr."""
     answer = os.dup(1)
     os.dup2(2, 1)
     logging.set_verbosity_error()
@@ -142,42 +142,55 @@ def counts_of(model: Any) -> Counts:
 
     """
     config = decoder_config(model)
-    encodes = bool(model.config.is_encoder_decoder)
-    encoded = _encoded(model, MORE) if encodes else None
-    longest = max([9 * MORE, *(limit + BEYOND for limit in _limits(config))])
-    few, grown = _steps(model, encoded, FEW, until=MORE + 1)
-    (more,), (beyond,) = _steps(model, encoded, MORE), _steps(model, encoded, longest)
-    if grown.held != more.held:
-        raise ValueError("what its cache holds depends on how the tokens came")
-    chunk = getattr(config, "attention_chunk_size", None)
-    attended = [
-        Attended(pair_flops=slope, limit=limit, chunked=limit is not None and limit == chunk)
-        for layer in more.flops
-        for slope, limit in _growth(
-            *((each.tokens, each.flops[layer]) for each in (few, more, beyond))
-        )
-    ]
-    head = model.get_output_embeddings().weight.numel()
-    token_weights = _weights(more.products)
+    encoded = _encoded(model, MORE) if model.config.is_encoder_decoder else None
+    few, more, beyond = seen = _three_steps(model, encoded, config)
+    attended = _attended(seen, getattr(config, "attention_chunk_size", None))
+    crossing = _crossing(model, encoded, more) if encoded else {}
+    weights = _weights(more.products)
     whole = sum(numbers for numbers, table in more.read.values() if not table)
     tables = sum(numbers for numbers, table in more.read.values() if table)
     products = [_times(each, times) for each, times in more.products.items()]
     parameters = sum(each.numel() for each in model.parameters())
     return Counts(
         parameters=parameters,
-        active_parameters=parameters if encodes else whole + tables,
+        active_parameters=parameters if encoded else whole + tables,
         wide_parameters=sum(p.numel() for p in model.parameters() if p.dtype == torch.float32),
         wide_in_float16=_wide_in_float16(model),
         step_numbers=whole,
         table_numbers=tables,
-        token_weights=token_weights,
-        head_weights=head,
+        token_weights=weights + _rest(more, attended, crossing),
+        head_weights=model.get_output_embeddings().weight.numel(),
         cached=_cached(few, more, beyond, config),
-        attended=_attended(attended),
-        **(_crossing(model, encoded, more) if encoded else {"prompt_weights": token_weights}),
+        attended=attended,
+        **({"prompt_weights": weights} | crossing),
         **_sizes(config, products),
+        writes_scores=model.config._attn_implementation == "eager",  # noqa: SLF001 - has no public name
         products=products,
     )
+
+
+def _three_steps(
+    model: Any, encoded: Encoded | None, config: Any
+) -> tuple[WatchedStep, WatchedStep, WatchedStep]:
+    """Return steps after few tokens, more of them, and more than any window.
+
+    Raises:
+        ValueError: what the cache holds depends on how the tokens came.
+
+    """
+    longest = max([9 * MORE, *(limit + BEYOND for limit in _limits(config))])
+    few, grown = _steps(model, encoded, FEW, until=MORE + 1)
+    (more,), (beyond,) = _steps(model, encoded, MORE), _steps(model, encoded, longest)
+    if grown.held != more.held:
+        raise ValueError("what its cache holds depends on how the tokens came")
+    return few, more, beyond
+
+
+def _rest(step: WatchedStep, attended: Sequence[Attended], crossing: Mapping[str, int]) -> int:
+    """Return what is the same in every step, as weights: converted ones, convolutions, updates of a state."""
+    pairs = sum(each.pair_flops for each in attended) * step.tokens
+    pairs += crossing.get("cross_pair_flops", 0) * MORE
+    return (sum(step.flops.values()) - pairs) // 2
 
 
 def _weights(products: Mapping[Product, int]) -> int:
@@ -242,14 +255,15 @@ def _growth(*points: tuple[int, int]) -> Iterator[tuple[int, int | None]]:
     yield slope, limit if limit < beyond else None
 
 
-def _attended(layers: Sequence[Attended]) -> list[Attended]:
-    """Return the attention of layers with the same limit together."""
-    flops: Counter[tuple[int | None, bool]] = Counter()
-    for each in layers:
-        flops[each.limit, each.chunked] += each.pair_flops
+def _attended(steps: Sequence[WatchedStep], chunk: int | None) -> list[Attended]:
+    """Return the attention of all layers, those with the same limit together."""
+    flops: Counter[int | None] = Counter()
+    for layer in steps[1].flops:
+        for slope, limit in _growth(*((each.tokens, each.flops[layer]) for each in steps)):
+            flops[limit] += slope
     return [
-        Attended(pair_flops=total, limit=limit, chunked=chunked)
-        for (limit, chunked), total in flops.items()
+        Attended(pair_flops=slope, limit=limit, chunked=limit is not None and limit == chunk)
+        for limit, slope in flops.items()
     ]
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 PROGRAM = tuple(interpreter.command("llmbench.backends.meta_model"))
 DEADLINE_S = 60.0
 """For all models that are asked at once; one of 70 billion parameters takes 7 s on two cores."""
-ASKED = 1
+ASKED = 2
 """The version of the questions; an answer to others is not used."""
 
 

@@ -86,6 +86,7 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         layers: of the decoder.
         inner: width of a feed-forward block, of one expert in a mixture.
         relative_biases: whether attention adds a bias per pair of tokens and head.
+        writes_scores: whether the attention that transformers chooses writes every score to memory.
         products: of a layer's weights in a decode step, over all layers.
 
     """
@@ -115,6 +116,7 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     experts_per_token: int = 1
     vocabulary: int
     relative_biases: bool = False
+    writes_scores: bool = False
     products: list[Product]
 
     @property

@@ -171,21 +171,19 @@ def _state_bytes(cached: Cached, dtype: str) -> int:
     return cached.layers * (cached.state_numbers * ITEMSIZE[dtype] + cached.state_bytes)
 
 
-def _within(tokens: int, limit: int | None, *, chunked: bool = False) -> int:
-    """Return how many of `tokens` are kept or attended to."""
-    if not limit:
-        return tokens
-    return (tokens - 1) % limit + 1 if chunked and tokens else min(tokens, limit)
+def _within(tokens: int, limit: int | None) -> int:
+    """Return how many of `tokens` a cache holds."""
+    return min(tokens, limit or tokens)
 
 
 def _summed(tokens: int, steps: int, limit: int | None, *, chunked: bool = False) -> int:
-    """Return the sum of `_within` over `steps` numbers of tokens, beginning at `tokens`."""
+    """Return how many tokens are attended to in `steps` steps, of which the first has `tokens` with its own."""
     last = tokens + steps - 1
     return _all_up_to(last, limit, chunked=chunked) - _all_up_to(tokens - 1, limit, chunked=chunked)
 
 
 def _all_up_to(tokens: int, limit: int | None, *, chunked: bool) -> int:
-    """Return the sum of `_within` from 1 to `tokens`."""
+    """Return how many tokens the first `tokens` attend to: all, the last `limit`, or those of their own chunk."""
     if not limit or tokens <= limit:
         return tokens * (tokens + 1) // 2
     whole, rest = divmod(tokens, limit) if chunked else (1, 0)

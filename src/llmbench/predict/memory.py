@@ -106,7 +106,8 @@ def pair_bytes(counts: Counts, model_type: str, cell: Cell) -> int:
     """Return the bytes per pair of tokens and head; 0 for a fused attention."""
     if model_type == SHARED_KEY_ONLY and counts.kv_heads > 1:
         return 0
-    eager = cell.options.get("attn_implementation") == "eager"
+    chosen = cell.options.get("attn_implementation", "default")
+    eager = chosen == "eager" or (chosen == "default" and counts.writes_scores)
     return PAIR_BYTES.get(model_type, EAGER_PAIR_BYTES if eager else 0)
 
 
