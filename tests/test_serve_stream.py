@@ -102,8 +102,8 @@ def test_the_kernels_stamps_agree_with_what_the_server_says_it_sent(tmp_path: Pa
 
 
 def test_streams_do_not_march_in_step_and_go_on_from_their_answers(tmp_path: Path) -> None:
-    with serving(tmp_path, ttft_ms=20.0, itl_ms=1.0) as address:
-        client = looped(address, 5, 0.6)
+    with serving(tmp_path, ttft_ms=60.0, itl_ms=1.0) as address:
+        client = looped(address, 5, 1.0)
 
     requests = timeline.on_one_clock(client.answers, client.offsets)
     begun = sorted(each.due_ns for each in requests)[:5]

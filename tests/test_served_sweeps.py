@@ -256,8 +256,8 @@ def _words(process: psutil.Process) -> list[str]:
 def test_the_highest_rate_within_a_limit_is_found(bench: Bench) -> None:
     """The first token comes later with each request in flight: above 10 of them, at over twice 20 ms."""
     done = served(
-        bench, {**ONE, "load": "most"}, window_s=4.0, capacity=10, ttft_slo_ms=44.0, slo_share=0.9,
-        protocol={**SINGLE, "warmup_budget_s": 3.0},
+        bench, {**ONE, "load": "most"}, window_s=3.0, itl_ms=1.0, capacity=10, ttft_slo_ms=44.0, slo_share=0.9,
+        protocol={**SINGLE, "warmup_budget_s": 1.0},
     )  # fmt: skip
 
     (record,) = done.records

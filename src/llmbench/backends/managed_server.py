@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -35,6 +33,8 @@ COUNTED = {
 """Our names of the counters on a page of vLLM's metrics."""
 STARTED = "process_start_time_seconds"
 ERROR = re.compile(r"\b\w*Error: .+")
+MOST_LOG = 2**22
+"""How much of what a server said is kept, from its beginning."""
 LOOK_S = 0.05
 END_WITHIN_S = 10.0
 
@@ -112,9 +112,7 @@ class ManagedServer:
     def _copy_log(self) -> None:
         """Write what the server said to our own log."""
         self._log.seek(0)
-        with contextlib.suppress(OSError):
-            shutil.copyfileobj(self._log, sys.stderr.buffer)
-            sys.stderr.flush()
+        sys.stderr.write(self._log.read(MOST_LOG).decode("utf-8", "replace"))
         self._log.close()
 
     def close(self) -> None:

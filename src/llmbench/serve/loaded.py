@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 SHORTEST_PART_S = 0.5
 MOST_LOST = 20
-"""Requests whose connection was lost, beyond one a stream, after which a load is given up."""
+"""Requests whose connection was lost, beyond one a stream and half of all, after which a load is given up."""
 DRAIN_S, DRAIN_ANSWERS = 60, 20
 """How long an answer may take after the window: so many seconds, and so many times that of a request alone."""
 
@@ -106,7 +106,7 @@ class LoadedServer:
     def _steer(self, client: Client, moment: int) -> int | None:
         """Decide, once a tick, when the window begins and when it has ended."""
         self._heard(client, bool(self.start_ns))
-        if client.lost > MOST_LOST + self._load.streams:
+        if client.lost > max(MOST_LOST + self._load.streams, client.finished / 2):
             self._given_up = f"{client.lost} connections were lost"
             return moment
         if not self.start_ns:

@@ -187,14 +187,14 @@ class Client:
             last: int | None = None
             tick = begin
             while self._connections:
+                while waiting and last is None and waiting[0][0] <= now():
+                    due, connection = waiting.popleft()
+                    self._send(connection, due)
                 if now() >= tick:
                     last, tick = self._tick(steer, last, tick)
                     if last is not None and self._is_over(last):
                         return
-                while waiting and waiting[0][0] <= now():
-                    due, connection = waiting.popleft()
-                    self._send(connection, due)
-                soonest = min(waiting[0][0], tick) if waiting else tick
+                soonest = min(waiting[0][0], tick) if waiting and last is None else tick
                 free = self._read(soonest)
                 while self._idle:  # opened in the place of lost ones
                     free.append(self._idle.pop())
