@@ -222,6 +222,7 @@ def sessions(folder: Path, name: str) -> Counter[tuple[str, int, str]]:
     return Counter((one.cell.id, one.session, one.status.value) for one in measured)
 
 
+@pytest.mark.slow
 def test_a_list_that_was_killed_or_cut_off_goes_on_where_it_was(tmp_path: Path) -> None:
     for name in ("first", "second"):
         (tmp_path / f"{name}.yaml").write_text(json.dumps({"name": name, **ON_THE_FAKE_ENGINE}))
