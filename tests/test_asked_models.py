@@ -221,7 +221,10 @@ CACHES = {
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(each, marks=() if each == "qwen3.5-27b" else pytest.mark.slow) for each in CACHES],
+    [
+        pytest.param(each, marks=() if each == "qwen3.5-27b" else pytest.mark.slow)
+        for each in CACHES
+    ],
 )
 def test_the_cache_of_an_entry_is_known(name: str) -> None:
     entry, (per_token, lasting) = resolve.entry(name), CACHES[name]

@@ -335,3 +335,44 @@ def test_several_gpus_are_paid_for_together(
     assert facts["gpus"] == 8
     assert facts["price"] == {"usd_per_hour": pytest.approx(usd), "source": said}
     assert f", at {said}." in text
+
+
+def planned_here(*flags: str) -> dict[str, Any]:
+    """Return the plan of a cell of Pythia-160m as JSON."""
+    done = asked("sweep", "pythia-160m", *flags, "--dry-run", "--format", "json")
+    (cell,) = json.loads(done.out)["cells"]
+    return dict(cell)
+
+
+def test_vllm_on_a_cpu_needs_its_whole_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = ("--backend", "vllm", "--device", "cpu", "--dtype", "bfloat16")
+    monkeypatch.delenv("VLLM_CPU_KVCACHE_SPACE", raising=False)
+    usual = planned_here(*flags)
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
+    small = planned_here(*flags)
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "99999")
+    large = planned_here(*flags)
+
+    assert usual["need_bytes"] - small["need_bytes"] == GIB
+    assert usual["need_bytes"] == pytest.approx(2 * GIB + 2 * 162e6, rel=0.05)
+    assert large["fits"] == "does not fit"
+
+
+@pytest.mark.parametrize(
+    ("machine", "fits"), [("h100-sxm", "does not fit"), ("h100-sxm*2", "fits")]
+)
+def test_a_model_over_several_gpus_has_the_memory_of_all(machine: str, fits: str) -> None:
+    done = asked("sweep", "llama-2-70b", "--option", "device_map=auto", "--dry-run", "--machine", machine,
+                 "--dtype", "bfloat16", "--format", "json")  # fmt: skip
+
+    (cell,) = json.loads(done.out)["cells"]
+    assert cell["fits"] == fits
+
+
+def test_a_served_cell_takes_at_least_its_window_and_never_queues_too_many() -> None:
+    cell = planned_here(
+        "--backend", "vllm_server", "--load", "5/s", "--option", "window_s=40", "--sessions", "3",
+        "--device", "cpu", "--dtype", "bfloat16",
+    )  # fmt: skip
+
+    assert (cell["fits"], cell["sweep_s"], cell["times"]) == ("fits", 120.0, "least")

@@ -175,6 +175,16 @@ def test_the_bytes_of_a_scheme_are_those_that_the_library_held(scheme: str, held
     assert formulas.weight_bytes(counts, "bfloat16") - saved == held
 
 
+def test_a_quantised_cell_has_no_times_because_its_kernels_are_others() -> None:
+    found = planned("llama-7b", backend={"transformers": {"quantization": "bnb-nf4"}})
+    place = estimate.PredictedMachine({"cpu": 2**34, "cuda": None}, None, (), {})
+
+    (one,) = estimate.predictions(found.cells, found.models, found.sweep.protocol, place).values()
+
+    assert one.basis == "no times: quantization=bnb-nf4 has its own kernels"
+    assert one.ttft_s is None
+
+
 def test_a_step_of_quantised_weights_reads_as_much_less() -> None:
     def decode_bytes(**options: Any) -> int:
         found = planned("llama-7b", backend={"transformers": options})

@@ -17,7 +17,7 @@ from llmbench.predict import nearest, roofline
 from llmbench.predict.roofline import ON_CHIP_BYTES
 from llmbench.results.prediction import Prediction
 from llmbench.spec.grid import QUANTIZATION
-from llmbench.spec.sweep import gpus_of, groups
+from llmbench.spec.sweep import SPREADING, gpus_of, groups
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -63,6 +63,7 @@ class PredictedMachine(NamedTuple):
     chip: Chip | None
     probes: Sequence[Probe]
     past: Mapping[Engine, Sequence[PastCell]]
+    gpus: int = 1
 
 
 class Pace(NamedTuple):
@@ -90,12 +91,13 @@ def here(
         chip=next(iter(kinds.values())) if len(kinds) == 1 else None,
         probes=probes,
         past=nearest.by_engine(past),
+        gpus=len(gpus),
     )
 
 
-def elsewhere(chip: Chip) -> PredictedMachine:
-    """Return a machine with one chip of this kind, described only by its datasheet."""
-    return PredictedMachine({"cpu": None, "cuda": chip.memory_bytes()}, chip, (), {})
+def elsewhere(chip: Chip, gpus: int = 1) -> PredictedMachine:
+    """Return a machine with chips of this kind, described only by their datasheet."""
+    return PredictedMachine({"cpu": None, "cuda": chip.memory_bytes()}, chip, (), {}, gpus)
 
 
 def predictions(
@@ -120,11 +122,13 @@ def predictions(
             otherwise = _otherwise(cell) or (_nothing_known(cell, model) if saved is None else "")
             if otherwise:
                 pace = Pace(None, False, None, None, None, otherwise)
+            elif scheme := _scheme(cell, model):
+                pace = _quantised(pace, scheme)
             least = _least(cell, counts, pace, None if otherwise else saved)
             if cell.backend != PREDICTED or saved is None:
                 predicted[cell.id] = least
                 continue
-            have = place.have_bytes.get(cell.device) if not otherwise else None
+            have = _have(cell, place) if not otherwise or _is_spread(cell) else None
             held = predict_memory.footprint(counts, str(model.model_type), cell)
             held = held._replace(weights_bytes=held.weights_bytes - saved)
             predicted[cell.id] = filled = _filled(least, held, have)
@@ -202,6 +206,17 @@ def _quantised(pace: Pace, scheme: str) -> Pace:
         pace.source,
         f"no times: quantization={scheme} has its own kernels",
     )
+
+
+def _is_spread(cell: Cell) -> bool:
+    """Return whether a cell's model is placed over all GPUs."""
+    return cell.options.get("device_map") in SPREADING and cell.device == "cuda"
+
+
+def _have(cell: Cell, place: PredictedMachine) -> int | None:
+    """Return the memory that a cell may use: that of one device, or of all GPUs that its model is spread over."""
+    have = place.have_bytes.get(cell.device)
+    return have * place.gpus if have and _is_spread(cell) else have
 
 
 def _otherwise(cell: Cell) -> str:

@@ -10,7 +10,9 @@ from llmbench.errors import SpecError
 from llmbench.machine import calibration, chips, info, peaks
 from llmbench.models import resolve
 from llmbench.predict import estimate, nearest, preallocated
+from llmbench.results.prediction import Prediction
 from llmbench.run import plan
+from llmbench.spec.sweep import LOAD
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,10 +21,11 @@ if TYPE_CHECKING:
     from llmbench.cost.prices import Hour, PriceOptions
     from llmbench.machine.chips import Chip
     from llmbench.predict.preallocated import Room
-    from llmbench.results.prediction import Prediction
     from llmbench.run.plan import Planned
     from llmbench.spec.sweep import Cell, Sweep
 
+PREALLOCATING = ("vllm", "vllm_server")
+"""Engines that take their memory at the start."""
 MOST_GPUS = 1024
 """A limit against typing errors: no sweep runs on more."""
 
@@ -81,7 +84,7 @@ def forecast(sweep: Sweep, machine: str | None, price: PriceOptions, results: Pa
     else:
         name, gpus = _named(machine)
         chip = chips.chip(name)
-        place = estimate.elsewhere(chip)
+        place = estimate.elsewhere(chip, gpus)
     planned = plan.plan(sweep, chip=chip)
     cells = list(_cells(planned, place, gpus))
     hour = prices.of_plan(price, name, max(1, gpus))
@@ -105,15 +108,27 @@ def _cells(planned: Planned, place: estimate.PredictedMachine, gpus: int) -> Ite
         prediction, refused = predicted[cell.id], planned.refused.get(cell.id)
         room = None if refused else _room(cell, planned, place, gpus)
         runs = not refused and prediction.fits != "no" and (room is None or room.fits == "fits")
-        session_s = (least.get(cell.id) or prediction).session_s if runs else None
+        lower = _window(cell) or least.get(cell.id)
+        session_s = (lower or prediction).session_s if runs else None
         sweep_s = session_s and planned.sweep.protocol.sessions * session_s
-        yield PlannedCell(cell, prediction, refused, room, least.get(cell.id), sweep_s)
+        yield PlannedCell(cell, prediction, refused, room, lower, sweep_s)
+
+
+def _window(cell: Cell) -> Prediction | None:
+    """Return the least time of a session of a served cell, its window; None for other cells."""
+    if LOAD not in cell.options:
+        return None
+    declared = backends.options(cell.backend)
+    window_s = float(str(cell.options.get("window_s", declared["window_s"])))
+    return Prediction(
+        session_s=window_s, basis="servers: their windows only, without starting them and the ramps"
+    )
 
 
 def _room(cell: Cell, planned: Planned, place: estimate.PredictedMachine, gpus: int) -> Room | None:
     """Return the room that vLLM has for a cell; None for another engine, or if the model or the memory is unknown."""
     model, have = planned.models[cell.model], place.have_bytes.get(cell.device)
-    if cell.backend != "vllm" or cell.device == "cpu" or have is None:
+    if cell.backend not in PREALLOCATING or have is None:
         return None
     counts = resolve.counts_of(model)
     if counts is None:
@@ -122,7 +137,10 @@ def _room(cell: Cell, planned: Planned, place: estimate.PredictedMachine, gpus: 
     defaults = {
         key: value[0] if isinstance(value, tuple) else value for key, value in declared.items()
     }
-    return preallocated.room(counts, cell, defaults, model.max_positions, have, gpus)
+    found = preallocated.room(counts, cell, defaults, model.max_positions, have, gpus)
+    if found and found.fits == "queues" and LOAD in cell.options:
+        return found._replace(fits="fits", why="")  # a server is there to queue
+    return found
 
 
 def _sessions(planned: Planned) -> str:

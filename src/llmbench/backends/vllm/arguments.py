@@ -17,6 +17,7 @@ from vllm.platforms import current_platform
 from llmbench.backends.load_errors import LoadErrorRule
 from llmbench.backends.vllm import quantization
 from llmbench.errors import LoadFailed, Unsupported
+from llmbench.predict.preallocated import CPU_CACHE_BYTES
 from llmbench.spec.grid import NONE, QUANTIZATION
 
 if TYPE_CHECKING:
@@ -24,10 +25,6 @@ if TYPE_CHECKING:
 
     from llmbench.results.record import Job
     from llmbench.spec.sweep import Cell
-
-CPU_CACHE_BYTES = 2 * 2**30
-"""Default size of the KV cache on a CPU. vLLM's own default is most of the machine's memory, and it writes all of
-it at once. LLaMA-7B with 2,048 tokens needs 1 GiB in bfloat16, and 2 GiB in float32."""
 
 WITNESS = "llmbench.backends.vllm.worker_extension.Witness"
 

@@ -17,6 +17,7 @@ from llmbench.backends.config import configuration
 from llmbench.backends.vllm import quantization
 from llmbench.backends.vllm.model_folder import model_folder
 from llmbench.errors import LoadFailed
+from llmbench.predict.preallocated import CPU_CACHE_BYTES
 from llmbench.serve import endpoint
 
 if TYPE_CHECKING:
@@ -65,7 +66,6 @@ MEANINGS = {
     "revision": "branch, tag or commit of a hub repository",
 }
 OURS = ("load", "window_s", "ttft_slo_ms", "tpot_slo_ms", "slo_share")
-CPU_CACHE_GIB = "2"
 NAME = "served"
 UNKNOWN = {"unk_token": "t0"}
 """The word for an id without one, of which there is none."""
@@ -161,7 +161,9 @@ def _environment(device: str) -> dict[str, str]:
     more = {"VLLM_NO_USAGE_STATS": "1"}
     if device == "cpu":
         more |= {
-            "VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", CPU_CACHE_GIB),
+            "VLLM_CPU_KVCACHE_SPACE": os.environ.get(
+                "VLLM_CPU_KVCACHE_SPACE", str(CPU_CACHE_BYTES // 2**30)
+            ),
             "VLLM_CPU_OMP_THREADS_BIND": os.environ.get("VLLM_CPU_OMP_THREADS_BIND", "nobind"),
         }
     return more

@@ -146,7 +146,7 @@ def _notes(made: Forecast) -> Iterator[Note]:
     yield from map(Note, _without_room(rows))
     if any(row.room for row in rows):
         yield Note(
-            "need, where an engine takes its share of the memory in advance: on each of its GPUs."
+            "need, where an engine takes its memory in advance: on each of its GPUs, or on a CPU with its whole cache."
         )
     for basis, count in Counter((row.least or row.prediction).basis for row in rows).items():
         which = plural(count, "cell") if len(rows) > count else "Estimates"
