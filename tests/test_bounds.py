@@ -142,6 +142,11 @@ PROBE = Probe(
         ({"threads": 4}, [PROBE], Ceilings()),  # more threads than were probed may be faster
         ({}, [PROBE], Ceilings()),
         ({"threads": 2}, [], Ceilings()),
+        (
+            {"threads": 2},
+            [msgspec.structs.replace(PROBE, others_share=0.3)],
+            Ceilings(),
+        ),  # was slowed down
     ],
 )
 def test_a_cpu_is_held_against_the_probe_of_its_machine(

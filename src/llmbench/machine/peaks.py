@@ -43,6 +43,10 @@ class Rate(msgspec.Struct, frozen=True, kw_only=True):
     flops_s: float
 
 
+BUSY = 0.05
+"""The share of the CPUs used by others above which a probe's rates are no ceilings."""
+
+
 class Probe(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Measured ceilings of one device. Unlike a datasheet's peak, they are not a physical limit.
 
@@ -57,6 +61,7 @@ class Probe(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         flops_s: by dtype, the best rate of a matrix product.
         rates: the rate of matrix products at 1 to 16,384 rows.
         step_s: seconds of one trivial operation, the cost of dispatch.
+        others_share: of the CPUs, used by other processes meanwhile; above `BUSY` its rates are too low to judge by.
 
     """
 
@@ -70,6 +75,12 @@ class Probe(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     flops_s: dict[str, float] = {}
     rates: list[Rate] = []
     step_s: float | None = None
+    others_share: float = 0.0
+
+    @property
+    def quiet(self) -> bool:
+        """Return whether the machine was quiet enough for these rates to be ceilings."""
+        return self.others_share <= BUSY
 
 
 class File(state.OfMachine, frozen=True, kw_only=True):

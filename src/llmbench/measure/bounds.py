@@ -72,7 +72,7 @@ def ceilings(
 
 def _of_cpu(cell: Cell, engine: Mapping[str, Any], probes: Sequence[Probe]) -> Ceilings:
     """Return the rates that a probe measured with at least as many threads as the engine has."""
-    probe = next((probe for probe in probes if probe.device == "cpu"), None)
+    probe = next((probe for probe in probes if probe.device == "cpu" and probe.quiet), None)
     threads = engine.get("threads")
     if probe is None or not isinstance(threads, int) or threads > (probe.threads or 0):
         return Ceilings()

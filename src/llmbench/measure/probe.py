@@ -50,6 +50,7 @@ def measure(
     """
     if importlib.util.find_spec("torch") is None:
         raise RunError("--probe: needs the package torch: pip install 'llmbench[transformers]'.")
+    window = telemetry.CpuWindow()
     try:
         done, said = _run((*(program or PROGRAM), kind), deadline_s, tell)
     except subprocess.TimeoutExpired:
@@ -59,7 +60,14 @@ def measure(
         ) from None
     if done.returncode:
         raise RunError(f"--probe: measuring {kind} {_death(done.returncode, said)}.")
-    return _believed(kind, done.stdout, facts)
+    share = round(window.others(), 3)
+    probes, left_out = _believed(kind, done.stdout, facts)
+    if share > peaks.BUSY:
+        left_out.append(
+            f"Other processes used {share:.0%} of the CPUs meanwhile; nothing is judged or predicted by these rates. "
+            "Measure again when they are done."
+        )
+    return [msgspec.structs.replace(probe, others_share=share) for probe in probes], left_out
 
 
 def _run(

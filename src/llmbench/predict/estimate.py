@@ -89,7 +89,7 @@ def here(
             "cuda": gpus[0].get("memory_bytes") if gpus else None,
         },
         chip=next(iter(kinds.values())) if len(kinds) == 1 else None,
-        probes=probes,
+        probes=[probe for probe in probes if probe.quiet],
         past=nearest.by_engine(past),
         gpus=len(gpus),
     )

@@ -67,6 +67,8 @@ def refuse_impossible(job: Job, options: Mapping[str, Any]) -> None:
     scheme, cell = options[QUANTIZATION], job.cells[0]
     if scheme == NONE or checkpoint.quantisation(job.model.config):
         return
+    if scheme == "ct-int4" and cell.device == "cpu" and cell.dtype == "float32":
+        raise Unsupported("quantization=ct-int4: on a CPU, vLLM has no kernel for it in float32.")
     if scheme in OURS:
         if cell.load_format != "dummy" and job.model.source != "folder":
             raise Unsupported(
