@@ -84,7 +84,7 @@ class LoadedServer:
             if load.kind == "closed":
                 self.client.closed_loop(int(alone_s * 1e9), self._steer)
             else:
-                due = arrivals(load, seed, budget_s + window_s + 2)
+                due = arrivals(load, seed, budget_s + window_s + 2 + DRAIN_ANSWERS * alone_s)
                 self.client.open_loop(due.tolist(), self._steer)
             self.client.offsets.append((now(), offset()))
             self.client.parse_all()

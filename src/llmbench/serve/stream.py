@@ -210,7 +210,7 @@ class Client:
         with _uncollected():
             self.began_ns = now()
             begin = self.began_ns + 20_000_000
-            position, last, tick = 0, None, begin
+            position, last, tick, blocked = 0, None, begin, -1
             while self._connections:
                 moment = now()
                 if moment >= tick:
@@ -221,7 +221,8 @@ class Client:
                         return
                 while position < len(due) and begin + due[position] <= moment:
                     if not self._idle:
-                        self.capped += 1
+                        self.capped += position != blocked
+                        blocked = position
                         break
                     self._send(self._idle.pop(), begin + due[position])
                     position += 1
