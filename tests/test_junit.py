@@ -164,7 +164,7 @@ def test_a_run_has_a_test_a_cell_with_its_reasons(
 def test_the_worst_end_of_a_cell_names_its_outcome(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ends = (Status.SKIPPED, Status.OOM, Status.INVALID)
+    ends = (Status.SKIPPED, Status.CRASH, Status.INVALID)
     lines = [make_record(SAME, n, status=status, reason="so") for n, status in enumerate(ends, 1)]
     write_lines(tmp_path / "run", [make_plan([SAME]), *lines])
 
