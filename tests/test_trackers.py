@@ -33,7 +33,7 @@ AT = 1748779200000
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in ("MLFLOW_TRACKING_URI", "WANDB_MODE"):
+    for name in ("MLFLOW_TRACKING_URI", "WANDB_MODE", "WANDB_DATA_DIR"):
         monkeypatch.delenv(name, raising=False)
     environment = {"llmbench": "0.1.0", "packages": {"torch": "2.13.0"}}
     plan = make_plan([GOOD, LOST], machine={"name": "xeon-2cpu"}, environment=environment)
@@ -184,11 +184,13 @@ def answers(uri: str) -> bool:
 def test_an_mlflow_server_reads_back_what_was_measured(
     run: Path, server: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.replace("//", "//me:secret@"))
 
     code = cli.run(["export", str(run), "--to", "mlflow"])
 
-    assert (code, capsys.readouterr().out) == (0, "")
+    said = capsys.readouterr()
+    assert (code, said.out) == (0, "")
+    assert "secret" not in said.err
     held(packaged("mlflow"), server, run)
 
 
@@ -255,4 +257,6 @@ def test_wandb_holds_what_was_measured_offline(
     assert {one["group"] for one in told.values()} == {"mine"}
     assert (good["exits"], told[LOST.id]["exits"]) == ([0], [1])
     assert "records.jsonl" in told["mine"]["artifacts"]
+    staged = [path for path in (folder / "artifacts").rglob("*") if path.is_file()]
+    assert [path.read_bytes() for path in staged] == [(run / "records.jsonl").read_bytes()]
     assert "already" in refused(capsys, *arguments[1:])

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import msgspec
 
 from llmbench.errors import LlmbenchError, RunError, SpecError
-from llmbench.redact import redact, shown
+from llmbench.redact import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -177,6 +177,7 @@ def wandb(export: Export, folder: Path | None) -> str:
     """
     if folder is None:
         raise SpecError("export: --to wandb writes into a folder; say which: -o FOLDER.")
+    os.environ.setdefault("WANDB_DATA_DIR", str(folder.resolve()))  # files wait there for the upload
     module = _module("wandb")
     _make(folder)
     mode = os.environ.get("WANDB_MODE", "offline")
@@ -272,8 +273,8 @@ def _key(name: str) -> str:
 
 
 def _said(text: str) -> str:
-    """Return another program's words as one line without secrets."""
-    return shown(redact(text).strip().partition("\n")[0])
+    """Return another program's words as one line."""
+    return shown(text.strip().partition("\n")[0])
 
 
 def _make(folder: Path) -> None:
