@@ -40,11 +40,16 @@ NOT_RUN = {
     "scripts/llmbench audit": "24 seconds; test_audit.py runs it",
     "llmbench builds quickstart .venv-old .venv-new": "needs two environments; test_builds.py makes them",
     "llmbench audit --client": "ten seconds; test_served_sweeps.py runs it",
+    **{
+        f"llmbench export results/2026-11-30-xeon-2cpu-quickstart --to {tracker} -o tracked": "needs its "
+        "package; test_trackers.py runs it"
+        for tracker in ("mlflow", "wandb")
+    },
     "scripts/llmbench machine --probe": "a minute; test_probe.py runs it",
     "scripts/llmbench sweep bigram.yaml -o bigram-run": "needs its backend; test_backend_page.py runs it",
 }
 """Commands that are shown and not run here, with the reason."""
-PROGRAMS = ("pip", "jq", "python", "python3", "git", "less", "tail")
+PROGRAMS = ("pip", "jq", "python", "python3", "git", "less", "tail", "mlflow", "wandb")
 """Programs that are not ours: what is shown of them is not run."""
 
 

@@ -172,7 +172,7 @@ def test_ten_thousand_cells_are_folded_within_seconds(bench: Bench) -> None:
         ((*H200, "--price", "sn40l=4"), "--price: no price of 'sn40l=4'; h200 has"),
         (("--price", "aws"), "--price: only works together with --dry-run"),
         (("--usd-per-gpu-hour", "2"), "--usd-per-gpu-hour: only works together with --dry-run"),
-        (("--format", "json"), "--format: only works together with --dry-run"),
+        (("--format", "html"), "--format html: only works together with --dry-run"),
         (
             (*H200, "--usd-per-gpu-hour", "-1"),
             "--usd-per-gpu-hour: a price must be above 0 dollars.",

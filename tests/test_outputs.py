@@ -57,7 +57,7 @@ SIX = "{small} {seven} {claims} {context} {edge} {tiers} --usd-per-hour 0.1"
 """What the README's table of claims is made from."""
 
 FORMATS = {
-    **{format: ["--format", format] for format in ("terminal", "markdown", "csv", "json")},
+    **{format: ["--format", format] for format in ("terminal", "markdown", "csv", "json", "junit")},
     "wide": ["--format", "terminal"],
     "html": ["--format", "html", "--output", "page.html"],
     "plain": [],
@@ -85,7 +85,7 @@ ROWS = (
     *(Row(f"table-{run}", f"table {{{run}}}", "wide csv") for run in ("context", "edge", "tiers")),
     Row("table-sessions", "table {quick} --per-session", "terminal wide markdown csv json"),
     Row("table-sessions-failed", "table {failed} --per-session", "terminal csv"),
-    Row("table-newer", "table {newer}", FIVE),
+    Row("table-newer", "table {newer}", f"{FIVE} junit"),
     Row("table-unfinished", "table first", FOUR),
     Row("table-all-metrics", "table {engines} --metric all", "wide markdown csv html"),
     Row("table-shares", "table {claims} --metric mfu_prefill,mbu_decode", PEOPLE),
@@ -96,7 +96,7 @@ ROWS = (
     Row("compare-tpot", "compare {engines} --by backend --metric tpot_s --margin 10%", PEOPLE),
     Row("compare-memory", "compare {small} --by model --metric host_peak_rss_bytes", FIVE),
     Row("compare-two-runs", "compare {claims} {tiers}", FIVE),
-    Row("compare-parts", "compare first others", FIVE),
+    Row("compare-parts", "compare first others", f"{FIVE} junit"),
     Row("compare-cells-missing", "compare {older} {quick} --cross-machine", "terminal wide csv json html"),
     Row("compare-failed", "compare {failed} {newer}", "terminal csv json"),
     Row("compare-refused", "compare {older} {quick}", "terminal json html"),

@@ -8,7 +8,7 @@ import typer
 
 from llmbench import __version__
 from llmbench.commands import compare
-from llmbench.commands.options import Format, of_sweeps, tell
+from llmbench.commands.options import CheckedFormat, of_sweeps, tell
 from llmbench.commands.sweep import wanted_by
 from llmbench.errors import ExitCode
 from llmbench.machine import info
@@ -40,7 +40,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
     margin: compare.Margin = compare.MARGIN,
     fail_on: compare.FailOn = compare.FAIL_ON,
     allow_missing: compare.AllowMissing = False,
-    format: Format = "terminal",
+    format: CheckedFormat = "terminal",
     output: Annotated[
         Path | None,
         typer.Option(

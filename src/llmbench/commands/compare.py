@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from llmbench import compare, report
-from llmbench.commands.options import Format, Output, completed, tell, without_collection
+from llmbench.commands.options import CheckedFormat, Output, completed, tell, without_collection
 from llmbench.compare import confounds, sides
 from llmbench.errors import ExitCode, SpecError, did_you_mean
 from llmbench.machine import calibration, info
@@ -89,13 +89,13 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
         bool,
         typer.Option("--cross-machine", help="Allow runs of machines that are not alike."),
     ] = False,
-    format: Format = "terminal",
+    format: CheckedFormat = "terminal",
     output: Output = None,
 ) -> int:
     """Say what is slower, faster or the same, cell by cell."""
     asked_for = metrics.named([metric]) if metric else []
     by = BY_HEAD.get(by or "", by)
-    failing = verdicts(fail_on)
+    gate = compare.Gate(verdicts(fail_on), allow_missing)
     destination = report.destination("compare", format, output)
     with without_collection():
         runs = counted(runs, by)
@@ -117,10 +117,10 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
             made = made._replace(notices=(notice, *made.notices))
         if kept.notice:
             made = made._replace(notices=(*made.notices, kept.notice))
-        destination.write(views_compare.document(made, logs))
-    if all_verdicts(made) & failing:
+        destination.write(views_compare.document(made, logs, gate))
+    if all_verdicts(made) & gate.failing:
         return ExitCode.NEGATIVE
-    if why := undecided(made, gate=bool(failing), allow_missing=allow_missing):
+    if why := undecided(made, gate=bool(gate.failing), allow_missing=allow_missing):
         tell(f"Undecided (exit code {ExitCode.INCOMPLETE}): {why}")
         return ExitCode.INCOMPLETE
     return ExitCode.DONE
@@ -151,16 +151,16 @@ def first_of_all(logs: Sequence[store.Log], tallies: Sequence[Tally]) -> metrics
     raise SpecError(f"compare: no metric is in every run: {has}.")
 
 
-def verdicts(text: str) -> set[object]:
+def verdicts(text: str) -> frozenset[object]:
     """Return the verdicts that fail, from their words; raise SpecError for a word that is none."""
     words = [word.strip() for word in text.split(",")]
     if words == [NO_GATE]:
-        return set()
+        return frozenset()
     for word in words:
         if word not in VERDICTS:
             known = (*VERDICTS, NO_GATE)
             raise SpecError(f"--fail-on: unknown verdict {word!r}.{did_you_mean(word, known)}")
-    return {VERDICTS[word] for word in words}
+    return frozenset(VERDICTS[word] for word in words)
 
 
 def share(text: str) -> float:

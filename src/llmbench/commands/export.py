@@ -1,4 +1,4 @@
-"""The `export` command: a run for another program."""
+"""The `export` command: a run for another program or an experiment tracker."""
 
 import sys
 from pathlib import Path
@@ -12,7 +12,7 @@ from llmbench.errors import RunError, SpecError
 from llmbench.redact import shown
 from llmbench.report.views import per_session as views_per_session
 from llmbench.report.views import table as views_table
-from llmbench.results import anonymous_copy, export, per_session, store, table
+from llmbench.results import anonymous_copy, export, per_session, store, table, tracking
 
 
 def command(
@@ -25,6 +25,14 @@ def command(
             "`table --format csv`.",
         ),
     ] = "vllm-json",
+    to: Annotated[
+        Literal["mlflow", "wandb"] | None,
+        typer.Option(
+            "--to",
+            help="Log a run for each cell to a tracker: MLflow, in the folder -o or at MLFLOW_TRACKING_URI; or "
+            "Weights & Biases, in the folder -o, offline unless WANDB_MODE is set.",
+        ),
+    ] = None,
     by_session: PerSession = False,
     output: Annotated[
         Path | None,
@@ -32,7 +40,7 @@ def command(
             "--output",
             "-o",
             metavar="PATH",
-            help="New file, or with --anonymous new folder. [default: standard output]",
+            help="New file; with --anonymous new folder; with --to the tracker's folder. [default: standard output]",
         ),
     ] = None,
     anonymous: Annotated[
@@ -43,7 +51,15 @@ def command(
         ),
     ] = False,
 ) -> None:
-    """Write a run as vLLM's JSON, as Parquet, or anonymously."""
+    """Write a run as vLLM's JSON, as Parquet, to a tracker, or anonymously."""
+    if to:
+        flags = {
+            "--anonymous": anonymous,
+            "--per-session": by_session,
+            f"--format {form}": form == "parquet",
+        }
+        _track(run, to, output, [flag for flag, given in flags.items() if given])
+        return
     if anonymous:
         if output is None:
             raise SpecError("export: --anonymous writes a folder; say which: -o FOLDER.")
@@ -68,3 +84,23 @@ def command(
         files.write_new(output, data)
     except OSError as error:
         raise RunError(f"{shown(str(output))}: cannot be written: {error.strerror}.") from error
+
+
+def _track(run: Path, to: str, folder: Path | None, others: list[str]) -> None:
+    """Log a run to a tracker, and say where it is; refuse other flags."""
+    if others:
+        raise SpecError(
+            f"--to {to}: takes no {' or '.join(others)}. A copy that export --anonymous made can be exported."
+        )
+    with without_collection():
+        log = store.read(run, tell=tell)
+        built = table.build(log)
+    origin = dict(views_table.provenance(built, len(built.cells)))
+    coordinates = dict(views_table.coordinates(built))
+    figures = [
+        column
+        for column in views_table.sheet(built)
+        if column[0] not in origin and column[0] not in coordinates
+    ]
+    made = tracking.build(log, run, origin.items(), coordinates.items(), figures)
+    tell(f"{tracking.TRACKERS[to](made, folder)}.")

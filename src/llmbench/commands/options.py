@@ -20,6 +20,13 @@ Format = Annotated[
     report.Format,
     typer.Option("--format", help="Output format; html writes a page to a file."),
 ]
+CheckedFormat = Annotated[
+    report.CheckedFormat,
+    typer.Option(
+        "--format",
+        help="Output format; html writes a page to a file, junit is XML for CI systems, a test a row.",
+    ),
+]
 UsdPerHour = Annotated[
     float | None, typer.Option(help="Price of an hour of the whole machine, in dollars.")
 ]

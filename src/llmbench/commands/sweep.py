@@ -1,6 +1,7 @@
 """The `sweep` command: read, plan, measure, and show the table."""
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -86,7 +87,11 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
     usd_per_gpu_hour: UsdPerGpuHour = None,
     price: Price = None,
     format: Annotated[
-        report.Format, typer.Option(help="With --dry-run: output format.")
+        report.CheckedFormat,
+        typer.Option(
+            help="Format of the table or of the plan; junit is XML for CI systems. In all but terminal, progress "
+            "goes to standard error. html: only with --dry-run."
+        ),
     ] = "terminal",
     probe: Annotated[
         bool,
@@ -284,11 +289,13 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
     if sessions is not None:
         changes |= {"sessions": sessions, "max_sessions": sessions}
     wanted = overrides.with_protocol(wanted, changes)
-    console = Console(highlight=False, stderr=False)
+    console = Console(highlight=False, stderr=format != "terminal" and not dry_run)
     if probe and machine:
         raise SpecError(f"--probe: measures this machine, and --machine {machine} is another.")
     if probe:
         run_sweep.probe_first(wanted, console)
+    if dry_run and format == "junit":
+        raise SpecError("--format junit: a plan is no test; leave out --dry-run.")
     if dry_run:
         destination = report.destination("sweep", format, output if format == "html" else None)
         asked_price = PriceOptions(usd_per_hour, usd_per_gpu_hour, price)
@@ -301,7 +308,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
             "--usd-per-hour": usd_per_hour,
             "--usd-per-gpu-hour": usd_per_gpu_hour,
             "--price": price,
-            "--format": None if format == "terminal" else format,
+            "--format html": format if format == "html" else None,
         }
     )
     asked = run_sweep.SweepOptions(
@@ -318,7 +325,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
         turns=turns,
     )
     command = command_line(["llmbench", *sys.argv[1:]])
-    return run_sweep.sweep(wanted, asked, console, command, show_table)
+    return run_sweep.sweep(wanted, asked, console, command, partial(show_table, format=format))
 
 
 def wanted_by(sweep: Path | str | None, model: list[str] | None = None) -> Sweep:

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from llmbench import report
 from llmbench.commands.options import (
-    Format,
+    CheckedFormat,
     Output,
     PerSession,
     Run,
@@ -44,13 +44,15 @@ def command(
         ),
     ] = False,
     by_session: PerSession = False,
-    format: Format = "terminal",
+    format: CheckedFormat = "terminal",
     output: Output = None,
 ) -> None:
     """Show a run as a table."""
     if predicted and (metrics is not None or by_session):
         flag = "--metric" if metrics is not None else "--per-session"
         raise SpecError(f"{flag}: --predicted shows its own columns; leave one of them out.")
+    if predicted and format == "junit":
+        raise SpecError("--format junit: a prediction is no test; leave out --predicted.")
     if metrics is None:
         chosen = None
     elif metrics.strip() == "all":
@@ -75,8 +77,14 @@ def command(
             destination.write(views_table.document(built))
 
 
-def show_table(folder: Path, console: Console) -> Trust | None:
-    """Show a run as a table on a console, and return how far its numbers can be trusted."""
+def show_table(folder: Path, console: Console, format: str = "terminal") -> Trust | None:
+    """Show a run as a table, and return how far its numbers can be trusted.
+
+    As text for people it goes to the console; in another format to standard output.
+    """
     built = table.build(store.read(folder))
-    report.show(views_table.document(built), stream=console.file)
+    if format == "terminal":
+        report.show(views_table.document(built), stream=console.file)
+    else:
+        report.destination("sweep", format).write(views_table.document(built))
     return built.trust

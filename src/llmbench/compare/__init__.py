@@ -84,6 +84,19 @@ class Comparison(NamedTuple):
     notices: tuple[str, ...]
 
 
+class Gate(NamedTuple):
+    """What a comparison must not contain.
+
+    Attributes:
+        failing: the verdicts that fail, `missing` among them; empty if nothing does.
+        allow_missing: whether cells without a number leave it decided.
+
+    """
+
+    failing: frozenset[object] = frozenset()
+    allow_missing: bool = False
+
+
 class _Draft(NamedTuple):
     """A contrast whose probabilities are not yet adjusted together with the others'."""
 

@@ -1,4 +1,4 @@
-"""One document, five formats: each is a module with `render(document, page) -> str`, listed here and nowhere else."""
+"""One document, six formats: each is a module with `render(document, page) -> str`, listed here and nowhere else."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 Format: TypeAlias = Literal["terminal", "markdown", "csv", "json", "html"]
 FORMATS: tuple[str, ...] = get_args(Format)
 """Every format, which is the name of its module; html is written to a file."""
+CheckedFormat: TypeAlias = Literal["terminal", "markdown", "csv", "json", "html", "junit"]
+"""The formats of an answer that has suites of checks, too."""
 
 
 class Page(NamedTuple):

@@ -20,6 +20,8 @@ Kind: TypeAlias = Literal["number", "name", "words", "prose"]
 A number is ours and stands to the right. Names and words come from anywhere; a long name may be cut, and
 words may be broken into lines. Prose is ours, with foreign words marked."""
 
+Outcome: TypeAlias = Literal["passed", "failure", "error", "skipped"]
+
 ABSENT = "-"
 """The sign for a value that is not known."""
 
@@ -135,6 +137,35 @@ class Section:
 
 
 @dataclass(frozen=True, slots=True)
+class Check:
+    """One of the things that a CI system counts as passed or not.
+
+    Attributes:
+        name: the same in every run, because CI systems follow a check by its name.
+        outcome: failure if what was found is bad, error if it could not be found out, skipped if nobody minds.
+        kind: the reason in one word; empty if it passed.
+        why: the reason in one line; empty if it passed.
+        detail: the figures, in lines.
+
+    """
+
+    name: str
+    outcome: Outcome
+    kind: str = ""
+    why: str = ""
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """Checks under one name, and the warnings that hold for all of them."""
+
+    name: str
+    checks: Sequence[Check]
+    warnings: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Document:
     """All that a command answers.
 
@@ -146,6 +177,7 @@ class Document:
         about: what the whole is about, below the title.
         facts: what is the same in every row, by name.
         notes: what must be held against the whole, and what its signs mean.
+        suites: what a CI system counts; empty if the answer is no test of anything.
 
     """
 
@@ -156,3 +188,4 @@ class Document:
     about: Iterable[Note] = ()
     facts: Mapping[str, str] = field(default_factory=dict)
     notes: Iterable[Note] = ()
+    suites: Iterable[Suite] = ()

@@ -12,18 +12,21 @@ import msgspec
 import numpy as np
 
 from llmbench import __version__
+from llmbench.compare import Gate
 from llmbench.compare import words as verdict_words
 from llmbench.numbers import plural
 from llmbench.redact import shown
 from llmbench.report import plots, words
 from llmbench.report.document import (
     ABSENT,
+    Check,
     Column,
     Document,
     Grid,
     Note,
     Plot,
     Section,
+    Suite,
     cut,
     foreign,
 )
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
 
     from llmbench.compare import Comparison, Contrast
     from llmbench.compare.match import Missing
+    from llmbench.report.document import Outcome
     from llmbench.results.store import Log
     from llmbench.results.table import Axis, Reals
 
@@ -61,6 +65,9 @@ MEANS = (
 )
 
 
+NO_GATE = Gate()
+
+
 class ComparedCells(NamedTuple):
     """The cells that any candidate is compared in: their coordinates, and each one's place by its id."""
 
@@ -69,8 +76,17 @@ class ComparedCells(NamedTuple):
     places: dict[str, int]
 
 
-def document(made: Comparison, origins: Sequence[tuple[str, Log]] = ()) -> Document:
-    """Return a comparison as a document; `origins` are its runs by name, whose conditions stand on a page."""
+def document(
+    made: Comparison, origins: Sequence[tuple[str, Log]] = (), gate: Gate = NO_GATE
+) -> Document:
+    """Return a comparison as a document.
+
+    Args:
+        made: the comparison.
+        origins: its runs by name, whose conditions stand on a page.
+        gate: what fails; without one, no check does.
+
+    """
     metric, cells = made.asked.metric, cells_of(made)
     names = ", ".join(foreign(contrast.name) for contrast in made.contrasts)
     better = f", {metric.better} is better" if metric.better else ""
@@ -85,6 +101,7 @@ def document(made: Comparison, origins: Sequence[tuple[str, Log]] = ()) -> Docum
         [Note(f"In {metric.unit.word}{better}; margin {_percent(made)}.")],
         same,
         (Note(line, "legend") for line in (_legend(made) if cells.places else ())),
+        suites(made, gate),
     )
 
 
@@ -357,6 +374,46 @@ def _whole(contrast: Contrast) -> Iterator[Note]:
         known = f"95 % interval over sessions {around}"
         confidence = "no interval: one session" if around == ABSENT else known
         yield Note(f"Geometric mean of the ratios: {ratio(whole.ratio)} ({confidence}).")
+
+
+def suites(made: Comparison, gate: Gate) -> Iterator[Suite]:
+    """Yield a suite for each candidate: no check fails or errs exactly if `llmbench compare` ends with 0."""
+    compared = [bool(of.cells) for of in made.contrasts]
+    for of in made.contrasts:
+        checks = [*_compared_checks(made, of, gate), *_missing_checks(of, gate)]
+        if not of.cells and (gate.failing or not any(compared)):
+            checks.append(Check("comparison", "error", "undecided", NO_CELL))
+        yield Suite(of.name, checks, list(dict.fromkeys((*made.notices, *of.notices))))
+
+
+def _compared_checks(made: Comparison, contrast: Contrast, gate: Gate) -> Iterator[Check]:
+    """Yield a check for each cell with a number on both sides; an unclear one errs if no cell is clear."""
+    table = _table(made._replace(contrasts=(contrast,)))
+    if isinstance(table, Note):
+        return
+    verdicts, named = contrast.effects.verdict, verdict_words(made.asked.metric)
+    hopeless = gate.failing and (verdicts == Verdict.UNCLEAR).all()
+    texts = zip(*(column.texts for column in table.columns), strict=True)
+    rows = zip(contrast.cells, map(Verdict, verdicts.tolist()), texts, strict=True)
+    for cell, verdict, row in rows:
+        told = [f"{column.title}: {text}" for column, text in zip(table.columns, row, strict=True)]
+        detail, why = "\n".join(told), f"{made.asked.metric.label}: {', '.join(told[table.keys :])}"
+        if verdict in gate.failing:
+            yield Check(cell.id, "failure", named[verdict], why, detail)
+        elif verdict is Verdict.UNCLEAR:
+            yield Check(cell.id, "error" if hopeless else "skipped", named[verdict], why, detail)
+        else:
+            yield Check(cell.id, "passed", detail=detail)
+
+
+def _missing_checks(contrast: Contrast, gate: Gate) -> Iterator[Check]:
+    """Yield a check for each cell that one side has no number of."""
+    undecided: Outcome = "error" if gate.failing and not gate.allow_missing else "skipped"
+    for group in contrast.missing:
+        fails = "missing" in gate.failing and group.lacking == "candidate"
+        why = f"no number {LACKING[group.lacking]}: {group.reason}"
+        for cell in group.cells:
+            yield Check(cell.id, "failure" if fails else undecided, "missing", why)
 
 
 def sheet(made: Comparison) -> Iterator[tuple[str, Sequence[object]]]:

@@ -8,8 +8,9 @@ import numpy as np
 
 from llmbench.numbers import plural
 from llmbench.report import words
-from llmbench.report.document import Column, Document, Grid, Note, Section, foreign
+from llmbench.report.document import Column, Document, Grid, Note, Section, Suite, foreign
 from llmbench.report.views import table as views_table
+from llmbench.results.record import Status
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -36,6 +37,7 @@ def document(sessions: SessionTable) -> Document:
             *(Note(foreign(notice), "warning") for notice in run.notices),
             *(Note(words.meaning(numbers.metric), "legend") for numbers in run.headline),
         ],
+        suites=suites(sessions),
     )
 
 
@@ -55,6 +57,20 @@ def _grid(sessions: SessionTable) -> Grid:
         columns.append(Column(numbers.metric.label, words.figures(alone, rows).values, unit=unit))
     said = [", ".join(filter(None, (end.reason, *end.codes))) for end in ends]
     return Grid([*keys, *columns, Column("why, warnings", said, "words")], len(keys))
+
+
+def suites(sessions: SessionTable) -> Iterator[Suite]:
+    """Yield one suite: a check a session that has ended, which passes if it is valid."""
+    run, grid = sessions.whole, _grid(sessions)
+    texts = zip(*(column.texts for column in grid.columns), strict=True)
+    checks = []
+    for owner, end, row in zip(sessions.owners.tolist(), sessions.ends, texts, strict=True):
+        name = f"{run.cells[owner].id} session {end.session}"
+        pairs = zip(grid.columns, row, strict=True)
+        detail = "\n".join(f"{column.title}: {text}" for column, text in pairs if text)
+        ended = [] if end.status is Status.OK else [(end.status, f"{end.status}: {end.reason}")]
+        checks.append(views_table.check(name, ended, detail))
+    yield Suite(run.run, checks, run.notices)
 
 
 def sheet(sessions: SessionTable) -> Iterator[tuple[str, Sequence[object]]]:

@@ -12,16 +12,36 @@ import numpy as np
 from llmbench import __version__
 from llmbench.numbers import plural
 from llmbench.report import words
-from llmbench.report.document import ABSENT, Column, Document, Grid, Note, Section, foreign
+from llmbench.report.document import (
+    ABSENT,
+    Check,
+    Column,
+    Document,
+    Grid,
+    Note,
+    Section,
+    Suite,
+    foreign,
+)
+from llmbench.results.record import Status
 from llmbench.results.table import AXES_AFTER, AXES_BEFORE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
+    from llmbench.report.document import Outcome
     from llmbench.results.record import Stop
     from llmbench.results.table import Axis, Integers, Numbers
     from llmbench.results.table import Table as Run
 
+OUTCOMES: Mapping[str, Outcome] = {
+    Status.INVALID: "failure",
+    Status.UNSUPPORTED: "skipped",
+    Status.SKIPPED: "skipped",
+}
+"""What ends of sessions are to a CI system: our checks failed, or nobody expected a number; any other is an error."""
+SEVERITY = ("failure", "error", "skipped")
+"""The order in which one of several outcomes stands for a cell."""
 FORMAT = 1
 """The shape of the data; its history: 1, the first."""
 
@@ -38,6 +58,7 @@ def document(run: Run, remarks: Sequence[str] = ()) -> Document:
         _about(run),
         words.constants(run),
         _notes(run, remarks),
+        suites(run),
     )
 
 
@@ -121,6 +142,36 @@ def _notes(run: Run, remarks: Sequence[str]) -> Iterator[Note]:
         yield from (Note(line, "legend") for line in words.legend(run))
     if run.trust:
         yield words.trust(run.trust)
+
+
+def suites(run: Run) -> Iterator[Suite]:
+    """Yield one suite: a check a cell, which passes if every planned session is valid."""
+    grid = of_cells(run, run.rows)
+    texts = zip(*(column.joined for column in grid.columns), strict=True)
+    figures = dict(zip(run.rows, texts, strict=True))
+    ended: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
+    for failure in run.failures:
+        for name, count in failure.cells.items():
+            why = f"{plural(count, 'session')} {words.how(failure)}: {failure.reason}"
+            ended[name].append((failure.status, why))
+    checks = []
+    for row, cell in enumerate(run.cells):
+        pairs = zip(grid.columns, figures.get(row, ()), strict=False)
+        detail = "\n".join(f"{column.title}: {text}" for column, text in pairs if text)
+        if to_come := int(run.to_come[row]):
+            ended[cell.id].append(("to_come", f"{plural(to_come, 'session')} not measured yet"))
+        checks.append(check(cell.id, ended[cell.id], detail))
+    warnings = [note.text for note in _notes(run, ()) if note.level in {"warning", "strong"}]
+    yield Suite(run.run, checks, warnings)
+
+
+def check(name: str, ended: Sequence[tuple[str, str]], detail: str) -> Check:
+    """Return the check of a cell or session, from the statuses and reasons of what has no number."""
+    if not ended:
+        return Check(name, "passed", detail=detail)
+    outcomes = [(OUTCOMES.get(status, "error"), status) for status, _ in ended]
+    outcome, kind = min(outcomes, key=lambda one: SEVERITY.index(one[0]))
+    return Check(name, outcome, kind, "; ".join(why for _, why in ended), detail)
 
 
 def sheet(run: Run) -> Iterator[tuple[str, Sequence[object]]]:
