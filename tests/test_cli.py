@@ -86,7 +86,7 @@ def test_the_version_is_everywhere(
             ["table", "run", "--format", "yaml"],
             (
                 "Invalid value for '--format': 'yaml' is not one of 'terminal', 'markdown', "
-                "'csv', 'json', 'html'. See 'llmbench table --help'."
+                "'csv', 'json', 'html', 'junit'. See 'llmbench table --help'."
             ),
         ),
         (["compare"], "Missing argument 'BASELINE [CANDIDATE]...'. See 'llmbench compare --help'."),

@@ -49,6 +49,23 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Any:
     return place._replace(cache_bytes=2**18, least_bytes=2**22, point_s=0.005)
 
 
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no other test that runs meanwhile count as other work."""
+    monkeypatch.setattr(telemetry.CpuWindow, "others", lambda _: 0.0)
+
+
+def test_a_probe_beside_other_work_says_so_and_is_no_ceiling(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(telemetry.CpuWindow, "others", lambda _: 0.4)
+
+    (found,), left_out = probe.measure("cuda", HERE, answering(ON_H200))
+
+    assert (found.others_share, found.quiet) == (0.4, False)
+    assert "Other processes used 40% of the CPUs meanwhile" in left_out[-1]
+
+
 def program(text: str) -> tuple[str, ...]:
     return (sys.executable, "-c", text)
 

@@ -30,7 +30,7 @@ COMMANDS = {
     "compare": "Say what is slower, faster or the same, cell by cell.",
     "audit": "Check llmbench's promises on a fake engine or on a sweep.",
     "calibrate": "Measure how much this machine's numbers vary, and keep it.",
-    "export": "Write a run as vLLM's JSON, as Parquet, or anonymously.",
+    "export": "Write a run as JSON, Parquet, to a tracker, or anonymously.",
     "import": "Read other tools' result files into a run.",
     "fit": "Show the largest batch that fits, by model and context.",
     "report": "Write runs as one page of plots for any browser.",

@@ -51,7 +51,7 @@ def command(
         ),
     ] = False,
 ) -> None:
-    """Write a run as vLLM's JSON, as Parquet, to a tracker, or anonymously."""
+    """Write a run as JSON, Parquet, to a tracker, or anonymously."""
     if to:
         flags = {
             "--anonymous": anonymous,

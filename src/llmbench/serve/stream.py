@@ -32,8 +32,8 @@ END = b"0\r\n\r\n"
 """How an answer in chunks ends; what ends so by chance is told apart by `_ended`."""
 SEND_BUFFER = 2**20
 CLOCK_MONOTONIC, TFD_NONBLOCK, TFD_TIMER_ABSTIME = 1, 0o4000, 1
-PARSE_BELOW_NS = 1_000_000
-"""An answer is parsed between two reads only if nothing is due within this time."""
+PARSE_BELOW_NS = 3_000_000
+"""An answer is parsed between two reads only if nothing is due within this time: parsing one took up to 2 ms."""
 OFFSET_EVERY_NS = 1_000_000_000
 
 STAMP = struct.Struct("qq").unpack
