@@ -298,7 +298,7 @@ def test_the_command_measures_keeps_and_shows(
     assert capsys.readouterr().out.endswith(ceilings)
     run("--format", "json")
     [shown] = json.loads(capsys.readouterr().out)["measured_ceilings"]
-    assert shown == {**msgspec.to_builtins(CPU), "share_of_datasheet": {}}
+    assert shown == {**msgspec.to_builtins(CPU), "others_share": 0.0, "share_of_datasheet": {}}
 
 
 def test_a_known_chip_is_shown_with_the_share_of_its_datasheet(
