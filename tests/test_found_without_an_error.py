@@ -174,6 +174,7 @@ WITHOUT_DEFAULT = {
     "sweep": {"--server", "--usd-per-hour", "--usd-per-gpu-hour", "--price", "--model", "--option"},
     "compare": {"--by"},
     "audit": {"--parity"},
+    "export": {"--to"},
     "cost": {"--usd-per-hour", "--usd-per-gpu-hour", "--price", "--usd-per-kwh", "--tpot-under", "--against"},
     "claims": {"--plan", "--usd-per-hour", "--usd-per-gpu-hour", "--price", "--fail-on"},
 }  # fmt: skip

@@ -14,10 +14,13 @@ import numpy as np
 import pytest
 from scipy.stats import t as students
 
+from llmbench.serve import requests_file
 from sweeps import asked
 
 RESULTS = Path(__file__).parents[1] / "results"
-RUNS = sorted(path.name for path in RESULTS.iterdir() if (path / "records.jsonl").is_file())
+ALL = sorted(path.name for path in RESULTS.iterdir() if (path / "records.jsonl").is_file())
+SERVED = [name for name in ALL if (RESULTS / name / "requests").is_dir()]
+RUNS = [name for name in ALL if name not in SERVED]
 CLOSE = 1e-9
 
 
@@ -138,3 +141,35 @@ def test_a_token_costs_its_share_of_an_hour(run: str) -> None:
         rates = [figures(record)["output_tok_s"] for record in valid[cell["cell"]].values()]
         cost = 3.6 / 3600 / interval(rates)[0] * 1e6
         assert cell["usd_per_1m_output"] == pytest.approx(cost, rel=CLOSE)
+
+
+@pytest.mark.parametrize("run", SERVED)
+def test_a_served_session_says_what_its_requests_say(run: str) -> None:
+    """From the file of requests alone: those due in the window, from when they were due."""
+    checked = 0
+    for line in (RESULTS / run / "records.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        if record["kind"] != "end" or record["status"] != "ok":
+            continue
+        served, given = record["outcome"]["served"], record["outcome"]["given"]
+        read = requests_file.load(RESULTS / run / served["requests"]["file"])
+        inside = (read.due_s >= 0) & (read.due_s < served["window_s"])
+        first = [
+            times[0] - due
+            for times, due, mine in zip(read.token_s, read.due_s, inside, strict=True)
+            if mine
+        ]
+        whole = [
+            times[-1] - due
+            for times, due, mine in zip(read.token_s, read.due_s, inside, strict=True)
+            if mine
+        ]
+        arrived = sum(((times >= 0) & (times < served["window_s"])).sum() for times in read.token_s)
+        assert served["due"] == inside.sum()
+        assert given["served_ttft_s"]["value"] == pytest.approx(np.median(first), abs=3e-6)
+        assert given["served_e2e_s"]["value"] == pytest.approx(np.median(whole), abs=1e-5)
+        assert given["steady_output_tok_s"]["value"] == pytest.approx(
+            arrived / served["window_s"], rel=1e-3
+        )
+        checked += 1
+    assert checked

@@ -36,7 +36,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
             help="Folders of virtual environments with llmbench and an engine; the first is the baseline.",
         ),
     ],
-    metric: compare.Metric = compare.METRIC,
+    metric: compare.Metric = None,
     margin: compare.Margin = compare.MARGIN,
     fail_on: compare.FailOn = compare.FAIL_ON,
     allow_missing: compare.AllowMissing = False,

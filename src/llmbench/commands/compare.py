@@ -39,12 +39,14 @@ EXIT_CODES = (
 
 
 METRIC, MARGIN, FAIL_ON = "e2e_s", "2%", "slower"
+WHOLE = (METRIC, "served_e2e_s", "request_e2e_s")
+"""The time of a whole call, by the kind of run: of a batch, of a request to a server, of one as another tool has it."""
 Metric = Annotated[
-    str,
+    str | None,
     typer.Option(
         metavar="KEY",
         autocompletion=completed(lambda: metrics.BY_KEY),
-        help="Metric to compare.",
+        help=f"Metric to compare. [default: {METRIC}, or the first that all runs have]",
     ),
 ]
 Margin = Annotated[str, typer.Option(help="Treat smaller differences as equal.")]
@@ -70,14 +72,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
             metavar="BASELINE [CANDIDATE]...", help="Folders of runs, or one with --by."
         ),
     ],
-    metric: Annotated[
-        str | None,
-        typer.Option(
-            metavar="KEY",
-            autocompletion=completed(lambda: metrics.BY_KEY),
-            help=f"Metric to compare. [default: {METRIC}, or the first that all runs have]",
-        ),
-    ] = None,
+    metric: Metric = None,
     by: Annotated[
         str | None,
         typer.Option(metavar="FACTOR", help="Compare inside one run: backend, dtype, model, ..."),
@@ -141,7 +136,8 @@ def first_of_all(logs: Sequence[store.Log], tallies: Sequence[Tally]) -> metrics
         for log, tally in zip(logs, tallies, strict=True)
     ]
     shared = set.intersection(*held)
-    first = next((m for m in (usual, *metrics.METRICS) if m.key in shared), None)
+    usually = [metrics.BY_KEY[key] for key in WHOLE]
+    first = next((m for m in (*usually, *metrics.METRICS) if m.key in shared), None)
     if first or not any(log.imported for log in logs):
         return first or usual
     has = "; ".join(

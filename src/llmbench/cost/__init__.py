@@ -28,8 +28,12 @@ class Charge(NamedTuple):
     seconds: Callable[[Measured], Mapping[str, Sequence[float]]]
 
 
+OUTPUT_RATES = ("output_tok_s", "steady_output_tok_s", "served_output_tok_s")
+"""Rates of new tokens that can be priced: of a batch, of a server in its steady window, of another tool's whole run."""
+
+
 def _to_output(measured: Measured) -> Mapping[str, Sequence[float]]:
-    rate = "output_tok_s" if measured.has("output_tok_s") else "served_output_tok_s"
+    rate = next((key for key in OUTPUT_RATES if measured.has(key)), OUTPUT_RATES[-1])
     return {"output": _inverse(measured, rate)}
 
 

@@ -61,7 +61,7 @@ class AttachedServer:
             listed = json.loads(endpoint.ask(self.address, "/v1/models", key=self.key))
             names = [str(each["id"]) for each in listed["data"]]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise LoadFailed(f"{options['url']}: lists no models: {error}") from error
+            raise LoadFailed(f"{options['url']}: no server answers there: {error}") from error
         self._name = options["served_name"] or next(iter(names), "")
         if self._name not in names:
             raise LoadFailed(

@@ -14,6 +14,7 @@ import numpy as np
 from llmbench import __version__
 from llmbench.compare import Gate
 from llmbench.compare import words as verdict_words
+from llmbench.compare.sides import WITH
 from llmbench.numbers import plural
 from llmbench.redact import shown
 from llmbench.report import plots, words
@@ -106,10 +107,12 @@ def document(
 
 
 def cells_of(made: Comparison) -> ComparedCells:
-    """Return the rows of a comparison; the factor compared is no coordinate."""
+    """Return the rows of a comparison; the factor compared, and what changes with it, is no coordinate."""
     cells = {cell.id: cell for of in made.contrasts for cell in of.cells}
     axes, constants = axes_of(tuple(cells.values()))
-    constants.pop(made.asked.factor or "", None)
+    factor = made.asked.factor or ""
+    for name in (factor, *WITH.get(factor, ())):
+        constants.pop(name, None)
     return ComparedCells(axes, constants, {name: place for place, name in enumerate(cells)})
 
 
