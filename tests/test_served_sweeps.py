@@ -190,6 +190,10 @@ def _at(bench: Bench, run: Path) -> Bench:
     ("flags", "words"),
     [
         (
+            ["--model", "llama-7b@tiny", "--server", "localhost:9"],
+            "--server: 'localhost:9' is not a URL",
+        ),
+        (
             ["--model", "llama-7b@tiny", "--load", "8"],
             "transformers serves no requests; the backends that do are",
         ),

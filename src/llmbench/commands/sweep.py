@@ -272,6 +272,8 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
     )
     engine = [*(option or ())]
     if server is not None:
+        if not server.startswith(("http://", "https://")):
+            raise SpecError(f"--server: {server!r} is not a URL; write http://HOST:PORT.")
         wanted = overrides.overridden(wanted, {"backend": ["server"]}, {})
         engine.append(f"url={server}")
     if tensor_parallel_size is not None:

@@ -97,7 +97,7 @@ def measure(sweep: str, made: Sequence[Build], most: int, tell: Callable[[str], 
         for number in range(1, most + 1):
             before = _sizes(made)
             for build in made if number % 2 else reversed(made):
-                tell(f"Round {number}, {build.run.name}:")
+                tell(f"Round {number} of at most {most}, {build.run.name}:")
                 code = _round(sweep, build, number, turns, interrupt)
                 if interrupt.signal is not None:
                     return interrupt.exit_code
