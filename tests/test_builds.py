@@ -75,6 +75,20 @@ def test_runs_made_one_after_the_other_are_not_continued_in_turn(bench: Bench) -
     assert (done.code, "holds runs that were not measured in turn" in done.err) == (2, True)
 
 
+def test_what_stopped_between_two_rounds_goes_on(bench: Bench) -> None:
+    bench.write()
+    old, new = (environment(bench.folder / name) for name in ("old", "new"))
+    runs = bench.folder / "runs"
+    for name in ("old", "new"):
+        asked("sweep", bench.file, "-o", runs / name, "--rounds", "1", "--turns", "together")
+
+    asked("builds", bench.file, old, new, "-o", runs)
+
+    for name in ("old", "new"):
+        sessions = {record.session for record in store.read(runs / name).records(Record)}
+        assert sessions == {1, 2}
+
+
 @pytest.mark.slow
 def test_a_stop_reaches_the_environment_and_the_same_command_continues(bench: Bench) -> None:
     bench.write(clock="real", ttft_ms=40.0)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from llmbench.errors import MEASURED, RunError, SpecError
 from llmbench.interpreter import SAFE
 from llmbench.results import store
+from llmbench.results.record import Record
 from llmbench.run.signals import Interrupt
 
 if TYPE_CHECKING:
@@ -94,7 +95,8 @@ def measure(sweep: str, made: Sequence[Build], most: int, tell: Callable[[str], 
     """
     turns = _turns(made)
     with Interrupt() as interrupt:
-        for number in range(1, most + 1):
+        begun = min(map(_begun, made))
+        for number in range(max(1, begun), most + 1):
             before = _sizes(made)
             for build in made if number % 2 else reversed(made):
                 tell(f"Round {number} of at most {most}, {build.run.name}:")
@@ -103,7 +105,7 @@ def measure(sweep: str, made: Sequence[Build], most: int, tell: Callable[[str], 
                     return interrupt.exit_code
                 if code not in MEASURED:
                     return code
-            if _sizes(made) == before:
+            if number > begun and _sizes(made) == before:
                 break
     return 0
 
@@ -118,6 +120,13 @@ def _turns(made: Sequence[Build]) -> str:
             f"{begun[0].parent}: holds runs that were not measured in turn; give another folder with --output."
         )
     return known.pop() if known else secrets.token_hex(8)
+
+
+def _begun(build: Build) -> int:
+    """Return the last round that an environment has a record of; 0 if it has none."""
+    if not (build.run / store.RECORDS).exists():
+        return 0
+    return max((record.session for record in store.read(build.run).records(Record)), default=0)
 
 
 def _sizes(made: Sequence[Build]) -> list[int]:

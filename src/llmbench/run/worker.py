@@ -95,12 +95,15 @@ def measured(engine: Engine, cell: Cell, job: Job, out: int, load_s: float) -> O
         messages.send(out, messages.Progress(phase=phase, cell=cell.id, iteration=iteration))
 
     began, failed, bytes_per_token = time.monotonic(), {}, None
-    served: dict[str, Any] = {}
     try:
         if isinstance(engine, Endpoint):
-            served["served"], served["given"] = Session(engine, job, cell, taken, say).run()
+            served, given = Session(engine, job, cell, taken, say).run()
             return taken.outcome(
-                engine=dict(engine.facts), load_s=load_s, cell_s=time.monotonic() - began, **served
+                engine=dict(engine.facts),
+                load_s=load_s,
+                cell_s=time.monotonic() - began,
+                served=served,
+                given=given,
             )
         prompts, bytes_per_token = _workload(engine, cell, job)
         places = str(engine.facts.get("param_devices", ""))

@@ -171,9 +171,8 @@ class Session:
             loaded = self._loaded(load, max(window_s, fewest(self.share) / rate), alone_s)
             last[:] = [loaded]
             good = sum(map(self.slo.met_by, loaded.mine))
-            carried = (
-                not loaded.overloaded or window_s < self.window_s
-            )  # chance alone, in a short one
+            # In a short window chance alone may look like an overload.
+            carried = window_s < self.window_s or not loaded.overloaded
             return TriedRate(rate, good, len(loaded.mine), carried=carried)
 
         found, probes = search(
