@@ -159,12 +159,12 @@ def _by_hand(model: Any, prompts: list[list[int]], output_len: int) -> Times:
     start = time.perf_counter()
     tokens = torch.tensor(prompts)
     cache = DynamicCache(config=model.config)
-    logits = model(tokens, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+    logits = model(tokens, cache=cache, use_cache=True, logits_to_keep=1).logits
     token = logits[:, -1].argmax(-1, keepdim=True)
     first = time.perf_counter() - start
     out = [token]
     for _ in range(output_len - 1):
-        logits = model(token, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+        logits = model(token, cache=cache, use_cache=True, logits_to_keep=1).logits
         token = logits[:, -1].argmax(-1, keepdim=True)
         out.append(token)
     torch.cat(out, 1).tolist()
