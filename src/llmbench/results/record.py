@@ -166,7 +166,8 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """One session of one group, with everything that a worker needs.
 
-    `attended` says whether a launcher answers each result before the next cell begins; `prompts_text` is the
+    `attended` says whether a launcher answers each result before the next cell begins, `gated` whether it also says
+    when each cell's clock may run, because other GPUs of the machine are measured at the same time; `prompts_text` is the
     content of a prompts file, `requests_folder` where the raw requests of served cells go.
     """
 
@@ -176,6 +177,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     session: int
     attempt: int = 1
     attended: bool = False
+    gated: bool = False
     prompts_text: str | None = None
     requests_folder: str | None = None
 

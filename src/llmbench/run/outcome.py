@@ -7,7 +7,6 @@ import os
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import psutil
 
 from llmbench import files
 from llmbench.machine.gpus import LEVELS
@@ -98,9 +97,8 @@ def _explained(ended: WorkerEnd) -> tuple[Status, str]:
     if ended.why == "timeout":
         return Status.TIMEOUT, f"{ended.phase}: {ended.detail}"
     if ended.why == "signal":
-        total = psutil.virtual_memory().total / 2**30
         hint = (
-            f" (the kernel's OOM killer? This machine has {total:.1f} GiB)"
+            f" (the kernel's OOM killer? This machine has {ended.memory_bytes / 2**30:.1f} GiB)"
             if ended.code == -9
             else ""
         )
