@@ -238,6 +238,29 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
             help="Wait until other processes leave the CPUs and GPUs alone; give up after 10 minutes.",
         ),
     ] = False,
+    gpus: Annotated[
+        str,
+        typer.Option(
+            metavar="all|N,N",
+            help="Measure on all GPUs of a box at once, or on these; see docs/scale.md. [default: one at a time]",
+        ),
+    ] = "",
+    places: Annotated[
+        str,
+        typer.Option(
+            metavar="WAY[:REST]",
+            help="Measure on other boxes: ssh:A,B, slurm, ray[:ADDRESS], or command:TEMPLATE with {host}. "
+            "[default: this machine]",
+        ),
+    ] = "",
+    hosts: Annotated[str, typer.Option(metavar="A,B", help="The hosts of --places command:.")] = "",
+    move: Annotated[
+        bool,
+        typer.Option(
+            "--move",
+            help="Measure cells anew elsewhere whose GPU is not there any more; their earlier sessions stop counting.",
+        ),
+    ] = False,
     add: Annotated[
         bool, typer.Option("--add", help="Continue a run although the grid of cells has changed.")
     ] = False,
@@ -325,6 +348,10 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
         wait_for_quiet=wait_for_quiet,
         rounds=rounds,
         turns=turns,
+        places=places,
+        hosts=hosts,
+        gpus=gpus,
+        move=move,
     )
     command = command_line(["llmbench", *sys.argv[1:]])
     return run_sweep.sweep(wanted, asked, console, command, partial(show_table, format=format))

@@ -123,7 +123,7 @@ class Loop:
         self.taken.warmup_converged = warmup.converged(times, protocol.warmup_within)
 
     def _wait(self) -> None:
-        """Wait until the clock may run; after a longer wait make the fewest warm-up calls again, which have no trend."""
+        """Wait until the clock may run; after a longer wait make the fewest warm-up calls again."""
         if self.await_quiet is None:
             return
         began = time.monotonic()

@@ -111,7 +111,7 @@ class Tally:
     def __init__(self, log: Log) -> None:
         """Read the records of a run once."""
         self._read(log, log.as_written(RecordedSession))
-        if log.refuted:  # known only now; hardly any run has such cells
+        if log.refuted or log.moved:  # known only now; hardly any run has such cells
             self._read(log, log.records(RecordedSession))
         self.errors_nats = log.errors_nats
         planned: dict[str, Point] = {cell.id: cell for cell in (log.plan.cells if log.plan else ())}

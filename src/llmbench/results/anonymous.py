@@ -177,10 +177,28 @@ def _import(imported: dict[str, Any]) -> dict[str, Any]:
     return {**imported, "command": COMMAND}
 
 
+def _place(place: dict[str, Any]) -> dict[str, Any]:
+    """Remove the box's name, the ids of its units, the kernel's build and the devices' ids."""
+    environment = {**place["environment"]}
+    environment |= {"system": str(environment.get("system", "")).partition(" ")[0]}
+    if "machine" in environment:
+        environment["machine"] = _machine(environment["machine"])
+    return {
+        **place, "name": "box", "units": [], "machine": _machine(place["machine"]),
+        "environment": environment,
+    }  # fmt: skip
+
+
+def _move(move: dict[str, Any]) -> dict[str, Any]:
+    return {**move, "unit": ""}
+
+
 CHANGES = {
     "sweep": _plan,
     "begin": _begin,
     "end": _result,
     "import": _import,
+    "place": _place,
+    "move": _move,
 }
 """The anonymising function of each kind of line; other kinds have only numbers and texts."""

@@ -354,4 +354,34 @@ class Parity(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="p
     environment: str = ""
 
 
-Line: TypeAlias = Plan | Begin | Record | Stop | Import | Parity
+class Place(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="place"):
+    """A box that measures for the run, written when it joins for the first time.
+
+    Attributes:
+        at: when it joined, by the clock of the sweep's machine.
+        name: the box's name.
+        units: the ids of its GPUs, or of its processors, as records name them in `worker`.
+        machine: its facts, with these GPUs only.
+        environment: of the numbers that are measured there, and its digest.
+
+    """
+
+    format: int = FORMAT
+    at: str
+    name: str
+    units: list[str]
+    machine: dict[str, Any]
+    environment: dict[str, Any]
+    environment_digest: str
+
+
+class Move(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="move"):
+    """Cells that are measured anew on other units: their sessions on `unit` stay in the file and no longer count."""
+
+    format: int = FORMAT
+    cells: list[str]
+    unit: str
+    at: str
+
+
+Line: TypeAlias = Plan | Begin | Record | Stop | Import | Parity | Place | Move

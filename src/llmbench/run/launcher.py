@@ -65,8 +65,11 @@ class ForkServerDied(Exception):  # noqa: N818 - reads as the sentence it is
 class ForkServer:
     """A running `llmbench.run.forkserver`, and the channel to it."""
 
-    def __init__(self, backend: str, mark: processes.Mark, log: Path) -> None:
-        """Start it; the first `hatch` waits for its imports."""
+    def __init__(self, backend: str, mark: object, log: Path) -> None:
+        """Start it; the first `fork` waits for its imports.
+
+        `mark` is what every process carries; see processes.Mark.
+        """
         ours, theirs = socket.socketpair()
         self.channel, self.rest = ours, b""
         self.told: list[dict[str, Any]] = []

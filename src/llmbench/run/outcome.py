@@ -12,6 +12,7 @@ from llmbench import files
 from llmbench.machine.gpus import LEVELS
 from llmbench.machine.info import utc_now
 from llmbench.measure.checks import HOT_WARNS, check_outcome
+from llmbench.numbers import plural
 from llmbench.redact import redact, redact_all
 from llmbench.results.record import Finding, Outcome, Record, Status
 from llmbench.run.launcher import LONGEST_LOG, signal_name
@@ -70,6 +71,10 @@ def _surroundings(
         yield Finding("hot", f"heat held the device's clocks down in {sampled:.0%} of the samples")
     if telemetry.get("isolation") == "shared":
         yield Finding("shared_device", "other processes were using the device")
+    if measured and (beside := telemetry.get("beside")):
+        yield Finding(
+            "neighbours", f"{plural(beside, 'other GPU')} of the box measured at the same time"
+        )
 
 
 def _unreported(telemetry: dict[str, Any], counters: dict[str, Any]) -> str:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from llmbench.results.record import Plan
     from llmbench.results.store import Run
     from llmbench.run.device_monitor import Halt
+    from llmbench.run.dispatch import Dispatch
     from llmbench.run.messages import Message
     from llmbench.run.plan import Planned
     from llmbench.run.progress import Screen
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
 class Runner:
     """One invocation of a sweep on an open run."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what an invocation is made of
         self,
         planned: Planned,
         written: Plan,
@@ -57,8 +58,13 @@ class Runner:
         *,
         run_anyway: bool,
         rounds: int | None = None,
+        elsewhere: bool = False,
     ) -> None:
-        """Replay the run without starting anything; `rounds` is the most that it measures, whatever the protocol."""
+        """Replay the run without starting anything.
+
+        `rounds` is the most that it measures, whatever the protocol; `elsewhere` says that boxes will measure, whose
+        dispatch is set afterwards.
+        """
         self.planned, self.written, self.run = planned, written, run
         self.screen, self.interrupt = screen, interrupt
         self.protocol = planned.sweep.protocol
@@ -80,10 +86,12 @@ class Runner:
             for name in {cell.prompts for cell in planned.cells}
             if name != prompts.SYNTHETIC
         }
-        gpu = telemetry.gpu_of(planned.cells)
+        gpu = None if elsewhere else telemetry.gpu_of(planned.cells)
         self.watch = DeviceMonitor(gpu)
-        self.devices = chips.devices(info.machine()["gpus"]) if gpu else []
+        cards = written.machine["gpus"] if elsewhere else info.machine()["gpus"] if gpu else []
+        self.devices = chips.devices(cards)
         self.began = time.monotonic()
+        self.dispatch: Dispatch | None = None
 
     def pending(self, session: int) -> list[Cell]:
         """Return the cells that still need session `session`."""
@@ -104,6 +112,8 @@ class Runner:
             for session in range(1, self.rounds + 1):
                 cells = self.pending(session)
                 if session > self.protocol.sessions:
+                    if self.dispatch and self.dispatch.waiting():
+                        return  # how many sessions an interval takes is planned when all have their first ones
                     planned = planned_sessions(self.standings.values(), self.protocol)
                     further = len(cells) * (planned - session)
                     self.screen.more_planned(len(cells), further)
@@ -136,6 +146,11 @@ class Runner:
         order = random.Random(f"{self.protocol.seed}/{session}")  # noqa: S311 - an order, not a secret
         groups = sweep.groups(self.record_known(session, cells), self.protocol.isolation)
         order.shuffle(groups)
+        if self.dispatch:
+            for group in groups:
+                order.shuffle(group)
+            self.dispatch.round(session, groups)
+            return
         left: list[Cell] = []
         while groups and not self.must_stop():
             group = groups.pop(0)
@@ -315,7 +330,7 @@ class Runner:
 
 
 class WorkerProcess(NamedTuple):
-    """A worker as its `begin` lines name it: process id, its start in seconds, the machine's boot, the session's token."""
+    """A worker as its `begin` lines name it: process, its start in seconds, the machine's boot, the session's token."""
 
     pid: int
     start_s: float
@@ -339,7 +354,7 @@ class Monitor(Protocol):
 class WorkerSession:
     """One worker's messages taken in, so that every cell is recorded however the worker ends."""
 
-    def __init__(  # noqa: PLR0913, PLR0917 - what a session is made of
+    def __init__(
         self,
         runner: Runner,
         process: WorkerProcess,
