@@ -18,14 +18,14 @@ AGENT = "LLMBENCH_AGENT"
 """The environment variable with the command of an agent on the hosts, where it is not this interpreter's."""
 
 
-class Host(NamedTuple):
+class HostCommand(NamedTuple):
     """A machine by the name that messages use, and the command here that runs an agent there."""
 
     name: str
     command: tuple[str, ...]
 
 
-def hosts(places: str, names: tuple[str, ...] = ()) -> list[Host]:
+def hosts(places: str, names: tuple[str, ...] = ()) -> list[HostCommand]:
     """Return the hosts that `ENGINE[:REST]` means.
 
     Args:
@@ -43,7 +43,7 @@ def hosts(places: str, names: tuple[str, ...] = ()) -> list[Host]:
             f"--places: {engine!r} is no way to a machine.{did_you_mean(engine, known)}"
         )
     module = importlib.import_module(f"llmbench.places.{engine}")
-    found: list[Host] = module.hosts(rest, names)
+    found: list[HostCommand] = module.hosts(rest, names)
     if not found:
         raise SpecError(f"--places: {places!r} names no host.")
     twice = [host.name for place, host in enumerate(found) if host in found[:place]]

@@ -10,7 +10,7 @@ from llmbench.errors import SpecError
 TEMPLATE = "command:kubectl exec -i {host} --"
 
 
-def hosts(rest: str, names: tuple[str, ...]) -> list[places.Host]:
+def hosts(rest: str, names: tuple[str, ...]) -> list[places.HostCommand]:
     """Return a host for each name, with the template's command; `{agent}`, if absent, is appended."""
     words = places.words(rest, "--places")
     if not words:
@@ -19,7 +19,7 @@ def hosts(rest: str, names: tuple[str, ...]) -> list[places.Host]:
         raise SpecError("--places: command: needs --hosts, the names that replace {host}.")
     if len(names) > 1 and "{host}" not in rest:
         raise SpecError("--places: command: the template has no {host}, and there are several.")
-    return [places.Host(name, _filled(words, name)) for name in names]
+    return [places.HostCommand(name, _filled(words, name)) for name in names]
 
 
 def _filled(words: list[str], host: str) -> tuple[str, ...]:

@@ -7,8 +7,8 @@ from llmbench.errors import SpecError
 from llmbench.machine import units
 
 
-def hosts(rest: str, names: tuple[str, ...]) -> list[places.Host]:
+def hosts(rest: str, names: tuple[str, ...]) -> list[places.HostCommand]:
     """Return this machine."""
     if rest or names:
         raise SpecError("--places: local is this machine, and takes no names.")
-    return [places.Host(units.host(), tuple(interpreter.command("llmbench.run.agent")))]
+    return [places.HostCommand(units.host(), tuple(interpreter.command("llmbench.run.agent")))]

@@ -19,8 +19,8 @@ SSH = (
 """Asks nothing, and notices within 30 s a machine that no longer answers."""
 
 
-def hosts(rest: str, names: tuple[str, ...]) -> list[places.Host]:
+def hosts(rest: str, names: tuple[str, ...]) -> list[places.HostCommand]:
     """Return the hosts of a comma list, each as `ssh` takes it."""
     wanted = [*places.listed(rest, "ssh"), *names]
     command = f"exec {shlex.join(places.agent())}"
-    return [places.Host(name, (*SSH, "--", name, command)) for name in wanted]
+    return [places.HostCommand(name, (*SSH, "--", name, command)) for name in wanted]

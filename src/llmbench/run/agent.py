@@ -37,7 +37,7 @@ def main() -> None:
     Agent(out).serve()
 
 
-class _Slot:
+class _RunningSlot:
     """A running slot and the pipes to it."""
 
     def __init__(self, name: str, visible: dict[str, str], mark: str) -> None:
@@ -60,7 +60,7 @@ class Agent:
     def __init__(self, out: int) -> None:
         """Begin without slots; `out` takes the lines to the sweep."""
         self.out, self.lines = out, channel.Lines()
-        self.slots: dict[str, _Slot] = {}
+        self.slots: dict[str, _RunningSlot] = {}
         self.uuids: list[str] = []
         self.mark = ""
 
@@ -91,7 +91,7 @@ class Agent:
             self._say(channel.Alive())
         return True
 
-    def _from_slot(self, slot: _Slot, data: bytes) -> None:
+    def _from_slot(self, slot: _RunningSlot, data: bytes) -> None:
         if not data:
             del self.slots[slot.name]
             code = slot.process.wait()
@@ -161,11 +161,11 @@ class Agent:
                 )
         return ""
 
-    def _slot(self, name: str) -> _Slot:
+    def _slot(self, name: str) -> _RunningSlot:
         if name not in self.slots:
             numbers = [] if name == CPU else [int(number) for number in name.split(",")]
             visible = units.visible([self.uuids[number] for number in numbers]) if numbers else {}
-            self.slots[name] = _Slot(name, visible, self.mark)
+            self.slots[name] = _RunningSlot(name, visible, self.mark)
         return self.slots[name]
 
     def _say(self, message: channel.Answer, slot: str = AGENT.decode()) -> None:

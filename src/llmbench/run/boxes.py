@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any
 
-    from llmbench.places import Host
+    from llmbench.places import HostCommand
     from llmbench.run.channel import Answer, Device, Here, Order
 
 JOIN_WITHIN_S = 120.0
@@ -36,7 +36,7 @@ LEAVE_WITHIN_S = 20.0
 class Box:
     """One box: its agent's process here, and what the agent said that it is."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: HostCommand) -> None:
         """Start the command; it runs until its input is closed."""
         self.host, self.name = host, host.name
         self.here: Here | None = None
@@ -135,7 +135,9 @@ class Box:
 class Boxes:
     """The boxes that have joined, in the order in which their hosts were given, and why others have not."""
 
-    def __init__(self, hosts: Sequence[Host], gpus: list[int] | None, device: Device) -> None:
+    def __init__(
+        self, hosts: Sequence[HostCommand], gpus: list[int] | None, device: Device
+    ) -> None:
         """Start an agent on each host, and wait until each has said what it is.
 
         Args:

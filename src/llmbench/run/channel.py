@@ -54,7 +54,7 @@ class Go(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="go"):
     token: str
 
 
-class Stop(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="stop"):
+class StopAttempt(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="stop"):
     """End the worker of this attempt."""
 
     token: str
@@ -64,7 +64,7 @@ class NewRound(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag=
     """Begin the next workers from fork servers of their own."""
 
 
-Order: TypeAlias = Join | Own | Start | Go | Stop | NewRound
+Order: TypeAlias = Join | Own | Start | Go | StopAttempt | NewRound
 
 
 class Here(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="here"):
@@ -109,14 +109,14 @@ class Started(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="
     start: str
 
 
-class Phase(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="phase"):
+class SlotPhase(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="phase"):
     """A worker has entered a phase. `ready` waits for a GO."""
 
     token: str
     phase: Literal["load", "warmup", "ready", "iteration", "memory"]
 
 
-class Measured(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="measured"):
+class SlotResult(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="measured"):
     """The outcome of a cell, and what the device's monitor saw; unless it is the `last`, it waits for a GO."""
 
     token: str
@@ -143,7 +143,7 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="en
     lost: str = ""
 
 
-Answer: TypeAlias = Here | Refused | Alive | Started | Phase | Measured | Ended
+Answer: TypeAlias = Here | Refused | Alive | Started | SlotPhase | SlotResult | Ended
 
 _encoder = msgspec.json.Encoder(enc_hook=str)
 _orders: msgspec.json.Decoder[Order] = msgspec.json.Decoder(Order)
@@ -204,7 +204,9 @@ class Orders:
         """Return SIGTERM if the attempt that is going on is to be stopped; never wait."""
         while not self._ended and select.select([self.fd], [], [], 0)[0]:
             self._read()
-        stop = any(isinstance(each, Stop) and each.token == self.token for each in self._waiting)
+        stop = any(
+            isinstance(each, StopAttempt) and each.token == self.token for each in self._waiting
+        )
         return signal.SIGTERM if stop or self._ended else None
 
     def begin(self, token: str) -> None:
@@ -226,7 +228,7 @@ class Orders:
         while True:
             while self._waiting:
                 each = self._waiting.pop(0)
-                if not isinstance(each, Go | Stop):
+                if not isinstance(each, Go | StopAttempt):
                     return each
             if self._ended:
                 return None

@@ -17,7 +17,7 @@ from llmbench.redact import redact
 from llmbench.results import store
 from llmbench.results.record import Move, Outcome, Place, Status
 from llmbench.run import channel, launcher, pins
-from llmbench.run.channel import CPU, Ended, Measured, Phase, Started
+from llmbench.run.channel import CPU, Ended, SlotPhase, SlotResult, Started
 from llmbench.run.messages import CellResult, Progress
 from llmbench.run.runner import WorkerProcess, WorkerSession
 from llmbench.spec import sweep
@@ -289,17 +289,17 @@ class Dispatch:
         self._go(slot, "loud")
 
     def _heard(self, slot: Slot, work: WorkerSession, answer: Answer) -> None:
-        if isinstance(answer, Phase):
+        if isinstance(answer, SlotPhase):
             if answer.phase == "ready":
                 slot.state = "warm"
             work.take(Progress(phase=answer.phase))
-        elif isinstance(answer, Measured):
+        elif isinstance(answer, SlotResult):
             self.begun.add(self.block(work.remaining[0]))
             slot.telemetry = answer.telemetry
             slot.state = "ending"
             work.take(CellResult(outcome=answer.outcome, last=answer.last))
             if work.held is not None and not answer.last:
-                slot.send(channel.Stop(token=slot.token))  # it would wait for a GO for ever
+                slot.send(channel.StopAttempt(token=slot.token))  # it would wait for a GO for ever
 
     def _ended(self, slot: Slot, answer: Ended) -> None:
         """Record what a worker's end means, and put back what it has not measured."""
@@ -366,7 +366,7 @@ class Dispatch:
     def _stop(self) -> None:
         """End all workers after a stop signal, and record what was cut off."""
         for slot in self._busy():
-            slot.send(channel.Stop(token=slot.token))
+            slot.send(channel.StopAttempt(token=slot.token))
         deadline = time.monotonic() + STOPPED_WITHIN_S
         while self._busy() and time.monotonic() < deadline:
             for box, name, answer in self.boxes.hear(0.2):

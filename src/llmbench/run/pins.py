@@ -63,12 +63,16 @@ def deal(
         if unit in load:
             load[unit] += work.get(block, 0.0)
     free = sorted((block for block in work if block not in pins), key=repr)
-    share = (sum(load.values()) + sum(work[block] for block in free)) / max(len(units), 1)
+    left = sum(work[block] for block in free)
     dealt: dict[Block, str] = {}
     filling = list(units)
     for block in free:
-        while len(filling) > 1 and load[filling[0]] + work[block] / 2 > share:
+        while len(filling) > 1:
+            share = (sum(load[unit] for unit in filling) + left) / len(filling)
+            if load[filling[0]] + work[block] / 2 < share:
+                break
             del filling[0]
         dealt[block] = filling[0]
         load[filling[0]] += work[block]
+        left -= work[block]
     return dealt

@@ -37,10 +37,10 @@ def main() -> None:
     out = os.dup(1)
     os.dup2(2, 1)
     with tempfile.TemporaryDirectory(prefix="llmbench-slot-") as logs:
-        Slot(channel.Orders(0), out, sys.argv[1], Path(logs)).serve()
+        SlotProcess(channel.Orders(0), out, sys.argv[1], Path(logs)).serve()
 
 
-class Slot:
+class SlotProcess:
     """One slot and its fork servers."""
 
     def __init__(self, orders: Orders, out: int, mark: str, logs: Path) -> None:
@@ -134,7 +134,7 @@ class Slot:
                         message.phase != phase
                     ):  # heartbeats stay here: nothing is sent while a clock runs
                         phase = message.phase
-                        self.say(channel.Phase(token=start.token, phase=message.phase))
+                        self.say(channel.SlotPhase(token=start.token, phase=message.phase))
                     if message.phase == "ready" and self.orders.go():
                         worker.go()
                 elif isinstance(message, CellResult):
@@ -145,7 +145,7 @@ class Slot:
         self, token: str, message: CellResult, worker: launcher.Worker, watch: DeviceMonitor
     ) -> None:
         self.say(
-            channel.Measured(
+            channel.SlotResult(
                 token=token, outcome=message.outcome, last=message.last, telemetry=watch.seen()
             )
         )

@@ -109,6 +109,10 @@ def sweep(wanted: Sweep, asked: SweepOptions, console: Console, command: str, sh
     window = telemetry.CpuWindow()
     if asked.offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
+    if asked.hosts and not asked.places:
+        raise SpecError("--hosts: names hosts for --places, which is not given.")
+    if asked.move and not asked.elsewhere:
+        raise SpecError("--move: only works together with --places or --gpus.")
     with contextlib.ExitStack() as until_end:
         boxes = until_end.enter_context(join(wanted, asked)) if asked.elsewhere else None
         planned = plan(wanted, machine=boxes.first.machine if boxes else None)
@@ -182,8 +186,6 @@ def join(wanted: Sweep, asked: SweepOptions) -> Boxes:
             "with llmbench export --anonymous."
         )
     names = tuple(name for name in asked.hosts.split(",") if name)
-    if names and not asked.places:
-        raise SpecError("--hosts: names hosts for --places, which is not given.")
     hosts = places.hosts(asked.places or "local", names)
     devices = grid.words(wanted.axes.device)
     device: Device = "cpu" if devices == ["cpu"] else "cuda" if devices == ["cuda"] else "auto"

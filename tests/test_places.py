@@ -1,0 +1,166 @@
+"""Sweeps on several GPUs and boxes: who measures what, and what is left when one of them dies."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+import pytest
+
+from boxes import agent, boxes
+from llmbench.results import store
+from llmbench.results.record import Record
+from llmbench.run import channel, pins
+from sweeps import SINGLE, Bench, asked, assert_complete
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+MODELS = ["llama-7b@tiny", "gpt2@tiny"]
+ON_GPUS = {"model": MODELS, "device": "auto"}
+BRIEF = {"sessions": 2, "max_sessions": 2, "warmup_budget_s": 0.1}
+SLOW = {"clock": "real", "ttft_ms": 20.0, "tpot_ms": 5.0}
+"""An engine whose sessions take half a second, in which something can happen."""
+
+
+def units(records: Iterable[Record]) -> dict[str, set[str]]:
+    """Return the units that each cell was measured on, by its id."""
+    found: defaultdict[str, set[str]] = defaultdict(set)
+    for record in records:
+        if record.final:
+            found[record.id].add(record.worker["unit"])
+    return found
+
+
+def test_every_gpu_of_every_box_measures_and_a_cell_stays_on_its_own(bench: Bench) -> None:
+    bench.write(axes=ON_GPUS)
+
+    done = bench.sweep("--gpus", "all", *boxes(bench, "b1", "b2"))
+
+    assert_complete(done)
+    assert {len(each) for each in units(done.records).values()} == {1}
+    assert len({record.worker["unit"] for record in done.records}) == 4
+    (first, second) = store.read(bench.run).places
+    assert {first.name, second.name} == {"b1", "b2"}
+    assert {*first.units, *second.units} == {record.worker["unit"] for record in done.records}
+    assert {record.telemetry.get("beside", 0) for record in done.records} <= {0, 1}
+
+
+def test_a_box_that_dies_costs_its_session_and_a_resume_measures_what_waits(bench: Bench) -> None:
+    bench.write(axes={"model": MODELS}, protocol=BRIEF | {"max_sessions": 4}, **SLOW)
+    where = boxes(bench, "b1", "b2", gpus=0)
+    sweep = bench.start(*where)
+    bench.wait_for('"session":2', sweep)
+    agent(bench, "b2").kill()
+    done = bench.ended(sweep)
+
+    assert done.code == 3
+    assert "Box b2 is gone: its command ended with code -9" in done.out
+    assert "wait for unit" in done.out
+    assert "of box b2, which is not here" in done.out
+    assert (
+        max(record.session for record in done.records) == 2
+    )  # no further ones before all are there
+    assert bench.gone()
+
+    before = bench.raw()
+    again = bench.sweep(*where, "--rounds", "2")
+
+    assert bench.raw().startswith(before)
+    assert_complete(again)
+    assert {len(each) for each in units(again.records).values()} == {1}
+
+
+def test_boxes_of_two_kinds_do_not_share_a_run(bench: Bench) -> None:
+    bench.write(axes={"device": "cuda"}, protocol=SINGLE)
+    slower = '[ "$LLMBENCH_HOST" = b2 ] && export STANDIN_MEMORY_BYTES=1000000000'
+
+    done = bench.sweep("--gpus", "all", *boxes(bench, "b1", "b2", more=slower))
+
+    assert (
+        "Box b2: is of another kind than the run (gpu.memory_bytes 151397597184 -> 1000000000)."
+        in done.out
+    )
+    assert {record.worker["box"] for record in done.records} == {"b1"}
+    assert_complete(done)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--places", "shh:a"], "--places: 'shh' is no way to a machine."),
+        (["--places", "ssh:"], "--places: 'ssh:' names no host."),
+        (["--places", "ssh:a,a"], "--places: host 'a' is given twice; a box has one agent."),
+        (["--places", "ssh:-oProxyCommand=x"], "'-oProxyCommand=x' is not the name of a host"),
+        (["--places", "command:run {host}"], "--places: command: needs --hosts"),
+        (["--places", "command:run", "--hosts", "a,b"], "the template has no {host}"),
+        (["--places", "command:'run", "--hosts", "a"], "cannot be split into words"),
+        (["--places", "command:/no/such", "--hosts", "a"], "/no/such: cannot be run"),
+        (["--places", "command:false", "--hosts", "a"], "Box a: its command ended with code 1."),
+        (["--hosts", "a"], "--hosts: names hosts for --places, which is not given."),
+        (["--gpus", "x"], "--gpus: 'x' is neither all nor a list of numbers, such as 0,1."),
+        (["--gpus", "0,0"], "--gpus: '0,0' names a GPU twice."),
+        (["--gpus", "0", "--anonymous"], "--anonymous: does not go together with --places"),
+        (["--move"], "--move: only works together with --places or --gpus."),
+    ],
+)
+def test_a_mistake_is_one_line(bench: Bench, arguments: list[str], line: str) -> None:
+    bench.write()
+
+    answer = asked("sweep", bench.file, "-o", bench.run, *arguments)
+
+    assert answer.code == 2
+    assert line in answer.err
+    assert answer.err.count("\n") == 1
+    assert not bench.run.exists()
+
+
+def test_a_run_on_one_gpu_and_a_run_on_several_are_not_mixed(bench: Bench, measured: Bench) -> None:
+    bench.write()
+    bench.copy(measured)  # type: ignore[arg-type]
+
+    answer = asked("sweep", bench.file, "-o", bench.run, "--gpus", "all")
+
+    assert answer.code == 2
+    assert "was measured without --places and --gpus, so nothing says on which GPU" in answer.err
+
+
+def test_work_is_dealt_out_evenly_and_in_neighbouring_pieces() -> None:
+    work: dict[pins.Block, float] = {("m", number): 1.0 for number in range(6)}
+
+    dealt = pins.deal(work, ["a", "b", "c", "d"], {})
+    more = pins.deal(work, ["a", "b"], {("m", 0): "a", ("m", 1): "a", ("m", 2): "gone"})
+
+    assert "".join(dealt[block] for block in sorted(work)) == "abbcdd"
+    assert list(more.values()) == ["b", "b", "b"]  # with two and three blocks, as even as can be
+
+
+def test_a_go_that_came_before_it_is_waited_for_is_not_lost() -> None:
+    read, write = os.pipe()
+    orders = channel.Orders(read)
+    orders.begin("t")
+    os.write(write, channel.line("", channel.Go(token="t"))[1:])  # noqa: S106 - not a secret
+
+    assert orders.signal is None  # which reads the GO
+    assert orders.go()
+
+    os.write(write, channel.line("", channel.Go(token="old"))[1:])  # noqa: S106 - not a secret
+    os.close(write)
+    assert not orders.go()  # of another attempt, and then the end
+    os.close(read)
+
+
+def test_an_agent_that_is_started_by_hand_says_what_it_is() -> None:
+    join = channel.line("-", channel.Join(gpus=None, device="cpu"))
+
+    done = subprocess.run(
+        [sys.executable, "-m", "llmbench", "agent"], input=join, capture_output=True, check=True
+    )
+
+    here = channel.answer(channel.split(done.stdout.splitlines()[0])[1])
+    assert isinstance(here, channel.Here)
+    assert here.gpus == []
+    assert len(here.units) == 1
