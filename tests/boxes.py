@@ -16,11 +16,11 @@ TESTS = Path(__file__).resolve().parent
 BEGINNING = f"import sys\nsys.path.append({str(TESTS)!r})\nfrom standin_cuda import driver\ndriver.install()\n"
 """What every Python of a box with GPUs begins with: only the driver is simulated, and the clock is the real one."""
 GPUS_OF_A_BOX = 16
-"""The ids of a box's GPUs begin at its number times this."""
+"""The ids of a box's GPUs begin at the checksum of its name, times this."""
 SCRIPT = """#!/bin/bash
 # HOST COMMAND...: run a command as a box of this name would.
 export LLMBENCH_HOST=$1
-number=${{1//[^0-9]/}}
+number=$(cksum <<<"$1" | cut -d" " -f1)
 shift
 export STANDIN_GPUS={gpus} STANDIN_FIRST=$((number * {first})) STANDIN_STATE={folder}/gpu$number
 [ {gpus} = 0 ] || export PYTHONPATH={folder}/box
