@@ -1,4 +1,4 @@
-"""Boxes on this machine: each an agent behind a command, with a stand-in of the driver of GPUs with ids of their own."""
+"""Boxes on this machine: each an agent behind a command, with a stand-in of the driver and GPUs of its own."""
 
 from __future__ import annotations
 

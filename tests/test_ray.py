@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -45,7 +46,7 @@ def cluster() -> Iterator[Any]:
 def arguments(bench: Bench, cluster: Any) -> tuple[list[str], dict[str, str]]:
     """Return the arguments of a sweep on a cluster, and the environment of its driver and its agents."""
     script = write(bench.folder, gpus=2)
-    command = f"bash -c 'exec {script} $LLMBENCH_HOST python -m llmbench agent'"
+    command = f"bash -c 'exec {script} $LLMBENCH_HOST {sys.executable} -m llmbench agent'"
     where = ["--gpus", "all", "--places", f"ray:{cluster.address}"]
     return where, {"LLMBENCH_AGENT": command}
 
@@ -53,7 +54,7 @@ def arguments(bench: Bench, cluster: Any) -> tuple[list[str], dict[str, str]]:
 def test_a_node_that_dies_costs_what_was_measured_on_it_and_no_session_runs_twice(
     bench: Bench, cluster: Any
 ) -> None:
-    models = [f"{name}@tiny" for name in ("llama-7b", "gpt2", "qwen3-8b", "phi-2")]
+    models = [f"{name}@tiny" for name in ("llama-7b", "gpt2", "qwen3-8b", "phi-4")]
     bench.write(axes={"model": models, "device": "auto"}, protocol=BRIEF, **SLOW)
     where, environment = arguments(bench, cluster)
 

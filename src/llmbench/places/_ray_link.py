@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 from typing import Any
 
@@ -26,9 +27,11 @@ class Agent:
     def __init__(self, command: list[str], host: str) -> None:
         """Start the agent; its GPUs are those that Ray shows the actor."""
         words = command or [sys.executable, "-P", "-m", "llmbench", "agent"]
+        self.errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the actor
         self.process = subprocess.Popen(
-            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ | {HOST: host}
-        )
+            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors,
+            env=os.environ | {HOST: host},
+        )  # fmt: skip
 
     def write(self, data: bytes) -> None:
         """Pass bytes on to the agent; none end its input."""
@@ -43,6 +46,12 @@ class Agent:
         """Wait for bytes from the agent; none mean that it has ended."""
         assert self.process.stdout is not None
         return os.read(self.process.stdout.fileno(), 2**20)
+
+    def last_words(self) -> str:
+        """Return how the agent ended, and the end of what it wrote to its standard error."""
+        code = self.process.wait()
+        self.errors.seek(max(0, os.fstat(self.errors.fileno()).st_size - 4096))
+        return f"{self.errors.read().decode(errors='replace')}\nthe agent ended with code {code}"
 
 
 def main() -> None:
@@ -91,6 +100,8 @@ def _link(out: int, node: str, host: str, gpus: str) -> None:
             view = memoryview(data)
             while view:
                 view = view[os.write(out, view) :]
+        sys.stderr.write(ray.get(actor.last_words.remote()))
+        sys.stderr.flush()
     except ray.exceptions.RayError as error:
         sys.stderr.write(f"{type(error).__name__}: Ray lost the node or its actor\n")
         sys.stderr.flush()

@@ -180,9 +180,12 @@ class Boxes:
     @property
     def first(self) -> Here:
         """Return what the first box is: all others are of its kind."""
-        here = self.all[0].here
-        assert here is not None
-        return here
+        return self.heres[0]
+
+    @property
+    def heres(self) -> list[Here]:
+        """Return what each box is."""
+        return [box.here for box in self.all if box.here]
 
     def own(self, run: str) -> None:
         """Tell every agent which run it measures for."""

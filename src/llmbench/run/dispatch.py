@@ -20,7 +20,6 @@ from llmbench.run import channel, launcher, pins
 from llmbench.run.channel import CPU, Ended, SlotPhase, SlotResult, Started
 from llmbench.run.messages import CellResult, Progress
 from llmbench.run.runner import WorkerProcess, WorkerSession
-from llmbench.spec import sweep
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -158,11 +157,7 @@ class Dispatch:
                 slot.send(channel.NewRound())
 
     def _width(self, cell: Cell) -> int:
-        """Return the number of GPUs that a cell takes, 0 for processors."""
-        if not cell.device.startswith("cuda"):
-            return 0
-        most = max(len(box.here.gpus) for box in self.boxes.all if box.here)
-        return sweep.gpus_of(cell.options, most)
+        return pins.width_of(cell, max(len(box.here.gpus) for box in self.boxes.all if box.here))
 
     def _slots(self, width: int) -> list[Slot]:
         """Return the slots of so many GPUs each, over all boxes."""
@@ -173,13 +168,14 @@ class Dispatch:
         if key not in self.slots:
             here = box.here
             assert here is not None
-            numbers, units = here.gpus, here.units
-            starts = list(range(0, len(numbers) - width + 1, width)) if width else [0]
-            starts = starts[:1] if self.alone else starts
-            ends = [(start, start + width if width else 1) for start in starts]
+            places = range(len(here.units))
             self.slots[key] = [
-                Slot(box, numbers[start:end] if width else [], units[start:end])
-                for start, end in ends
+                Slot(
+                    box,
+                    [here.gpus[place] for place in share] if width else [],
+                    [here.units[place] for place in share],
+                )
+                for share in pins.shares(places, width, alone=self.alone)
             ]
         return self.slots[key]
 

@@ -7,9 +7,10 @@ and options. Such a block of cells is measured on one unit, or a comparison woul
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from llmbench.results.record import Record
+from llmbench.spec import sweep
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from llmbench.results.record import Line
     from llmbench.spec.sweep import Cell
 
+T = TypeVar("T")
 Block: TypeAlias = tuple[str | int, ...]
 UNIT = "unit"
 """The fact of a record's worker that names the unit; several GPUs are joined by `TOGETHER`."""
@@ -27,6 +29,19 @@ def block_of(cell: Cell, width: int) -> Block:
     """Return the block of a cell that takes `width` GPUs."""
     lengths = cell.batch_size, cell.input_len, cell.output_len
     return (cell.model, cell.device, cell.prompts, width, *lengths)
+
+
+def width_of(cell: Cell, most: int) -> int:
+    """Return the number of GPUs that a cell takes, of `most` in a box; 0 for processors."""
+    return sweep.gpus_of(cell.options, most) if cell.device.startswith("cuda") else 0
+
+
+def shares(units: Sequence[T], width: int, *, alone: bool) -> list[Sequence[T]]:
+    """Return the GPUs of a box as slots of so many each, or its first slot only; processors are one slot."""
+    size = width or 1
+    starts = range(0, len(units) - size + 1, size)
+    slots = [units[start : start + size] for start in starts]
+    return slots[:1] if alone or not width else slots
 
 
 def pinned(lines: Iterable[Line], block: Callable[[Cell], Block]) -> dict[Block, str]:

@@ -36,10 +36,10 @@ from llmbench.run.runner import Runner
 from llmbench.run.signals import Interrupt
 from llmbench.spec import grid, overrides
 from llmbench.spec import sweep as spec_sweep
-from llmbench.spec.sweep import PROTOCOL, slug
+from llmbench.spec.sweep import LOAD, PROTOCOL, slug
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from llmbench.machine.peaks import Probe
@@ -69,6 +69,15 @@ Show: TypeAlias = "Callable[[Path, Console], Trust | None]"
 """Shows the run in a folder on a console, and returns how far its numbers can be trusted."""
 
 
+class Where(msgspec.Struct, frozen=True):
+    """Command line options about the boxes and GPUs that measure; without any, this machine on one GPU at a time."""
+
+    places: str = ""
+    hosts: str = ""
+    gpus: str = ""
+    move: bool = False
+
+
 class SweepOptions(msgspec.Struct, frozen=True):
     """Command line options about the run, as opposed to the sweep."""
 
@@ -83,15 +92,7 @@ class SweepOptions(msgspec.Struct, frozen=True):
     wait_for_quiet: bool = False
     rounds: int | None = None
     turns: str = ""
-    places: str = ""
-    hosts: str = ""
-    gpus: str = ""
-    move: bool = False
-
-    @property
-    def elsewhere(self) -> bool:
-        """Return whether agents measure: on other boxes, or on several GPUs of this one."""
-        return bool(self.places or self.gpus)
+    where: Where = Where()
 
 
 def probe_first(sweep: Sweep, console: Console) -> None:
@@ -109,15 +110,16 @@ def sweep(wanted: Sweep, asked: SweepOptions, console: Console, command: str, sh
     window = telemetry.CpuWindow()
     if asked.offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
-    if asked.hosts and not asked.places:
-        raise SpecError("--hosts: names hosts for --places, which is not given.")
-    if asked.move and not asked.elsewhere:
-        raise SpecError("--move: only works together with --places or --gpus.")
-    with contextlib.ExitStack() as until_end:
-        boxes = until_end.enter_context(join(wanted, asked)) if asked.elsewhere else None
+    if asked.anonymous and (asked.where.places or asked.where.gpus):
+        raise SpecError(
+            "--anonymous: does not go together with --places or --gpus; measure without it, and copy the run "
+            "with llmbench export --anonymous."
+        )
+    with joined(wanted, asked.where) as boxes:
         planned = plan(wanted, machine=boxes.first.machine if boxes else None)
         if boxes is None and (missing := not_installed(planned.cells)):
             raise RunError(missing[0])
+        _refuse_served(planned, boxes)
         _refuse_few_files(planned, len(boxes.all) if boxes else 0)
         if asked.wait_for_quiet:
             wait_for_quiet(planned, console)
@@ -178,18 +180,22 @@ def _measure(
         return _conclude(run, runner, console, interrupt, None if agreed else trust)
 
 
-def join(wanted: Sweep, asked: SweepOptions) -> Boxes:
-    """Start the agents of all boxes that are asked for, and wait until each has said what it is."""
-    if asked.anonymous:
-        raise SpecError(
-            "--anonymous: does not go together with --places or --gpus; measure without it, and copy the run "
-            "with llmbench export --anonymous."
-        )
+@contextlib.contextmanager
+def joined(wanted: Sweep, asked: Where) -> Iterator[Boxes | None]:
+    """Start the agents of all boxes that are asked for, if any, and wait until each has said what it is."""
+    if asked.hosts and not asked.places:
+        raise SpecError("--hosts: names hosts for --places, which is not given.")
+    if asked.move and not (asked.places or asked.gpus):
+        raise SpecError("--move: only works together with --places or --gpus.")
+    if not (asked.places or asked.gpus):
+        yield None
+        return
     names = tuple(name for name in asked.hosts.split(",") if name)
     hosts = places.hosts(asked.places or "local", names)
     devices = grid.words(wanted.axes.device)
     device: Device = "cpu" if devices == ["cpu"] else "cuda" if devices == ["cuda"] else "auto"
-    return Boxes(hosts, _numbers(asked.gpus), device)
+    with Boxes(hosts, _numbers(asked.gpus), device) as boxes:
+        yield boxes
 
 
 def _numbers(gpus: str) -> list[int] | None:
@@ -207,10 +213,10 @@ def _numbers(gpus: str) -> list[int] | None:
 def _dispatch(boxes: Boxes, runner: Runner, asked: SweepOptions) -> None:
     """Let boxes measure, say which they are, and what the run waits for; with --move let nothing wait."""
     boxes.own(runner.written.run)
-    runner.dispatch = Dispatch(boxes, runner, alone=not asked.gpus)
+    runner.dispatch = Dispatch(boxes, runner, alone=not asked.where.gpus)
     for notice in boxes.refused:
         runner.screen.note(notice)
-    if asked.move:
+    if asked.where.move:
         runner.dispatch.move()
     for line in runner.dispatch.told():
         runner.screen.note(line)
@@ -433,6 +439,13 @@ def _predictions(
     place = estimate.here(machine, probes, past)
     predicted = estimate.predictions(new, planned.models, planned.sweep.protocol, place)
     return {**(earlier.predictions if earlier else {}), **predicted}
+
+
+def _refuse_served(planned: Planned, boxes: Boxes | None) -> None:
+    if boxes and any(LOAD in cell.options for cell in planned.cells):
+        raise SpecError(
+            f"{planned.sweep.name}: has servers under load, which are measured without --places and --gpus."
+        )
 
 
 def _refuse_few_files(planned: Planned, boxes: int) -> None:
