@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
+import signal
 import subprocess
 import sys
-from collections import defaultdict
+import time
+from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 
-from boxes import agent, boxes
+from boxes import agent, boxes, one_of
 from llmbench.results import store
-from llmbench.results.record import Record
+from llmbench.results.record import Move, Status
 from llmbench.run import channel, pins
 from sweeps import SINGLE, Bench, asked, assert_complete
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from llmbench.results.record import Record
 
 MODELS = ["llama-7b@tiny", "gpt2@tiny"]
 ON_GPUS = {"model": MODELS, "device": "auto"}
@@ -164,3 +171,146 @@ def test_an_agent_that_is_started_by_hand_says_what_it_is() -> None:
     assert isinstance(here, channel.Here)
     assert here.gpus == []
     assert len(here.units) == 1
+
+
+def test_a_dry_run_says_what_each_box_would_do(bench: Bench) -> None:
+    bench.write(axes={**ON_GPUS, "backend": "transformers"})
+
+    done = bench.sweep("--dry-run", "--gpus", "all", *boxes(bench, "b1", "b2"))
+
+    assert done.code == 0, done.err
+    assert "Box b1: 2 GPUs, 3 cells, about" in done.out
+    assert "Box b2: 2 GPUs, 3 cells, about" in done.out
+    assert "All boxes together: about" in done.out
+    assert not bench.run.exists()
+
+
+@pytest.mark.slow
+def test_cells_whose_box_does_not_come_back_are_moved_when_asked(bench: Bench) -> None:
+    bench.write(axes={"model": MODELS}, protocol=BRIEF, **SLOW)
+    first = bench.sweep("--rounds", "1", *boxes(bench, "b1", "b2", gpus=0))
+    of_b2 = {record.id for record in first.records if record.worker["box"] == "b2"}
+    before = bench.raw()
+
+    waits = bench.sweep(*boxes(bench, "b1", gpus=0))
+    moved = bench.sweep("--move", *boxes(bench, "b1", gpus=0))
+
+    assert f"{len(of_b2)} cells wait for unit" in waits.out
+    assert waits.code == 3
+    assert bench.raw().startswith(before)
+    assert_complete(moved)
+    assert {record.worker["box"] for record in moved.records} == {"b1"}
+    assert max(record.attempt for record in moved.records) == 2
+    (move,) = (line for line in store.read(bench.run) if isinstance(line, Move))
+    assert set(move.cells) == of_b2
+    assert "Measured on b1 (6 cells)" in asked("table", bench.run).out
+
+
+@pytest.mark.slow
+def test_a_box_that_hangs_is_given_up_and_what_it_says_later_is_not_heard(bench: Bench) -> None:
+    bench.write(axes={"model": MODELS}, protocol=BRIEF, **SLOW)
+    where = boxes(bench, "b1", "b2", gpus=0)
+    sweep = bench.start(*where)
+    bench.wait_for('"session":2', sweep)
+    agent(bench, "b2").suspend()
+
+    done = bench.ended(sweep, 90)
+
+    assert "Box b2 is gone: it has said nothing for 30 s" in done.out
+    assert done.code == 3
+    assert bench.gone(20)
+    assert_complete(bench.sweep(*where))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["sweep", "slot"])
+def test_who_dies_leaves_no_process_and_no_session_twice(bench: Bench, what: str) -> None:
+    bench.write(axes=ON_GPUS, protocol=BRIEF, **SLOW)
+    where = ("--gpus", "all", *boxes(bench, "b1", "b2"))
+    sweep = bench.start(*where)
+    bench.wait_for('"kind":"end"', sweep)
+    if what == "sweep":
+        sweep.kill()
+        sweep.wait()
+    else:
+        one_of(bench, "llmbench.run.slot").kill()
+        bench.ended(sweep)
+
+    assert bench.gone(10)
+    assert_complete(bench.sweep(*where))
+
+
+@pytest.mark.slow
+def test_a_stop_on_boxes_keeps_what_was_interrupted_and_leaves_nothing(bench: Bench) -> None:
+    bench.write(axes=ON_GPUS, protocol=BRIEF, **SLOW)
+    where = ("--gpus", "all", *boxes(bench, "b1", "b2"))
+    sweep = bench.start(*where)
+    bench.wait_for('"kind":"end"', sweep)
+    sweep.send_signal(signal.SIGINT)
+
+    done = bench.ended(sweep)
+
+    assert done.code == 130
+    assert Status.INTERRUPTED in {record.status for record in done.records}
+    assert bench.gone(10)
+    assert_complete(bench.sweep(*where))
+
+
+@pytest.mark.slow
+def test_a_lost_gpu_leaves_its_cells_and_the_others_go_on(bench: Bench) -> None:
+    bench.write(axes=ON_GPUS, protocol=BRIEF, **SLOW)
+    lost = bench.folder / "lost"
+    only_b1 = f'[ "$LLMBENCH_HOST" = b1 ] && export BOX_LOST={lost}'
+    where = ("--gpus", "all", *boxes(bench, "b1", "b2", more=only_b1))
+    sweep = bench.start(*where)
+    bench.wait_for('"kind":"end"', sweep)
+    lost.touch()
+
+    done = bench.ended(sweep)
+
+    assert "Box b1, GPU 0: the GPU no longer responds to its driver" in done.out
+    after = [r for r in done.records if r.worker["box"] == "b2" or r.worker["gpus"] == [1]]
+    assert {record.status for record in after} == {Status.OK}
+    lost.unlink()
+    assert_complete(bench.sweep(*where))
+
+
+KILLS = 50
+VICTIMS = ("agent", "llmbench.run.slot", "llmbench.run.forkserver", "cat", "sweep")
+"""A box's agent, a slot, a fork server or a worker, a link, and the sweep itself."""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_fifty_kills_lose_no_record_and_double_none(bench: Bench) -> None:
+    rng = random.Random(19)  # noqa: S311 - a choice of victims
+    shapes = {"batch_size": [1, 2, 4], "input_len": [8, 16, 32]}
+    bench.write(
+        axes={**ON_GPUS, **shapes}, protocol={**BRIEF, "sessions": 12, "max_sessions": 12}, **SLOW
+    )
+    linked = boxes(bench, "b1", "b2", "b3", run='cat | "$@" | cat')
+    where = ("--gpus", "all", *linked)
+    killed: Counter[str] = Counter()
+    while sum(killed.values()) < KILLS:
+        before = bench.raw()
+        sweep = bench.start(*where)
+        for _ in range(rng.randint(1, 4)):
+            seen = bench.raw()
+            with contextlib.suppress(AssertionError):  # the sweep has ended
+                bench.wait_for_more(seen, sweep)
+            time.sleep(rng.random() * 0.3)
+            victim = rng.choice(VICTIMS)
+            with contextlib.suppress(LookupError, psutil.Error):
+                process = psutil.Process(sweep.pid) if victim == "sweep" else one_of(bench, victim)
+                process.kill()
+                killed[victim] += 1
+            if victim == "sweep":
+                break
+        if victim != "sweep":
+            sweep.send_signal(signal.SIGINT)
+        sweep.wait(60)
+        assert bench.gone(10), bench.alive()
+        assert bench.raw().startswith(before)
+
+    assert_complete(bench.sweep(*where, patience_s=600))
+    assert set(killed) == set(VICTIMS)
