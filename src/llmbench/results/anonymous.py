@@ -40,6 +40,7 @@ OUR_WORDS = re.compile(r"(?:killed by|no_result|the worker exited|protocol|nurse
 KIND = re.compile(r"[A-Za-z_][\w.]*(?=:)")
 
 LEFT_OUT = "left out"
+CUT_OFF = "the sweep was stopped, or the box was gone"
 
 
 def line(whole: L) -> L:
@@ -165,6 +166,8 @@ def _result(result: dict[str, Any]) -> dict[str, Any]:
         if outcome.get("error"):
             outcome["error"] = _kind(outcome["error"])
         anonymised["reason"] = result["reason"] and _kind(result["reason"])
+    if result["worker"].get("box") and result["status"] == Status.INTERRUPTED:
+        outcome["error"] = anonymised["reason"] = CUT_OFF  # the words have the box's name
     return {**anonymised, "outcome": outcome}
 
 
