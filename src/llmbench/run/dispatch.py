@@ -11,6 +11,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from llmbench.machine import calibration
 from llmbench.machine.info import utc_now
 from llmbench.numbers import plural
 from llmbench.redact import redact
@@ -22,7 +23,7 @@ from llmbench.run.messages import CellResult, Progress
 from llmbench.run.runner import WorkerProcess, WorkerSession
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from llmbench.run.boxes import Box, Boxes
     from llmbench.run.channel import Answer
@@ -38,6 +39,21 @@ BUSY = ("loud", "warm", "timed", "paused", "ending")
 """The states of a slot with a worker: it loads or warms up, waits for its clock, is timed, waits to warm up, ends."""
 
 
+class Company:
+    """The session of a worker that only keeps a GPU busy beside another: nothing of it is recorded."""
+
+    def __init__(self, cells: Sequence[Cell], go: Callable[[], None]) -> None:
+        """Begin with the first cell."""
+        self.remaining, self.go = list(cells), go
+        self.held: Outcome | None = None
+
+    def take(self, message: Progress | CellResult | launcher.WorkerEnd) -> None:
+        """Let the worker go on to its next cell."""
+        if isinstance(message, CellResult) and not message.last:
+            del self.remaining[0]
+            self.go()
+
+
 class Slot:
     """One GPU of a box, several together, or its processors, with what is to be measured there in this round."""
 
@@ -50,7 +66,9 @@ class Slot:
         self.state, self.token, self.lost = "idle", "", ""
         self.cells: list[Cell] = []
         self.log = ""
-        self.work: WorkerSession | None = None
+        self.work: WorkerSession | Company | None = None
+        self.company: list[Slot] = []
+        self.harmless = 0
         self.telemetry: dict[str, Any] = {}
         self.beside = 0
 
@@ -63,7 +81,9 @@ class Slot:
 
     def seen(self) -> dict[str, Any]:
         """Return what the monitor there saw, and how many other GPUs of the box were timed at the same time."""
-        return {**self.telemetry, **({"beside": self.beside} if self.beside else {})}
+        beside = {"beside": self.beside} if self.beside else {}
+        harmless = {"beside_harmless": True} if 0 < self.beside <= self.harmless else {}
+        return {**self.telemetry, **beside, **harmless}
 
     def send(self, order: channel.Order) -> None:
         """Send an order to the slot's process."""
@@ -77,12 +97,13 @@ class Slot:
 class Dispatch:
     """The slots of all boxes, and the pins of a run's cells."""
 
-    def __init__(self, boxes: Boxes, runner: Runner, *, alone: bool) -> None:
+    def __init__(self, boxes: Boxes, runner: Runner, *, alone: bool, company: bool = False) -> None:
         """Take the pins from the run's records, and deal out the cells that have none.
 
-        With `alone`, a box measures one group at a time, on its first GPUs.
+        With `alone`, a box measures one group at a time, on its first GPUs; with `company`, its other GPUs do the same
+        work then, of which nothing is recorded.
         """
-        self.boxes, self.runner, self.alone = boxes, runner, alone
+        self.boxes, self.runner, self.alone, self.company = boxes, runner, alone, company
         self.slots: dict[tuple[int, str], list[Slot]] = {}
         self.session = 0
         cells = runner.planned.cells
@@ -175,13 +196,19 @@ class Dispatch:
                     [here.gpus[place] for place in share] if width else [],
                     [here.units[place] for place in share],
                 )
-                for share in pins.shares(places, width, alone=self.alone)
+                for share in pins.shares(places, width, alone=self.alone and not self.company)
             ]
+            for slot in self.slots[key]:
+                slot.harmless = calibration.most_harmless(here.machine)
+            if self.company:
+                self.slots[key][0].company = self.slots[key][1:]
+                del self.slots[key][1:]
         return self.slots[key]
 
     def _all(self) -> Iterator[Slot]:
         for slots in self.slots.values():
-            yield from slots
+            for slot in slots:
+                yield from (slot, *slot.company)
 
     def _living(self) -> Iterator[Slot]:
         return (slot for slot in self._all() if not (slot.lost or slot.box.gone))
@@ -238,10 +265,12 @@ class Dispatch:
             return
         first = slot.cells[0]
         runner.screen.loading(first, self.session)
-        slot.token, slot.state, slot.work = secrets.token_hex(16), "loud", None
-        slot.log = f"{first.id}-s{self.session}-a{runner.attempt(first, self.session)}.log"
+        log = f"{first.id}-s{self.session}-a{runner.attempt(first, self.session)}.log"
         job = runner.job(slot.cells, self.session, gated=True)
-        slot.send(channel.Start(token=slot.token, log=slot.log, job=job))
+        for each in (slot, *slot.company):
+            each.token, each.state, each.log = secrets.token_hex(16), "loud", log
+            each.work = None if each is slot else Company(slot.cells, each.pause)
+            each.send(channel.Start(token=each.token, log=log, job=job))
 
     @staticmethod
     def _go(slot: Slot, state: str) -> None:
@@ -273,6 +302,9 @@ class Dispatch:
             self._heard(slot, slot.work, answer)
 
     def _started(self, slot: Slot, answer: Started) -> None:
+        if isinstance(slot.work, Company):
+            self._go(slot, "loud")
+            return
         process = WorkerProcess(answer.pid, answer.start_s, answer.boot, answer.token)
         about = {
             "pid": answer.pid, "start": answer.start, "log": f"{store.LOGS}/{slot.log}",
@@ -284,7 +316,7 @@ class Dispatch:
         slot.work.begin()
         self._go(slot, "loud")
 
-    def _heard(self, slot: Slot, work: WorkerSession, answer: Answer) -> None:
+    def _heard(self, slot: Slot, work: WorkerSession | Company, answer: Answer) -> None:
         if isinstance(answer, SlotPhase):
             if answer.phase == "ready":
                 slot.state = "warm"
@@ -302,6 +334,8 @@ class Dispatch:
         slot.state = "idle"
         slot.telemetry = {**slot.telemetry, **answer.telemetry}
         self._keep_log(slot, answer.log)
+        if isinstance(slot.work, Company):
+            return
         if slot.work is not None:
             if answer.end.why != "stopped":
                 self.begun.add(self.block(slot.work.remaining[0]))
@@ -342,7 +376,8 @@ class Dispatch:
         """Interrupt what slots measure; deal out again what has no session there, and leave the rest pending."""
         left: list[list[Cell]] = []
         for slot in slots:
-            left += [slot.work.remaining if slot.work else slot.cells] * (slot.state in BUSY)
+            if not isinstance(slot.work, Company):
+                left += [slot.work.remaining if slot.work else slot.cells] * (slot.state in BUSY)
             left += slot.queue
             slot.queue.clear()
             self._interrupt(slot, why)
@@ -353,7 +388,7 @@ class Dispatch:
 
     def _interrupt(self, slot: Slot, why: str) -> None:
         """Record that the session that had begun on a slot was cut off."""
-        if slot.state in BUSY and slot.work is not None:
+        if slot.state in BUSY and isinstance(slot.work, WorkerSession):
             cell = slot.work.remaining[0]
             cut = Outcome(cell=cell.id, status=Status.INTERRUPTED, error=why)
             self.runner.put(cell, self.session, cut, slot.work.about, slot)

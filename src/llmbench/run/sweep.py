@@ -70,12 +70,16 @@ Show: TypeAlias = "Callable[[Path, Console], Trust | None]"
 
 
 class Where(msgspec.Struct, frozen=True):
-    """Command line options about the boxes and GPUs that measure; without any, this machine on one GPU at a time."""
+    """Command line options about the boxes and GPUs that measure; without any, this machine on one GPU at a time.
+
+    With `crowd`, one group is measured at a time, `alone` or `beside` the same job on the box's other GPUs.
+    """
 
     places: str = ""
     hosts: str = ""
     gpus: str = ""
     move: bool = False
+    crowd: str = ""
 
 
 class SweepOptions(msgspec.Struct, frozen=True):
@@ -213,7 +217,9 @@ def _numbers(gpus: str) -> list[int] | None:
 def _dispatch(boxes: Boxes, runner: Runner, asked: SweepOptions) -> None:
     """Let boxes measure, say which they are, and what the run waits for; with --move let nothing wait."""
     boxes.own(runner.written.run)
-    runner.dispatch = Dispatch(boxes, runner, alone=not asked.where.gpus)
+    crowd = asked.where.crowd
+    alone = bool(crowd) or not asked.where.gpus
+    runner.dispatch = Dispatch(boxes, runner, alone=alone, company=crowd == "beside")
     for notice in boxes.refused:
         runner.screen.note(notice)
     if asked.where.move:
