@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from boxes import agent, boxes, one_of
+from boxes import agent, boxes, one_of, write
 from llmbench.results import store
 from llmbench.results.record import Move, Status
 from llmbench.run import channel, pins
@@ -45,9 +45,14 @@ def units(records: Iterable[Record]) -> dict[str, set[str]]:
 def test_every_gpu_of_every_box_measures_and_a_cell_stays_on_its_own(bench: Bench) -> None:
     bench.write(axes=ON_GPUS)
 
-    done = bench.sweep("--gpus", "all", *boxes(bench, "b1", "b2"))
+    an_hour_ahead = '[ "$LLMBENCH_HOST" = b2 ] && export BOX_AHEAD_S=3600'
+
+    done = bench.sweep("--gpus", "all", *boxes(bench, "b1", "b2", more=an_hour_ahead))
 
     assert_complete(done)
+    ends = [record.ended for record in done.records]
+    assert ends == sorted(ends)
+    assert all(record.problems == [] for record in done.records)
     assert {len(each) for each in units(done.records).values()} == {1}
     assert len({record.worker["unit"] for record in done.records}) == 4
     (first, second) = store.read(bench.run).places
@@ -123,6 +128,28 @@ def test_a_mistake_is_one_line(bench: Bench, arguments: list[str], line: str) ->
     assert line in answer.err
     assert answer.err.count("\n") == 1
     assert not bench.run.exists()
+
+
+def test_the_nodes_of_an_allocation_measure(bench: Bench) -> None:
+    bench.write(axes={"model": MODELS}, protocol=SINGLE)
+    script, tools = write(bench.folder, 0), bench.folder / "tools"
+    tools.mkdir()
+    for name, text in {
+        "scontrol": "echo n1; echo n2",
+        "srun": f'for word; do shift; case "$word" in --nodelist=*) exec {script} "${{word#*=}}" "$@";; esac; done',
+    }.items():
+        (tools / name).write_text(f"#!/bin/bash\n{text}\n")
+        (tools / name).chmod(0o755)
+    path = f"{tools}:{os.environ['PATH']}"
+
+    outside = bench.sweep("--places", "slurm", environment={"PATH": path})
+    done = bench.sweep(
+        "--places", "slurm", environment={"PATH": path, "SLURM_JOB_NODELIST": "n[1-2]"}
+    )
+
+    assert "slurm: this is no allocation of SLURM; run it as 'salloc -N2" in outside.err
+    assert_complete(done)
+    assert {record.worker["box"] for record in done.records} == {"n1", "n2"}
 
 
 def test_a_run_on_one_gpu_and_a_run_on_several_are_not_mixed(bench: Bench, measured: Bench) -> None:
