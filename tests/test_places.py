@@ -168,8 +168,15 @@ def test_work_is_dealt_out_evenly_and_in_neighbouring_pieces() -> None:
     dealt = pins.deal(work, ["a", "b", "c", "d"], {})
     more = pins.deal(work, ["a", "b"], {("m", 0): "a", ("m", 1): "a", ("m", 2): "gone"})
 
-    assert "".join(dealt[block] for block in sorted(work)) == "abbcdd"
-    assert list(more.values()) == ["b", "b", "b"]  # with two and three blocks, as even as can be
+    assert "".join(dealt[block] for block in sorted(work)) == "aabccd"
+    assert list(more.values()) == ["a", "b", "b"]
+
+
+def test_a_cell_of_two_gpus_takes_neighbours_and_a_box_with_one_gpu_has_no_place_for_it() -> None:
+    assert [list(share) for share in pins.shares(range(5), 2, alone=False)] == [[0, 1], [2, 3]]
+    assert [list(share) for share in pins.shares(range(5), 2, alone=True)] == [[0, 1]]
+    assert pins.shares(range(1), 2, alone=False) == []
+    assert [list(share) for share in pins.shares(range(1), 0, alone=False)] == [[0]]
 
 
 def test_a_go_that_came_before_it_is_waited_for_is_not_lost() -> None:

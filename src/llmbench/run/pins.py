@@ -84,7 +84,7 @@ def deal(
     for block in free:
         while len(filling) > 1:
             share = (sum(load[unit] for unit in filling) + left) / len(filling)
-            if load[filling[0]] + work[block] / 2 < share:
+            if load[filling[0]] + work[block] / 2 <= share:
                 break
             del filling[0]
         dealt[block] = filling[0]
