@@ -79,7 +79,7 @@ def test_a_box_that_dies_costs_its_session_and_a_resume_measures_what_waits(benc
     assert bench.gone()
 
     before = bench.raw()
-    again = bench.sweep(*where, "--rounds", "2")
+    again = bench.sweep(*boxes(bench, "b2", "b1", gpus=0), "--rounds", "2")
 
     assert bench.raw().startswith(before)
     assert_complete(again)
