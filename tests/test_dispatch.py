@@ -79,7 +79,7 @@ def test_no_clock_runs_until_all_are_warm_and_then_all_do(dispatch: Dispatch, bo
     dispatch._start()
     assert gone(box) == ["0", "1", "2"]
     assert {slot.state for slot in dispatch.slots[1, "b"]} == {"timed"}
-    assert [slot.seen() for slot in dispatch.slots[1, "b"]] == [{"beside": 2}] * 3
+    assert [slot.seen() for slot in dispatch.slots[1, "b"]] == [{"neighbours": 2}] * 3
 
 
 def test_a_result_of_an_attempt_that_has_ended_is_dropped_and_said(

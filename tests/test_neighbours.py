@@ -48,10 +48,10 @@ def test_only_as_many_neighbours_as_were_measured_are_harmless() -> None:
     slot.harmless = 2
 
     seen = []
-    for slot.beside in (0, 2, 3):
+    for slot.neighbours in (0, 2, 3):
         seen.append(slot.seen())
 
-    assert seen == [{}, {"beside": 2, "beside_harmless": True}, {"beside": 3}]
+    assert seen == [{}, {"neighbours": 2, "neighbours_harmless": True}, {"neighbours": 3}]
 
 
 def test_what_was_measured_holds_for_machines_of_the_same_kind() -> None:
@@ -88,6 +88,6 @@ def test_pairs_are_measured_in_turn_and_company_is_not_recorded(bench: Bench) ->
     out = bench.out.read_text()
     assert code in {0, 1}, bench.err.read_text()
     order = [line.split(", ")[1] for line in out.splitlines() if line.startswith("Pair ")]
-    assert order == ["alone:", "beside:", "beside:", "alone:", "alone:", "beside:"]
+    assert order == ["alone:", "together:", "together:", "alone:", "alone:", "together:"]
     assert "ttft_s: 1.0000 times, the same within 1% in 2 of 2 cells" in out
     assert "2 other GPUs at the same time change nothing" in out

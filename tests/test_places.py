@@ -58,7 +58,7 @@ def test_every_gpu_of_every_box_measures_and_a_cell_stays_on_its_own(bench: Benc
     (first, second) = store.read(bench.run).places
     assert {first.name, second.name} == {"b1", "b2"}
     assert {*first.units, *second.units} == {record.worker["unit"] for record in done.records}
-    assert {record.telemetry.get("beside", 0) for record in done.records} <= {0, 1}
+    assert {record.telemetry.get("neighbours", 0) for record in done.records} <= {0, 1}
 
 
 def test_a_box_that_dies_costs_its_session_and_a_resume_measures_what_waits(bench: Bench) -> None:

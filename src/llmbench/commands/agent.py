@@ -7,7 +7,7 @@ from llmbench.run import agent
 
 
 def command() -> None:
-    """Measure on this machine for a sweep that runs elsewhere and started this: see 'llmbench sweep --places'."""
+    """Measure on this machine for a sweep that runs elsewhere."""
     if sys.stdin is None or sys.stdin.isatty():
         raise SpecError(
             "agent: is started by 'llmbench sweep --places ...', which talks to it; nothing can be typed here."

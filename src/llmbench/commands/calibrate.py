@@ -53,7 +53,9 @@ def command(
     ] = False,
     pairs: Annotated[
         int,
-        typer.Option(min=3, help="With --per-box: pairs of sessions, one alone and one beside."),
+        typer.Option(
+            min=3, help="With --per-box: pairs of sessions, one alone and one with neighbours."
+        ),
     ] = PAIRS,
     format: Format = "terminal",
     output: Output = None,

@@ -137,7 +137,7 @@ class Neighbours(state.OfMachine, frozen=True, kw_only=True):
     Attributes:
         at: the time.
         others: how many other GPUs were timed at the same time.
-        pairs: of sessions, one alone and one beside them.
+        pairs: of sessions, one alone and one together with them.
         same: whether every cell was the same within 1 %, for each metric.
 
     """

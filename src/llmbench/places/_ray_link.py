@@ -21,7 +21,7 @@ from llmbench import places
 HOST = "LLMBENCH_HOST"
 
 
-class Agent:
+class AgentOnNode:
     """The actor: an agent as its child, whose input ends with the actor."""
 
     def __init__(self, command: list[str], host: str) -> None:
@@ -89,7 +89,7 @@ def _link(out: int, node: str, host: str, gpus: str) -> None:
     command = (
         places.words(os.environ[places.AGENT], places.AGENT) if places.AGENT in os.environ else []
     )
-    kind: Any = ray.remote(Agent)
+    kind: Any = ray.remote(AgentOnNode)
     actor = kind.options(
         num_cpus=0, num_gpus=int(gpus or 0), max_restarts=0, max_task_retries=0, max_concurrency=3,
         scheduling_strategy=NodeAffinitySchedulingStrategy(node_id=node, soft=False),

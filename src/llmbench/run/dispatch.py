@@ -40,7 +40,7 @@ BUSY = ("loud", "warm", "timed", "paused", "ending")
 
 
 class Company:
-    """The session of a worker that only keeps a GPU busy beside another: nothing of it is recorded."""
+    """The session of a worker that only keeps a GPU busy while another is measured: nothing of it is recorded."""
 
     def __init__(self, cells: Sequence[Cell], go: Callable[[], None]) -> None:
         """Begin with the first cell."""
@@ -70,20 +70,20 @@ class Slot:
         self.company: list[Slot] = []
         self.harmless = 0
         self.telemetry: dict[str, Any] = {}
-        self.beside = 0
+        self.neighbours = 0
 
     def before_cell(self, worker: int) -> None:  # noqa: ARG002 - the monitor's protocol
-        """Begin a cell that nothing has been measured beside."""
-        self.beside, self.telemetry = 0, {}
+        """Begin a cell, so far without neighbours."""
+        self.neighbours, self.telemetry = 0, {}
 
     def after_load(self) -> None:
         """Do nothing: the slot's own process has the monitor."""
 
     def seen(self) -> dict[str, Any]:
         """Return what the monitor there saw, and how many other GPUs of the box were timed at the same time."""
-        beside = {"beside": self.beside} if self.beside else {}
-        harmless = {"beside_harmless": True} if 0 < self.beside <= self.harmless else {}
-        return {**self.telemetry, **beside, **harmless}
+        timed = {"neighbours": self.neighbours} if self.neighbours else {}
+        harmless = {"neighbours_harmless": True} if 0 < self.neighbours <= self.harmless else {}
+        return {**self.telemetry, **timed, **harmless}
 
     def send(self, order: channel.Order) -> None:
         """Send an order to the slot's process."""
@@ -250,7 +250,7 @@ class Dispatch:
             if warm and not any(slot.state == "loud" for slot in slots):
                 for slot in warm:
                     self._go(slot, "timed")
-                    slot.beside = len(warm) - 1
+                    slot.neighbours = len(warm) - 1
 
     def _is_free(self, slot: Slot, slots: Sequence[Slot]) -> bool:
         """Return whether no other slot uses one of its GPUs now, or may not be measured at the same time."""

@@ -1,6 +1,7 @@
-"""Whether measuring other GPUs of a box at the same time changes a number: pairs of a session alone and one beside.
+"""Whether measuring other GPUs of a box at the same time changes a number: pairs of a session alone and one together
+with neighbours.
 
-Both are of the same cell on the same GPU, in turn, and every other pair the other way around (ABBA). Beside means that
+Both are of the same cell on the same GPU, in turn, and every other pair the other way around (ABBA). Together means that
 the box's other GPUs run the same job, loading, warm-up and clocks included; nothing of theirs is recorded.
 """
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 MARGIN = 0.01
 """Neighbours that change a number by less than this, by the 90 % interval, are said to change nothing."""
 METRICS = ("ttft_s", "tpot_s", "load_s")
-RUNS = ("alone", "beside")
+RUNS = ("alone", "together")
 
 
 class Effect(NamedTuple):
@@ -78,7 +79,7 @@ def effects(folder: Path) -> list[Effect]:
             ratio = float(contrast.effects.ratio.mean())
             found.append(Effect(key, verdicts.count(Verdict.SAME), len(verdicts), ratio))
     if not found:
-        raise RunError(f"{folder}: no cell has a number both alone and beside others.")
+        raise RunError(f"{folder}: no cell has a number both alone and together with others.")
     return found
 
 

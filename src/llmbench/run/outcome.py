@@ -71,9 +71,13 @@ def _surroundings(
         yield Finding("hot", f"heat held the device's clocks down in {sampled:.0%} of the samples")
     if telemetry.get("isolation") == "shared":
         yield Finding("shared_device", "other processes were using the device")
-    if measured and (beside := telemetry.get("beside")) and not telemetry.get("beside_harmless"):
+    if (
+        measured
+        and (others := telemetry.get("neighbours"))
+        and not telemetry.get("neighbours_harmless")
+    ):
         yield Finding(
-            "neighbours", f"{plural(beside, 'other GPU')} of the box measured at the same time"
+            "neighbours", f"{plural(others, 'other GPU')} of the box measured at the same time"
         )
 
 

@@ -72,7 +72,7 @@ Show: TypeAlias = "Callable[[Path, Console], Trust | None]"
 class Where(msgspec.Struct, frozen=True):
     """Command line options about the boxes and GPUs that measure; without any, this machine on one GPU at a time.
 
-    With `crowd`, one group is measured at a time, `alone` or `beside` the same job on the box's other GPUs.
+    With `crowd`, one group is measured at a time, `alone` or `together` with the same job on the box's other GPUs.
     """
 
     places: str = ""
@@ -219,7 +219,7 @@ def _dispatch(boxes: Boxes, runner: Runner, asked: SweepOptions) -> None:
     boxes.own(runner.written.run)
     crowd = asked.where.crowd
     alone = bool(crowd) or not asked.where.gpus
-    runner.dispatch = Dispatch(boxes, runner, alone=alone, company=crowd == "beside")
+    runner.dispatch = Dispatch(boxes, runner, alone=alone, company=crowd == "together")
     for notice in boxes.refused:
         runner.screen.note(notice)
     if asked.where.move:
