@@ -1,8 +1,8 @@
-"""Whether measuring other GPUs of a box at the same time changes a number: pairs of a session alone and one together
-with neighbours.
+"""Whether measuring other GPUs of a box at the same time changes a number, by pairs of sessions.
 
-Both are of the same cell on the same GPU, in turn, and every other pair the other way around (ABBA). Together means that
-the box's other GPUs run the same job, loading, warm-up and clocks included; nothing of theirs is recorded.
+One is alone, the other together with neighbours: the box's other GPUs then do the same job, loading, warm-up and clocks
+included, and nothing of theirs is recorded. Both are of the same cell on the same GPU, in turn, and every other pair is
+the other way around (ABBA).
 """
 
 from __future__ import annotations
