@@ -1,6 +1,6 @@
 """Units: the devices that cells are pinned to, each one GPU of one machine, or a machine's processors.
 
-Two GPUs of one model differ, by 8 % between machines on average, so all sessions of a cell are measured on one unit.
+All sessions of a cell are measured on one unit, because two GPUs of one model differ a little.
 """
 
 from __future__ import annotations
