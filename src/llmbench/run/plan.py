@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec.structs import replace
@@ -45,19 +45,23 @@ class Planned(msgspec.Struct, frozen=True, kw_only=True):
     warnings: list[str]
 
 
-def plan(sweep: Sweep, *, chip: Chip | None = None) -> Planned:
+def plan(
+    sweep: Sweep, *, chip: Chip | None = None, machine: dict[str, Any] | None = None
+) -> Planned:
     """Resolve and expand a sweep; raise SpecError or NothingToRun with one line if it is invalid.
 
-    `chip` is a GPU to plan for, which may be absent: `auto` then means it, and no driver is queried.
+    `chip` is a GPU to plan for, which may be absent: `auto` then means it, and no driver is queried. `machine` are the
+    facts of another machine to plan for.
     """
     given = sweep.axes.model if isinstance(sweep.axes.model, list) else [sweep.axes.model]
     models = _models(given)
     prompts = [without_home(name) for name in grid.words(sweep.axes.prompts)]
     axes = replace(sweep.axes, model=list(map(redact, given)), prompts=prompts)
     sweep = replace(sweep, name=redact(sweep.name), why=redact(sweep.why), axes=axes)
-    device = info.device() if chip is None and "auto" in grid.words(sweep.axes.device) else "cpu"
+    auto = chip is None and "auto" in grid.words(sweep.axes.device)
+    device = _device(machine) if auto else "cpu"
     dtypes = {name: known for name, resolved in models.items() if (known := resolved.dtype)}
-    replaced = _replaced(sweep, chip, device)
+    replaced = _replaced(sweep, chip, device, machine)
     choices = grid.Choices(
         model_digests={name: resolved.digest for name, resolved in models.items()},
         options={name: backends.options(name) for name in backends.known()},
@@ -76,7 +80,7 @@ def plan(sweep: Sweep, *, chip: Chip | None = None) -> Planned:
     )
     cells, warnings = grid.expand(sweep, choices)
     _refuse_secrets(cells)
-    if chip is None:
+    if chip is None and machine is None:
         warnings += _check_device(cells, grid.words(sweep.axes.device))
         warnings += [f"Not installed here: {each}" for each in not_installed(cells)]
     cells, doubles = _distinct(cells)
@@ -107,8 +111,15 @@ def _refused(cells: list[Cell], models: dict[str, Model]) -> dict[str, str]:
     return refused
 
 
+def _device(machine: dict[str, Any] | None) -> str:
+    """Return the meaning of `auto` on a machine, this one if None."""
+    if machine is None:
+        return info.device()
+    return "cuda" if machine["gpus"] else "cpu"
+
+
 def _replaced(
-    sweep: Sweep, chip: Chip | None, device: str
+    sweep: Sweep, chip: Chip | None, device: str, machine: dict[str, Any] | None
 ) -> dict[tuple[str, str], tuple[str, str]]:
     """Return, by device and checkpoint's dtype, what `auto` takes instead, and why.
 
@@ -120,7 +131,7 @@ def _replaced(
     replaced = {("cpu", "float16"): ("bfloat16", "CPUs compute float16 slowly")}
     if chip is None:
         cuda = "cuda" in (device, *grid.words(sweep.axes.device))
-        found = chips.devices(info.machine()["gpus"]) if cuda else []
+        found = chips.devices((machine or info.machine())["gpus"]) if cuda else []
         chip = next((each.chip for each in found if each.chip), None)
     if chip is not None and chip.dense_tflops and "bfloat16" not in chip.dense_tflops:
         replaced["cuda", "bfloat16"] = ("float16", f"{chip.name} has no bfloat16")
