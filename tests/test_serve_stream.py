@@ -59,9 +59,13 @@ def serving(folder: Path, **script: Any) -> Iterator[Address]:
         process.terminate()
 
 
+def written(prompt: list[int], tokens: int) -> bytes:
+    return json.dumps({"prompt": prompt, "max_tokens": tokens, "stream": True}).encode()
+
+
 def asking(address: Address, tokens: int = TOKENS) -> Callable[[int], bytes]:
     def request(number: int) -> bytes:
-        return endpoint.request(address, endpoint.completions("fake", [number], tokens, ids=False))
+        return endpoint.request(address, written([number], tokens))
 
     return request
 
@@ -225,7 +229,7 @@ def test_a_chunk_that_looks_like_the_end_is_not_the_end() -> None:
 def test_a_large_request_is_sent_whole(tmp_path: Path) -> None:
     with serving(tmp_path, ttft_ms=1.0, itl_ms=1.0) as address:
         prompt = list(range(10_000, 10_000 + 600_000))
-        whole = endpoint.request(address, endpoint.completions("fake", prompt, 2, ids=False))
+        whole = endpoint.request(address, written(prompt, 2))
         client = Client(address[:2], 1, lambda _: whole, wire.reply)
         client.closed_loop(0, lambda each, at: at if each.sent else None)
         client.parse_all()

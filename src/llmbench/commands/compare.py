@@ -15,7 +15,8 @@ from llmbench.report.figures.cells import labels
 from llmbench.report.views import compare as views_compare
 from llmbench.results import metrics, store, table
 from llmbench.results.aggregate import Tally
-from llmbench.spec.sweep import HEADS, LOAD
+from llmbench.spec.load import LOAD
+from llmbench.spec.sweep import HEADS
 from llmbench.stats import effects
 
 BY_HEAD = {head: axis for axis, head in HEADS.items()}

@@ -21,7 +21,9 @@ from llmbench.models import checkpoint, resolve
 from llmbench.numbers import plural
 from llmbench.predict.estimate import COMPUTING
 from llmbench.redact import redact, without_home, without_secrets
+from llmbench.serve import trace as serve_trace
 from llmbench.spec import grid
+from llmbench.spec import load as spec_load
 from llmbench.spec import sweep as spec_sweep
 from llmbench.spec.digest import digest_of
 
@@ -64,6 +66,7 @@ def plan(sweep: Sweep, *, chip: Chip | None = None) -> Planned:
         load_formats={name: real_or_random(resolved) for name, resolved in models.items()},
         device="cuda" if chip else device,
         dtypes=dtypes,
+        traces=_traces(sweep.axes),
         quantised={
             name: scheme
             for name, resolved in models.items()
@@ -92,6 +95,19 @@ def plan(sweep: Sweep, *, chip: Chip | None = None) -> Planned:
         refused=refused,
         warnings=[*warnings, *doubles, *_told(cells, dtypes, replaced), *unknown],
     )
+
+
+def _traces(axes: spec_sweep.Axes) -> dict[str, grid.TraceFacts]:
+    """Return the facts of every trace that a load names, by its file's name."""
+    backends_of = axes.backend if isinstance(axes.backend, dict) else {}
+    given = [axes.load, *((options or {}).get(spec_load.LOAD) for options in backends_of.values())]
+    each = [item for value in given for item in (value if isinstance(value, list) else [value])]
+    asked = {spec_load.parse(text).file for item in each if item for text in grid.loads(item)}
+    traces = {name: serve_trace.read(name) for name in asked if name}
+    return {
+        name: grid.TraceFacts(trace.digest, *trace.longest, trace.last_s)
+        for name, trace in traces.items()
+    }
 
 
 def _refused(cells: list[Cell], models: dict[str, Model]) -> dict[str, str]:

@@ -217,8 +217,6 @@ class Client:
                     last, tick = self._tick(steer, last, tick)
                     if last is not None and self._is_over(last):
                         return
-                    if last is None and position >= len(due):
-                        return
                 while position < len(due) and begin + due[position] <= moment:
                     if not self._idle:
                         self.capped += position != blocked
