@@ -160,7 +160,7 @@ def _few_requests(served: Served, _: Outcome) -> Iterator[Finding]:
         yield Finding("few_requests", f"{served.due} requests, too few for percentiles")
 
 
-def _prefix_misses(served: Served, outcome: Outcome) -> Iterator[Finding]:
+def _prefix_misses(served: Served, _: Outcome) -> Iterator[Finding]:
     """Say where a cache knew less than it was given the chance to know."""
     hits, shared = served.prompts.get("hits"), served.prompts.get("shared")
     if not served.prompts.get("shared_prefix") or shared is None:
@@ -179,7 +179,9 @@ def _clients_place(served: Served, _: Outcome) -> Iterator[Finding]:
         yield Finding("shared_core", "the client has no core of its own")
     if served.client.get("stamps") == "user":
         yield Finding("user_clock", "times are the client's own, without the kernel's stamps")
-    if reconnects := served.client.get("reconnects"):
+    if served.client.get("reopens"):
+        yield Finding("reconnects", "the server takes one request a connection")
+    elif reconnects := served.client.get("reconnects"):
         yield Finding("reconnects", f"{reconnects} connections were opened under load")
 
 

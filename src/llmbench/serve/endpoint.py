@@ -8,7 +8,7 @@ import ssl
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from llmbench.errors import LoadFailed
-from llmbench.spec.load import extra
+from llmbench.spec.load import extra_keys
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -130,7 +130,7 @@ def body(
         **({"stream": True, "stream_options": {"include_usage": True}} if stream else {}),
         **({"ignore_eos": True} if target.ignore_eos else {}),
         **({"return_token_ids": True} if ids else {}),
-        **extra(str(asked["extra"])),
+        **extra_keys(str(asked["extra"])),
     }
 
 

@@ -52,6 +52,7 @@ class LoadedServer:
         budget_s: float,
         alone_s: float,
         heard: Callable[[Client, bool], None],
+        reopens: bool,
     ) -> None:
         """Put the load on until its window is over.
 
@@ -65,6 +66,7 @@ class LoadedServer:
             budget_s: how long the ramp may take once every stream has had an answer.
             alone_s: how long a request takes alone.
             heard: called once a tick with the client, and whether the window is open.
+            reopens: whether the server takes one request a connection.
 
         Raises:
             LoadFailed: the server did not carry it.
@@ -83,6 +85,7 @@ class LoadedServer:
             wire.reply,
             drain_ns=int((DRAIN_S + DRAIN_ANSWERS * alone_s) * 1e9),
             tls=endpoint.context(target.address),
+            reopens=reopens,
         )
         try:
             if load.kind == CLOSED:

@@ -1,5 +1,4 @@
-"""The requests of a cell: prompts of random tokens, no two of which go on alike, so that no cache knows more of them
-than what they are meant to share.
+"""The requests of a cell: random prompts, of which a cache knows no more than what they are meant to share.
 
 A prompt is made of pieces of one token each. Token ids are such pieces by themselves. Of words the server is asked: it
 counts some texts, and the words that it takes for one token each are used.

@@ -7,6 +7,7 @@ empties.
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,14 +61,11 @@ class Session:
             float(options["ttft_slo_ms"]) / 1e3, float(options["tpot_slo_ms"]) / 1e3
         )
         self.share = float(options["slo_share"])
-        self.request = Prompts(
-            target,
-            options,
-            self._lengths,
-            cell.input_len,
-            f"{job.protocol.seed}/{cell.id}/{job.session}",
-        )
-        self.runs = 0
+        # A server that was there before may have kept the prompts of an earlier sweep with this seed.
+        before = "" if target.facts["fresh"] else f"/{time.time_ns()}"
+        seed = f"{job.protocol.seed}/{cell.id}/{job.session}{before}"
+        self.request = Prompts(target, options, self._lengths, cell.input_len, seed)
+        self.runs, self.reopens = 0, False
         self._said = (0, 0)
 
     def _lengths(self, number: int) -> tuple[int, int]:
@@ -140,7 +138,8 @@ class Session:
             tls=endpoint.context(self.target.address),
         )
         try:
-            client.closed_loop(0, lambda each, moment: moment if each.sent else None)
+            client.open_loop([0], lambda each, moment: moment if each.sent else None)
+            self.reopens = client.is_closed_by_server()
             client.parse_all()
         finally:
             client.close()
@@ -177,6 +176,7 @@ class Session:
             budget_s=self.job.protocol.warmup_budget_s,
             alone_s=alone_s,
             heard=self._heard,
+            reopens=self.reopens,
         )
         self.runs += loaded.client.sent
         return loaded
@@ -283,6 +283,7 @@ def _client(loaded: LoadedServer, cores: list[int]) -> dict[str, Any]:
         "merged_share": round(merged / events, 6) if events else 0.0,
         "clock_moved_ns": max(offsets) - min(offsets) if offsets else 0,
         "reconnects": client.reconnects,
+        **({"reopens": True} if client.reopens else {}),
         "capped": client.capped,
     }
 

@@ -28,8 +28,10 @@ SO_TIMESTAMPNS = 35
 """Linux's number of the option; Python has no name for it."""
 ANCILLARY = 64
 READ = 65536
-END = b"0\r\n\r\n"
-"""How an answer in chunks ends; what ends so by chance is told apart by `_ended`."""
+LAST_CHUNK = b"\r\n0\r\n\r\n"
+"""How an answer in chunks ends, with the end of the chunk before."""
+CLOSES_WITHIN_S = 0.2
+"""How soon after an answer a server closes a connection, if it takes each for one request only."""
 SEND_BUFFER = 2**20
 CLOCK_MONOTONIC, TFD_NONBLOCK, TFD_TIMER_ABSTIME = 1, 0o4000, 1
 PARSE_BELOW_NS = 3_000_000
@@ -135,6 +137,7 @@ class Client:
         stamps: bool = True,
         drain_ns: int = 120_000_000_000,
         tls: ssl.SSLContext | None = None,
+        reopens: bool = False,
     ) -> None:
         """Open the connections; raise OSError if the server does not take them.
 
@@ -145,10 +148,11 @@ class Client:
             parse: what becomes of an answer; called while nothing is due, or after the run.
             stamps: whether to ask the kernel for the time at which bytes arrived.
             tls: how to speak TLS; None = not at all.
+            reopens: whether each request gets a connection of its own, opened when the answer before it has ended.
             drain_ns: how long after the last due time an answer may take before it counts as failed.
 
         """
-        self.drain_ns, self.tls = drain_ns, tls
+        self.drain_ns, self.tls, self.reopens = drain_ns, tls, reopens
         self.address, self.request, self.parse, self.stamps = address, request, parse, stamps
         self.answers: list[Any] = []
         self.offsets: list[tuple[int, int]] = []
@@ -171,6 +175,21 @@ class Client:
         self._epoll.close()
         os.close(self._timer)
 
+    def is_closed_by_server(self) -> bool:
+        """Return whether the server closes a connection after an answer, as it then does with every one."""
+        if self.reconnects or not self._idle:
+            return True
+        sock = self._idle[-1].sock
+        sock.settimeout(CLOSES_WITHIN_S)
+        try:
+            while sock.recv(READ):
+                pass  # a ticket of TLS
+        except TimeoutError:
+            return False
+        except OSError:
+            pass
+        return True
+
     def closed_loop(self, spread_ns: int, steer: Callable[[Client, int], int | None]) -> None:
         """Keep every connection busy: the next request is due when the last answer has ended.
 
@@ -182,25 +201,21 @@ class Client:
         with _uncollected():
             self.began_ns = begin = now()
             count = len(self._idle)
-            waiting = deque((begin + spread_ns * n // count, c) for n, c in enumerate(self._idle))
-            self._idle = []
+            waiting = deque(begin + spread_ns * n // count for n in range(count))
             last: int | None = None
             tick = begin
             while self._connections:
-                while waiting and last is None and waiting[0][0] <= now():
-                    due, connection = waiting.popleft()
-                    self._send(connection, due)
+                while waiting and last is None and waiting[0] <= now() and self._idle:
+                    self._send(self._idle.pop(), waiting.popleft())
                 if now() >= tick:
                     last, tick = self._tick(steer, last, tick)
                     if last is not None and self._is_over(last):
                         return
-                soonest = min(waiting[0][0], tick) if waiting and last is None else tick
-                free = self._read(soonest)
-                while self._idle:  # opened in the place of lost ones
-                    free.append(self._idle.pop())
+                soonest = min(waiting[0], tick) if waiting and last is None else tick
+                self._idle += self._read(soonest)
                 if last is None:
-                    for connection in free:
-                        self._send(connection, now())
+                    for _ in range(min(len(self._idle), count - len(waiting) - len(self._live))):
+                        self._send(self._idle.pop(), now())
 
     def open_loop(self, due: Sequence[int], steer: Callable[[Client, int], int | None]) -> None:
         """Send each request when it is due, in nanoseconds from the start, whatever has come back.
@@ -329,7 +344,10 @@ class Client:
             connection.pieces.append(Piece(data, kernel, moment))
             if self._ended(connection, data):
                 self._finish(connection, moment)
-                free.append(connection)
+                if self.reopens:
+                    self._replace(connection)
+                else:
+                    free.append(connection)
         return free
 
     def _ended(self, connection: _Connection, data: bytes) -> bool:
@@ -338,10 +356,11 @@ class Client:
             connection.expected = length_announced(connection.pieces)
         if connection.expected > 0:
             return sum(len(piece.data) for piece in connection.pieces) >= connection.expected
-        if not data.endswith(END) or connection.expected < 0:
+        if connection.expected < 0:
             return False
-        tail = data if len(data) > len(END) else b"".join(p.data for p in connection.pieces[-3:])
-        return tail.endswith(b"\r\n" + END)
+        whole = len(data) >= len(LAST_CHUNK)
+        tail = data if whole else b"".join(piece.data for piece in connection.pieces[-len(LAST_CHUNK) :])
+        return tail.endswith(LAST_CHUNK)
 
     def _finish(self, connection: _Connection, moment: int, trouble: str = "") -> None:
         if self._live.pop(connection.sock.fileno(), None) is None:
@@ -358,6 +377,10 @@ class Client:
         """End what a lost connection carried, and open another in its place."""
         self.lost += connection.sock.fileno() in self._live
         self._finish(connection, now(), trouble)
+        self._replace(connection)
+
+    def _replace(self, connection: _Connection) -> None:
+        """Close a connection, and open another that waits for a request."""
         number = connection.sock.fileno()
         self._epoll.unregister(number)
         connection.sock.close()

@@ -144,7 +144,7 @@ def _of_backend(
         return axes
     options = load.with_defaults(given)
     asked = load.parse(str(options[LOAD]))
-    load.extra(str(options["extra"]))
+    load.extra_keys(str(options["extra"]))
     if not 0 <= float(options[SHARED_PREFIX]) < 1:
         raise SpecError(
             f"{SHARED_PREFIX}: {options[SHARED_PREFIX]} is not a share of a prompt; it is at least 0 and below 1."

@@ -111,7 +111,7 @@ def with_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def extra(text: str) -> dict[str, Any]:
+def extra_keys(text: str) -> dict[str, Any]:
     """Return the keys that are added to every request; raise SpecError for a text that is no JSON object."""
     try:
         keys = json.loads(text or "{}")
