@@ -162,9 +162,9 @@ class Prompts:
         """Return the bytes of a request."""
         return self._written(number, ids=False)
 
-    def proof(self) -> bytes:
-        """Return a request of the first one's lengths whose answer holds the new ids, if the server can give them."""
-        return self._written(0, ids=True)
+    def proof(self, *, ids: bool) -> bytes:
+        """Return a request of the first one's lengths; with `ids`, its answer holds the new ids where they are given."""
+        return self._written(0, ids=ids)
 
     def shared_share(self, input_len: int) -> float:
         """Return the share of a prompt's tokens that every prompt of this length begins with, at most."""

@@ -127,27 +127,14 @@ class Session:
             LoadFailed: it was not answered, or has not the lengths that were asked for.
 
         """
-        written = self.request.proof()
         input_len, wanted = self._lengths(0)
-        client = Client(
-            self.target.address[:2],
-            1,
-            lambda _: written,
-            wire.reply,
-            drain_ns=600_000_000_000,
-            tls=endpoint.context(self.target.address),
-        )
-        try:
-            client.open_loop([0], lambda each, moment: moment if each.sent else None)
-            self.reopens = client.is_closed_by_server()
-            client.parse_all()
-        finally:
-            client.close()
-        if not client.answers:
-            raise LoadFailed("the server did not answer")
-        reply: wire.ServedReply = client.answers[0]
+        reply = self._alone(ids=True)
+        if wire.REFUSED in reply.trouble:  # some servers refuse a request with a field they do not know
+            reply = self._alone(ids=False)
         if reply.trouble:
-            raise LoadFailed(f"the server did not answer: {reply.trouble}")
+            words = wire.REFUSED in reply.trouble and self.request.asked["prompt_as"] == "ids"
+            advice = "; prompt_as=text sends words instead of ids" if words else ""
+            raise LoadFailed(f"the server did not answer: {reply.trouble}{advice}")
         if reply.tokens is None:
             raise LoadFailed("the server does not count its tokens: no usage came with the answer")
         if reply.prompt_tokens not in (None, input_len):
@@ -162,6 +149,31 @@ class Session:
             raise LoadFailed(f"the server gave {reply.tokens} tokens, and {wanted} were asked for")
         self.taken.warmup_ns.append(reply.ended_ns - reply.sent_ns)
         return (reply.ended_ns - reply.sent_ns) / 1e9, bool(reply.token_ids)
+
+    def _alone(self, *, ids: bool) -> wire.ServedReply:
+        """Send one request while no other is live, see whether the server then closes, and return the reply."""
+        written = self.request.proof(ids=ids)
+        try:
+            client = Client(
+                self.target.address[:2],
+                1,
+                lambda _: written,
+                wire.reply,
+                drain_ns=600_000_000_000,
+                tls=endpoint.context(self.target.address),
+            )
+        except OSError as error:
+            raise LoadFailed(f"the server takes no connection: {error}") from error
+        try:
+            client.open_loop([0], lambda each, moment: moment if each.sent else None)
+            self.reopens = client.is_closed_by_server()
+            client.parse_all()
+        finally:
+            client.close()
+        if not client.answers:
+            raise LoadFailed("the server did not answer")
+        reply: wire.ServedReply = client.answers[0]
+        return reply
 
     def _loaded(self, load: Load, window_s: float, alone_s: float) -> LoadedServer:
         """Put a load on the server until its window is over."""

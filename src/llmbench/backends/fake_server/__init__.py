@@ -28,7 +28,7 @@ OPTIONS = {
     "ids": (True, False),
     "fault": (
         "none", "html", "500", "refuse", "hang", "error_event", "empty", "die", "short", "cut", "comments",
-        "prompt_short", "cached", "prefix_hits", "no_usage",
+        "prompt_short", "cached", "prefix_hits", "no_usage", "closes", "strict",
     ),
     "every": 1,
 }  # fmt: skip

@@ -153,6 +153,9 @@ class ScriptedServer:
             usage = {"prompt_tokens": len(prompt), "completion_tokens": request["max_tokens"]}
             self._plain(stream, "200 OK", "application/json", json.dumps({"usage": usage}))
             return
+        if self.script["fault"] == "strict" and "return_token_ids" in request:
+            self._plain(stream, "422 Unprocessable", "application/json", '{"detail": "unknown field"}')
+            return
         self.requests += 1
         stream.number, stream.sent, stream.request = self.requests, 0, request
         stream.prompt, stream.known = len(prompt), self._known(prompt)
@@ -250,6 +253,8 @@ class ScriptedServer:
         self._chunk(stream, b"data: [DONE]\n\n")
         self._send(stream, END)
         stream.request = None
+        if self.script["fault"] == "closes":
+            self._close(stream)
         self.ended += 1
         self.log.flush()
 

@@ -51,7 +51,9 @@ class AttachedServer:
             listed = json.loads(endpoint.ask(self.address, "/v1/models", key=self.key))
             names = [str(each["id"]) for each in listed["data"]]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise LoadFailed(f"{options['url']}: no server answers there: {error}") from error
+            names = [str(options["served_name"])]
+            if not names[0] or isinstance(error, ConnectionError):
+                raise LoadFailed(f"{options['url']}: no server answers there: {error}") from error
         self.served_name = options["served_name"] or next(iter(names), "")
         if self.served_name not in names:
             raise LoadFailed(
