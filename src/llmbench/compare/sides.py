@@ -139,7 +139,9 @@ def key_of(cell: Point, factor: str | None) -> Hashable:
     left_out = (factor, *WITH.get(factor or "", ()))
     axes = [getattr(cell, name) for name in AXES if name != "options" and name not in left_out]
     kept = OPTIONS if "options" in left_out else cell.options
-    options = {name: value for name, value in cell.options.items() if name in kept and name != factor}
+    options = {
+        name: value for name, value in cell.options.items() if name in kept and name != factor
+    }
     return (*axes, *sorted(options.items()))
 
 

@@ -163,7 +163,7 @@ class Prompts:
         return self._written(number, ids=False)
 
     def proof(self, *, ids: bool) -> bytes:
-        """Return a request of the first one's lengths; with `ids`, its answer holds the new ids where they are given."""
+        """Return a request of the first one's lengths; with `ids`, the answer holds the new ids, if it can."""
         return self._written(0, ids=ids)
 
     def shared_share(self, input_len: int) -> float:

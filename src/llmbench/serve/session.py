@@ -129,7 +129,9 @@ class Session:
         """
         input_len, wanted = self._lengths(0)
         reply = self._alone(ids=True)
-        if wire.REFUSED in reply.trouble:  # some servers refuse a request with a field they do not know
+        if (
+            wire.REFUSED in reply.trouble
+        ):  # some servers refuse a request with a field they do not know
             reply = self._alone(ids=False)
         if reply.trouble:
             words = wire.REFUSED in reply.trouble and self.request.asked["prompt_as"] == "ids"
@@ -306,7 +308,9 @@ def _wrong(mine: list[ServedRequest], lengths: Callable[[int], tuple[int, int]])
     wanted = [lengths(request.number) for request in done]
     pairs = list(zip(done, wanted, strict=True))
     counts = {
-        "token_count": sum(request.tokens != new for request, (_, new) in pairs),
+        "token_count": sum(
+            request.tokens != new or len(request.token_ns) > new for request, (_, new) in pairs
+        ),
         "prompt_tokens": sum(
             request.prompt_tokens not in {None, given} for request, (given, _) in pairs
         ),

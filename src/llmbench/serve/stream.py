@@ -119,6 +119,7 @@ class Client:
         began_ns: when the load began.
         answers: every request that ended, parsed or not, as `parse` returned it.
         offsets: pairs of a monotonic time and realtime minus monotonic then, in nanoseconds.
+        reopens: whether each request gets a connection of its own, opened when the answer before it has ended.
         reconnects: connections that were opened while requests were live.
         lost: requests whose connection was lost.
         finished: requests that have ended, however.
@@ -137,7 +138,6 @@ class Client:
         stamps: bool = True,
         drain_ns: int = 120_000_000_000,
         tls: ssl.SSLContext | None = None,
-        reopens: bool = False,
     ) -> None:
         """Open the connections; raise OSError if the server does not take them.
 
@@ -148,11 +148,10 @@ class Client:
             parse: what becomes of an answer; called while nothing is due, or after the run.
             stamps: whether to ask the kernel for the time at which bytes arrived.
             tls: how to speak TLS; None = not at all.
-            reopens: whether each request gets a connection of its own, opened when the answer before it has ended.
             drain_ns: how long after the last due time an answer may take before it counts as failed.
 
         """
-        self.drain_ns, self.tls, self.reopens = drain_ns, tls, reopens
+        self.drain_ns, self.tls, self.reopens = drain_ns, tls, False
         self.address, self.request, self.parse, self.stamps = address, request, parse, stamps
         self.answers: list[Any] = []
         self.offsets: list[tuple[int, int]] = []
@@ -212,7 +211,7 @@ class Client:
                     if last is not None and self._is_over(last):
                         return
                 soonest = min(waiting[0], tick) if waiting and last is None else tick
-                self._idle += self._read(soonest)
+                self._read(soonest)
                 if last is None:
                     for _ in range(min(len(self._idle), count - len(waiting) - len(self._live))):
                         self._send(self._idle.pop(), now())
@@ -241,7 +240,7 @@ class Client:
                     position += 1
                     moment = now()
                 following = begin + due[position] if position < len(due) and self._idle else tick
-                self._idle += self._read(min(following, tick))
+                self._read(min(following, tick))
 
     def _tick(
         self, steer: Callable[[Client, int], int | None], last: int | None, tick: int
@@ -301,22 +300,23 @@ class Client:
             connection.rest = written[count:]
             self._epoll.modify(connection.sock.fileno(), select.EPOLLIN | select.EPOLLOUT)
 
-    def _read(self, until: int) -> list[_Connection]:
-        """Take what has arrived, waiting for it until a moment; return the connections whose answers have ended."""
+    def _read(self, until: int) -> None:
+        """Take what has arrived, waiting for it until a moment."""
         while self._backlog and until - now() > PARSE_BELOW_NS:
             if events := self._epoll.poll(0, 4096):
-                return self._take(events)
+                self._take(events)
+                return
             self.answers.append(self.parse(self._backlog.popleft()))
         wait = until - now()
         if wait <= 0:
-            return self._take(self._epoll.poll(0, 4096))
+            self._take(self._epoll.poll(0, 4096))
+            return
         if until != self._armed:
             self._armed = until
             _arm(self._timer, until)
-        return self._take(self._epoll.poll(wait / 1e9 + 1.0, 4096))
+        self._take(self._epoll.poll(wait / 1e9 + 1.0, 4096))
 
-    def _take(self, events: list[tuple[int, int]]) -> list[_Connection]:
-        free: list[_Connection] = []
+    def _take(self, events: list[tuple[int, int]]) -> None:
         for number, kind in events:
             connection = self._connections.get(number)
             if connection is None:
@@ -344,11 +344,7 @@ class Client:
             connection.pieces.append(Piece(data, kernel, moment))
             if self._ended(connection, data):
                 self._finish(connection, moment)
-                if self.reopens:
-                    self._replace(connection)
-                else:
-                    free.append(connection)
-        return free
+                self._free(connection)
 
     def _ended(self, connection: _Connection, data: bytes) -> bool:
         """Return whether an answer is complete: its last chunk, or as many bytes as its head announced."""
@@ -359,7 +355,11 @@ class Client:
         if connection.expected < 0:
             return False
         whole = len(data) >= len(LAST_CHUNK)
-        tail = data if whole else b"".join(piece.data for piece in connection.pieces[-len(LAST_CHUNK) :])
+        tail = (
+            data
+            if whole
+            else b"".join(piece.data for piece in connection.pieces[-len(LAST_CHUNK) :])
+        )
         return tail.endswith(LAST_CHUNK)
 
     def _finish(self, connection: _Connection, moment: int, trouble: str = "") -> None:
@@ -378,6 +378,13 @@ class Client:
         self.lost += connection.sock.fileno() in self._live
         self._finish(connection, now(), trouble)
         self._replace(connection)
+
+    def _free(self, connection: _Connection) -> None:
+        """Keep a connection for another request, if the server takes more than one on it."""
+        if self.reopens:
+            self._replace(connection)
+        else:
+            self._idle.append(connection)
 
     def _replace(self, connection: _Connection) -> None:
         """Close a connection, and open another that waits for a request."""

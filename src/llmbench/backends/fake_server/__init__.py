@@ -29,6 +29,7 @@ OPTIONS = {
     "fault": (
         "none", "html", "500", "refuse", "hang", "error_event", "empty", "die", "short", "cut", "comments",
         "prompt_short", "cached", "prefix_hits", "no_usage", "closes", "strict",
+        "long", "repeat", "restarted",
     ),
     "every": 1,
 }  # fmt: skip

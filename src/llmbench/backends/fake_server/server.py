@@ -120,12 +120,13 @@ class ScriptedServer:
     def _tell(self, stream: Stream, path: str) -> None:
         """Answer a question about the server itself."""
         if path == "/metrics":
+            began = time.time() if self.script["fault"] == "restarted" else self.began
             text = (
                 f"vllm:num_requests_running {len(self.due)}\n"
                 f"vllm:prefix_cache_hits_total {self.hits}\n"
                 f"vllm:prefix_cache_queries_total {self.asked}\n"
                 f"vllm:request_success_total {self.ended}\n"
-                f"process_start_time_seconds {self.began}\n"
+                f"process_start_time_seconds {began}\n"
             )
         elif path == "/v1/models":
             text = json.dumps({"data": [{"id": "fake"}]})
@@ -154,7 +155,9 @@ class ScriptedServer:
             self._plain(stream, "200 OK", "application/json", json.dumps({"usage": usage}))
             return
         if self.script["fault"] == "strict" and "return_token_ids" in request:
-            self._plain(stream, "422 Unprocessable", "application/json", '{"detail": "unknown field"}')
+            self._plain(
+                stream, "422 Unprocessable", "application/json", '{"detail": "unknown field"}'
+            )
             return
         self.requests += 1
         stream.number, stream.sent, stream.request = self.requests, 0, request
@@ -209,6 +212,7 @@ class ScriptedServer:
         if request is None or stream.sock.fileno() < 0:
             return
         wanted = int(request["max_tokens"]) - self._faulty_now(stream, "short")
+        wanted += self._faulty_now(stream, "long")
         together = int(self.script["tokens_per_event"])
         count = min(together, wanted - stream.sent)
         stream.sent += count
@@ -226,6 +230,8 @@ class ScriptedServer:
         cut = self._faulty_now(stream, "cut") and stream.sent >= wanted // 2
         sent_ns = now()
         self._event(stream, {"choices": [choice]})
+        if self._faulty_now(stream, "repeat"):
+            self._event(stream, {"choices": [choice]})
         self.log.write(LOGGED.pack(stream.logged, stream.sent, sent_ns))
         if cut:
             self._close(stream)
