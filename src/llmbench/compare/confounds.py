@@ -95,8 +95,8 @@ def _refuse_other_age(where: str, baseline: Side, candidate: Side, matched: Matc
     pairs = zip(matched.baseline.tolist(), matched.candidate.tolist(), strict=True)
     if any(before.get(a, True) != after.get(b, True) for a, b in pairs):
         raise NotComparable(
-            f"{where}: one side's server was there already, the other's was started for each session; a server can slow "
-            "down with its age. llmbench compare --cross-server compares them anyway."
+            f"{where}: one side's server was there already, the other's was started for each session; a server can "
+            "slow down with its age. llmbench compare --cross-server compares them anyway."
         )
 
 
