@@ -49,7 +49,8 @@ SLEEP = (
 
 SERVED = (
     "name: served\nwhy: To compare servers.\naxes: {{model: llama-7b@tiny, device: cpu, input_len: 40, output_len: 12,\n"
-    "  load: {loads}, backend: {{fake_server: {{window_s: 0.7, jitter: 0.05, itl_ms: 5.0, {script}}}}}}}\n"
+    "  load: {loads}, backend: {{fake_server: {{window_s: 0.7, jitter: 0.05, itl_ms: 5.0,\n"
+    "  {script}}}}}}}\n"
     "protocol: {{sessions: 3, max_sessions: 3, warmup_budget_s: 0.3}}\n"
 )
 """Each request takes 75 or 85 ms. `besides` counts tokens of text, of which these prompts have none: its two values
