@@ -48,8 +48,8 @@ SLEEP = (
 
 
 SERVED = (
-    "name: served\nwhy: To compare servers.\naxes: {{model: llama-7b@tiny, device: cpu, input_len: 40, output_len: 12,\n"
-    "  load: {loads}, backend: {{fake_server: {{window_s: 0.7, jitter: 0.05, itl_ms: 5.0,\n"
+    "name: served\nwhy: To compare servers.\naxes: {{model: llama-7b@tiny, device: cpu, input_len: 40,\n"
+    "  output_len: 12, load: {loads}, backend: {{fake_server: {{window_s: 0.7, jitter: 0.05, itl_ms: 5.0,\n"
     "  {script}}}}}}}\n"
     "protocol: {{sessions: 3, max_sessions: 3, warmup_budget_s: 0.3}}\n"
 )

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from llmbench.results import requests_file
 from llmbench.results.record import Status
-from llmbench.serve import requests_file
 from sweeps import asked
 from test_served_sweeps import OF_A_BUSY_MACHINE, ONE, codes, served
 

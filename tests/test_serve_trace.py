@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from llmbench.errors import SpecError
+from llmbench.results import requests_file
 from llmbench.results.record import Status
-from llmbench.serve import requests_file, trace
+from llmbench.serve import trace
 from llmbench.serve.arrivals import arrivals
 from llmbench.spec.load import Load, parse
 from sweeps import SINGLE

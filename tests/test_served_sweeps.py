@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
+from llmbench.results import requests_file
 from llmbench.results.record import Record, Status
-from llmbench.serve import requests_file
 from sweeps import SINGLE, Done, asked
 from test_serve_stream import serving
 

@@ -39,6 +39,8 @@ memory."""
 MOST_VALUES = 10_000
 """A limit against typing errors: no real axis is longer."""
 
+ADDRESS = "url"
+"""The option of a server that is there already; it stands in no cell's id in words, which copies keep."""
 QUANTIZATION, NONE = "quantization", "none"
 """The option of backends that names how weights are quantised, and its default: as the checkpoint has them."""
 
@@ -282,6 +284,7 @@ def _slug(facts: Mapping[str, object]) -> str:
     options = "-".join(
         f"{key}={_without_folder(str(value)) if key == LOAD else value}"
         for key, value in facts["options"].items()  # type: ignore[attr-defined]
+        if key != ADDRESS
     )
     parts = (
         str(facts["model"]).rstrip("/").rsplit("/", 1)[-1],
