@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -387,6 +388,19 @@ def on_a100(tokens_s: float, **more: Any) -> Any:
 )
 def test_a_fleet_carries_the_demand(rows: list[Any], verdict: ClaimVerdict) -> None:
     assert asked("serving-fleet", *rows).verdict is verdict
+
+
+def at_load(tokens_s: float, step_s: float) -> Any:
+    """Return a served cell, which has no numbers of a batch."""
+    values = {"steady_output_tok_s": tokens_s, "served_tpot_s": step_s}
+    made = row("llama-7b", device="cuda", machine=A100, options={"load": "64"}, values=values)
+    return dataclasses.replace(made, values={key: made.values[key] for key in values})
+
+
+def test_a_server_at_load_counts_for_the_fleet_under_the_same_limit() -> None:
+    assert asked("serving-fleet", at_load(3000, 0.05)).verdict is ClaimVerdict.SUPPORTED
+    assert asked("serving-fleet", at_load(500, 0.05)).verdict is ClaimVerdict.CONTRADICTED
+    assert asked("serving-fleet", at_load(3000, 0.2)).verdict is ClaimVerdict.NOT_MEASURED
 
 
 def test_another_chip_is_told_and_not_judged() -> None:
