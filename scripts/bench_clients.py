@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -28,13 +29,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 ROOT = Path(__file__).parents[1]
-STREAMS, INPUT_LEN, OUTPUT_LEN, REQUESTS = 8, 128, 32, 24
-TURNS = 0
+STREAMS, INPUT_LEN, OUTPUT_LEN, REQUESTS = 8, 128, 32, 96
+TURNS = 2
 SUMS = {
     "ttft": "vllm:time_to_first_token_seconds",
     "e2e": "vllm:e2e_request_latency_seconds",
 }
 START_S = 600.0
+CACHED_NAME = "local/model"
 ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
@@ -166,7 +168,8 @@ def vllm_own(address: endpoint.Address, folder: str, kept: Path) -> Seen:
         sys.executable, "-c", code, "--backend=openai", f"--base-url=http://{address.host}:{address.port}",
         "--model=served", f"--tokenizer={folder}", "--dataset-name=random", f"--random-input-len={INPUT_LEN}",
         f"--random-output-len={OUTPUT_LEN}", f"--num-prompts={REQUESTS}", f"--max-concurrency={STREAMS}",
-        "--ignore-eos", "--ready-check-timeout-sec=0", "--save-result", f"--result-filename={kept / 'vllm.json'}",
+        "--ignore-eos", "--percentile-metrics=ttft,tpot,itl,e2el", "--ready-check-timeout-sec=0", "--save-result",
+        f"--result-filename={kept / 'vllm.json'}",
     )  # fmt: skip
     told = json.loads((kept / "vllm.json").read_text())
     return Seen(told["completed"], told["mean_ttft_ms"] / 1e3, told["mean_e2el_ms"] / 1e3)
@@ -178,10 +181,11 @@ def aiperf(program: str) -> Callable[[endpoint.Address, str, Path], Seen]:
     def client(address: endpoint.Address, folder: str, kept: Path) -> Seen:
         _run(
             program, "profile", "--model", "served", "--url", f"{address.host}:{address.port}", "--endpoint-type",
-            "completions", "--streaming", "--tokenizer", folder, "--synthetic-input-tokens-mean", str(INPUT_LEN),
+            "completions", "--streaming", "--tokenizer", CACHED_NAME, "--synthetic-input-tokens-mean", str(INPUT_LEN),
             "--synthetic-input-tokens-stddev", "0", "--output-tokens-mean", str(OUTPUT_LEN), "--output-tokens-stddev",
             "0", "--concurrency", str(STREAMS), "--request-count", str(REQUESTS), "--extra-inputs", "ignore_eos:true",
-            "--extra-inputs", f"min_tokens:{OUTPUT_LEN}", "--artifact-dir", str(kept), "--ui", "none",
+            "--extra-inputs", f"min_tokens:{OUTPUT_LEN}", "--artifact-dir", str(kept / "aiperf"), "--ui", "none",
+            environment={"HF_HOME": str(_cached(folder, kept))},
         )  # fmt: skip
         told = json.loads(next(kept.rglob("profile_export_aiperf.json")).read_text())
         count = int(told["request_count"]["avg"])
@@ -192,15 +196,29 @@ def aiperf(program: str) -> Callable[[endpoint.Address, str, Path], Seen]:
     return client
 
 
+def _cached(folder: str, kept: Path) -> Path:
+    """Return a hub's cache that has the tokenizer of a folder: AIPerf reads no folder of one's own."""
+    model = kept / "hub" / f"models--{CACHED_NAME.replace('/', '--')}"
+    snapshot = model / "snapshots" / "0"
+    snapshot.mkdir(parents=True)
+    for path in Path(folder).glob("*.json"):
+        shutil.copy(path, snapshot)
+    (model / "refs").mkdir()
+    (model / "refs" / "main").write_text("0")
+    return kept
+
+
 def guidellm(program: str) -> Callable[[endpoint.Address, str, Path], Seen]:
     """Return the client GuideLLM."""
 
     def client(address: endpoint.Address, folder: str, kept: Path) -> Seen:
         _run(
-            program, "benchmark", "run", "--target", f"http://{address.host}:{address.port}", "--model", "served",
-            "--profile", "concurrent", "--rate", str(STREAMS), "--max-requests", str(REQUESTS), "--processor", folder,
-            "--data", f"prompt_tokens={INPUT_LEN},output_tokens={OUTPUT_LEN}", "--request-format", "/v1/completions",
-            "--output-dir", str(kept), "--outputs", "json",
+            program, "run", "--backend",
+            f"kind=openai_http,target=http://{address.host}:{address.port},model=served,request_format=/v1/completions",
+            "--profile", f"kind=concurrent,streams={STREAMS}", "--constraint", f"kind=max_requests,count={REQUESTS}",
+            "--tokenizer", f"kind=huggingface_auto,model={folder}", "--data",
+            f"kind=synthetic_text,prompt_tokens={INPUT_LEN},output_tokens={OUTPUT_LEN}", "--output",
+            f"kind=json,path={kept / 'guidellm.json'}", "--disable-console",
         )  # fmt: skip
         told: Any = json.loads(next(kept.rglob("*.json")).read_text())["benchmarks"][0]["metrics"]
         ttft, whole = told["time_to_first_token_ms"], told["request_latency"]
