@@ -118,7 +118,8 @@ def test_a_sweep_plays_a_trace_with_the_lengths_of_each_request(bench: Bench) ->
         for n in range(110)
     ]
     file = bench.run.parent / "some.jsonl"
-    file.write_text("\n".join(map(json.dumps, rows)))
+    empty = {"timestamp": 5, "input_length": 40, "output_length": 0}
+    file.write_text("\n".join(map(json.dumps, [*rows, empty])))
 
     done = served(
         bench, {**ONE, "load": f"trace {file}"}, protocol={**SINGLE, "warmup_budget_s": 0.5}
@@ -128,6 +129,7 @@ def test_a_sweep_plays_a_trace_with_the_lengths_of_each_request(bench: Bench) ->
     assert codes(record) <= OF_A_BUSY_MACHINE
     assert (record.cell.input_len, record.cell.output_len) == (46, 6)
     assert "/" not in record.id
+    assert "left out 1 request without a prompt or an answer" in done.err + done.out
     told = record.outcome.served
     assert told is not None
     read = requests_file.load(bench.run / told.requests["file"])

@@ -60,13 +60,16 @@ def plan(sweep: Sweep, *, chip: Chip | None = None) -> Planned:
     device = info.device() if chip is None and "auto" in grid.words(sweep.axes.device) else "cpu"
     dtypes = {name: known for name, resolved in models.items() if (known := resolved.dtype)}
     replaced = _replaced(sweep, chip, device)
+    traces = _traces(sweep.axes)
     choices = grid.Choices(
         model_digests={name: resolved.digest for name, resolved in models.items()},
         options={name: backends.options(name) for name in backends.known()},
         load_formats={name: real_or_random(resolved) for name, resolved in models.items()},
         device="cuda" if chip else device,
         dtypes=dtypes,
-        traces=_traces(sweep.axes),
+        traces={
+            name: grid.TraceFacts(of.digest, *of.longest, of.last_s) for name, of in traces.items()
+        },
         quantised={
             name: scheme
             for name, resolved in models.items()
@@ -93,21 +96,32 @@ def plan(sweep: Sweep, *, chip: Chip | None = None) -> Planned:
         cells=cells,
         models={**models, **asked},
         refused=refused,
-        warnings=[*warnings, *doubles, *_told(cells, dtypes, replaced), *unknown],
+        warnings=[
+            *warnings,
+            *_left_out(traces),
+            *doubles,
+            *_told(cells, dtypes, replaced),
+            *unknown,
+        ],
     )
 
 
-def _traces(axes: spec_sweep.Axes) -> dict[str, grid.TraceFacts]:
-    """Return the facts of every trace that a load names, by its file's name."""
+def _traces(axes: spec_sweep.Axes) -> dict[str, serve_trace.Trace]:
+    """Return every trace that a load names, by its file's name."""
     backends_of = axes.backend if isinstance(axes.backend, dict) else {}
     given = [axes.load, *((options or {}).get(spec_load.LOAD) for options in backends_of.values())]
     each = [item for value in given for item in (value if isinstance(value, list) else [value])]
     asked = {spec_load.parse(text).file for item in each if item for text in grid.loads(item)}
-    traces = {name: serve_trace.read(name) for name in asked if name}
-    return {
-        name: grid.TraceFacts(trace.digest, *trace.longest, trace.last_s)
-        for name, trace in traces.items()
-    }
+    return {name: serve_trace.read(name) for name in asked if name}
+
+
+def _left_out(traces: dict[str, serve_trace.Trace]) -> list[str]:
+    """Return how many requests of each trace cannot be sent."""
+    return [
+        f"load: trace {name}: left out {plural(of.left_out, 'request')} without a prompt or an answer."
+        for name, of in traces.items()
+        if of.left_out
+    ]
 
 
 def _refused(cells: list[Cell], models: dict[str, Model]) -> dict[str, str]:

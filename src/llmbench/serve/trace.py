@@ -100,25 +100,13 @@ def read(name: str) -> Trace:
     left_out = 0
     form: Form | None = None
     for line, row in _rows(name, text):
-        form = form or next((each for each in FORMS if set(each[:3]) <= row.keys()), None)
-        if form is None:
-            raise SpecError(
-                f"load: trace {name!r}, line {line}: has {', '.join(map(str, row))}; the columns of a trace are "
-                f"{', or '.join(', '.join(each[:3]) for each in FORMS)}."
-            )
-        try:
-            at = form.seconds(row[form.at])
-            lengths = int(row[form.input_len]), int(row[form.output_len])
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise SpecError(
-                f"load: trace {name!r}, line {line}: is no request: {error}."
-            ) from error
-        if not np.isfinite(at):
-            raise SpecError(f"load: trace {name!r}, line {line}: {at} is no time.")
-        if min(lengths) < 1:
+        where = f"load: trace {name!r}, line {line}"
+        form = form or _form(where, row)
+        request = _request(where, form, row)
+        if min(request[1:]) < 1:
             left_out += 1
         else:
-            rows.append((at, *lengths))
+            rows.append(request)
     if not rows:
         raise SpecError(f"load: trace {name!r}: has no request.")
     rows.sort(key=lambda row: row[0])
@@ -130,6 +118,29 @@ def read(name: str) -> Trace:
         left_out=left_out,
         digest=digest_of([[round(at - rows[0][0], 6), *lengths] for at, *lengths in rows]),
     )
+
+
+def _form(where: str, row: Mapping[str, Any]) -> Form:
+    """Return the form whose columns a line has."""
+    for form in FORMS:
+        if set(form[:3]) <= row.keys():
+            return form
+    raise SpecError(
+        f"{where}: has {', '.join(map(str, row))}; the columns of a trace are "
+        f"{', or '.join(', '.join(form[:3]) for form in FORMS)}."
+    )
+
+
+def _request(where: str, form: Form, row: Mapping[str, Any]) -> tuple[float, int, int]:
+    """Return when a request arrives, in seconds, its prompt tokens and its new tokens."""
+    try:
+        at = form.seconds(row[form.at])
+        lengths = int(row[form.input_len]), int(row[form.output_len])
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise SpecError(f"{where}: is no request: {error}.") from error
+    if not np.isfinite(at):
+        raise SpecError(f"{where}: {at} is no time.")
+    return at, *lengths
 
 
 def _rows(name: str, text: str) -> Iterable[tuple[int, Mapping[str, Any]]]:

@@ -262,10 +262,8 @@ def make_cell(
         **facts,
         "prompts": choices.prompt_digests.get(str(point["prompts"]), point["prompts"]),
     }
-    if trace := choices.traces.get(load.parse(str(options[LOAD])).file if LOAD in options else ""):
-        speed = load.parse(str(options[LOAD])).speed
-        kept: dict[str, Any] = facts["options"]
-        measured["options"] = {**kept, LOAD: f"trace {trace.digest} speed {speed:g}"}
+    if LOAD in options:
+        measured["options"] = _by_content(facts["options"], choices)
     digest = digest_of({"cell": measured, "protocol": PROTOCOL, "measuring": protocol.measuring()})
     return msgspec.convert({"id": f"{_slug(facts)}-{digest}", **facts}, Cell)
 
@@ -294,6 +292,15 @@ def _slug(facts: Mapping[str, object]) -> str:
         options,
     )
     return slug("-".join(str(part) for part in parts if part))
+
+
+def _by_content(options: Mapping[str, Any], choices: Choices) -> Mapping[str, Any]:
+    """Return options of a served cell, with the content of a trace instead of its file."""
+    asked = load.parse(str(options[LOAD]))
+    if asked.kind != load.TRACE:
+        return options
+    digest = choices.traces[asked.file].digest
+    return {**options, LOAD: f"trace {digest} speed {asked.speed:g}"}
 
 
 def _without_folder(text: str) -> str:
