@@ -59,3 +59,14 @@ def test_a_damaged_file_is_refused(tmp_path: Path, change: object) -> None:
 
     with pytest.raises(ValueError, match=r"is not a file of requests|is damaged"):
         results_file.load(path)
+
+
+def test_a_servers_words_keep_no_secret(tmp_path: Path) -> None:
+    path = tmp_path / "requests" / "x.requests"
+    said = "unreadable: HTTP 401: Incorrect API key provided: sk-proj-abcdEFGH1234567890abcdEFGH"
+
+    requests_file.write(path, [request(0, 0, 0.1)._replace(trouble=said)], 0)
+
+    assert results_file.load(path).trouble == [
+        "unreadable: HTTP 401: Incorrect API key provided: <redacted>"
+    ]

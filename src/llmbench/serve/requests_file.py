@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llmbench import files
+from llmbench.redact import redact
 from llmbench.results.requests_file import COLUMNS, UNTOLD
 from llmbench.results.requests_file import packed as packed_columns
 
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 
 def packed(requests: Sequence[ServedRequest], start_ns: int) -> bytes:
     """Return the content of a file of these requests."""
-    reasons = list(dict.fromkeys(request.trouble for request in requests))
+    said = {trouble: redact(trouble) for trouble in {request.trouble for request in requests}}
+    reasons = list(dict.fromkeys(said.values()))
     gaps: list[int] = []
     for request in requests:
         before = request.due_ns
@@ -36,7 +38,7 @@ def packed(requests: Sequence[ServedRequest], start_ns: int) -> bytes:
         "prompt_tokens": [_told(request.prompt_tokens) for request in requests],
         "cached_tokens": [_told(request.cached_tokens) for request in requests],
         "events": [len(request.token_ns) for request in requests],
-        "trouble": [reasons.index(request.trouble) for request in requests],
+        "trouble": [reasons.index(said[request.trouble]) for request in requests],
         "gaps": gaps,
     }
     head = {"rows": len(requests), "gaps": len(gaps), "trouble": reasons}
