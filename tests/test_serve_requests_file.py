@@ -61,6 +61,15 @@ def test_a_damaged_file_is_refused(tmp_path: Path, change: object) -> None:
         results_file.load(path)
 
 
+def test_columns_that_do_not_agree_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.requests"
+    head = {"rows": 1, "gaps": 1, "trouble": []}
+    path.write_bytes(results_file.packed(head, np.zeros(10, dtype="<i4").tobytes()))
+
+    with pytest.raises(ValueError, match="its columns do not agree"):
+        results_file.load(path)
+
+
 def test_a_servers_words_keep_no_secret(tmp_path: Path) -> None:
     path = tmp_path / "requests" / "x.requests"
     said = "unreadable: HTTP 401: Incorrect API key provided: sk-proj-abcdEFGH1234567890abcdEFGH"

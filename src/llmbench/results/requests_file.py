@@ -72,10 +72,13 @@ def load(path: Path) -> Requests:
         body = np.frombuffer(columns, "<i4").astype(np.int64)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from error
-    if len(body) != rows * (len(COLUMNS) - 1) + count:
+    if min(rows, count) < 0 or len(body) != rows * (len(COLUMNS) - 1) + count:
         raise ValueError(f"{path}: is damaged: it has {len(body)} numbers")
     cuts = np.cumsum([rows] * (len(COLUMNS) - 1))
     column = dict(zip(COLUMNS, np.split(body, cuts), strict=True))
+    said = column["trouble"]
+    if column["events"].sum() != count or not np.isin(said, range(len(head["trouble"]))).all():
+        raise ValueError(f"{path}: is damaged: its columns do not agree")
     ends = np.cumsum(column["events"])
     due = column["due"]
     tokens = [
@@ -91,7 +94,7 @@ def load(path: Path) -> Requests:
         prompt_tokens=column["prompt_tokens"],
         cached_tokens=column["cached_tokens"],
         token_s=tokens,
-        trouble=[head["trouble"][number] for number in column["trouble"].tolist()],
+        trouble=[str(head["trouble"][number]) for number in said.tolist()],
     )
 
 
@@ -112,7 +115,10 @@ def _parts(data: bytes) -> tuple[dict[str, Any], bytes]:
     if not data.startswith(MAGIC):
         raise ValueError("is not a file of requests")
     try:
-        whole = zlib.decompress(data[len(MAGIC) :])
+        unpacking = zlib.decompressobj()
+        whole = unpacking.decompress(data[len(MAGIC) :], MOST_BYTES)
+        if not unpacking.eof:
+            raise ValueError("it is cut, or too large")
         size = int.from_bytes(whole[:4], "little")
         head = json.loads(whole[4 : 4 + size])
         return {**head, "trouble": list(head["trouble"])}, whole[4 + size :]
