@@ -166,6 +166,17 @@ def test_an_answer_that_fails_is_one_failed_request_and_the_stream_goes_on(
     assert client.finished == len(client.answers)
 
 
+def test_a_request_that_finds_no_server_is_refused_and_the_loop_ends() -> None:
+    client = Client(("127.0.0.1", 1), 2, lambda _: b"x", wire.reply, reopens=True)
+
+    client.open_loop([0, 1], lambda each, at: at if each.sent == 2 else None)
+    client.parse_all()
+    client.close()
+
+    assert [each.trouble for each in client.answers] == ["refused", "refused"]
+    assert (client.lost, client.finished) == (2, 2)
+
+
 def test_a_server_that_dies_ends_the_loop(tmp_path: Path) -> None:
     with serving(tmp_path, ttft_ms=5.0, itl_ms=1.0, fault="die", every=20) as address:
         client = looped(address, 2, 5.0)

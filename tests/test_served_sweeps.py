@@ -127,8 +127,12 @@ def test_a_server_that_cannot_be_measured_fails_with_a_reason(
     assert words in (record.reason or "")
 
 
-def test_a_server_that_closes_after_each_answer_gets_a_connection_a_request(bench: Bench) -> None:
-    (record,) = served(bench, fault="closes", window_s=0.5).records
+@pytest.mark.parametrize("load", [4, pytest.param("constant 20/s", marks=pytest.mark.slow)])
+def test_a_server_that_closes_after_each_answer_gets_a_connection_a_request(
+    bench: Bench, load: int | str
+) -> None:
+    axes, protocol = {**ONE, "load": load}, {**SINGLE, "warmup_budget_s": 1.0}
+    (record,) = served(bench, axes, protocol=protocol, fault="closes", window_s=0.5).records
 
     assert codes(record) <= OF_A_BUSY_MACHINE
     assert "reconnects" in {finding.code for finding in record.warnings}

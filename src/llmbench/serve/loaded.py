@@ -85,8 +85,8 @@ class LoadedServer:
             wire.reply,
             drain_ns=int((DRAIN_S + DRAIN_ANSWERS * alone_s) * 1e9),
             tls=endpoint.context(target.address),
+            reopens=reopens,
         )
-        self.client.reopens = reopens
         try:
             if load.kind == CLOSED:
                 self.client.closed_loop(int(alone_s * 1e9), self._steer)

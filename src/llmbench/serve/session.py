@@ -296,7 +296,7 @@ def _client(loaded: LoadedServer, cores: list[int]) -> dict[str, Any]:
         ),
         "merged_share": round(merged / events, 6) if events else 0.0,
         "clock_moved_ns": max(offsets) - min(offsets) if offsets else 0,
-        "reconnects": client.reconnects,
+        "reconnects": client.lost,
         **({"reopens": True} if client.reopens else {}),
         "capped": client.capped,
     }

@@ -19,6 +19,7 @@ import ssl
 import struct
 import time
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -119,16 +120,17 @@ class Client:
         began_ns: when the load began.
         answers: every request that ended, parsed or not, as `parse` returned it.
         offsets: pairs of a monotonic time and realtime minus monotonic then, in nanoseconds.
-        reopens: whether each request gets a connection of its own, opened when the answer before it has ended.
-        reconnects: connections that were opened while requests were live.
-        lost: requests whose connection was lost.
+        reopens: whether each request gets a connection of its own, opened when it is due: a server that takes one
+            request a connection may hold a thread for each that waits.
+        lost: requests whose connection was lost, in whose place another was opened.
+        closed: connections that the server closed while they waited for a request.
         finished: requests that have ended, however.
         capped: requests of an open loop that were due while all connections were in use.
         bytes_at: pairs of a time and the bytes received until then, one pair a tick.
 
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one argument each, by name
         self,
         address: tuple[str, int],
         streams: int,
@@ -138,8 +140,9 @@ class Client:
         stamps: bool = True,
         drain_ns: int = 120_000_000_000,
         tls: ssl.SSLContext | None = None,
+        reopens: bool = False,
     ) -> None:
-        """Open the connections; raise OSError if the server does not take them.
+        """Open the connections, unless each request gets its own; raise OSError if the server does not take them.
 
         Args:
             address: host and port.
@@ -148,15 +151,16 @@ class Client:
             parse: what becomes of an answer; called while nothing is due, or after the run.
             stamps: whether to ask the kernel for the time at which bytes arrived.
             tls: how to speak TLS; None = not at all.
+            reopens: whether each request gets a connection of its own.
             drain_ns: how long after the last due time an answer may take before it counts as failed.
 
         """
-        self.drain_ns, self.tls, self.reopens = drain_ns, tls, False
+        self.drain_ns, self.tls, self.reopens = drain_ns, tls, reopens
         self.address, self.request, self.parse, self.stamps = address, request, parse, stamps
         self.answers: list[Any] = []
         self.offsets: list[tuple[int, int]] = []
         self.bytes_at: list[tuple[int, int]] = []
-        self.reconnects = self.capped = self.received = self.sent = self.lost = 0
+        self.closed = self.capped = self.received = self.sent = self.lost = 0
         self.finished = self.began_ns = 0
         self._backlog: deque[RawAnswer] = deque()
         self._live: dict[int, _Connection] = {}
@@ -165,7 +169,9 @@ class Client:
         self._epoll.register(self._timer, select.EPOLLIN | select.EPOLLET)  # told once, never read
         self._armed = 0
         self._connections: dict[int, _Connection] = {}
-        self._idle: list[_Connection] = [self._opened() for _ in range(streams)]
+        self._idle: list[_Connection | None] = [
+            None if reopens else self._opened() for _ in range(streams)
+        ]
 
     def close(self) -> None:
         """Close all sockets; answers that have not ended are lost with them."""
@@ -176,9 +182,10 @@ class Client:
 
     def is_closed_by_server(self) -> bool:
         """Return whether the server closes a connection after an answer, as it then does with every one."""
-        if self.reconnects or not self._idle:
+        connection = self._idle[-1] if self._idle else None
+        if self.closed or connection is None:
             return True
-        sock = self._idle[-1].sock
+        sock = connection.sock
         sock.settimeout(CLOSES_WITHIN_S)
         try:
             while sock.recv(READ):
@@ -203,7 +210,7 @@ class Client:
             waiting = deque(begin + spread_ns * n // count for n in range(count))
             last: int | None = None
             tick = begin
-            while self._connections:
+            while self._connections or self.reopens:
                 while waiting and last is None and waiting[0] <= now() and self._idle:
                     self._send(self._idle.pop(), waiting.popleft())
                 if now() >= tick:
@@ -225,7 +232,7 @@ class Client:
             self.began_ns = now()
             begin = self.began_ns + 20_000_000
             position, last, tick, blocked = 0, None, begin, -1
-            while self._connections:
+            while self._connections or self.reopens:
                 moment = now()
                 if moment >= tick:
                     last, tick = self._tick(steer, last, tick)
@@ -279,9 +286,17 @@ class Client:
         self._epoll.register(sock.fileno(), select.EPOLLIN)
         return connection
 
-    def _send(self, connection: _Connection, due: int) -> None:
+    def _send(self, connection: _Connection | None, due: int) -> None:
         number = self.sent
         self.sent += 1
+        try:
+            connection = connection or self._opened()
+        except OSError:
+            self.lost += 1
+            self.finished += 1
+            self._backlog.append(RawAnswer(number, due, now(), [], now(), "refused"))
+            self._idle.append(None)
+            return
         written = self.request(number)
         if connection.tls:
             written = connection.tls.sealed(written)
@@ -375,30 +390,32 @@ class Client:
 
     def _lost(self, connection: _Connection, trouble: str) -> None:
         """End what a lost connection carried, and open another in its place."""
-        self.lost += connection.sock.fileno() in self._live
+        live = connection.sock.fileno() in self._live
+        self.lost, self.closed = self.lost + live, self.closed + (not live)
         self._finish(connection, now(), trouble)
-        self._replace(connection)
+        self._drop(connection)
+        if self.reopens:
+            self._idle.append(None)
+            return
+        with suppress(OSError):  # the server is gone; what is due from now on waits and is counted
+            self._idle.append(self._opened())
 
     def _free(self, connection: _Connection) -> None:
         """Keep a connection for another request, if the server takes more than one on it."""
         if self.reopens:
-            self._replace(connection)
+            self._drop(connection)
+            self._idle.append(None)
         else:
             self._idle.append(connection)
 
-    def _replace(self, connection: _Connection) -> None:
-        """Close a connection, and open another that waits for a request."""
+    def _drop(self, connection: _Connection) -> None:
+        """Close a connection for good."""
         number = connection.sock.fileno()
         self._epoll.unregister(number)
         connection.sock.close()
         del self._connections[number]
         if connection in self._idle:
             self._idle.remove(connection)
-        try:
-            self._idle.append(self._opened())
-            self.reconnects += 1
-        except OSError:
-            self.reconnects += 1  # the server is gone; what is due from now on waits and is counted
 
     def _write_rest(self, connection: _Connection) -> None:
         try:
