@@ -30,6 +30,7 @@ MEANINGS = {
     "few_requests": "fewer than 100 requests were due in the window, too few for percentiles; raise window_s.",
     "shared_core": "the client had no core of its own; the server and it were in each other's way.",
     "user_clock": "the kernel stamped no arrivals; times are the client's own and include its lateness.",
+    "prefix_misses": "less came from the server's cache than prompts share; a cache keeps whole blocks, or is off.",
     "one_server": "somebody else's server: the interval is between windows of one server, not between servers.",
     "tokens_by_usage": "the server gives no token ids; its own count of its answers was believed.",
     "reconnects": "connections were opened under load, which some requests waited for.",

@@ -121,6 +121,9 @@ class Served(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         client: its cores, how busy it was, how late its clock and its sends were, reads that held several tokens.
         server: kind, version, whether it was started for this session, and its own counts over the session.
         tokens: how new tokens were counted: by `ids` in a proof before, and by `usage` always.
+        prompts: where they were words or had a part in common: `prompt_as`, how many words they are drawn from, the
+            tokens besides those; the `shared_prefix` asked for, the share of all prompt tokens that every prompt
+            begins with (`shared`), and the share from the server's cache (`hits`; None if it does not say).
         requests: the file's name, digest and size, and how many requests it holds.
         tried: of a search for the highest rate, each rate in turn: requests a second, how many met every limit, of how
             many, and whether the server carried it. The window above is the last.
@@ -138,6 +141,7 @@ class Served(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     client: dict[str, Any] = {}
     server: dict[str, Any] = {}
     tokens: str = ""
+    prompts: dict[str, Any] = {}
     requests: dict[str, Any] = {}
     tried: list[list[float | bool]] = []
 

@@ -47,6 +47,7 @@ class RecordedFacts(msgspec.Struct, frozen=True, gc=False):
     """The fields read from an engine's facts."""
 
     preallocates: bool = False
+    fresh: bool = True
     offload_read_bytes_s: float | None = None
 
 

@@ -49,6 +49,7 @@ HEADLINE = (
     "steady_output_tok_s",
     "goodput_rps",
     "capacity_rps",
+    "prefix_hit_share",
     "peak_allocated_bytes",
     "host_peak_rss_bytes",
 )

@@ -13,7 +13,7 @@ from llmbench.models import resolve
 from llmbench.predict import estimate, nearest, preallocated
 from llmbench.results.prediction import Prediction
 from llmbench.run import pins, plan
-from llmbench.spec.sweep import LOAD
+from llmbench.spec.load import LOAD
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

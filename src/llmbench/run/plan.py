@@ -21,7 +21,9 @@ from llmbench.models import checkpoint, resolve
 from llmbench.numbers import plural
 from llmbench.predict.estimate import COMPUTING
 from llmbench.redact import redact, without_home, without_secrets
+from llmbench.serve import trace as serve_trace
 from llmbench.spec import grid
+from llmbench.spec import load as spec_load
 from llmbench.spec import sweep as spec_sweep
 from llmbench.spec.digest import digest_of
 
@@ -62,12 +64,16 @@ def plan(
     device = _device(machine) if auto else "cpu"
     dtypes = {name: known for name, resolved in models.items() if (known := resolved.dtype)}
     replaced = _replaced(sweep, chip, device, machine)
+    traces = _traces(sweep.axes)
     choices = grid.Choices(
         model_digests={name: resolved.digest for name, resolved in models.items()},
         options={name: backends.options(name) for name in backends.known()},
         load_formats={name: real_or_random(resolved) for name, resolved in models.items()},
         device="cuda" if chip else device,
         dtypes=dtypes,
+        traces={
+            name: grid.TraceFacts(of.digest, *of.longest, of.last_s) for name, of in traces.items()
+        },
         quantised={
             name: scheme
             for name, resolved in models.items()
@@ -94,8 +100,32 @@ def plan(
         cells=cells,
         models={**models, **asked},
         refused=refused,
-        warnings=[*warnings, *doubles, *_told(cells, dtypes, replaced), *unknown],
+        warnings=[
+            *warnings,
+            *_left_out(traces),
+            *doubles,
+            *_told(cells, dtypes, replaced),
+            *unknown,
+        ],
     )
+
+
+def _traces(axes: spec_sweep.Axes) -> dict[str, serve_trace.Trace]:
+    """Return every trace that a load names, by its file's name."""
+    backends_of = axes.backend if isinstance(axes.backend, dict) else {}
+    given = [axes.load, *((options or {}).get(spec_load.LOAD) for options in backends_of.values())]
+    each = [item for value in given for item in (value if isinstance(value, list) else [value])]
+    asked = {spec_load.parse(text).file for item in each if item for text in grid.loads(item)}
+    return {name: serve_trace.read(name) for name in asked if name}
+
+
+def _left_out(traces: dict[str, serve_trace.Trace]) -> list[str]:
+    """Return how many requests of each trace cannot be sent."""
+    return [
+        f"load: trace {name}: left out {plural(of.left_out, 'request')} without a prompt or an answer."
+        for name, of in traces.items()
+        if of.left_out
+    ]
 
 
 def _refused(cells: list[Cell], models: dict[str, Model]) -> dict[str, str]:
