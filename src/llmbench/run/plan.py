@@ -62,6 +62,7 @@ def plan(sweep: Sweep, *, chip: Chip | None = None) -> Planned:
     device = info.device() if chip is None and "auto" in grid.words(sweep.axes.device) else "cpu"
     dtypes = {name: known for name, resolved in models.items() if (known := resolved.dtype)}
     replaced = _replaced(sweep, chip, device)
+    as_stored = frozenset(name for name in models if resolve.is_gguf(models[name]))
     choices = grid.Choices(
         model_digests={name: resolved.digest for name, resolved in models.items()},
         options={name: backends.options(name) for name in backends.known()},
@@ -73,7 +74,7 @@ def plan(sweep: Sweep, *, chip: Chip | None = None) -> Planned:
             for name, resolved in models.items()
             if (scheme := checkpoint.quantisation(resolved.config))
         },
-        as_stored=frozenset(name for name in models if resolve.is_gguf(models[name])),
+        as_stored=as_stored,
         replaced={kinds: dtype for kinds, (dtype, _) in replaced.items()},
         prompt_digests={
             name: digest_of(text(name)) for name in prompts if name != measure_prompts.SYNTHETIC
@@ -88,6 +89,7 @@ def plan(sweep: Sweep, *, chip: Chip | None = None) -> Planned:
     refused = _refused(cells, models)
     if len(refused) == len(cells):
         raise NothingToRun(f"{sweep.name}: nothing to run; {next(iter(refused.values()))}")
+    changeable = {name: dtype for name, dtype in dtypes.items() if name not in as_stored}
     computed = {cell.model for cell in cells if cell.backend in COMPUTING}
     asked, unknown = ask.with_counts({name: models[name] for name in models if name in computed})
     return Planned(
@@ -95,7 +97,7 @@ def plan(sweep: Sweep, *, chip: Chip | None = None) -> Planned:
         cells=cells,
         models={**models, **asked},
         refused=refused,
-        warnings=[*warnings, *doubles, *_told(cells, dtypes, replaced), *unknown],
+        warnings=[*warnings, *doubles, *_told(cells, changeable, replaced), *unknown],
     )
 
 
