@@ -266,7 +266,7 @@ def test_host_memory_has_a_peak_for_each_phase() -> None:
 def test_without_a_mark_to_reset_only_the_whole_lifes_peak_is_known(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
-    monkeypatch.setattr("llmbench.backends.memory.PROC", tmp_path / "missing")
+    monkeypatch.setattr("llmbench.backends.host_peak.PROC", tmp_path / "missing")
     engine = loaded(job(family("llama")))
 
     memory = engine.memory([[1, 2]], 1)

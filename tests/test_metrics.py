@@ -177,7 +177,7 @@ def test_sessions_of_different_shapes_keep_their_order() -> None:
 @pytest.mark.parametrize("metric", metrics.METRICS, ids=lambda metric: metric.key)
 def test_every_metric_says_its_unit_and_its_definition(metric: metrics.Metric) -> None:
     assert (
-        metric.key.endswith(("_s", "_bytes", "_j", "_rps", "_share"))
+        metric.key.endswith(("_s", "_bytes", "_j", "_rps", "_share", "_per_pass"))
         or metric.key in metrics.SHARES
     )  # no unit
     assert metric.key.endswith("_tok_s") == (metric.unit is metrics.RATE)

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING
 
 from llmbench.measure import warmup
 from llmbench.measure.clock import REAL
+from llmbench.measure.engine import Speculator
 from llmbench.measure.telemetry import CpuWindow
 from llmbench.results.record import Outcome, Sample
+from llmbench.spec import speculation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 
     from llmbench.measure.clock import Clock
     from llmbench.measure.engine import Engine
-    from llmbench.measure.prompts import Phase, Workload
+    from llmbench.measure.prompts import Phase, Prompts, Workload
     from llmbench.measure.telemetry import Counters
     from llmbench.results.record import Memory
     from llmbench.spec.sweep import Cell, Protocol
@@ -83,6 +85,7 @@ class Loop:
         """Store the parts without running anything; `await_quiet` returns when this cell's clock may run."""
         self.engine, self.protocol, self.workload, self.taken = engine, protocol, workload, taken
         self.device, self.say, self.await_quiet = device, say, await_quiet
+        self._last: tuple[Prompts, Sequence[Sequence[int]]] = [], []
         self.clock: Clock = getattr(engine, "clock", REAL)
 
     def run(self) -> None:
@@ -97,6 +100,7 @@ class Loop:
             self._measure()
         finally:
             gc.enable()
+        self._prove_greedy()
         self._enter("memory")
         self.taken.memory = self.engine.memory(
             self.workload("memory", 0), self.taken.cell.output_len
@@ -157,6 +161,18 @@ class Loop:
             key: value - before.get(key, 0) for key, value in self.engine.counters().items()
         }
 
+    def _prove_greedy(self) -> None:
+        """Where tokens were drafted, count those of the last timed call that the model would not choose itself."""
+        if not speculation.used(self.taken.cell.options):
+            return
+        assert isinstance(self.engine, Speculator), "an engine that speculates can be checked"
+        within = speculation.NEAR_TIE_NATS[self.taken.cell.dtype]
+        gaps = [gap for row in self.engine.below_likeliest(*self._last) for gap in row]
+        self.taken.counters |= {
+            speculation.NOT_GREEDY: sum(not gap <= within for gap in gaps),  # negated to count NaN
+            speculation.NEAR_TIES: sum(0 < gap <= within for gap in gaps),
+        }
+
     def _cool_down(self, discarded: int) -> None:
         """Pause after a throttled iteration, unless the cell is given up."""
         if discarded <= MOST_RETRIES:
@@ -182,6 +198,7 @@ class Loop:
         engine.synchronize()
         end, wall_end = now(), wall()
         spent = self.device.since(before)
+        self._last = prompts, tokens
         sample = Sample(
             e2e_ns=whole(end - start),
             wall_ns=whole(wall_end - wall_start),

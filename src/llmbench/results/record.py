@@ -85,6 +85,8 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     host_peak_rss_bytes: int | None = None
     host_peak_rss_load_bytes: int | None = None
     host_peak_rss_generate_bytes: int | None = None
+    draft_bytes: int | None = None
+    adapter_bytes: int | None = None
 
 
 class Given(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -22,7 +22,7 @@ from llmbench.numbers import plural
 from llmbench.predict.estimate import COMPUTING
 from llmbench.redact import redact, without_home, without_secrets
 from llmbench.serve import trace as serve_trace
-from llmbench.spec import grid
+from llmbench.spec import grid, speculation
 from llmbench.spec import load as spec_load
 from llmbench.spec import sweep as spec_sweep
 from llmbench.spec.digest import digest_of
@@ -35,6 +35,10 @@ if TYPE_CHECKING:
 
 MOST_PROMPT_BYTES = 2**26
 """The size limit of a prompts file, which is sent to every worker."""
+
+
+RUN_GGUF = (("llamacpp", "safetensors"), ("fake", "safetensors"), ("fake", "dummy"))
+"""The backends, and formats of weights, with which a GGUF file can be a cell's model."""
 
 
 class Planned(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,6 +69,7 @@ def plan(
     dtypes = {name: known for name, resolved in models.items() if (known := resolved.dtype)}
     replaced = _replaced(sweep, chip, device, machine)
     traces = _traces(sweep.axes)
+    as_stored = frozenset(name for name in models if resolve.is_gguf(models[name]))
     choices = grid.Choices(
         model_digests={name: resolved.digest for name, resolved in models.items()},
         options={name: backends.options(name) for name in backends.known()},
@@ -79,6 +84,7 @@ def plan(
             for name, resolved in models.items()
             if (scheme := checkpoint.quantisation(resolved.config))
         },
+        as_stored=as_stored,
         replaced={kinds: dtype for kinds, (dtype, _) in replaced.items()},
         prompt_digests={
             name: digest_of(text(name)) for name in prompts if name != measure_prompts.SYNTHETIC
@@ -93,6 +99,7 @@ def plan(
     refused = _refused(cells, models)
     if len(refused) == len(cells):
         raise NothingToRun(f"{sweep.name}: nothing to run; {next(iter(refused.values()))}")
+    changeable = {name: dtype for name, dtype in dtypes.items() if name not in as_stored}
     computed = {cell.model for cell in cells if cell.backend in COMPUTING}
     asked, unknown = ask.with_counts({name: models[name] for name in models if name in computed})
     return Planned(
@@ -104,7 +111,7 @@ def plan(
             *warnings,
             *_left_out(traces),
             *doubles,
-            *_told(cells, dtypes, replaced),
+            *_told(cells, changeable, replaced),
             *unknown,
         ],
     )
@@ -272,6 +279,8 @@ def _distinct(cells: list[Cell]) -> tuple[list[Cell], list[str]]:
 
 def _impossible(cell: Cell, model: Model) -> str:
     """Return why no engine can run this cell; empty if one may."""
+    if why := _of_no_use(cell, model):
+        return f"{cell.where()}: {why}."
     scheme = checkpoint.quantisation(model.config)
     asked = cell.options.get(grid.QUANTIZATION, scheme)
     if scheme and asked != scheme:
@@ -279,8 +288,8 @@ def _impossible(cell: Cell, model: Model) -> str:
             f"{cell.where()}: the weights of {model.name} are quantised already ({scheme}); leave the option "
             "quantization out, or name the unquantised model."
         )
-    random = cell.load_format == "dummy" and cell.backend == "transformers"
-    if scheme and random and scheme not in backends.options(cell.backend)[grid.QUANTIZATION]:  # type: ignore[operator]
+    drawn = cell.load_format == "dummy" and cell.backend == "transformers"
+    if scheme and drawn and scheme not in backends.options(cell.backend)[grid.QUANTIZATION]:  # type: ignore[operator]
         return (
             f"{cell.where()}: the weights of {model.name} are quantised ({scheme}), and random ones would not be; "
             "use its real weights, or a configuration without quantization_config."
@@ -296,6 +305,20 @@ def _impossible(cell: Cell, model: Model) -> str:
     if cell.batch_size * tokens >= grid.MOST_TOKENS:
         return f"{cell.where()}: {cell.batch_size * tokens:,} tokens are more than any engine can index."
     return ""
+
+
+def _of_no_use(cell: Cell, model: Model) -> str:
+    """Return why a cell's engine and inputs do not go together; empty if they do."""
+    if resolve.is_gguf(model) and (cell.backend, cell.load_format) not in RUN_GGUF:
+        return (
+            f"{model.name} is a GGUF file, whose own weights the backend llamacpp runs; for another engine name the "
+            "checkpoint that it was made from"
+        )
+    return speculation.why_not(
+        cell.options,
+        prompts=cell.prompts == measure_prompts.SYNTHETIC,
+        weights=cell.load_format == "dummy",
+    )
 
 
 def _only_elsewhere(model: Model) -> bool:
