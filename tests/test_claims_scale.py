@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -387,6 +388,40 @@ def on_a100(tokens_s: float, **more: Any) -> Any:
 )
 def test_a_fleet_carries_the_demand(rows: list[Any], verdict: ClaimVerdict) -> None:
     assert asked("serving-fleet", *rows).verdict is verdict
+
+
+def answering(requests_s: float, **more: Any) -> Any:
+    """Return a served cell on an A100, whose dense peak in bfloat16 is 312 TFLOP/s."""
+    made = row("llama-7b", device="cuda", machine=A100, input_len=1000, output_len=2, **more)
+    return dataclasses.replace(made, values={"achieved_rps": (requests_s,) * 3})
+
+
+# A request of 1,000 and 2 tokens of 6.6B weights that multiply takes about 13.5 TFLOP: 12 a second are over half.
+@pytest.mark.parametrize(
+    ("rows", "verdict"),
+    [
+        ([answering(15, options={"load": "64"})], ClaimVerdict.SUPPORTED),
+        ([answering(9, options={"load": "64"})], ClaimVerdict.INCONCLUSIVE),
+        ([answering(15, options={"load": "trace x.csv"})], ClaimVerdict.NOT_MEASURED),
+        ([answering(15, options={})], ClaimVerdict.NOT_MEASURED),
+    ],
+    ids=["over half", "below, and perhaps not all", "a trace", "a batch"],
+)
+def test_half_of_the_peak_at_load(rows: list[Any], verdict: ClaimVerdict) -> None:
+    assert asked("half-utilisation", *rows).verdict is verdict
+
+
+def at_load(tokens_s: float, step_s: float) -> Any:
+    """Return a served cell, which has no numbers of a batch."""
+    values = {"steady_output_tok_s": tokens_s, "served_tpot_s": step_s}
+    made = row("llama-7b", device="cuda", machine=A100, options={"load": "64"}, values=values)
+    return dataclasses.replace(made, values={key: made.values[key] for key in values})
+
+
+def test_a_server_at_load_counts_for_the_fleet_under_the_same_limit() -> None:
+    assert asked("serving-fleet", at_load(3000, 0.05)).verdict is ClaimVerdict.SUPPORTED
+    assert asked("serving-fleet", at_load(500, 0.05)).verdict is ClaimVerdict.CONTRADICTED
+    assert asked("serving-fleet", at_load(3000, 0.2)).verdict is ClaimVerdict.NOT_MEASURED
 
 
 def test_another_chip_is_told_and_not_judged() -> None:

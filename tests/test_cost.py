@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
+from claimed import row
 from llmbench import cli, cost
 from llmbench.cost import prices
 from llmbench.cost.prices import PriceOptions
@@ -86,6 +87,16 @@ def test_the_hour_is_charged_once(measured: Any, charge: str, tokens: dict[str, 
     bill = sum(found[kind].value * count / 1e6 for kind, count in tokens.items())
     assert found.keys() == tokens.keys()
     assert bill == pytest.approx(2.0 * 3.6 / 3600)  # what two seconds of the machine cost
+
+
+def test_the_good_tokens_of_a_server_pay_for_all() -> None:
+    values = {"goodput_rps": 2.0, "steady_output_tok_s": 64.0}
+    served = row(output_len=16, options={"load": "8"}, values=values)
+    trace = row(output_len=16, options={"load": "trace x.csv"}, values=values)
+
+    # 2 requests a second of 16 tokens: 32 tokens in a second of 0.1 cent
+    assert cost.per_million(served, "good", 3.6)["output"].value == pytest.approx(31.25, rel=0.001)
+    assert cost.per_million(trace, "good", 3.6) == {}
 
 
 def test_split_charges_the_first_token_to_the_prompt(measured: Any) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from scipy.stats import t as students
 
-from llmbench.serve import requests_file
+from llmbench.results import requests_file
 from sweeps import asked
 
 RESULTS = Path(__file__).parents[1] / "results"

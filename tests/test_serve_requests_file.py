@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from llmbench.results import requests_file as results_file
 from llmbench.serve import requests_file
 from test_serve_timeline import S, request
 
@@ -21,7 +22,7 @@ def test_what_is_written_is_read_to_the_microsecond(tmp_path: Path) -> None:
     )
 
     told = requests_file.write(tmp_path / "requests" / "x.requests", requests, S)
-    read = requests_file.load(tmp_path / "requests" / "x.requests")
+    read = results_file.load(tmp_path / "requests" / "x.requests")
 
     assert (told["file"], told["requests"]) == ("requests/x.requests", 20)
     assert told["bytes"] == (tmp_path / told["file"]).stat().st_size
@@ -57,4 +58,24 @@ def test_a_damaged_file_is_refused(tmp_path: Path, change: object) -> None:
     path.write_bytes(change(path.read_bytes()))  # type: ignore[operator]
 
     with pytest.raises(ValueError, match=r"is not a file of requests|is damaged"):
-        requests_file.load(path)
+        results_file.load(path)
+
+
+def test_columns_that_do_not_agree_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.requests"
+    head = {"rows": 1, "gaps": 1, "trouble": []}
+    path.write_bytes(results_file.packed(head, np.zeros(10, dtype="<i4").tobytes()))
+
+    with pytest.raises(ValueError, match="its columns do not agree"):
+        results_file.load(path)
+
+
+def test_a_servers_words_keep_no_secret(tmp_path: Path) -> None:
+    path = tmp_path / "requests" / "x.requests"
+    said = "unreadable: HTTP 401: Incorrect API key provided: sk-proj-abcdEFGH1234567890abcdEFGH"
+
+    requests_file.write(path, [request(0, 0, 0.1)._replace(trouble=said)], 0)
+
+    assert results_file.load(path).trouble == [
+        "unreadable: HTTP 401: Incorrect API key provided: <redacted>"
+    ]

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
+from llmbench.results import requests_file
 from llmbench.results.record import Record, Status
-from llmbench.serve import requests_file
 from sweeps import SINGLE, Done, asked
 from test_serve_stream import serving
 
@@ -127,6 +127,26 @@ def test_a_server_that_cannot_be_measured_fails_with_a_reason(
     assert words in (record.reason or "")
 
 
+@pytest.mark.parametrize("load", [4, pytest.param("constant 20/s", marks=pytest.mark.slow)])
+def test_a_server_that_closes_after_each_answer_gets_a_connection_a_request(
+    bench: Bench, load: int | str
+) -> None:
+    axes, protocol = {**ONE, "load": load}, {**SINGLE, "warmup_budget_s": 1.0}
+    (record,) = served(bench, axes, protocol=protocol, fault="closes", window_s=0.5).records
+
+    assert codes(record) <= OF_A_BUSY_MACHINE
+    assert "reconnects" in {finding.code for finding in record.warnings}
+
+
+@pytest.mark.slow
+def test_a_server_that_refuses_what_it_does_not_know_is_asked_without(bench: Bench) -> None:
+    (record,) = served(bench, fault="strict", window_s=0.5).records
+
+    assert codes(record) <= OF_A_BUSY_MACHINE
+    assert record.outcome.served is not None
+    assert record.outcome.served.tokens == "usage"
+
+
 @pytest.mark.slow
 def test_comments_and_several_tokens_an_event_are_counted_right(bench: Bench) -> None:
     done = served(bench, fault="comments", tokens_per_event=3, ids=False)
@@ -183,6 +203,24 @@ def test_a_server_that_is_there_is_measured_by_its_address(
         assert "one_server" in {finding.code for finding in record.warnings}
     texts = [path.read_bytes() for path in run.rglob("*") if path.is_file()]
     assert not any(b"kept-secret-123" in text for text in texts)
+
+
+def test_a_server_that_was_there_is_not_compared_with_fresh_ones(
+    bench: Bench, tmp_path: Path
+) -> None:
+    folder = tmp_path / "there"
+    folder.mkdir()
+    with serving(folder, ttft_ms=20.0, itl_ms=5.0) as address:
+        there = {"url": f"http://127.0.0.1:{address.port}", "window_s": 0.5}
+        done = served(bench, {"backend": {"fake_server": {"window_s": 0.5}, "server": there}})
+
+    assert len(done.records) == 2
+    by = ("compare", bench.run, "--by", "backend", "--metric", "served_ttft_s")
+    if all(record.status is Status.OK for record in done.records):
+        refused, told = asked(*by), asked(*by, "--cross-server")
+        assert (refused.code, refused.err.count("\n")) == (5, 1)
+        assert "--cross-server compares them anyway" in refused.err
+        assert told.code != 5
 
 
 def _at(bench: Bench, run: Path) -> Bench:

@@ -4,6 +4,7 @@ A backend's `__init__.py` declares, besides its code:
 
 - `OPTIONS`, a literal: option name -> a tuple of choices (the first is the default), or a default value
   whose type any other value must have;
+- `SERVES = True`, if it is a server, which has the options of a load besides its own;
 - `MEANINGS`, a literal: option name -> what it does, in a few words;
 - `PACKAGES`, a literal, if its option `quantization` needs more packages: method -> package;
 - `load(job) -> Engine`.
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmbench.errors import LoadFailed
+from llmbench.spec import load as spec_load
 
 if TYPE_CHECKING:
     from llmbench.measure.engine import Engine
@@ -64,12 +66,13 @@ def options(name: str) -> dict[str, object]:
     """Return a backend's declared options without importing it."""
     declared = _literal(name, "OPTIONS")
     assert declared is not None, f"backends/{name} declares no OPTIONS"
-    return declared
+    return {**spec_load.OPTIONS, **declared} if _literal(name, "SERVES") else dict(declared)
 
 
 def meanings(name: str) -> dict[str, object]:
     """Return what each option of a backend does, where it says so, without importing it."""
-    return _literal(name, "MEANINGS") or {}
+    declared = _literal(name, "MEANINGS") or {}
+    return {**spec_load.MEANINGS, **declared} if _literal(name, "SERVES") else dict(declared)
 
 
 def about(name: str) -> str:
@@ -77,13 +80,13 @@ def about(name: str) -> str:
     return (ast.get_docstring(_source(name)) or "").partition("\n")[0]
 
 
-def _literal(name: str, constant: str) -> dict[str, object] | None:
-    """Return a dictionary that a backend's source assigns to a constant; None if there is none."""
+def _literal(name: str, constant: str) -> Any:
+    """Return what a backend's source assigns to a constant; None if there is none."""
     for node in _source(name).body:
         if isinstance(node, ast.Assign) and any(
             isinstance(t, ast.Name) and t.id == constant for t in node.targets
         ):
-            return dict(ast.literal_eval(node.value))
+            return ast.literal_eval(node.value)
     return None
 
 

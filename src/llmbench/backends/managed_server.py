@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 COUNTED = {
     "prefix_cache_hits": "vllm:prefix_cache_hits_total",
+    "prefix_cache_queries": "vllm:prefix_cache_queries_total",
     "requests": "vllm:request_success_total",
     "preemptions": "vllm:num_preemptions_total",
     "server_ttft_sum_s": "vllm:time_to_first_token_seconds_sum",

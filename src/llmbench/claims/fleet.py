@@ -98,16 +98,19 @@ def serving_fleet(claim: Claim, given: Evidence) -> Answer:
     use_s = claim.assumed("uses_per_user_month") * claim.assumed("output_tokens_per_use") / MONTH_S
     demand = claim.assumed("monthly_users") * use_s * claim.assumed("peak_over_mean")
     fleet = claim.threshold("gpus")
-    for (model, where), rows in grouped(full_size(given, 0), lambda r: (r.cell.model, r.where)):
+    rates, times_of = cost.OUTPUT_RATES[:2], cost.TOKEN_TIMES
+    able = full_size(given, 0, rates=rates)
+    for (model, where), rows in grouped(able, lambda r: (r.cell.model, r.where)):
         quick = [
             r
             for r in rows
-            if r.has("tpot_s") and r.figure("tpot_s").high < claim.threshold("tpot_under_s")
+            if r.has(key := r.first(times_of))
+            and r.figure(key).high < claim.threshold("tpot_under_s")
         ]
         if not quick or where == "cpu":
             continue
-        row = max(quick, key=lambda r: r.middle("output_tok_s") / prices.gpus_of(r))
-        pace = row.figure("output_tok_s").times(1 / prices.gpus_of(row))
+        row = max(quick, key=lambda r: r.middle(r.first(rates)) / prices.gpus_of(r))
+        pace = row.figure(row.first(rates)).times(1 / prices.gpus_of(row))
         times, how = _to_size(claim, row)
         if where.startswith("a100"):
             needed = pace.over(demand * times)

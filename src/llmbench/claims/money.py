@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from llmbench.results.cells import Measured
 
 MILLION, BILLION = 1e6, 1e9
+BATCH = ("output_tok_s",)
+"""The rate of new tokens of a batch."""
 DAYS_A_MONTH = 30
 MONTH_S = DAYS_A_MONTH * cost.DAY_S
 SAMBANOVA, AMD_OR_TPU = ("sambanova", "sn30", "sn40"), ("mi2", "mi3", "tpu")
@@ -225,12 +227,14 @@ def _where(row: Measured) -> str:
     return f"{row.cell.model} on {row.where}, {at_batch(row)}"
 
 
-def full_size(given: Evidence, least_parameters: float, *, scaled: bool = False) -> list[Measured]:
-    """Return the cells with a token rate, of full-size models or also of scaled copies."""
+def full_size(
+    given: Evidence, least_parameters: float, *, scaled: bool = False, rates: Sequence[str] = BATCH
+) -> list[Measured]:
+    """Return the cells with one of these token rates, of full-size models or also of scaled copies."""
     return [
         row
         for row in given.rows
-        if row.has("output_tok_s")
+        if row.has(row.first(rates))
         and (scaled or not row.scaled)
         and row.counts
         and row.counts.parameters >= least_parameters

@@ -18,13 +18,18 @@ from llmbench.claims.claim import (
     missing,
     reachable,
 )
+from llmbench.cost import prices
+from llmbench.machine import chips
+from llmbench.models import formulas
 from llmbench.results.cells import PHASES
+from llmbench.spec.load import LOAD, TRACE, parse
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from llmbench.claims.claim import Claim, Evidence
     from llmbench.results.cells import Measured
+    from llmbench.stats.interval import Interval
 
 COMPUTE = "compute"
 NO_CEILINGS = (
@@ -76,9 +81,38 @@ def half_utilisation(claim: Claim, given: Evidence) -> Answer:
             sentence = f"best of {len(rows)} cells ({best.cell.model}, {at_batch(best)}), of {peak}"
             part = held(phase, sentence, figure, predicted, "%", (best,))
             parts.append(reachable(part, reached=but_batch(best) in reached))
+    parts += _at_load(given, predicted)
     if any(row.ceilings == "measured" for part in parts for row in part.rows):
         notes.append("A share of a measured ceiling is larger than one of a datasheet's peak.")
     return Answer(tuple(parts), (*notes, *missing(parts), *_unknown(given)))
+
+
+def _at_load(given: Evidence, predicted: Range) -> Iterator[Part]:
+    """Yield the largest share of the peak that the requests of a server at load took, on each kind of machine."""
+    able = [(row, share) for row in given.rows if (share := _share_of_requests(row))]
+    for where, rows in grouped(able, lambda pair: pair[0].where):
+        best, share = max(rows, key=lambda pair: pair[1].value)
+        load = best.cell.options[LOAD]
+        sentence = f"best of {len(rows)} served cells ({best.cell.model}, load {load}), of the datasheet's dense peak"
+        part = held(f"at load on {where}", sentence, share.times(100), predicted, "%", (best,))
+        yield reachable(part, reached=best.has("capacity_rps"))
+
+
+def _share_of_requests(row: Measured) -> Interval | None:
+    """Return the operations of the requests answered in a second over the chip's peak; None where one is unknown."""
+    load = str(row.cell.options.get(LOAD, ""))
+    chip = chips.chip(row.machine.chip) if row.machine.chip and row.cell.device != "cpu" else None
+    peak = chip.flops(row.cell.dtype) if chip else None
+    if (
+        not load
+        or parse(load).kind == TRACE
+        or not row.has("achieved_rps")
+        or not (peak and row.counts)
+    ):
+        return None
+    work = formulas.prefill_flops(row.counts, row.cell.input_len)
+    work += formulas.decode_flops_of_steps(row.counts, row.cell.input_len, row.cell.output_len - 1)
+    return row.figure("achieved_rps").times(work / (peak * prices.gpus_of(row)))
 
 
 def _unknown(given: Evidence) -> tuple[str, ...]:

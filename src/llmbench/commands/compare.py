@@ -15,7 +15,8 @@ from llmbench.report.figures.cells import labels
 from llmbench.report.views import compare as views_compare
 from llmbench.results import metrics, store, table
 from llmbench.results.aggregate import Tally
-from llmbench.spec.sweep import HEADS, LOAD
+from llmbench.spec.load import LOAD
+from llmbench.spec.sweep import HEADS
 from llmbench.stats import effects
 
 BY_HEAD = {head: axis for axis, head in HEADS.items()}
@@ -84,6 +85,13 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
         bool,
         typer.Option("--cross-machine", help="Allow runs of machines that are not alike."),
     ] = False,
+    cross_server: Annotated[
+        bool,
+        typer.Option(
+            "--cross-server",
+            help="Allow a server that was there already against one started for each session.",
+        ),
+    ] = False,
     format: CheckedFormat = "terminal",
     output: Output = None,
 ) -> int:
@@ -104,7 +112,12 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
         ]
         kept = kept_of(read)
         asked = confounds.CompareOptions(
-            chosen, share(margin), by, cross_machine=cross_machine, calibration=kept.calibration
+            chosen,
+            share(margin),
+            by,
+            cross_machine=cross_machine,
+            cross_server=cross_server,
+            calibration=kept.calibration,
         )
         made = compare.within(read[0], asked) if by else compare.runs(read, asked)
         if not asked_for and chosen.key != METRIC:

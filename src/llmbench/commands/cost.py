@@ -22,9 +22,10 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
     usd_per_gpu_hour: UsdPerGpuHour = None,
     price: Price = None,
     charge: Annotated[
-        Literal["output", "total", "split"],
+        Literal["output", "total", "good", "split"],
         typer.Option(
-            help="Which tokens are charged: output, all of them, or each phase to its own."
+            help="Which tokens are charged: output, all of them, output of requests within their limits, or each phase "
+            "to its own."
         ),
     ] = "output",
     utilisation: Annotated[

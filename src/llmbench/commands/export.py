@@ -1,6 +1,7 @@
 """The `export` command: a run for another program or an experiment tracker."""
 
 import sys
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,7 +13,22 @@ from llmbench.errors import RunError, SpecError
 from llmbench.redact import shown
 from llmbench.report.views import per_session as views_per_session
 from llmbench.report.views import table as views_table
-from llmbench.results import anonymous_copy, export, per_session, store, table, tracking
+from llmbench.results import (
+    anonymous_copy,
+    export,
+    per_session,
+    served_requests,
+    store,
+    table,
+    tracking,
+)
+
+ROWS: dict[str, Callable[[store.Log, Path], Iterable[tuple[str, Sequence[object]]]]] = {
+    "": lambda log, _: views_table.sheet(table.build(log)),
+    "--per-session": lambda log, _: views_per_session.sheet(per_session.build(log)),
+    "--per-request": served_requests.columns,
+}
+"""The columns of a Parquet file, by the flag that says what a row is."""
 
 
 def command(
@@ -34,6 +50,10 @@ def command(
         ),
     ] = None,
     by_session: PerSession = False,
+    by_request: Annotated[
+        bool,
+        typer.Option("--per-request", help="With --format parquet: a row for each served request."),
+    ] = False,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -56,6 +76,7 @@ def command(
         flags = {
             "--anonymous": anonymous,
             "--per-session": by_session,
+            "--per-request": by_request,
             f"--format {form}": form == "parquet",
         }
         _track(run, to, output, [flag for flag, given in flags.items() if given])
@@ -67,16 +88,17 @@ def command(
         return
     if form == "parquet" and output is None:
         raise SpecError("export: Parquet is no text; say where it goes: -o FILE.")
-    if by_session and form != "parquet":
-        raise SpecError("--per-session: only works with --format parquet.")
+    given = {"--per-session": by_session, "--per-request": by_request}
+    rows = [flag for flag in given if given[flag]]
+    if rows and form != "parquet":
+        raise SpecError(f"{rows[0]}: only works with --format parquet.")
+    if len(rows) > 1:
+        raise SpecError(f"{' and '.join(rows)}: a row is one or the other; leave one out.")
     with without_collection():
         log = store.read(run, tell=tell)
-        if form == "vllm-json":
-            data = export.vllm(log).encode()
-        elif by_session:
-            data = export.parquet(views_per_session.sheet(per_session.build(log)))
-        else:
-            data = export.parquet(views_table.sheet(table.build(log)))
+        columns = ROWS["".join(rows)]
+        text = form == "vllm-json"
+        data = export.vllm(log).encode() if text else export.parquet(columns(log, run))
     if output is None:
         sys.stdout.write(data.decode())
         return

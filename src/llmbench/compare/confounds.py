@@ -34,6 +34,7 @@ class CompareOptions(NamedTuple):
         margin: the relative difference up to which sides are the same.
         factor: the axis in which the sides of one run differ; None for separate runs.
         cross_machine: whether to allow different machines.
+        cross_server: whether to allow a server that was there already against one started for each session.
         calibration: the machine's own spread, for cells with one session; None if not known.
 
     """
@@ -42,6 +43,7 @@ class CompareOptions(NamedTuple):
     margin: float = MARGIN
     factor: str | None = None
     cross_machine: bool = False
+    cross_server: bool = False
     calibration: Calibration | None = None
 
 
@@ -81,6 +83,21 @@ def refuse(baseline: Side, candidate: Side, matched: Match, asked: CompareOption
         raise NotComparable(f"{where}: {WEIGHTS}")
     if asked.metric.unit.word == "MiB" and asked.metric.key not in MEMORY_WITHOUT_HOLDERS:
         _refuse_other_holding(where, baseline, candidate)
+    if not asked.cross_server:
+        _refuse_other_age(where, baseline, candidate, matched)
+
+
+def _refuse_other_age(where: str, baseline: Side, candidate: Side, matched: Match) -> None:
+    before, after = (
+        dict(zip(side.owners.tolist(), side.fresh.tolist(), strict=True))
+        for side in (baseline, candidate)
+    )
+    pairs = zip(matched.baseline.tolist(), matched.candidate.tolist(), strict=True)
+    if any(before.get(a, True) != after.get(b, True) for a, b in pairs):
+        raise NotComparable(
+            f"{where}: one side's server was there already, the other's was started for each session; a server can "
+            "slow down with its age. llmbench compare --cross-server compares them anyway."
+        )
 
 
 def _refuse_other_machine(where: str, baseline: Plan | None, candidate: Plan | None) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from llmbench.errors import SpecError, did_you_mean
 from llmbench.results import utilization
 from llmbench.results.aggregate import Tally
+from llmbench.spec.load import OPTIONS
 from llmbench.spec.sweep import Cell, Point
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class Side(NamedTuple):
         values: the metric of each, NaN where absent.
         clocks_mhz: the device's mean clock in each, NaN where not read.
         preallocated: whether the engine of each pre-allocates memory.
+        fresh: whether the engine of each was started for it; a server that was there already was not.
         disturbed: whether other processes were busy during each.
         protocols: the measuring protocols.
         warned: reason codes, and how many valid sessions have them.
@@ -59,6 +61,7 @@ class Side(NamedTuple):
     values: Reals
     clocks_mhz: Reals
     preallocated: NDArray[np.bool_]
+    fresh: NDArray[np.bool_]
     disturbed: NDArray[np.bool_]
     protocols: frozenset[int]
     warned: Mapping[str, int]
@@ -91,6 +94,7 @@ def side(name: str, plan: Plan | None, tally: Tally, metric: Metric) -> Side:
         values=values,
         clocks_mhz=np.array(tally.clocks_mhz, dtype=np.float64),
         preallocated=np.array([engine.preallocates for engine in tally.engines], dtype=np.bool_),
+        fresh=np.array([engine.fresh for engine in tally.engines], dtype=np.bool_),
         disturbed=np.array(tally.disturbed, dtype=np.bool_),
         protocols=frozenset(tally.protocols),
         warned=warned,
@@ -131,12 +135,13 @@ def levels(side: Side, factor: str) -> list[Side]:
 
 
 def key_of(cell: Point, factor: str | None) -> Hashable:
-    """Return the key by which cells are matched: all axes except the factor compared."""
+    """Return the key by which cells are matched: all axes except the factor compared; engines share those of a load."""
     left_out = (factor, *WITH.get(factor or "", ()))
     axes = [getattr(cell, name) for name in AXES if name != "options" and name not in left_out]
-    if "options" in left_out:
-        return tuple(axes)
-    options = {name: value for name, value in cell.options.items() if name != factor}
+    kept = OPTIONS if "options" in left_out else cell.options
+    options = {
+        name: value for name, value in cell.options.items() if name in kept and name != factor
+    }
     return (*axes, *sorted(options.items()))
 
 
@@ -162,5 +167,6 @@ def _part(side: Side, factor: str, value: object, values: list[object]) -> Side:
         values=side.values[inside],
         clocks_mhz=side.clocks_mhz[inside],
         preallocated=side.preallocated[inside],
+        fresh=side.fresh[inside],
         disturbed=side.disturbed[inside],
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from llmbench.cost.prices import MILLION
+from llmbench.spec.load import LOAD, TRACE, parse
 from llmbench.stats.interval import Interval, around
 
 if TYPE_CHECKING:
@@ -32,9 +33,20 @@ OUTPUT_RATES = ("output_tok_s", "steady_output_tok_s", "served_output_tok_s")
 """Rates of new tokens that can be priced: of a batch, of a server in its steady window, of another tool's whole run."""
 
 
+TOKEN_TIMES = ("tpot_s", "served_tpot_s")
+"""Times per token that a limit can hold: of a batch, or of a server's requests."""
+
+
 def _to_output(measured: Measured) -> Mapping[str, Sequence[float]]:
-    rate = next((key for key in OUTPUT_RATES if measured.has(key)), OUTPUT_RATES[-1])
-    return {"output": _inverse(measured, rate)}
+    return {"output": _inverse(measured, measured.first(OUTPUT_RATES))}
+
+
+def _to_good(measured: Measured) -> Mapping[str, Sequence[float]]:
+    """Charge the output tokens of the requests that met every limit; those of a trace have no common length."""
+    if parse(str(measured.cell.options.get(LOAD, "1"))).kind == TRACE:
+        return {}
+    each = [seconds / measured.cell.output_len for seconds in _inverse(measured, "goodput_rps")]
+    return {"output": each}
 
 
 def _to_all(measured: Measured) -> Mapping[str, Sequence[float]]:
@@ -65,6 +77,9 @@ def _inverse(measured: Measured, key: str) -> list[float]:
 CHARGES: Mapping[str, Charge] = {
     "output": Charge("the whole hour is charged to output tokens, input is free", _to_output),
     "total": Charge("the hour is charged to all tokens alike, input and output", _to_all),
+    "good": Charge(
+        "the whole hour is charged to the output tokens of requests that met every limit", _to_good
+    ),
     "split": Charge(
         "the time to the first token is charged to input, the time after it to output", _split
     ),
@@ -123,9 +138,10 @@ def cheapest(costs: Iterable[Cost], tpot_under_s: float) -> Cost | None:
 
 
 def _bound(measured: Measured) -> float:
-    if not measured.has("tpot_s"):
+    key = measured.first(TOKEN_TIMES)
+    if not measured.has(key):
         return float("inf")
-    figure = measured.figure("tpot_s")
+    figure = measured.figure(key)
     return figure.high if figure.known else figure.value
 
 

@@ -34,6 +34,10 @@ MOST_RETRIES = 5
 """The number of throttled iterations discarded before a cell is given up."""
 
 
+COOLED_S = 1.0
+"""After a wait of this length a device has lowered its clocks, and is warmed up again."""
+
+
 class Measurement:
     """The measurements of one cell up to now, which survive an exception that ends it."""
 
@@ -76,10 +80,11 @@ class Loop:
         taken: Measurement,
         device: Counters,
         say: Callable[[Phase, int], None],
+        await_quiet: Callable[[], None] | None = None,
     ) -> None:
-        """Store the parts without running anything."""
+        """Store the parts without running anything; `await_quiet` returns when this cell's clock may run."""
         self.engine, self.protocol, self.workload, self.taken = engine, protocol, workload, taken
-        self.device, self.say = device, say
+        self.device, self.say, self.await_quiet = device, say, await_quiet
         self._last: tuple[Prompts, Sequence[Sequence[int]]] = [], []
         self.clock: Clock = getattr(engine, "clock", REAL)
 
@@ -91,6 +96,7 @@ class Loop:
         gc.disable()
         try:
             self._warm_up()
+            self._wait()
             self._measure()
         finally:
             gc.enable()
@@ -119,6 +125,18 @@ class Loop:
             times.append(self._once(self.workload("warmup", len(times)))[0].e2e_ns)
             spent_ns += max(times[-1] or 0, 0)
         self.taken.warmup_converged = warmup.converged(times, protocol.warmup_within)
+
+    def _wait(self) -> None:
+        """Wait until the clock may run; after a longer wait make the fewest warm-up calls again."""
+        if self.await_quiet is None:
+            return
+        began = time.monotonic()
+        self.await_quiet()
+        if time.monotonic() - began > COOLED_S:
+            times = self.taken.warmup_ns
+            for _ in range(self.protocol.warmup):
+                self.say("warmup", len(times) + 1)
+                times.append(self._once(self.workload("warmup", len(times)))[0].e2e_ns)
 
     def _measure(self) -> None:
         """Time iterations until their number and total time are large enough."""

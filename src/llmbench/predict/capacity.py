@@ -15,7 +15,8 @@ from llmbench.predict import oom as predict_oom
 from llmbench.predict.oom import Met
 from llmbench.results.aggregate import understood
 from llmbench.results.sessions import RecordedSession
-from llmbench.spec.sweep import LOAD, Cell
+from llmbench.spec.load import LOAD
+from llmbench.spec.sweep import Cell
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -103,6 +103,10 @@ class Measured:
         """Return whether a metric was measured."""
         return key in self.values
 
+    def first(self, keys: Sequence[str]) -> str:
+        """Return the first of some metrics that was measured, or else the first."""
+        return next((key for key in keys if self.has(key)), keys[0])
+
     def figure(self, key: str) -> Interval:
         """Return a metric with its interval between sessions."""
         return around(self.values[key])

@@ -123,6 +123,9 @@ class Served(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         client: its cores, how busy it was, how late its clock and its sends were, reads that held several tokens.
         server: kind, version, whether it was started for this session, and its own counts over the session.
         tokens: how new tokens were counted: by `ids` in a proof before, and by `usage` always.
+        prompts: where they were words or had a part in common: `prompt_as`, how many words they are drawn from, the
+            tokens besides those; the `shared_prefix` asked for, the share of all prompt tokens that every prompt
+            begins with (`shared`), and the share from the server's cache (`hits`; None if it does not say).
         requests: the file's name, digest and size, and how many requests it holds.
         tried: of a search for the highest rate, each rate in turn: requests a second, how many met every limit, of how
             many, and whether the server carried it. The window above is the last.
@@ -140,6 +143,7 @@ class Served(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     client: dict[str, Any] = {}
     server: dict[str, Any] = {}
     tokens: str = ""
+    prompts: dict[str, Any] = {}
     requests: dict[str, Any] = {}
     tried: list[list[float | bool]] = []
 
@@ -168,7 +172,8 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """One session of one group, with everything that a worker needs.
 
-    `attended` says whether a launcher answers each result before the next cell begins; `prompts_text` is the
+    `attended` says whether a launcher answers each result before the next cell begins, `gated` whether it also says
+    when each cell's clock may run, because other GPUs of the machine are measured at the same time; `prompts_text` is the
     content of a prompts file, `requests_folder` where the raw requests of served cells go.
     """
 
@@ -178,6 +183,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     session: int
     attempt: int = 1
     attended: bool = False
+    gated: bool = False
     prompts_text: str | None = None
     requests_folder: str | None = None
 
@@ -354,4 +360,34 @@ class Parity(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="p
     environment: str = ""
 
 
-Line: TypeAlias = Plan | Begin | Record | Stop | Import | Parity
+class Place(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="place"):
+    """A box that measures for the run, written when it joins for the first time.
+
+    Attributes:
+        at: when it joined, by the clock of the sweep's machine.
+        name: the box's name.
+        units: the ids of its GPUs, or of its processors, as records name them in `worker`.
+        machine: its facts, with these GPUs only.
+        environment: of the numbers that are measured there, and its digest.
+
+    """
+
+    format: int = FORMAT
+    at: str
+    name: str
+    units: list[str]
+    machine: dict[str, Any]
+    environment: dict[str, Any]
+    environment_digest: str
+
+
+class Move(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="move"):
+    """Cells that are measured anew on other units: their sessions on `unit` stay in the file and no longer count."""
+
+    format: int = FORMAT
+    cells: list[str]
+    unit: str
+    at: str
+
+
+Line: TypeAlias = Plan | Begin | Record | Stop | Import | Parity | Place | Move

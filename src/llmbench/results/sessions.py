@@ -48,6 +48,7 @@ class RecordedFacts(msgspec.Struct, frozen=True, gc=False):
     """The fields read from an engine's facts."""
 
     preallocates: bool = False
+    fresh: bool = True
     offload_read_bytes_s: float | None = None
 
 
@@ -58,9 +59,16 @@ class RecordedLevels(msgspec.Struct, frozen=True, gc=False):
 
 
 class RecordedWorker(msgspec.Struct, frozen=True, gc=False):
-    """The fields read from the facts of a worker."""
+    """The fields read from the facts of a worker; the last two only where boxes measured."""
 
     pid: int | None = None
+    box: str = ""
+    gpus: list[int] = []
+
+    @property
+    def place(self) -> str:
+        """Return the box and its GPUs, in words; empty where one machine measured on one GPU at a time."""
+        return f"{self.box} GPU {','.join(map(str, self.gpus))}" if self.gpus else self.box
 
 
 class RecordedOutcome(msgspec.Struct, gc=False):

@@ -74,7 +74,8 @@ def _at(streams: int) -> Checked:
 
 
 def _requests(address: Address) -> Callable[[int], bytes]:
-    whole = endpoint.request(address, endpoint.completions("fake", [7], TOKENS, ids=False))
+    body = b'{"prompt": [7], "max_tokens": %d, "stream": true}' % TOKENS
+    whole = endpoint.request(address, body)
     first, _, rest = whole.partition(b"\r\n")
     return lambda number: b"%s\r\nX-Number: %d\r\n%s" % (first, number, rest)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec.structs import replace
@@ -21,7 +21,9 @@ from llmbench.models import checkpoint, resolve
 from llmbench.numbers import plural
 from llmbench.predict.estimate import COMPUTING
 from llmbench.redact import redact, without_home, without_secrets
+from llmbench.serve import trace as serve_trace
 from llmbench.spec import grid, speculation
+from llmbench.spec import load as spec_load
 from llmbench.spec import sweep as spec_sweep
 from llmbench.spec.digest import digest_of
 
@@ -49,19 +51,24 @@ class Planned(msgspec.Struct, frozen=True, kw_only=True):
     warnings: list[str]
 
 
-def plan(sweep: Sweep, *, chip: Chip | None = None) -> Planned:
+def plan(
+    sweep: Sweep, *, chip: Chip | None = None, machine: dict[str, Any] | None = None
+) -> Planned:
     """Resolve and expand a sweep; raise SpecError or NothingToRun with one line if it is invalid.
 
-    `chip` is a GPU to plan for, which may be absent: `auto` then means it, and no driver is queried.
+    `chip` is a GPU to plan for, which may be absent: `auto` then means it, and no driver is queried. `machine` are the
+    facts of another machine to plan for.
     """
     given = sweep.axes.model if isinstance(sweep.axes.model, list) else [sweep.axes.model]
     models = _models(given)
     prompts = [without_home(name) for name in grid.words(sweep.axes.prompts)]
     axes = replace(sweep.axes, model=list(map(redact, given)), prompts=prompts)
     sweep = replace(sweep, name=redact(sweep.name), why=redact(sweep.why), axes=axes)
-    device = info.device() if chip is None and "auto" in grid.words(sweep.axes.device) else "cpu"
+    auto = chip is None and "auto" in grid.words(sweep.axes.device)
+    device = _device(machine) if auto else "cpu"
     dtypes = {name: known for name, resolved in models.items() if (known := resolved.dtype)}
-    replaced = _replaced(sweep, chip, device)
+    replaced = _replaced(sweep, chip, device, machine)
+    traces = _traces(sweep.axes)
     as_stored = frozenset(name for name in models if resolve.is_gguf(models[name]))
     choices = grid.Choices(
         model_digests={name: resolved.digest for name, resolved in models.items()},
@@ -69,6 +76,9 @@ def plan(sweep: Sweep, *, chip: Chip | None = None) -> Planned:
         load_formats={name: real_or_random(resolved) for name, resolved in models.items()},
         device="cuda" if chip else device,
         dtypes=dtypes,
+        traces={
+            name: grid.TraceFacts(of.digest, *of.longest, of.last_s) for name, of in traces.items()
+        },
         quantised={
             name: scheme
             for name, resolved in models.items()
@@ -82,7 +92,7 @@ def plan(sweep: Sweep, *, chip: Chip | None = None) -> Planned:
     )
     cells, warnings = grid.expand(sweep, choices)
     _refuse_secrets(cells)
-    if chip is None:
+    if chip is None and machine is None:
         warnings += _check_device(cells, grid.words(sweep.axes.device))
         warnings += [f"Not installed here: {each}" for each in not_installed(cells)]
     cells, doubles = _distinct(cells)
@@ -97,8 +107,32 @@ def plan(sweep: Sweep, *, chip: Chip | None = None) -> Planned:
         cells=cells,
         models={**models, **asked},
         refused=refused,
-        warnings=[*warnings, *doubles, *_told(cells, changeable, replaced), *unknown],
+        warnings=[
+            *warnings,
+            *_left_out(traces),
+            *doubles,
+            *_told(cells, changeable, replaced),
+            *unknown,
+        ],
     )
+
+
+def _traces(axes: spec_sweep.Axes) -> dict[str, serve_trace.Trace]:
+    """Return every trace that a load names, by its file's name."""
+    backends_of = axes.backend if isinstance(axes.backend, dict) else {}
+    given = [axes.load, *((options or {}).get(spec_load.LOAD) for options in backends_of.values())]
+    each = [item for value in given for item in (value if isinstance(value, list) else [value])]
+    asked = {spec_load.parse(text).file for item in each if item for text in grid.loads(item)}
+    return {name: serve_trace.read(name) for name in asked if name}
+
+
+def _left_out(traces: dict[str, serve_trace.Trace]) -> list[str]:
+    """Return how many requests of each trace cannot be sent."""
+    return [
+        f"load: trace {name}: left out {plural(of.left_out, 'request')} without a prompt or an answer."
+        for name, of in traces.items()
+        if of.left_out
+    ]
 
 
 def _refused(cells: list[Cell], models: dict[str, Model]) -> dict[str, str]:
@@ -114,8 +148,15 @@ def _refused(cells: list[Cell], models: dict[str, Model]) -> dict[str, str]:
     return refused
 
 
+def _device(machine: dict[str, Any] | None) -> str:
+    """Return the meaning of `auto` on a machine, this one if None."""
+    if machine is None:
+        return info.device()
+    return "cuda" if machine["gpus"] else "cpu"
+
+
 def _replaced(
-    sweep: Sweep, chip: Chip | None, device: str
+    sweep: Sweep, chip: Chip | None, device: str, machine: dict[str, Any] | None
 ) -> dict[tuple[str, str], tuple[str, str]]:
     """Return, by device and checkpoint's dtype, what `auto` takes instead, and why.
 
@@ -127,7 +168,7 @@ def _replaced(
     replaced = {("cpu", "float16"): ("bfloat16", "CPUs compute float16 slowly")}
     if chip is None:
         cuda = "cuda" in (device, *grid.words(sweep.axes.device))
-        found = chips.devices(info.machine()["gpus"]) if cuda else []
+        found = chips.devices((machine or info.machine())["gpus"]) if cuda else []
         chip = next((each.chip for each in found if each.chip), None)
     if chip is not None and chip.dense_tflops and "bfloat16" not in chip.dense_tflops:
         replaced["cuda", "bfloat16"] = ("float16", f"{chip.name} has no bfloat16")

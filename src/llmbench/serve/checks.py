@@ -25,6 +25,8 @@ LITTLE_WITHIN = 0.02
 """How far Little's law may be off besides what the window's two ends explain: one latency over its length."""
 UNSTEADY = 0.05
 FEWEST = 100
+HITS_WITHIN = 0.02
+"""How far the share of prompt tokens from a cache may be off what prompts have in common: caches keep whole blocks."""
 
 Check = Callable[["Served", "Outcome"], Iterator[Finding]]
 
@@ -64,7 +66,15 @@ def _lengths(served: Served, outcome: Outcome) -> Iterator[Finding]:
 
 
 def _prefix_hits(served: Served, outcome: Outcome) -> Iterator[Finding]:
-    """No prompt token may come from a cache, as the server and each answer count them."""
+    """No prompt token may come from a cache, as the server and each answer count them, but for what is shared."""
+    if served.prompts:
+        hits, shared = served.prompts.get("hits"), served.prompts["shared"]
+        if hits is not None and hits > shared + HITS_WITHIN:
+            yield Finding(
+                "prefix_hits",
+                f"{hits:.1%} of the prompt tokens came from a cache, and prompts have {shared:.1%} in common",
+            )
+        return
     if hits := served.server.get("prefix_cache_hits"):
         yield Finding("prefix_hits", f"{hits:,.0f} prompt tokens came from the server's cache")
     if cached := outcome.returned.get("cached_tokens"):
@@ -150,12 +160,28 @@ def _few_requests(served: Served, _: Outcome) -> Iterator[Finding]:
         yield Finding("few_requests", f"{served.due} requests, too few for percentiles")
 
 
+def _prefix_misses(served: Served, _: Outcome) -> Iterator[Finding]:
+    """Say where a cache knew less than it was given the chance to know."""
+    hits, shared = served.prompts.get("hits"), served.prompts.get("shared")
+    if not served.prompts.get("shared_prefix") or shared is None:
+        return
+    if hits is None:
+        yield Finding("prefix_misses", "the server does not say what came from its cache")
+    elif hits < shared - HITS_WITHIN:
+        yield Finding(
+            "prefix_misses",
+            f"{hits:.1%} of the prompt tokens came from a cache, and prompts have {shared:.1%} in common",
+        )
+
+
 def _clients_place(served: Served, _: Outcome) -> Iterator[Finding]:
     if served.client.get("shares_core"):
         yield Finding("shared_core", "the client has no core of its own")
     if served.client.get("stamps") == "user":
         yield Finding("user_clock", "times are the client's own, without the kernel's stamps")
-    if reconnects := served.client.get("reconnects"):
+    if served.client.get("reopens"):
+        yield Finding("reconnects", "the server takes one request a connection")
+    elif reconnects := served.client.get("reconnects"):
         yield Finding("reconnects", f"{reconnects} connections were opened under load")
 
 
@@ -182,6 +208,7 @@ WARNINGS: tuple[Check, ...] = (
     _overloaded,
     _unsteady,
     _few_requests,
+    _prefix_misses,
     _clients_place,
     _servers_word,
 )

@@ -7,10 +7,15 @@ import json
 import ssl
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
+from llmbench.errors import LoadFailed
+from llmbench.spec.load import extra_keys
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
 LONGEST_QUOTE = 200
+COUNTING_S = 120.0
+"""How long a server may take to count a prompt of a few words, and to answer it with one token."""
 
 
 class Address(NamedTuple):
@@ -32,7 +37,8 @@ class Endpoint(Protocol):
         vocab_size: ids below it are in the vocabulary.
         special_ids: ids that a prompt may not have.
         key: for the header of authorisation; empty for none.
-        defaults: its options with their defaults.
+        served_name: its name of the model.
+        ignore_eos: whether to ask it to go on after an end token.
 
     """
 
@@ -41,10 +47,8 @@ class Endpoint(Protocol):
     vocab_size: int
     special_ids: frozenset[int]
     key: str
-    defaults: Mapping[str, Any]
-
-    def body(self, prompt: Sequence[int], output_len: int, *, ids: bool) -> Mapping[str, Any]:
-        """Return the JSON of one request; with `ids`, the answer holds the new ids if the server can give them."""
+    served_name: str
+    ignore_eos: bool
 
     def counters(self) -> Mapping[str, float]:
         """Return what the server counts of itself: `running`, `prefix_cache_hits`, ...; empty if it tells nothing."""
@@ -58,13 +62,18 @@ def context(address: Address) -> ssl.SSLContext | None:
     return ssl.create_default_context() if address.tls else None
 
 
-def ask(address: Address, path: str, *, key: str = "", timeout_s: float = 10.0) -> bytes:
-    """Return what a server answers to a GET; raise OSError if it does not answer with 200."""
+def ask(
+    address: Address, path: str, *, key: str = "", timeout_s: float = 10.0, content: bytes = b""
+) -> bytes:
+    """Return what a server answers to a GET, or to a POST of JSON; raise OSError if not with 200."""
     kind = http.client.HTTPSConnection if address.tls else http.client.HTTPConnection
     connection = kind(address.host, address.port, timeout=timeout_s)
     try:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        connection.request("GET", address.path + path, headers=headers)
+        if content:
+            headers["Content-Type"] = "application/json"
+        method = "POST" if content else "GET"
+        connection.request(method, address.path + path, content or None, headers)
         response = connection.getresponse()
         data = response.read()
     except http.client.HTTPException as error:
@@ -72,39 +81,68 @@ def ask(address: Address, path: str, *, key: str = "", timeout_s: float = 10.0) 
     finally:
         connection.close()
     if response.status != http.client.OK:
-        raise OSError(f"{path}: HTTP {response.status}")
+        quoted = data[:LONGEST_QUOTE].decode("utf-8", "replace") if content else ""
+        raise OSError(f"{path}: HTTP {response.status} {quoted}".rstrip())
     return data
 
 
-def request(address: Address, body: Mapping[str, Any] | bytes, *, key: str = "") -> bytes:
-    """Return the bytes of one request for a stream of completions."""
-    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+def _path(*, chat: bool) -> str:
+    return "/v1/chat/completions" if chat else "/v1/completions"
+
+
+def request(address: Address, content: bytes, *, key: str = "", chat: bool = False) -> bytes:
+    """Return the bytes of one request for a stream of completions, or of a chat's."""
     authorisation = f"Authorization: Bearer {key}\r\n" if key else ""
     head = (
-        f"POST {address.path}/v1/completions HTTP/1.1\r\nHost: {address.host}:{address.port}\r\n"
+        f"POST {address.path}{_path(chat=chat)} HTTP/1.1\r\nHost: {address.host}:{address.port}\r\n"
         f"{authorisation}Accept: text/event-stream\r\nContent-Type: application/json\r\n"
         f"Content-Length: {len(content)}\r\n\r\n"
     )
     return head.encode() + content
 
 
-def completions(
-    model: str, prompt: Sequence[int], output_len: int, *, ids: bool, ignore_eos: bool = True
+def body(
+    target: Endpoint,
+    prompt: str,
+    output_len: int,
+    asked: Mapping[str, Any],
+    *,
+    ids: bool = False,
+    stream: bool = True,
 ) -> dict[str, Any]:
-    """Return the JSON of a request for OpenAI's completions, greedy and of exact length, its tokens streamed."""
-    body: dict[str, Any] = {
-        "model": model,
-        "prompt": list(prompt),
+    """Return the JSON of a request for OpenAI's completions, greedy and of exact length.
+
+    Args:
+        target: the server.
+        prompt: a text, or what is replaced by a list of token ids.
+        output_len: new tokens.
+        asked: the options of the load: `prompt_as` and `extra`.
+        ids: whether the answer shall hold the new ids, if the server can give them.
+        stream: whether the tokens come one by one.
+
+    """
+    chat = asked["prompt_as"] == "chat"
+    return {
+        "model": target.served_name,
+        **({"messages": [{"role": "user", "content": prompt}]} if chat else {"prompt": prompt}),
         "max_tokens": output_len,
         "temperature": 0,
-        "stream": True,
-        "stream_options": {"include_usage": True},
+        **({"stream": True, "stream_options": {"include_usage": True}} if stream else {}),
+        **({"ignore_eos": True} if target.ignore_eos else {}),
+        **({"return_token_ids": True} if ids else {}),
+        **extra_keys(str(asked["extra"])),
     }
-    if ignore_eos:
-        body["ignore_eos"] = True
-    if ids:
-        body["return_token_ids"] = True
-    return body
+
+
+def prompt_tokens(target: Endpoint, text: str, asked: Mapping[str, Any]) -> int:
+    """Return how many tokens a server counts in a prompt; raise LoadFailed if it does not say."""
+    content = json.dumps(body(target, text, 1, asked, stream=False)).encode()
+    path = _path(chat=asked["prompt_as"] == "chat")
+    try:
+        answer = ask(target.address, path, key=target.key, content=content, timeout_s=COUNTING_S)
+        return int(json.loads(answer)["usage"]["prompt_tokens"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise LoadFailed(f"the server does not count a prompt of words: {error!r}") from error
 
 
 def prometheus(text: bytes) -> dict[str, float]:

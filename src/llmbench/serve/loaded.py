@@ -9,12 +9,14 @@ from llmbench.errors import LoadFailed
 from llmbench.serve import endpoint, timeline, wire
 from llmbench.serve.arrivals import arrivals
 from llmbench.serve.stream import Client, now, offset
+from llmbench.spec.load import CLOSED, TRACE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from llmbench.serve.endpoint import Endpoint
     from llmbench.serve.timeline import ServedRequest, WindowFigures
+    from llmbench.serve.trace import Trace
     from llmbench.spec.load import Load
 
 SHORTEST_PART_S = 0.5
@@ -43,24 +45,28 @@ class LoadedServer:
         target: Endpoint,
         load: Load,
         *,
+        trace: Trace | None,
         request: Callable[[int], bytes],
         seed: str,
         window_s: float,
         budget_s: float,
         alone_s: float,
         heard: Callable[[Client, bool], None],
+        reopens: bool,
     ) -> None:
         """Put the load on until its window is over.
 
         Args:
             target: the server.
             load: what arrives when.
+            trace: the requests of a trace.
             request: the bytes of a request, by its number.
             seed: of the arrivals of an open loop.
             window_s: how long the window is open.
             budget_s: how long the ramp may take once every stream has had an answer.
             alone_s: how long a request takes alone.
             heard: called once a tick with the client, and whether the window is open.
+            reopens: whether the server takes one request a connection.
 
         Raises:
             LoadFailed: the server did not carry it.
@@ -79,12 +85,14 @@ class LoadedServer:
             wire.reply,
             drain_ns=int((DRAIN_S + DRAIN_ANSWERS * alone_s) * 1e9),
             tls=endpoint.context(target.address),
+            reopens=reopens,
         )
         try:
-            if load.kind == "closed":
+            if load.kind == CLOSED:
                 self.client.closed_loop(int(alone_s * 1e9), self._steer)
             else:
-                due = arrivals(load, seed, budget_s + window_s + 2 + DRAIN_ANSWERS * alone_s)
+                horizon_s = budget_s + window_s + 2 + DRAIN_ANSWERS * alone_s
+                due = arrivals(load, seed, horizon_s, trace)
                 self.client.open_loop(due.tolist(), self._steer)
             self.client.offsets.append((now(), offset()))
             self.client.parse_all()
@@ -109,8 +117,14 @@ class LoadedServer:
         if client.lost > max(MOST_LOST + self._load.streams, client.finished / 2):
             self._given_up = f"{client.lost} connections were lost"
             return moment
+        if not self.start_ns and self._load.kind == TRACE:
+            # Every session counts the same requests of a trace, whose rate never settles.
+            if moment - client.began_ns > self._budget_ns:
+                self.start_ns, self.steady = client.began_ns + self._budget_ns, True
+                self._spent.append(time.thread_time())
+            return None
         if not self.start_ns:
-            settled = client.finished >= self._load.streams or self._load.kind != "closed"
+            settled = client.finished >= self._load.streams or self._load.kind != CLOSED
             self.steady = settled and timeline.steady(client.bytes_at, self._part_ns)
             if self.steady or (settled and moment - client.began_ns > self._budget_ns):
                 self.start_ns = moment
@@ -123,5 +137,5 @@ class LoadedServer:
 
     @property
     def overloaded(self) -> bool:
-        """Return whether more came in than went out; a closed loop sends no more than comes back."""
-        return self._load.kind != "closed" and self.told.overloaded
+        """Return whether more came in than went out; a closed loop sends no more, and a trace is as it is."""
+        return self._load.kind not in {CLOSED, TRACE} and self.told.overloaded

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from llmbench.results.record import Given
 from llmbench.serve.timeline import percentile
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from llmbench.serve.timeline import ServedRequest, WindowFigures
 
@@ -27,6 +27,7 @@ DEFINITIONS = {
     "achieved_rps": "requests that ended in the window / its length",
     "slo_share": "share of the requests due in the window that met every limit; a failed one meets none",
     "goodput_rps": "requests due in the window that met every limit / its length",
+    "prefix_hit_share": "prompt tokens from the server's cache / prompt tokens, by its answers, else by its counters",
     "capacity_rps": "highest rate found at which surely as many requests as wanted met every limit",
 }
 CLOCK = "the kernel's receive stamp, moved to the monotonic clock; from the time at which a request was due"
@@ -94,10 +95,22 @@ def given(
     }
 
 
-def capacity(rate: float) -> dict[str, Given]:
-    """Return the highest rate that was found, as a metric."""
-    definition = DEFINITIONS["capacity_rps"]
-    return {"capacity_rps": Given(value=rate, definition=definition, clock=CLOCK, tokens=COUNTED)}
+def one(key: str, value: float) -> dict[str, Given]:
+    """Return a number of the whole session as a metric."""
+    return {key: Given(value=value, definition=DEFINITIONS[key], clock=CLOCK, tokens=COUNTED)}
+
+
+def prefix_hit_share(mine: Sequence[ServedRequest], server: Mapping[str, Any]) -> float | None:
+    """Return the share of prompt tokens from a cache, by the answers or else the server's counters; None if unknown."""
+    told = [
+        (request.cached_tokens, request.prompt_tokens)
+        for request in mine
+        if request.cached_tokens is not None and request.prompt_tokens
+    ]
+    if told:
+        return sum(cached for cached, _ in told) / sum(whole for _, whole in told)
+    hits, queries = server.get("prefix_cache_hits"), server.get("prefix_cache_queries")
+    return float(hits / queries) if hits is not None and queries else None
 
 
 def _gaps(done: Sequence[ServedRequest]) -> list[float]:

@@ -7,6 +7,7 @@ empties.
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,14 +15,15 @@ import numpy as np
 
 from llmbench.errors import LoadFailed
 from llmbench.results.record import Given, Served
-from llmbench.serve import endpoint, metrics, prompts, requests_file, wire
+from llmbench.serve import endpoint, metrics, requests_file, trace, wire
 from llmbench.serve.capacity import TriedRate, fewest, search
 from llmbench.serve.loaded import LoadedServer
+from llmbench.serve.prompts import Prompts
 from llmbench.serve.stream import Client, now
 from llmbench.spec import load as spec_load
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from llmbench.measure.loop import Measurement
     from llmbench.measure.prompts import Phase
@@ -51,16 +53,26 @@ class Session:
     ) -> None:
         """Store the parts without sending anything."""
         self.target, self.job, self.cell, self.taken, self.say = target, job, cell, taken, say
-        options: Mapping[str, Any] = {**target.defaults, **cell.options}
+        options = spec_load.with_defaults(cell.options)
         self.load = spec_load.parse(str(options["load"]))
+        self.trace = trace.read(self.load.file) if self.load.kind == spec_load.TRACE else None
         self.window_s = float(options["window_s"])
         self.slo = metrics.Slo(
             float(options["ttft_slo_ms"]) / 1e3, float(options["tpot_slo_ms"]) / 1e3
         )
         self.share = float(options["slo_share"])
-        self.request = prompts.requests(target, cell, job.protocol.seed, job.session)
-        self.runs = 0
+        # A server that was there before may have kept the prompts of an earlier sweep with this seed.
+        before = "" if target.facts["fresh"] else f"/{time.time_ns()}"
+        seed = f"{job.protocol.seed}/{cell.id}/{job.session}{before}"
+        self.request = Prompts(target, options, self._lengths, cell.input_len, seed)
+        self.runs, self.reopens = 0, False
         self._said = (0, 0)
+
+    def _lengths(self, number: int) -> tuple[int, int]:
+        """Return the tokens of a request's prompt and of its answer."""
+        if self.trace is None:
+            return self.cell.input_len, self.cell.output_len
+        return self.trace.lengths(number)
 
     def run(self) -> tuple[Served, dict[str, Given]]:
         """Prove, ramp, measure; return the session and its metrics.
@@ -83,7 +95,8 @@ class Session:
             after = dict(self.target.counters())
             same = process == self.target.process()
         told = loaded.told
-        self.taken.returned.update(_wrong(loaded.mine, self.cell))
+        server = _server(self.target.facts, before, after, self.runs, same=same)
+        self.taken.returned.update(_wrong(loaded.mine, self._lengths))
         served = Served(
             warmup_s=(loaded.start_ns - loaded.client.began_ns) / 1e9,
             steady=loaded.steady,
@@ -91,17 +104,20 @@ class Session:
             due=told.due,
             done=told.done,
             failed=dict(told.failed),
-            figures=_figures(told),
+            figures=_figures(told, played=self.trace is not None),
             overloaded=loaded.overloaded,
             client=_client(loaded, cores),
-            server=_server(self.target.facts, before, after, self.runs, same=same),
+            server=server,
             tokens="ids, then usage" if by_ids else "usage",
+            prompts=self._prompts(loaded.mine, server),
             requests=self._written(loaded),
             tried=[list(probe) for probe in tried],
         )
         given = metrics.given(loaded.mine, told, self.slo, latencies=not served.overloaded)
+        if (hits := served.prompts.get("hits")) is not None:
+            given |= metrics.one("prefix_hit_share", hits)
         if tried:
-            given |= metrics.capacity(tried[-1].rate)
+            given |= metrics.one("capacity_rps", tried[-1].rate)
         return served, given
 
     def _prove(self) -> tuple[float, bool]:
@@ -111,32 +127,22 @@ class Session:
             LoadFailed: it was not answered, or has not the lengths that were asked for.
 
         """
-        written = prompts.proof(self.target, self.cell, self.job.protocol.seed, self.job.session)
-        client = Client(
-            self.target.address[:2],
-            1,
-            lambda _: written,
-            wire.reply,
-            drain_ns=600_000_000_000,
-            tls=endpoint.context(self.target.address),
-        )
-        try:
-            client.closed_loop(0, lambda each, moment: moment if each.sent else None)
-            client.parse_all()
-        finally:
-            client.close()
-        if not client.answers:
-            raise LoadFailed("the server did not answer")
-        reply: wire.ServedReply = client.answers[0]
+        input_len, wanted = self._lengths(0)
+        reply = self._alone(ids=True)
+        if (
+            wire.REFUSED in reply.trouble
+        ):  # some servers refuse a request with a field they do not know
+            reply = self._alone(ids=False)
         if reply.trouble:
-            raise LoadFailed(f"the server did not answer: {reply.trouble}")
+            words = wire.REFUSED in reply.trouble and self.request.asked["prompt_as"] == "ids"
+            advice = "; prompt_as=text sends words instead of ids" if words else ""
+            raise LoadFailed(f"the server did not answer: {reply.trouble}{advice}")
         if reply.tokens is None:
             raise LoadFailed("the server does not count its tokens: no usage came with the answer")
-        if reply.prompt_tokens not in (None, self.cell.input_len):
+        if reply.prompt_tokens not in (None, input_len):
             raise LoadFailed(
-                f"the server counts {reply.prompt_tokens} prompt tokens for {self.cell.input_len} ids"
+                f"the server counts {reply.prompt_tokens} prompt tokens for one of {input_len}"
             )
-        wanted = self.cell.output_len
         if reply.token_ids and len(reply.token_ids) != wanted:
             raise LoadFailed(
                 f"the server gave {len(reply.token_ids)} ids, and {wanted} were asked for"
@@ -146,18 +152,45 @@ class Session:
         self.taken.warmup_ns.append(reply.ended_ns - reply.sent_ns)
         return (reply.ended_ns - reply.sent_ns) / 1e9, bool(reply.token_ids)
 
+    def _alone(self, *, ids: bool) -> wire.ServedReply:
+        """Send one request while no other is live, see whether the server then closes, and return the reply."""
+        written = self.request.proof(ids=ids)
+        try:
+            client = Client(
+                self.target.address[:2],
+                1,
+                lambda _: written,
+                wire.reply,
+                drain_ns=600_000_000_000,
+                tls=endpoint.context(self.target.address),
+            )
+        except OSError as error:
+            raise LoadFailed(f"the server takes no connection: {error}") from error
+        try:
+            client.open_loop([0], lambda each, moment: moment if each.sent else None)
+            self.reopens = client.is_closed_by_server()
+            client.parse_all()
+        finally:
+            client.close()
+        if not client.answers:
+            raise LoadFailed("the server did not answer")
+        reply: wire.ServedReply = client.answers[0]
+        return reply
+
     def _loaded(self, load: Load, window_s: float, alone_s: float) -> LoadedServer:
         """Put a load on the server until its window is over."""
         first = self.runs
         loaded = LoadedServer(
             self.target,
             load,
+            trace=self.trace,
             request=lambda number: self.request(first + number),
             seed=f"{self.job.protocol.seed}/{self.cell.id}/{self.job.session}/{first}",
             window_s=window_s,
             budget_s=self.job.protocol.warmup_budget_s,
             alone_s=alone_s,
             heard=self._heard,
+            reopens=self.reopens,
         )
         self.runs += loaded.client.sent
         return loaded
@@ -184,6 +217,24 @@ class Session:
         if found is None:
             raise LoadFailed(f"no rate was found at which {self.share:.0%} met the limits")
         return last[0], probes
+
+    def _prompts(self, mine: Sequence[ServedRequest], server: Mapping[str, Any]) -> dict[str, Any]:
+        """Return how prompts were written and what a cache knew of them; empty for ids with nothing in common."""
+        asked, besides = self.request.asked, self.request.alphabet.besides
+        if asked["prompt_as"] == "ids" and not asked["shared_prefix"]:
+            return {}
+        tokens = [self._lengths(request.number)[0] for request in mine] or [self._lengths(0)[0]]
+        shared = sum(self.request.shared_share(count) * count for count in tokens) / sum(tokens)
+        hits = metrics.prefix_hit_share(mine, server)
+        told = {
+            "shared_prefix": float(asked["shared_prefix"]),
+            "shared": _finite(shared),
+            "hits": hits if hits is None else _finite(hits),
+        }
+        if asked["prompt_as"] == "ids":
+            return told
+        words = len(self.request.alphabet.pieces)
+        return {"prompt_as": asked["prompt_as"], "words": words, "besides": besides, **told}
 
     def _heard(self, client: Client, is_open: bool) -> None:  # noqa: FBT001 - as `LoadedServer` calls it
         """Tell the launcher that something still arrives; a server that has fallen silent is its to notice."""
@@ -245,18 +296,23 @@ def _client(loaded: LoadedServer, cores: list[int]) -> dict[str, Any]:
         ),
         "merged_share": round(merged / events, 6) if events else 0.0,
         "clock_moved_ns": max(offsets) - min(offsets) if offsets else 0,
-        "reconnects": client.reconnects,
+        "reconnects": client.lost,
+        **({"reopens": True} if client.reopens else {}),
         "capped": client.capped,
     }
 
 
-def _wrong(mine: list[ServedRequest], cell: Cell) -> dict[str, int]:
+def _wrong(mine: list[ServedRequest], lengths: Callable[[int], tuple[int, int]]) -> dict[str, int]:
     """Return how many answers had not the lengths that were asked for, and the prompt tokens from a cache."""
     done = [request for request in mine if not request.trouble]
+    wanted = [lengths(request.number) for request in done]
+    pairs = list(zip(done, wanted, strict=True))
     counts = {
-        "token_count": sum(request.tokens != cell.output_len for request in done),
+        "token_count": sum(
+            request.tokens != new or len(request.token_ns) > new for request, (_, new) in pairs
+        ),
         "prompt_tokens": sum(
-            request.prompt_tokens not in {None, cell.input_len} for request in done
+            request.prompt_tokens not in {None, given} for request, (given, _) in pairs
         ),
         "cached_tokens": sum(request.cached_tokens or 0 for request in done),
     }
@@ -283,8 +339,10 @@ def _server(
     }
 
 
-def _figures(told: WindowFigures) -> dict[str, float | None]:
-    names = ("in_flight", "little", "edge", "growth_low", "halves", "offered_rps", "achieved_rps")
+def _figures(told: WindowFigures, *, played: bool) -> dict[str, float | None]:
+    """Return what the window says; of a trace, not what only a steady load can say."""
+    steady = () if played else ("little", "edge", "growth_low", "halves")
+    names = ("in_flight", *steady, "offered_rps", "achieved_rps")
     return {name: _finite(getattr(told, name)) for name in names}
 
 

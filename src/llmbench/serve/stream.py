@@ -19,6 +19,7 @@ import ssl
 import struct
 import time
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -28,8 +29,10 @@ SO_TIMESTAMPNS = 35
 """Linux's number of the option; Python has no name for it."""
 ANCILLARY = 64
 READ = 65536
-END = b"0\r\n\r\n"
-"""How an answer in chunks ends; what ends so by chance is told apart by `_ended`."""
+LAST_CHUNK = b"\r\n0\r\n\r\n"
+"""How an answer in chunks ends, with the end of the chunk before."""
+CLOSES_WITHIN_S = 0.2
+"""How soon after an answer a server closes a connection, if it takes each for one request only."""
 SEND_BUFFER = 2**20
 CLOCK_MONOTONIC, TFD_NONBLOCK, TFD_TIMER_ABSTIME = 1, 0o4000, 1
 PARSE_BELOW_NS = 3_000_000
@@ -117,15 +120,17 @@ class Client:
         began_ns: when the load began.
         answers: every request that ended, parsed or not, as `parse` returned it.
         offsets: pairs of a monotonic time and realtime minus monotonic then, in nanoseconds.
-        reconnects: connections that were opened while requests were live.
-        lost: requests whose connection was lost.
+        reopens: whether each request gets a connection of its own, opened when it is due: a server that takes one
+            request a connection may hold a thread for each that waits.
+        lost: requests whose connection was lost, in whose place another was opened.
+        closed: connections that the server closed while they waited for a request.
         finished: requests that have ended, however.
         capped: requests of an open loop that were due while all connections were in use.
         bytes_at: pairs of a time and the bytes received until then, one pair a tick.
 
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one argument each, by name
         self,
         address: tuple[str, int],
         streams: int,
@@ -135,8 +140,9 @@ class Client:
         stamps: bool = True,
         drain_ns: int = 120_000_000_000,
         tls: ssl.SSLContext | None = None,
+        reopens: bool = False,
     ) -> None:
-        """Open the connections; raise OSError if the server does not take them.
+        """Open the connections, unless each request gets its own; raise OSError if the server does not take them.
 
         Args:
             address: host and port.
@@ -145,15 +151,16 @@ class Client:
             parse: what becomes of an answer; called while nothing is due, or after the run.
             stamps: whether to ask the kernel for the time at which bytes arrived.
             tls: how to speak TLS; None = not at all.
+            reopens: whether each request gets a connection of its own.
             drain_ns: how long after the last due time an answer may take before it counts as failed.
 
         """
-        self.drain_ns, self.tls = drain_ns, tls
+        self.drain_ns, self.tls, self.reopens = drain_ns, tls, reopens
         self.address, self.request, self.parse, self.stamps = address, request, parse, stamps
         self.answers: list[Any] = []
         self.offsets: list[tuple[int, int]] = []
         self.bytes_at: list[tuple[int, int]] = []
-        self.reconnects = self.capped = self.received = self.sent = self.lost = 0
+        self.closed = self.capped = self.received = self.sent = self.lost = 0
         self.finished = self.began_ns = 0
         self._backlog: deque[RawAnswer] = deque()
         self._live: dict[int, _Connection] = {}
@@ -162,7 +169,9 @@ class Client:
         self._epoll.register(self._timer, select.EPOLLIN | select.EPOLLET)  # told once, never read
         self._armed = 0
         self._connections: dict[int, _Connection] = {}
-        self._idle: list[_Connection] = [self._opened() for _ in range(streams)]
+        self._idle: list[_Connection | None] = [
+            None if reopens else self._opened() for _ in range(streams)
+        ]
 
     def close(self) -> None:
         """Close all sockets; answers that have not ended are lost with them."""
@@ -170,6 +179,22 @@ class Client:
             connection.sock.close()
         self._epoll.close()
         os.close(self._timer)
+
+    def is_closed_by_server(self) -> bool:
+        """Return whether the server closes a connection after an answer, as it then does with every one."""
+        connection = self._idle[-1] if self._idle else None
+        if self.closed or connection is None:
+            return True
+        sock = connection.sock
+        sock.settimeout(CLOSES_WITHIN_S)
+        try:
+            while sock.recv(READ):
+                pass  # a ticket of TLS
+        except TimeoutError:
+            return False
+        except OSError:
+            pass
+        return True
 
     def closed_loop(self, spread_ns: int, steer: Callable[[Client, int], int | None]) -> None:
         """Keep every connection busy: the next request is due when the last answer has ended.
@@ -182,25 +207,21 @@ class Client:
         with _uncollected():
             self.began_ns = begin = now()
             count = len(self._idle)
-            waiting = deque((begin + spread_ns * n // count, c) for n, c in enumerate(self._idle))
-            self._idle = []
+            waiting = deque(begin + spread_ns * n // count for n in range(count))
             last: int | None = None
             tick = begin
-            while self._connections:
-                while waiting and last is None and waiting[0][0] <= now():
-                    due, connection = waiting.popleft()
-                    self._send(connection, due)
+            while self._connections or self.reopens:
+                while waiting and last is None and waiting[0] <= now() and self._idle:
+                    self._send(self._idle.pop(), waiting.popleft())
                 if now() >= tick:
                     last, tick = self._tick(steer, last, tick)
                     if last is not None and self._is_over(last):
                         return
-                soonest = min(waiting[0][0], tick) if waiting and last is None else tick
-                free = self._read(soonest)
-                while self._idle:  # opened in the place of lost ones
-                    free.append(self._idle.pop())
+                soonest = min(waiting[0], tick) if waiting and last is None else tick
+                self._read(soonest)
                 if last is None:
-                    for connection in free:
-                        self._send(connection, now())
+                    for _ in range(min(len(self._idle), count - len(waiting) - len(self._live))):
+                        self._send(self._idle.pop(), now())
 
     def open_loop(self, due: Sequence[int], steer: Callable[[Client, int], int | None]) -> None:
         """Send each request when it is due, in nanoseconds from the start, whatever has come back.
@@ -211,13 +232,11 @@ class Client:
             self.began_ns = now()
             begin = self.began_ns + 20_000_000
             position, last, tick, blocked = 0, None, begin, -1
-            while self._connections:
+            while self._connections or self.reopens:
                 moment = now()
                 if moment >= tick:
                     last, tick = self._tick(steer, last, tick)
                     if last is not None and self._is_over(last):
-                        return
-                    if last is None and position >= len(due):
                         return
                 while position < len(due) and begin + due[position] <= moment:
                     if not self._idle:
@@ -228,7 +247,7 @@ class Client:
                     position += 1
                     moment = now()
                 following = begin + due[position] if position < len(due) and self._idle else tick
-                self._idle += self._read(min(following, tick))
+                self._read(min(following, tick))
 
     def _tick(
         self, steer: Callable[[Client, int], int | None], last: int | None, tick: int
@@ -267,9 +286,17 @@ class Client:
         self._epoll.register(sock.fileno(), select.EPOLLIN)
         return connection
 
-    def _send(self, connection: _Connection, due: int) -> None:
+    def _send(self, connection: _Connection | None, due: int) -> None:
         number = self.sent
         self.sent += 1
+        try:
+            connection = connection or self._opened()
+        except OSError:
+            self.lost += 1
+            self.finished += 1
+            self._backlog.append(RawAnswer(number, due, now(), [], now(), "refused"))
+            self._idle.append(None)
+            return
         written = self.request(number)
         if connection.tls:
             written = connection.tls.sealed(written)
@@ -288,22 +315,23 @@ class Client:
             connection.rest = written[count:]
             self._epoll.modify(connection.sock.fileno(), select.EPOLLIN | select.EPOLLOUT)
 
-    def _read(self, until: int) -> list[_Connection]:
-        """Take what has arrived, waiting for it until a moment; return the connections whose answers have ended."""
+    def _read(self, until: int) -> None:
+        """Take what has arrived, waiting for it until a moment."""
         while self._backlog and until - now() > PARSE_BELOW_NS:
             if events := self._epoll.poll(0, 4096):
-                return self._take(events)
+                self._take(events)
+                return
             self.answers.append(self.parse(self._backlog.popleft()))
         wait = until - now()
         if wait <= 0:
-            return self._take(self._epoll.poll(0, 4096))
+            self._take(self._epoll.poll(0, 4096))
+            return
         if until != self._armed:
             self._armed = until
             _arm(self._timer, until)
-        return self._take(self._epoll.poll(wait / 1e9 + 1.0, 4096))
+        self._take(self._epoll.poll(wait / 1e9 + 1.0, 4096))
 
-    def _take(self, events: list[tuple[int, int]]) -> list[_Connection]:
-        free: list[_Connection] = []
+    def _take(self, events: list[tuple[int, int]]) -> None:
         for number, kind in events:
             connection = self._connections.get(number)
             if connection is None:
@@ -331,8 +359,7 @@ class Client:
             connection.pieces.append(Piece(data, kernel, moment))
             if self._ended(connection, data):
                 self._finish(connection, moment)
-                free.append(connection)
-        return free
+                self._free(connection)
 
     def _ended(self, connection: _Connection, data: bytes) -> bool:
         """Return whether an answer is complete: its last chunk, or as many bytes as its head announced."""
@@ -340,10 +367,15 @@ class Client:
             connection.expected = length_announced(connection.pieces)
         if connection.expected > 0:
             return sum(len(piece.data) for piece in connection.pieces) >= connection.expected
-        if not data.endswith(END) or connection.expected < 0:
+        if connection.expected < 0:
             return False
-        tail = data if len(data) > len(END) else b"".join(p.data for p in connection.pieces[-3:])
-        return tail.endswith(b"\r\n" + END)
+        whole = len(data) >= len(LAST_CHUNK)
+        tail = (
+            data
+            if whole
+            else b"".join(piece.data for piece in connection.pieces[-len(LAST_CHUNK) :])
+        )
+        return tail.endswith(LAST_CHUNK)
 
     def _finish(self, connection: _Connection, moment: int, trouble: str = "") -> None:
         if self._live.pop(connection.sock.fileno(), None) is None:
@@ -358,19 +390,32 @@ class Client:
 
     def _lost(self, connection: _Connection, trouble: str) -> None:
         """End what a lost connection carried, and open another in its place."""
-        self.lost += connection.sock.fileno() in self._live
+        live = connection.sock.fileno() in self._live
+        self.lost, self.closed = self.lost + live, self.closed + (not live)
         self._finish(connection, now(), trouble)
+        self._drop(connection)
+        if self.reopens:
+            self._idle.append(None)
+            return
+        with suppress(OSError):  # the server is gone; what is due from now on waits and is counted
+            self._idle.append(self._opened())
+
+    def _free(self, connection: _Connection) -> None:
+        """Keep a connection for another request, if the server takes more than one on it."""
+        if self.reopens:
+            self._drop(connection)
+            self._idle.append(None)
+        else:
+            self._idle.append(connection)
+
+    def _drop(self, connection: _Connection) -> None:
+        """Close a connection for good."""
         number = connection.sock.fileno()
         self._epoll.unregister(number)
         connection.sock.close()
         del self._connections[number]
         if connection in self._idle:
             self._idle.remove(connection)
-        try:
-            self._idle.append(self._opened())
-            self.reconnects += 1
-        except OSError:
-            self.reconnects += 1  # the server is gone; what is due from now on waits and is counted
 
     def _write_rest(self, connection: _Connection) -> None:
         try:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 EVENT_END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 LONGEST_QUOTE = 120
 OK = 200
+REFUSED = "HTTP 4"
+"""In a reply's trouble: the server takes no such request."""
 
 
 class Delta(msgspec.Struct):

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from llmbench.spec import load
+from llmbench.spec.load import LOAD, SHARED_PREFIX
 from llmbench.spec.sweep import Axes, Deadlines, Protocol, Sweep
 
 if TYPE_CHECKING:
@@ -30,7 +32,8 @@ MEANINGS = {
     "batch_size": "sequences at once",
     "input_len": "tokens of each prompt",
     "output_len": "new tokens of each sequence",
-    "load": "of servers: streams of a closed loop (8), requests a second (20/s, constant 20/s, gamma 20/s cv 2), most",
+    LOAD: f"of servers: {load.MEANINGS[LOAD]}",
+    SHARED_PREFIX: f"of servers: {load.MEANINGS[SHARED_PREFIX]}",
     "sessions": "the minimum number of fresh processes for each cell",
     "max_sessions": "the maximum",
     "interval_within": "the half-width of the 95 % interval of E2E for which the number of sessions is planned",

@@ -15,7 +15,8 @@ import msgspec
 from llmbench.errors import NothingToRun, SpecError, did_you_mean
 from llmbench.spec import load
 from llmbench.spec.digest import digest_of
-from llmbench.spec.sweep import LIMITS, LOAD, PROTOCOL, Cell, slug
+from llmbench.spec.load import LIMITS, LOAD, SHARED_PREFIX
+from llmbench.spec.sweep import PROTOCOL, Cell, slug
 from llmbench.spec.yaml import NOUNS
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ memory."""
 MOST_VALUES = 10_000
 """A limit against typing errors: no real axis is longer."""
 
+ADDRESS = "url"
+"""The option of a server that is there already; it stands in no cell's id in words, which copies keep."""
 ONLY_WITH = {
     "lora_merged": "lora",
     "speculative_tokens": "speculative",
@@ -53,6 +56,15 @@ QUANTIZATION, NONE = "quantization", "none"
 T = TypeVar("T")
 
 
+class TraceFacts(msgspec.Struct, frozen=True):
+    """What a cell needs of a trace: its content's digest, its longest prompt and answer, and when it ends."""
+
+    digest: str
+    input_len: int
+    output_len: int
+    last_s: float
+
+
 class Choices(msgspec.Struct, frozen=True):
     """Resolved names, provided by the planner to keep `expand` free of files."""
 
@@ -64,6 +76,7 @@ class Choices(msgspec.Struct, frozen=True):
     dtypes: Mapping[str, str] = {}
     replaced: Mapping[tuple[str, str], str] = {}
     quantised: Mapping[str, str] = {}
+    traces: Mapping[str, TraceFacts] = {}
     as_stored: frozenset[str] = frozenset()
 
 
@@ -95,7 +108,9 @@ def expand(sweep: Sweep, choices: Choices) -> tuple[list[Cell], list[str]]:
             **dict(zip(axes, point, strict=True)),
         )
         for (backend, options) in engines
-        for point in itertools.product(*_of_backend(axes, backend, options, choices).values())
+        for point in itertools.product(
+            *_of_backend(axes, backend, options, choices, sweep.protocol).values()
+        )
     ]
     cells.sort(key=lambda cell: axes["model"].index(cell.model))
     return cells, warn
@@ -130,18 +145,38 @@ def _axes(sweep: Sweep, warn: list[str]) -> dict[str, list[Any]]:
 
 
 def _of_backend(
-    axes: dict[str, list[Any]], backend: str, options: Mapping[str, Option], choices: Choices
+    axes: dict[str, list[Any]],
+    backend: str,
+    given: Mapping[str, Option],
+    choices: Choices,
+    protocol: Protocol,
 ) -> dict[str, list[Any]]:
-    """Return the axes of a backend: where requests arrive by a load, that says how many are in flight at most."""
+    """Return the axes of a backend: a load says how many requests are in flight at most, and a trace their lengths."""
     if LOAD not in choices.options[backend]:
         return axes
+    options = load.with_defaults(given)
     asked = load.parse(str(options[LOAD]))
+    load.extra_keys(str(options["extra"]))
+    if not 0 <= float(options[SHARED_PREFIX]) < 1:
+        raise SpecError(
+            f"{SHARED_PREFIX}: {options[SHARED_PREFIX]} is not a share of a prompt; it is at least 0 and below 1."
+        )
     if asked.kind == load.MOST and not any(options.get(name) for name in LIMITS):
         raise SpecError(
             f"load: most is the highest rate within limits; give backend {backend} "
             f"{' or '.join(LIMITS)}, in milliseconds."
         )
-    return axes | {"batch_size": [asked.streams]}
+    flight = {"batch_size": [asked.streams]}
+    if asked.kind != load.TRACE:
+        return axes | flight
+    trace = choices.traces[asked.file]
+    need_s = protocol.warmup_budget_s + float(options["window_s"])
+    if trace.last_s < need_s * asked.speed:
+        raise SpecError(
+            f"load: {options[LOAD]} lasts {trace.last_s / asked.speed:g} s; the ramp (warmup_budget_s "
+            f"{protocol.warmup_budget_s:g}) and the window (window_s {options['window_s']:g}) need {need_s:g} s."
+        )
+    return axes | flight | {"input_len": [trace.input_len], "output_len": [trace.output_len]}
 
 
 def _engines(
@@ -151,12 +186,14 @@ def _engines(
     backend = axes.backend
     given = backend if isinstance(backend, dict) else dict.fromkeys(words(backend))
     served = [name for name in given if LOAD in known.get(name, {})]
-    if axes.load is not None and not served:
+    asked = {LOAD: axes.load, SHARED_PREFIX: axes.shared_prefix}
+    asked = {key: value for key, value in asked.items() if value is not None}
+    if asked and not served:
         servers = ", ".join(name for name, declared in known.items() if LOAD in declared)
         raise SpecError(
-            f"load: {', '.join(given)} serves no requests; the backends that do are {servers}."
+            f"{next(iter(asked))}: {', '.join(given)} serves no requests; the backends that do are {servers}."
         )
-    loads = {name: {LOAD: 1 if axes.load is None else axes.load} for name in served}
+    loads = {name: {LOAD: 1, **asked} for name in served}
     engines: list[tuple[str, dict[str, Option]]] = []
     for name, options in given.items():
         if name not in known:
@@ -180,7 +217,7 @@ def _option_values(
         raise SpecError(f"backend.{backend}: unknown option {key!r}.{did_you_mean(key, known)}")
     values = value if isinstance(value, list) else [value]
     if key == LOAD:
-        values = [each for item in values for each in _loads(item)]
+        values = [each for item in values for each in loads(item)]
     for item in values:
         _check_option(where, item, known[key])
     if isinstance(known[key], float):
@@ -221,7 +258,7 @@ def make_cell(
     stored = choices.quantised.get(str(point["model"]))
     if stored and options.get(QUANTIZATION, NONE) == NONE == defaults.get(QUANTIZATION):
         options = {**options, QUANTIZATION: stored}
-    facts = {
+    facts: dict[str, Any] = {
         **point,
         "backend": backend,
         "options": {
@@ -235,6 +272,8 @@ def make_cell(
         **facts,
         "prompts": choices.prompt_digests.get(str(point["prompts"]), point["prompts"]),
     }
+    if LOAD in options:
+        measured["options"] = _by_content(facts["options"], choices)
     digest = digest_of({"cell": measured, "protocol": PROTOCOL, "measuring": protocol.measuring()})
     return msgspec.convert({"id": f"{_slug(facts)}-{digest}", **facts}, Cell)
 
@@ -258,7 +297,11 @@ def _dtype(model: str, device: str, choices: Choices) -> str:
 
 
 def _slug(facts: Mapping[str, object]) -> str:
-    options = "-".join(f"{key}={value}" for key, value in facts["options"].items())  # type: ignore[attr-defined]
+    options = "-".join(
+        f"{key}={_without_folder(str(value)) if key == LOAD else value}"
+        for key, value in facts["options"].items()  # type: ignore[attr-defined]
+        if key != ADDRESS
+    )
     parts = (
         str(facts["model"]).rstrip("/").rsplit("/", 1)[-1],
         facts["backend"],
@@ -269,7 +312,22 @@ def _slug(facts: Mapping[str, object]) -> str:
     return slug("-".join(str(part) for part in parts if part))
 
 
-def _loads(value: object) -> list[str]:
+def _by_content(options: Mapping[str, Any], choices: Choices) -> Mapping[str, Any]:
+    """Return options of a served cell, with the content of a trace instead of its file."""
+    asked = load.parse(str(options[LOAD]))
+    if asked.kind != load.TRACE:
+        return options
+    digest = choices.traces[asked.file].digest
+    return {**options, LOAD: f"trace {digest} speed {asked.speed:g}"}
+
+
+def _without_folder(text: str) -> str:
+    """Return a load, with only the name of a trace's file."""
+    asked = load.parse(text)
+    return text.replace(asked.file, asked.file.rpartition("/")[2]) if asked.file else text
+
+
+def loads(value: object) -> list[str]:
     """Return the loads that a value names, `8`, `1-64*2` or `8,20/s`; raise SpecError for what is none."""
     named: list[str] = []
     for part in str(value).split(","):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import msgspec
 
 from llmbench.errors import SpecError, did_you_mean
-from llmbench.spec import configs, yaml
+from llmbench.spec import configs, load, yaml
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -147,14 +147,6 @@ PARALLEL = ("tensor_parallel_size", "pipeline_parallel_size")
 """vLLM's options whose product is the number of GPUs it uses."""
 
 
-LOAD = "load"
-"""The option of backends whose requests arrive by a load; an axis of its own in a sweep's file."""
-LIMITS = ("ttft_slo_ms", "tpot_slo_ms")
-"""Options of a served cell that a request must meet."""
-OF_THE_CLIENT = (LOAD, "window_s", *LIMITS, "slo_share")
-"""Options of a served cell that its server does not know of."""
-
-
 def gpus_of(options: Mapping[str, Option], present: int) -> int:
     """Return how many of the present GPUs these options use."""
     if options.get("device_map") in SPREADING:
@@ -172,7 +164,7 @@ class Cell(Point, frozen=True, kw_only=True):
     def group(self, isolation: str = "group") -> tuple[str, ...]:
         """Return the key of the cells that one loaded engine can serve."""
         alone = (self.id,) if isolation == "cell" else ()
-        kept = {key: value for key, value in self.options.items() if key not in OF_THE_CLIENT}
+        kept = {key: value for key, value in self.options.items() if key not in load.OPTIONS}
         options = msgspec.json.encode(kept, order="sorted").decode()
         return (
             self.model,
@@ -207,6 +199,7 @@ class Axes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     input_len: int | str | list[int] = 128
     output_len: int | str | list[int] = 128
     load: int | str | list[int | str] | None = None
+    shared_prefix: float | list[float] | None = None
 
 
 class Sweep(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

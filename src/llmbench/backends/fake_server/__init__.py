@@ -11,41 +11,37 @@ from llmbench.backends import managed_server
 from llmbench.serve import endpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from llmbench.results.record import Job
 
+SERVES = True
 OPTIONS = {
-    "load": "1",
-    "window_s": 30.0,
-    "ttft_slo_ms": 0.0,
-    "tpot_slo_ms": 0.0,
-    "slo_share": 0.99,
     "ttft_ms": 20.0,
     "itl_ms": 5.0,
     "jitter": 0.0,
     "slower": 1.0,
     "capacity": 0,
     "tokens_per_event": 1,
+    "besides": 3,
+    "prefix_cache": (False, True),
     "ids": (True, False),
     "fault": (
         "none", "html", "500", "refuse", "hang", "error_event", "empty", "die", "short", "cut", "comments",
-        "prompt_short", "cached", "prefix_hits", "no_usage",
+        "prompt_short", "cached", "prefix_hits", "no_usage", "closes", "strict",
+        "long", "repeat", "restarted",
     ),
     "every": 1,
 }  # fmt: skip
 MEANINGS = {
-    "load": "streams of a closed loop (8), or requests a second (20/s, constant 20/s, gamma 20/s cv 2), or most",
-    "window_s": "seconds that count, after the load has settled",
-    "ttft_slo_ms": "limit of the time to first token, for goodput; 0: none",
-    "tpot_slo_ms": "limit of the time per token, for goodput; 0: none",
-    "slo_share": "share of requests that must meet the limits, for the load most",
     "ttft_ms": "milliseconds to the first token",
     "itl_ms": "milliseconds between tokens",
     "jitter": "standard deviation of each of these, as a share of it",
     "slower": "factor over all times",
     "capacity": "requests at once from which the first token comes later; 0: any number",
     "tokens_per_event": "tokens that one event holds",
+    "besides": "tokens that it counts in a text besides its words",
+    "prefix_cache": "keep prompts in blocks of 16 tokens, and say how much of a new one was known",
     "ids": "whether the new ids are given where they are asked for",
     "fault": "what goes wrong",
     "every": "only in every so many requests",
@@ -76,7 +72,8 @@ class FakeServer:
     vocab_size = VOCABULARY
     special_ids = frozenset({0, 1, 2})
     key = ""
-    defaults = DEFAULTS
+    served_name = "fake"
+    ignore_eos = True
 
     def __init__(self, job: Job) -> None:
         """Start the process and wait until it listens."""
@@ -90,10 +87,6 @@ class FakeServer:
             "cores": self._server.cores,
             "preallocates": False,
         }
-
-    def body(self, prompt: Sequence[int], output_len: int, *, ids: bool) -> dict[str, Any]:
-        """Return the JSON of one request."""
-        return endpoint.completions("fake", prompt, output_len, ids=ids)
 
     def counters(self) -> Mapping[str, float]:
         """Return what the server counts of itself."""

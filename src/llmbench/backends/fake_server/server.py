@@ -30,6 +30,8 @@ END = b"0\r\n\r\n"
 LOGGED = struct.Struct("<qiq")
 """A line of the log: the request's number by its header X-Number, else that of its arrival; how many tokens it has
 been sent; and when, in monotonic nanoseconds."""
+BLOCK = 16
+"""Tokens of a block of the cache of prompts."""
 now = time.monotonic_ns
 
 
@@ -40,7 +42,7 @@ class Stream:
         """Begin without a request."""
         self.sock, self.taken, self.out = sock, b"", b""
         self.request: dict[str, Any] | None = None
-        self.number = self.sent = self.logged = 0
+        self.number = self.sent = self.logged = self.prompt = self.known = 0
 
 
 class ScriptedServer:
@@ -57,7 +59,8 @@ class ScriptedServer:
         self.streams: dict[int, Stream] = {}
         self.due: list[tuple[int, int, Stream]] = []
         self.log = log.open("ab", buffering=2**16)
-        self.requests = self.ended = self.hits = self.order = 0
+        self.requests = self.ended = self.hits = self.asked = self.order = 0
+        self.blocks: set[int] = set()
         self.began = time.time()
 
     def serve(self) -> None:
@@ -117,11 +120,13 @@ class ScriptedServer:
     def _tell(self, stream: Stream, path: str) -> None:
         """Answer a question about the server itself."""
         if path == "/metrics":
+            began = time.time() if self.script["fault"] == "restarted" else self.began
             text = (
                 f"vllm:num_requests_running {len(self.due)}\n"
                 f"vllm:prefix_cache_hits_total {self.hits}\n"
+                f"vllm:prefix_cache_queries_total {self.asked}\n"
                 f"vllm:request_success_total {self.ended}\n"
-                f"process_start_time_seconds {self.began}\n"
+                f"process_start_time_seconds {began}\n"
             )
         elif path == "/v1/models":
             text = json.dumps({"data": [{"id": "fake"}]})
@@ -144,8 +149,19 @@ class ScriptedServer:
         )
 
     def _begin(self, stream: Stream, request: dict[str, Any]) -> None:
+        prompt = tokens_of(request, self.script["besides"])
+        if not request.get("stream"):
+            usage = {"prompt_tokens": len(prompt), "completion_tokens": request["max_tokens"]}
+            self._plain(stream, "200 OK", "application/json", json.dumps({"usage": usage}))
+            return
+        if self.script["fault"] == "strict" and "return_token_ids" in request:
+            self._plain(
+                stream, "422 Unprocessable", "application/json", '{"detail": "unknown field"}'
+            )
+            return
         self.requests += 1
         stream.number, stream.sent, stream.request = self.requests, 0, request
+        stream.prompt, stream.known = len(prompt), self._known(prompt)
         if self._faulty("html"):
             self._plain(stream, "200 OK", "text/html", "<html>log in</html>")
         elif self._faulty("500"):
@@ -172,6 +188,18 @@ class ScriptedServer:
             busy = 1 + len(self.due) / self.script["capacity"] if self.script["capacity"] else 1.0
             self._later(stream, self.script["ttft_ms"] * busy)
 
+    def _known(self, prompt: list[Any]) -> int:
+        """Return how many tokens of a prompt were known, in whole blocks from its beginning, and keep the others."""
+        self.asked += len(prompt)
+        if not self.script["prefix_cache"]:
+            return 0
+        ends = range(BLOCK, len(prompt), BLOCK)
+        blocks = [hash(tuple(prompt[:end])) for end in ends]
+        known = next((n for n, block in enumerate(blocks) if block not in self.blocks), len(blocks))
+        self.blocks.update(blocks)
+        self.hits += BLOCK * known
+        return BLOCK * known
+
     def _later(self, stream: Stream, milliseconds: float) -> None:
         spread = self.script["jitter"] * self.rng.gauss(0, 1)
         self.order += 1
@@ -184,13 +212,15 @@ class ScriptedServer:
         if request is None or stream.sock.fileno() < 0:
             return
         wanted = int(request["max_tokens"]) - self._faulty_now(stream, "short")
+        wanted += self._faulty_now(stream, "long")
         together = int(self.script["tokens_per_event"])
         count = min(together, wanted - stream.sent)
         stream.sent += count
         last = stream.sent >= wanted
+        text = " the" * count
         choice: dict[str, Any] = {
             "index": 0,
-            "text": " the" * count,
+            **({"delta": {"content": text}} if "messages" in request else {"text": text}),
             "finish_reason": "length" if last else None,
         }
         if request.get("return_token_ids") and self.script["ids"]:
@@ -200,11 +230,13 @@ class ScriptedServer:
         cut = self._faulty_now(stream, "cut") and stream.sent >= wanted // 2
         sent_ns = now()
         self._event(stream, {"choices": [choice]})
+        if self._faulty_now(stream, "repeat"):
+            self._event(stream, {"choices": [choice]})
         self.log.write(LOGGED.pack(stream.logged, stream.sent, sent_ns))
         if cut:
             self._close(stream)
         elif last:
-            self._finish(stream, request)
+            self._finish(stream)
         else:
             self._later(stream, self.script["itl_ms"] * count)
 
@@ -214,9 +246,9 @@ class ScriptedServer:
             script["fault"] == fault and stream.number > 1 and stream.number % script["every"] == 0
         )
 
-    def _finish(self, stream: Stream, request: dict[str, Any]) -> None:
-        prompt = len(request["prompt"]) - self._faulty_now(stream, "prompt_short")
-        cached = 16 if self._faulty_now(stream, "cached") else 0
+    def _finish(self, stream: Stream) -> None:
+        prompt = stream.prompt - self._faulty_now(stream, "prompt_short")
+        cached = stream.known + 16 * self._faulty_now(stream, "cached")
         usage = {
             "prompt_tokens": prompt,
             "completion_tokens": stream.sent,
@@ -227,6 +259,8 @@ class ScriptedServer:
         self._chunk(stream, b"data: [DONE]\n\n")
         self._send(stream, END)
         stream.request = None
+        if self.script["fault"] == "closes":
+            self._close(stream)
         self.ended += 1
         self.log.flush()
 
@@ -255,6 +289,12 @@ class ScriptedServer:
             del self.streams[number]
             stream.sock.close()
         stream.request = None
+
+
+def tokens_of(request: dict[str, Any], besides: int) -> list[Any]:
+    """Return what a prompt is made of: its ids, or its words and what a text has besides them."""
+    prompt = request["messages"][-1]["content"] if "messages" in request else request["prompt"]
+    return [None] * (besides - 1) + prompt.split() if isinstance(prompt, str) else prompt
 
 
 def number_in(head: bytes, name: bytes, otherwise: int) -> int:

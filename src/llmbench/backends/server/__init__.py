@@ -12,28 +12,19 @@ from llmbench.errors import LoadFailed
 from llmbench.serve import endpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from llmbench.results.record import Job
 
+SERVES = True
 OPTIONS = {
     "url": "",
     "served_name": "",
-    "load": "1",
-    "window_s": 30.0,
-    "ttft_slo_ms": 0.0,
-    "tpot_slo_ms": 0.0,
-    "slo_share": 0.99,
     "ignore_eos": (True, False),
 }
 MEANINGS = {
     "url": "where it listens, such as http://localhost:8000",
     "served_name": "its name of the model; empty: the first that it lists",
-    "load": "streams of a closed loop (8), or requests a second (20/s, constant 20/s, gamma 20/s cv 2), or most",
-    "window_s": "seconds that count, after the load has settled",
-    "ttft_slo_ms": "limit of the time to first token, for goodput; 0: none",
-    "tpot_slo_ms": "limit of the time per token, for goodput; 0: none",
-    "slo_share": "share of requests that must meet the limits, for the load most",
     "ignore_eos": "ask for it, without which an answer may end early",
 }
 DEFAULTS = {name: v[0] if isinstance(v, tuple) else v for name, v in OPTIONS.items()}
@@ -49,34 +40,31 @@ def load(job: Job) -> AttachedServer:
 class AttachedServer:
     """A server that somebody else started."""
 
-    defaults = DEFAULTS
     special_ids: frozenset[int] = frozenset()
 
     def __init__(self, job: Job) -> None:
         """Ask it which models it has."""
-        options: dict[str, Any] = {**self.defaults, **job.cells[0].options}
-        self._options, self.key = options, os.environ.get(KEY, "")
+        options: dict[str, Any] = {**DEFAULTS, **job.cells[0].options}
+        self.ignore_eos, self.key = bool(options["ignore_eos"]), os.environ.get(KEY, "")
         self.address = _address(options["url"])
         try:
             listed = json.loads(endpoint.ask(self.address, "/v1/models", key=self.key))
             names = [str(each["id"]) for each in listed["data"]]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise LoadFailed(f"{options['url']}: no server answers there: {error}") from error
-        self._name = options["served_name"] or next(iter(names), "")
-        if self._name not in names:
+            names = [str(options["served_name"])]
+            if not names[0] or isinstance(error, ConnectionError):
+                raise LoadFailed(f"{options['url']}: no server answers there: {error}") from error
+        self.served_name = options["served_name"] or next(iter(names), "")
+        if self.served_name not in names:
             raise LoadFailed(
-                f"{options['url']}: has no model {self._name!r}; it has {', '.join(names)}"
+                f"{options['url']}: has no model {self.served_name!r}; it has {', '.join(names)}"
             )
-        if job.model.vocab_size is None:
-            raise LoadFailed(
-                f"{job.model.name}: its vocabulary is not known, from which prompts are drawn"
-            )
-        self.vocab_size = job.model.vocab_size
+        self.vocab_size = job.model.vocab_size or 0
         self.facts: Mapping[str, Any] = {
             "server": "attached",
             "version": self._version(),
             "fresh": False,
-            "served_name": self._name,
+            "served_name": self.served_name,
             "preallocates": True,
         }
 
@@ -85,12 +73,6 @@ class AttachedServer:
             return str(json.loads(endpoint.ask(self.address, "/version", key=self.key))["version"])
         except (OSError, ValueError, KeyError, TypeError):
             return "unknown"
-
-    def body(self, prompt: Sequence[int], output_len: int, *, ids: bool) -> dict[str, Any]:
-        """Return the JSON of one request."""
-        return endpoint.completions(
-            self._name, prompt, output_len, ids=ids, ignore_eos=self._options["ignore_eos"]
-        )
 
     def counters(self) -> Mapping[str, float]:
         """Return what the server counts of itself, if it has a page of metrics as vLLM's."""

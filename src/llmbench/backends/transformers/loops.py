@@ -67,7 +67,7 @@ class ForwardLoop:
         self._step: Callable[..., Any] = model
         self._cache: StaticCache | None = None
         accepted = inspect.signature(model.forward).parameters
-        self._word = _word_for_cache(model)
+        self._word = word_for_cache(model)
         self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
 
     def prepare(self, batch_size: int, input_len: int, output_len: int) -> None:
@@ -128,7 +128,7 @@ class EncoderForwardLoop:
         self._encoder, self._config = model.get_encoder(), decoder_config(model)
         self._start_id = _start_id(model)
         self._start = torch.empty(0)
-        self._word = _word_for_cache(model)
+        self._word = word_for_cache(model)
 
     def prepare(self, batch_size: int, input_len: int, output_len: int) -> None:  # noqa: ARG002
         """Create the start tokens; refuse a decoder that leaves one of its caches empty."""
@@ -161,7 +161,7 @@ def decoder_config(model: Any) -> Any:
     return decoder.config.get_text_config(decoder=True)
 
 
-def _word_for_cache(model: Any) -> str:
+def word_for_cache(model: Any) -> str:
     """Return the name under which forward() takes a cache; raise Unsupported if it takes none."""
     accepted = inspect.signature(model.forward).parameters
     for word in WORDS:
@@ -241,7 +241,7 @@ class GenerateLoop:
 
     def _caches(self) -> dict[str, Any]:
         """Return new caches if there is an encoder; the library would give them the depth of the encoder."""
-        return {_word_for_cache(self._model): two_caches(self._config)} if self._encodes else {}
+        return {word_for_cache(self._model): two_caches(self._config)} if self._encodes else {}
 
 
 class _Stamp(StoppingCriteria):  # type: ignore[misc]

@@ -19,19 +19,16 @@ from llmbench.backends.vllm.model_folder import model_folder
 from llmbench.errors import LoadFailed
 from llmbench.predict.preallocated import CPU_CACHE_BYTES
 from llmbench.serve import endpoint
+from llmbench.spec import load as spec_load
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from llmbench.results.record import Job
 
-# Names but the first four are vLLM's own; 0, "" and "default" leave the choice to vLLM.
+# The names are vLLM's own; 0, "" and "default" leave the choice to vLLM.
+SERVES = True
 OPTIONS = {
-    "load": "1",
-    "window_s": 30.0,
-    "ttft_slo_ms": 0.0,
-    "tpot_slo_ms": 0.0,
-    "slo_share": 0.99,
     "enforce_eager": (False, True),
     "quantization": "none",
     "kv_cache_dtype": "auto",
@@ -46,11 +43,6 @@ OPTIONS = {
     "revision": "",
 }
 MEANINGS = {
-    "load": "streams of a closed loop (8), or requests a second (20/s, constant 20/s, gamma 20/s cv 2), or most",
-    "window_s": "seconds that count, after the load has settled",
-    "ttft_slo_ms": "limit of the time to first token, for goodput; 0: none",
-    "tpot_slo_ms": "limit of the time per token, for goodput; 0: none",
-    "slo_share": "share of requests that must meet the limits, for the load most",
     "enforce_eager": "no compilation and no CUDA graphs",
     "quantization": "quantise while loading: ct-int8, ct-int4, or a method of vLLM such as fp8; none: as the "
     "checkpoint is",
@@ -60,12 +52,11 @@ MEANINGS = {
     "max_model_len": "longest sequence; 0: that of the model",
     "max_num_seqs": "most sequences in one step",
     "max_num_batched_tokens": "most tokens in one step",
-    "enable_prefix_caching": "keep keys and values of earlier prompts; a hit makes a record invalid",
+    "enable_prefix_caching": "keep keys and values of earlier prompts; hits beyond shared_prefix make a record invalid",
     "tensor_parallel_size": "GPUs that share each layer",
     "pipeline_parallel_size": "GPUs that share the layers one after the other",
     "revision": "branch, tag or commit of a hub repository",
 }
-OURS = ("load", "window_s", "ttft_slo_ms", "tpot_slo_ms", "slo_share")
 NAME = "served"
 UNKNOWN = {"unk_token": "t0"}
 """The word for an id without one, of which there is none."""
@@ -86,12 +77,13 @@ class VllmServer:
     """One process of vLLM's server."""
 
     key = ""
-    defaults = DEFAULTS
+    served_name = NAME
+    ignore_eos = True
 
     def __init__(self, job: Job) -> None:
         """Start the process and wait until it answers."""
         cell = job.cells[0]
-        options: dict[str, Any] = {**self.defaults, **cell.options}
+        options: dict[str, Any] = {**DEFAULTS, **cell.options}
         with load_errors.as_one_line(job, load_errors.REASONS):
             load_errors.refuse_unreadable(job)
             config = configuration(job, options["revision"])
@@ -124,10 +116,6 @@ class VllmServer:
             "cores": self._server.cores,
             "preallocates": True,
         }
-
-    def body(self, prompt: Sequence[int], output_len: int, *, ids: bool) -> dict[str, Any]:
-        """Return the JSON of one request."""
-        return endpoint.completions(NAME, prompt, output_len, ids=ids)
 
     def counters(self) -> Mapping[str, float]:
         """Return what the server counts of itself."""
@@ -191,7 +179,13 @@ def _arguments(job: Job, options: Mapping[str, Any], folder: str, port: int) -> 
     words += ["--enforce-eager"] if options["enforce_eager"] else []
     if options["quantization"] not in {"none", *quantization.OURS}:
         words.append(f"--quantization={options['quantization']}")
-    named = (*OURS, "max_model_len", "enable_prefix_caching", "enforce_eager", "quantization")
+    named = (
+        *spec_load.OPTIONS,
+        "max_model_len",
+        "enable_prefix_caching",
+        "enforce_eager",
+        "quantization",
+    )
     words += [
         f"--{name.replace('_', '-')}={value}"
         for name, value in options.items()

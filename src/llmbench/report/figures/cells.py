@@ -17,6 +17,7 @@ import numpy as np
 from llmbench.redact import shown
 from llmbench.report import words
 from llmbench.report.document import cut
+from llmbench.spec.load import LOAD
 from llmbench.spec.sweep import NOT_SAID
 
 if TYPE_CHECKING:
@@ -129,6 +130,7 @@ def dots(runs: Sequence[ReportedRun]) -> list[Dot]:
     kinds = _texts([tuple(getattr(cell, name) for name in KIND) for cell in cells])
     kinds = [kind or NOT_SAID for kind in kinds]
     options = list(dict.fromkeys(chain.from_iterable(cell.options for cell in cells)))
+    options = [name for name in options if name != LOAD]
     tuples = [
         (*(_option(run, cell, name) for name in options), run.label if len(runs) > 1 else "")
         for run in runs
@@ -136,8 +138,7 @@ def dots(runs: Sequence[ReportedRun]) -> list[Dot]:
     ]
     variants = _texts(tuples, (*options, ""))  # a legend cuts the end, and runs begin differently
     lengths = _texts(
-        [tuple(map(_said, (cell.batch_size, cell.input_len, cell.output_len))) for cell in cells],
-        ("batch", "in", "out"),
+        [tuple(map(_said, _work(cell))) for cell in cells], ("load", "batch", "in", "out")
     )
     rows = ((run, row) for run in runs for row in range(len(run.table.cells)))
     return [
@@ -219,7 +220,14 @@ def _option(run: ReportedRun, cell: Point, name: str) -> object:
     return cell.options.get(name, None if set_here else NOT_SAID)
 
 
-def _said(length: int | None) -> object:
+def _work(cell: Point) -> tuple[object, ...]:
+    """Return the load of a served cell or the batch of another, and the lengths."""
+    load = cell.options.get(LOAD)
+    batch = cell.batch_size if load is None else None
+    return load, batch, cell.input_len, cell.output_len
+
+
+def _said(length: object) -> object:
     return NOT_SAID if length is None else length
 
 

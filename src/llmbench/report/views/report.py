@@ -8,7 +8,16 @@ from llmbench.numbers import plural
 from llmbench.report import plots, words
 from llmbench.report.document import Document, Note, Section, foreign
 from llmbench.report.figures import cells as figures_cells
-from llmbench.report.figures import conditions, context, memory, outcomes, pareto, roofline, spread
+from llmbench.report.figures import (
+    conditions,
+    context,
+    memory,
+    outcomes,
+    pareto,
+    roofline,
+    serving,
+    spread,
+)
 from llmbench.report.figures.cells import ReportedRun
 from llmbench.report.views import compare, facts
 from llmbench.report.views import table as views_table
@@ -27,8 +36,9 @@ if TYPE_CHECKING:
     from llmbench.results.store import Log
 
 FOUND = (
-    ("output_tok_s", "served_output_tok_s"),
-    ("ttft_s", "request_ttft_s", "tpot_s", "request_tpot_s"),
+    ("goodput_rps", "capacity_rps"),
+    ("output_tok_s", "steady_output_tok_s", "served_output_tok_s"),
+    ("ttft_s", "served_ttft_s", "request_ttft_s", "tpot_s", "served_tpot_s", "request_tpot_s"),
 )
 """The metrics of each sentence about what was found; those that were measured are named."""
 MOST_NAMED = 3
@@ -177,11 +187,11 @@ def _sections(
     elif compared is not None:
         yield from compare.sections(compared)
     yield from _results(runs)
-    yield from pareto.figures(dots)
-    yield from context.figures(dots)
-    yield from memory.figures(dots)
-    yield from roofline.figures(dots)
-    yield from spread.figures(dots)
+    served = list(serving.figures(dots))
+    yield from served
+    if not served or any(dot.number(BY_KEY["e2e_s"]) for dot in dots):
+        for each in (pareto, context, memory, roofline, spread):
+            yield from each.figures(dots)
     yield outcomes.sessions(runs)
     yield outcomes.failures(runs)
     yield outcomes.warnings(runs)
@@ -201,6 +211,7 @@ def _results(runs: Sequence[ReportedRun]) -> Iterator[Section]:
             _purpose(run),
             *(Note(note, "warning") for note in left),
             *words.repeated(run.table),
+            *words.places(run.table),
         ]
         yield Section([*notes, views_table.of_cells(run.table, rows)], title)
 
