@@ -36,7 +36,8 @@ from llmbench.run.runner import Runner
 from llmbench.run.signals import Interrupt
 from llmbench.spec import grid, overrides
 from llmbench.spec import sweep as spec_sweep
-from llmbench.spec.sweep import LOAD, PROTOCOL, slug
+from llmbench.spec.load import LOAD
+from llmbench.spec.sweep import PROTOCOL, slug
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
