@@ -276,3 +276,14 @@ def test_weights_that_are_missing_are_one_line(tmp_path: Path) -> None:
 def test_text_needs_a_tokenizer() -> None:
     with pytest.raises(LoadFailed, match=r"tiny-llama has no tokenizer\.json"):
         loaded(wanted()).tokenize("a text")
+
+
+def test_what_a_killed_worker_left_is_removed() -> None:
+    folder = model_file.folder()
+    folder.mkdir(parents=True)
+    left = folder / "tiny-none-0.999999999.unfinished.plain"
+    left.touch()
+
+    model_file.of(wanted(), "none")
+
+    assert not left.exists()

@@ -56,7 +56,7 @@ NOT_RUN = {
             "scripts/llmbench compare lora --by lora --metric tpot_s",
             "llmbench sweep drafts.yaml -o drafts",
             "llmbench compare drafts --by speculative --metric tpot_s",
-            "llmbench table drafts --metric tpot_s,tokens_per_pass,accepted_share",
+            "llmbench table drafts --metric tpot_s,tokens_per_step,accepted_share",
         ),
         "needs the model of scripts/get-model; test_backend_llamacpp.py, test_speculation.py and test_lora.py "
         "make their own",

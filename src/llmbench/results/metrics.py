@@ -138,9 +138,9 @@ OURS: tuple[Metric, ...] = (
            "the device's energy over an iteration / (batch x n): the energy of prompts and new tokens, "
            "charged to new tokens",
            ASKED, DRIVER, lambda s: s.energy_j / (s.batch_size * s.output_len), within=MEAN),
-    Metric("tokens_per_pass", "per pass", TOKENS, "higher", "mean",
+    Metric("tokens_per_step", "per step", TOKENS, "higher", "mean",
            "speculative decoding: new tokens of a sequence / passes through the model, the prompt's included; 1 without "
-           "drafts", ASKED, "counted over the timed iterations", lambda s: s.tokens_per_pass),
+           "drafts", ASKED, "counted over the timed iterations", lambda s: s.tokens_per_step),
     Metric("accepted_share", "accepted", SHARE, "higher", "mean",
            "speculative decoding: share of the drafted tokens that the model accepted",
            "", "counted over the timed iterations", lambda s: s.accepted_share),

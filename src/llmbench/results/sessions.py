@@ -108,7 +108,7 @@ class Sessions(NamedTuple):
     Times are in seconds, each the median over the session's iterations that count: `decode_s` is the median
     of e2e - ttft, `gap_s` the median of all gaps between successive tokens of a sequence. The `_spread` of
     each is half the range of its samples over their median; NaN for a single sample. `energy_j` is the
-    mean of the device's energy over an iteration, `bytes_per_token` is of the prompts' text, `tokens_per_pass`
+    mean of the device's energy over an iteration, `bytes_per_token` is of the prompts' text, `tokens_per_step`
     and `accepted_share` are of all iterations together. The five from
     `prefill_work` on are of the whole batch, as predicted: operations, bytes, and ceilings of both a second.
     `given` holds, by the keys of METRICS, the values and spreads that other tools took themselves.
@@ -126,7 +126,7 @@ class Sessions(NamedTuple):
     first_call_s: Column
     energy_j: Column
     bytes_per_token: Column
-    tokens_per_pass: Column
+    tokens_per_step: Column
     accepted_share: Column
     weights_bytes: Column
     kv_cache_bytes: Column

@@ -159,11 +159,13 @@ class Context:
         self._n_batch = int(llama_cpp.llama_n_batch(self.handle))
         self._memory = llama_cpp.llama_get_memory(self.handle)
         self.cache_bytes = sum(buffers("KV").values()) or None
+        self._scores_at = (0, 0)
         self._logits: NDArray[np.float32] = np.empty((0, 0), np.float32)
         self._step = Batch(
             np.zeros(sequences, np.int32), np.zeros(sequences, np.int32), np.arange(sequences)
         )
         self._step.logits[:] = 1
+        self._one_each = self._step.part(slice(0, sequences))
         self._prompt_tokens = self._steps = 0
 
     def facts(self) -> dict[str, Any]:
@@ -207,7 +209,7 @@ class Context:
     def step(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Compute one token of each sequence and return the likeliest next ids, [sequences]."""
         self._step.tokens[:] = ids
-        self._decode(self._step.part(slice(0, self._sequences)))
+        self._decode(self._one_each)
         self._step.positions += 1
         self._steps += 1
         return self._likeliest(self._sequences)
@@ -220,7 +222,10 @@ class Context:
     def _likeliest(self, rows: int) -> NDArray[np.int64]:
         """Wait for the scores of the last call, which remain readable until the next, and choose from them."""
         scores = llama_cpp.llama_get_logits(self.handle)
-        self._logits = np.ctypeslib.as_array(scores, (rows, self._model.vocabulary_size))
+        address = ctypes.addressof(scores.contents)
+        if (address, rows) != self._scores_at:  # a view takes longer to make than to use
+            self._logits = np.ctypeslib.as_array(scores, (rows, self._model.vocabulary_size))
+            self._scores_at = address, rows
         likeliest: NDArray[np.int64] = self._logits.argmax(axis=1)
         return likeliest
 

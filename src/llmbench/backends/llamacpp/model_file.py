@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
+import psutil
 
 from llmbench import interpreter
 from llmbench.errors import LoadFailed, Unsupported
@@ -97,6 +98,9 @@ def _stamp(path: Path) -> tuple[int, int]:
 def _make_room(place: Path) -> None:
     """Make the folder, and remove the files that were used last longest ago."""
     place.mkdir(parents=True, exist_ok=True)
+    for rest in place.glob("*.unfinished*"):
+        if not psutil.pid_exists(int(rest.name.split(".unfinished")[0].rpartition(".")[2])):
+            rest.unlink(missing_ok=True)  # of a worker that was killed
     kept = sorted(
         place.glob(f"*{gguf.SUFFIX}"), key=lambda path: path.stat().st_mtime, reverse=True
     )
