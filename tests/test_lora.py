@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 peft: Any = Lazy("peft")
 reference: Any = Lazy("llmbench.backends.reference_model")
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
+"""peft asks transformers 5.24 for what it calls otherwise now."""
+
 MODEL = family("llama")
 RANK = 4
 # Rank x (inputs + outputs) of two matrices of 32 x 32 in each of two layers.
