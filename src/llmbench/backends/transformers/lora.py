@@ -12,14 +12,12 @@ from llmbench.spec import adapters
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-NAME = "lora"
-
 
 def put_on(model: Any, options: Mapping[str, Any]) -> tuple[Any, dict[str, Any], int | None]:
     """Return a model with the adapter of a cell's options, facts about it, and the bytes that it holds of its own.
 
     Raises:
-        LoadFailed: the folder holds no adapter, it does not fit the model, or peft is not installed.
+        LoadFailed: the folder holds no adapter, it cannot be put on the model, or peft is not installed.
         Unsupported: several adapters are asked for.
 
     """
@@ -40,7 +38,7 @@ def put_on(model: Any, options: Mapping[str, Any]) -> tuple[Any, dict[str, Any],
     except (ValueError, RuntimeError, KeyError) as error:
         why = " ".join(str(error).split())[:200]
         raise LoadFailed(
-            f"{adapters.LORA}: {found[0].folder} does not fit the model: {why}"
+            f"{adapters.LORA}: {found[0].folder} cannot be put on the model: {why}"
         ) from error
     own = [each for each in changed.parameters() if id(each) not in known]
     facts = {**adapters.facts(found), "lora_parameters": sum(each.numel() for each in own)}
@@ -48,17 +46,22 @@ def put_on(model: Any, options: Mapping[str, Any]) -> tuple[Any, dict[str, Any],
 
 
 def _next_to(model: Any, adapter: adapters.Adapter) -> Any:
-    """Add layers that compute the adapter at each call, in the model's dtype."""
-    dtype, names = model.dtype, {name for name, _ in model.named_parameters()}
-    model.load_adapter(str(adapter.folder), adapter_name=NAME)
-    model.set_adapter(NAME)
-    for name, each in model.named_parameters():
-        if name not in names and ".lora_" in name:
+    """Put layers into the model that compute the adapter at each call, in the model's dtype.
+
+    peft does it and not `load_adapter`, which wants a newer peft in transformers 5.24 than there is.
+    """
+    dtype = model.dtype
+    changed = _peft().from_pretrained(model, str(adapter.folder)).get_base_model()
+    for name, each in changed.named_parameters():
+        if ".lora_" in name:
             each.data = each.data.to(dtype)
-    return model.eval()
+    return changed.eval()
 
 
 def _merged(model: Any, adapter: adapters.Adapter) -> Any:
     """Add the adapter to the weights; the layers are as before."""
-    peft = importlib.import_module("peft")
-    return peft.PeftModel.from_pretrained(model, str(adapter.folder)).merge_and_unload().eval()
+    return _peft().from_pretrained(model, str(adapter.folder)).merge_and_unload().eval()
+
+
+def _peft() -> Any:
+    return importlib.import_module("peft").PeftModel
