@@ -3,7 +3,7 @@
 A ratio at or under its limit keeps the promise. Machines differ by a factor of three, so nothing is held against
 seconds: each figure stands over another one of the same machine and the same minute. Run it on a quiet machine:
 
-    scripts/bench-self [overhead start-up table first-worker memory wall fork truth]
+    scripts/bench-self [overhead start-up table import first-worker memory wall fork truth]
 """
 
 from __future__ import annotations
@@ -159,12 +159,12 @@ def _by_hand(model: Any, prompts: list[list[int]], output_len: int) -> Times:
     start = time.perf_counter()
     tokens = torch.tensor(prompts)
     cache = DynamicCache(config=model.config)
-    logits = model(tokens, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+    logits = model(tokens, cache=cache, use_cache=True, logits_to_keep=1).logits
     token = logits[:, -1].argmax(-1, keepdim=True)
     first = time.perf_counter() - start
     out = [token]
     for _ in range(output_len - 1):
-        logits = model(token, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+        logits = model(token, cache=cache, use_cache=True, logits_to_keep=1).logits
         token = logits[:, -1].argmax(-1, keepdim=True)
         out.append(token)
     torch.cat(out, 1).tolist()
@@ -354,6 +354,44 @@ for line in open(sys.argv[1], "rb"):
 """What no reader of the records can do without."""
 
 
+def importing() -> Iterator[Line]:
+    """Compare the import of another tool's file of 100 MB, to its table, with decoding it by the standard library."""
+    fixture = HERE / "tests" / "importers" / "vllm_serve_detailed.json"
+    requests, tokens = 18_000, 256
+    held = {
+        key: value
+        for key, value in json.loads(fixture.read_bytes()).items()
+        if not key.endswith("_ms")
+    }
+    gaps = [0.01 + n % 997 * 1.2345678901234e-5 for n in range(tokens - 1)]
+    held |= {
+        "num_prompts": requests, "completed": requests, "duration": 100.0, "errors": [""] * requests,
+        "input_lens": [128] * requests, "output_lens": [tokens] * requests, "itls": [gaps] * requests,
+        "ttfts": [0.1234567890123 + n * 1e-6 for n in range(requests)], "start_times": [1.5] * requests,
+        "generated_texts": ["word " * 40] * requests, "total_input_tokens": 128 * requests,
+        "total_output_tokens": tokens * requests, "output_throughput": tokens * requests / 100,
+        "total_token_throughput": (128 + tokens) * requests / 100,
+    }  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.json"
+        path.write_text(json.dumps(held))
+        decoding = [
+            sys.executable,
+            "-c",
+            "import json, sys; json.load(open(sys.argv[1]))",
+            str(path),
+        ]
+        pairs = []
+        for turn in range(3):
+            into = str(Path(folder) / f"run{turn}")
+            command = [sys.executable, "-m", "llmbench", "import", str(path), "-o", into]
+            pairs.append((_timed(command), _timed(decoding)))
+        took, decoded = (min(times) for times in zip(*pairs, strict=True))
+        megabytes = path.stat().st_size / 1e6
+        figures = f"{took:.2f} s over {decoded:.2f} s"
+        yield Line(f"import of {megabytes:.0f} MB", took / decoded, 3.0, figures)
+
+
 def first_worker() -> Iterator[Line]:
     """Compare the wait for the first worker of 10,000 cells with that of one cell, turn by turn."""
     pairs = [(_first_begin_s("1-100", "1-100"), _first_begin_s("1", "1")) for _ in range(3)]
@@ -459,8 +497,8 @@ def _timed(command: list[str]) -> float:
 
 
 CHECKS: dict[str, Callable[[], Iterator[Line]]] = {
-    "overhead": overhead, "start-up": start_up, "table": table, "first-worker": first_worker,
-    "memory": memory, "wall": wall, "fork": fork, "truth": truth,
+    "overhead": overhead, "start-up": start_up, "table": table, "import": importing,
+    "first-worker": first_worker, "memory": memory, "wall": wall, "fork": fork, "truth": truth,
 }  # fmt: skip
 
 

@@ -25,6 +25,13 @@ class RequestOutputKind(enum.Enum):
     FINAL_ONLY = 2
 
 
+class LoRARequest(SimpleNamespace):
+    """What names an adapter."""
+
+    def __init__(self, lora_name: str, lora_int_id: int, lora_path: str) -> None:
+        super().__init__(lora_name=lora_name, lora_int_id=lora_int_id, lora_path=lora_path)
+
+
 class UsageContext(enum.StrEnum):
     LLM_CLASS = "LLM_CLASS"
 
@@ -62,6 +69,10 @@ class Scheduler:
         self.requests: list[Request] = []
         self.kv_cache_manager = self
 
+    def make_spec_decoding_stats(self, stats: Any, **counted: Any) -> Any:
+        del counted
+        return stats
+
     @property
     def usage(self) -> float:
         return sum(request.blocks for request in self.requests) / (BLOCKS - 1)
@@ -87,14 +98,30 @@ class Core:
         self.scheduler = Scheduler()
         self.engine_core = self  # the client of a core in this process holds it by this name
         self.open = True
+        self.drafted = 0
 
     def get_output(self) -> Any:
         due = self.scheduler.schedule()
         outputs = []
         for request in due:
-            request.new.append(7)
-            outputs.append(SimpleNamespace(request_id=request.name, new_token_ids=[7]))
+            brought = [7] * self._brought(request)
+            request.new += brought
+            outputs.append(SimpleNamespace(request_id=request.name, new_token_ids=brought))
         return SimpleNamespace(outputs=outputs, timestamp=time.monotonic())
+
+    def _brought(self, request: Request) -> int:
+        """Return how many tokens a pass brings: with drafts, one of them is accepted where the answer has room."""
+        if not self.drafted or not request.new:
+            return 1
+        brought: int = min(2, request.wanted.max_tokens - len(request.new))
+        self.scheduler.make_spec_decoding_stats(
+            None,
+            num_draft_tokens=self.drafted,
+            num_accepted_tokens=1,
+            num_invalid_spec_tokens=None,
+            request_id="",
+        )
+        return brought
 
     def shutdown(self) -> None:
         self.open = False
@@ -108,6 +135,7 @@ class LLMEngine:
         "parameters": 10,
         "weights_bytes": 40,
         "kv_pool_bytes": BLOCKS * BLOCK_BYTES,
+        "adapter_bytes": 0,
         "param_devices": "cpu",
         "param_dtypes": "float32",
     }
@@ -115,6 +143,9 @@ class LLMEngine:
     def __init__(self, arguments: Any) -> None:
         self.arguments = arguments
         self.engine_core = Core()
+        drafts = getattr(arguments, "speculative_config", {})
+        self.engine_core.drafted = drafts.get("num_speculative_tokens", 0)
+        self.adapters: list[Any] = []
         self.vllm_config = SimpleNamespace(
             cache_config=SimpleNamespace(
                 kv_cache_size_tokens=BLOCKS * BLOCK, num_gpu_blocks=BLOCKS, block_size=BLOCK,
@@ -142,7 +173,10 @@ class LLMEngine:
         assert method == "llmbench_seen"
         return [dict(self.seen)]
 
-    def add_request(self, request_id: str, prompt: Any, params: Any) -> str:
+    def add_request(
+        self, request_id: str, prompt: Any, params: Any, lora_request: Any = None
+    ) -> str:
+        self.adapters.append(lora_request)
         name = f"{request_id}-{len(self.engine_core.scheduler.requests)}x"
         request = Request(name, prompt["prompt_token_ids"], params)
         self.engine_core.scheduler.requests.append(request)
@@ -165,11 +199,24 @@ class LLMEngine:
                     finished=True,
                     num_cached_tokens=self.cached_tokens,
                     outputs=[SimpleNamespace(token_ids=request.new, logprobs=_logprobs(request))],
+                    prompt_logprobs=_of_prompt(request),
                 )
 
 
 def _logprobs(request: Request) -> list[dict[int, Any]]:
     return [{token: SimpleNamespace(logprob=-1.0)} for token in request.new]
+
+
+def _of_prompt(request: Request) -> list[dict[int, Any] | None]:
+    """Return a model that always likes 7 best."""
+    best = {7: SimpleNamespace(logprob=-1.0)}
+    return [
+        None,
+        *(
+            best | {token: SimpleNamespace(logprob=-1.0 - (token != 7))}
+            for token in request.prompt[1:]
+        ),
+    ]
 
 
 class Platform:
@@ -201,6 +248,8 @@ MODULES: dict[str, dict[str, Any]] = {
     "vllm.config": {"CompilationMode": CompilationMode},
     "vllm.engine": {},
     "vllm.engine.arg_utils": {"EngineArgs": EngineArgs},
+    "vllm.lora": {},
+    "vllm.lora.request": {"LoRARequest": LoRARequest},
     "vllm.model_executor": {},
     "vllm.model_executor.layers": {},
     "vllm.model_executor.layers.quantization": {"QUANTIZATION_METHODS": ["awq", "fp8"]},

@@ -8,10 +8,11 @@ import platform
 import socket
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
 from llmbench.results import anonymous, store
-from llmbench.results.record import Plan, Record, Status
+from llmbench.results.record import Place, Plan, Record, Status
 from sweeps import ONLY_IN_THE_FORK_SERVER, Bench, asked, assert_complete
 
 if TYPE_CHECKING:
@@ -140,3 +141,15 @@ def test_a_copy_needs_a_new_folder(bench: Bench) -> None:
 )
 def test_folders_and_addresses_are_left_out_of_texts(text: str, told: str) -> None:
     assert anonymous.text(text) == told
+
+
+def test_a_copy_names_no_box() -> None:
+    place = Place(
+        at="2026-11-30T12:00:00.000Z", name="secret-host", units=["0123456789"], machine={"gpus": []},
+        environment={"system": "Linux 6.1-secret"}, environment_digest="d",
+    )  # fmt: skip
+
+    copied = msgspec.json.encode(anonymous.line(place)).decode()
+
+    assert "secret" not in copied
+    assert "0123456789" not in copied

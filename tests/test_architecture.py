@@ -16,6 +16,7 @@ LAYERS = (
     ("report",),
     ("parity",),
     ("run",),
+    ("places",),
     ("backends",),
     ("serve",),
     ("claims", "measure", "selftest"),

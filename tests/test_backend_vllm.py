@@ -298,3 +298,79 @@ def test_closing_ends_the_engine_core() -> None:
     engine.close()
 
     assert not engine._engine.engine_core.open
+
+
+def test_drafts_are_counted_and_the_text_is_proved() -> None:
+    shape = {"batch_size": 2, "speculative": "ngram", "speculative_tokens": 4, "ngram_max": 3}
+    engine = loaded(**shape)
+
+    tokens = engine.generate(prompts(wanted(batch_size=2)), 8)
+    rows = engine.token_ns()
+
+    assert arguments(engine).speculative_config == {
+        "method": "ngram", "prompt_lookup_max": 3, "prompt_lookup_min": 1, "num_speculative_tokens": 4,
+    }  # fmt: skip
+    assert [len(row) for row in rows] == [8]
+    # the prompt brings one token, then passes of two, and the last of one: 1 + 2 + 2 + 2 + 1
+    assert engine.counters() == {
+        "prefix_cache_hits": 0, "target_passes": 10, "new_tokens": 16, "drafted_tokens": 32, "accepted_tokens": 8,
+    }  # fmt: skip
+    assert engine.below_likeliest([[1, 2], [3, 4]], tokens) == [[0.0] * 8] * 2
+    assert engine.below_likeliest([[1, 2], [3, 4]], [[7, 5], [7, 7]]) == [[0.0, 1.0], [0.0, 0.0]]
+
+
+def test_drafts_of_an_engine_in_another_process_are_refused() -> None:
+    with pytest.raises(
+        Unsupported, match="counted in this process; leave the option multiprocessing out"
+    ):
+        loaded(speculative="ngram", multiprocessing=True)
+
+
+def test_a_draft_model_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(
+        LoadFailed, match=r"draft_model: .*nowhere is not the folder of a checkpoint"
+    ):
+        loaded(speculative="draft", draft_model=str(tmp_path / "nowhere"))
+
+
+def adapter(folder: Path, rank: int) -> Path:
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(
+        json.dumps({"r": rank, "target_modules": ["q_proj"]})
+    )
+    return folder
+
+
+def test_the_sequences_of_a_batch_take_adapters_in_turn(tmp_path: Path) -> None:
+    both = f"{adapter(tmp_path / 'one', 4)}, {adapter(tmp_path / 'two', 12)}"
+    engine = loaded(batch_size=3, lora=both)
+
+    engine.generate(prompts(wanted(batch_size=3)), 8)
+
+    assert (
+        arguments(engine).enable_lora,
+        arguments(engine).max_loras,
+        arguments(engine).max_lora_rank,
+    ) == (True, 2, 16)
+    assert [each.lora_name for each in engine._engine.adapters] == ["one", "two", "one"]
+    assert (engine.facts["lora_adapters"], engine.facts["lora_rank"]) == (2, 12)
+
+
+def test_what_is_no_adapter_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(
+        LoadFailed, match=r"lora: .*nowhere has no adapter_config\.json; give the folder that peft"
+    ):
+        loaded(lora=str(tmp_path / "nowhere"))
+
+
+def test_a_rank_that_vllm_does_not_take_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(Unsupported, match="takes adapters of rank 512 at most, and one has 600"):
+        loaded(lora=str(adapter(tmp_path / "one", 600)))
+
+
+def test_without_adapters_a_request_names_none() -> None:
+    engine = loaded(batch_size=2)
+    engine.generate(prompts(wanted(batch_size=2)), 8)
+
+    assert engine._engine.adapters == [None, None]
+    assert not hasattr(arguments(engine), "enable_lora")

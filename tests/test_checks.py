@@ -86,6 +86,12 @@ PROBLEMS: dict[str, list[tuple[Change, str]]] = {
     ],
     "prefix_hit": [(with_(counters={"prefix_cache_hits": 3}), "prefix_cache_hits rose by 3")],
     "recompiled": [(with_(counters={"compiled_graphs": 2}), "2 graphs were compiled")],
+    "not_greedy": [
+        (
+            with_(counters={"not_greedy_tokens": 2}),
+            "tokens are not what the model chooses without speculation",
+        )
+    ],
     "placement": [
         (with_engine(param_devices="meta"), "parameters on meta instead of cpu"),
         (with_engine(param_devices="cpu, cuda:0"), "parameters on cuda:0 instead of cpu"),

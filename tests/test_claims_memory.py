@@ -251,13 +251,17 @@ def on_phone(tokens_s: float, **more: Any) -> Any:
     ("rows", "verdict"),
     [
         ([on_phone(12)], ClaimVerdict.SUPPORTED),
+        (
+            [on_phone(12, options={"quantization": "q4_k_m"}, values={"decode_tok_s": 12})],
+            ClaimVerdict.SUPPORTED,
+        ),
         ([on_phone(5)], ClaimVerdict.CONTRADICTED),
         ([on_phone(10.1)], ClaimVerdict.INCONCLUSIVE),
         ([on_phone(12, counted={"host_peak_rss_bytes": 9e9})], ClaimVerdict.CONTRADICTED),
         ([on_phone(12, machine=Machine("h200", "h200", 1))], ClaimVerdict.NOT_MEASURED),
         ([on_phone(12, options={"model_type": "llama 7B F16"})], ClaimVerdict.NOT_MEASURED),
     ],
-    ids=["runs", "slow", "straddles", "large", "no phone", "16 bits"],
+    ids=["runs", "our own llama.cpp", "slow", "straddles", "large", "no phone", "16 bits"],
 )
 def test_llama_2_on_a_phone(rows: list[Any], verdict: ClaimVerdict) -> None:
     assert asked("phone-runs-llama-2", *rows).verdict is verdict

@@ -188,17 +188,15 @@ def test_reported_times_are_those_of_the_devices_clock(
 # -- waits of the host -----------------------------------------------------------------------------
 
 LOOP = "llmbench/backends/transformers/loops.py"
-EMPTY_CACHE, NO_MASK, STATIC_LENGTH = (
+EMPTY_CACHE, STATIC_LENGTH = (
     "masking_utils.py _ignore_causal_mask_sdpa",
-    "masking_utils.py eager_mask",
     "modeling_mpt.py forward",
 )
-"""Where transformers waits: whether a static cache is empty; for a zero of the mask; for a static cache's length."""
+"""Where transformers waits: whether a static cache is empty; for a static cache's length."""
 OWN_WAITS = {
     (LLAMA, "static"): {EMPTY_CACHE},
     (MIXTRAL, "static"): {EMPTY_CACHE},
-    (MPT, "dynamic"): {NO_MASK},
-    (MPT, "static"): {NO_MASK, STATIC_LENGTH},
+    (MPT, "static"): {STATIC_LENGTH},
 }
 """Where the host waits for the device while tokens are made, by model and cache; nowhere else."""
 
@@ -230,10 +228,10 @@ SPLIT, SLIDING, POSITIONS = (
 )
 """An index that is a list, twice in every layer; a length on the device in a layer with a window; a length read."""
 OTHERS: dict[str, tuple[set[str], set[str] | None]] = {
-    "bloom-7b1@tiny": ({NO_MASK}, None),
+    "bloom-7b1@tiny": (set(), None),
     "falcon-7b@tiny": ({SPLIT}, {SPLIT}),
     "falcon-40b@tiny": ({SPLIT}, {SPLIT}),
-    "gpt-j-6b@tiny": ({NO_MASK}, {NO_MASK}),
+    "gpt-j-6b@tiny": (set(), {EMPTY_CACHE}),
     "gpt2@tiny": (set(), {EMPTY_CACHE}),
     "mistral-7b-v0.1@tiny": ({SLIDING}, set()),
     "opt-125m@tiny": (set(), {POSITIONS, EMPTY_CACHE}),

@@ -45,6 +45,22 @@ NOT_RUN = {
         "package; test_trackers.py runs it"
         for tracker in ("mlflow", "wandb")
     },
+    **dict.fromkeys(
+        (
+            "llmbench sweep model.Q4_K_M.gguf --backend llamacpp --prompts LICENSE",
+            "LLMBENCH_VENV=llamacpp scripts/llmbench sweep configs/sweeps/llamacpp.yaml",
+            "LLMBENCH_VENV=llamacpp scripts/llmbench audit --parity configs/sweeps/llamacpp.yaml",
+            "scripts/llmbench sweep configs/sweeps/speculative.yaml",
+            "scripts/llmbench sweep configs/sweeps/lora.yaml",
+            "scripts/llmbench sweep configs/sweeps/lora.yaml -o lora",
+            "scripts/llmbench compare lora --by lora --metric tpot_s",
+            "llmbench sweep drafts.yaml -o drafts",
+            "llmbench compare drafts --by speculative --metric tpot_s",
+            "llmbench table drafts --metric tpot_s,tokens_per_step,accepted_share",
+        ),
+        "needs the model of scripts/get-model; test_backend_llamacpp.py, test_speculation.py and test_lora.py "
+        "make their own",
+    ),
     "scripts/llmbench machine --probe": "a minute; test_probe.py runs it",
     "scripts/llmbench sweep bigram.yaml -o bigram-run": "needs its backend; test_backend_page.py runs it",
 }

@@ -307,6 +307,7 @@ def test_an_odd_shape_is_a_warning_and_nothing_is_dropped(bench: Bench) -> None:
         assert not any(sample.discarded for sample in record.outcome.samples)
 
 
+@pytest.mark.slow
 def test_a_fault_by_chance_strikes_a_share_of_the_sessions_and_the_same_ones_again(
     bench: Bench,
 ) -> None:

@@ -17,6 +17,7 @@ CATALOGUE = resolve.catalogue()
 ROWED = [name for name in CATALOGUE if resolve.counts_of(resolve.resolve(name)) is not None]
 BUILT = [name for name in ROWED if resolve.entry(name).engines.transformers]
 """Entries whose family has a row; the others say their counts themselves (`test_asked_models`)."""
+loops: Any = Lazy("llmbench.backends.transformers.loops")
 backends_config: Any = Lazy("llmbench.backends.config")
 memory: Any = Lazy("llmbench.backends.memory")
 random_weights: Any = Lazy("llmbench.backends.random_weights")
@@ -195,8 +196,10 @@ def test_a_cache_of_qwen_holds_what_its_switch_says(switch: bool) -> None:
     shape = counts_of("qwen2", config)
 
     with torch.inference_mode():
-        past = made(input_ids=ids, use_cache=True).past_key_values
-        past = made(input_ids=ids[:, :1], past_key_values=past, use_cache=True).past_key_values
+        past = made(input_ids=ids, use_cache=True)[loops.word_for_cache(made)]
+        past = made(input_ids=ids[:, :1], **{loops.word_for_cache(made): past}, use_cache=True)[
+            loops.word_for_cache(made)
+        ]
 
     assert shape is not None
     held = memory.cache_bytes(past)
@@ -234,8 +237,10 @@ def test_a_cache_holds_what_the_formula_says(name: str) -> None:
     made = running(name)
 
     with torch.inference_mode():
-        past = made(input_ids=ids, use_cache=True).past_key_values
-        past = made(input_ids=ids[:, :1], past_key_values=past, use_cache=True).past_key_values
+        past = made(input_ids=ids, use_cache=True)[loops.word_for_cache(made)]
+        past = made(input_ids=ids[:, :1], **{loops.word_for_cache(made): past}, use_cache=True)[
+            loops.word_for_cache(made)
+        ]
 
     held = formulas.held_kv_bytes(shaped(f"{name}@tiny"), "float32", PROMPT + 1)
     assert memory.cache_bytes(past) == BATCH * held
@@ -247,9 +252,9 @@ def test_a_decoder_keeps_its_encoders_tokens_once() -> None:
     per_token = formulas.kv_bytes_per_token(shape, "float32")
 
     with torch.inference_mode():
-        past = running("flan-t5-xl")(
-            input_ids=ids, decoder_input_ids=ids[:, :3], use_cache=True
-        ).past_key_values
+        made = running("flan-t5-xl")
+        output = made(input_ids=ids, decoder_input_ids=ids[:, :3], use_cache=True)
+        past = output[loops.word_for_cache(made)]
 
     assert memory.cache_bytes(past.self_attention_cache) == BATCH * 3 * per_token
     assert memory.cache_bytes(past.cross_attention_cache) == BATCH * PROMPT * per_token
@@ -263,7 +268,11 @@ def test_operations_are_those_that_torch_counts(name: str) -> None:
 
     output, prefill = counted(lambda: made(input_ids=ids, use_cache=True, logits_to_keep=1))
     _, step = counted(
-        lambda: made(input_ids=ids[:, :1], past_key_values=output.past_key_values, use_cache=True)
+        lambda: made(
+            input_ids=ids[:, :1],
+            **{loops.word_for_cache(made): output[loops.word_for_cache(made)]},
+            use_cache=True,
+        )
     )
 
     assert prefill == BATCH * formulas.prefill_flops(shape, PROMPT, square=True)
@@ -280,7 +289,7 @@ def test_operations_of_an_encoder_decoder_are_those_that_torch_counts() -> None:
         lambda: made(
             encoder_outputs=(output.encoder_last_hidden_state,),
             decoder_input_ids=start,
-            past_key_values=output.past_key_values,
+            **{loops.word_for_cache(made): output[loops.word_for_cache(made)]},
             use_cache=True,
         )
     )

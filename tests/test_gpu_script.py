@@ -320,7 +320,13 @@ def test_a_rehearsal_has_every_sweep_small(
         assert max(cell.batch_size * cell.input_len for cell in cells) == 16
 
 
-@pytest.mark.parametrize("file", SWEEPS, ids=lambda file: file.stem)
+@pytest.mark.parametrize(
+    "file",
+    [
+        pytest.param(file, marks=pytest.mark.slow if file.stem == "all-tiny" else (), id=file.stem)
+        for file in SWEEPS
+    ],
+)
 def test_a_sweep_of_ours_asks_for_nothing_impossible(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -462,6 +462,65 @@ def test_llmperf_is_recomputed_from_its_summary() -> None:
     assert [one.detail for one in reading.warnings] == ["2 of 42 requests failed"]
 
 
+def test_inference_perf_is_recomputed_from_its_summary() -> None:
+    raw = load("inference_perf.json")
+    seconds, done = raw["benchmark_time_seconds"], raw["successes"]
+    latency, prompts = done["latency"], done["throughput"]["input_tokens_per_sec"]
+
+    _, _, (reading,) = importers.read(FILES / "inference_perf.json", {})
+
+    assert values(reading) == {
+        "request_ttft_s": latency["time_to_first_token"]["median"],
+        "request_tpot_s": latency["time_per_output_token"]["median"],
+        "served_output_tok_s": pytest.approx(done["output_tokens"]["total"] / seconds),
+        "served_total_tok_s": pytest.approx(done["output_tokens"]["total"] / seconds + prompts),
+    }
+    assert reading.where == {"options": {"requested_rate": 4.0}, "input_len": 128, "output_len": 64}
+    assert [one.detail for one in reading.warnings] == [
+        "1 of 41 requests failed",
+        "the client counted 2,553 new tokens in the text, and the server made 2,560",
+    ]
+
+
+def test_inference_perf_without_a_completed_request_is_refused(tmp_path: Path) -> None:
+    def fail(held: Any) -> None:
+        held["successes"]["count"], held["failures"]["count"] = 0, 41
+
+    path = changed(tmp_path, "inference_perf.json", fail)
+
+    assert complaint(path).endswith("0 of 41 requests were completed.")
+
+
+def test_trtllm_is_recomputed_from_its_counts() -> None:
+    raw = load("trtllm_bench.json")
+    seconds, told = raw["performance"]["total_latency_ms"] / 1e3, raw["request_info"]
+    made = told["num_requests"] * told["avg_output_length"]
+
+    _, _, (reading,) = importers.read(FILES / "trtllm_bench.json", {})
+
+    assert values(reading) == {
+        "served_output_tok_s": pytest.approx(made / seconds),
+        "served_total_tok_s": pytest.approx(
+            (made + told["num_requests"] * told["avg_input_length"]) / seconds
+        ),
+    }
+    assert (reading.where["model"], reading.where["dtype"]) == ("org/some-8b", "bfloat16")
+    assert reading.where["options"]["quantization"] == "FP8"
+    assert reading.where["options"]["tp_size"] == 1
+
+
+def test_trtllm_whose_rate_is_not_its_tokens_over_its_time_is_refused(tmp_path: Path) -> None:
+    def faster(held: Any) -> None:
+        held["performance"]["system_output_throughput_tok_s"] *= 2
+
+    path = changed(tmp_path, "trtllm_bench.json", faster)
+
+    assert (
+        "system_output_throughput_tok_s is 1280, but the file's other figures give 640"
+        in complaint(path)
+    )
+
+
 # -- texts around and instead of JSON --------------------------------------------------------------
 
 
@@ -522,9 +581,12 @@ OTHERS = [
     ("============ Serving Benchmark Result ============\nSuccessful requests:   6\nBenchmark duration (s):  2.5\n",
      "printed summary.*--save-result"),
     ("====\nMLPerf Results Summary\n====\nSUT name : x\n", "MLPerf LoadGen's summary"),
+    ("Run Info,Run Info,Request Latency,Time to First Token\nID,Name,Sec,ms\n", "GuideLLM's CSV"),
+    ("Hardware,Num of Hardware,Framework,Model,Input Length\n", "Argonne's LLM-Inference-Bench"),
+    ("name, latency (s), throughput (tokens/s), latency_per_sequence_output_token (ms)\n", "llm-foundry"),
+    ("| Parameter | Value |\n| Sequence Length | 10 |\n| Decode Length | 8 |\n", "text-generation-benchmark"),
     ("model,batch,tokens\nx,1,2\n", "is not JSON: it begins with 'model,batch,tokens'"),
-    (json.dumps({"load_summary": {}, "successes": {}, "failures": {}}), "inference-perf's summary"),
-    (json.dumps({"engine": {}, "performance": {}, "world_info": {}}), "trtllm-bench's report"),
+    (json.dumps({"results": {}, "versions": {}, "n-shot": {}}), "lm-evaluation-harness's results"),
 ]  # fmt: skip
 
 

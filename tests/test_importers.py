@@ -449,9 +449,9 @@ def test_a_hostile_name_is_only_a_name(name: str, tmp_path: Path) -> None:
     [
         ("", "is empty"),
         ("hello", "not JSON"),
-        ("{}", "is not a result file of aiperf or genai-perf or guidellm or llama-bench or llmperf or"),
-        ("[]", "is not a result file of aiperf or genai-perf or guidellm or llama-bench or llmperf or"),
-        ("null", "is not a result file of aiperf or genai-perf or guidellm or llama-bench or llmperf or"),
+        ("{}", "is not a result file of aiperf or genai-perf or guidellm or inference-perf or llama-bench or"),
+        ("[]", "is not a result file of aiperf or genai-perf or guidellm or inference-perf or llama-bench or"),
+        ("null", "is not a result file of aiperf or genai-perf or guidellm or inference-perf or llama-bench or"),
         ('{"latencies": [1', "is truncated or not JSON"),
         ('{"a": 1, "a": 2}', "the key 'a' occurs twice"),
         ("[" * 100_000, "nested too deeply"),
@@ -547,6 +547,7 @@ UNSEEN = {
     "vllm_serve.json": frozenset(MEDIANS),
     "aiperf.json": frozenset({"p50"}),
     "genai_perf.json": frozenset({"p50"}),
+    "inference_perf.json": frozenset({"median", "output_tokens", "total"}),
     "llmperf.json": frozenset({"results_ttft_s_quantiles_p50"}),
     "sglang_serve.jsonl": frozenset({*MEDIANS, "median_e2e_latency_ms"}),
 }

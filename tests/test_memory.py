@@ -83,7 +83,7 @@ def alive_bytes(name: str, batch_size: int, input_len: int) -> int:
         built(
             input_ids=ids,
             use_cache=True,
-            **{loops._word_for_cache(built): transformers.DynamicCache(config=config)},
+            **{loops.word_for_cache(built): transformers.DynamicCache(config=config)},
             **keep,
         )
     events = seen.profiler.kineto_results.events()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from llmbench.errors import SpecError
+from llmbench.redact import redact
 from llmbench.results import lines, metrics, sessions
 from llmbench.results.record import Memory, Sample
 from make_records import make_cell, make_record
@@ -177,7 +179,7 @@ def test_sessions_of_different_shapes_keep_their_order() -> None:
 @pytest.mark.parametrize("metric", metrics.METRICS, ids=lambda metric: metric.key)
 def test_every_metric_says_its_unit_and_its_definition(metric: metrics.Metric) -> None:
     assert (
-        metric.key.endswith(("_s", "_bytes", "_j", "_rps", "_share"))
+        metric.key.endswith(("_s", "_bytes", "_j", "_rps", "_share", "_per_step"))
         or metric.key in metrics.SHARES
     )  # no unit
     assert metric.key.endswith("_tok_s") == (metric.unit is metrics.RATE)
@@ -215,3 +217,10 @@ def test_a_metric_may_be_called_by_the_head_of_its_column() -> None:
 def test_an_unknown_metric_is_refused_with_the_nearest_one() -> None:
     with pytest.raises(SpecError, match=r"unknown metric 'ttft_ms'\. Did you mean 'ttft_s'\?"):
         metrics.named(["e2e_s", "ttft_ms"])
+
+
+@pytest.mark.parametrize("metric", metrics.METRICS, ids=lambda metric: metric.key)
+def test_no_metric_has_the_name_of_a_secret(metric: metrics.Metric) -> None:
+    shown = json.dumps({metric.key: {"unit": "1"}})
+
+    assert redact(shown) == shown

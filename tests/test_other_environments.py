@@ -108,7 +108,10 @@ def test_another_users_run_is_read_and_not_written(home: Path) -> None:
 
 
 @needs_another_user
-@pytest.mark.parametrize("closed", ["results/earlier", "results/earlier/records.jsonl"])
+@pytest.mark.parametrize(
+    "closed",
+    [pytest.param("results/earlier", marks=pytest.mark.slow), "results/earlier/records.jsonl"],
+)
 def test_runs_that_cannot_be_read_do_not_stop_a_sweep(home: Path, closed: str) -> None:
     bench = benched(home)
     bench.run = home / "results" / "earlier"

@@ -13,7 +13,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "llmbench"
 PROBLEMS = {
     "clock", "dtype", "implausible", "parity", "placement", "prefix_hit", "recompiled", "throttled", "token_count",
     "capped", "client_saturated", "clock_step", "coalesced", "failed_requests", "foreign_load", "late_sends",
-    "no_requests", "prefix_hits", "prompt_tokens", "server_restarted",
+    "no_requests", "not_greedy", "prefix_hits", "prompt_tokens", "server_restarted",
 }  # fmt: skip
 """What makes a session invalid: its figures are told in words where the session is counted."""
 

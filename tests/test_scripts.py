@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 SCRIPTS = ROOT / "scripts"
 VERBS = (
     "advisories",
+    "bench-llamacpp",
     "bench-self",
     "bench-vllm",
     "check",
@@ -22,10 +23,12 @@ VERBS = (
     "fuzz",
     "get-model",
     "llmbench",
+    "make-adapter",
     "make-checkpoint",
     "soak",
     "test",
     "test-gpu",
+    "test-llamacpp",
     "test-quant",
     "test-slow",
     "test-versions",
@@ -152,7 +155,7 @@ def test_the_first_use_builds_and_then_is_llmbench(checkout: Path, use: Use) -> 
     assert err == "llmbench: building .venv (takes a minute)\n"
     assert len(notes(checkout)) == 1
     assert f"--constraint {checkout}/scripts/constraints.txt" in notes(checkout)[0]
-    assert f"--editable {checkout}[transformers,report,dev]" in notes(checkout)[0]
+    assert f"--editable {checkout}[transformers,lora,report,dev]" in notes(checkout)[0]
 
 
 def test_a_long_build_says_what_it_does(use: Use) -> None:
@@ -261,7 +264,9 @@ def test_an_environment_that_nobody_knows_is_a_mistake(use: Use) -> None:
     code, out, err = finish(use(LLMBENCH_VENV="vlm"))
 
     assert (code, out) == (1, "")
-    assert err == "llmbench: LLMBENCH_VENV=vlm is not known; leave it out, or say vllm.\n"
+    assert (
+        err == "llmbench: LLMBENCH_VENV=vlm is not known; leave it out, or say vllm or llamacpp.\n"
+    )
 
 
 def packages() -> dict[str, str]:

@@ -188,6 +188,7 @@ def ignore_hangups() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
+@pytest.mark.slow
 def test_a_hangup_that_is_ignored_stays_ignored(bench: Bench) -> None:
     bench.write(load_ms=300.0, clock="real", ttft_ms=0.1, tpot_ms=0.1, axes=ONE)
     process = bench.start(limit=ignore_hangups)
@@ -221,6 +222,7 @@ def test_a_process_of_ours_killed_from_outside_costs_one_session(bench: Bench, n
     assert done.failed().phase == "iteration"
 
 
+@pytest.mark.slow
 def test_a_fork_server_killed_while_it_forks_costs_nothing(bench: Bench) -> None:
     bench.write(protocol={"isolation": "cell"}, axes={"batch_size": list(range(1, 30))})
     process = bench.start()

@@ -172,6 +172,7 @@ def levels(process: subprocess.Popen[str]) -> tuple[int, int] | None:
         return None
 
 
+@pytest.mark.slow
 def test_500_cells_leave_the_parent_as_it_was(bench: Bench) -> None:
     bench.write(axes={"batch_size": list(range(1, 501))}, protocol=SINGLE, fault="oom", at="exit")
     process = bench.start()

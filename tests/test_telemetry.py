@@ -15,7 +15,7 @@ from llmbench.results.record import Status
 from llmbench.run import outcome
 from llmbench.run.device_monitor import DeviceMonitor
 from llmbench.run.messages import Progress
-from llmbench.run.runner import _WorkerSession
+from llmbench.run.runner import WorkerProcess, WorkerSession
 
 
 class Device(Gpu):
@@ -69,8 +69,8 @@ def test_clocks_are_those_of_the_measuring_not_of_the_load() -> None:
     watch.gpu = Device([], 0)
     watch.gpu.levels = lambda: {"sm_mhz": next(mhz)}  # type: ignore[method-assign]
     runner: Any = SimpleNamespace(watch=watch, screen=told)
-    nobody: Any = None
-    supervisor = _WorkerSession(runner, nobody, 1, [a_cell()])
+    nobody = WorkerProcess(0, 0.0, "", "")
+    supervisor = WorkerSession(runner, nobody, {}, watch, 1, [a_cell()], lambda: None)
 
     watch.tick()
     supervisor._progress(Progress(phase="warmup", iteration=0))

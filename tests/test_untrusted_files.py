@@ -291,7 +291,7 @@ def ten_million_lines(rows: Path) -> None:
     ("spoil", "code"),
     [
         (a_gigabyte_in_one_line, 0),
-        (a_gigabyte_without_an_end, 0),
+        pytest.param(a_gigabyte_without_an_end, 0, marks=pytest.mark.slow),
         (a_format_of_a_hundred_megabytes, 0),
         (ten_million_lines, 2),
     ],

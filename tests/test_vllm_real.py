@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import shutil
 import signal
 import time
 from importlib import import_module
@@ -15,7 +16,8 @@ import psutil
 import pytest
 
 import standin_vllm
-from jobs import job, prompts
+from jobs import at, family, job, prompts
+from lazily import Lazy
 from llmbench import backends
 from llmbench.errors import Unsupported
 from llmbench.measure import checks
@@ -31,6 +33,10 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("ignore")]
 
+reference: Any = Lazy("llmbench.backends.reference_model")
+
+HEADS = {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 2}
+"""Heads of 32, the smallest that a CPU has a kernel for."""
 FAMILIES = {
     "LLaMA": "llama-7b", "MPT": "mpt-7b", "GPT-NeoX": "pythia-70m", "GPT-J": "gpt-j-6b", "GPT-2": "gpt2",
     "OPT": "opt-125m", "BLOOM": "bloom-7b1", "Falcon": "falcon-7b", "Mistral": "mistral-7b-v0.1",
@@ -55,10 +61,10 @@ def measured(asked: Job) -> tuple[Status, list[str], Outcome, Any]:
     return status, [problem.code for problem in problems], outcome, engine
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_family_runs_and_is_valid(family: str) -> None:
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_family_runs_and_is_valid(name: str) -> None:
     quick = Protocol(iterations=3, min_time_s=0, warmup_budget_s=1)
-    asked = tiny(FAMILIES[family], batch_size=3, input_len=40, output_len=6, protocol=quick)
+    asked = tiny(FAMILIES[name], batch_size=3, input_len=40, output_len=6, protocol=quick)
 
     status, problems, outcome, engine = measured(asked)
     engine.close()
@@ -84,8 +90,6 @@ def test_an_encoder_decoder_is_refused_with_what_runs_it() -> None:
 
 
 def test_the_head_size_that_a_cpu_has_no_kernel_for_is_named() -> None:
-    from jobs import family  # noqa: PLC0415 - beside the models of the catalogue
-
     with pytest.raises(Unsupported) as refused:
         backends.load(job(family("llama"), backend="vllm", enforce_eager=True, max_model_len=64))
 
@@ -110,6 +114,98 @@ def test_repeated_prompts_hit_nothing_when_it_is_off() -> None:
 
     assert engine.counters() == {"prefix_cache_hits": 0}
     engine.close()
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a tiny model whose heads have a size that a CPU has a kernel for."""
+    folder = tmp_path_factory.mktemp("model")
+    reference.save(job(family("llama", **HEADS)), str(folder), disturbed=False)
+    return folder
+
+
+def of_folder(saved: Path, **options: Any) -> Job:
+    quick = Protocol(iterations=2, min_time_s=0, warmup=1, warmup_budget_s=0)
+    like = job(family("llama", **HEADS), backend="vllm", load_format="safetensors", protocol=quick,
+               **{**SMALL, "max_model_len": 64, "output_len": 16, **options})  # fmt: skip
+    return at(like, saved)
+
+
+@pytest.mark.parametrize("kind", ["ngram", "draft"])
+def test_drafts_leave_the_text_as_it_is(kind: str, saved: Path) -> None:
+    draft = {"draft_model": str(saved)} if kind == "draft" else {}
+    asked = of_folder(saved, speculative=kind, speculative_tokens=3, **draft)
+    plain: Any = backends.load(of_folder(saved))
+    wanted = plain.generate(prompts(asked), 16)
+    plain.close()
+
+    status, problems, outcome, engine = measured(asked)
+    tokens = engine.generate(prompts(asked), 16)
+    engine.close()
+
+    assert (status, problems) == (Status.OK, [])
+    assert tokens == wanted
+    counted = outcome.counters
+    assert counted["new_tokens"] == 2 * 2 * 16
+    assert counted["not_greedy_tokens"] == 0
+    if kind == "draft":  # the model drafts for itself, and every draft is accepted
+        assert counted["accepted_tokens"] == counted["drafted_tokens"] > 0
+        assert counted["target_passes"] < counted["new_tokens"] / 3
+
+
+def test_each_sequence_has_its_adapter(saved: Path, tmp_path: Path) -> None:
+    """Two adapters over a batch give what two models give into which they were merged by hand."""
+    texts = []
+    for seed in (1, 2):
+        write_adapter(saved, tmp_path / f"adapter{seed}", tmp_path / f"merged{seed}", seed)
+        merged: Any = backends.load(of_folder(tmp_path / f"merged{seed}"))
+        texts.append(merged.generate(prompts(of_folder(saved)), 8)[seed - 1])
+        merged.close()
+
+    both = f"{tmp_path / 'adapter1'},{tmp_path / 'adapter2'}"
+    plain: Any = backends.load(of_folder(saved))
+    without = plain.generate(prompts(of_folder(saved)), 8)
+    plain.close()
+    engine: Any = backends.load(of_folder(saved, lora=both))
+    tokens = engine.generate(prompts(of_folder(saved)), 8)
+    held = engine.facts["adapter_bytes"]
+    engine.close()
+
+    assert tokens == texts
+    assert all(row != other for row, other in zip(tokens, without, strict=True))
+    assert held > 0
+
+
+def write_adapter(saved: Path, folder: Path, merged: Path, seed: int) -> None:
+    """Write an adapter of the queries as peft would, and the model with it in its weights."""
+    torch, safetensors = import_module("torch"), import_module("safetensors.torch")
+    rank, scale, size = 4, 16, HEADS["hidden_size"]
+    weights = safetensors.load_file(saved / "model.safetensors")
+    generator = torch.Generator().manual_seed(seed)
+    parts: dict[str, Any] = {}
+    for layer in range(2):
+        name = f"model.layers.{layer}.self_attn.q_proj"
+        down, up = (
+            torch.randn(shape, generator=generator) * 0.1 for shape in ((rank, size), (size, rank))
+        )
+        parts |= {
+            f"base_model.model.{name}.lora_{side}.weight": one
+            for side, one in (("A", down), ("B", up))
+        }
+        weights[f"{name}.weight"] += scale / rank * up @ down
+    settings = {
+        "peft_type": "LORA",
+        "r": rank,
+        "lora_alpha": scale,
+        "target_modules": ["q_proj"],
+        "bias": "none",
+    }
+    for place in (folder, merged):
+        place.mkdir()
+    (folder / "adapter_config.json").write_text(json.dumps(settings))
+    safetensors.save_file(parts, folder / "adapter_model.safetensors")
+    shutil.copytree(saved, merged, dirs_exist_ok=True)
+    safetensors.save_file(weights, merged / "model.safetensors", {"format": "pt"})
 
 
 def test_the_stand_in_steps_as_the_engine_does() -> None:

@@ -40,6 +40,7 @@ COMMANDS = {
     "sweeps": "List the sweeps that come with llmbench.",
     "backends": "List the engines, or the options of one.",
     "models": "List the models of the catalogue, or show one model.",
+    "agent": "Measure on this machine for a sweep that runs elsewhere.",
     "machine": "Say what this machine is, and what its chip can do at most.",
 }
 """Each command and its help; `llmbench.commands.<name>` holds it as the function `command`."""

@@ -49,5 +49,13 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, SIGKILL)
 
 
+def outlive_parent() -> None:
+    """Undo `die_with_parent`, for a process that notices by itself that its parent is gone."""
+    if sys.platform == "linux":
+        import ctypes  # noqa: PLC0415 - see `main`
+
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, 0)
+
+
 if __name__ == "__main__":
     main()

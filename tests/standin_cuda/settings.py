@@ -21,6 +21,8 @@ def _words(name: str) -> list[str]:
 NAME = "NVIDIA H200"
 GPUS = int(_number("GPUS", 1))
 MEMORY_BYTES = int(_number("MEMORY_BYTES", 141 * GIB))
+FIRST = int(_number("FIRST", 0))
+"""The number in the id of the first GPU, to tell the GPUs of several machines apart."""
 SLICES = int(_number("SLICES", 0))
 """In how many slices (MIG) every GPU is cut; 0 is a whole GPU."""
 DENIED = [int(word) for word in _words("DENIED")]
@@ -48,8 +50,8 @@ class Gpu(NamedTuple):
     @property
     def uuid(self) -> str:
         if self.part is None:
-            return f"GPU-{self.number:08x}-1111-2222-3333-444444444444"
-        return f"MIG-{self.number:08x}-5555-6666-7777-{self.part:012x}"
+            return f"GPU-{FIRST + self.number:08x}-1111-2222-3333-444444444444"
+        return f"MIG-{FIRST + self.number:08x}-5555-6666-7777-{self.part:012x}"
 
     @property
     def memory_bytes(self) -> int:

@@ -26,7 +26,7 @@ from transformers.utils import logging
 
 from llmbench.backends.config import builder, of_model
 from llmbench.backends.memory import tensors_of
-from llmbench.backends.transformers.loops import decoder_config, two_caches
+from llmbench.backends.transformers.loops import decoder_config, two_caches, word_for_cache
 from llmbench.models.counts import Attended, Cached, Counts, Kind, ModelAnswer, Product
 from llmbench.models.resolve import Model
 
@@ -399,7 +399,7 @@ def _seen(tokens: int, watch: Watch, cache: Any, once: Mapping[Product, int]) ->
 
 def _forward(model: Any, cache: Any, tokens: int, encoded: Encoded | None) -> None:
     ids = torch.zeros((1, tokens), dtype=torch.long, device="meta")
-    past = {"past_key_values": cache, "use_cache": True}
+    past = {word_for_cache(model): cache, "use_cache": True}
     if encoded:
         model(decoder_input_ids=ids, encoder_outputs=encoded.output, **past)
     else:

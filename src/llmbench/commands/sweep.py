@@ -238,6 +238,29 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
             help="Wait until other processes leave the CPUs and GPUs alone; give up after 10 minutes.",
         ),
     ] = False,
+    gpus: Annotated[
+        str,
+        typer.Option(
+            metavar="all|N,N",
+            help="Measure on all GPUs of a box at once, or on these; see docs/scale.md. [default: one at a time]",
+        ),
+    ] = "",
+    places: Annotated[
+        str,
+        typer.Option(
+            metavar="WAY[:REST]",
+            help="Measure on other boxes: ssh:A,B, slurm, ray[:ADDRESS], or command:TEMPLATE with {host}. "
+            "[default: this machine]",
+        ),
+    ] = "",
+    hosts: Annotated[str, typer.Option(metavar="A,B", help="The hosts of --places command:.")] = "",
+    move: Annotated[
+        bool,
+        typer.Option(
+            "--move",
+            help="Measure cells anew elsewhere whose GPU is not there any more; their earlier sessions stop counting.",
+        ),
+    ] = False,
     add: Annotated[
         bool, typer.Option("--add", help="Continue a run although the grid of cells has changed.")
     ] = False,
@@ -296,13 +319,11 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
         raise SpecError(f"--probe: measures this machine, and --machine {machine} is another.")
     if probe:
         run_sweep.probe_first(wanted, console)
-    if dry_run and format == "junit":
-        raise SpecError("--format junit: a plan is no test; leave out --dry-run.")
+    where = run_sweep.Where(places, hosts, gpus, move=move)
     if dry_run:
-        destination = report.destination("sweep", format, output if format == "html" else None)
+        destination = _destination(format, output)
         asked_price = PriceOptions(usd_per_hour, usd_per_gpu_hour, price)
-        made = forecast.forecast(wanted, machine, asked_price, store.RESULTS)
-        destination.write(views_dry_run.document(made))
+        destination.write(views_dry_run.document(_forecast(wanted, machine, asked_price, where)))
         return 0
     _refuse_alone(
         {
@@ -325,9 +346,32 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
         wait_for_quiet=wait_for_quiet,
         rounds=rounds,
         turns=turns,
+        where=where,
     )
     command = command_line(["llmbench", *sys.argv[1:]])
     return run_sweep.sweep(wanted, asked, console, command, partial(show_table, format=format))
+
+
+def _destination(format: report.CheckedFormat, output: Path | None) -> report.Destination:
+    if format == "junit":
+        raise SpecError("--format junit: a plan is no test; leave out --dry-run.")
+    return report.destination("sweep", format, output if format == "html" else None)
+
+
+def _forecast(
+    wanted: Sweep, machine: str | None, price: PriceOptions, where: run_sweep.Where
+) -> forecast.Forecast:
+    """Return the forecast of a sweep on this machine, a chip, or the boxes that answer now."""
+    if machine and (where.places or where.gpus):
+        raise SpecError(
+            f"--machine {machine}: leave out --places and --gpus, or the chip; CHIP*N are N GPUs."
+        )
+    with run_sweep.joined(wanted, where) as boxes:
+        here = boxes.heres if boxes else []
+        alone = not where.gpus
+        made = forecast.forecast(wanted, machine, price, store.RESULTS, here, alone=alone)
+        made.planned.warnings.extend(boxes.refused if boxes else ())
+    return made
 
 
 def wanted_by(sweep: Path | str | None, model: list[str] | None = None) -> Sweep:

@@ -27,12 +27,6 @@ class ForeignJson(NamedTuple):
 
 OF_OTHER_TOOLS = (
     ForeignJson(
-        frozenset({"load_summary", "successes", "failures"}), "inference-perf's summary, which llmbench does not read"
-    ),
-    ForeignJson(
-        frozenset({"engine", "performance", "world_info"}), "trtllm-bench's report, which llmbench does not read"
-    ),
-    ForeignJson(
         frozenset({"results", "versions", "n-shot"}), "lm-evaluation-harness's results, which hold no speed"
     ),
 )  # fmt: skip
@@ -65,6 +59,26 @@ KINDS = (
         ("guidellm_version:",),
         "GuideLLM's report in YAML",
         "write it as JSON (guidellm: an --output of kind json, or a path that ends in .json)",
+    ),
+    ForeignText(
+        ("Run Info", "Request Latency", "Time to First Token"),
+        "GuideLLM's CSV, which has no requests, and its medians are the lower of two values",
+        "write it as JSON (guidellm: an --output of kind json, or a path that ends in .json)",
+    ),
+    ForeignText(
+        ("Hardware,Num of Hardware,Framework,Model,",),
+        "a table of Argonne's LLM-Inference-Bench, which has one number of each test and no repetitions",
+        "run llmbench sweep with the same model and lengths, or import the files of the engine's own benchmark",
+    ),
+    ForeignText(
+        ("latency_per_sequence_output_token (ms)",),
+        "what llm-foundry's benchmark prints, which has only means, and a mean is not a median",
+        "run llmbench sweep with the same model and lengths",
+    ),
+    ForeignText(
+        ("| Sequence Length ", "| Decode Length "),
+        "the table of TGI's text-generation-benchmark, which has rounded figures and no requests",
+        "measure the server with vllm bench serve --save-result --save-detailed, or with llmbench sweep --server",
     ),
     ForeignText(
         ("Successful requests:", "Benchmark duration (s):"),

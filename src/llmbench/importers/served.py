@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from statistics import median
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from llmbench.importers.fields import Fields
 from llmbench.results.record import Finding, Given
@@ -32,7 +33,7 @@ def of_requests(
         return {}
     return {
         key: Given(
-            value=median(samples),
+            value=float(np.median(samples)),
             definition=DEFINITIONS[key],
             clock=clock,
             tokens=tokens,

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmbench.machine import info, state
+from llmbench.spec.digest import digest_of
 from llmbench.stats import sample_size
 
 if TYPE_CHECKING:
@@ -128,6 +129,40 @@ def check(deviation: float, dof: float) -> None:
 SHELF = state.Shelf(
     "calibrations", "calibration", Calibration, "calibrate again with llmbench calibrate"
 )
+
+
+class Neighbours(state.OfMachine, frozen=True, kw_only=True):
+    """Whether the other GPUs of a box may be measured at the same time, by `calibrate --per-box`.
+
+    Attributes:
+        at: the time.
+        others: how many other GPUs were timed at the same time.
+        pairs: of sessions, one alone and one together with them.
+        same: whether every cell was the same within 1 %, for each metric.
+
+    """
+
+    at: str
+    others: int
+    pairs: int
+    same: bool
+
+
+NEIGHBOURS = state.Shelf(
+    "neighbours", "measurement of neighbours", Neighbours,
+    "measure it again with llmbench calibrate --per-box",
+)  # fmt: skip
+
+
+def most_harmless(machine: Mapping[str, Any]) -> int:
+    """Return how many other GPUs of a box may be timed without changing a number; 0 where nobody has measured it."""
+    known, _ = NEIGHBOURS.find(kind_digest(machine))
+    return known.others if known and known.same else 0
+
+
+def kind_digest(machine: Mapping[str, Any]) -> str:
+    """Return the digest under which something is kept for all machines of a kind."""
+    return digest_of([*info.kind(machine)])
 
 
 class KeptCalibration(NamedTuple):

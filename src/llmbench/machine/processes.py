@@ -60,6 +60,12 @@ class Mark(NamedTuple):
         return cls(run, f"{boot_id()}.{at.st_dev}.{at.st_ino}", _namespace(os.getpid()), mine)
 
     @classmethod
+    def of_agent(cls, run: str, host: str) -> Self:
+        """Return the mark for processes that this process starts for a run whose folder is on another machine."""
+        mine = f"{os.getpid()}.{start_ticks(os.getpid())}"
+        return cls(run, f"{boot_id()}.{host.replace('/', '-')}", _namespace(os.getpid()), mine)
+
+    @classmethod
     def of(cls, process: psutil.Process) -> Self | None:
         """Return the mark that a process carries, or None."""
         parts = _environment(process).get(RUN_VARIABLE, "").split("/")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from llmbench.machine import chips
 from llmbench.numbers import plural
 from llmbench.results.record import Finding, Outcome, Status
+from llmbench.spec import speculation
 
 if TYPE_CHECKING:
     from llmbench.results.record import Sample
@@ -179,6 +180,7 @@ def _physics(cell: Cell, outcome: Outcome, ceilings: Ceilings) -> Iterator[Findi
     rows = [row for sample in counted(outcome) for row in sample.token_ns if len(row) > 1]
     if weights and ceilings.bandwidth and rows:
         step_s = min((row[-1] - row[0]) / (len(row) - 1) for row in rows) / 1e9
+        step_s *= _most_a_pass(cell)
         if step_s <= 0 or weights / step_s > ceilings.slack * ceilings.bandwidth:
             yield Finding(
                 "implausible",
@@ -196,6 +198,13 @@ def _physics(cell: Cell, outcome: Outcome, ceilings: Ceilings) -> Iterator[Findi
                 "implausible",
                 f"prefill does {flops:.3g} FLOP in {first_s * 1e3:.4f} ms: over the peak",
             )
+
+
+def _most_a_pass(cell: Cell) -> int:
+    """Return how many tokens one reading of the weights can yield at most: more than one where tokens are drafted."""
+    return (
+        1 + int(cell.options.get("speculative_tokens", 5)) if speculation.used(cell.options) else 1
+    )
 
 
 def _memory(_cell: Cell, outcome: Outcome, ceilings: Ceilings) -> Iterator[Finding]:
@@ -224,11 +233,26 @@ def _recompiled(_cell: Cell, outcome: Outcome, _: Ceilings) -> Iterator[Finding]
         yield Finding("recompiled", f"{count} graphs were compiled after the warm-up")
 
 
+def _not_greedy(cell: Cell, outcome: Outcome, _: Ceilings) -> Iterator[Finding]:
+    """Speculation may not change the text: each token must be the model's own choice, but for near ties."""
+    wrong = outcome.counters.get(
+        speculation.NOT_GREEDY, None if speculation.used(cell.options) else 0
+    )
+    if wrong != 0:
+        tokens = cell.batch_size * cell.output_len
+        told = "nobody checked" if wrong is None else f"{wrong} of {tokens} tokens are not"
+        yield Finding("not_greedy", f"{told} what the model chooses without speculation")
+
+
 def _placement(cell: Cell, outcome: Outcome, _: Ceilings) -> Iterator[Finding]:
     """Every parameter must be on the requested device, unless offload was requested."""
     places = _names(outcome.engine.get("param_devices"))
     wrong = {name for name in places if name.split(":")[0] != cell.device.split(":")[0]}
-    if wrong and cell.options.get("device_map", "none") == "none":
+    if (
+        wrong
+        and cell.options.get("device_map", "none") == "none"
+        and "gpu_layers" not in cell.options
+    ):
         yield Finding(
             "placement", f"parameters on {', '.join(sorted(wrong))} instead of {cell.device}"
         )
@@ -349,6 +373,7 @@ PROBLEMS: tuple[Check, ...] = (
     _memory,
     _prefix_hit,
     _recompiled,
+    _not_greedy,
     _placement,
     _dtype,
     _throttled,

@@ -57,3 +57,16 @@ class Speaker(Protocol):
         self, prompts: Sequence[Sequence[int]], output_len: int
     ) -> tuple[list[list[int]], list[list[float]]]:
         """Return greedy new ids, and the natural log-probability that the model gave each; [batch][output_len]."""
+
+
+@runtime_checkable
+class Speculator(Protocol):
+    """An engine that may draft tokens, and can tell which tokens its model would have chosen without drafts."""
+
+    def below_likeliest(
+        self, prompts: Sequence[Sequence[int]], tokens: Sequence[Sequence[int]]
+    ) -> list[list[float]]:
+        """Return how far each new token's log-probability is below the largest at its place, in nats.
+
+        Shape [batch][output_len]; 0 for the likeliest. Computed from the prompts and tokens alone, without speculation.
+        """

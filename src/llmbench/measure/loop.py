@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING
 
 from llmbench.measure import warmup
 from llmbench.measure.clock import REAL
+from llmbench.measure.engine import Speculator
 from llmbench.measure.telemetry import CpuWindow
 from llmbench.results.record import Outcome, Sample
+from llmbench.spec import speculation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,13 +25,17 @@ if TYPE_CHECKING:
 
     from llmbench.measure.clock import Clock
     from llmbench.measure.engine import Engine
-    from llmbench.measure.prompts import Phase, Workload
+    from llmbench.measure.prompts import Phase, Prompts, Workload
     from llmbench.measure.telemetry import Counters
     from llmbench.results.record import Memory
     from llmbench.spec.sweep import Cell, Protocol
 
 MOST_RETRIES = 5
 """The number of throttled iterations discarded before a cell is given up."""
+
+
+COOLED_S = 1.0
+"""After a wait of this length a device has lowered its clocks, and is warmed up again."""
 
 
 class Measurement:
@@ -74,10 +80,12 @@ class Loop:
         taken: Measurement,
         device: Counters,
         say: Callable[[Phase, int], None],
+        await_quiet: Callable[[], None] | None = None,
     ) -> None:
-        """Store the parts without running anything."""
+        """Store the parts without running anything; `await_quiet` returns when this cell's clock may run."""
         self.engine, self.protocol, self.workload, self.taken = engine, protocol, workload, taken
-        self.device, self.say = device, say
+        self.device, self.say, self.await_quiet = device, say, await_quiet
+        self._last: tuple[Prompts, Sequence[Sequence[int]]] = [], []
         self.clock: Clock = getattr(engine, "clock", REAL)
 
     def run(self) -> None:
@@ -88,9 +96,11 @@ class Loop:
         gc.disable()
         try:
             self._warm_up()
+            self._wait()
             self._measure()
         finally:
             gc.enable()
+        self._prove_greedy()
         self._enter("memory")
         self.taken.memory = self.engine.memory(
             self.workload("memory", 0), self.taken.cell.output_len
@@ -116,6 +126,18 @@ class Loop:
             spent_ns += max(times[-1] or 0, 0)
         self.taken.warmup_converged = warmup.converged(times, protocol.warmup_within)
 
+    def _wait(self) -> None:
+        """Wait until the clock may run; after a longer wait make the fewest warm-up calls again."""
+        if self.await_quiet is None:
+            return
+        began = time.monotonic()
+        self.await_quiet()
+        if time.monotonic() - began > COOLED_S:
+            times = self.taken.warmup_ns
+            for _ in range(self.protocol.warmup):
+                self.say("warmup", len(times) + 1)
+                times.append(self._once(self.workload("warmup", len(times)))[0].e2e_ns)
+
     def _measure(self) -> None:
         """Time iterations until their number and total time are large enough."""
         self.taken.phase = "iteration"
@@ -137,6 +159,18 @@ class Loop:
         self.taken.telemetry = {**window.read(), **self.device.summary()}
         self.taken.counters = {
             key: value - before.get(key, 0) for key, value in self.engine.counters().items()
+        }
+
+    def _prove_greedy(self) -> None:
+        """Where tokens were drafted, count those of the last timed call that the model would not choose itself."""
+        if not speculation.used(self.taken.cell.options):
+            return
+        assert isinstance(self.engine, Speculator), "an engine that speculates can be checked"
+        within = speculation.NEAR_TIE_NATS[self.taken.cell.dtype]
+        gaps = [gap for row in self.engine.below_likeliest(*self._last) for gap in row]
+        self.taken.counters |= {
+            speculation.NOT_GREEDY: sum(not gap <= within for gap in gaps),  # negated to count NaN
+            speculation.NEAR_TIES: sum(0 < gap <= within for gap in gaps),
         }
 
     def _cool_down(self, discarded: int) -> None:
@@ -164,6 +198,7 @@ class Loop:
         engine.synchronize()
         end, wall_end = now(), wall()
         spent = self.device.since(before)
+        self._last = prompts, tokens
         sample = Sample(
             e2e_ns=whole(end - start),
             wall_ns=whole(wall_end - wall_start),

@@ -11,6 +11,7 @@ MEANINGS = {
     "busy_machine": "other processes used over 5 % of the CPUs; measure again when they are done.",
     "cpu_steal": "the hypervisor took over 2 % of the CPU time; other tenants slowed this down.",
     "shared_device": "other processes used the GPU; measure again when they are done.",
+    "neighbours": "other GPUs of the same box were measured at the same time; see docs/scale.md.",
     "hot": "heat throttled the GPU for over 1 % of the time; improve its cooling or measure again later.",
     "spike": "one iteration took over twice the median, and the median hides it; see records.jsonl.",
     "trend": "iterations got steadily slower or faster, from heat, a filling cache or a short warm-up.",

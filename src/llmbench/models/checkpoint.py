@@ -18,7 +18,7 @@ IN_FILES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 """The dtypes' names in the header of a safetensors file."""
 DEFAULT = "float32"
 """The dtype that transformers builds a model in whose configuration names none."""
-SHORT = {"bitsandbytes": "bnb", "compressed-tensors": "ct"}
+SHORT = {"bitsandbytes": "bnb", "compressed-tensors": "ct", "gguf": ""}
 """Short names of methods of quantisation, as in the option `quantization`."""
 LONGEST_HEADER = 2**27
 PARTS = ("text_config", "llm_config", "decoder")

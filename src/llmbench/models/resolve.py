@@ -17,7 +17,7 @@ import msgspec
 
 from llmbench import files
 from llmbench.errors import SpecError, did_you_mean
-from llmbench.models import by_row, checkpoint
+from llmbench.models import by_row, checkpoint, gguf
 from llmbench.models import scaled as models_scaled
 from llmbench.models.counts import Counts  # noqa: TC001 - msgspec reads the annotations
 from llmbench.spec import configs, yaml
@@ -153,11 +153,8 @@ def resolve(name: str) -> Model:
         return _from_catalogue(name, yaml.read(known[base], Entry), size)
     if os.path.isdir(folder):  # noqa: PTH112 - likewise
         raise SpecError(f"model: {name!r} {_no_checkpoint(Path(folder))}")
-    if name.lower().endswith(".gguf"):
-        raise SpecError(
-            f"model: {name!r} is a GGUF file, which neither transformers nor vllm runs here; name the folder or the "
-            "hub id of the checkpoint that it was made from."
-        )
+    if name.lower().endswith(gguf.SUFFIX):
+        return _from_gguf(name, Path(folder))
     if name.startswith((".", "/", "~")):
         there = os.path.lexists(folder)
         what = (
@@ -174,7 +171,7 @@ def is_model(name: str) -> bool:
     """Return whether a word that may also be a sweep's file is a model: a catalogue entry, a folder, or a hub id."""
     folder = os.path.expanduser(name)  # noqa: PTH111 - as in `resolve`
     if os.path.lexists(folder):
-        return os.path.isdir(folder)  # noqa: PTH112 - likewise
+        return os.path.isdir(folder) or folder.lower().endswith(gguf.SUFFIX)  # noqa: PTH112 - likewise
     if name.partition(AT)[0] in _files():
         return True
     return bool(HUB_ID.fullmatch(name)) and Path(name).suffix not in {".yaml", ".yml"}
@@ -279,6 +276,30 @@ def _from_folder(name: str, folder: Path) -> Model:
     return msgspec.structs.replace(model, stored_bytes=checkpoint.stored_bytes(shards))
 
 
+def _from_gguf(name: str, path: Path) -> Model:
+    """Return the model of a GGUF file, which its header describes."""
+    try:
+        header = gguf.read(path)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise SpecError(f"model: {name}: {reason}.") from error
+    config = gguf.config_of(header)
+    return _model(
+        name,
+        "folder",
+        str(path.resolve()),
+        config["model_type"],
+        config,
+        [[path.name, path.stat().st_size]],
+        config["dtype"],
+    )
+
+
+def is_gguf(model: Model) -> bool:
+    """Return whether a model is one GGUF file, which only llama.cpp runs here."""
+    return str(model.location).lower().endswith(gguf.SUFFIX)
+
+
 def _no_checkpoint(folder: Path) -> str:
     """Return what a folder without config.json is, and what to name instead."""
     if os.path.lexists(folder / ADAPTER):
@@ -289,8 +310,8 @@ def _no_checkpoint(folder: Path) -> str:
             "holds a checkpoint in its maker's own format (params.json); name one that was converted for transformers, "
             "which has config.json."
         )
-    if any(folder.glob("*.gguf")):
-        return "holds GGUF files, which neither transformers nor vllm runs here; name the original checkpoint."
+    if found := sorted(path.name for path in folder.glob(f"*{gguf.SUFFIX}")):
+        return f"holds GGUF files; name one, such as {folder.name}/{found[0]}."
     return "is a folder without config.json, which every checkpoint has."
 
 

@@ -40,12 +40,13 @@ WARM_UPS = 5
 HOW = "llmbench machine --probe"
 PREDICTED = "transformers"
 """The engine whose loops are modelled; others have their own caches, kernels and memory plans."""
-COMPUTING = (PREDICTED, "vllm")
+COMPUTING = (PREDICTED, "vllm", "llamacpp")
 """The engines that compute a model, whose work can be compared with a ceiling; the fake one does not."""
 ONE_DEVICE = (
-    ("device_map", "none"), ("tensor_parallel_size", 1), ("pipeline_parallel_size", 1),
+    ("device_map", "none"), ("tensor_parallel_size", 1), ("pipeline_parallel_size", 1), ("speculative", "none"),
+    ("lora", ""),
 )  # fmt: skip
-"""Options, with the defaults under which one device holds all weights."""
+"""Options, with the defaults under which one device holds all weights and reads them once a token."""
 
 
 class PredictedMachine(NamedTuple):
@@ -223,7 +224,7 @@ def _otherwise(cell: Cell) -> str:
     """Return why the rates of one device do not apply to a cell; empty if they do."""
     for name, usual in ONE_DEVICE:
         if (given := cell.options.get(name, usual)) != usual:
-            return f"no times: {name}={given} changes where the weights are, or their type"
+            return f"no times: {name}={given} changes where the weights are, or how often they are read"
     return ""
 
 

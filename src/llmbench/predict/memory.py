@@ -19,11 +19,12 @@ if TYPE_CHECKING:
 TIGHT_OVER = 0.9
 """Above this share of the memory, fragmentation may decide; the cell is called tight and tried."""
 
-PAIR_BYTES = {"mpt": 12, "gptj": 12, "bloom": 16, "falcon": 8}
+PAIR_BYTES = {"mpt": 12, "bloom": 16, "falcon": 8}
 """Bytes per pair of tokens and head, for families whose attention materialises its scores.
 
-The first three have no fused attention: scores, their masked copy and a softmax in float32. Falcon shares one key
-among all heads, which torch's fused kernels do not support. Counted with torch's profiler, transformers 5.19."""
+The first two have no fused attention: scores, their masked copy and a softmax in float32. Falcon shares one key
+among all heads, which torch's fused kernels do not support. Counted with torch's profiler,
+transformers 5.19."""
 EAGER_PAIR_BYTES = 12
 """The same with `attn_implementation: eager`."""
 SHARED_KEY_ONLY = "falcon"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -216,6 +217,16 @@ def repeated(table: Table) -> Iterator[Note]:
         yield Note(
             f"1 iteration a session{where}: such a value is one call's time, not a median.",
             "warning",
+        )
+
+
+def places(table: Table) -> Iterator[Note]:
+    """Yield which boxes and GPUs measured how many cells each, where there were several."""
+    counts = Counter(filter(None, table.places))
+    if counts:
+        said = (f"{foreign(place)} ({plural(n, 'cell')})" for place, n in sorted(counts.items()))
+        yield Note(
+            f"Measured on {', '.join(said)}. A cell stays on one; two GPUs of one model differ."
         )
 
 

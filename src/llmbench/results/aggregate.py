@@ -97,6 +97,7 @@ class Tally:
         details: for each reason code, the figures behind the first warning of that kind.
         failures: the sessions that ended without a number, alike ones together.
         counted: of each cell, how many requests failed or were empty, in words.
+        places: the box and the GPUs that measured each cell, in words; only where boxes measured.
         verdicts: sessions that are `valid`, `warned` (valid with warnings), `invalid`, `failed`.
         environments: digests of the environments that valid sessions ran in.
 
@@ -111,7 +112,7 @@ class Tally:
     def __init__(self, log: Log) -> None:
         """Read the records of a run once."""
         self._read(log, log.as_written(RecordedSession))
-        if log.refuted:  # known only now; hardly any run has such cells
+        if log.refuted or log.moved:  # known only now; hardly any run has such cells
             self._read(log, log.records(RecordedSession))
         self.errors_nats = log.errors_nats
         planned: dict[str, Point] = {cell.id: cell for cell in (log.plan.cells if log.plan else ())}
@@ -134,6 +135,7 @@ class Tally:
         self.failures: dict[tuple[object, ...], Failure] = {}
         self.verdicts = dict.fromkeys(("valid", "warned", "invalid", "failed"), 0)
         self.environments: set[str] = set()
+        self.places: dict[str, str] = {}
         self._written: dict[str, Point] = {}
         self._seen: set[tuple[str, int]] = set()
         self._cut_off: set[tuple[str, int]] = set()
@@ -169,6 +171,8 @@ class Tally:
         """Count a session that ended; the first record that was measured counts, before any skip."""
         self._seen.add(session)
         self._written[session[0]] = cell
+        if place := record.worker.place:
+            self.places[session[0]] = place
         if record.status is not OK:
             self._take_failed(record)
             return

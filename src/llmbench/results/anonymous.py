@@ -40,6 +40,7 @@ OUR_WORDS = re.compile(r"(?:killed by|no_result|the worker exited|protocol|nurse
 KIND = re.compile(r"[A-Za-z_][\w.]*(?=:)")
 
 LEFT_OUT = "left out"
+CUT_OFF = "the sweep was stopped, or the box was gone"
 
 
 def line(whole: L) -> L:
@@ -165,6 +166,8 @@ def _result(result: dict[str, Any]) -> dict[str, Any]:
         if outcome.get("error"):
             outcome["error"] = _kind(outcome["error"])
         anonymised["reason"] = result["reason"] and _kind(result["reason"])
+    if result["worker"].get("box") and result["status"] == Status.INTERRUPTED:
+        outcome["error"] = anonymised["reason"] = CUT_OFF  # the words have the box's name
     return {**anonymised, "outcome": outcome}
 
 
@@ -177,10 +180,28 @@ def _import(imported: dict[str, Any]) -> dict[str, Any]:
     return {**imported, "command": COMMAND}
 
 
+def _place(place: dict[str, Any]) -> dict[str, Any]:
+    """Remove the box's name, the ids of its units, the kernel's build and the devices' ids."""
+    environment = {**place["environment"]}
+    environment |= {"system": str(environment.get("system", "")).partition(" ")[0]}
+    if "machine" in environment:
+        environment["machine"] = _machine(environment["machine"])
+    return {
+        **place, "name": "box", "units": [], "machine": _machine(place["machine"]),
+        "environment": environment,
+    }  # fmt: skip
+
+
+def _move(move: dict[str, Any]) -> dict[str, Any]:
+    return {**move, "unit": ""}
+
+
 CHANGES = {
     "sweep": _plan,
     "begin": _begin,
     "end": _result,
     "import": _import,
+    "place": _place,
+    "move": _move,
 }
 """The anonymising function of each kind of line; other kinds have only numbers and texts."""

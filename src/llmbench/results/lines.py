@@ -11,6 +11,7 @@ import errno
 import io
 import itertools
 import json
+import math
 import os
 import re
 import zlib
@@ -70,14 +71,27 @@ _line: msgspec.json.Decoder[record.Line] = msgspec.json.Decoder(record.Line)
 
 
 def encode(line: record.Line | record.Result | dict[str, Any]) -> bytes:
-    """Return a line as compact JSON; raise ValueError for NaN or infinity.
+    """Return a line as compact JSON; raise ValueError for NaN or infinity."""
+    value = msgspec.to_builtins(line)
+    _refuse_not_finite(value)
+    try:
+        return msgspec.json.encode(value)
+    except UnicodeEncodeError:
+        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+        return spelled(text).encode()
 
-    The standard library writes it, because msgspec would turn NaN into null, which means "not measured".
-    """
-    text = json.dumps(
-        msgspec.to_builtins(line), allow_nan=False, ensure_ascii=False, separators=(",", ":")
-    )
-    return spelled(text).encode()
+
+def _refuse_not_finite(value: Any) -> None:
+    """Raise ValueError for NaN or infinity, which msgspec would write as null: "not measured"."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{value} is no number, and cannot be written")
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        numbers = set(map(type, value)) <= {float, int}  # a file of others may hold millions
+        if not (numbers and math.isfinite(sum(value))):
+            for one in value:
+                _refuse_not_finite(one)
 
 
 def seal(member: bytes) -> bytes:

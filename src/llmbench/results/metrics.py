@@ -31,6 +31,7 @@ PERCENT = Unit("% of ceiling", 100.0)
 """For shares, which files store without conversion: 0.5 is 50 %."""
 REQUESTS = Unit("req/s", 1.0)
 SHARE = Unit("%", 100.0)
+TOKENS = Unit("tok", 1.0)
 JOULES = Unit("J/tok", 1.0)
 TEXT = Unit("B/s", 1.0)
 """UTF-8 bytes, which are comparable between tokenizers."""
@@ -137,6 +138,12 @@ OURS: tuple[Metric, ...] = (
            "the device's energy over an iteration / (batch x n): the energy of prompts and new tokens, "
            "charged to new tokens",
            ASKED, DRIVER, lambda s: s.energy_j / (s.batch_size * s.output_len), within=MEAN),
+    Metric("tokens_per_step", "per step", TOKENS, "higher", "mean",
+           "speculative decoding: new tokens of a sequence / passes through the model, the prompt's included; 1 without "
+           "drafts", ASKED, "counted over the timed iterations", lambda s: s.tokens_per_step),
+    Metric("accepted_share", "accepted", SHARE, "higher", "mean",
+           "speculative decoding: share of the drafted tokens that the model accepted",
+           "", "counted over the timed iterations", lambda s: s.accepted_share),
     Metric("load_s", "load", S, "lower", "mean",
            "from the start of loading to a loaded engine, without imports",
            "", "host, monotonic", lambda s: s.load_s),
@@ -173,6 +180,12 @@ OURS: tuple[Metric, ...] = (
     Metric("host_peak_rss_generate_bytes", "run RSS", MIB, "lower", "max",
            "peak resident host memory while generating",
            "", SYSTEM, lambda s: s.host_peak_rss_generate_bytes),
+    Metric("draft_bytes", "draft weights", MIB, None, "max",
+           "bytes of the parameters of a draft model, which are not in `weights`",
+           "", COUNTED, lambda s: s.draft_bytes),
+    Metric("adapter_bytes", "adapters", MIB, None, "max",
+           "bytes of the parameters of LoRA adapters that are held next to the weights, and not in `weights`",
+           "", COUNTED, lambda s: s.adapter_bytes),
 )
 
 SERVED: tuple[Metric, ...] = (

@@ -85,6 +85,8 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     host_peak_rss_bytes: int | None = None
     host_peak_rss_load_bytes: int | None = None
     host_peak_rss_generate_bytes: int | None = None
+    draft_bytes: int | None = None
+    adapter_bytes: int | None = None
 
 
 class Given(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -170,7 +172,8 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """One session of one group, with everything that a worker needs.
 
-    `attended` says whether a launcher answers each result before the next cell begins; `prompts_text` is the
+    `attended` says whether a launcher answers each result before the next cell begins, `gated` whether it also says
+    when each cell's clock may run, because other GPUs of the machine are measured at the same time; `prompts_text` is the
     content of a prompts file, `requests_folder` where the raw requests of served cells go.
     """
 
@@ -180,6 +183,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     session: int
     attempt: int = 1
     attended: bool = False
+    gated: bool = False
     prompts_text: str | None = None
     requests_folder: str | None = None
 
@@ -356,4 +360,34 @@ class Parity(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="p
     environment: str = ""
 
 
-Line: TypeAlias = Plan | Begin | Record | Stop | Import | Parity
+class Place(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="place"):
+    """A box that measures for the run, written when it joins for the first time.
+
+    Attributes:
+        at: when it joined, by the clock of the sweep's machine.
+        name: the box's name.
+        units: the ids of its GPUs, or of its processors, as records name them in `worker`.
+        machine: its facts, with these GPUs only.
+        environment: of the numbers that are measured there, and its digest.
+
+    """
+
+    format: int = FORMAT
+    at: str
+    name: str
+    units: list[str]
+    machine: dict[str, Any]
+    environment: dict[str, Any]
+    environment_digest: str
+
+
+class Move(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="move"):
+    """Cells that are measured anew on other units: their sessions on `unit` stay in the file and no longer count."""
+
+    format: int = FORMAT
+    cells: list[str]
+    unit: str
+    at: str
+
+
+Line: TypeAlias = Plan | Begin | Record | Stop | Import | Parity | Place | Move

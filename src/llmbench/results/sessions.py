@@ -17,6 +17,7 @@ from msgspec.structs import astuple
 from numpy.typing import NDArray
 
 from llmbench.results.record import Finding, Given, Memory, Status
+from llmbench.spec import speculation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -58,15 +59,23 @@ class RecordedLevels(msgspec.Struct, frozen=True, gc=False):
 
 
 class RecordedWorker(msgspec.Struct, frozen=True, gc=False):
-    """The fields read from the facts of a worker."""
+    """The fields read from the facts of a worker; the last two only where boxes measured."""
 
     pid: int | None = None
+    box: str = ""
+    gpus: list[int] = []
+
+    @property
+    def place(self) -> str:
+        """Return the box and its GPUs, in words; empty where one machine measured on one GPU at a time."""
+        return f"{self.box} GPU {','.join(map(str, self.gpus))}" if self.gpus else self.box
 
 
 class RecordedOutcome(msgspec.Struct, gc=False):
     """The fields read from an outcome."""
 
     engine: RecordedFacts = RecordedFacts()
+    counters: dict[str, float] = {}
     samples: list[RecordedSample] = []
     load_s: float | None = None
     warmup_ns: list[float | None] = []
@@ -99,7 +108,8 @@ class Sessions(NamedTuple):
     Times are in seconds, each the median over the session's iterations that count: `decode_s` is the median
     of e2e - ttft, `gap_s` the median of all gaps between successive tokens of a sequence. The `_spread` of
     each is half the range of its samples over their median; NaN for a single sample. `energy_j` is the
-    mean of the device's energy over an iteration, `bytes_per_token` is of the prompts' text. The five from
+    mean of the device's energy over an iteration, `bytes_per_token` is of the prompts' text, `tokens_per_step`
+    and `accepted_share` are of all iterations together. The five from
     `prefill_work` on are of the whole batch, as predicted: operations, bytes, and ceilings of both a second.
     `given` holds, by the keys of METRICS, the values and spreads that other tools took themselves.
     """
@@ -116,6 +126,8 @@ class Sessions(NamedTuple):
     first_call_s: Column
     energy_j: Column
     bytes_per_token: Column
+    tokens_per_step: Column
+    accepted_share: Column
     weights_bytes: Column
     kv_cache_bytes: Column
     kv_cache_theoretical_bytes: Column
@@ -126,6 +138,8 @@ class Sessions(NamedTuple):
     host_peak_rss_bytes: Column
     host_peak_rss_load_bytes: Column
     host_peak_rss_generate_bytes: Column
+    draft_bytes: Column
+    adapter_bytes: Column
     batch_size: Column
     input_len: Column
     output_len: Column
@@ -183,7 +197,7 @@ class Alike:
 
 
 class Gatherer:
-    """Takes in sessions one by one and returns their columns; keeps 25 numbers a session, no samples."""
+    """Takes in sessions one by one and returns their columns; keeps 29 numbers a session, no samples."""
 
     def __init__(self) -> None:
         """Begin with no session."""
@@ -204,6 +218,7 @@ class Gatherer:
                 warmup_ns[0] if warmup_ns else None,
                 _energy_j(kept) if kept and kept[0].energy_mj is not None else None,
                 taken.prompt_bytes_per_token,
+                *_speculation(taken.counters),
                 *(astuple(memory) if memory else NO_MEMORY),
             )
         )
@@ -272,6 +287,14 @@ class Gatherer:
             columns[PREDICTED:] = work
         given = {key: _columns(by_number, count) for key, by_number in self._given.items()}
         return Sessions._make((*columns, given))
+
+
+def _speculation(counters: Mapping[str, float]) -> tuple[float | None, float | None]:
+    """Return new tokens a pass and the share of drafted tokens that were accepted; None without speculation."""
+    if not (passes := counters.get(speculation.PASSES)):
+        return None, None
+    drafted, accepted = counters[speculation.DRAFTED], counters[speculation.ACCEPTED]
+    return counters[speculation.NEW] / passes, accepted / drafted if drafted else None
 
 
 def _columns(given: Mapping[int, Given], count: int) -> tuple[Column, Column]:

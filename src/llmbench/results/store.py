@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import msgspec
 
 from llmbench import files
-from llmbench.results import lines as results_lines, lock, record, parity
+from llmbench.results import lines as results_lines, lock, moved, parity, record
 from llmbench.errors import FormatError, RunError, WriteError
 
 if TYPE_CHECKING:
@@ -50,6 +50,8 @@ RARE: dict[str, Any] = {
     "import": record.Import,
     "stop": record.Stop,
     "parity": record.Parity,
+    "place": record.Place,
+    "move": record.Move,
 }
 """The kinds of lines that concern a whole run or cell."""
 
@@ -136,6 +138,8 @@ class Log:
         self._stops: dict[str, record.Stop] = {}
         self._refuted: dict[str, str] = {}
         self._errors_nats: dict[str, float] = {}
+        self._places: list[record.Place] = []
+        self._moved: dict[str, set[str]] = {}
         self._notices: dict[str, None] = {}
         self._checked = False
 
@@ -173,6 +177,18 @@ class Log:
         """Return how far each cell's model is from a float32 reference, by id; the last verdict counts."""
         self.check()
         return self._errors_nats
+
+    @property
+    def places(self) -> list[record.Place]:
+        """Return the boxes that measured; empty if it was one machine, on one GPU at a time."""
+        self.check()
+        return self._places
+
+    @property
+    def moved(self) -> dict[str, set[str]]:
+        """Return the units that cells were moved away from, by the cell's id; their records there do not count."""
+        self.check()
+        return self._moved
 
     @property
     def notices(self) -> list[str]:
@@ -228,7 +244,8 @@ class Log:
         try:
             for line in results_lines.scan(self._path, self._size, bad.append):
                 if line.startswith(results_lines.END_HEAD):
-                    yield "end", line
+                    if not self._moved or not moved.is_left_behind(line, self._moved):
+                        yield "end", line
                     continue
                 try:
                     kind, version = results_lines.head_of(line)
@@ -267,6 +284,8 @@ class Log:
         self._stops = {stop.cell: stop for stop in read["stop"]}
         self._refuted = parity.failed(read["parity"])
         self._errors_nats = parity.errors_nats(read["parity"])
+        self._places = read["place"]
+        self._moved = moved.units(read["move"])
         if self._plan is None and (self._folder / DESCRIPTION).is_file():
             self._notice(f"the plan is missing; {DESCRIPTION} still has it.")
             self._plan = _described(self._folder / DESCRIPTION)

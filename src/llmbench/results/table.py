@@ -127,6 +127,7 @@ class Table:
         valid: valid sessions of each cell.
         iterations: the fewest and the most of them in a valid session of each cell, of shape [2, cells]; 0 if not known.
         to_come: sessions of each cell still to come.
+        places: the box and the GPUs that measured each cell, in words; empty where one machine did on one GPU.
         stops: why each cell got no further session; None if it may get some, or nobody wrote it.
         warnings: reason codes of each cell, with how many of its valid sessions have them.
         everywhere: reason codes that all valid sessions of the run have; they are not in `warnings`.
@@ -149,6 +150,7 @@ class Table:
     valid: Integers
     iterations: Integers
     to_come: Integers
+    places: tuple[str, ...]
     stops: tuple[Stop | None, ...]
     warnings: tuple[Mapping[str, int], ...]
     everywhere: tuple[str, ...]
@@ -201,6 +203,7 @@ def tabulate(log: Log, tally: Tally, chosen: Sequence[Metric] | None = None) -> 
         valid=np.bincount(owners, minlength=len(cells)),
         iterations=_iterations(tally, owners),
         to_come=to_come,
+        places=tuple(tally.places.get(cell.id, "") for cell in cells),
         stops=_stops(log, tally),
         warnings=warnings,
         everywhere=everywhere,

@@ -10,7 +10,7 @@ from llmbench.results.record import Status
 
 if TYPE_CHECKING:
     from llmbench.measure.telemetry import Gpu
-    from llmbench.run.signals import Interrupt
+    from llmbench.run.signals import Stoppable
 
 MEMORY_BACK_S, MEMORY_SLACK = 30.0, 256 * 2**20
 """How long a device may take to release a dead worker's memory, and how much may remain."""
@@ -83,7 +83,7 @@ class DeviceMonitor:
         )  # a cell may finish before the first tick
         return {**levels.summary(), "isolation": self.isolation} if self.gpu else {}
 
-    def after_worker(self, interrupt: Interrupt) -> None:
+    def after_worker(self, interrupt: Stoppable) -> None:
         """Wait until the device's memory is released; a device that is lost, or keeps a worker's, stops measuring.
 
         Memory that another process took meanwhile stays with it: later records say that the device was shared.
@@ -95,7 +95,7 @@ class DeviceMonitor:
         if self.gpu.lost:
             self.halt = Halt(Status.SKIPPED, LOST)
 
-    def _await_memory(self, gpu: Gpu, before: int, interrupt: Interrupt) -> None:
+    def _await_memory(self, gpu: Gpu, before: int, interrupt: Stoppable) -> None:
         deadline = time.monotonic() + MEMORY_BACK_S
         while (used := gpu.used_bytes()) is not None and used > before + MEMORY_SLACK:
             if interrupt.signal is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 from llmbench import backends
@@ -11,16 +12,18 @@ from llmbench.machine import calibration, chips, info, peaks
 from llmbench.models import resolve
 from llmbench.predict import estimate, nearest, preallocated
 from llmbench.results.prediction import Prediction
-from llmbench.run import plan
+from llmbench.run import pins, plan
 from llmbench.spec.load import LOAD
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from llmbench.cost.prices import Hour, PriceOptions
     from llmbench.machine.chips import Chip
     from llmbench.predict.preallocated import Room
+    from llmbench.run.channel import Here
+    from llmbench.run.pins import Block
     from llmbench.run.plan import Planned
     from llmbench.spec.sweep import Cell, Sweep
 
@@ -51,6 +54,18 @@ class PlannedCell(NamedTuple):
     sweep_s: float | None
 
 
+class PlannedBox(NamedTuple):
+    """A box that would measure: its name, how many GPUs it may use, its cells, and how long its busiest GPU takes.
+
+    The time is None if that of a cell is unknown.
+    """
+
+    name: str
+    gpus: int
+    cells: int
+    busy_s: float | None
+
+
 class Forecast(NamedTuple):
     """A sweep that has been planned and predicted.
 
@@ -61,6 +76,7 @@ class Forecast(NamedTuple):
         gpus: how many GPUs the machine has.
         price: of an hour of the machine, if there is one.
         sessions: how many sessions an interval takes on this machine, in words; empty where it was not calibrated.
+        boxes: that would measure; empty for this machine, on one GPU at a time.
 
     """
 
@@ -70,13 +86,25 @@ class Forecast(NamedTuple):
     gpus: int
     price: Hour | None
     sessions: str
+    boxes: tuple[PlannedBox, ...] = ()
 
 
-def forecast(sweep: Sweep, machine: str | None, price: PriceOptions, results: Path) -> Forecast:
-    """Plan a sweep for this machine, or for `CHIP` or `CHIP*N`, and predict its cells."""
+def forecast(
+    sweep: Sweep,
+    machine: str | None,
+    price: PriceOptions,
+    results: Path,
+    boxes: Sequence[Here] = (),
+    *,
+    alone: bool = True,
+) -> Forecast:
+    """Plan a sweep for this machine, for `CHIP` or `CHIP*N`, or for boxes of one kind, and predict its cells.
+
+    With `alone`, a box measures one group at a time.
+    """
     prices.check(price)
     if machine is None:
-        facts = info.machine()
+        facts = boxes[0].machine if boxes else info.machine()
         past = nearest.past_cells(results, facts)
         place = estimate.here(facts, peaks.probes_of(facts), past)
         chip, gpus = None, len(facts["gpus"])
@@ -85,10 +113,42 @@ def forecast(sweep: Sweep, machine: str | None, price: PriceOptions, results: Pa
         name, gpus = _named(machine)
         chip = chips.chip(name)
         place = estimate.elsewhere(chip, gpus)
-    planned = plan.plan(sweep, chip=chip)
+    planned = plan.plan(sweep, chip=chip, machine=boxes[0].machine if boxes else None)
     cells = list(_cells(planned, place, gpus))
     hour = prices.of_plan(price, name, max(1, gpus))
-    return Forecast(planned, cells, chip, gpus, hour, "" if chip else _sessions(planned))
+    sessions = "" if chip or boxes else _sessions(planned)
+    return Forecast(
+        planned, cells, chip, gpus, hour, sessions, tuple(_boxes(cells, boxes, alone=alone))
+    )
+
+
+def _boxes(
+    cells: Sequence[PlannedCell], boxes: Sequence[Here], *, alone: bool
+) -> Iterator[PlannedBox]:
+    """Yield what each box would do, dealt out as a sweep does it."""
+    most = max((len(box.gpus) for box in boxes), default=0)
+    run = [each for each in cells if each.refused is None and each.prediction.fits != "no"]
+    widths = {each.cell.id: pins.width_of(each.cell, most) for each in run}
+
+    def block(cell: Cell) -> Block:
+        return pins.block_of(cell, widths[cell.id])
+
+    known = all(each.sweep_s for each in run)
+    work = pins.weights((e.cell for e in run), block, {e.cell.id: e.sweep_s for e in run})
+    members = Counter(block(each.cell) for each in run)
+    busy_s: Counter[str] = Counter()
+    count: Counter[str] = Counter()
+    for width in set(widths.values()):
+        shares = [share for box in boxes for share in pins.shares(box.units, width, alone=alone)]
+        units = [pins.TOGETHER.join(share) for share in shares]
+        part = {each: work[each] for each in work if each[3] == width}
+        for each, unit in (pins.deal(part, units, {}) if units else {}).items():
+            owners = unit.split(pins.TOGETHER)
+            count[owners[0]] += members[each]
+            busy_s.update(dict.fromkeys(owners, work[each]))
+    for box in boxes:
+        longest = max(busy_s[unit] for unit in box.units) if known else None
+        yield PlannedBox(box.host, len(box.gpus), sum(count[unit] for unit in box.units), longest)
 
 
 def _named(machine: str) -> tuple[str, int]:

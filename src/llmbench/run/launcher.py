@@ -17,6 +17,7 @@ import time
 from typing import IO, TYPE_CHECKING, Any
 
 import msgspec
+import psutil
 
 from llmbench import files, interpreter
 from llmbench.errors import RunError, WriteError
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from llmbench.results.record import Job
-    from llmbench.run.signals import Interrupt
+    from llmbench.run.signals import Stoppable
     from llmbench.spec.sweep import Deadlines
 
 LONGEST_LOG = 16 * 2**20
@@ -45,7 +46,7 @@ class WorkerEnd(msgspec.Struct, frozen=True, kw_only=True):
     """How a worker ended.
 
     `why`: "done" (it exited by itself), "signal", "timeout", "protocol" (it sent an invalid message), "stopped" (by
-    us, on request), "nursery" (the file format's word for: the fork server died).
+    us, on request), "nursery" (the file format's word for: the fork server died). `memory_bytes` is of the machine.
     """
 
     why: str
@@ -54,6 +55,7 @@ class WorkerEnd(msgspec.Struct, frozen=True, kw_only=True):
     detail: str = ""
     strays: list[str] = []
     peak_rss_bytes: int | None = None
+    memory_bytes: int = 0
 
 
 class ForkServerDied(Exception):  # noqa: N818 - reads as the sentence it is
@@ -63,8 +65,11 @@ class ForkServerDied(Exception):  # noqa: N818 - reads as the sentence it is
 class ForkServer:
     """A running `llmbench.run.forkserver`, and the channel to it."""
 
-    def __init__(self, backend: str, mark: processes.Mark, log: Path) -> None:
-        """Start it; the first `hatch` waits for its imports."""
+    def __init__(self, backend: str, mark: object, log: Path) -> None:
+        """Start it; the first `fork` waits for its imports.
+
+        `mark` is what every process carries; see processes.Mark.
+        """
         ours, theirs = socket.socketpair()
         self.channel, self.rest = ours, b""
         self.told: list[dict[str, Any]] = []
@@ -82,9 +87,14 @@ class ForkServer:
                 ours.close()
                 raise ForkServerDied(str(error)) from error
 
-    def fork(self, job: Job, log: Path, timeout_s: float, interrupt: Interrupt) -> Worker:
-        """Fork a worker and give it its job; a stop signal ends the wait with ForkServerDied."""
-        session, before = secrets.token_hex(16), leftovers.Existing.now()
+    def fork(
+        self, job: Job, log: Path, timeout_s: float, interrupt: Stoppable, session: str = ""
+    ) -> Worker:
+        """Fork a worker and give it its job; a stop signal ends the wait with ForkServerDied.
+
+        `session` is the token of the session's processes, a new one if it is empty.
+        """
+        session, before = session or secrets.token_hex(16), leftovers.Existing.now()
         with opened(log) as log_file:
             (control_read, control), (out, out_write) = os.pipe(), os.pipe()
             theirs = (control_read, out_write, log_file.fileno())
@@ -113,7 +123,7 @@ class ForkServer:
         )
 
     def wait_for(
-        self, key: str, timeout_s: float, interrupt: Interrupt | None = None
+        self, key: str, timeout_s: float, interrupt: Stoppable | None = None
     ) -> dict[str, Any]:
         """Return the next fact that has `key`; facts of other kinds are kept for later."""
         deadline = time.monotonic() + timeout_s
@@ -198,7 +208,7 @@ class Worker:
     def listen(
         self,
         deadlines: Deadlines,
-        interrupt: Interrupt,
+        interrupt: Stoppable,
         spared: set[int],
         on_tick: Callable[[], None],
     ) -> Generator[messages.Message | WorkerEnd, None, None]:
@@ -221,7 +231,7 @@ class Worker:
         yield ended
 
     def _receive(
-        self, deadlines: Deadlines, interrupt: Interrupt, on_tick: Callable[[], None]
+        self, deadlines: Deadlines, interrupt: Stoppable, on_tick: Callable[[], None]
     ) -> Iterator[messages.Message]:
         """Yield messages until the worker has ended or must be stopped; `why` then says which."""
         reader, deadline = messages.Reader(), time.monotonic() + deadlines.start_s
@@ -254,7 +264,7 @@ class Worker:
         self.ended = ended
         yield from self._messages(reader) or []
 
-    def _must_end(self, left: float, deadlines: Deadlines, interrupt: Interrupt) -> bool:
+    def _must_end(self, left: float, deadlines: Deadlines, interrupt: Stoppable) -> bool:
         if interrupt.signal is not None:
             self.why = WorkerEnd(why="stopped", phase=self.phase)
         elif left <= 0:
@@ -280,7 +290,7 @@ class Worker:
                     return received or None
                 for message in reader.feed(data):
                     received.append(message)
-                    self.phase = message.phase if isinstance(message, messages.Progress) else "exit"
+                    self.phase = _phase(message)
         except BlockingIOError:
             return received
         except ValueError as error:
@@ -310,6 +320,7 @@ class Worker:
             code=code,
             strays=strays,
             peak_rss_bytes=exit_facts.get("peak_rss_bytes"),
+            memory_bytes=psutil.virtual_memory().total,
         )
 
     def _await_end(self) -> None:
@@ -345,6 +356,13 @@ def opened(log: Path) -> Iterator[IO[bytes]]:
         ) from error
     with stream:
         yield stream
+
+
+def _phase(message: messages.Message) -> str:
+    """Return the phase that a worker is in after a message; one that is `ready` has not left its warm-up."""
+    if not isinstance(message, messages.Progress):
+        return "exit"
+    return "warmup" if message.phase == "ready" else message.phase
 
 
 def limit(deadlines: Deadlines, phase: str) -> float:

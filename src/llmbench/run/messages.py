@@ -24,9 +24,12 @@ LONGEST = 64 * 2**20
 class Progress(
     msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="progress", omit_defaults=True
 ):
-    """A heartbeat: the worker enters a phase, or the next iteration of it."""
+    """A heartbeat: the worker enters a phase, or the next iteration of it.
 
-    phase: Literal["load", "warmup", "iteration", "memory"]
+    `ready` is said by a worker that was told to wait before its clock runs: it is warm, and needs a GO.
+    """
+
+    phase: Literal["load", "warmup", "ready", "iteration", "memory"]
     cell: str | None = None
     iteration: int = 0
 
@@ -41,7 +44,7 @@ class CellResult(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", ta
 Message: TypeAlias = Progress | CellResult
 
 GO = b"go\n"
-"""The launcher's answer to a result: it is saved, begin the next cell."""
+"""The launcher's answer to a result, which is saved, and to `ready`: go on."""
 
 _encoder = msgspec.json.Encoder(enc_hook=str)  # an engine's facts may have types of its own
 _decoder = msgspec.json.Decoder(Progress | CellResult)

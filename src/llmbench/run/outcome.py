@@ -7,12 +7,12 @@ import os
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import psutil
 
 from llmbench import files
 from llmbench.machine.gpus import LEVELS
 from llmbench.machine.info import utc_now
 from llmbench.measure.checks import HOT_WARNS, check_outcome
+from llmbench.numbers import plural
 from llmbench.redact import redact, redact_all
 from llmbench.results.record import Finding, Outcome, Record, Status
 from llmbench.run.launcher import LONGEST_LOG, signal_name
@@ -71,6 +71,14 @@ def _surroundings(
         yield Finding("hot", f"heat held the device's clocks down in {sampled:.0%} of the samples")
     if telemetry.get("isolation") == "shared":
         yield Finding("shared_device", "other processes were using the device")
+    if (
+        measured
+        and (others := telemetry.get("neighbours"))
+        and not telemetry.get("neighbours_harmless")
+    ):
+        yield Finding(
+            "neighbours", f"{plural(others, 'other GPU')} of the box measured at the same time"
+        )
 
 
 def _unreported(telemetry: dict[str, Any], counters: dict[str, Any]) -> str:
@@ -98,9 +106,8 @@ def _explained(ended: WorkerEnd) -> tuple[Status, str]:
     if ended.why == "timeout":
         return Status.TIMEOUT, f"{ended.phase}: {ended.detail}"
     if ended.why == "signal":
-        total = psutil.virtual_memory().total / 2**30
         hint = (
-            f" (the kernel's OOM killer? This machine has {total:.1f} GiB)"
+            f" (the kernel's OOM killer? This machine has {ended.memory_bytes / 2**30:.1f} GiB)"
             if ended.code == -9
             else ""
         )

@@ -50,6 +50,10 @@ class CellSessions(msgspec.Struct):
         elif given := record.outcome.given.get("served_e2e_s"):
             self.medians_s[record.session] = given.value
 
+    def forget(self) -> None:
+        """Forget all sessions, which were measured on another unit; the numbers of attempts go on."""
+        self.done, self.medians_s, self.stopped_at, self.met = {}, {}, 0, Met()
+
     def forget_inferred(self) -> None:
         """Reopen sessions that were skipped by inference."""
         if self.determined() is None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec.structs import replace
@@ -22,7 +22,7 @@ from llmbench.numbers import plural
 from llmbench.predict.estimate import COMPUTING
 from llmbench.redact import redact, without_home, without_secrets
 from llmbench.serve import trace as serve_trace
-from llmbench.spec import grid
+from llmbench.spec import grid, speculation
 from llmbench.spec import load as spec_load
 from llmbench.spec import sweep as spec_sweep
 from llmbench.spec.digest import digest_of
@@ -37,6 +37,10 @@ MOST_PROMPT_BYTES = 2**26
 """The size limit of a prompts file, which is sent to every worker."""
 
 
+RUN_GGUF = (("llamacpp", "safetensors"), ("fake", "safetensors"), ("fake", "dummy"))
+"""The backends, and formats of weights, with which a GGUF file can be a cell's model."""
+
+
 class Planned(msgspec.Struct, frozen=True, kw_only=True):
     """A resolved sweep; `refused` maps the ids of cells that cannot run to the reasons."""
 
@@ -47,20 +51,25 @@ class Planned(msgspec.Struct, frozen=True, kw_only=True):
     warnings: list[str]
 
 
-def plan(sweep: Sweep, *, chip: Chip | None = None) -> Planned:
+def plan(
+    sweep: Sweep, *, chip: Chip | None = None, machine: dict[str, Any] | None = None
+) -> Planned:
     """Resolve and expand a sweep; raise SpecError or NothingToRun with one line if it is invalid.
 
-    `chip` is a GPU to plan for, which may be absent: `auto` then means it, and no driver is queried.
+    `chip` is a GPU to plan for, which may be absent: `auto` then means it, and no driver is queried. `machine` are the
+    facts of another machine to plan for.
     """
     given = sweep.axes.model if isinstance(sweep.axes.model, list) else [sweep.axes.model]
     models = _models(given)
     prompts = [without_home(name) for name in grid.words(sweep.axes.prompts)]
     axes = replace(sweep.axes, model=list(map(redact, given)), prompts=prompts)
     sweep = replace(sweep, name=redact(sweep.name), why=redact(sweep.why), axes=axes)
-    device = info.device() if chip is None and "auto" in grid.words(sweep.axes.device) else "cpu"
+    auto = chip is None and "auto" in grid.words(sweep.axes.device)
+    device = _device(machine) if auto else "cpu"
     dtypes = {name: known for name, resolved in models.items() if (known := resolved.dtype)}
-    replaced = _replaced(sweep, chip, device)
+    replaced = _replaced(sweep, chip, device, machine)
     traces = _traces(sweep.axes)
+    as_stored = frozenset(name for name in models if resolve.is_gguf(models[name]))
     choices = grid.Choices(
         model_digests={name: resolved.digest for name, resolved in models.items()},
         options={name: backends.options(name) for name in backends.known()},
@@ -75,6 +84,7 @@ def plan(sweep: Sweep, *, chip: Chip | None = None) -> Planned:
             for name, resolved in models.items()
             if (scheme := checkpoint.quantisation(resolved.config))
         },
+        as_stored=as_stored,
         replaced={kinds: dtype for kinds, (dtype, _) in replaced.items()},
         prompt_digests={
             name: digest_of(text(name)) for name in prompts if name != measure_prompts.SYNTHETIC
@@ -82,13 +92,14 @@ def plan(sweep: Sweep, *, chip: Chip | None = None) -> Planned:
     )
     cells, warnings = grid.expand(sweep, choices)
     _refuse_secrets(cells)
-    if chip is None:
+    if chip is None and machine is None:
         warnings += _check_device(cells, grid.words(sweep.axes.device))
         warnings += [f"Not installed here: {each}" for each in not_installed(cells)]
     cells, doubles = _distinct(cells)
     refused = _refused(cells, models)
     if len(refused) == len(cells):
         raise NothingToRun(f"{sweep.name}: nothing to run; {next(iter(refused.values()))}")
+    changeable = {name: dtype for name, dtype in dtypes.items() if name not in as_stored}
     computed = {cell.model for cell in cells if cell.backend in COMPUTING}
     asked, unknown = ask.with_counts({name: models[name] for name in models if name in computed})
     return Planned(
@@ -100,7 +111,7 @@ def plan(sweep: Sweep, *, chip: Chip | None = None) -> Planned:
             *warnings,
             *_left_out(traces),
             *doubles,
-            *_told(cells, dtypes, replaced),
+            *_told(cells, changeable, replaced),
             *unknown,
         ],
     )
@@ -137,8 +148,15 @@ def _refused(cells: list[Cell], models: dict[str, Model]) -> dict[str, str]:
     return refused
 
 
+def _device(machine: dict[str, Any] | None) -> str:
+    """Return the meaning of `auto` on a machine, this one if None."""
+    if machine is None:
+        return info.device()
+    return "cuda" if machine["gpus"] else "cpu"
+
+
 def _replaced(
-    sweep: Sweep, chip: Chip | None, device: str
+    sweep: Sweep, chip: Chip | None, device: str, machine: dict[str, Any] | None
 ) -> dict[tuple[str, str], tuple[str, str]]:
     """Return, by device and checkpoint's dtype, what `auto` takes instead, and why.
 
@@ -150,7 +168,7 @@ def _replaced(
     replaced = {("cpu", "float16"): ("bfloat16", "CPUs compute float16 slowly")}
     if chip is None:
         cuda = "cuda" in (device, *grid.words(sweep.axes.device))
-        found = chips.devices(info.machine()["gpus"]) if cuda else []
+        found = chips.devices((machine or info.machine())["gpus"]) if cuda else []
         chip = next((each.chip for each in found if each.chip), None)
     if chip is not None and chip.dense_tflops and "bfloat16" not in chip.dense_tflops:
         replaced["cuda", "bfloat16"] = ("float16", f"{chip.name} has no bfloat16")
@@ -261,6 +279,8 @@ def _distinct(cells: list[Cell]) -> tuple[list[Cell], list[str]]:
 
 def _impossible(cell: Cell, model: Model) -> str:
     """Return why no engine can run this cell; empty if one may."""
+    if why := _of_no_use(cell, model):
+        return f"{cell.where()}: {why}."
     scheme = checkpoint.quantisation(model.config)
     asked = cell.options.get(grid.QUANTIZATION, scheme)
     if scheme and asked != scheme:
@@ -268,8 +288,8 @@ def _impossible(cell: Cell, model: Model) -> str:
             f"{cell.where()}: the weights of {model.name} are quantised already ({scheme}); leave the option "
             "quantization out, or name the unquantised model."
         )
-    random = cell.load_format == "dummy" and cell.backend == "transformers"
-    if scheme and random and scheme not in backends.options(cell.backend)[grid.QUANTIZATION]:  # type: ignore[operator]
+    drawn = cell.load_format == "dummy" and cell.backend == "transformers"
+    if scheme and drawn and scheme not in backends.options(cell.backend)[grid.QUANTIZATION]:  # type: ignore[operator]
         return (
             f"{cell.where()}: the weights of {model.name} are quantised ({scheme}), and random ones would not be; "
             "use its real weights, or a configuration without quantization_config."
@@ -285,6 +305,20 @@ def _impossible(cell: Cell, model: Model) -> str:
     if cell.batch_size * tokens >= grid.MOST_TOKENS:
         return f"{cell.where()}: {cell.batch_size * tokens:,} tokens are more than any engine can index."
     return ""
+
+
+def _of_no_use(cell: Cell, model: Model) -> str:
+    """Return why a cell's engine and inputs do not go together; empty if they do."""
+    if resolve.is_gguf(model) and (cell.backend, cell.load_format) not in RUN_GGUF:
+        return (
+            f"{model.name} is a GGUF file, whose own weights the backend llamacpp runs; for another engine name the "
+            "checkpoint that it was made from"
+        )
+    return speculation.why_not(
+        cell.options,
+        prompts=cell.prompts == measure_prompts.SYNTHETIC,
+        weights=cell.load_format == "dummy",
+    )
 
 
 def _only_elsewhere(model: Model) -> bool:

@@ -10,7 +10,7 @@ import itertools
 import random
 import time
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import msgspec
 import psutil
@@ -31,12 +31,14 @@ from llmbench.spec import sweep
 from llmbench.stats import intervals
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from llmbench.results.record import Plan
     from llmbench.results.store import Run
     from llmbench.run.device_monitor import Halt
+    from llmbench.run.dispatch import Dispatch
+    from llmbench.run.messages import Message
     from llmbench.run.plan import Planned
     from llmbench.run.progress import Screen
     from llmbench.run.signals import Interrupt
@@ -46,7 +48,7 @@ if TYPE_CHECKING:
 class Runner:
     """One invocation of a sweep on an open run."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what an invocation is made of
         self,
         planned: Planned,
         written: Plan,
@@ -56,8 +58,13 @@ class Runner:
         *,
         run_anyway: bool,
         rounds: int | None = None,
+        elsewhere: bool = False,
     ) -> None:
-        """Replay the run without starting anything; `rounds` is the most that it measures, whatever the protocol."""
+        """Replay the run without starting anything.
+
+        `rounds` is the most that it measures, whatever the protocol; `elsewhere` says that boxes will measure, whose
+        dispatch is set afterwards.
+        """
         self.planned, self.written, self.run = planned, written, run
         self.screen, self.interrupt = screen, interrupt
         self.protocol = planned.sweep.protocol
@@ -79,10 +86,12 @@ class Runner:
             for name in {cell.prompts for cell in planned.cells}
             if name != prompts.SYNTHETIC
         }
-        gpu = telemetry.gpu_of(planned.cells)
+        gpu = None if elsewhere else telemetry.gpu_of(planned.cells)
         self.watch = DeviceMonitor(gpu)
-        self.devices = chips.devices(info.machine()["gpus"]) if gpu else []
+        cards = written.machine["gpus"] if elsewhere else info.machine()["gpus"] if gpu else []
+        self.devices = chips.devices(cards)
         self.began = time.monotonic()
+        self.dispatch: Dispatch | None = None
 
     def pending(self, session: int) -> list[Cell]:
         """Return the cells that still need session `session`."""
@@ -103,19 +112,22 @@ class Runner:
             for session in range(1, self.rounds + 1):
                 cells = self.pending(session)
                 if session > self.protocol.sessions:
+                    if self.dispatch and self.dispatch.waiting():
+                        return  # how many sessions an interval takes is planned when all have their first ones
                     planned = planned_sessions(self.standings.values(), self.protocol)
                     further = len(cells) * (planned - session)
                     self.screen.more_planned(len(cells), further)
                 self._round(session, cells)
                 self._close_fork_servers()
-                if self._must_stop():
+                if self.must_stop():
                     self._skip_rounds(session + 1)
                     return
             self._note_stops()
         finally:
             self._close_fork_servers()
 
-    def _must_stop(self) -> bool:
+    def must_stop(self) -> bool:
+        """Return whether a signal or the device stops the sweep."""
         return self.interrupt.signal is not None or self.watch.halt is not None
 
     def _skip_rounds(self, first: int) -> None:
@@ -132,17 +144,22 @@ class Runner:
         """Measure session `session` of these cells, with groups and cells in a seeded order."""
         self.screen.begin_round(len(cells))
         order = random.Random(f"{self.protocol.seed}/{session}")  # noqa: S311 - an order, not a secret
-        groups = sweep.groups(self._record_known(session, cells), self.protocol.isolation)
+        groups = sweep.groups(self.record_known(session, cells), self.protocol.isolation)
         order.shuffle(groups)
+        if self.dispatch:
+            for group in groups:
+                order.shuffle(group)
+            self.dispatch.round(session, groups)
+            return
         left: list[Cell] = []
-        while groups and not self._must_stop():
+        while groups and not self.must_stop():
             group = groups.pop(0)
             order.shuffle(group)
             left = self._group(session, group)
         if self.watch.halt:
             self._end_all(itertools.chain(left, *groups), session, self.watch.halt)
 
-    def _record_known(self, session: int, cells: list[Cell]) -> list[Cell]:
+    def record_known(self, session: int, cells: list[Cell]) -> list[Cell]:
         """Record the sessions with a known outcome; return the cells that must be measured."""
         known = self.foregone.outcomes(cells)
         for cell in cells:
@@ -153,7 +170,7 @@ class Runner:
     def _group(self, session: int, cells: list[Cell]) -> list[Cell]:
         """Measure one group, with a new worker after each early end; return the cells left by a stop."""
         remaining = list(cells)
-        while (remaining := self._record_known(session, remaining)) and not self._must_stop():
+        while (remaining := self.record_known(session, remaining)) and not self.must_stop():
             self.watch.before_worker()
             remaining = self._worker(session, remaining)
             if self.protocol.nursery == "session":
@@ -165,11 +182,11 @@ class Runner:
         """Run one worker; return the cells that still need one."""
         first = cells[0]
         self.screen.loading(first, session)
-        log = self.logs / f"{first.id}-s{session}-a{self._attempt(first, session)}.log"
+        log = self.logs / f"{first.id}-s{session}-a{self.attempt(first, session)}.log"
         known = first.backend in self.fork_servers
         try:
             worker = self._fork_server(first.backend).fork(
-                self._job(cells, session), log, self.protocol.deadlines.start_s, self.interrupt
+                self.job(cells, session), log, self.protocol.deadlines.start_s, self.interrupt
             )
         except launcher.ForkServerDied as error:
             self.drop_fork_server(first.backend)
@@ -183,21 +200,45 @@ class Runner:
             )
             self.put_all(cells, session, failed, {})
             return []
-        return _WorkerSession(self, worker, session, cells).follow()
+        process = WorkerProcess(
+            worker.pid, started_at(worker.pid), processes.boot_id(), worker.session
+        )
+        about = {"pid": worker.pid, "start": worker.start, "log": f"logs/{log.name}"}
+        return self._follow(
+            WorkerSession(self, process, about, self.watch, session, cells, worker.go), worker
+        )
 
-    def _job(self, cells: list[Cell], session: int) -> Job:
+    def _follow(self, session: WorkerSession, worker: launcher.Worker) -> list[Cell]:
+        """Record every cell as it ends; return the cells that need another worker."""
+        session.begin()
+        spared = {fork_server.process.pid for fork_server in self.fork_servers.values()}
+        with closing(
+            worker.listen(self.protocol.deadlines, self.interrupt, spared, self.watch.tick)
+        ) as heard:
+            for message in heard:
+                if isinstance(message, launcher.WorkerEnd):
+                    scrub(worker.log)
+                    if message.why == "nursery":
+                        self.drop_fork_server(session.remaining[0].backend)
+                session.take(message)
+        return session.remaining
+
+    def job(self, cells: list[Cell], session: int, *, gated: bool = False) -> Job:
+        """Return the job of a worker that measures this session of these cells."""
         return Job(
             cells=cells,
             model=self.planned.models[cells[0].model],
             protocol=self.protocol,
             session=session,
-            attempt=self._attempt(cells[0], session),
+            attempt=self.attempt(cells[0], session),
             attended=True,
+            gated=gated,
             prompts_text=self.texts.get(cells[0].prompts),
             requests_folder=str((self.run.folder / store.REQUESTS).absolute()),
         )
 
-    def _attempt(self, cell: Cell, session: int) -> int:
+    def attempt(self, cell: Cell, session: int) -> int:
+        """Return the number of the next attempt at a session."""
         return self.standings[cell.id].attempts.get(session, 0) + 1
 
     def _fork_server(self, backend: str) -> launcher.ForkServer:
@@ -227,33 +268,42 @@ class Runner:
         for backend in list(self.fork_servers):
             self.drop_fork_server(backend)
 
-    def begin(self, cell: Cell, session: int, worker: launcher.Worker) -> None:
+    def begin(self, cell: Cell, session: int, process: WorkerProcess) -> None:
         """Write the intent to measure durably before the cell begins."""
-        attempt = self.standings[cell.id].attempts[session] = self._attempt(cell, session)
-        self.watch.before_cell(worker.pid)
+        attempt = self.standings[cell.id].attempts[session] = self.attempt(cell, session)
         begin = Begin(
-            cell=cell.id, session=session, attempt=attempt, at=utc_now("milliseconds"), token=worker.session,
-            pid=worker.pid, pid_start_s=started_at(worker.pid), boot=processes.boot_id(),
+            cell=cell.id, session=session, attempt=attempt, at=utc_now("milliseconds"), token=process.token,
+            pid=process.pid, pid_start_s=process.start_s, boot=process.boot,
         )  # fmt: skip
         self.run.append(begin)
 
     def put_all(
-        self, cells: list[Cell], session: int, outcome: Outcome, worker: dict[str, Any]
+        self,
+        cells: list[Cell],
+        session: int,
+        outcome: Outcome,
+        worker: dict[str, Any],
+        monitor: Monitor | None = None,
     ) -> None:
         """Record the outcome of a whole group, such as a failed load, for each of its cells."""
         for cell in cells:
-            self.put(cell, session, msgspec.structs.replace(outcome, cell=cell.id), worker)
+            self.put(cell, session, msgspec.structs.replace(outcome, cell=cell.id), worker, monitor)
 
     def put(
-        self, cell: Cell, session: int, outcome: Outcome, worker: dict[str, Any] | None = None
+        self,
+        cell: Cell,
+        session: int,
+        outcome: Outcome,
+        worker: dict[str, Any] | None = None,
+        monitor: Monitor | None = None,
     ) -> None:
-        """Check, write, count and show one record."""
+        """Check, write, count and show one record; `monitor` saw the device, this machine's unless another is given."""
         if outcome.engine:
             work = bounds.least_work(cell, self.planned.models[cell.model], outcome.engine)
             outcome = msgspec.structs.replace(outcome, engine={**work, **outcome.engine})
         record = record_of(
             cell, session, self.standings[cell.id].attempts.get(session, 1), outcome,
-            telemetry=self.watch.seen(), worker=worker or {}, environment=self.written.environment_digest,
+            telemetry=(monitor or self.watch).seen(), worker=worker or {}, environment=self.written.environment_digest,
             ceilings=bounds.ceilings(cell, outcome.engine, self.devices, self.written.probes),
         )  # fmt: skip
         self.run.append(record)
@@ -279,40 +329,63 @@ class Runner:
                 )
 
 
-class _WorkerSession:
-    """One worker followed by the runner, which records every cell however it ends."""
+class WorkerProcess(NamedTuple):
+    """A worker as its `begin` lines name it: process, its start in seconds, the machine's boot, the session's token."""
+
+    pid: int
+    start_s: float
+    boot: str
+    token: str
+
+
+class Monitor(Protocol):
+    """The monitor of a worker's device; see DeviceMonitor."""
+
+    def before_cell(self, worker: int) -> None:
+        """Start anew for a cell."""
+
+    def after_load(self) -> None:
+        """Start anew for the cell's measurement."""
+
+    def seen(self) -> dict[str, Any]:
+        """Return the observations of the device."""
+
+
+class WorkerSession:
+    """One worker's messages taken in, so that every cell is recorded however the worker ends."""
 
     def __init__(
-        self, runner: Runner, worker: launcher.Worker, session: int, cells: list[Cell]
+        self,
+        runner: Runner,
+        process: WorkerProcess,
+        about: dict[str, Any],
+        monitor: Monitor,
+        session: int,
+        cells: list[Cell],
+        go: Callable[[], None],
     ) -> None:
-        """Begin with the first cell."""
-        self.runner, self.worker, self.session = runner, worker, session
-        self.remaining = list(cells)
+        """Store the parts; `about` is for the records, and `go` lets the worker begin its next cell."""
+        self.runner, self.process, self.about, self.monitor = runner, process, about, monitor
+        self.session, self.remaining, self.go = session, list(cells), go
         self.held: Outcome | None = None
 
-    def follow(self) -> list[Cell]:
-        """Record every cell as it ends; return the cells that need another worker."""
-        self._begin()
-        spared = {fork_server.process.pid for fork_server in self.runner.fork_servers.values()}
-        deadlines, interrupt = self.runner.protocol.deadlines, self.runner.interrupt
-        with closing(
-            self.worker.listen(deadlines, interrupt, spared, self.runner.watch.tick)
-        ) as heard:
-            for message in heard:
-                if isinstance(message, Progress):
-                    self._progress(message)
-                elif isinstance(message, CellResult):
-                    self._result(message)
-                else:
-                    self._ended(message)
-        return self.remaining
+    def begin(self) -> None:
+        """Write that the next cell begins."""
+        self.monitor.before_cell(self.process.pid)
+        self.runner.begin(self.remaining[0], self.session, self.process)
 
-    def _begin(self) -> None:
-        self.runner.begin(self.remaining[0], self.session, self.worker)
+    def take(self, message: Message | launcher.WorkerEnd) -> None:
+        """Take in the next message, and record what it ends."""
+        if isinstance(message, Progress):
+            self._progress(message)
+        elif isinstance(message, CellResult):
+            self._result(message)
+        else:
+            self._ended(message)
 
     def _progress(self, message: Progress) -> None:
         if message.phase == "warmup" and message.iteration == 0:
-            self.runner.watch.after_load()
+            self.monitor.after_load()
             self.runner.screen.measuring(self.remaining[0], self.session)
 
     def _result(self, message: CellResult) -> None:
@@ -326,36 +399,25 @@ class _WorkerSession:
         if message.last or len(self.remaining) == 1:
             self.held = message.outcome
             return
-        self.runner.put(self.remaining.pop(0), self.session, message.outcome, self._about({}))
-        self._begin()
-        self.worker.go()
+        cell = self.remaining.pop(0)
+        self.runner.put(cell, self.session, message.outcome, self.about, self.monitor)
+        self.begin()
+        self.go()
 
     def _ended(self, ended: launcher.WorkerEnd) -> None:
         """Record the last result, or an outcome for the cell that the worker's end interrupted."""
-        scrub(self.worker.log)
-        if ended.why == "nursery":
-            self.runner.drop_fork_server(self.remaining[0].backend)
-        about = self._about(
-            {
-                "strays": ended.strays,
-                "peak_rss_bytes": ended.peak_rss_bytes,
-                "end": ended.why,
-                "exit": ended.code,
-            }
-        )
+        about = {
+            **self.about,
+            "strays": ended.strays,
+            "peak_rss_bytes": ended.peak_rss_bytes,
+            "end": ended.why,
+            "exit": ended.code,
+        }
         outcome = self.held or outcome_without_result(self.remaining[0], ended)
         together = outcome.phase in ("start", "load") and outcome.status is not Status.INTERRUPTED
         cells = self.remaining if together else self.remaining[:1]
         self.remaining = self.remaining[len(cells) :]
-        self.runner.put_all(cells, self.session, outcome, about)
-
-    def _about(self, more: dict[str, Any]) -> dict[str, Any]:
-        return {
-            "pid": self.worker.pid,
-            "start": self.worker.start,
-            "log": f"logs/{self.worker.log.name}",
-            **more,
-        }
+        self.runner.put_all(cells, self.session, outcome, about, self.monitor)
 
 
 def started_at(pid: int) -> float:

@@ -6,7 +6,7 @@ import os
 import select
 import signal
 from contextlib import suppress
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 if TYPE_CHECKING:
     from types import FrameType, TracebackType
@@ -14,6 +14,18 @@ if TYPE_CHECKING:
 ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LOOK_S = 1.0
 """The interval, after a stop signal, of checks whether anybody reads the output."""
+
+
+class Stoppable(Protocol):
+    """What may be asked to stop: `fd` becomes readable when it is, and `signal` is then a signal's number."""
+
+    @property
+    def fd(self) -> int:
+        """Return a file descriptor for `select`."""
+
+    @property
+    def signal(self) -> int | None:
+        """Return the signal that asked, or None."""
 
 
 class Interrupt:

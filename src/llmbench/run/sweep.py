@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import re
@@ -16,7 +17,8 @@ from typing import TYPE_CHECKING, TypeAlias
 import msgspec
 from rich.console import Console
 
-from llmbench.errors import ExitCode, RunError
+from llmbench import places
+from llmbench.errors import ExitCode, RunError, SpecError
 from llmbench.machine import info, peaks, processes, state
 from llmbench.measure import probe, telemetry
 from llmbench.measure.checks import OTHER_WARNS
@@ -26,16 +28,19 @@ from llmbench.results import anonymous, store
 from llmbench.results.record import Plan, Record, Status
 from llmbench.results.store import RESULTS
 from llmbench.run import resume as run_resume
+from llmbench.run.boxes import Boxes
+from llmbench.run.dispatch import Dispatch
 from llmbench.run.plan import not_installed, plan
 from llmbench.run.progress import Screen
 from llmbench.run.runner import Runner
 from llmbench.run.signals import Interrupt
-from llmbench.spec import overrides
+from llmbench.spec import grid, overrides
 from llmbench.spec import sweep as spec_sweep
+from llmbench.spec.load import LOAD
 from llmbench.spec.sweep import PROTOCOL, slug
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from llmbench.machine.peaks import Probe
@@ -43,12 +48,15 @@ if TYPE_CHECKING:
     from llmbench.results.prediction import Prediction
     from llmbench.results.store import Run
     from llmbench.results.trust import Trust
+    from llmbench.run.channel import Device
     from llmbench.run.plan import Planned
     from llmbench.spec.sweep import Sweep
 
 FILES_OF_A_SWEEP = 20
 """Files open at once, besides those at the start and a channel to each fork server: lock, records, signals, and
 eight while a worker starts, 11 in total as counted, plus some that a worker's imports open."""
+FILES_OF_A_BOX = 3
+"""Two pipes, and the file of what a box's command writes to its standard error."""
 USUAL_FILES = 4
 """The number assumed open at the start, if the system does not tell."""
 BUSY = 0.2
@@ -60,6 +68,19 @@ QUIET_WITHIN_S, LOOK_OVER_S, TELL_EVERY_S = 600.0, 2.0, 60.0
 
 Show: TypeAlias = "Callable[[Path, Console], Trust | None]"
 """Shows the run in a folder on a console, and returns how far its numbers can be trusted."""
+
+
+class Where(msgspec.Struct, frozen=True):
+    """Command line options about the boxes and GPUs that measure; without any, this machine on one GPU at a time.
+
+    With `crowd`, one group is measured at a time, `alone` or `together` with the same job on the box's other GPUs.
+    """
+
+    places: str = ""
+    hosts: str = ""
+    gpus: str = ""
+    move: bool = False
+    crowd: str = ""
 
 
 class SweepOptions(msgspec.Struct, frozen=True):
@@ -76,6 +97,7 @@ class SweepOptions(msgspec.Struct, frozen=True):
     wait_for_quiet: bool = False
     rounds: int | None = None
     turns: str = ""
+    where: Where = Where()
 
 
 def probe_first(sweep: Sweep, console: Console) -> None:
@@ -93,21 +115,41 @@ def sweep(wanted: Sweep, asked: SweepOptions, console: Console, command: str, sh
     window = telemetry.CpuWindow()
     if asked.offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
-    planned = plan(wanted)
-    if missing := not_installed(planned.cells):
-        raise RunError(missing[0])
-    _refuse_few_files(planned)
-    if asked.wait_for_quiet:
-        wait_for_quiet(planned, console)
-        window = telemetry.CpuWindow()
-    machine = info.machine()
-    folder = asked.output_dir or _folder(wanted.name, machine["name"], resume=asked.resume)
+    if asked.anonymous and (asked.where.places or asked.where.gpus):
+        raise SpecError(
+            "--anonymous: does not go together with --places or --gpus; measure without it, and copy the run "
+            "with llmbench export --anonymous."
+        )
+    with joined(wanted, asked.where) as boxes:
+        planned = plan(wanted, machine=boxes.first.machine if boxes else None)
+        if boxes is None and (missing := not_installed(planned.cells)):
+            raise RunError(missing[0])
+        _refuse_served(planned, boxes)
+        _refuse_few_files(planned, len(boxes.all) if boxes else 0)
+        if asked.wait_for_quiet:
+            wait_for_quiet(planned, console)
+            window = telemetry.CpuWindow()
+        return _measure(planned, asked, console, command, show, boxes, window)
+
+
+def _measure(
+    planned: Planned,
+    asked: SweepOptions,
+    console: Console,
+    command: str,
+    show: Show,
+    boxes: Boxes | None,
+    window: telemetry.CpuWindow,
+) -> int:
+    """Measure in the run's folder, show the table, and return the exit code."""
+    wanted, machine = planned.sweep, boxes.first.machine if boxes else info.machine()
+    folder = asked.output_dir or _folder(wanted.name, str(machine["name"]), resume=asked.resume)
     with Interrupt() as interrupt, store.open_run(folder) as run:
         for notice in run.notices:
             console.print(shown(notice), markup=False, style="yellow", soft_wrap=True)
         if is_anonymous := _is_anonymous(run, asked):
             run.told = anonymous.line
-        written = _describe(run, planned, machine, asked, command)
+        written = _describe(run, planned, machine, asked, command, boxes)
         for change in run_resume.since(run.log.plan, written) if run.log.plan else ():
             console.print(shown(change), markup=False, style="yellow", soft_wrap=True)
         processes.adopt_orphans()
@@ -117,7 +159,7 @@ def sweep(wanted: Sweep, asked: SweepOptions, console: Console, command: str, sh
                 markup=False,
                 style="yellow",
             )
-        _refuse_shared(planned, asked)
+        _refuse_shared(planned, asked, boxes)
         screen = Screen(console, planned.sweep.name)
         runner = Runner(
             planned,
@@ -127,7 +169,10 @@ def sweep(wanted: Sweep, asked: SweepOptions, console: Console, command: str, sh
             interrupt,
             run_anyway=asked.run_anyway,
             rounds=asked.rounds,
+            elsewhere=boxes is not None,
         )
+        if boxes:
+            _dispatch(boxes, runner, asked)
         _announce(runner, window.others())
         try:
             with screen:
@@ -138,6 +183,50 @@ def sweep(wanted: Sweep, asked: SweepOptions, console: Console, command: str, sh
         trust = None if asked.turns else show(folder, console)
         agreed = asked.allow_shared and trust is not None and trust.only_disturbed
         return _conclude(run, runner, console, interrupt, None if agreed else trust)
+
+
+@contextlib.contextmanager
+def joined(wanted: Sweep, asked: Where) -> Iterator[Boxes | None]:
+    """Start the agents of all boxes that are asked for, if any, and wait until each has said what it is."""
+    if asked.hosts and not asked.places:
+        raise SpecError("--hosts: names hosts for --places, which is not given.")
+    if asked.move and not (asked.places or asked.gpus):
+        raise SpecError("--move: only works together with --places or --gpus.")
+    if not (asked.places or asked.gpus):
+        yield None
+        return
+    names = tuple(name for name in asked.hosts.split(",") if name)
+    hosts = places.hosts(asked.places or "local", names)
+    devices = grid.words(wanted.axes.device)
+    device: Device = "cpu" if devices == ["cpu"] else "cuda" if devices == ["cuda"] else "auto"
+    with Boxes(hosts, _numbers(asked.gpus), device) as boxes:
+        yield boxes
+
+
+def _numbers(gpus: str) -> list[int] | None:
+    """Return the numbers that --gpus lists; None for all, which is the default."""
+    if gpus in {"", "all"}:
+        return None
+    words = [word.strip() for word in gpus.split(",")]
+    if not all(word.isascii() and word.isdecimal() and len(word) < 5 for word in words):
+        raise SpecError(f"--gpus: {gpus!r} is neither all nor a list of numbers, such as 0,1.")
+    if len(set(words)) < len(words):
+        raise SpecError(f"--gpus: {gpus!r} names a GPU twice.")
+    return sorted(map(int, words))
+
+
+def _dispatch(boxes: Boxes, runner: Runner, asked: SweepOptions) -> None:
+    """Let boxes measure, say which they are, and what the run waits for; with --move let nothing wait."""
+    boxes.own(runner.written.run)
+    crowd = asked.where.crowd
+    alone = bool(crowd) or not asked.where.gpus
+    runner.dispatch = Dispatch(boxes, runner, alone=alone, company=crowd == "together")
+    for notice in boxes.refused:
+        runner.screen.note(notice)
+    if asked.where.move:
+        runner.dispatch.move()
+    for line in runner.dispatch.told():
+        runner.screen.note(line)
 
 
 def wait_for_quiet(planned: Planned, console: Console) -> None:
@@ -224,6 +313,8 @@ def _conclude(
     counted = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
     folder = shown(str(run.folder))
     console.print(f"{counted or 'no session ended'}  ->  {folder}", markup=False, soft_wrap=True)
+    for waiting in runner.dispatch.told() if runner.dispatch and interrupt.signal is None else ():
+        console.print(shown(waiting), markup=False, style="yellow", soft_wrap=True)
     if runner.watch.halt:
         console.print(shown(runner.watch.halt.why), markup=False, style="red", soft_wrap=True)
     if interrupt.signal is not None:
@@ -233,7 +324,8 @@ def _conclude(
             soft_wrap=True,
         )
         return interrupt.exit_code
-    if runner.watch.halt or not set(counts) <= {Status.OK}:
+    waits = runner.dispatch is not None and any(runner.dispatch.told())
+    if runner.watch.halt or waits or not set(counts) <= {Status.OK}:
         return ExitCode.INCOMPLETE
     again = trust and trust.verdict == "measure again" and Status.OK in counts
     return ExitCode.NEGATIVE if again else ExitCode.DONE
@@ -258,10 +350,18 @@ def _folder(name: str, machine_name: str, *, resume: bool) -> Path:
 
 
 def _describe(
-    run: Run, planned: Planned, machine_facts: dict[str, object], asked: SweepOptions, command: str
+    run: Run,
+    planned: Planned,
+    machine_facts: dict[str, object],
+    asked: SweepOptions,
+    command: str,
+    boxes: Boxes | None,
 ) -> Plan:
     """Write the plan, unless the run already has it; refuse to mix environments."""
-    facts, digest = info.environment(machine_facts)
+    if boxes:
+        facts, digest = boxes.first.environment, boxes.first.digest
+    else:
+        facts, digest = info.environment(machine_facts)
     if run.log.imported:
         raise RunError(
             f"{run.folder}: contains results of other tools; give the sweep a folder of its own."
@@ -269,7 +369,13 @@ def _describe(
     earlier = run.log.plan
     if earlier:
         run_resume.refuse_other_sweep(earlier, planned.sweep.name, run.folder)
-    if earlier and not asked.new_environment:
+    _refuse_other_way(run, boxes)
+    if boxes:
+        kind = earlier.environment if earlier and not asked.new_environment else facts
+        boxes.refuse_other_kinds(kind)
+        if earlier and kind is earlier.environment:
+            facts, digest, machine_facts = kind, earlier.environment_digest, earlier.machine
+    elif earlier and not asked.new_environment:
         run_resume.refuse_other_environment(earlier, facts, digest)
     probes = peaks.probes_of(machine_facts)
     written = Plan(
@@ -303,6 +409,20 @@ def _describe(
     return written
 
 
+def _refuse_other_way(run: Run, boxes: Boxes | None) -> None:
+    """Refuse to mix sessions whose unit is written down with sessions whose unit is not."""
+    begun = next(run.log.records(Record), None) is not None
+    if boxes is None and run.log.places:
+        raise RunError(
+            f"{run.folder}: was measured with --places or --gpus; continue it with them, or use another --output."
+        )
+    if boxes and begun and not run.log.places:
+        raise RunError(
+            f"{run.folder}: was measured without --places and --gpus, so nothing says on which GPU; "
+            "continue it without them, or use another --output."
+        )
+
+
 def _without_secrets(model: Model) -> Model:
     """Return a model as written to a file: its folder as it was named, not where this machine has it."""
     where = model.name if model.source == "folder" else model.location
@@ -328,11 +448,19 @@ def _predictions(
     return {**(earlier.predictions if earlier else {}), **predicted}
 
 
-def _refuse_few_files(planned: Planned) -> None:
+def _refuse_served(planned: Planned, boxes: Boxes | None) -> None:
+    if boxes and any(LOAD in cell.options for cell in planned.cells):
+        raise SpecError(
+            f"{planned.sweep.name}: has servers under load, which are measured without --places and --gpus."
+        )
+
+
+def _refuse_few_files(planned: Planned, boxes: int) -> None:
     """Refuse to begin if the limit of open files would prevent every worker from starting."""
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     in_use = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else USUAL_FILES  # noqa: PTH112, PTH208 - names only
     needed = in_use + FILES_OF_A_SWEEP + len({cell.backend for cell in planned.cells})
+    needed += FILES_OF_A_BOX * boxes
     if resource.RLIM_INFINITY != allowed < needed:
         raise RunError(
             f"ulimit -n: {allowed} open files are allowed, and this sweep needs {needed}. "
@@ -340,7 +468,15 @@ def _refuse_few_files(planned: Planned) -> None:
         )
 
 
-def _refuse_shared(planned: Planned, asked: SweepOptions) -> None:
+def _refuse_shared(planned: Planned, asked: SweepOptions, boxes: Boxes | None) -> None:
+    for box in boxes.all if boxes and not asked.allow_shared else ():
+        if box.here and box.here.users:
+            raise RunError(
+                f"box {box.name}: a GPU is in use by process {', '.join(map(str, box.here.users))}. "
+                "Wait until it ends, choose others with --gpus, or measure anyway with --allow-shared."
+            )
+    if boxes:
+        return
     gpu = telemetry.gpu_of(planned.cells)
     if asked.allow_shared or gpu is None:
         return

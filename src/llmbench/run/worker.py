@@ -76,7 +76,7 @@ def work(job_line: bytes, *, control: int, out: int) -> None:
         return
     load_s = time.monotonic() - began
     for cell in job.cells:
-        outcome = measured(engine, cell, job, out, load_s)
+        outcome = measured(engine, cell, job, control, out, load_s)
         sound = outcome.status in (Status.OK, Status.UNSUPPORTED) and not outcome.memory_error
         last = cell is job.cells[-1] or not sound
         messages.send(out, messages.CellResult(outcome=outcome, last=last))
@@ -87,12 +87,19 @@ def work(job_line: bytes, *, control: int, out: int) -> None:
         close()
 
 
-def measured(engine: Engine, cell: Cell, job: Job, out: int, load_s: float) -> Outcome:
+def measured(
+    engine: Engine, cell: Cell, job: Job, control: int, out: int, load_s: float
+) -> Outcome:
     """Measure one cell; any exception becomes its outcome, with the samples taken before."""
     taken = Measurement(cell)
 
     def say(phase: measure_prompts.Phase, iteration: int) -> None:
         messages.send(out, messages.Progress(phase=phase, cell=cell.id, iteration=iteration))
+
+    def await_quiet() -> None:
+        messages.send(out, messages.Progress(phase="ready", cell=cell.id))
+        if not may_go_on(control):
+            raise ConnectionError("the launcher is gone")
 
     began, failed, bytes_per_token = time.monotonic(), {}, None
     try:
@@ -108,7 +115,8 @@ def measured(engine: Engine, cell: Cell, job: Job, out: int, load_s: float) -> O
         prompts, bytes_per_token = _workload(engine, cell, job)
         places = str(engine.facts.get("param_devices", ""))
         device = telemetry.counters_of(cell.device, places)
-        Loop(engine, job.protocol, prompts, taken, device, say).run()
+        quiet = await_quiet if job.gated else None
+        Loop(engine, job.protocol, prompts, taken, device, say, quiet).run()
     except BaseException as error:  # noqa: BLE001 - whatever it is, it becomes a record
         failed = described(error, Status.CRASH)
         if taken.phase == "memory" and isinstance(error, Exception):  # all timed calls have ended

@@ -41,6 +41,15 @@ MOST_VALUES = 10_000
 
 ADDRESS = "url"
 """The option of a server that is there already; it stands in no cell's id in words, which copies keep."""
+ONLY_WITH = {
+    "lora_merged": "lora",
+    "speculative_tokens": "speculative",
+    "ngram_max": "speculative",
+    "draft_model": "speculative",
+    "speculative_anyway": "speculative",
+}
+"""Options that change nothing unless another one has a value; without it they are left out of a cell."""
+
 QUANTIZATION, NONE = "quantization", "none"
 """The option of backends that names how weights are quantised, and its default: as the checkpoint has them."""
 
@@ -68,6 +77,7 @@ class Choices(msgspec.Struct, frozen=True):
     replaced: Mapping[tuple[str, str], str] = {}
     quantised: Mapping[str, str] = {}
     traces: Mapping[str, TraceFacts] = {}
+    as_stored: frozenset[str] = frozenset()
 
 
 def expand(sweep: Sweep, choices: Choices) -> tuple[list[Cell], list[str]]:
@@ -254,7 +264,7 @@ def make_cell(
         "options": {
             key: value
             for key, value in sorted(options.items())
-            if key == LOAD or value != defaults[key]
+            if key == LOAD or (value != defaults[key] and _matters(key, options, defaults))
         },
         "model_digest": choices.model_digests[str(point["model"])],
     }
@@ -268,9 +278,17 @@ def make_cell(
     return msgspec.convert({"id": f"{_slug(facts)}-{digest}", **facts}, Cell)
 
 
+def _matters(key: str, options: Mapping[str, Option], defaults: Mapping[str, object]) -> bool:
+    """Return whether an option can change anything, given the others."""
+    other = ONLY_WITH.get(key, key)
+    return options.get(other, defaults.get(other)) != defaults.get(other)
+
+
 def _dtype(model: str, device: str, choices: Choices) -> str:
     """Return the dtype of a model's checkpoint, or what replaces it on a device; raise SpecError if it is unknown."""
     if dtype := choices.dtypes.get(model):
+        if model in choices.as_stored:
+            return dtype
         return choices.replaced.get((device, dtype), dtype)
     raise SpecError(
         f"dtype: the checkpoint's is not known for {model!r}; name one, such as dtype: bfloat16, "

@@ -18,14 +18,17 @@ import transformers.models.auto.modeling_auto  # both: 2 s that the fork server 
 
 from llmbench.backends import memory as backends_memory
 from llmbench.backends import reference_model, vocabulary
+from llmbench.backends.host_peak import HostPeak, whole_life_peak_bytes
 from llmbench.backends.kernel_cache import KernelCache
-from llmbench.backends.transformers import weights
+from llmbench.backends.transformers import lora, weights
+from llmbench.backends.transformers import speculation as drafts
 from llmbench.backends.transformers.clocks import clock_for
 from llmbench.backends.transformers.loops import LOOPS
 from llmbench.errors import LoadFailed, Unsupported
 from llmbench.machine import nvidia
 from llmbench.models import formulas, resolve
 from llmbench.results.record import Memory
+from llmbench.spec import speculation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -48,6 +51,13 @@ OPTIONS = {
         "cpu_offload",
         "disk_offload",
     ),
+    "speculative": ("none", "ngram", "draft"),
+    "speculative_tokens": 5,
+    "ngram_max": 2,
+    "draft_model": "",
+    "speculative_anyway": (False, True),
+    "lora": "",
+    "lora_merged": (False, True),
     "quantization": ("none", "bnb-nf4", "bnb-int8", "torchao-int8", "torchao-int4"),
     "revision": "",
 }
@@ -65,6 +75,13 @@ MEANINGS = {
     "loop": "llmbench's own loop over the forward pass, or transformers' generate()",
     "threads": "of CPU operators; 0 leaves the choice to torch",
     "device_map": "place one model over several GPUs, or keep a part on the CPU or on disk",
+    "speculative": "draft tokens that the model only has to check: looked up in the text, or by a smaller model",
+    "speculative_tokens": "tokens in a draft",
+    "ngram_max": "most tokens that are looked up in the text so far",
+    "draft_model": "folder of the smaller model",
+    "speculative_anyway": "speculate on random prompts or weights, whose acceptance means nothing",
+    "lora": "folder of a LoRA adapter that peft wrote",
+    "lora_merged": "add the adapter to the weights before anything is timed",
     "quantization": "quantise the linear layers while loading; none: as the checkpoint has them",
     "revision": "branch, tag or commit of a hub repository",
 }
@@ -90,22 +107,27 @@ class TransformersEngine:
         options = {**_defaults(), **cell.options}
         transformers.utils.logging.disable_progress_bar()  # its monitor thread would wake up while measuring
         _refuse_impossible(cell, options)
+        self._speculates = speculation.used(options)
+        if self._speculates:
+            drafts.refuse_impossible(job, options)
         if options["threads"]:
             torch.set_num_threads(options["threads"])
         self._used_before = backends_memory.device_used_by_uuid() if cell.device == "cuda" else {}
         self._device = _device(cell)
         # Any query creates a context on a device; devices that are not used are not queried.
         self._devices = [self._device] if options["device_map"] == "none" else _cuda_devices()
-        peak = backends_memory.HostPeak()
+        peak = HostPeak()
         loaded = weights.load(job, options, self._device)
+        adapted = lora.put_on(loaded.model, options)
+        self._model, adapter_facts, self._adapter_bytes = adapted
         self._load_peak_bytes = peak.of_phase_bytes()
-        self._model, self._tokenizer = loaded.model, loaded.tokenizer
+        self._tokenizer = loaded.tokenizer
+        self._draft_bytes: int | None = None
         self.vocab_size = loaded.vocab_size
         self.special_ids = loaded.special_ids
         self._clock = clock_for(self._device)
         self._encodes = bool(self._model.config.is_encoder_decoder)
-        loop = LOOPS[options["loop"], self._encodes]
-        self._loop = loop(self._model, self._clock, self._device, options)
+        self._loop = self._made_loop(options)
         # Compiled code runs under no_grad, as in generate(): CUDA graphs mark tensors that inference mode does not
         # allow to be modified from outside.
         self._without_gradients = torch.no_grad if options["compile"] else torch.inference_mode
@@ -116,9 +138,23 @@ class TransformersEngine:
             torch._dynamo.config.fail_on_recompile_limit_hit = True  # noqa: SLF001 - has no public name
         self.facts = {
             **loaded.facts,
+            **adapter_facts,
             **_surroundings(self._device),
             **(self._kernels.facts() if self._kernels else {}),
         }
+
+    def _made_loop(self, options: Mapping[str, Any]) -> Any:
+        """Return the loop that the options name; a speculating one has the draft model, and its bytes are a fact."""
+        parts = (self._model, self._clock, self._device, options)
+        if not self._speculates:
+            return LOOPS[options["loop"], self._encodes](*parts)
+        if self._encodes:
+            raise Unsupported(
+                "speculative decoding is only supported for models without an encoder."
+            )
+        draft = drafts.draft_model(options, self._model.dtype, self._device)
+        self._draft_bytes = drafts.draft_bytes(draft)
+        return drafts.SpeculativeLoop(*parts, draft)
 
     def tokenize(self, text: str) -> list[int]:
         """Return the token ids of a text, without special ids."""
@@ -150,6 +186,17 @@ class TransformersEngine:
         own, _ = reference_model.of_tokens(self._model, whole, len(prompts[0]))
         return new, own
 
+    def below_likeliest(
+        self, prompts: Sequence[Sequence[int]], tokens: Sequence[Sequence[int]]
+    ) -> list[list[float]]:
+        """Return how far each token's log-probability is below the largest at its place, without speculation."""
+        whole = [[*prompt, *new] for prompt, new in zip(prompts, tokens, strict=True)]
+        own, largest = reference_model.of_tokens(self._model, whole, len(prompts[0]))
+        return [
+            [most - mine for mine, most in zip(*rows, strict=True)]
+            for rows in zip(own, largest, strict=True)
+        ]
+
     def token_ns(self) -> list[list[int]]:
         """Return one row, because the whole batch advances in lock-step."""
         return [self._clock.offsets_ns()]
@@ -157,8 +204,10 @@ class TransformersEngine:
     def counters(self) -> Mapping[str, int]:
         """Return how many graphs were compiled, if compiling was requested; none may be while timing.
 
-        On a GPU also how often a CUDA graph was left out, or recorded again.
+        On a GPU also how often a CUDA graph was left out, or recorded again. Or, of speculation, what was accepted.
         """
+        if self._speculates:
+            return self._loop.counters()  # type: ignore[no-any-return]
         if not self._compiled:
             return {}
         counted = torch._dynamo.utils.counters  # noqa: SLF001 - has no public name
@@ -196,7 +245,7 @@ class TransformersEngine:
             torch.cuda.empty_cache()  # memory reserved by earlier cells does not count for this one
             for device in self._devices:
                 torch.cuda.reset_peak_memory_stats(device)
-        peak = backends_memory.HostPeak()
+        peak = HostPeak()
         self._clock.start()
         with self._without_gradients():
             ids = torch.tensor(prompts, dtype=torch.long, device=self._device)
@@ -207,6 +256,8 @@ class TransformersEngine:
         host = self._host_peaks(peak.of_phase_bytes())
         return Memory(
             weights_bytes=self.facts["weights_bytes"],
+            draft_bytes=self._draft_bytes,
+            adapter_bytes=self._adapter_bytes,
             **held,
             **host,
             **(self._device_memory() if on_cuda else {}),
@@ -236,7 +287,7 @@ class TransformersEngine:
         """Return the peaks of both phases; if the mark cannot be reset, only the peak of the process's whole life."""
         load_bytes = self._load_peak_bytes
         if load_bytes is None or generate_bytes is None:
-            return {"host_peak_rss_bytes": backends_memory.whole_life_peak_bytes()}
+            return {"host_peak_rss_bytes": whole_life_peak_bytes()}
         return {
             "host_peak_rss_bytes": max(load_bytes, generate_bytes),
             "host_peak_rss_load_bytes": load_bytes,

@@ -67,7 +67,7 @@ class ForwardLoop:
         self._step: Callable[..., Any] = model
         self._cache: StaticCache | None = None
         accepted = inspect.signature(model.forward).parameters
-        self._word = _word_for_cache(model)
+        self._word = word_for_cache(model)
         self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
 
     def prepare(self, batch_size: int, input_len: int, output_len: int) -> None:
@@ -128,7 +128,7 @@ class EncoderForwardLoop:
         self._encoder, self._config = model.get_encoder(), decoder_config(model)
         self._start_id = _start_id(model)
         self._start = torch.empty(0)
-        self._word = _word_for_cache(model)
+        self._word = word_for_cache(model)
 
     def prepare(self, batch_size: int, input_len: int, output_len: int) -> None:  # noqa: ARG002
         """Create the start tokens; refuse a decoder that leaves one of its caches empty."""
@@ -161,7 +161,7 @@ def decoder_config(model: Any) -> Any:
     return decoder.config.get_text_config(decoder=True)
 
 
-def _word_for_cache(model: Any) -> str:
+def word_for_cache(model: Any) -> str:
     """Return the name under which forward() takes a cache; raise Unsupported if it takes none."""
     accepted = inspect.signature(model.forward).parameters
     for word in WORDS:
@@ -226,6 +226,7 @@ class GenerateLoop:
 
     def run(self, ids: torch.Tensor, output_len: int) -> tuple[torch.Tensor, Any]:
         """Return new tokens [batch_size, output_len] and the cache."""
+        self._stamp.length = 1 if self._encodes else ids.shape[1]
         result = self._model.generate(
             ids,
             attention_mask=self._mask,
@@ -240,18 +241,25 @@ class GenerateLoop:
 
     def _caches(self) -> dict[str, Any]:
         """Return new caches if there is an encoder; the library would give them the depth of the encoder."""
-        return {_word_for_cache(self._model): two_caches(self._config)} if self._encodes else {}
+        return {word_for_cache(self._model): two_caches(self._config)} if self._encodes else {}
 
 
 class _Stamp(StoppingCriteria):  # type: ignore[misc]
-    """A stopping criterion that marks the clock at every token and never stops generation."""
+    """A stopping criterion that marks the clock at every token, and never stops generation."""
 
     def __init__(self, clock: TokenClock) -> None:
         self._clock = clock
         self.going_on = torch.empty(0, dtype=torch.bool)
+        self.length = 0
+        self.calls = self.tokens = 0
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:  # noqa: ARG002
-        self._clock.mark()
+        """Mark each new token; where the library speculates, one call brings several."""
+        new, self.length = input_ids.shape[1] - self.length, input_ids.shape[1]
+        for _mark in range(new):
+            self._clock.mark()
+        self.calls += 1
+        self.tokens += new
         return self.going_on
 
 

@@ -21,16 +21,19 @@ from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.llm_engine import LLMEngine
 
 from llmbench.backends import load_errors, vocabulary
-from llmbench.backends import memory as backends_memory
 from llmbench.backends.config import configuration
+from llmbench.backends.host_peak import HostPeak
 from llmbench.backends.kernel_cache import KernelCache
 from llmbench.backends.vllm import arguments as vllm_arguments
 from llmbench.backends.vllm import quantization
+from llmbench.backends.vllm.lora import lora_requests
 from llmbench.backends.vllm.model_folder import model_folder
+from llmbench.backends.vllm.speculation import DraftCounts
 from llmbench.backends.vllm.steps import Steps
 from llmbench.errors import LoadFailed, Unsupported
 from llmbench.models import formulas, resolve
 from llmbench.results.record import Memory
+from llmbench.spec import adapters, speculation
 from llmbench.spec.grid import QUANTIZATION
 
 if TYPE_CHECKING:
@@ -52,6 +55,12 @@ OPTIONS = {
     "attention_backend": "",
     "model_impl": ("auto", "vllm", "transformers"),
     "quantization": "none",
+    "speculative": ("none", "ngram", "draft"),
+    "speculative_tokens": 5,
+    "ngram_max": 2,
+    "draft_model": "",
+    "speculative_anyway": (False, True),
+    "lora": "",
     "kv_cache_dtype": "auto",
     "kv_cache_memory_bytes": 0,
     "gpu_memory_utilization": 0.9,
@@ -76,6 +85,12 @@ MEANINGS = {
     "model_impl": "vLLM's own model code, or that of transformers",
     "quantization": "quantise while loading: ct-int8, ct-int4, or a method of vLLM such as fp8; none: as the "
     "checkpoint has them",
+    "speculative": "draft tokens that the model only has to check: looked up in the text, or by a smaller model",
+    "speculative_tokens": "tokens in a draft",
+    "ngram_max": "most tokens that are looked up in the text so far",
+    "draft_model": "folder of the smaller model",
+    "speculative_anyway": "speculate on random prompts or weights, whose acceptance means nothing",
+    "lora": "folders of LoRA adapters that peft wrote, separated by commas; sequences of a batch take them in turn",
     "kv_cache_dtype": "dtype of keys and values, such as fp8",
     "kv_cache_memory_bytes": "size of the KV cache; 0: 2 GiB on a CPU unless VLLM_CPU_KVCACHE_SPACE is set",
     "gpu_memory_utilization": "share of the GPU's memory that vLLM takes at the start",
@@ -114,8 +129,9 @@ class VllmEngine:
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1" if self._apart else "0"
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         quantization.refuse_impossible(job, options)
+        self._lora = adapters.of(options)
         self._kernels = KernelCache()
-        peak = backends_memory.HostPeak()
+        peak = HostPeak()
         with load_errors.as_one_line(job, (*vllm_arguments.REASONS, *load_errors.REASONS)):
             load_errors.refuse_unreadable(job)
             self._config = configuration(job, options["revision"])
@@ -124,13 +140,15 @@ class VllmEngine:
                 vllm_arguments.refuse_impossible(job, self._config, options)
                 self._engine = _started(vllm_arguments.engine_arguments(job, options, model))
         self._load_peak_bytes = peak.of_phase_bytes()
-        seen = self._seen() | quantization.facts(self._config, options)
+        seen = self._seen() | quantization.facts(self._config, options) | adapters.facts(self._lora)
         if why := quantization.not_quantised(job, seen):
             self.close()
             raise LoadFailed(why)
         if missing := seen.pop("attn_missing", ""):
             raise Unsupported(f"{job.model.name}: {missing} in vLLM {vllm.__version__}.")
+        self._adapters = lora_requests(self._lora)
         self._steps = Steps(self._engine.engine_core)
+        self._drafts = DraftCounts(self._engine.engine_core) if speculation.used(options) else None
         self._requests: list[str] = []
         self._hits = 0
         self._tokenizer = vocabulary.tokenizer(job, options["revision"])
@@ -166,7 +184,12 @@ class VllmEngine:
         )
         engine = self._engine
         self._requests = [
-            engine.add_request(str(row), {"prompt_token_ids": list(prompt)}, wanted)
+            engine.add_request(
+                str(row),
+                {"prompt_token_ids": list(prompt)},
+                wanted,
+                lora_request=self._adapters[row % len(self._adapters)],
+            )
             for row, prompt in enumerate(prompts)
         ]
         done = []
@@ -189,11 +212,28 @@ class VllmEngine:
 
     def token_ns(self) -> list[list[int]]:
         """Return one row if every step gave each sequence a token, else one row per sequence."""
+        if self._drafts:
+            self._drafts.add(*self._steps.counted())
         return self._steps.offsets_ns(self._requests)
 
     def counters(self) -> Mapping[str, int]:
-        """Return how many prompt tokens the engine took from its prefix cache, which must be none."""
-        return {"prefix_cache_hits": self._hits}
+        """Return how many prompt tokens came from the prefix cache, which must be none, and what drafts brought."""
+        drafts = self._drafts.counters() if self._drafts else {}
+        return {"prefix_cache_hits": self._hits, **drafts}
+
+    def below_likeliest(
+        self, prompts: Sequence[Sequence[int]], tokens: Sequence[Sequence[int]]
+    ) -> list[list[float]]:
+        """Return how far each token's log-probability is below the largest at its place, read as prompts."""
+        whole = [[*prompt, *new] for prompt, new in zip(prompts, tokens, strict=True)]
+        done = self._run(whole, 1, prompt_logprobs=1)
+        return [
+            [
+                _below(given, token)
+                for given, token in zip(one.prompt_logprobs[-len(new) :], new, strict=True)
+            ]
+            for one, new in zip(done, tokens, strict=True)
+        ]
 
     def synchronize(self) -> None:
         """Wait for the device if this process has one; a step returns when its tokens are on the host."""
@@ -207,13 +247,14 @@ class VllmEngine:
         process's size shows the need. `kv_cache_bytes` is the most that the sequences held, in whole blocks, and
         the facts hold the cache's capacity.
         """
-        peak = backends_memory.HostPeak()
+        peak = HostPeak()
         with self._steps.watched_cache() as watched:
             self._run(prompts, output_len)
         tokens = len(prompts[0]) + output_len
         self._note_room(tokens)
         return Memory(
             weights_bytes=self.facts.get("weights_bytes"),
+            adapter_bytes=self.facts["adapter_bytes"] or None,
             kv_cache_bytes=self._in_use(watched.most_used),
             kv_cache_theoretical_bytes=self._cache_needed(len(prompts), tokens - 1),
             **(self._host_peaks(peak.of_phase_bytes())),
@@ -264,7 +305,7 @@ class VllmEngine:
     def _seen(self) -> dict[str, Any]:
         """Return facts that vLLM's workers noted; counts are summed over workers, devices are merged."""
         workers = self._engine.collective_rpc("llmbench_seen")
-        counted = ("parameters", "weights_bytes", "kv_pool_bytes")
+        counted = ("parameters", "weights_bytes", "kv_pool_bytes", "adapter_bytes")
         places = {place for worker in workers for place in worker["param_devices"].split(", ")}
         return {
             **workers[0],
@@ -278,6 +319,12 @@ class VllmEngine:
         with contextlib.suppress(Exception):
             self._engine.engine_core.shutdown()
         self._kernels.close()
+
+
+def _below(given: Mapping[int, Any], token: int) -> float:
+    """Return how far a token's log-probability is below the largest of those given for its place."""
+    largest: float = max(one.logprob for one in given.values())
+    return largest - float(given[token].logprob)
 
 
 def _defaults() -> dict[str, Any]:

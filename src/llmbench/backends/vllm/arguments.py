@@ -15,9 +15,10 @@ from vllm.model_executor.models import registry
 from vllm.platforms import current_platform
 
 from llmbench.backends.load_errors import LoadErrorRule
-from llmbench.backends.vllm import quantization
+from llmbench.backends.vllm import lora, quantization, speculation
 from llmbench.errors import LoadFailed, Unsupported
 from llmbench.predict.preallocated import CPU_CACHE_BYTES
+from llmbench.spec import adapters
 from llmbench.spec.grid import NONE, QUANTIZATION
 
 if TYPE_CHECKING:
@@ -28,7 +29,10 @@ if TYPE_CHECKING:
 
 WITNESS = "llmbench.backends.vllm.worker_extension.Witness"
 
-OURS = ("multiprocessing", "compilation_mode", "cudagraph_mode", "cudagraph_capture_sizes")
+OURS = (
+    "multiprocessing", "compilation_mode", "cudagraph_mode", "cudagraph_capture_sizes", *speculation.OPTIONS,
+    adapters.LORA,
+)  # fmt: skip
 """Options that are not engine arguments of the same name."""
 
 REASONS = (
@@ -70,6 +74,8 @@ def engine_arguments(job: Job, options: Mapping[str, Any], model: str) -> dict[s
         "disable_log_stats": True,  # as in vllm.LLM; statistics need no log here
         "worker_extension_cls": WITNESS,
         "compilation_config": _compilation(options),
+        **speculation.settings(options),
+        **lora.settings(adapters.of(options)),
         **given,
     }
 

@@ -56,6 +56,11 @@ class Steps:
             return [first]
         return [rows[request] for request in requests]
 
+    def counted(self) -> tuple[int, int]:
+        """Return the passes of all sequences in the last call that brought tokens, and how many they brought."""
+        brought = [len(output.new_token_ids) for step in self._taken for output in step.outputs]
+        return sum(map(bool, brought)), sum(brought)
+
     @contextlib.contextmanager
     def watched_cache(self) -> Iterator[Watched]:
         """Record how much of the cache is in use each time the scheduler has assigned blocks."""

@@ -57,9 +57,21 @@ class Witness:
             "kv_pool_bytes": memory.stored_bytes(
                 _flat(getattr(self.model_runner, "kv_caches", []))
             ),
+            "adapter_bytes": memory.stored_bytes(_adapters(self.model_runner)),
             "attn_implementation": ", ".join(sorted(backends)),
             "attn_missing": "; ".join(sorted(without)),
         }
+
+
+def _adapters(runner: Any) -> list[Any]:
+    """Return the tensors that hold adapters, for which vLLM makes room at its start."""
+    modules = (
+        runner.model.modules()
+        if isinstance(getattr(runner, "model", None), torch.nn.Module)
+        else ()
+    )
+    held = [getattr(module, f"lora_{side}_stacked", ()) for module in modules for side in "ab"]
+    return _flat(held)
 
 
 def _flat(caches: Any) -> list[Any]:

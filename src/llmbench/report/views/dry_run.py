@@ -155,6 +155,7 @@ def _notes(made: Forecast) -> Iterator[Note]:
     shared = plural(len(groups(planned.cells, protocol.isolation)), "group")
     yield Note(f"{plural(len(rows), 'cell')} in {shared}, {_sessions(protocol)} each.")
     yield from map(Note, _total(rows, made.price, protocol))
+    yield from map(Note, _of_boxes(made))
     if made.sessions:
         yield Note(made.sessions)
 
@@ -203,6 +204,19 @@ def _total(rows: Sequence[PlannedCell], price: Hour | None, protocol: Protocol) 
     if price:
         usd = [f"${time_s / 3600 * price.usd:,.2f}" for time_s in times]
         yield f"Cost: {about} {_by_count(usd, protocol)}, at {foreign(price.said)}."
+
+
+def _of_boxes(made: Forecast) -> Iterator[str]:
+    """Yield what each box would do, and how long all take together; the price is of an hour of one."""
+    for box in made.boxes:
+        gpus = f"{plural(box.gpus, 'GPU')}, " if box.gpus else ""
+        time = f", about {seconds(box.busy_s)} for first sessions" if box.busy_s else ""
+        yield f"Box {foreign(box.name)}: {gpus}{plural(box.cells, 'cell')}{time}."
+    walls = [box.busy_s for box in made.boxes if box.busy_s is not None]
+    if walls:
+        hours = max(walls) / 3600 * len(walls)
+        cost = f", ${hours * made.price.usd:,.2f}" if made.price else ""
+        yield f"All boxes together: about {seconds(max(walls))}, {hours:,.2g} hours of a box{cost}."
 
 
 def _by_count(figures: Sequence[str], protocol: Protocol) -> str:
@@ -307,5 +321,6 @@ def _data(made: Forecast) -> dict[str, Any]:
         "cells_without_time": len(rows) - len(known),
         "price": {"usd_per_hour": price.usd, "source": price.said} if price else None,
         "gpus": made.gpus,
+        **({"boxes": [box._asdict() for box in made.boxes]} if made.boxes else {}),
         "warnings": planned.warnings,
     }

@@ -211,6 +211,7 @@ def _results(runs: Sequence[ReportedRun]) -> Iterator[Section]:
             _purpose(run),
             *(Note(note, "warning") for note in left),
             *words.repeated(run.table),
+            *words.places(run.table),
         ]
         yield Section([*notes, views_table.of_cells(run.table, rows)], title)
 

@@ -69,6 +69,7 @@ def _about(run: Run) -> Iterator[Note]:
     if made := run.plan or run.imported:
         yield Note(f"Made by {foreign(made.command)}.")
     yield from words.repeated(run)
+    yield from words.places(run)
 
 
 def _sections(run: Run) -> Iterator[Section]:
@@ -225,6 +226,8 @@ def _sessions(run: Run) -> Iterator[tuple[str, Sequence[object]]]:
         failed.update(failure.cells)
     yield "sessions_without_number", [failed[cell.id] for cell in run.cells]
     yield "sessions_to_come", run.to_come.tolist()
+    if any(run.places):
+        yield "place", run.places
     yield "stopped", [stop.reason if stop else "" for stop in run.stops]
 
 

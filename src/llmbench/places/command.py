@@ -1,0 +1,29 @@
+"""Machines that a command of the user's reaches: `command:kubectl exec -i {host} --`, with --hosts."""
+
+from __future__ import annotations
+
+import shlex
+
+from llmbench import places
+from llmbench.errors import SpecError
+
+TEMPLATE = "command:kubectl exec -i {host} --"
+
+
+def hosts(rest: str, names: tuple[str, ...]) -> list[places.HostCommand]:
+    """Return a host for each name, with the template's command; `{agent}`, if absent, is appended."""
+    words = places.words(rest, "--places")
+    if not words:
+        raise SpecError(f"--places: command: needs a template, such as '{TEMPLATE}'.")
+    if not names:
+        raise SpecError("--places: command: needs --hosts, the names that replace {host}.")
+    if len(names) > 1 and "{host}" not in rest:
+        raise SpecError("--places: command: the template has no {host}, and there are several.")
+    return [places.HostCommand(name, _filled(words, name)) for name in names]
+
+
+def _filled(words: list[str], host: str) -> tuple[str, ...]:
+    agent = places.agent()
+    text = shlex.join(agent)
+    filled = [word.replace("{host}", host).replace("{agent}", text) for word in words]
+    return (*filled, *(() if any("{agent}" in word for word in words) else agent))

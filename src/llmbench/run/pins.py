@@ -1,0 +1,93 @@
+"""Which unit measures which cells: a cell stays where its first session was, and so do the cells compared with it.
+
+Cells that agree in model, device, prompts, batch size and lengths differ in what is compared, such as backend, dtype
+and options. Such a block of cells is measured on one unit, or a comparison would compare GPUs.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
+
+from llmbench.results.record import Record
+from llmbench.spec import sweep
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from llmbench.results.record import Line
+    from llmbench.spec.sweep import Cell
+
+T = TypeVar("T")
+Block: TypeAlias = tuple[str | int, ...]
+UNIT = "unit"
+"""The fact of a record's worker that names the unit; several GPUs are joined by `TOGETHER`."""
+TOGETHER = "+"
+
+
+def block_of(cell: Cell, width: int) -> Block:
+    """Return the block of a cell that takes `width` GPUs."""
+    lengths = cell.batch_size, cell.input_len, cell.output_len
+    return (cell.model, cell.device, cell.prompts, width, *lengths)
+
+
+def width_of(cell: Cell, most: int) -> int:
+    """Return the number of GPUs that a cell takes, of `most` in a box; 0 for processors."""
+    return sweep.gpus_of(cell.options, most) if cell.device.startswith("cuda") else 0
+
+
+def shares(units: Sequence[T], width: int, *, alone: bool) -> list[Sequence[T]]:
+    """Return the GPUs of a box as slots of so many each, or its first slot only; processors are one slot."""
+    size = width or 1
+    starts = range(0, len(units) - size + 1, size)
+    slots = [units[start : start + size] for start in starts]
+    return slots[:1] if alone or not width else slots
+
+
+def pinned(lines: Iterable[Line], block: Callable[[Cell], Block]) -> dict[Block, str]:
+    """Return the unit of each block that has a final record of one of its cells."""
+    pins: dict[Block, str] = {}
+    for line in lines:
+        if isinstance(line, Record) and line.final and (unit := line.worker.get(UNIT)):
+            pins.setdefault(block(line.cell), str(unit))
+    return pins
+
+
+def weights(
+    cells: Iterable[Cell], block: Callable[[Cell], Block], seconds: Mapping[str, float | None]
+) -> dict[Block, float]:
+    """Return how much work each block is: the predicted seconds of its cells, or their number if any is unknown."""
+    cells = list(cells)
+    known = {cell.id: seconds.get(cell.id) for cell in cells}
+    counted = any(not value for value in known.values())
+    total: defaultdict[Block, float] = defaultdict(float)
+    for cell in cells:
+        total[block(cell)] += 1.0 if counted else known[cell.id] or 0.0
+    return dict(total)
+
+
+def deal(
+    work: Mapping[Block, float], units: Sequence[str], pins: Mapping[Block, str]
+) -> dict[Block, str]:
+    """Return a unit for each block that has none: each unit gets neighbouring blocks, to about the same work.
+
+    Neighbouring blocks share models, so that few units load the same ones. Work that is pinned to a unit counts.
+    """
+    load = dict.fromkeys(units, 0.0)
+    for block, unit in pins.items():
+        if unit in load:
+            load[unit] += work.get(block, 0.0)
+    free = sorted((block for block in work if block not in pins), key=repr)
+    left = sum(work[block] for block in free)
+    dealt: dict[Block, str] = {}
+    filling = list(units)
+    for block in free:
+        while len(filling) > 1:
+            share = (sum(load[unit] for unit in filling) + left) / len(filling)
+            if load[filling[0]] + work[block] / 2 <= share:
+                break
+            del filling[0]
+        dealt[block] = filling[0]
+        load[filling[0]] += work[block]
+        left -= work[block]
+    return dealt
