@@ -492,6 +492,20 @@ def test_engines_are_compared_whatever_their_options_are_called(written: Any) ->
     assert done.json["candidates"][0]["name"] == "backend vllm"
 
 
+def test_of_several_schemes_of_an_engine_the_one_that_the_other_has_is_compared(
+    written: Any,
+) -> None:
+    schemes = ({}, {"quantization": "q8_0"})
+    ours = [like_the_first(n, backend="llamacpp", options=s) for n, s in enumerate(schemes, 1)]
+    plain = make_cell(0)
+    halves = [record for cell in ours for record in sessions(cell, scaled(0.5))]
+    run = written("a", [*sessions(plain), *halves])
+
+    done = Done(run, "--by", "backend", "--format", "json", "--allow-missing")
+
+    assert verdicts_of(done) == {"faster": 1, "missing": 1}
+
+
 def test_a_cell_that_the_factor_does_not_tell_apart_is_listed(written: Any) -> None:
     plain = [make_cell(0, options={"attn_implementation": a}) for a in ("sdpa", "eager")]
     plain[1] = make_cell(

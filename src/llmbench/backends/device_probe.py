@@ -82,7 +82,8 @@ def probe(place: ProbedDevice) -> Probe:
 def random_numbers(count: int, device: torch.device) -> torch.Tensor:
     """Return random float32 numbers, none of them zero: a chip at its power limit is faster on zeros."""
     pool = torch.empty(count, device=device)
-    numbers = torch.randn(random_weights.BLOCK).half().float()  # what float16 makes zero is replaced
+    # What float16 makes zero is replaced, too.
+    numbers = torch.randn(random_weights.BLOCK).half().float()
     block = random_weights.without_zeros(numbers.to(device))
     random_weights.tile(pool, block, 0)
     return pool

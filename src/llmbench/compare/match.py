@@ -52,8 +52,13 @@ class ComparedSessions(NamedTuple):
 
 
 def match(baseline: Side, candidate: Side, factor: str | None) -> Match:
-    """Return the cells that agree in everything but the factor, and have a number on both sides."""
-    left, right = _by_key(baseline, factor), _by_key(candidate, factor)
+    """Return the cells that agree in everything but the factor, and have a number on both sides.
+
+    Where a side has several such cells, those whose weights are quantised alike belong together.
+    """
+    left, right = (_by_key(side, factor) for side in (baseline, candidate))
+    if any(len(numbers) > 1 for side in (left, right) for numbers in side.values()):
+        left, right = (_by_key(side, factor, scheme=True) for side in (baseline, candidate))
     has = _measured(baseline), _measured(candidate)
     why = _Why(baseline, candidate, factor)
     pairs = []
@@ -124,10 +129,12 @@ def _picked(side: ComparedSessions, which: Integers) -> ComparedSessions:
     )
 
 
-def _by_key(side: Side, factor: str | None) -> Mapping[Hashable, Sequence[int]]:
+def _by_key(
+    side: Side, factor: str | None, *, scheme: bool = False
+) -> Mapping[Hashable, Sequence[int]]:
     numbers: defaultdict[Hashable, list[int]] = defaultdict(list)
     for number, cell in enumerate(side.cells):
-        numbers[key_of(cell, factor)].append(number)
+        numbers[key_of(cell, factor, scheme=scheme)].append(number)
     return numbers
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from llmbench.errors import SpecError, did_you_mean
 from llmbench.results import utilization
 from llmbench.results.aggregate import Tally
+from llmbench.spec.grid import QUANTIZATION
 from llmbench.spec.load import OPTIONS
 from llmbench.spec.sweep import Cell, Point
 
@@ -134,11 +135,15 @@ def levels(side: Side, factor: str) -> list[Side]:
     return [_part(side, factor, value, values) for value in dict.fromkeys(values)]
 
 
-def key_of(cell: Point, factor: str | None) -> Hashable:
-    """Return the key by which cells are matched: all axes except the factor compared; engines share those of a load."""
+def key_of(cell: Point, factor: str | None, *, scheme: bool = False) -> Hashable:
+    """Return the key by which cells are matched: all axes except the factor compared; engines share those of a load.
+
+    With `scheme`, engines share how weights are quantised, too.
+    """
     left_out = (factor, *WITH.get(factor or "", ()))
     axes = [getattr(cell, name) for name in AXES if name != "options" and name not in left_out]
-    kept = OPTIONS if "options" in left_out else cell.options
+    shared = (*OPTIONS, QUANTIZATION) if scheme else OPTIONS
+    kept = shared if "options" in left_out else cell.options
     options = {
         name: value for name, value in cell.options.items() if name in kept and name != factor
     }
