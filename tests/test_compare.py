@@ -495,7 +495,7 @@ def test_engines_are_compared_whatever_their_options_are_called(written: Any) ->
 def test_of_several_schemes_of_an_engine_the_one_that_the_other_has_is_compared(
     written: Any,
 ) -> None:
-    schemes = ({}, {"quantization": "q8_0"})
+    schemes: list[dict[str, str]] = [{}, {"quantization": "q8_0"}]
     ours = [like_the_first(n, backend="llamacpp", options=s) for n, s in enumerate(schemes, 1)]
     plain = make_cell(0)
     halves = [record for cell in ours for record in sessions(cell, scaled(0.5))]
