@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from llmbench.results.record import Finding, Status
+from llmbench.results.record import Finding, Given, Status
 from llmbench.spec.sweep import Protocol
 from make_records import make_cell, make_plan, make_record, make_samples, write, write_lines
 from sweeps import asked
@@ -490,6 +490,22 @@ def test_engines_are_compared_whatever_their_options_are_called(written: Any) ->
 
     assert verdicts_of(done) == {"faster": 1}
     assert done.json["candidates"][0]["name"] == "backend vllm"
+
+
+def test_a_goodput_of_0_has_no_ratio_and_says_so(written: Any) -> None:
+    def served(goodputs: Sequence[float]) -> list[Record]:
+        given = [{"goodput_rps": Given(value=one, definition="d", clock="c")} for one in goodputs]
+        return [
+            make_record(CELLS[0], n, make_samples([1.0] * 3, 0.2, 16), outcome={"given": one})
+            for n, one in enumerate(given, 1)
+        ]
+
+    good, broken = written("a", served([3.0, 3.1, 3.2])), written("b", served([3.0, 0.0, 0.0]))
+
+    done = Done(good, broken, "--metric", "goodput_rps")
+
+    assert done.code == 3
+    assert "is 0 in a session, of which there is no ratio" in done.out
 
 
 def test_of_several_schemes_of_an_engine_the_one_that_the_other_has_is_compared(

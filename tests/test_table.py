@@ -20,7 +20,7 @@ from llmbench.report.csv import safe
 from llmbench.report.markdown import plain
 from llmbench.report.words import figures
 from llmbench.results import metrics, store, table
-from llmbench.results.record import Finding, Line, Record, Status, Stop
+from llmbench.results.record import Finding, Given, Line, Record, Status, Stop
 from llmbench.results.table import Numbers
 from llmbench.spec.sweep import Protocol
 from make_records import make_cell, make_plan, make_record, make_samples, write
@@ -48,6 +48,26 @@ def record(cell: Cell, session: int, e2e_s: float = 1.0, **changes: Any) -> Reco
 def failed(cell: Cell, session: int, status: Status = Status.OOM, **changes: Any) -> Record:
     facts = {"phase": "warmup", "reason": "tried to allocate 2.0 GiB", **changes}
     return make_record(cell, session, status=status, **facts)
+
+
+def served(session: int, goodput: float) -> Record:
+    given = {"goodput_rps": Given(value=goodput, definition="d", clock="c")}
+    return record(SMALL, session, outcome={"given": given})
+
+
+def test_a_goodput_of_0_counts_and_is_shown(built: Any) -> None:
+    made = built([served(1, 3.0), served(2, 0.0)], [SMALL])
+
+    (goodput,) = (each for each in made.numbers if each.metric.key == "goodput_rps")
+
+    assert (goodput.middle[0], goodput.sessions[0]) == (1.5, 2)
+    assert np.isnan(goodput.half_width[0])
+
+
+def test_a_goodput_of_0_in_every_session_is_no_absent_one(built: Any) -> None:
+    made = built([served(1, 0.0), served(2, 0.0)], [SMALL])
+
+    assert [each.middle[0] for each in made.numbers if each.metric.key == "goodput_rps"] == [0.0]
 
 
 @pytest.fixture

@@ -139,9 +139,12 @@ def _by_key(
 
 
 def _measured(side: Side) -> list[bool]:
-    """Return whether each cell has a value of the metric."""
-    kept = np.isfinite(side.values) & (side.values > 0)
-    measured: list[bool] = (np.bincount(side.owners[kept], minlength=len(side.cells)) > 0).tolist()
+    """Return whether each cell has a value of the metric, in no session 0."""
+    kept, zero = np.isfinite(side.values) & (side.values > 0), side.values == 0
+    some, none = (
+        np.bincount(side.owners[which], minlength=len(side.cells)) for which in (kept, zero)
+    )
+    measured: list[bool] = ((some > 0) & (none == 0)).tolist()
     return measured
 
 
@@ -186,7 +189,9 @@ class _Why:
         return self._seen[side, axis]
 
     def _without(self, side: int, number: int) -> str:
+        of = self.sides[side]
+        if (of.values[of.owners == number] == 0).any():
+            return "is 0 in a session, of which there is no ratio"
         if number in self._valid[side]:
             return "has no value of this metric"
-        of = self.sides[side]
         return of.failed.get(of.cells[number].id, "not measured yet")

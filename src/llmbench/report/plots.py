@@ -115,8 +115,8 @@ def tooltip(rows: Sequence[Row]) -> list[Spec]:
 
 def axis(field: str, title: str, values: Iterable[float]) -> Spec:
     """Return a position on a linear axis, or on a logarithmic one if the values span a decade."""
-    values = [value for value in values if value > 0]
-    wide = bool(values) and max(values) >= DECADE * min(values)
+    values = list(values)
+    wide = bool(values) and 0 < DECADE * min(values) <= max(values)
     return logarithmic(field, title, values) if wide else linear(field, title)
 
 

@@ -157,11 +157,12 @@ def read(log: Log, run: str, *, sized: bool = True) -> list[Measured]:
 
 
 def _of(columns: Mapping[str, Any], rows: Any) -> dict[str, tuple[float, ...]]:
+    """Return the values of sessions, without metrics that are 0 in one of them, which no ratio can be taken of."""
     measured = {
-        key: tuple(value for value in column[rows].tolist() if np.isfinite(value) and value > 0)
+        key: tuple(value for value in column[rows].tolist() if np.isfinite(value))
         for key, column in columns.items()
     }
-    return {key: values for key, values in measured.items() if values}
+    return {key: values for key, values in measured.items() if values and min(values) > 0}
 
 
 def _imported_on(imported: Import) -> Machine:

@@ -56,6 +56,9 @@ HEADLINE = (
 """The metrics shown to people by default; with three axes they fit a terminal of 80 columns."""
 
 
+COUNTED_FROM_0 = (metrics.REQUESTS, metrics.SHARE)
+"""Units of what may well be 0, such as a server's goodput; times and rates of tokens never are."""
+
 ROUNDS_DIFFER_BELOW = 0.01
 """Rounds that chance alone makes this different less often than this are said to differ."""
 
@@ -234,11 +237,27 @@ def _numbers(
             continue
         summary = _highest if metric.over == "max" else estimates
         middle, half_width, n = summary(values, owners, count)
+        if metric.unit in COUNTED_FROM_0:
+            middle, half_width, n = _with_zeros(values, owners, Estimates(middle, half_width, n))
         spread = np.full(count, np.nan)
         if metric.spread:
             spread[owners] = metric.spread(sessions)
         numbers.append(Numbers(metric, middle, half_width, np.where(n == 1, spread, np.nan), n))
     return tuple(numbers)
+
+
+def _with_zeros(values: Reals, owners: Integers, made: Estimates) -> Estimates:
+    """Return estimates in which cells with a session of 0 have the arithmetic mean, and no interval."""
+    count = len(made.middle)
+    zero = np.bincount(owners[values == 0], minlength=count) > 0
+    present = np.isfinite(values)
+    n = np.bincount(owners[present], minlength=count)
+    mean = np.bincount(owners[present], weights=values[present], minlength=count) / np.maximum(n, 1)
+    return Estimates(
+        np.where(zero, mean, made.middle),
+        np.where(zero, np.nan, made.half_width),
+        np.where(zero, n, made.sessions),
+    )
 
 
 def _highest(values: Reals, owners: Integers, count: int) -> Estimates:
