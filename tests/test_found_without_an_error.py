@@ -318,7 +318,10 @@ def test_a_flag_that_a_command_lacks_is_seen() -> None:
         (["machine", "zzz"], "; 'llmbench machine --list' lists all."),
         (["models", "zzz"], "; 'llmbench models' lists all."),
         (["claims", "--claim", "zzz"], "; 'llmbench claims' lists all."),
-        (["backends", "zzz"], "Known: fake, fake_server, server, transformers, vllm, vllm_server."),
+        (
+            ["backends", "zzz"],
+            "Known: fake, fake_server, llamacpp, server, transformers, vllm, vllm_server.",
+        ),
     ],
 )
 def test_many_names_are_no_answer(

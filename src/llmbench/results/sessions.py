@@ -32,6 +32,10 @@ Nanoseconds: TypeAlias = Annotated[float, msgspec.Meta(ge=-(2.0**63), lt=2.0**63
 """The time of an iteration; a line with a larger number is not understood."""
 
 
+SessionNumber: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
+"""A line with a larger number is not understood: no array of whole numbers holds it."""
+
+
 class RecordedSample(msgspec.Struct, gc=False):
     """The fields read from a sample; msgspec skips the others in a fraction of the time.
 
@@ -88,7 +92,7 @@ class RecordedSession(msgspec.Struct, tag_field="kind", tag="end", gc=False):
     """The fields that any reader needs of a record; the cell stays undecoded, because many records have the same."""
 
     id: str
-    session: int
+    session: SessionNumber
     status: Status
     cell: msgspec.Raw
     outcome: RecordedOutcome
