@@ -492,6 +492,15 @@ def test_engines_are_compared_whatever_their_options_are_called(written: Any) ->
     assert done.json["candidates"][0]["name"] == "backend vllm"
 
 
+def test_candidates_are_named_by_their_whole_value(written: Any) -> None:
+    loads = [like_the_first(n, options={"load": load}) for n, load in enumerate(("1", "4", "2/s"))]
+    run = written("a", [record for cell in loads for record in sessions(cell)])
+
+    done = Done(run, "--by", "load", "--format", "markdown")
+
+    assert "load 2/s ratio" in done.out
+
+
 def test_a_goodput_of_0_has_no_ratio_and_says_so(written: Any) -> None:
     def served(goodputs: Sequence[float]) -> list[Record]:
         given = [{"goodput_rps": Given(value=one, definition="d", clock="c")} for one in goodputs]

@@ -586,6 +586,7 @@ OTHERS = [
     ("name, latency (s), throughput (tokens/s), latency_per_sequence_output_token (ms)\n", "llm-foundry"),
     ("| Parameter | Value |\n| Sequence Length | 10 |\n| Decode Length | 8 |\n", "text-generation-benchmark"),
     ("model,batch,tokens\nx,1,2\n", "is not JSON: it begins with 'model,batch,tokens'"),
+    (json.dumps({"kind": "sweep", "format": 1, "crc32": "0"}), "llmbench's own records"),
     (json.dumps({"results": {}, "versions": {}, "n-shot": {}}), "lm-evaluation-harness's results"),
 ]  # fmt: skip
 

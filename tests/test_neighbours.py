@@ -16,7 +16,7 @@ from llmbench.run import neighbours
 from llmbench.run.dispatch import Slot
 from llmbench.stats.effects import Verdict, effects, paired
 from llmbench.stats.intervals import Moments
-from sweeps import MARK, SINGLE, Bench
+from sweeps import MARK, SINGLE, Bench, asked
 
 PAIRS, TABLES = 10, 100
 SPREAD = 0.005
@@ -68,6 +68,15 @@ def test_what_was_measured_holds_for_machines_of_the_same_kind() -> None:
     assert calibration.most_harmless({**machine, "cpu": "another"}) == 0
     calibration.NEIGHBOURS.keep(msgspec.structs.replace(kept, same=False))
     assert calibration.most_harmless(another) == 0
+
+
+def test_without_a_second_gpu_there_are_no_neighbours(bench: Bench) -> None:
+    bench.write()
+
+    done = asked("calibrate", "--per-box", bench.file)
+
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert "--per-box: needs two GPUs or more in this machine, which has 0." in done.err
 
 
 @pytest.mark.slow

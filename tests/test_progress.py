@@ -11,7 +11,7 @@ from rich.console import Console
 from llmbench.errors import RunError
 from llmbench.machine import processes
 from llmbench.measure import telemetry
-from llmbench.results.record import Finding, Status
+from llmbench.results.record import Finding, Given, Status
 from llmbench.run import plan, sweep
 from llmbench.run.progress import LINE, Screen
 from llmbench.spec.overrides import read
@@ -56,6 +56,18 @@ def test_a_narrow_screen_shows_figures_and_tells_the_shapes_of_cells_apart() -> 
 
     assert re.search(r"session +TTFT ms +TPOT ms +tok/s +cell", whole(file))
     assert re.search(r"ok +1 +50\.0 +30\.0 +128 +llama-2-7b@tiny b4 i1024 o16", whole(file))
+
+
+def test_a_served_session_shows_its_own_figures_and_its_load() -> None:
+    screen, file = screen_of(80)
+    served = {"served_ttft_s": 0.05, "served_tpot_s": 0.03, "steady_output_tok_s": 128.0}
+    given = {key: Given(value=value, definition="d", clock="c") for key, value in served.items()}
+    cell = make_cell(0, model="llama-2-7b@tiny", input_len=1024, options={"load": "10/s"})
+
+    with screen:
+        screen.ended_with(make_record(cell, 1, outcome={"given": given}))
+
+    assert re.search(r"ok +1 +50\.0 +30\.0 +128 +llama-2-7b@tiny load 10/s i1024 o16", whole(file))
 
 
 def test_the_screen_says_which_cell_of_how_many_is_timed_and_that_it_stands_still() -> None:

@@ -94,3 +94,15 @@ def test_a_run_without_servers_has_no_requests(tmp_path: Path) -> None:
 
     assert (done.code, done.err.count("\n")) == (2, 1)
     assert "no session has a file of raw requests" in done.err
+
+
+def test_a_missing_file_of_requests_loses_no_rows_in_silence(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(SERVED, run)
+    gone = next((run / store.REQUESTS).iterdir())
+    gone.unlink()
+
+    done = asked("export", run, "--format", "parquet", "--per-request", "-o", tmp_path / "x")
+
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert f"1 file of raw requests is missing, such as {gone.name}" in done.err

@@ -81,6 +81,14 @@ def test_an_open_loop_offers_its_rate(bench: Bench) -> None:
     assert record.cell.batch_size == 1024
 
 
+def test_a_server_that_refuses_everything_is_left_alone(bench: Bench) -> None:
+    done = served(bench, prompt_as="text", fault="500", window_s=30.0)
+
+    (record,) = done.records
+    assert record.status is Status.LOAD_FAILED
+    assert "HTTP 500" in (record.reason or "")
+
+
 FAULTS = {
     "html": "failed_requests",
     "500": "failed_requests",

@@ -89,6 +89,12 @@ def test_who_asks_for_it_gets_it_and_the_cell_says_so() -> None:
     assert "speculative-anyway=True" in found.cells[0].id
 
 
+def test_a_draft_has_a_token_at_least() -> None:
+    options = {"speculative": "ngram", "speculative_anyway": True, "speculative_tokens": 0}
+    with pytest.raises(NothingToRun, match="speculative_tokens: 0 is no length of a draft"):
+        planned(backend={"transformers": options})
+
+
 def test_a_draft_needs_a_model() -> None:
     with pytest.raises(
         NothingToRun,

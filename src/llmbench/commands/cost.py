@@ -72,6 +72,10 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
             f"--charge {charge} divides by, so nothing has a cost."
         )
     breaks = list(_breaks(cells, hours, against))
+    if against and not breaks:
+        raise SpecError(
+            f"--against: {run} has no batch of known lengths with a rate, which is what an API's price is set against."
+        )
     best = _cheapest(costs, tpot_under) if tpot_under else ""
     destination.write(
         views_cost.document(

@@ -157,7 +157,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
         list[str] | None,
         typer.Option(
             help="Load on a server: streams of a closed loop (8, 1-64*2) or requests a second (20/s, constant 20/s, "
-            f"gamma 20/s cv 2), or most; comma list. {otherwise(1)}"
+            f"gamma 20/s cv 2), a trace (trace FILE), or most; comma list. {otherwise(1)}"
         ),
     ] = None,
     device: Annotated[

@@ -62,6 +62,8 @@ class ToolFile(NamedTuple):
 def read(path: Path) -> ToolFile:
     """Read a file of JSON or JSON lines; raise Unconvertible with a one-line message if it is neither."""
     name = shown(path.name)
+    if path.is_dir():
+        raise Unconvertible(f"{path}: is a folder. Give the files in it.")
     try:
         data = files.read(path, MOST_BYTES)
     except OSError as error:

@@ -27,6 +27,10 @@ class ForeignJson(NamedTuple):
 
 OF_OTHER_TOOLS = (
     ForeignJson(
+        frozenset({"kind", "format", "crc32"}),
+        "a file of llmbench's own records: 'llmbench table FOLDER' shows the run in its folder",
+    ),
+    ForeignJson(
         frozenset({"results", "versions", "n-shot"}), "lm-evaluation-harness's results, which hold no speed"
     ),
 )  # fmt: skip

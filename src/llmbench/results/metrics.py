@@ -217,8 +217,8 @@ SERVED: tuple[Metric, ...] = (
     Metric("goodput_rps", "goodput", REQUESTS, "higher", "mean",
            "requests due in the window that met every limit / its length", COUNTS, KERNEL, not_ours),
     Metric("prefix_hit_share", "prefix hits", SHARE, None, "max",
-           "prompt tokens from the server's cache / prompt tokens, by its answers or else its counters, the most of any "
-           "session; absent unless prompts share a part",
+           "prompt tokens from the server's cache / prompt tokens, by its answers or else its counters; "
+           "absent unless prompts share a part",
            COUNTS, "none: counted by the server", not_ours),
     Metric("capacity_rps", "capacity", REQUESTS, "higher", "mean",
            "the highest rate found at which surely as many requests as wanted met every limit (load: most)",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llmbench.errors import RunError
+from llmbench.numbers import plural
 from llmbench.results import requests_file, store
 from llmbench.results.record import Result
 
@@ -19,28 +20,39 @@ if TYPE_CHECKING:
 
 
 def columns(log: Log, folder: Path) -> list[tuple[str, list[object]]]:
-    """Return the requests of every served session that has its file; times in seconds from the window's start.
+    """Return the requests of every served session; times in seconds from the window's start.
 
     Raises:
-        RunError: no session of the run has one, or a file is damaged.
+        RunError: no session of the run was served, or a file is missing or damaged.
 
     """
     found: dict[str, list[object]] = {}
+    missing: list[str] = []
     for line in log:
         if isinstance(line, Result) and line.outcome.served:
             path = path_of(folder, line.outcome.served.requests)
-            if path is None or not path.exists():
+            if path is None:
+                continue
+            if not path.exists():
+                missing.append(path.name)
                 continue
             try:
                 requests = requests_file.load(path)
-            except (OSError, ValueError) as error:
-                raise RunError(f"{path}: {error}.") from error
+            except OSError as error:
+                raise RunError(f"{path}: {error.strerror}.") from error
+            except ValueError as error:
+                raise RunError(f"{error}.") from error
             origin = {
                 "cell": line.id, "session": line.session, "attempt": line.attempt, "status": str(line.status),
             }  # fmt: skip
             for row in _rows(requests, line.outcome.served.window_s):
                 for key, value in {**origin, **row}.items():
                     found.setdefault(key, []).append(value)
+    if missing:
+        raise RunError(
+            f"{folder / store.REQUESTS}: {plural(len(missing), 'file')} of raw requests "
+            f"{'is' if len(missing) == 1 else 'are'} missing, such as {missing[0]}. Copy the whole folder of the run."
+        )
     if not found:
         raise RunError(f"{folder}: no session has a file of raw requests; only served cells do.")
     return list(found.items())

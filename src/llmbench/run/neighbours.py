@@ -45,6 +45,8 @@ class Effect(NamedTuple):
 
 def measure(wanted: Sweep, folder: Path, pairs: int, console: Console, command: str) -> int:
     """Measure pairs of sessions of a sweep's cells into two runs under a folder; return an exit code."""
+    if (cards := len(info.machine()["gpus"])) < 2:
+        raise RunError(f"--per-box: needs two GPUs or more in this machine, which has {cards}.")
     turns = secrets.token_hex(8)
     exactly = {"sessions": pairs, "max_sessions": pairs}
     for number in range(1, pairs + 1):

@@ -19,6 +19,7 @@ from llmbench.redact import shown
 from llmbench.results.metrics import BY_KEY
 from llmbench.results.record import Status
 from llmbench.results.sessions import Gatherer
+from llmbench.spec.load import LOAD
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -37,11 +38,11 @@ COLOURS = {
 }
 FAILED = "red"
 FIGURES = {
-    "TTFT ms": BY_KEY["ttft_s"],
-    "TPOT ms": BY_KEY["tpot_s"],
-    "tok/s": BY_KEY["output_tok_s"],
+    "TTFT ms": (BY_KEY["ttft_s"], BY_KEY["served_ttft_s"]),
+    "TPOT ms": (BY_KEY["tpot_s"], BY_KEY["served_tpot_s"]),
+    "tok/s": (BY_KEY["output_tok_s"], BY_KEY["steady_output_tok_s"]),
 }
-"""The metrics shown of a session that has ended, by their heads, which name the unit of each."""
+"""The metrics shown of a session that has ended, by their heads, which name the unit: of a batch, or of a server."""
 LINE = 120
 """Characters of a line without a terminal: what logs of a CI show without scrolling."""
 LEAST_NAME = 24
@@ -178,8 +179,12 @@ def figures(record: Record) -> list[str]:
     gatherer.take(cast("RecordedOutcome", record.outcome))  # which has these fields and more
     session = gatherer.sessions([record.cell])
     with np.errstate(divide="ignore", invalid="ignore"):  # n = 1 has no gaps: absent over 0
-        values = [float(of.value(session)[0]) * of.unit.factor for of in FIGURES.values()]
-    return [digits(value) if np.isfinite(value) else "" for value in values]
+        known = [
+            [float(of.value(session)[0]) * of.unit.factor for of in either]
+            for either in FIGURES.values()
+        ]
+    values = [next(filter(np.isfinite, either), None) for either in known]
+    return ["" if value is None else digits(value) for value in values]
 
 
 def line(record: Record, numbers: Sequence[str], before: str) -> Text:
@@ -244,4 +249,6 @@ def short(cell: Cell) -> str:
 
 
 def _shape(cell: Cell) -> str:
-    return f"b{cell.batch_size} i{cell.input_len} o{cell.output_len}"
+    load = cell.options.get(LOAD)
+    many = f"b{cell.batch_size}" if load is None else f"load {load}"
+    return f"{many} i{cell.input_len} o{cell.output_len}"

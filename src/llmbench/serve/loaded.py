@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from llmbench.spec.load import Load
 
 SHORTEST_PART_S = 0.5
+FIRST = 32
+"""If so many answers have come and none succeeds, the load is given up: it would only hammer the server."""
 MOST_LOST = 20
 """Requests whose connection was lost, beyond one a stream and half of all, after which a load is given up."""
 DRAIN_S, DRAIN_ANSWERS = 60, 20
@@ -77,6 +79,7 @@ class LoadedServer:
         self._part_ns = int(max(SHORTEST_PART_S, alone_s / 2) * 1e9)
         self._given_up = ""
         self._spent: list[float] = []
+        self._looked = False
         self.start_ns, self.steady = 0, False
         self.client = Client(
             target.address[:2],
@@ -117,6 +120,10 @@ class LoadedServer:
         if client.lost > max(MOST_LOST + self._load.streams, client.finished / 2):
             self._given_up = f"{client.lost} connections were lost"
             return moment
+        if not self._looked and client.finished >= FIRST:
+            self._looked = True
+            if not client.succeeded:
+                return moment
         if not self.start_ns and self._load.kind == TRACE:
             # Every session counts the same requests of a trace, whose rate never settles.
             if moment - client.began_ns > self._budget_ns:

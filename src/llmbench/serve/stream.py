@@ -39,6 +39,9 @@ PARSE_BELOW_NS = 3_000_000
 """An answer is parsed between two reads only if nothing is due within this time: parsing one took up to 2 ms."""
 OFFSET_EVERY_NS = 1_000_000_000
 
+SUCCEEDS = b" 200 "
+"""What the first line of such an answer has after the version of HTTP."""
+
 STAMP = struct.Struct("qq").unpack
 now = time.monotonic_ns
 
@@ -125,6 +128,7 @@ class Client:
         lost: requests whose connection was lost, in whose place another was opened.
         closed: connections that the server closed while they waited for a request.
         finished: requests that have ended, however.
+        succeeded: whether an answer has begun as one that succeeds.
         capped: requests of an open loop that were due while all connections were in use.
         bytes_at: pairs of a time and the bytes received until then, one pair a tick.
 
@@ -162,6 +166,7 @@ class Client:
         self.bytes_at: list[tuple[int, int]] = []
         self.closed = self.capped = self.received = self.sent = self.lost = 0
         self.finished = self.began_ns = 0
+        self.succeeded = False
         self._backlog: deque[RawAnswer] = deque()
         self._live: dict[int, _Connection] = {}
         self._epoll = select.epoll()
@@ -381,6 +386,8 @@ class Client:
         if self._live.pop(connection.sock.fileno(), None) is None:
             return
         self.finished += 1
+        if not self.succeeded and connection.pieces:
+            self.succeeded = SUCCEEDS in connection.pieces[0].data[: len(SUCCEEDS) + 10]
         self._backlog.append(
             RawAnswer(
                 connection.number, connection.due, connection.sent, connection.pieces, moment,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -290,8 +291,10 @@ def _dtype(model: str, device: str, choices: Choices) -> str:
         if model in choices.as_stored:
             return dtype
         return choices.replaced.get((device, dtype), dtype)
+    absent = "/" in model and not Path(model).expanduser().exists()
+    where = ", which is no folder here and not in the hub's cache" if absent else ""
     raise SpecError(
-        f"dtype: the checkpoint's is not known for {model!r}; name one, such as dtype: bfloat16, "
+        f"dtype: the checkpoint's is not known for {model!r}{where}; name one, such as dtype: bfloat16, "
         "or llmbench sweep --dtype bfloat16."
     )
 

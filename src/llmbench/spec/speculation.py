@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 SPECULATIVE, NONE, NGRAM, DRAFT = "speculative", "none", "ngram", "draft"
 """The option, and its choices: no drafts, drafts looked up in the text so far, drafts of a smaller model."""
+COUNTS = ("speculative_tokens", "ngram_max")
 DRAFT_MODEL, ANYWAY = "draft_model", "speculative_anyway"
 PASSES, NEW, DRAFTED, ACCEPTED = "target_passes", "new_tokens", "drafted_tokens", "accepted_tokens"
 """Counters of an engine that speculates: passes of each sequence through the model, new tokens, and tokens that were
@@ -35,6 +36,9 @@ def why_not(options: Mapping[str, object], *, prompts: bool, weights: bool) -> s
         return ""
     if options[SPECULATIVE] == DRAFT and not options.get(DRAFT_MODEL):
         return f"speculative=draft needs the folder of a smaller model: {DRAFT_MODEL}=FOLDER"
+    for name in COUNTS:
+        if int(str(options.get(name, 1))) < 1:
+            return f"{name}: {options[name]} is no length of a draft; give 1 or more"
     random = " and ".join(word for word, yes in (("prompts", prompts), ("weights", weights)) if yes)
     if random and not options.get(ANYWAY):
         return (

@@ -53,7 +53,9 @@ class AttachedServer:
         except (OSError, ValueError, KeyError, TypeError) as error:
             names = [str(options["served_name"])]
             if not names[0] or isinstance(error, ConnectionError):
-                raise LoadFailed(f"{options['url']}: no server answers there: {error}") from error
+                raise LoadFailed(
+                    f"{options['url']}: no server of this protocol answers there: {error}"
+                ) from error
         self.served_name = options["served_name"] or next(iter(names), "")
         if self.served_name not in names:
             raise LoadFailed(

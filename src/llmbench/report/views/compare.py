@@ -252,7 +252,8 @@ def _candidate(made: Comparison, contrast: Contrast) -> Iterator[Column]:
     ends = zip(effects.low.tolist(), effects.high.tolist(), strict=True)
     around = [interval(low, high) for low, high in ends]
     if len(made.contrasts) > 1:
-        name = shown(PurePath(contrast.name).name)
+        path = contrast.name if made.asked.factor else PurePath(contrast.name).name
+        name = shown(path)
         both = [f"{a} ({b})" for a, b in zip(ratios, around, strict=True)]
         yield Column(f"{name}\nratio", both)
     else:
