@@ -116,7 +116,8 @@ def test_the_dtype_of_an_unknown_checkpoint_must_be_named() -> None:
     unknown = msgspec.structs.replace(CHOICES, dtypes={})
 
     with pytest.raises(
-        SpecError, match="not known for 'org/small'; name one, such as dtype: bfloat16"
+        SpecError,
+        match="not known for 'org/small', which is no folder here and not in the hub's cache; name one, such as dtype: bfloat16",
     ):
         grid.expand(a_sweep(), unknown)
     (cell,), _ = grid.expand(a_sweep(dtype="bf16"), unknown)
