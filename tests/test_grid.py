@@ -117,7 +117,7 @@ def test_the_dtype_of_an_unknown_checkpoint_must_be_named() -> None:
 
     with pytest.raises(
         SpecError,
-        match="not known for 'org/small', which is no folder here and not in the hub's cache; name one, such as dtype: bfloat16",
+        match="not known for 'org/small', which is no folder here and not in the hub's cache; name one",
     ):
         grid.expand(a_sweep(), unknown)
     (cell,), _ = grid.expand(a_sweep(dtype="bf16"), unknown)
