@@ -29,8 +29,9 @@ KNEE_OF = {
 }
 """How a knee is chosen: by the goodput where there are limits, else by throughput / latency (Kleinrock's power)."""
 ABOUT = (
-    "Each dot is a load. A line joins the closed loops of one engine and length, another the open ones. The ring is "
-    "the knee of its curve. Bars are 95 % intervals between sessions."
+    "Each dot is a load, placed by the requests that it had answered a second. A line joins loads of one kind, closed "
+    "or open, on the same engine with the same lengths. A ring marks the knee of a line. Bars are 95 % intervals "
+    "between sessions."
 )
 
 
