@@ -119,6 +119,11 @@ def test_reading_writes_nothing(folder: Path) -> None:
     assert {path.name: path.stat().st_mtime_ns for path in (folder, *folder.iterdir())} == before
 
 
+@pytest.mark.parametrize("numbers", [10**30, [10**400], [1.5, 10**400]])
+def test_a_whole_number_of_any_size_is_written(numbers: object) -> None:
+    assert json.loads(results_lines.encode({"a": numbers})) == {"a": numbers}
+
+
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
 def test_a_number_that_json_cannot_say_is_refused_and_nothing_is_written(
     folder: Path, number: float

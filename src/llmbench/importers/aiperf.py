@@ -54,11 +54,8 @@ def recognises(document: ToolFile) -> bool:
 
 def _whole(document: ToolFile) -> dict[str, Any]:
     """Return the file's only object, in which 0.1 has the metrics under `records`; empty for other files."""
-    value = document.values[0]
-    if len(document.values) != 1 or not isinstance(value, dict):
-        return {}
-    records = value.get("records")
-    return {**value, **records} if isinstance(records, dict) else value
+    records = document.only.get("records")
+    return {**document.only, **records} if isinstance(records, dict) else document.only
 
 
 def read(document: ToolFile, said: Said) -> list[Reading]:

@@ -58,6 +58,12 @@ class ToolFile(NamedTuple):
     sha256: str
     values: tuple[Any, ...]
 
+    @property
+    def only(self) -> dict[str, Any]:
+        """Return the one object that the file holds; empty if it holds something else."""
+        value = self.values[0]
+        return value if len(self.values) == 1 and isinstance(value, dict) else {}
+
 
 def read(path: Path) -> ToolFile:
     """Read a file of JSON or JSON lines; raise Unconvertible with a one-line message if it is neither."""

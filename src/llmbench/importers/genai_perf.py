@@ -25,10 +25,8 @@ TOKENS = "the client's tokenizer"
 
 def recognises(document: ToolFile) -> bool:
     """Return whether this tool wrote the file."""
-    value = document.values[0]
-    if len(document.values) != 1 or not isinstance(value, dict) or not value.keys() >= KEYS:
-        return False
-    return isinstance(value["input_config"], dict) and "perf_analyzer" in value["input_config"]
+    config = document.only.get("input_config")
+    return document.only.keys() >= KEYS and isinstance(config, dict) and "perf_analyzer" in config
 
 
 def read(document: ToolFile, said: Said) -> list[Reading]:

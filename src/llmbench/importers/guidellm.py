@@ -36,10 +36,7 @@ REFUSED = {
 
 def recognises(document: ToolFile) -> bool:
     """Return whether this is such a file."""
-    value = document.values[0]
-    if len(document.values) != 1 or not isinstance(value, dict):
-        return False
-    metadata, benchmarks = value.get("metadata"), value.get("benchmarks")
+    metadata, benchmarks = document.only.get("metadata"), document.only.get("benchmarks")
     if isinstance(metadata, dict) and "guidellm_version" in metadata:
         return isinstance(benchmarks, list)
     return bool(benchmarks) and _is_of_2025(benchmarks)

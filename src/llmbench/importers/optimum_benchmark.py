@@ -65,10 +65,7 @@ NOT_COUNTED = Finding(
 
 def recognises(document: ToolFile) -> bool:
     """Return whether this is such a file."""
-    value = document.values[0]
-    if len(document.values) != 1 or not isinstance(value, dict):
-        return False
-    report = value.get("report", value)
+    report = document.only.get("report", document.only)
     return isinstance(report, dict) and all(
         isinstance(report.get(target), dict) and "latency" in report[target] for target in TARGETS
     )

@@ -54,6 +54,12 @@ def runs(document: ToolFile) -> list[Any]:
     return [run for values in held for run in values]
 
 
+def has_keys(document: ToolFile, keys: set[str]) -> bool:
+    """Return whether the file has runs, each an object with these keys."""
+    held = runs(document)
+    return bool(held) and all(isinstance(run, dict) and run.keys() >= keys for run in held)
+
+
 def each_run(document: ToolFile) -> list[Fields]:
     """Return the runs of a file as fields; of several, each by its number."""
     held = runs(document)

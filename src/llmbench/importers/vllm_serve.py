@@ -56,8 +56,7 @@ REFUSED = {
 
 def recognises(document: ToolFile) -> bool:
     """Return whether this tool wrote the file."""
-    runs = served.runs(document)
-    return bool(runs) and all(isinstance(run, dict) and run.keys() >= KEYS for run in runs)
+    return served.has_keys(document, KEYS)
 
 
 def read(document: ToolFile, said: Said) -> list[Reading]:

@@ -34,8 +34,7 @@ ONCE = Finding(
 
 def recognises(document: ToolFile) -> bool:
     """Return whether this tool wrote the file."""
-    value = document.values[0]
-    return len(document.values) == 1 and isinstance(value, dict) and value.keys() >= KEYS
+    return document.only.keys() >= KEYS
 
 
 def read(document: ToolFile, said: Said) -> list[Reading]:

@@ -76,7 +76,7 @@ def encode(line: record.Line | record.Result | dict[str, Any]) -> bytes:
     _refuse_not_finite(value)
     try:
         return msgspec.json.encode(value)
-    except UnicodeEncodeError:
+    except (UnicodeEncodeError, OverflowError):  # half a surrogate, or a whole number above 64 bits
         text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
         return spelled(text).encode()
 
@@ -88,9 +88,9 @@ def _refuse_not_finite(value: Any) -> None:
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, list):
-        numbers = set(map(type, value)) <= {float, int}  # a file of others may hold millions
-        if not (numbers and math.isfinite(sum(value))):
-            for one in value:
+        kinds = set(map(type, value))  # a file of others may hold millions
+        if not (kinds == {float} and math.isfinite(sum(value))):
+            for one in () if kinds.isdisjoint((float, dict, list)) else value:
                 _refuse_not_finite(one)
 
 

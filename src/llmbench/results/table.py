@@ -236,13 +236,14 @@ def _numbers(
         if not np.isfinite(values).any():
             continue
         summary = _highest if metric.over == "max" else estimates
-        middle, half_width, n = summary(values, owners, count)
+        made = summary(values, owners, count)
         if metric.unit in COUNTED_FROM_0:
-            middle, half_width, n = _with_zeros(values, owners, Estimates(middle, half_width, n))
+            made = _with_zeros(values, owners, made)
         spread = np.full(count, np.nan)
         if metric.spread:
             spread[owners] = metric.spread(sessions)
-        numbers.append(Numbers(metric, middle, half_width, np.where(n == 1, spread, np.nan), n))
+        spread = np.where(made.sessions == 1, spread, np.nan)
+        numbers.append(Numbers(metric, made.middle, made.half_width, spread, made.sessions))
     return tuple(numbers)
 
 
