@@ -333,16 +333,6 @@ def agree(stated: float, worked_out: float, what: str, where: str) -> None:
         )
 
 
-def the_only(names: Iterable[str], what: str, where: str) -> str:
-    """Return the only name; raise Unconvertible if there are several."""
-    different = sorted(set(names))
-    if len(different) != 1:
-        raise Unconvertible(
-            f"{where}: mixes {what}: {', '.join(map(shown, different))[:LONGEST_TEXT]}."
-        )
-    return different[0]
-
-
 def last_name(path: str) -> str:
     """Return a model's name, or only the last part of a path, because folders are private."""
     return (
