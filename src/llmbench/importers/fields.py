@@ -19,7 +19,7 @@ from llmbench.redact.names import is_secret
 from llmbench.redact.shapes import REDACTED
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Sequence
+    from collections.abc import Container, Sequence
     from pathlib import Path
 
 MOST_BYTES = 2**29
