@@ -319,20 +319,6 @@ def test_drafts_are_counted_and_the_text_is_proved() -> None:
     assert engine.below_likeliest([[1, 2], [3, 4]], [[7, 5], [7, 7]]) == [[0.0, 1.0], [0.0, 0.0]]
 
 
-def test_drafts_of_an_engine_in_another_process_are_refused() -> None:
-    with pytest.raises(
-        Unsupported, match="counted in this process; leave the option multiprocessing out"
-    ):
-        loaded(speculative="ngram", multiprocessing=True)
-
-
-def test_a_draft_model_that_is_not_there_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(
-        LoadFailed, match=r"draft_model: .*nowhere is not the folder of a checkpoint"
-    ):
-        loaded(speculative="draft", draft_model=str(tmp_path / "nowhere"))
-
-
 def adapter(folder: Path, rank: int) -> Path:
     folder.mkdir()
     (folder / "adapter_config.json").write_text(
@@ -354,18 +340,6 @@ def test_the_sequences_of_a_batch_take_adapters_in_turn(tmp_path: Path) -> None:
     ) == (True, 2, 16)
     assert [each.lora_name for each in engine._engine.adapters] == ["one", "two", "one"]
     assert (engine.facts["lora_adapters"], engine.facts["lora_rank"]) == (2, 12)
-
-
-def test_what_is_no_adapter_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(
-        LoadFailed, match=r"lora: .*nowhere has no adapter_config\.json; give the folder that peft"
-    ):
-        loaded(lora=str(tmp_path / "nowhere"))
-
-
-def test_a_rank_that_vllm_does_not_take_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(Unsupported, match="takes adapters of rank 512 at most, and one has 600"):
-        loaded(lora=str(adapter(tmp_path / "one", 600)))
 
 
 def test_without_adapters_a_request_names_none() -> None:

@@ -210,11 +210,11 @@ def coordinates(run: Run) -> Iterator[tuple[str, Sequence[object]]]:
     """Yield the id of every cell and its coordinates, as columns."""
     yield "cell", [cell.id for cell in run.cells]
     for name in AXES_BEFORE:
-        yield name, [str(getattr(cell, name)) for cell in run.cells]
+        yield name, [str(cell.asked(name)) for cell in run.cells]
     for name in dict.fromkeys(name for cell in run.cells for name in cell.options):
         yield name, [str(cell.options.get(name, "")) for cell in run.cells]
     for name in AXES_AFTER:
-        yield name, [getattr(cell, name) for cell in run.cells]
+        yield name, [cell.asked(name) for cell in run.cells]
 
 
 def _sessions(run: Run) -> Iterator[tuple[str, Sequence[object]]]:
