@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import standin_vllm
-from jobs import family, job, prompts
+from jobs import family, job, mixed, prompts
 from llmbench import backends
 from llmbench.errors import LoadFailed, Unsupported
 from llmbench.measure import checks
@@ -75,6 +75,23 @@ def test_sequences_whose_prompts_fill_several_steps_have_rows_of_their_own() -> 
     assert rows[0] == rows[1]
     assert rows[1][0] < rows[2][0] == rows[1][1]
     assert rows[0][-1] < rows[-1][-1]
+
+
+def test_a_batch_of_different_lengths_is_measured_and_holds_what_its_sequences_need() -> None:
+    asked = mixed(wanted(protocol=Protocol(iterations=3, min_time_s=0)), 3, 24, 9)
+    engine = backends.load(asked)
+    cell, taken = asked.cells[0], Measurement(asked.cells[0])
+    drawn = measure_prompts.synthetic(cell, engine, 0, 1)
+    Loop(engine, asked.protocol, drawn, taken, NoCounters(), lambda *_: None).run()
+
+    outcome = taken.outcome(engine=dict(engine.facts))
+
+    assert verdict(asked, outcome) == (Status.OK, [])
+    assert outcome.memory is not None
+    of_one_length = [measured(batch_size=1, input_len=length)[1].memory for length in (3, 24, 9)]
+    assert outcome.memory.kv_cache_theoretical_bytes == sum(
+        each.kv_cache_theoretical_bytes or 0 for each in of_one_length if each
+    )
 
 
 def test_the_times_of_a_call_forget_the_call_before() -> None:
@@ -235,6 +252,16 @@ def test_a_shape_that_would_be_queued_or_preempted_is_refused(
         engine.prepare(asked.cells[0])
 
     assert sentence in str(refused.value)
+
+
+def test_room_is_needed_for_each_prompt_of_its_own_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(standin_vllm, "LONGEST", 2048)
+    asked = wanted(model=family("llama", max_position_embeddings=4096))
+    engine = backends.load(asked)
+
+    engine.prepare(mixed(asked, 400, 400, 100).cells[0])  # three of 400 would be too many
+    with pytest.raises(Unsupported, match="needs room for 1,152 tokens in blocks of 16"):
+        engine.prepare(mixed(asked, 400, 400, 300).cells[0])
 
 
 def test_a_vllm_for_another_device_is_named() -> None:

@@ -38,8 +38,6 @@ WITH = {
 }
 """Fields that change together with a factor: a model's facts with the model, options with the engine, the requests in
 flight with the load, lengths with how they were asked for, and further weights with the option that names them."""
-OF_BATCH = ("input_len", "input_lens")
-"""What changes together with the size of a batch of different lengths."""
 KeyForm: TypeAlias = Literal["without dependent", "plain", "scheme"]
 FORMS: tuple[KeyForm, ...] = ("without dependent", "plain", "scheme")
 """How cells are matched, in the order in which it is tried."""
@@ -156,8 +154,8 @@ def key_of(cell: Point, factor: str | None, form: KeyForm = "plain") -> Hashable
     for how weights are quantised (`scheme`).
     """
     left_out = (factor, *WITH.get(factor or "", ()))
-    if factor == "batch_size" and cell.spread:
-        left_out += OF_BATCH
+    if cell.spread:  # the longest length says nothing that the lengths do not
+        left_out += ("input_len", *(("input_lens",) if factor == "batch_size" else ()))
     axes = [getattr(cell, name) for name in AXES if name != "options" and name not in left_out]
     shared = (*OPTIONS, QUANTIZATION) if form == "scheme" else OPTIONS
     kept = shared if "options" in left_out else cell.options

@@ -314,7 +314,7 @@ def _cells(run: Run) -> list[dict[str, Any]]:
     columns = [(numbers.metric.key, _values(numbers)) for numbers in run.numbers]
     return [
         {
-            **msgspec.structs.asdict(cell),
+            **msgspec.to_builtins(cell),
             "sessions": {"valid": int(run.valid[number]), "to_come": int(run.to_come[number])},
             "iterations": {
                 "fewest": int(run.iterations[0, number]) or None,
