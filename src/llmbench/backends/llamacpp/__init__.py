@@ -84,6 +84,7 @@ class LlamaCppEngine:
         _refuse_device(cell)
         self._model_facts, self._counts = job.model, resolve.counts_of(job.model)
         made = model_file.of(job, str(options[QUANTIZATION]))
+        self.made_s = made.made_s or 0.0
         header = gguf.read(made.path)
         _refuse_other_types(cell, header, made.path)
         peak = HostPeak()
