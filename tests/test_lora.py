@@ -10,9 +10,11 @@ import pytest
 from jobs import at, family, job, prompts
 from lazily import Lazy, transformers
 from llmbench import backends
-from llmbench.errors import LoadFailed, NothingToRun, SpecError
+from llmbench.errors import LoadFailed, NothingToRun, RunError, SpecError
+from llmbench.run import resume
 from llmbench.run.plan import plan
 from llmbench.spec.sweep import Axes, Sweep
+from make_records import make_plan
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -187,3 +189,11 @@ def test_merging_nothing_is_the_cell_without_an_adapter(tmp_path: Path) -> None:
     assert [cell.options for cell in found.cells] == [
         {}, {"lora": somewhere}, {"lora": somewhere, "lora_merged": True},
     ]  # fmt: skip
+
+
+def test_a_run_is_not_continued_with_an_adapter_of_other_weights(tmp_path: Path) -> None:
+    (one,) = planned("vllm", str(fake_adapter(tmp_path))).cells
+    (other,) = planned("vllm", str(fake_adapter(tmp_path, weights=b"y"))).cells
+
+    with pytest.raises(RunError, match=r"other cells of this sweep \(attached_digest \+\w+ -\w+\)"):
+        resume.refuse_other_grid(make_plan([one]), make_plan([other]), tmp_path)

@@ -21,7 +21,7 @@ Lacking = Literal["baseline", "candidate", "both"]
 
 ELSEWHERE = {
     "load_format": "the other side uses other weights",
-    "attached_digest": "the other side has a draft model or an adapter of this name with other weights, or no record of them",
+    "attached_digest": "the other side has drafts or adapters of this name with other weights, or no record of them",
     "input_lens": "the other side has prompts of other lengths, drawn or read in the same way",
     "model_digest": "the other side has a model of this name with another configuration or other weights",
 }
