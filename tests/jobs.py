@@ -89,12 +89,24 @@ def job(
     return Job(cells=[cell], model=resolved, protocol=protocol or Protocol(), session=0)
 
 
+def mixed(job: Job, *lengths: int) -> Job:
+    """Return the job with prompts of these lengths in its batch."""
+    cell = msgspec.structs.replace(
+        job.cells[0],
+        batch_size=len(lengths),
+        input_len=max(lengths),
+        input_lens=lengths,
+        spread="lengths some",
+    )
+    return msgspec.structs.replace(job, cells=[cell])
+
+
 def prompts(job: Job) -> list[list[int]]:
     """Return prompts of the job's shape, all different."""
     cell = job.cells[0]
     return [
-        [(7 * row + 5 * place + 3) % VOCABULARY for place in range(cell.input_len)]
-        for row in range(cell.batch_size)
+        [(7 * row + 5 * place + 3) % VOCABULARY for place in range(length)]
+        for row, length in enumerate(cell.input_lens or [cell.input_len] * cell.batch_size)
     ]
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from jobs import at, family, job, prompts
+from jobs import at, family, job, mixed, prompts
 from lazily import Lazy
 from llmbench import backends
 from llmbench.errors import LoadFailed, Unsupported
@@ -113,6 +113,26 @@ def test_a_batch_gives_what_its_sequences_give_alone() -> None:
     engine = loaded(alone)
 
     assert together == [engine.generate([prompt], 8)[0] for prompt in prompts(batch)]
+
+
+@pytest.mark.parametrize("calls", [{}, {"n_batch": 7, "n_ubatch": 5}])
+def test_prompts_of_different_lengths_give_what_they_give_alone(calls: dict[str, Any]) -> None:
+    batch, alone = mixed(wanted(**calls), 5, 17, 1, 9), wanted(batch_size=1, input_len=17)
+    engine, single = loaded(batch), loaded(alone)
+
+    together = engine.generate(prompts(batch), 8)
+
+    assert together == [single.generate([prompt], 8)[0] for prompt in prompts(batch)]
+    assert engine.counters() == {"not_computed_hits": 0}  # and none of padding
+
+
+def test_a_batch_of_different_lengths_passes_every_check() -> None:
+    asked = mixed(wanted(), 5, 17, 1, 9)
+
+    (status, problems, _), outcome = measured(asked, loaded(asked))
+
+    assert (status, problems) == (Status.OK, [])
+    assert outcome.memory.kv_cache_theoretical_bytes == 4 * 2 * 2 * 32 * sum((12, 24, 8, 16))
 
 
 def test_prompts_that_take_several_calls_give_the_same() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import standin_vllm
-from jobs import family, job, prompts
+from jobs import family, job, mixed, prompts
 from llmbench import backends
 from llmbench.errors import LoadFailed, Unsupported
 from llmbench.measure import checks
@@ -75,6 +75,23 @@ def test_sequences_whose_prompts_fill_several_steps_have_rows_of_their_own() -> 
     assert rows[0] == rows[1]
     assert rows[1][0] < rows[2][0] == rows[1][1]
     assert rows[0][-1] < rows[-1][-1]
+
+
+def test_a_batch_of_different_lengths_is_measured_and_holds_what_its_sequences_need() -> None:
+    asked = mixed(wanted(protocol=Protocol(iterations=3, min_time_s=0)), 3, 24, 9)
+    engine = backends.load(asked)
+    cell, taken = asked.cells[0], Measurement(asked.cells[0])
+    drawn = measure_prompts.synthetic(cell, engine, 0, 1)
+    Loop(engine, asked.protocol, drawn, taken, NoCounters(), lambda *_: None).run()
+
+    outcome = taken.outcome(engine=dict(engine.facts))
+
+    assert verdict(asked, outcome) == (Status.OK, [])
+    assert outcome.memory is not None
+    of_one_length = [measured(batch_size=1, input_len=length)[1].memory for length in (3, 24, 9)]
+    assert outcome.memory.kv_cache_theoretical_bytes == sum(
+        each.kv_cache_theoretical_bytes or 0 for each in of_one_length if each
+    )
 
 
 def test_the_times_of_a_call_forget_the_call_before() -> None:
@@ -237,6 +254,16 @@ def test_a_shape_that_would_be_queued_or_preempted_is_refused(
     assert sentence in str(refused.value)
 
 
+def test_room_is_needed_for_each_prompt_of_its_own_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(standin_vllm, "LONGEST", 2048)
+    asked = wanted(model=family("llama", max_position_embeddings=4096))
+    engine = backends.load(asked)
+
+    engine.prepare(mixed(asked, 400, 400, 100).cells[0])  # three of 400 would be too many
+    with pytest.raises(Unsupported, match="needs room for 1,152 tokens in blocks of 16"):
+        engine.prepare(mixed(asked, 400, 400, 300).cells[0])
+
+
 def test_a_vllm_for_another_device_is_named() -> None:
     with pytest.raises(Unsupported) as refused:
         loaded(device="cuda")
@@ -319,20 +346,6 @@ def test_drafts_are_counted_and_the_text_is_proved() -> None:
     assert engine.below_likeliest([[1, 2], [3, 4]], [[7, 5], [7, 7]]) == [[0.0, 1.0], [0.0, 0.0]]
 
 
-def test_drafts_of_an_engine_in_another_process_are_refused() -> None:
-    with pytest.raises(
-        Unsupported, match="counted in this process; leave the option multiprocessing out"
-    ):
-        loaded(speculative="ngram", multiprocessing=True)
-
-
-def test_a_draft_model_that_is_not_there_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(
-        LoadFailed, match=r"draft_model: .*nowhere is not the folder of a checkpoint"
-    ):
-        loaded(speculative="draft", draft_model=str(tmp_path / "nowhere"))
-
-
 def adapter(folder: Path, rank: int) -> Path:
     folder.mkdir()
     (folder / "adapter_config.json").write_text(
@@ -354,18 +367,6 @@ def test_the_sequences_of_a_batch_take_adapters_in_turn(tmp_path: Path) -> None:
     ) == (True, 2, 16)
     assert [each.lora_name for each in engine._engine.adapters] == ["one", "two", "one"]
     assert (engine.facts["lora_adapters"], engine.facts["lora_rank"]) == (2, 12)
-
-
-def test_what_is_no_adapter_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(
-        LoadFailed, match=r"lora: .*nowhere has no adapter_config\.json; give the folder that peft"
-    ):
-        loaded(lora=str(tmp_path / "nowhere"))
-
-
-def test_a_rank_that_vllm_does_not_take_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(Unsupported, match="takes adapters of rank 512 at most, and one has 600"):
-        loaded(lora=str(adapter(tmp_path / "one", 600)))
 
 
 def test_without_adapters_a_request_names_none() -> None:

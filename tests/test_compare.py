@@ -659,3 +659,52 @@ def test_a_comparison_loads_no_engine_and_not_scipy_stats(written: Any) -> None:
     done = subprocess.run((sys.executable, "-c", code), capture_output=True, text=True, check=False)
 
     assert done.returncode == 0, done.stderr
+
+
+def speculating(*settings: dict[str, Any]) -> list[Record]:
+    each = [make_cell(number, options=options) for number, options in enumerate(settings)]
+    each = [msgspec.structs.replace(cell, model="m", input_len=8) for cell in each]
+    return [record for cell in each for record in sessions(cell)]
+
+
+DRAFTS: dict[str, Any] = {"speculative": "draft", "draft_model": "d"}
+
+
+def test_drafts_of_any_settings_are_compared_with_none(written: Any) -> None:
+    run = written("run", speculating({}, DRAFTS, {"speculative": "ngram", "ngram_max": 4}))
+
+    found = Done(run, "--by", "speculative", "--format", "json").json
+
+    assert [(one["name"], len(one["cells"])) for one in found["candidates"]] == [
+        ("speculative draft", 1), ("speculative ngram", 1),
+    ]  # fmt: skip
+
+
+def test_of_several_settings_the_default_is_compared_with_none(written: Any) -> None:
+    run = written("run", speculating({}, *({**DRAFTS, **more} for more in ({}, {"ngram_max": 4}))))
+    several: list[dict[str, Any]] = [
+        {},
+        {"speculative": "ngram"},
+        {"speculative": "ngram", "speculative_tokens": 3},
+    ]
+    same = written("same", speculating(*several))
+
+    assert Done(run, "--by", "speculative").code == 3  # neither of two settings stands for drafts
+    found = Done(same, "--by", "speculative", "--format", "json", "--allow-missing").json
+    (one,) = found["candidates"]
+    assert (one["name"], len(one["cells"])) == ("speculative ngram", 1)
+
+
+def test_runs_with_other_adapters_of_one_name_are_not_compared(written: Any) -> None:
+    cells = [
+        make_cell(number, options={"lora": "a"}, attached_digest=str(number)) for number in (0, 4)
+    ]
+    one, other = (
+        written(name, sessions(msgspec.structs.replace(cell, input_len=8)))
+        for name, cell in zip(("one", "other"), cells, strict=True)
+    )
+
+    done = Done(one, other)
+
+    assert done.code == 3
+    assert "drafts or adapters of this name with other weights" in done.out

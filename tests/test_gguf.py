@@ -106,8 +106,27 @@ def test_a_quantised_file_is_not_quantised_again(tmp_path: Path) -> None:
 def test_a_folder_of_files_names_one(tmp_path: Path) -> None:
     tiny_gguf.write(tmp_path / "tiny-q8.gguf")
 
-    with pytest.raises(SpecError, match=r"holds GGUF files; name one, such as .*/tiny-q8.gguf"):
+    with pytest.raises(
+        SpecError, match=r"1 GGUF file; name the one to run as the model: .*/tiny-q8"
+    ):
         resolve.resolve(str(tmp_path))
+
+
+def test_a_folder_of_several_files_lists_them_and_the_named_one_is_the_model(
+    tmp_path: Path,
+) -> None:
+    for number in range(12):
+        tiny_gguf.write(tmp_path / f"tiny-{number:02}.gguf")
+
+    with pytest.raises(SpecError) as refused:
+        resolve.resolve(str(tmp_path))
+
+    line = str(refused.value)
+    assert "holds 12 GGUF files; name the one to run as the model: " in line
+    assert f"{tmp_path}/tiny-00.gguf (" in line
+    assert f"{tmp_path}/tiny-09.gguf (" in line
+    assert line.endswith("KiB) and 2 more.")
+    assert resolve.resolve(f"{tmp_path}/tiny-03.gguf").location == str(tmp_path / "tiny-03.gguf")
 
 
 @pytest.mark.parametrize(

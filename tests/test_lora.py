@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -9,9 +10,11 @@ import pytest
 from jobs import at, family, job, prompts
 from lazily import Lazy, transformers
 from llmbench import backends
-from llmbench.errors import LoadFailed, Unsupported
+from llmbench.errors import LoadFailed, NothingToRun, RunError, SpecError
+from llmbench.run import resume
 from llmbench.run.plan import plan
 from llmbench.spec.sweep import Axes, Sweep
+from make_records import make_plan
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -105,11 +108,59 @@ def test_its_numbers_have_the_dtype_of_the_cell(saved: Path, adapter: Path) -> N
     assert {str(each.dtype) for each in engine._model.parameters()} == {"torch.bfloat16"}
 
 
-def test_several_adapters_are_for_vllm(saved: Path, adapter: Path) -> None:
+def planned(backend: str, lora: Any, **more: Any) -> Any:
+    engine: Any = {backend: {"lora": lora, **more}}
+    axes = Axes(
+        model="llama-7b@tiny",
+        backend=engine,
+        device="cpu",
+        dtype="float32",
+        input_len=8,
+        output_len=4,
+    )
+    return plan(Sweep(name="x", axes=axes))
+
+
+def test_several_adapters_are_for_vllm(adapter: Path) -> None:
+    assert not planned("vllm", f"{adapter},{adapter}").refused
     with pytest.raises(
-        Unsupported, match="one adapter for a batch; use the vllm backend for several"
+        NothingToRun, match="one adapter for a batch; use the vllm backend for several"
     ):
-        tokens(asked(saved, lora=f"{adapter},{adapter}"))
+        planned("transformers", f"{adapter},{adapter}")
+
+
+def test_the_plan_finds_that_an_adapter_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"lora: .*nowhere has no adapter_config\.json; give the"):
+        planned("vllm", str(tmp_path / "nowhere"))
+
+
+def fake_adapter(folder: Path, rank: int = 4, weights: bytes = b"x") -> Path:
+    settings = {"r": rank, "target_modules": ["q_proj"]}
+    (folder / "adapter_config.json").write_text(json.dumps(settings))
+    (folder / "adapter_model.safetensors").write_bytes(weights)
+    return folder
+
+
+def test_an_adapter_without_weights_is_none(tmp_path: Path) -> None:
+    (fake_adapter(tmp_path) / "adapter_model.safetensors").unlink()
+
+    with pytest.raises(SpecError, match=r"has no adapter_model\.\*; give the folder that peft"):
+        planned("vllm", str(tmp_path))
+
+
+def test_a_rank_that_vllm_does_not_take_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(NothingToRun, match="takes adapters of rank 512 at most, and one has 600"):
+        planned("vllm", str(fake_adapter(tmp_path, rank=600)))
+
+
+def test_other_weights_of_an_adapter_are_another_cell(tmp_path: Path) -> None:
+    (one,) = planned("vllm", str(fake_adapter(tmp_path))).cells
+    (again,) = planned("vllm", str(tmp_path)).cells
+    (other,) = planned("vllm", str(fake_adapter(tmp_path, weights=b"y"))).cells
+
+    assert one.id == again.id
+    assert one.options == other.options
+    assert one.id != other.id
 
 
 def test_an_adapter_of_another_model_is_one_line(adapter: Path) -> None:
@@ -130,19 +181,19 @@ def test_a_damaged_adapter_is_one_line(saved: Path, tmp_path: Path) -> None:
         tokens(asked(saved, lora=str(tmp_path)))
 
 
-def test_merging_nothing_is_the_cell_without_an_adapter() -> None:
-    engine: Any = {"transformers": {"lora": ["", "somewhere"], "lora_merged": [False, True]}}
-    axes = Axes(
-        model="llama-7b@tiny",
-        backend=engine,
-        device="cpu",
-        dtype="float32",
-        input_len=8,
-        output_len=4,
-    )
+def test_merging_nothing_is_the_cell_without_an_adapter(tmp_path: Path) -> None:
+    somewhere = str(fake_adapter(tmp_path))
 
-    found = plan(Sweep(name="x", axes=axes))
+    found = planned("transformers", ["", somewhere], lora_merged=[False, True])
 
     assert [cell.options for cell in found.cells] == [
-        {}, {"lora": "somewhere"}, {"lora": "somewhere", "lora_merged": True},
+        {}, {"lora": somewhere}, {"lora": somewhere, "lora_merged": True},
     ]  # fmt: skip
+
+
+def test_a_run_is_not_continued_with_an_adapter_of_other_weights(tmp_path: Path) -> None:
+    (one,) = planned("vllm", str(fake_adapter(tmp_path))).cells
+    (other,) = planned("vllm", str(fake_adapter(tmp_path, weights=b"y"))).cells
+
+    with pytest.raises(RunError, match=r"other cells of this sweep \(attached_digest \+\w+ -\w+\)"):
+        resume.refuse_other_grid(make_plan([one]), make_plan([other]), tmp_path)

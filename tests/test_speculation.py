@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -9,12 +10,13 @@ import pytest
 from jobs import at, family, job, prompts
 from lazily import Lazy
 from llmbench import backends
-from llmbench.errors import LoadFailed, NothingToRun, Unsupported
+from llmbench.errors import NothingToRun, SpecError
 from llmbench.measure import checks
 from llmbench.measure import prompts as measure_prompts
 from llmbench.measure.checks import Ceilings
 from llmbench.measure.loop import Loop, Measurement
 from llmbench.measure.telemetry import NoCounters
+from llmbench.models.resolve import resolve
 from llmbench.results import sessions
 from llmbench.results.record import Status
 from llmbench.run.plan import plan
@@ -69,6 +71,9 @@ def measured(asked: Job, engine: Any) -> Any:
 # -- what may be asked for --------------------------------------------------------------------------
 
 
+GENERATES = {"transformers": {"loop": "generate"}}
+
+
 def planned(**axes: Any) -> Any:
     point = {"device": "cpu", "dtype": "float32", "batch_size": 1, "input_len": 8, "output_len": 4}
     return plan(Sweep(name="x", axes=Axes(model="llama-7b@tiny", **{**point, **axes})))
@@ -79,18 +84,27 @@ def test_random_prompts_are_refused_and_the_line_says_why(backend: str) -> None:
     with pytest.raises(
         NothingToRun, match="says nothing with random prompts and weights; give a real model and a"
     ):
-        planned(backend={backend: {"speculative": "ngram"}})
+        planned(backend={backend: {**GENERATES.get(backend, {}), "speculative": "ngram"}})
 
 
 def test_who_asks_for_it_gets_it_and_the_cell_says_so() -> None:
-    found = planned(backend={"transformers": {"speculative": "ngram", "speculative_anyway": True}})
+    found = planned(
+        backend={
+            "transformers": {"loop": "generate", "speculative": "ngram", "speculative_anyway": True}
+        }
+    )
 
     assert not found.refused
-    assert "speculative-anyway=True" in found.cells[0].id
+    assert found.cells[0].options["speculative_anyway"] is True
 
 
 def test_a_draft_has_a_token_at_least() -> None:
-    options = {"speculative": "ngram", "speculative_anyway": True, "speculative_tokens": 0}
+    options = {
+        "loop": "generate",
+        "speculative": "ngram",
+        "speculative_anyway": True,
+        "speculative_tokens": 0,
+    }
     with pytest.raises(NothingToRun, match="speculative_tokens: 0 is no length of a draft"):
         planned(backend={"transformers": options})
 
@@ -104,7 +118,7 @@ def test_a_draft_needs_a_model() -> None:
 
 
 def test_no_rate_of_one_token_a_reading_is_held_against_it() -> None:
-    options = {"speculative": "ngram", "speculative_anyway": True}
+    options = {"loop": "generate", "speculative": "ngram", "speculative_anyway": True}
     cell = planned(backend={"transformers": options}).cells[0]
 
     assert checks._most_a_pass(cell) == 6
@@ -112,28 +126,83 @@ def test_no_rate_of_one_token_a_reading_is_held_against_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "line"),
+    ("backend", "changed", "line"),
     [
-        ({"loop": "forward"}, "it needs loop=generate"),
-        ({"cache": "static"}, "it needs cache=dynamic"),
+        ("transformers", {"loop": "forward"}, "it needs loop=generate"),
+        ("transformers", {"cache": "static"}, "it needs cache=dynamic"),
+        ("transformers", {"device_map": "auto"}, "it needs device_map=none"),
         (
-            {"batch_size": 2},
-            "speculates for one sequence alone; use batch_size 1, or the vllm backend",
+            "vllm",
+            {"multiprocessing": True},
+            "in the engine's own process; it needs multiprocessing=false",
         ),
     ],
 )
-def test_what_transformers_does_not_do_is_one_line(
-    changed: dict[str, Any], line: str, saved: Path
+def test_the_plan_refuses_what_an_engine_does_not_do(
+    backend: str, changed: dict[str, Any], line: str
 ) -> None:
-    with pytest.raises(Unsupported, match=line):
-        backends.load(wanted(saved, **changed))
+    asked = {"speculative": "ngram", "speculative_anyway": True, **GENERATES.get(backend, {})}
+
+    assert not planned(backend={backend: asked}).refused
+    with pytest.raises(NothingToRun, match=line):
+        planned(backend={backend: {**asked, **changed}})
 
 
-def test_a_draft_model_that_is_not_there_is_one_line(saved: Path) -> None:
-    with pytest.raises(
-        LoadFailed, match=r"draft_model: .*/nowhere is not the folder of a checkpoint"
-    ):
-        backends.load(wanted(saved, speculative="draft", draft_model=str(saved / "nowhere")))
+def test_transformers_speculates_for_one_sequence() -> None:
+    asked = {"speculative": "ngram", "speculative_anyway": True, "loop": "generate"}
+
+    (why,) = planned(backend={"transformers": asked}, batch_size=[1, 2]).refused.values()
+
+    assert "one sequence alone; use batch_size 1, or the vllm backend" in why
+
+
+def drafted(folder: Path, **more: Any) -> Any:
+    options = {"speculative": "draft", "speculative_anyway": True, "draft_model": str(folder)}
+    return planned(backend={"vllm": options}, **more)
+
+
+def test_the_plan_finds_that_a_draft_model_is_not_there(saved: Path) -> None:
+    with pytest.raises(SpecError, match=r"draft_model: .*/nowhere' is not the folder of a check"):
+        drafted(saved / "nowhere")
+
+
+def draft_folder(folder: Path, weights: bytes = b"x", **changed: Any) -> Path:
+    model = resolve("llama-7b@tiny")
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {**model.config, "model_type": "llama", "dtype": "float32", **changed}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "model.safetensors").write_bytes(weights)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("changed", "line"),
+    [
+        (
+            {"vocab_size": 77},
+            "the draft model has 77 words and the model 2,048; both need the same",
+        ),
+        ({"max_position_embeddings": 11}, "12 tokens exceed the draft model's 11 positions"),
+    ],
+)
+def test_a_draft_model_goes_with_the_model(
+    changed: dict[str, Any], line: str, tmp_path: Path
+) -> None:
+    assert not drafted(draft_folder(tmp_path)).refused
+
+    with pytest.raises(NothingToRun, match=line):
+        drafted(draft_folder(tmp_path, **changed))
+
+
+def test_other_weights_of_a_draft_model_are_another_cell(tmp_path: Path) -> None:
+    (one,) = drafted(draft_folder(tmp_path)).cells
+    (again,) = drafted(draft_folder(tmp_path)).cells
+    (other,) = drafted(draft_folder(tmp_path, b"others")).cells
+
+    assert one.id == again.id
+    assert one.options == other.options
+    assert one.id != other.id
+    assert one.attached_digest != other.attached_digest
 
 
 # -- what is counted --------------------------------------------------------------------------------

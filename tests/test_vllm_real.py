@@ -12,11 +12,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import psutil
 import pytest
 
 import standin_vllm
-from jobs import at, family, job, prompts
+from jobs import at, family, job, mixed, prompts
 from lazily import Lazy
 from llmbench import backends
 from llmbench.errors import Unsupported
@@ -80,6 +81,31 @@ def test_a_family_runs_and_is_valid(name: str) -> None:
     block = outcome.engine["block_size"]
     needed = min(45, asked.model.config.get("sliding_window") or 45)
     assert held / theory == pytest.approx(-(-45 // block) * block / needed)
+
+
+def test_prompts_of_different_lengths_give_what_they_give_alone(saved: Path) -> None:
+    one = of_folder(saved)
+    quick = msgspec.structs.replace(one.protocol, iterations=2)
+    asked = mixed(msgspec.structs.replace(one, protocol=quick), 5, 40, 1, 17)
+    plain: Any = backends.load(one)
+    alone = [plain.generate([prompt], 16)[0] for prompt in prompts(asked)]
+    plain.close()
+
+    status, problems, outcome, engine = measured(asked)
+    together = engine.generate(prompts(asked), 16)
+    engine.close()
+
+    assert (status, problems) == (Status.OK, [])
+    assert together == alone
+    assert outcome.memory is not None
+    held, theory = outcome.memory.kv_cache_bytes, outcome.memory.kv_cache_theoretical_bytes
+    assert held is not None
+    assert theory is not None
+    block = outcome.engine["block_size"]
+    tokens = [length + 15 for length in (5, 40, 1, 17)]
+    assert held / theory == pytest.approx(
+        sum(-(-each // block) * block for each in tokens) / sum(tokens)
+    )
 
 
 def test_an_encoder_decoder_is_refused_with_what_runs_it() -> None:

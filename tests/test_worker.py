@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from fakes import a_cell, a_job, quick
-from llmbench.backends.fake import faults
+from llmbench.backends.fake import FakeEngine, faults
 from llmbench.errors import LoadFailed, Unsupported
 from llmbench.results.record import Job, Status
 from llmbench.run import messages, worker
@@ -122,6 +122,18 @@ def test_without_a_launcher_the_cells_follow_each_other() -> None:
         ("one", False),
         ("two", True),
     ]
+
+
+def test_what_is_made_once_is_no_part_of_loading(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = a_job(a_cell(clock="real", load_ms=200.0, ttft_ms=0.1, tpot_ms=0.1))
+    whole = said(job)[-1]
+    monkeypatch.setattr(FakeEngine, "made_s", 0.15, raising=False)
+
+    without = said(job)[-1]
+
+    assert isinstance(whole, CellResult)
+    assert isinstance(without, CellResult)
+    assert (whole.outcome.load_s or 0) >= 0.2 > (without.outcome.load_s or 0) >= 0.05
 
 
 def test_a_launcher_that_has_gone_ends_the_worker() -> None:

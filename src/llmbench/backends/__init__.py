@@ -4,6 +4,7 @@ A backend's `__init__.py` declares, besides its code:
 
 - `OPTIONS`, a literal: option name -> a tuple of choices (the first is the default), or a default value
   whose type any other value must have;
+- `MIXES_LENGTHS = True`, if the prompts of a batch may have different lengths, without padding;
 - `SERVES = True`, if it is a server, which has the options of a load besides its own;
 - `MEANINGS`, a literal: option name -> what it does, in a few words;
 - `PACKAGES`, a literal, if its option `quantization` needs more packages: method -> package;
@@ -16,6 +17,7 @@ spends the seconds that importing an engine's packages takes.
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import importlib.util
 from pathlib import Path
@@ -67,6 +69,12 @@ def options(name: str) -> dict[str, object]:
     declared = _literal(name, "OPTIONS")
     assert declared is not None, f"backends/{name} declares no OPTIONS"
     return {**spec_load.OPTIONS, **declared} if _literal(name, "SERVES") else dict(declared)
+
+
+@functools.cache
+def mixes_lengths(name: str) -> bool:
+    """Return whether a backend runs prompts of different lengths in one batch, without importing it."""
+    return bool(_literal(name, "MIXES_LENGTHS"))
 
 
 def meanings(name: str) -> dict[str, object]:

@@ -73,7 +73,11 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
     asked = prices.PriceOptions(usd_per_hour, usd_per_gpu_hour, price)
     prices.check(asked)
     destination = report.destination("claims", format, output)
-    rows = [row for run in runs or () for row in cells.read(store.read(run, tell=tell), run.name)]
+    measured = [
+        row for run in runs or () for row in cells.read(store.read(run, tell=tell), run.name)
+    ]
+    # A claim is about prompts of one length, as are published figures.
+    rows = [row for row in measured if not row.cell.spread]
     given = Evidence(rows, asked)
     names = [] if against_published else claim or claims.known()
     judged = [

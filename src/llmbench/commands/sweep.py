@@ -139,7 +139,10 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
     ] = None,
     input_len: Annotated[
         list[str] | None,
-        typer.Option(help=f"Prompt tokens: 128,1024 or 128-4096*2. {otherwise(KEYS['input_len'])}"),
+        typer.Option(
+            help="Prompt tokens: 128,1024 or 128-4096*2; 128-1024@uniform for prompts of different lengths. "
+            f"{otherwise(KEYS['input_len'])}"
+        ),
     ] = None,
     output_len: Annotated[
         list[str] | None,

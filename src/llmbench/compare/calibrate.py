@@ -73,7 +73,8 @@ def _shapes(cells: Sequence[Point]) -> dict[Shape, Integers]:
     """Return the numbers of the cells of each shape."""
     indices: defaultdict[Shape, list[int]] = defaultdict(list)
     for number, cell in enumerate(cells):
-        indices[cell.batch_size, cell.input_len, cell.output_len].append(number)
+        length = None if cell.spread else cell.input_len
+        indices[cell.batch_size, length, cell.output_len].append(number)
     return {shape: np.array(numbers) for shape, numbers in indices.items()}
 
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray  # noqa: TC002
 
-from llmbench.compare.sides import key_of
+from llmbench.compare.sides import FORMS, key_of
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence
 
-    from llmbench.compare.sides import Side
+    from llmbench.compare.sides import KeyForm, Side
     from llmbench.spec.sweep import Point
     from llmbench.stats.intervals import Integers, Reals
 
@@ -21,6 +21,8 @@ Lacking = Literal["baseline", "candidate", "both"]
 
 ELSEWHERE = {
     "load_format": "the other side uses other weights",
+    "attached_digest": "the other side has drafts or adapters of this name with other weights, or no record of them",
+    "input_lens": "the other side has prompts of other lengths, drawn or read in the same way",
     "model_digest": "the other side has a model of this name with another configuration or other weights",
 }
 """Axes that a table does not show, and the reason given for cells that differ only in them."""
@@ -54,11 +56,13 @@ class ComparedSessions(NamedTuple):
 def match(baseline: Side, candidate: Side, factor: str | None) -> Match:
     """Return the cells that agree in everything but the factor, and have a number on both sides.
 
-    Where a side has several such cells, those whose weights are quantised alike belong together.
+    Options that mean nothing without the factor differ freely, unless a side then has several cells in one place. Where
+    it has several all the same, those whose weights are quantised alike belong together.
     """
-    left, right = (_by_key(side, factor) for side in (baseline, candidate))
-    if any(len(numbers) > 1 for side in (left, right) for numbers in side.values()):
-        left, right = (_by_key(side, factor, scheme=True) for side in (baseline, candidate))
+    for form in FORMS:
+        left, right = (_by_key(side, factor, form) for side in (baseline, candidate))
+        if all(len(numbers) == 1 for side in (left, right) for numbers in side.values()):
+            break
     has = _measured(baseline), _measured(candidate)
     why = _Why(baseline, candidate, factor)
     pairs = []
@@ -129,12 +133,10 @@ def _picked(side: ComparedSessions, which: Integers) -> ComparedSessions:
     )
 
 
-def _by_key(
-    side: Side, factor: str | None, *, scheme: bool = False
-) -> Mapping[Hashable, Sequence[int]]:
+def _by_key(side: Side, factor: str | None, form: KeyForm) -> Mapping[Hashable, Sequence[int]]:
     numbers: defaultdict[Hashable, list[int]] = defaultdict(list)
     for number, cell in enumerate(side.cells):
-        numbers[key_of(cell, factor, scheme=scheme)].append(number)
+        numbers[key_of(cell, factor, form)].append(number)
     return numbers
 
 

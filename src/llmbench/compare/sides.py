@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
 from llmbench.errors import SpecError, did_you_mean
 from llmbench.results import utilization
 from llmbench.results.aggregate import Tally
-from llmbench.spec.grid import QUANTIZATION
+from llmbench.spec import adapters, speculation
+from llmbench.spec.grid import ONLY_WITH, QUANTIZATION
 from llmbench.spec.load import OPTIONS
 from llmbench.spec.sweep import Cell, Point
 
@@ -27,9 +28,20 @@ if TYPE_CHECKING:
 AXES = tuple(name for name in Cell.__struct_fields__ if name != "id")
 """The axes that identify a cell; its id also covers how it was measured."""
 
-WITH = {"model": ("model_digest",), "backend": ("options",), "load": ("batch_size",)}
-"""Fields that change together with a factor: a model's facts with the model, options with the engine, and the
-requests in flight with the load."""
+WITH = {
+    "model": ("model_digest",),
+    "backend": ("options", "attached_digest"),
+    "load": ("batch_size",),
+    "input_len": ("spread", "input_lens"),
+    "spread": ("input_len", "input_lens"),
+    **dict.fromkeys((adapters.LORA, *speculation.OPTIONS), ("attached_digest",)),
+}
+"""Fields that change together with a factor: a model's facts with the model, options with the engine, the requests in
+flight with the load, lengths with how they were asked for, and further weights with the option that names them."""
+KeyForm: TypeAlias = Literal["without dependent", "plain", "scheme"]
+FORMS: tuple[KeyForm, ...] = ("without dependent", "plain", "scheme")
+"""How cells are matched, in the order in which it is tried."""
+NO_FACTORS = ("model_digest", "options", "input_lens", "attached_digest")
 
 
 class Side(NamedTuple):
@@ -123,7 +135,7 @@ def levels(side: Side, factor: str) -> list[Side]:
 
     """
     options = dict.fromkeys(name for cell in side.cells for name in cell.options)
-    known = [name for name in (*AXES, *options) if name not in ("model_digest", "options")]
+    known = [name for name in (*AXES, *options) if name not in NO_FACTORS]
     if factor not in known:
         raise SpecError(f"--by: the run has no factor {factor!r}.{did_you_mean(factor, known)}")
     values = [_value(cell, factor) for cell in side.cells]
@@ -135,23 +147,30 @@ def levels(side: Side, factor: str) -> list[Side]:
     return [_part(side, factor, value, values) for value in dict.fromkeys(values)]
 
 
-def key_of(cell: Point, factor: str | None, *, scheme: bool = False) -> Hashable:
+def key_of(cell: Point, factor: str | None, form: KeyForm = "plain") -> Hashable:
     """Return the key by which cells are matched: all axes except the factor compared; engines share those of a load.
 
-    With `scheme`, engines share how weights are quantised, too.
+    The form leaves out options that mean nothing without the factor (`without dependent`), or those of the engine but
+    for how weights are quantised (`scheme`).
     """
     left_out = (factor, *WITH.get(factor or "", ()))
+    if cell.spread:  # the longest length says nothing that the lengths do not
+        left_out += ("input_len", *(("input_lens",) if factor == "batch_size" else ()))
     axes = [getattr(cell, name) for name in AXES if name != "options" and name not in left_out]
-    shared = (*OPTIONS, QUANTIZATION) if scheme else OPTIONS
+    shared = (*OPTIONS, QUANTIZATION) if form == "scheme" else OPTIONS
     kept = shared if "options" in left_out else cell.options
     options = {
-        name: value for name, value in cell.options.items() if name in kept and name != factor
+        name: value
+        for name, value in cell.options.items()
+        if name in kept
+        and name != factor
+        and not (form == "without dependent" and ONLY_WITH.get(name) == factor)
     }
     return (*axes, *sorted(options.items()))
 
 
 def _value(cell: Point, factor: str) -> object:
-    return getattr(cell, factor) if factor in AXES else cell.options.get(factor)
+    return cell.asked(factor) if factor in AXES else cell.options.get(factor)
 
 
 def _shown(value: object) -> str:

@@ -162,11 +162,12 @@ class BreakEven(NamedTuple):
 def break_even(measured: Measured, hour_usd: float, price: ApiPrice) -> BreakEven:
     """Return the volume at which a machine paid by the hour, day and night, costs as much as an API."""
     cell = measured.cell
-    request_usd = price.request_usd(cell.input_len, cell.output_len)
+    prompt = (cell.prompt_tokens or 0) / cell.batch_size  # the mean: a price is linear in tokens
+    request_usd = price.request_usd(prompt, cell.output_len)
     requests = 24 * hour_usd / request_usd
     capacity = measured.figure("output_tok_s").times(DAY_S / cell.output_len)
     return BreakEven(
         price=price,
-        tokens_per_day=requests * (cell.input_len + cell.output_len),
+        tokens_per_day=requests * (prompt + cell.output_len),
         utilisation=capacity.over(requests),
     )

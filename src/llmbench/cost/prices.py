@@ -41,7 +41,7 @@ class ApiPrice(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         """Return the row in words."""
         return f"{self.provider} {self.model}, {self.date}"
 
-    def request_usd(self, input_len: int, output_len: int) -> float:
+    def request_usd(self, input_len: float, output_len: int) -> float:
         """Return the price of a request with these lengths."""
         return (input_len * self.input_usd + output_len * self.output_usd) / MILLION
 

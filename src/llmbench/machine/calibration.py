@@ -90,7 +90,7 @@ class Calibration(state.OfMachine, frozen=True, kw_only=True):
             (s.batch_size, s.input_len, s.output_len): (s.drawn, s.dof) for s in varying.shapes
         }
         other = (varying.other, varying.other_dof)
-        shapes = ((cell.batch_size, cell.input_len, cell.output_len) for cell in cells)
+        shapes = ((cell.batch_size, cell.asked("input_len"), cell.output_len) for cell in cells)
         pairs = np.array([known.get(shape, other) for shape in shapes]).reshape(-1, 2)
         return pairs[:, 0] ** 2, pairs[:, 1]
 

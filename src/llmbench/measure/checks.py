@@ -192,7 +192,7 @@ def _physics(cell: Cell, outcome: Outcome, ceilings: Ceilings) -> Iterator[Findi
         if sample.token_ns and all(sample.token_ns)
     ]
     if per_token and ceilings.flops and firsts:
-        flops, first_s = per_token * cell.batch_size * cell.input_len, min(firsts) / 1e9
+        flops, first_s = per_token * (cell.prompt_tokens or 0), min(firsts) / 1e9
         if first_s <= 0 or flops / first_s > ceilings.slack * ceilings.flops:
             yield Finding(
                 "implausible",

@@ -1,6 +1,6 @@
 """The prompts of a cell: token ids, seeded by cell, session and iteration; no prompt repeats.
 
-New ids defeat prefix caches, equal lengths need no padding, and the seed makes any iteration repeatable.
+New ids defeat prefix caches, and the seed makes any iteration repeatable.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Text(NamedTuple):
 
 
 def synthetic(cell: Cell, engine: Engine, seed: int, session: int) -> Workload:
-    """Return a function from phase and iteration to B prompts of L ids drawn from the real vocabulary."""
+    """Return a function from phase and iteration to prompts of ids drawn from the real vocabulary."""
     allowed = _allowed(engine)
     generator = _seeded(cell, seed, session)
 
@@ -44,13 +44,13 @@ def synthetic(cell: Cell, engine: Engine, seed: int, session: int) -> Workload:
         drawn: Prompts = allowed[
             rng.integers(0, len(allowed), (cell.batch_size, cell.input_len))
         ].tolist()
-        return drawn
+        return _cut(drawn, cell)
 
     return prompts
 
 
 def from_text(cell: Cell, engine: Engine, seed: int, session: int, text: str) -> Text:
-    """Return a function from phase and iteration to B windows of L ids at random positions of a real text.
+    """Return a function from phase and iteration to windows of ids at random positions of a real text.
 
     Raises:
         LoadFailed: the text is too short for different windows.
@@ -67,9 +67,16 @@ def from_text(cell: Cell, engine: Engine, seed: int, session: int, text: str) ->
 
     def prompts(phase: Phase, iteration: int) -> Prompts:
         starts = generator(phase, iteration).choice(places, size=cell.batch_size, replace=False)
-        return [ids[start : start + cell.input_len].tolist() for start in starts]
+        return _cut([ids[start : start + cell.input_len].tolist() for start in starts], cell)
 
     return Text(prompts, len(text.encode()) / len(ids))
+
+
+def _cut(prompts: Prompts, cell: Cell) -> Prompts:
+    """Return prompts of the longest length, each cut to its own."""
+    if not cell.input_lens:
+        return prompts
+    return [prompt[:length] for prompt, length in zip(prompts, cell.input_lens, strict=True)]
 
 
 def _seeded(cell: Cell, seed: int, session: int) -> Callable[[Phase, int], np.random.Generator]:

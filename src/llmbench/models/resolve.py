@@ -20,6 +20,7 @@ from llmbench.errors import SpecError, did_you_mean
 from llmbench.models import by_row, checkpoint, gguf
 from llmbench.models import scaled as models_scaled
 from llmbench.models.counts import Counts  # noqa: TC001 - msgspec reads the annotations
+from llmbench.numbers import binary, plural
 from llmbench.spec import configs, yaml
 from llmbench.spec.digest import digest_of
 
@@ -38,6 +39,8 @@ POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_lengt
 
 EXTENDING = frozenset({"yarn", "linear", "dynamic"})
 """Scalings of rotary positions whose `max_position_embeddings` may be the length before scaling."""
+MOST_NAMED = 10
+"""The most files of a folder that an error lists."""
 ADAPTER = "adapter_config.json"
 """The file that peft writes beside the weights of an adapter."""
 QUANTISED = "hf_quant_config.json"
@@ -310,8 +313,10 @@ def _no_checkpoint(folder: Path) -> str:
             "holds a checkpoint in its maker's own format (params.json); name one that was converted for transformers, "
             "which has config.json."
         )
-    if found := sorted(path.name for path in folder.glob(f"*{gguf.SUFFIX}")):
-        return f"holds GGUF files; name one, such as {folder.name}/{found[0]}."
+    if found := sorted(path for path in folder.glob(f"*{gguf.SUFFIX}") if path.is_file()):
+        named = ", ".join(f"{path} ({binary(path.stat().st_size)})" for path in found[:MOST_NAMED])
+        rest = f" and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
+        return f"holds {plural(len(found), 'GGUF file')}; name the one to run as the model: {named}{rest}."
     return "is a folder without config.json, which every checkpoint has."
 
 

@@ -91,7 +91,12 @@ def _by_checkpoint(
 
 def _small(cell: Cell) -> Cell:
     return msgspec.structs.replace(
-        cell, batch_size=PROMPTS, input_len=INPUT_LEN, output_len=OUTPUT_LEN
+        cell,
+        batch_size=PROMPTS,
+        input_len=INPUT_LEN,
+        output_len=OUTPUT_LEN,
+        spread="",
+        input_lens=(),
     )
 
 

@@ -51,7 +51,7 @@ class Fit(msgspec.Struct, frozen=True, kw_only=True):
     device: str
     dtype: str
     load_format: str
-    input_len: int
+    input_len: int | str
     output_len: int
     context: int
     batches: list[int]
@@ -113,9 +113,9 @@ def _of_engine(
 ) -> Iterator[Fit]:
     """Yield a Fit for each length of one engine."""
     limits = predict_oom.limits(seen)
-    lengths: defaultdict[tuple[int, int], list[Seen]] = defaultdict(list)
+    lengths: defaultdict[tuple[int | str, int], list[Seen]] = defaultdict(list)
     for cell, met in seen:
-        lengths[cell.input_len, cell.output_len].append((cell, met))
+        lengths[cell.asked("input_len"), cell.output_len].append((cell, met))
     for members in lengths.values():
         members.sort(key=lambda pair: pair[0].batch_size)
         reasons = {
@@ -145,8 +145,8 @@ def _of_length(
     skipped = next((cell for cell, _ in above if cell.id in reasons), None)
     return Fit(
         model=first.model, backend=first.backend, options=first.options, device=first.device,
-        dtype=first.dtype, load_format=first.load_format, input_len=first.input_len,
-        output_len=first.output_len, context=predict_oom.context(first),
+        dtype=first.dtype, load_format=first.load_format, input_len=first.asked("input_len"),
+        output_len=first.output_len, context=max(predict_oom.context(cell) for cell, _ in members),
         batches=[cell.batch_size for cell, _ in members],
         largest=largest, sessions=runs[-1][1].fitted if runs else 0,
         ooms_up_to_it=sum(len(met.ooms) for _, met in below),
@@ -159,8 +159,10 @@ def _of_length(
 def _roomiest(members: Sequence[Seen], predictions: Mapping[str, Prediction]) -> int | None:
     """Return the largest batch whose predicted need fits, interpolated and extrapolated from the predictions.
 
-    Every sequence needs the same; two batch sizes therefore determine all others.
+    Every sequence needs the same; two batch sizes therefore determine all others. None if sequences differ.
     """
+    if members[0][0].spread:
+        return None
     known = [
         (cell.batch_size, prediction.need_bytes, prediction.have_bytes)
         for cell, _ in members

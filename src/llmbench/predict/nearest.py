@@ -22,7 +22,7 @@ MATCHING = ("cpu", "cpu_count", "cpu_flags")
 MOST_RUNS = 30
 """At most this many of a folder's runs are read, the newest first."""
 
-SIZES = attrgetter("batch_size", "input_len", "output_len")
+SIZES = attrgetter("batch_size", "prompt_tokens", "output_len")
 
 Engine: TypeAlias = tuple[str, ...]
 """The group of a cell: its model, engine, options, device and type of number."""
@@ -91,7 +91,7 @@ def times(cell: Cell, past: Mapping[Engine, Sequence[PastCell]]) -> Times | None
     if not same:
         return None
     near = min(same, key=lambda one: distance(one.cell, cell))
-    scale = cell.batch_size * cell.input_len / (near.cell.batch_size * near.cell.input_len)
+    scale = (cell.prompt_tokens or 0) / (near.cell.prompt_tokens or 1)
     return near.times._replace(ttft_s=near.times.ttft_s * scale)
 
 

@@ -59,10 +59,13 @@ def shows_fit(status: Status) -> bool:
 
 
 def at_most(cell: Cell, other: Cell) -> bool:
-    """Return whether a cell needs no more than another of the same engine.
+    """Return whether a cell surely needs no more than another of the same engine.
 
-    The prompt counts in addition to the context, because its tokens pass at once and later ones one by one.
+    The prompt counts in addition to the context, because its tokens pass at once and later ones one by one. Nothing is
+    inferred from a batch of different lengths to another, because neither need be the larger one throughout.
     """
+    if cell.spread or other.spread:
+        return cell.id == other.id
     return (
         cell.batch_size <= other.batch_size
         and cell.input_len <= other.input_len

@@ -85,10 +85,13 @@ def room(
     share = int(options["gpu_memory_utilization"] * have_bytes)
     given = options["kv_cache_memory_bytes"] or (_cpu_cache() if on_cpu else 0)
     cache = given or share - weights - context
-    one = kept(cell.input_len + cell.output_len)
-    need = weights + context + (cache if on_cpu else cell.batch_size * one)
+    whole = sum(
+        many * kept(length + cell.output_len) for length, many in cell.prompts_by_length.items()
+    )
+    need = weights + context + (cache if on_cpu else whole)
     longest = options["max_model_len"] or longest or cell.input_len + cell.output_len
-    at_once = min(max(0, cache) // one, options["max_num_seqs"] or cell.batch_size)
+    together = cell.batch_size * max(0, cache) // whole
+    at_once = min(together, options["max_num_seqs"] or cell.batch_size)
     why = ""
     if on_cpu and need > have_bytes:
         sizes = f"weights of {binary(weights)} and a cache of {binary(cache)}"

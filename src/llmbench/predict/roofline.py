@@ -48,18 +48,15 @@ class Work(NamedTuple):
 
 def work(counts: Counts, cell: Cell) -> Work:
     """Return the exact work of a cell."""
-    steps, batch = cell.output_len - 1, cell.batch_size
-    encoded = cell.input_len if counts.encoder_layers else 0
-    first = 1 if counts.encoder_layers else cell.input_len
-
+    steps = cell.output_len - 1
     weights = formulas.step_weight_bytes(counts, cell.dtype)
-    return Work(
-        prefill_flops=batch * formulas.prefill_flops(counts, cell.input_len),
-        decode_flops=batch * formulas.decode_flops_of_steps(counts, first, steps, encoded),
-        decode_bytes=steps * weights
-        + batch * formulas.read_kv_bytes(counts, cell.dtype, first + 1, steps, encoded),
-        step_weight_bytes=weights,
-    )
+    prefill_flops = decode_flops = kv_bytes = 0
+    for input_len, many in cell.prompts_by_length.items():
+        first, encoded = (1, input_len) if counts.encoder_layers else (input_len, 0)
+        prefill_flops += many * formulas.prefill_flops(counts, input_len)
+        decode_flops += many * formulas.decode_flops_of_steps(counts, first, steps, encoded)
+        kv_bytes += many * formulas.read_kv_bytes(counts, cell.dtype, first + 1, steps, encoded)
+    return Work(prefill_flops, decode_flops, steps * weights + kv_bytes, weights)
 
 
 def least_s(

@@ -43,7 +43,7 @@ def rows(built: Table, predictions: Mapping[str, Prediction]) -> Iterator[dict[s
         predicted = {"ttft_s": told.ttft_s, "tpot_s": told.tpot_s, "peak_bytes": _peak(cell, told)}
         yield {
             **{
-                name: getattr(cell, name)
+                name: cell.asked(name)
                 for name in ("model", "backend", "device", "dtype", "batch_size", "input_len", "output_len")
             },
             "options": ", ".join(f"{key}={value}" for key, value in cell.options.items()),

@@ -136,7 +136,7 @@ def _nulls(values: Any) -> list[object]:
 def _object(cell: Point, times: dict[str, Reals]) -> dict[str, Any]:
     calls, whole_s = len(times["e2el"]), float(times["e2el"].sum())
     sequences = calls * (cell.batch_size or 0)
-    tokens_in, tokens_out = (sequences * (n or 0) for n in (cell.input_len, cell.output_len))
+    tokens_in, tokens_out = calls * (cell.prompt_tokens or 0), sequences * (cell.output_len or 0)
     return {
         "model_id": cell.model,
         "backend": cell.backend,

@@ -145,7 +145,7 @@ class Sessions(NamedTuple):
     draft_bytes: Column
     adapter_bytes: Column
     batch_size: Column
-    input_len: Column
+    prompt_tokens: Column
     output_len: Column
     prefill_work: Column
     decode_work: Column
@@ -284,7 +284,7 @@ class Gatherer:
                     columns[place] = column  # None becomes NaN
             columns[FIRST_CALL][columns[FIRST_CALL] == 0] = np.nan
             columns[FIRST_CALL] /= 1e9
-            sizes = [(c.batch_size, c.input_len, c.output_len) for c in cells]
+            sizes = [(c.batch_size, c.prompt_tokens, c.output_len) for c in cells]
             shapes = np.array(sizes, dtype=np.float64).T
             columns[PREDICTED - 3 : PREDICTED] = shapes if owners is None else shapes[:, owners]
         if work is not None:

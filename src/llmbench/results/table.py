@@ -339,7 +339,7 @@ def axes_of(
 
 
 def _values(cells: Sequence[Point], name: str) -> tuple[object, ...]:
-    values = tuple(map(attrgetter(name), cells))
+    values = tuple(cell.asked(name) for cell in cells)
     return tuple(NOT_SAID if value is None else value for value in values) if None in values else values
 
 
@@ -357,8 +357,16 @@ def _without(codes: Mapping[str, int], others: set[str]) -> Mapping[str, int]:
     return {code: codes[code] for code in sorted(codes) if code not in others} if codes else NONE
 
 
+def _of_lengths(cells: Sequence[Point]) -> Iterator[str]:
+    """Yield what the prompts of each batch of different lengths are."""
+    for asked, lengths in dict.fromkeys((cell.spread, cell.input_lens) for cell in cells):
+        if lengths:
+            each = f"of {min(lengths):,} to {max(lengths):,} tokens, {sum(lengths):,} together"
+            yield f"in {asked}, batch {len(lengths)}: prompts {each}."
+
+
 def _notices(log: Log, tally: Tally) -> list[str]:
-    notices = list(log.notices)
+    notices = [*log.notices, *_of_lengths(tally.cells)]
     for cell, details in islice(tally.counted.items(), MOST_COUNTED):
         where = f"{cell}: " if len(tally.cells) > 1 else ""
         notices.append(f"{where}{'; '.join(dict.fromkeys(details))}.")

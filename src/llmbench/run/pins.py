@@ -27,7 +27,7 @@ TOGETHER = "+"
 
 def block_of(cell: Cell, width: int) -> Block:
     """Return the block of a cell that takes `width` GPUs."""
-    lengths = cell.batch_size, cell.input_len, cell.output_len
+    lengths = cell.batch_size, cell.asked("input_len"), cell.output_len
     return (cell.model, cell.device, cell.prompts, width, *lengths)
 
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 from msgspec.structs import replace
 
 from llmbench import backends, files
-from llmbench.errors import NothingToRun, SpecError
+from llmbench.errors import LoadFailed, NothingToRun, SpecError
 from llmbench.machine import chips, gpus, info, nvidia
 from llmbench.measure import ask
 from llmbench.measure import prompts as measure_prompts
@@ -22,7 +22,8 @@ from llmbench.numbers import plural
 from llmbench.predict.estimate import COMPUTING
 from llmbench.redact import redact, without_home, without_secrets
 from llmbench.serve import trace as serve_trace
-from llmbench.spec import grid, speculation
+from llmbench.spec import adapters, grid, speculation
+from llmbench.spec import lengths as spec_lengths
 from llmbench.spec import load as spec_load
 from llmbench.spec import sweep as spec_sweep
 from llmbench.spec.digest import digest_of
@@ -69,6 +70,7 @@ def plan(
     dtypes = {name: known for name, resolved in models.items() if (known := resolved.dtype)}
     replaced = _replaced(sweep, chip, device, machine)
     traces = _traces(sweep.axes)
+    attached = _attached(sweep.axes)
     as_stored = frozenset(name for name in models if resolve.is_gguf(models[name]))
     choices = grid.Choices(
         model_digests={name: resolved.digest for name, resolved in models.items()},
@@ -85,6 +87,8 @@ def plan(
             if (scheme := checkpoint.quantisation(resolved.config))
         },
         as_stored=as_stored,
+        listed_lengths=_listed_lengths(sweep.axes),
+        attached_digests={name: each.digest for name, each in attached.items()},
         replaced={kinds: dtype for kinds, (dtype, _) in replaced.items()},
         prompt_digests={
             name: digest_of(text(name)) for name in prompts if name != measure_prompts.SYNTHETIC
@@ -96,7 +100,7 @@ def plan(
         warnings += _check_device(cells, grid.words(sweep.axes.device))
         warnings += [f"Not installed here: {each}" for each in not_installed(cells)]
     cells, doubles = _distinct(cells)
-    refused = _refused(cells, models)
+    refused = _refused(cells, models, attached)
     if len(refused) == len(cells):
         raise NothingToRun(f"{sweep.name}: nothing to run; {next(iter(refused.values()))}")
     changeable = {name: dtype for name, dtype in dtypes.items() if name not in as_stored}
@@ -117,11 +121,59 @@ def plan(
     )
 
 
+class Attached(NamedTuple):
+    """What an option names besides the model: the weights' digest, and a draft model or adapters."""
+
+    digest: str
+    draft: Model | None
+    adapters: list[adapters.Adapter]
+
+
+def _attached(axes: spec_sweep.Axes) -> dict[str, Attached]:
+    """Return the draft models and adapters that options name, by their text; raise SpecError for what is not there."""
+    found: dict[str, Attached] = {}
+    for key in grid.ATTACHING:
+        for name in map(str, _values_of(axes, key)):
+            if name.strip():
+                found[name] = _draft(name) if key == speculation.DRAFT_MODEL else _adapters(name)
+    return found
+
+
+def _draft(name: str) -> Attached:
+    folder = os.path.expanduser(name)  # noqa: PTH111 - as in `text`
+    if not os.path.lexists(f"{folder}/config.json"):
+        raise SpecError(f"{speculation.DRAFT_MODEL}: {name!r} is not the folder of a checkpoint.")
+    draft = resolve.resolve(name)
+    return Attached(draft.digest, draft, [])
+
+
+def _adapters(names: str) -> Attached:
+    try:
+        return Attached(adapters.digest(names), None, adapters.of({adapters.LORA: names}))
+    except LoadFailed as error:
+        raise SpecError(str(error)) from error
+
+
+def _listed_lengths(axes: spec_sweep.Axes) -> dict[str, tuple[int, ...]]:
+    """Return the lengths in every file that input_len names, by the file's name."""
+    asked = axes.input_len if isinstance(axes.input_len, list) else [axes.input_len]
+    named = {spec_lengths.file_of(str(each)) for each in asked}
+    return {name: spec_lengths.read(name) for name in named if name}
+
+
+def _values_of(axes: spec_sweep.Axes, option: str) -> list[Any]:
+    """Return every value of an option, of all backends."""
+    backends_of = axes.backend if isinstance(axes.backend, dict) else {}
+    given = [(options or {}).get(option) for options in backends_of.values()]
+    return [
+        item for value in given for item in (value if isinstance(value, list) else [value]) if item
+    ]
+
+
 def _traces(axes: spec_sweep.Axes) -> dict[str, serve_trace.Trace]:
     """Return every trace that a load names, by its file's name."""
-    backends_of = axes.backend if isinstance(axes.backend, dict) else {}
-    given = [axes.load, *((options or {}).get(spec_load.LOAD) for options in backends_of.values())]
-    each = [item for value in given for item in (value if isinstance(value, list) else [value])]
+    given = axes.load if isinstance(axes.load, list) else [axes.load]
+    each = [*given, *_values_of(axes, spec_load.LOAD)]
     asked = {spec_load.parse(text).file for item in each if item for text in grid.loads(item)}
     return {name: serve_trace.read(name) for name in asked if name}
 
@@ -135,7 +187,9 @@ def _left_out(traces: dict[str, serve_trace.Trace]) -> list[str]:
     ]
 
 
-def _refused(cells: list[Cell], models: dict[str, Model]) -> dict[str, str]:
+def _refused(
+    cells: list[Cell], models: dict[str, Model], attached: dict[str, Attached]
+) -> dict[str, str]:
     """Return why cells cannot run, by id."""
     elsewhere = {name for name, model in models.items() if _only_elsewhere(model)}
     refused = {}
@@ -143,6 +197,12 @@ def _refused(cells: list[Cell], models: dict[str, Model]) -> dict[str, str]:
         model = models[cell.model]
         if cell.backend == "transformers" and cell.model in elsewhere:
             refused[cell.id] = _without_class(cell, model)
+        elif (
+            why := _of_no_use(cell, model)
+            or _lengths_why_not(cell)
+            or _not_with(cell, model, attached)
+        ):
+            refused[cell.id] = f"{cell.where()}: {why}."
         elif reason := _impossible(cell, model):
             refused[cell.id] = reason
     return refused
@@ -279,8 +339,6 @@ def _distinct(cells: list[Cell]) -> tuple[list[Cell], list[str]]:
 
 def _impossible(cell: Cell, model: Model) -> str:
     """Return why no engine can run this cell; empty if one may."""
-    if why := _of_no_use(cell, model):
-        return f"{cell.where()}: {why}."
     scheme = checkpoint.quantisation(model.config)
     asked = cell.options.get(grid.QUANTIZATION, scheme)
     if scheme and asked != scheme:
@@ -315,10 +373,45 @@ def _of_no_use(cell: Cell, model: Model) -> str:
             "checkpoint that it was made from"
         )
     return speculation.why_not(
+        cell.backend,
         cell.options,
+        cell.batch_size,
         prompts=cell.prompts == measure_prompts.SYNTHETIC,
         weights=cell.load_format == "dummy",
     )
+
+
+def _lengths_why_not(cell: Cell) -> str:
+    """Return why a batch of different lengths cannot be measured; empty if it can, or for one length."""
+    if not cell.spread:
+        return ""
+    able = [name for name in backends.known() if backends.mixes_lengths(name)]
+    if spec_load.LOAD in cell.options:
+        return "the requests of a load have different lengths by a trace: load: trace FILE"
+    if cell.backend not in able:
+        return (
+            f"{cell.backend} runs prompts of one length in a batch, because it would pad the others; the backends "
+            f"that run different lengths without padding are {', '.join(able)}"
+        )
+    if len(cell.input_lens) < cell.batch_size:
+        return f"the file lists {len(cell.input_lens)} lengths, fewer than the batch has prompts"
+    return ""
+
+
+def _not_with(cell: Cell, model: Model, attached: dict[str, Attached]) -> str:
+    """Return why a cell's draft model or adapters do not go with its model and backend; empty if they do."""
+    if found := attached.get(str(cell.options.get(adapters.LORA, ""))):
+        return adapters.why_not(cell.backend, found.adapters)
+    found = attached.get(str(cell.options.get(speculation.DRAFT_MODEL, "")))
+    draft = found.draft if found else None
+    if draft is None or cell.options.get(speculation.SPECULATIVE) != speculation.DRAFT:
+        return ""
+    if None not in (draft.vocab_size, model.vocab_size) and draft.vocab_size != model.vocab_size:
+        return f"the draft model has {draft.vocab_size:,} words and the model {model.vocab_size:,}; both need the same"
+    tokens = cell.input_len + cell.output_len
+    if draft.max_positions and tokens > draft.max_positions:
+        return f"{tokens} tokens exceed the draft model's {draft.max_positions} positions"
+    return ""
 
 
 def _only_elsewhere(model: Model) -> bool:

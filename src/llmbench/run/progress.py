@@ -251,4 +251,4 @@ def short(cell: Cell) -> str:
 def _shape(cell: Cell) -> str:
     load = cell.options.get(LOAD)
     many = f"b{cell.batch_size}" if load is None else f"load {load}"
-    return f"{many} i{cell.input_len} o{cell.output_len}"
+    return f"{many} i{cell.asked('input_len')} o{cell.output_len}"

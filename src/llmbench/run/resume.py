@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from llmbench.spec.sweep import Cell
 
 
+UNSEEN = ("input_lens", "model_digest", "attached_digest")
+"""Fields of a cell that no table shows, and that change its id."""
+
+
 def same(earlier: Plan, written: Plan) -> bool:
     """Return whether two plans ask for the same measurements in the same environment."""
     return (earlier.cells, earlier.settings, earlier.environment_digest) == (
@@ -61,7 +65,7 @@ def _values(cells: Sequence[Cell]) -> dict[str, dict[object, None]]:
     """Return the values of every axis and option, in their order."""
     values: dict[str, dict[object, None]] = {}
     for cell in cells:
-        axes = {name: getattr(cell, name) for name in (*AXES_BEFORE, *AXES_AFTER)}
+        axes = {name: cell.asked(name) for name in (*AXES_BEFORE, *AXES_AFTER, *UNSEEN)}
         for name, value in (*axes.items(), *cell.options.items()):
             values.setdefault(name, {})[value] = None
     return values

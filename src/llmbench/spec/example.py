@@ -30,7 +30,7 @@ MEANINGS = {
     "id, else dummy",
     "prompts": "synthetic draws random token ids; a file name cuts prompts from that text",
     "batch_size": "sequences at once",
-    "input_len": "tokens of each prompt",
+    "input_len": "tokens of each prompt; 128-1024@uniform or lengths FILE for prompts of different lengths in a batch",
     "output_len": "new tokens of each sequence",
     LOAD: f"of servers: {load.MEANINGS[LOAD]}",
     SHARED_PREFIX: f"of servers: {load.MEANINGS[SHARED_PREFIX]}",

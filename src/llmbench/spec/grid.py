@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from llmbench.errors import NothingToRun, SpecError, did_you_mean
-from llmbench.spec import load
+from llmbench.spec import adapters, load, speculation
+from llmbench.spec import lengths as spec_lengths
 from llmbench.spec.digest import digest_of
 from llmbench.spec.load import LIMITS, LOAD, SHARED_PREFIX
 from llmbench.spec.sweep import PROTOCOL, Cell, slug
@@ -51,6 +52,9 @@ ONLY_WITH = {
 }
 """Options that change nothing unless another one has a value; without it they are left out of a cell."""
 
+ATTACHING = (adapters.LORA, speculation.DRAFT_MODEL)
+"""Options that name folders of further weights."""
+
 QUANTIZATION, NONE = "quantization", "none"
 """The option of backends that names how weights are quantised, and its default: as the checkpoint has them."""
 
@@ -79,6 +83,8 @@ class Choices(msgspec.Struct, frozen=True):
     quantised: Mapping[str, str] = {}
     traces: Mapping[str, TraceFacts] = {}
     as_stored: frozenset[str] = frozenset()
+    listed_lengths: Mapping[str, tuple[int, ...]] = {}
+    attached_digests: Mapping[str, str] = {}
 
 
 def expand(sweep: Sweep, choices: Choices) -> tuple[list[Cell], list[str]]:
@@ -125,10 +131,13 @@ def _axes(sweep: Sweep, warn: list[str]) -> dict[str, list[Any]]:
         axes[name] = without_repetition(
             given if isinstance(given, list) else [given], f"{where}.{name}", warn
         )
-    for name in ("batch_size", "input_len", "output_len"):
-        axes[name] = without_repetition(
-            lengths(getattr(sweep.axes, name), f"{where}.{name}"), f"{where}.{name}", warn
-        )
+    for name, read in (
+        ("batch_size", lengths),
+        ("input_len", input_lengths),
+        ("output_len", lengths),
+    ):
+        given = read(getattr(sweep.axes, name), f"{where}.{name}")
+        axes[name] = without_repetition(given, f"{where}.{name}", warn)
     axes["dtype"] = without_repetition(
         [DTYPE_ALIASES.get(word, word) for word in axes["dtype"]], f"{where}.dtype", warn
     )
@@ -268,7 +277,9 @@ def make_cell(
             if key == LOAD or (value != defaults[key] and _matters(key, options, defaults))
         },
         "model_digest": choices.model_digests[str(point["model"])],
+        **_different_lengths(point, protocol.seed, choices),
     }
+    facts |= _attached(facts["options"], choices)
     measured = {
         **facts,
         "prompts": choices.prompt_digests.get(str(point["prompts"]), point["prompts"]),
@@ -279,8 +290,26 @@ def make_cell(
     return msgspec.convert({"id": f"{_slug(facts)}-{digest}", **facts}, Cell)
 
 
+def _different_lengths(point: Mapping[str, Any], seed: int, choices: Choices) -> dict[str, Any]:
+    """Return the lengths of a batch whose prompts differ; empty for one length."""
+    asked = point["input_len"]
+    if isinstance(asked, int):
+        return {}
+    each = spec_lengths.of_batch(asked, point["batch_size"], seed, choices.listed_lengths)
+    return {"spread": spec_lengths.shown(asked), "input_lens": each, "input_len": max(each)}
+
+
+def _attached(options: Mapping[str, Option], choices: Choices) -> dict[str, str]:
+    """Return what identifies the weights of a cell's draft model and adapters; empty without any."""
+    names = (str(options.get(key, "")) for key in ATTACHING)
+    found = [choices.attached_digests.get(name, "") for name in names]
+    return {"attached_digest": "-".join(filter(None, found))} if any(found) else {}
+
+
 def _matters(key: str, options: Mapping[str, Option], defaults: Mapping[str, object]) -> bool:
     """Return whether an option can change anything, given the others."""
+    if key == speculation.DRAFT_MODEL:
+        return options.get(speculation.SPECULATIVE) == speculation.DRAFT
     other = ONLY_WITH.get(key, key)
     return options.get(other, defaults.get(other)) != defaults.get(other)
 
@@ -309,7 +338,7 @@ def _slug(facts: Mapping[str, object]) -> str:
         str(facts["model"]).rstrip("/").rsplit("/", 1)[-1],
         facts["backend"],
         facts["dtype"],
-        f"b{facts['batch_size']}-i{facts['input_len']}-o{facts['output_len']}",
+        f"b{facts['batch_size']}-i{facts.get('spread', facts['input_len'])}-o{facts['output_len']}",
         options,
     )
     return slug("-".join(str(part) for part in parts if part))
@@ -387,6 +416,18 @@ def lengths(value: int | str | list[int], where: str) -> list[int]:
                 f"{where}: {number} is not possible; it must be at least 1 and below {MOST_TOKENS:,}."
             )
     return values
+
+
+def input_lengths(value: int | str | list[int | str], where: str) -> list[int | str]:
+    """Return the axis of prompts as whole numbers, and as the texts that name prompts of different lengths."""
+    found: list[int | str] = []
+    for item in value if isinstance(value, list) else [value]:
+        whole = isinstance(item, str) and bool(spec_lengths.file_of(item))
+        parts = [item] if whole or not isinstance(item, str) else re.split(r"[,\s]+", item.strip())
+        for part in parts:
+            spread = isinstance(part, str) and spec_lengths.is_spread(part)
+            found.extend([str(part)] if spread else lengths(part, where))
+    return found
 
 
 def without_repetition(values: list[T], where: str, warn: list[str]) -> list[T]:

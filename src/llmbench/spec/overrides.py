@@ -12,7 +12,7 @@ from llmbench.spec import sweep as spec_sweep
 from llmbench.spec.sweep import Axes, Protocol, Sweep
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
 FLAGS = {
@@ -22,7 +22,12 @@ FLAGS = {
     "seed": "--seed",
 }
 """The flag of each setting, to name in errors; a file's settings are checked when it is read."""
-LENGTHS = ("batch_size", "input_len", "output_len")
+READ: Mapping[str, Callable[[list[str], str], list[Any]]] = {
+    "batch_size": lambda texts, flag: grid.integers(",".join(texts), flag),
+    "input_len": lambda texts, flag: grid.input_lengths([*texts], flag),
+    "output_len": lambda texts, flag: grid.integers(",".join(texts), flag),
+}
+"""How the values of an axis are read that are not words."""
 
 
 def read(path: Path | None, models: list[str] | None) -> Sweep:
@@ -49,9 +54,7 @@ def overridden(
     for name, given in lists.items():
         if given:
             flag = "--" + name.replace("_", "-")
-            changes[name] = (
-                grid.integers(",".join(given), flag) if name in LENGTHS else split(given)
-            )
+            changes[name] = READ[name](given, flag) if name in READ else split(given)
     if isinstance(sweep.axes.backend, dict) and "backend" in changes:
         changes["backend"] = {name: sweep.axes.backend.get(name) for name in changes["backend"]}
     return msgspec.structs.replace(sweep, axes=msgspec.structs.replace(sweep.axes, **changes))

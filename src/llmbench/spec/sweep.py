@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import os
 import re
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import msgspec
 
@@ -121,10 +122,12 @@ class Protocol(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         return {name: getattr(self, name) for name in names}
 
 
-class Point(msgspec.Struct, frozen=True, kw_only=True):
+class Point(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The known coordinates of a number. Lengths are in tokens; `options` has those that differ from the defaults.
 
-    A coordinate that another tool does not state is `NOT_SAID`; a length that it does not state is None.
+    A coordinate that another tool does not state is `NOT_SAID`; a length that it does not state is None. In a batch of
+    different lengths, `spread` is how they were asked for, `input_lens` those of the prompts in order, and `input_len`
+    the longest. `attached_digest` identifies the weights of draft model and adapters; empty without, or if unknown.
     """
 
     id: str
@@ -139,6 +142,22 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
     batch_size: int | None
     input_len: int | None
     output_len: int | None
+    spread: str = ""
+    input_lens: tuple[int, ...] = ()
+    attached_digest: str = ""
+
+    @property
+    def prompt_tokens(self) -> int | None:
+        """Return the tokens of all prompts of the batch together; None if a size is not known."""
+        if self.input_lens:
+            return sum(self.input_lens)
+        if self.batch_size is None or self.input_len is None:
+            return None
+        return self.batch_size * self.input_len
+
+    def asked(self, name: str) -> Any:
+        """Return a coordinate as it was asked for: `128-1024@uniform` for prompts of different lengths."""
+        return self.spread if name == "input_len" and self.spread else getattr(self, name)
 
 
 SPREADING = ("auto", "balanced", "balanced_low_0", "sequential")
@@ -161,6 +180,11 @@ class Cell(Point, frozen=True, kw_only=True):
     input_len: int
     output_len: int
 
+    @property
+    def prompts_by_length(self) -> Mapping[int, int]:
+        """Return how many prompts of the batch have each length."""
+        return Counter(self.input_lens) or {self.input_len: self.batch_size}
+
     def group(self, isolation: str = "group") -> tuple[str, ...]:
         """Return the key of the cells that one loaded engine can serve."""
         alone = (self.id,) if isolation == "cell" else ()
@@ -182,7 +206,7 @@ class Cell(Point, frozen=True, kw_only=True):
         options = "".join(f", {key}={value}" for key, value in self.options.items())
         return (
             f"model={self.model}, backend={self.backend}, dtype={self.dtype}, batch_size={self.batch_size}, "
-            f"input_len={self.input_len}, output_len={self.output_len}{options}"
+            f"input_len={self.asked('input_len')}, output_len={self.output_len}{options}"
         )
 
 
@@ -196,7 +220,7 @@ class Axes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     load_format: str | list[str] = "auto"
     prompts: str | list[str] = "synthetic"
     batch_size: int | str | list[int] = 1
-    input_len: int | str | list[int] = 128
+    input_len: int | str | list[int | str] = 128
     output_len: int | str | list[int] = 128
     load: int | str | list[int | str] | None = None
     shared_prefix: float | list[float] | None = None

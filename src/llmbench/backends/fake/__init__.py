@@ -60,6 +60,7 @@ MEANINGS = {
     "when": "only in such cells, sessions or attempts: batch_size=4,session=1 or batch_size>=4",
     "chance": "only in this share of them, drawn from the seed",
 }
+MIXES_LENGTHS = True
 WARMING_CALLS = 30
 
 VOCABULARY = 32_000
@@ -141,7 +142,7 @@ class FakeEngine:
     def memory(self, prompts: Sequence[Sequence[int]], output_len: int) -> Memory:
         """Return made-up sizes: 1024 bytes per token."""
         self._fail_at("memory")
-        return Memory(kv_cache_bytes=1024 * len(prompts) * (len(prompts[0]) + output_len))
+        return Memory(kv_cache_bytes=1024 * sum(len(prompt) + output_len for prompt in prompts))
 
     def close(self) -> None:
         """End, or fail if the script says so."""

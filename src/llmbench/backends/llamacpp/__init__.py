@@ -56,6 +56,7 @@ MEANINGS = {
     "mmap": "map the file into memory instead of reading it",
     "repack": "reorder weights for the CPU's instructions while loading, which copies them",
 }
+MIXES_LENGTHS = True
 TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 8, "bf16": 30}
 """ggml's numbers of the types that keys and values may have."""
 OF_DTYPE = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
@@ -83,6 +84,7 @@ class LlamaCppEngine:
         _refuse_device(cell)
         self._model_facts, self._counts = job.model, resolve.counts_of(job.model)
         made = model_file.of(job, str(options[QUANTIZATION]))
+        self.made_s = made.made_s or 0.0
         header = gguf.read(made.path)
         _refuse_other_types(cell, header, made.path)
         peak = HostPeak()
@@ -190,20 +192,20 @@ class LlamaCppEngine:
             weights_bytes=self.facts["weights_bytes"],
             kv_cache_bytes=self._context.cache_bytes,
             kv_cache_theoretical_bytes=self._cache_needed(
-                len(prompts), len(prompts[0]) + output_len - 1
+                [len(prompt) + output_len - 1 for prompt in prompts]
             ),
             host_peak_rss_bytes=whole,
             host_peak_rss_load_bytes=load_bytes,
             host_peak_rss_generate_bytes=run_bytes,
         )
 
-    def _cache_needed(self, sequences: int, tokens: int) -> int | None:
-        """Return the bytes of keys and values of this many tokens; None if their type is quantised."""
+    def _cache_needed(self, tokens: Sequence[int]) -> int | None:
+        """Return the bytes of keys and values of sequences of these lengths; None if their type is quantised."""
         kinds = {short: dtype for dtype, short in OF_DTYPE.items()}
         dtype = kinds.get(str(self.facts["kv_cache_dtype"]))
         if dtype is None or self._counts is None:
             return None
-        return sequences * formulas.kv_bytes(self._counts, dtype, tokens)
+        return sum(formulas.kv_bytes(self._counts, dtype, each) for each in tokens)
 
     def close(self) -> None:
         """Free what the library holds."""

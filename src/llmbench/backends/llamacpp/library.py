@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import re
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import llama_cpp
@@ -188,22 +189,22 @@ class Context:
 
     def read(self, prompts: Sequence[Sequence[int]]) -> NDArray[np.int64]:
         """Compute whole prompts and return the likeliest next id of each, [sequences]."""
-        ids = np.asarray(prompts, dtype=np.int32)
-        rows, length = ids.shape
+        lengths = np.array([len(prompt) for prompt in prompts], dtype=np.int32)
+        total = int(lengths.sum())
         batch = Batch(
-            ids.ravel(),
-            np.tile(np.arange(length, dtype=np.int32), rows),
-            np.repeat(np.arange(rows), length),
+            np.fromiter(chain.from_iterable(prompts), np.int32, total),
+            np.concatenate([np.arange(length, dtype=np.int32) for length in lengths]),
+            np.repeat(np.arange(len(lengths)), lengths),
         )
-        batch.logits[length - 1 :: length] = 1
+        batch.logits[lengths.cumsum() - 1] = 1
         found = []
-        for first in range(0, rows * length, self._n_batch):
-            part = slice(first, min(first + self._n_batch, rows * length))
+        for first in range(0, total, self._n_batch):
+            part = slice(first, min(first + self._n_batch, total))
             self._decode(batch.part(part))
             if ends := int(batch.logits[part].sum()):
                 found.append(self._likeliest(ends))
-        self._prompt_tokens = rows * length
-        self._step.positions[:] = length
+        self._prompt_tokens = total
+        self._step.positions[:] = lengths
         return np.concatenate(found)
 
     def step(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -108,8 +108,6 @@ class TransformersEngine:
         transformers.utils.logging.disable_progress_bar()  # its monitor thread would wake up while measuring
         _refuse_impossible(cell, options)
         self._speculates = speculation.used(options)
-        if self._speculates:
-            drafts.refuse_impossible(job, options)
         if options["threads"]:
             torch.set_num_threads(options["threads"])
         self._used_before = backends_memory.device_used_by_uuid() if cell.device == "cuda" else {}

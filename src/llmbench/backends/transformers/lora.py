@@ -6,7 +6,7 @@ import importlib.util
 from typing import TYPE_CHECKING, Any
 
 from llmbench.backends.memory import stored_bytes
-from llmbench.errors import LoadFailed, Unsupported
+from llmbench.errors import LoadFailed
 from llmbench.spec import adapters
 
 if TYPE_CHECKING:
@@ -18,16 +18,10 @@ def put_on(model: Any, options: Mapping[str, Any]) -> tuple[Any, dict[str, Any],
 
     Raises:
         LoadFailed: the folder holds no adapter, it cannot be put on the model, or peft is not installed.
-        Unsupported: several adapters are asked for.
-
     """
     found = adapters.of(options)
     if not found:
         return model, {}, None
-    if len(found) > 1:
-        raise Unsupported(
-            "transformers runs one adapter for a batch; use the vllm backend for several."
-        )
     if importlib.util.find_spec("peft") is None:
         raise LoadFailed("the option lora needs the package peft: pip install 'llmbench[lora]'.")
     known = set(map(id, model.parameters()))

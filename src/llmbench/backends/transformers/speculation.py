@@ -10,7 +10,6 @@ import transformers
 
 from llmbench.backends.memory import stored_bytes
 from llmbench.backends.transformers.loops import GenerateLoop
-from llmbench.errors import LoadFailed, Unsupported
 from llmbench.spec import speculation
 
 if TYPE_CHECKING:
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     import torch
 
     from llmbench.backends.transformers.clocks import TokenClock
-    from llmbench.results.record import Job
 
 
 class SpeculativeLoop(GenerateLoop):
@@ -80,27 +78,11 @@ class SpeculativeLoop(GenerateLoop):
         }
 
 
-def refuse_impossible(job: Job, options: Mapping[str, Any]) -> None:
-    """Refuse what transformers' assisted generation does not do."""
-    for name, wanted in (("loop", "generate"), ("cache", "dynamic"), ("device_map", "none")):
-        if options[name] != wanted:
-            raise Unsupported(
-                f"speculative={options[speculation.SPECULATIVE]} is transformers' own generate(): it needs "
-                f"{name}={wanted}."
-            )
-    if any(cell.batch_size > 1 for cell in job.cells):
-        raise Unsupported(
-            "transformers speculates for one sequence alone; use batch_size 1, or the vllm backend."
-        )
-
-
 def draft_model(options: Mapping[str, Any], dtype: torch.dtype, device: torch.device) -> Any:
     """Return the draft model on the model's device in its dtype; None if drafts are looked up."""
     if options[speculation.SPECULATIVE] != speculation.DRAFT:
         return None
     folder = Path(options[speculation.DRAFT_MODEL]).expanduser()
-    if not (folder / "config.json").is_file():
-        raise LoadFailed(f"{speculation.DRAFT_MODEL}: {folder} is not the folder of a checkpoint.")
     return transformers.AutoModelForCausalLM.from_pretrained(
         folder, dtype=dtype, device_map={"": device}, use_safetensors=True
     ).eval()

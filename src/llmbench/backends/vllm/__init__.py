@@ -76,6 +76,7 @@ OPTIONS = {
     "multiprocessing": (False, True),
     "revision": "",
 }  # fmt: skip
+MIXES_LENGTHS = True
 MEANINGS = {
     "enforce_eager": "no compilation and no CUDA graphs",
     "compilation_mode": "vLLM's own name of a mode",
@@ -250,23 +251,23 @@ class VllmEngine:
         peak = HostPeak()
         with self._steps.watched_cache() as watched:
             self._run(prompts, output_len)
-        tokens = len(prompts[0]) + output_len
-        self._note_room(tokens)
+        tokens = [len(prompt) + output_len for prompt in prompts]
+        self._note_room(max(tokens))
         return Memory(
             weights_bytes=self.facts.get("weights_bytes"),
             adapter_bytes=self.facts["adapter_bytes"] or None,
             kv_cache_bytes=self._in_use(watched.most_used),
-            kv_cache_theoretical_bytes=self._cache_needed(len(prompts), tokens - 1),
+            kv_cache_theoretical_bytes=self._cache_needed(tokens),
             **(self._host_peaks(peak.of_phase_bytes())),
         )
 
-    def _cache_needed(self, sequences: int, tokens: int) -> int | None:
-        """Return the bytes of keys and values of this many tokens; None if a layer keeps a state, which vLLM pads."""
+    def _cache_needed(self, tokens: Sequence[int]) -> int | None:
+        """Return the bytes of all sequences but their last tokens; None if a layer keeps a state, which vLLM pads."""
         counts = self._counts
         if counts is None or formulas.state_bytes(counts, "float32"):
             return None
-        in_float32 = formulas.kv_bytes(counts, "float32", tokens)
-        return sequences * in_float32 * self._cache_itemsize() // formulas.ITEMSIZE["float32"]
+        in_float32 = sum(formulas.kv_bytes(counts, "float32", each - 1) for each in tokens)
+        return in_float32 * self._cache_itemsize() // formulas.ITEMSIZE["float32"]
 
     def _in_use(self, share: float | None) -> int | None:
         """Return the bytes of a share of the cache; one of its blocks is never used."""

@@ -19,6 +19,7 @@ from llmbench.backends.vllm import lora, quantization, speculation
 from llmbench.errors import LoadFailed, Unsupported
 from llmbench.predict.preallocated import CPU_CACHE_BYTES
 from llmbench.spec import adapters
+from llmbench.spec import speculation as drafts
 from llmbench.spec.grid import NONE, QUANTIZATION
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 WITNESS = "llmbench.backends.vllm.worker_extension.Witness"
 
 OURS = (
-    "multiprocessing", "compilation_mode", "cudagraph_mode", "cudagraph_capture_sizes", *speculation.OPTIONS,
+    "multiprocessing", "compilation_mode", "cudagraph_mode", "cudagraph_capture_sizes", *drafts.OPTIONS,
     adapters.LORA,
 )  # fmt: skip
 """Options that are not engine arguments of the same name."""
@@ -183,7 +184,10 @@ def refuse_too_large(cell: Cell, config: Any) -> None:
             f"{cell.batch_size}; raise the option max_num_seqs."
         )
     block, room = cache.block_size, (cache.kv_cache_size_tokens or 0) - cache.block_size
-    need = cell.batch_size * -(-tokens // block) * block
+    need = sum(
+        many * -(-(length + cell.output_len) // block) * block
+        for length, many in cell.prompts_by_length.items()
+    )
     if cache.kv_cache_size_tokens and need > room:
         raise Unsupported(
             f"the batch needs room for {need:,} tokens in blocks of {block}, and the engine's cache holds"

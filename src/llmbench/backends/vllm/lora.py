@@ -6,28 +6,21 @@ from typing import TYPE_CHECKING, Any
 
 from vllm.lora.request import LoRARequest
 
-from llmbench.errors import Unsupported
+from llmbench.spec.adapters import MOST_RANK
 
 if TYPE_CHECKING:
     from llmbench.spec.adapters import Adapter
 
-RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+RANKS = (1, 8, 16, 32, 64, 128, 256, 320, MOST_RANK["vllm"])
 """The ranks that vLLM makes room for."""
 
 
 def settings(adapters: list[Adapter]) -> dict[str, Any]:
-    """Return the engine arguments for a cell's adapters; empty without any.
-
-    Raises:
-        Unsupported: an adapter's rank is larger than vLLM takes.
-
-    """
+    """Return the engine arguments for a cell's adapters; empty without any."""
     if not adapters:
         return {}
     most = max(each.rank for each in adapters)
-    room = next((rank for rank in RANKS if rank >= most), None)
-    if room is None:
-        raise Unsupported(f"vLLM takes adapters of rank {RANKS[-1]} at most, and one has {most}.")
+    room = next(rank for rank in RANKS if rank >= most)
     return {"enable_lora": True, "max_loras": len(adapters), "max_lora_rank": room}
 
 

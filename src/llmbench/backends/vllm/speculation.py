@@ -6,39 +6,21 @@ import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmbench.errors import LoadFailed, Unsupported
 from llmbench.spec import speculation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-OPTIONS = (
-    speculation.SPECULATIVE, "speculative_tokens", "ngram_max", speculation.DRAFT_MODEL, speculation.ANYWAY,
-)  # fmt: skip
-"""Options that become one engine argument."""
-
 
 def settings(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the engine arguments of speculative decoding; empty without it.
-
-    Raises:
-        LoadFailed: the draft model is not the folder of a checkpoint.
-        Unsupported: the engine is in another process, where drafts cannot be counted.
-
-    """
+    """Return the engine arguments of speculative decoding; empty without it."""
     if not speculation.used(options):
         return {}
-    if options["multiprocessing"]:
-        raise Unsupported(
-            "speculative decoding is counted in this process; leave the option multiprocessing out."
-        )
     tokens = {"num_speculative_tokens": options["speculative_tokens"]}
     if options[speculation.SPECULATIVE] == speculation.NGRAM:
         lookup = {"prompt_lookup_max": options["ngram_max"], "prompt_lookup_min": 1}
         return {"speculative_config": {"method": "ngram", **lookup, **tokens}}
     folder = Path(options[speculation.DRAFT_MODEL]).expanduser()
-    if not (folder / "config.json").is_file():
-        raise LoadFailed(f"{speculation.DRAFT_MODEL}: {folder} is not the folder of a checkpoint.")
     return {
         "speculative_config": {"method": "draft_model", "model": str(folder.resolve()), **tokens}
     }

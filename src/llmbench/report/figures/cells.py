@@ -224,7 +224,7 @@ def _work(cell: Point) -> tuple[object, ...]:
     """Return the load of a served cell or the batch of another, and the lengths."""
     load = cell.options.get(LOAD)
     batch = cell.batch_size if load is None else None
-    return load, batch, cell.input_len, cell.output_len
+    return load, batch, cell.asked("input_len"), cell.output_len
 
 
 def _said(length: object) -> object:

@@ -26,10 +26,14 @@ ABOUT = (
 
 def figures(dots: Sequence[Dot]) -> Iterator[Section]:
     """Yield the figure."""
-    numbers = [(dot, number) for dot in dots if dot.cell.input_len and (number := dot.number(TPOT))]
+    numbers = [
+        (dot, number)
+        for dot in dots
+        if dot.cell.input_len and not dot.cell.spread and (number := dot.number(TPOT))
+    ]
     if not numbers:
         yield plots.section(
-            TITLE, f"Left out: no cell has a {TPOT.label} and says how long its prompts were."
+            TITLE, f"Left out: no cell has a {TPOT.label} and one length of prompts that it says."
         )
         return
     batches = sorted({dot.cell.batch_size or 0 for dot, _ in numbers})

@@ -30,7 +30,7 @@ ABOUT = (
 class SameWork(NamedTuple):
     """The work that all cells of one front do; only cells of the same work can beat each other."""
 
-    input_len: int | None
+    input_len: int | str | None
     output_len: int | None
     kind: str
     run: str
@@ -71,9 +71,11 @@ def _placed(dots: Sequence[Dot], metric: Metric) -> Iterator[FrontDot]:
         latency, throughput = dot.number(metric), dot.number(THROUGHPUT)
         if latency and throughput:
             cell = dot.cell
-            work = SameWork(cell.input_len, cell.output_len, dot.kind, dot.run.label)
+            work = SameWork(cell.asked("input_len"), cell.output_len, dot.kind, dot.run.label)
             works[work].append((latency, throughput, dot))
-    for work in sorted(works, key=lambda work: (work.input_len or 0, work.output_len or 0)):
+    for work in sorted(
+        works, key=lambda work: (str(work.input_len or 0).zfill(12), work.output_len or 0)
+    ):
         best = 0.0
         for latency, throughput, dot in sorted(
             works[work], key=lambda one: (one[0].value, -one[1].value)
@@ -104,7 +106,7 @@ def _rows(placed: Sequence[FrontDot], latency: Metric) -> list[Row]:
     ]
 
 
-def _said(length: int | None) -> str:
+def _said(length: int | str | None) -> str:
     return NOT_SAID if length is None else str(length)
 
 

@@ -434,7 +434,7 @@ def sheet(made: Comparison) -> Iterator[tuple[str, Sequence[object]]]:
         for cell in _cells(made, contrast)
     ]
     rows += [
-        {**named, "candidate_name": contrast.name, **msgspec.structs.asdict(cell),
+        {**named, "candidate_name": contrast.name, **msgspec.to_builtins(cell),
          "options": facts.options(cell.options), "verdict": "missing", "reason": f"{missing.lacking}: {missing.reason}"}
         for contrast in made.contrasts
         for missing in contrast.missing
@@ -474,7 +474,7 @@ def _contrast(made: Comparison, contrast: Contrast) -> dict[str, Any]:
             {
                 "lacking": missing.lacking,
                 "reason": missing.reason,
-                "cells": [msgspec.structs.asdict(cell) for cell in missing.cells],
+                "cells": [msgspec.to_builtins(cell) for cell in missing.cells],
             }
             for missing in contrast.missing
         ],
@@ -497,7 +497,7 @@ def _cells(made: Comparison, contrast: Contrast) -> list[dict[str, Any]]:
     ends = zip(effects.verdict.tolist(), effects.noise.tolist(), strict=True)
     return [
         {
-            **msgspec.structs.asdict(cell),
+            **msgspec.to_builtins(cell),
             **dict(zip(columns, row, strict=True)),
             "verdict": named[Verdict(verdict)],
             "variance": Noise(noise).name.lower(),

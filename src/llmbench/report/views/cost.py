@@ -132,7 +132,7 @@ def _row(one: cost.Cost, others: Mapping[str, Mapping[str, object]]) -> dict[str
     cell = one.measured.cell
     row: dict[str, Any] = {
         "cell": cell.id,
-        **{column.key: getattr(cell, column.key) for column in COLUMNS},
+        **{column.key: cell.asked(column.key) for column in COLUMNS},
         "backend": cell.backend,
         **others[cell.id],
         **{f"usd_per_1m_{kind}": usd for kind, usd in one.usd.items()},
@@ -150,7 +150,7 @@ def _break_row(
     cell = measured.cell
     return {
         "cell": cell.id,
-        **{column.key: getattr(cell, column.key) for column in COLUMNS},
+        **{column.key: cell.asked(column.key) for column in COLUMNS},
         **others[cell.id],
         "api": even.price.name,
         "tokens_per_day": even.tokens_per_day,

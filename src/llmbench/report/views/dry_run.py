@@ -261,7 +261,7 @@ def _fact(row: PlannedCell) -> dict[str, Any]:
     return {
         "id": cell.id,
         "cell": cell.id.rpartition("-")[2],  # enough for `llmbench cell`
-        **{column.key: getattr(cell, column.key) for column in views_facts.CELL},
+        **{column.key: cell.asked(column.key) for column in views_facts.CELL},
         "options": views_facts.options(cell.options),
         "fits": _fits(row),
         "need_bytes": _need(row),

@@ -210,11 +210,11 @@ def coordinates(run: Run) -> Iterator[tuple[str, Sequence[object]]]:
     """Yield the id of every cell and its coordinates, as columns."""
     yield "cell", [cell.id for cell in run.cells]
     for name in AXES_BEFORE:
-        yield name, [str(getattr(cell, name)) for cell in run.cells]
+        yield name, [str(cell.asked(name)) for cell in run.cells]
     for name in dict.fromkeys(name for cell in run.cells for name in cell.options):
         yield name, [str(cell.options.get(name, "")) for cell in run.cells]
     for name in AXES_AFTER:
-        yield name, [getattr(cell, name) for cell in run.cells]
+        yield name, [cell.asked(name) for cell in run.cells]
 
 
 def _sessions(run: Run) -> Iterator[tuple[str, Sequence[object]]]:
@@ -314,7 +314,7 @@ def _cells(run: Run) -> list[dict[str, Any]]:
     columns = [(numbers.metric.key, _values(numbers)) for numbers in run.numbers]
     return [
         {
-            **msgspec.structs.asdict(cell),
+            **msgspec.to_builtins(cell),
             "sessions": {"valid": int(run.valid[number]), "to_come": int(run.to_come[number])},
             "iterations": {
                 "fewest": int(run.iterations[0, number]) or None,
