@@ -149,7 +149,7 @@ def test_a_repeated_value_is_dropped_with_a_warning() -> None:
     found, warnings = grid.expand(a_sweep(batch_size=[1, 2, 1]), CHOICES)
 
     assert [cell.batch_size for cell in found] == [1, 2]
-    assert warnings == ["x.axes.batch_size: 1 given more than once; measured once."]
+    assert warnings == ["batch_size: 1 given more than once; measured once."]
 
 
 @pytest.mark.parametrize(

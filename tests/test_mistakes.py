@@ -28,35 +28,35 @@ MISTAKES = {
     ("why: y", "why: !!python/object:os.system x"): "sweep.yaml:2: could not determine a constructor",
     ("why: y", "why: *nope"): "sweep.yaml:2: found alias 'nope', which is not supported: write the value out",
     ("why: y", 'why: "y'): "sweep.yaml:2: found unexpected end of stream; this is never closed.",
-    ("why: y", 'why: "\\ud83d\\ude00"'): "sweep.yaml.why: '\\ud83d\\ude00' contains half a character; write "
+    ("why: y", 'why: "\\ud83d\\ude00"'): "sweep.yaml: why: '\\ud83d\\ude00' contains half a character; write "
         "the character itself",
     ("why: y", "why: [a"): "sweep.yaml:3: expected ',' or ']'",
     ("why: y", "why: " + "[" * 2000 + "]" * 2000): "sweep.yaml: is nested too deeply",
-    ("why: y", "why: [a]"): "sweep.yaml.why: expected text, got a list.",
+    ("why: y", "why: [a]"): "sweep.yaml: why: expected text, got a list.",
     ("name: x\n", ""): "sweep.yaml: the key 'name' is missing.",
     ("axes:", "axis:"): "sweep.yaml: unknown key 'axis'. Did you mean 'axes'?",
     # words of YAML 1.1
-    ("size: 1", "size: no"): "axes.batch_size: 'no' is not a whole number or a range such as 1-64*2",
-    ("size: 1", "size: 12:30:00"): "axes.batch_size: '12:30:00' is not a whole number",
+    ("size: 1", "size: no"): "batch_size: 'no' is not a whole number or a range such as 1-64*2",
+    ("size: 1", "size: 12:30:00"): "batch_size: '12:30:00' is not a whole number",
     ("size: 1", "size: 1e3"): "axes.batch_size: expected a whole number or text or a list, got a number",
     ("size: 1", "size: 1.5"): "axes.batch_size: expected a whole number or text or a list, got a number",
     ("size: 1", "size: true"): "axes.batch_size: expected a whole number or text or a list, got true or false",
     ("size: 1", "size: [1, 1.5]"): "axes.batch_size[1]: expected a whole number, got a number",
     # numbers
-    ("size: 1", "size: 0"): "axes.batch_size: 0 is not possible; it must be at least 1",
-    ("size: 1", "size: -1"): "axes.batch_size: -1 is not possible",
-    ("size: 1", "size: 1000000000000"): "axes.batch_size: 1000000000000 is not possible",
-    ("size: 1", "size: 8-1"): "axes.batch_size: '8-1' is an empty or endless range",
-    ("size: 1", "size: 1-8*1"): "axes.batch_size: '1-8*1' is an empty or endless range",
-    ("size: 1", "size: 1-1000000"): "axes.batch_size: '1-1000000' has over 10000 values",
-    ("input_len: 8", "input_len: 0"): "axes.input_len: 0 is not possible",
+    ("size: 1", "size: 0"): "batch_size: 0 is not possible; it must be at least 1",
+    ("size: 1", "size: -1"): "batch_size: -1 is not possible",
+    ("size: 1", "size: 1000000000000"): "batch_size: 1000000000000 is not possible",
+    ("size: 1", "size: 8-1"): "batch_size: '8-1' is an empty or endless range",
+    ("size: 1", "size: 1-8*1"): "batch_size: '1-8*1' is an empty or endless range",
+    ("size: 1", "size: 1-1000000"): "batch_size: '1-1000000' has over 10000 values",
+    ("input_len: 8", "input_len: 0"): "input_len: 0 is not possible",
     ("input_len: 8", "input_len: 2045"): "batch_size=1, input_len=2045, output_len=4, clock=virtual: 2049 tokens",
     # names
     ("size: 1", "sizes: 1"): "axes: unknown key 'batch_sizes'. Did you mean 'batch_size'?",
-    ("device: cpu", "dtype: fp61"): "axes.dtype: unknown value 'fp61'.",
+    ("device: cpu", "dtype: fp61"): "dtype: unknown value 'fp61'.",
     ("llama-7b@tiny", "lama-7b@tiny"): "folder or hub id. Did you mean 'llama-7b@tiny'?",
-    ("device: cpu", "dtype: float31"): "axes.dtype: unknown value 'float31'. Did you mean 'float32'?",
-    ("device: cpu", "device: cuda:9"): "axes.device: unknown value 'cuda:9'. Did you mean 'cuda'?",
+    ("device: cpu", "dtype: float31"): "dtype: unknown value 'float31'. Did you mean 'float32'?",
+    ("device: cpu", "device: cuda:9"): "device: unknown value 'cuda:9'. Did you mean 'cuda'?",
     ("{fake: {clock: virtual}}", "fakes"): "backend: unknown backend 'fakes'. Did you mean 'fake'?",
     ("clock: v", "clok: v"): "backend.fake: unknown option 'clok'. Did you mean 'clock'?",
     ("virtual", "virtuel"): "backend.fake.clock: unknown value 'virtuel'. Did you mean 'virtual'?",
@@ -79,8 +79,8 @@ MISTAKES = {
     # at the wrong level
     ("why: y", "why: y\nsessions: 5"): "sweep.yaml: unknown key 'sessions'. It belongs under 'protocol'.",
     ("why: y", "why: y\nbatch_size: 5"): "sweep.yaml: unknown key 'batch_size'. It belongs under 'axes'.",
-    ("device: cpu", "warmup: 5"): "sweep.yaml.axes: unknown key 'warmup'. It belongs under 'protocol'.",
-    ("device: cpu", "why: z"): "sweep.yaml.axes: unknown key 'why'. It belongs at the top level.",
+    ("device: cpu", "warmup: 5"): "sweep.yaml: axes: unknown key 'warmup'. It belongs under 'protocol'.",
+    ("device: cpu", "why: z"): "sweep.yaml: axes: unknown key 'why'. It belongs at the top level.",
     ("{sessions: 1", "{load_s: 1, sessions: 1"): "unknown key 'load_s'. It belongs under 'protocol.deadlines'.",
     # paths
     ("llama-7b@tiny", "./mymodel"): "model: './mymodel': the folder does not exist.",
@@ -115,7 +115,7 @@ def test_a_mistake_is_one_line(
         ([], "nothing to run: give a sweep file, or --model NAME"),
         (["nowhere.yaml"], "nowhere.yaml: cannot be read: No such file or directory."),
         (["--model", "llama-7b@tiny", "--batch-size", "1,x"], "--batch-size: 'x' is not a whole"),
-        (["--model", "llama-7b@tiny", "--dtype", "f32"], "axes.dtype: unknown value 'f32'"),
+        (["--model", "llama-7b@tiny", "--dtype", "f32"], "dtype: unknown value 'f32'"),
         (["--model", "llama-7b@tiny", "--seed", "-1"], "--seed: seed cannot be negative, got -1."),
         (
             ["--model", "llama-7b@tiny", "--sessions", "0"],
@@ -184,7 +184,7 @@ def test_a_value_given_twice_is_measured_once(bench: Bench) -> None:
 
     assert done.code == 0
     assert len(done.records) == 2
-    assert "example.axes.batch_size: 1 given more than once; measured once." in done.out
+    assert "batch_size: 1 given more than once; measured once." in done.out
 
 
 def test_one_new_token_has_no_time_between_tokens(bench: Bench) -> None:

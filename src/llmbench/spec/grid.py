@@ -124,22 +124,21 @@ def expand(sweep: Sweep, choices: Choices) -> tuple[list[Cell], list[str]]:
 
 
 def _axes(sweep: Sweep, warn: list[str]) -> dict[str, list[Any]]:
-    where = f"{sweep.name}.axes"
     axes: dict[str, list[Any]] = {}
     for name in ("model", "device", "dtype", "load_format", "prompts"):
         given = getattr(sweep.axes, name)
         axes[name] = without_repetition(
-            given if isinstance(given, list) else [given], f"{where}.{name}", warn
+            given if isinstance(given, list) else [given], name, warn
         )
     for name, read in (
         ("batch_size", lengths),
         ("input_len", input_lengths),
         ("output_len", lengths),
     ):
-        given = read(getattr(sweep.axes, name), f"{where}.{name}")
-        axes[name] = without_repetition(given, f"{where}.{name}", warn)
+        given = read(getattr(sweep.axes, name), name)
+        axes[name] = without_repetition(given, name, warn)
     axes["dtype"] = without_repetition(
-        [DTYPE_ALIASES.get(word, word) for word in axes["dtype"]], f"{where}.dtype", warn
+        [DTYPE_ALIASES.get(word, word) for word in axes["dtype"]], "dtype", warn
     )
     for name, known in (
         ("dtype", (*DTYPES, "auto")),
@@ -149,7 +148,7 @@ def _axes(sweep: Sweep, warn: list[str]) -> dict[str, list[Any]]:
         for word in axes[name]:
             if word not in known:
                 raise SpecError(
-                    f"{where}.{name}: unknown value {word!r}.{did_you_mean(ALIASES.get(word, word), known)}"
+                    f"{name}: unknown value {word!r}.{did_you_mean(ALIASES.get(word, word), known)}"
                 )
     return axes
 

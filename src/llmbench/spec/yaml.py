@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
 from ruamel.yaml import YAML
@@ -77,14 +77,30 @@ def load(path: Path) -> dict[str, Any]:
 
 def decode(value: object, kind: type[T], where: str) -> T:
     """Convert plain values into the struct `kind`, refusing unknown keys, wrong types, and NaN and infinity."""
-    _refuse_unknown_keys(value, kind, where, kind)
-    _refuse_unmeant(value, where)
+    place = PlaceInFile(where)
+    _refuse_unknown_keys(value, kind, place, kind)
+    _refuse_unmeant(value, place)
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
         text, _, path = str(error).partition(" - at `$")
         text = MISSING.sub(r"the key '\1' is missing", TYPE.sub(_in_words, text))
-        raise SpecError(f"{where}{path.rstrip('`')}: {text[0].lower()}{text[1:]}.") from error
+        raise SpecError(f"{place.under(path.rstrip('`'))}: {text[0].lower()}{text[1:]}.") from error
+
+
+class PlaceInFile(NamedTuple):
+    """A place in a file: `sweep.yaml: axes.model`."""
+
+    file: str
+    path: str = ""
+
+    def __str__(self) -> str:
+        """Return it for a message."""
+        return f"{self.file}: {self.path.lstrip('.')}" if self.path else self.file
+
+    def under(self, key: str) -> PlaceInFile:
+        """Return the place of `.key` or `[number]` in this one."""
+        return PlaceInFile(self.file, self.path + key)
 
 
 def _in_words(types: re.Match[str]) -> str:
@@ -111,7 +127,7 @@ def _reader() -> YAML:
     return reader
 
 
-def _refuse_unknown_keys(value: object, kind: object, where: str, root: object) -> None:
+def _refuse_unknown_keys(value: object, kind: object, where: PlaceInFile, root: object) -> None:
     if not isinstance(value, dict) or not (
         isinstance(kind, type) and issubclass(kind, msgspec.Struct)
     ):
@@ -123,7 +139,7 @@ def _refuse_unknown_keys(value: object, kind: object, where: str, root: object) 
             belongs = f" It belongs under {place!r}." if place else " It belongs at the top level."
             near = did_you_mean(str(key), fields) if place is None else belongs
             raise SpecError(f"{where}: unknown key {key!r}.{near}")
-        _refuse_unknown_keys(inner, fields[key], f"{where}.{key}", root)
+        _refuse_unknown_keys(inner, fields[key], where.under(f".{key}"), root)
 
 
 def _places(kind: object, place: str = "") -> Iterator[tuple[str, str]]:
@@ -134,14 +150,14 @@ def _places(kind: object, place: str = "") -> Iterator[tuple[str, str]]:
             yield from _places(field.type, f"{place}.{field.encode_name}".lstrip("."))
 
 
-def _refuse_unmeant(value: object, where: str) -> None:
+def _refuse_unmeant(value: object, where: PlaceInFile) -> None:
     """Refuse `.nan`, `.inf` and half a surrogate pair, which no setting accepts and JSON cannot store."""
     if isinstance(value, dict):
         for key, inner in value.items():
-            _refuse_unmeant(inner, f"{where}.{key}")
+            _refuse_unmeant(inner, where.under(f".{key}"))
     elif isinstance(value, list):
         for number, inner in enumerate(value):
-            _refuse_unmeant(inner, f"{where}[{number}]")
+            _refuse_unmeant(inner, where.under(f"[{number}]"))
     elif isinstance(value, float) and not math.isfinite(value):
         raise SpecError(f"{where}: {value} is not a finite number; give a finite one.")
     elif isinstance(value, str) and HALF.search(value):
