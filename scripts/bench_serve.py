@@ -1,6 +1,6 @@
 """How late the client of served endpoints is, against a server whose send log is the truth; one core for each.
 
-    scripts/bench-serve                  # 64 256 1024 4096 streams, an open loop, and a busy core
+    scripts/bench-serve                  # 64 256 1024 4096 streams, the start, an open loop, and a busy core
     scripts/bench-serve 1024
 
 The server is scripts/token_server.c, built by `cc`. Beside our client runs, in the same minutes, one written by hand
@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from llmbench.backends import fake_server
+from llmbench.run.client_audit import LOGGED
 from llmbench.serve import stream, timeline, wire
 from llmbench.serve.arrivals import arrivals
 from llmbench.serve.stream import Client, now
@@ -44,6 +46,7 @@ LATE_MS, TTFT_50, TTFT_99, TPOT_50, CPU_US, SEND_MS, RSS_MIB = (
     96.0,
 )
 BUSY_MS = 0.2
+START_S, STARTS = 0.6, 7
 
 
 def which(program: str) -> str:
@@ -86,6 +89,7 @@ def _lines(server: Path, numbers: list[int], *, whole: bool) -> Iterator[str]:
         if streams <= 1024:
             yield _shown(_apart(server, "asyncio", streams, itl))
     if whole:
+        yield _shown(_started())
         yield _shown(_apart(server, "open", OPEN_STREAMS, ITL_MS))
         yield _shown(_apart(server, "busy", 256, ITL_MS))
 
@@ -93,6 +97,37 @@ def _lines(server: Path, numbers: list[int], *, whole: bool) -> Iterator[str]:
 def _shown(line: str) -> str:
     print(line, flush=True)
     return line
+
+
+def _started() -> str:
+    """Measure from the command's start to the first request that a server which is there gets, besides a bare Python."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        served, address = fake_server.started(folder, {"ttft_ms": 0.0})
+        command = [sys.executable, "-m", "llmbench", "sweep", "-m", "pythia-160m", "--load", "1"]
+        command += ["--server", f"http://{address.host}:{address.port}", "--sessions", "1"]
+        command += ["--option", "window_s=0.2", "--input-len", "16", "--output-len", "2"]
+        begun: list[int] = []
+        for turn in range(STARTS):
+            begun.append(now())
+            done = subprocess.run(
+                [*command, "-o", str(folder / f"run{turn}")], capture_output=True, check=False
+            )
+        served.close()
+        sent = [at for _, nth, at in LOGGED.iter_unpack((folder / "log").read_bytes()) if nth == 1]
+    if len(sent) < STARTS:
+        return f"start: the server got no request: {done.stderr.decode()[-300:]} MISSED"
+    taken = sorted((min(at for at in sent if at > start) - start) / 1e9 for start in begun)
+    bare = []
+    for _ in range(STARTS):
+        start = now()
+        subprocess.run([sys.executable, "-c", "pass"], check=True)
+        bare.append((now() - start) / 1e9)
+    middle = taken[STARTS // 2]
+    return (
+        f"start: {middle:.2f} s to the first request ({taken[0]:.2f} to {taken[-1]:.2f} of {STARTS}), "
+        f"{middle / sorted(bare)[STARTS // 2]:.0f} times a bare Python: {'kept' if middle <= START_S else 'MISSED'}"
+    )
 
 
 def _apart(server: Path, kind: str, streams: int, itl_ms: float) -> str:

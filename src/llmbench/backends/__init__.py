@@ -16,6 +16,7 @@ spends the seconds that importing an engine's packages takes.
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import importlib.util
 from pathlib import Path
@@ -90,6 +91,7 @@ def _literal(name: str, constant: str) -> Any:
     return None
 
 
+@functools.cache
 def _source(name: str) -> ast.Module:
     return ast.parse((HERE / name / "__init__.py").read_text(encoding="utf-8"))
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from llmbench.results import metrics, utilization
 from llmbench.results.trust import Trust, verdict_on
-from llmbench.spec.sweep import NOT_OURS, NOT_SAID
+from llmbench.spec.sweep import AXES_AFTER, AXES_BEFORE, NOT_OURS, NOT_SAID
 from llmbench.stats.intervals import Estimates, estimates
 from llmbench.stats.rounds import round_effect
 from llmbench.results.aggregate import Tally
@@ -35,10 +35,6 @@ if TYPE_CHECKING:
 
 Integers: TypeAlias = NDArray[np.int64]
 Reals: TypeAlias = NDArray[np.float64]
-
-AXES_BEFORE = ("model", "backend")
-AXES_AFTER = ("device", "dtype", "load_format", "prompts", "batch_size", "input_len", "output_len")
-"""The fields of a cell that a sweep varies, in the order of columns; a backend's options stand between."""
 
 HEADLINE = (
     "ttft_s",

@@ -16,12 +16,10 @@ from llmbench import backends, files
 from llmbench.errors import NothingToRun, SpecError
 from llmbench.machine import chips, gpus, info, nvidia
 from llmbench.measure import ask
-from llmbench.measure import prompts as measure_prompts
 from llmbench.models import checkpoint, resolve
 from llmbench.numbers import plural
 from llmbench.predict.estimate import COMPUTING
 from llmbench.redact import redact, without_home, without_secrets
-from llmbench.serve import trace as serve_trace
 from llmbench.spec import grid, speculation
 from llmbench.spec import load as spec_load
 from llmbench.spec import sweep as spec_sweep
@@ -30,6 +28,7 @@ from llmbench.spec.digest import digest_of
 if TYPE_CHECKING:
     from llmbench.machine.chips import Chip
     from llmbench.models.resolve import Model
+    from llmbench.serve.trace import Trace
     from llmbench.spec.sweep import Cell, Sweep
 
 
@@ -87,7 +86,7 @@ def plan(
         as_stored=as_stored,
         replaced={kinds: dtype for kinds, (dtype, _) in replaced.items()},
         prompt_digests={
-            name: digest_of(text(name)) for name in prompts if name != measure_prompts.SYNTHETIC
+            name: digest_of(text(name)) for name in prompts if name != spec_sweep.SYNTHETIC
         },
     )
     cells, warnings = grid.expand(sweep, choices)
@@ -117,16 +116,20 @@ def plan(
     )
 
 
-def _traces(axes: spec_sweep.Axes) -> dict[str, serve_trace.Trace]:
+def _traces(axes: spec_sweep.Axes) -> dict[str, Trace]:
     """Return every trace that a load names, by its file's name."""
     backends_of = axes.backend if isinstance(axes.backend, dict) else {}
     given = [axes.load, *((options or {}).get(spec_load.LOAD) for options in backends_of.values())]
     each = [item for value in given for item in (value if isinstance(value, list) else [value])]
     asked = {spec_load.parse(text).file for item in each if item for text in grid.loads(item)}
-    return {name: serve_trace.read(name) for name in asked if name}
+    if not any(asked):
+        return {}
+    from llmbench.serve import trace  # noqa: PLC0415 - few sweeps play one, and it loads numpy
+
+    return {name: trace.read(name) for name in asked if name}
 
 
-def _left_out(traces: dict[str, serve_trace.Trace]) -> list[str]:
+def _left_out(traces: dict[str, Trace]) -> list[str]:
     """Return how many requests of each trace cannot be sent."""
     return [
         f"load: trace {name}: left out {plural(of.left_out, 'request')} without a prompt or an answer."
@@ -137,7 +140,8 @@ def _left_out(traces: dict[str, serve_trace.Trace]) -> list[str]:
 
 def _refused(cells: list[Cell], models: dict[str, Model]) -> dict[str, str]:
     """Return why cells cannot run, by id."""
-    elsewhere = {name for name, model in models.items() if _only_elsewhere(model)}
+    asked = {cell.model for cell in cells if cell.backend == "transformers"}
+    elsewhere = {name for name in asked if _only_elsewhere(models[name])}
     refused = {}
     for cell in cells:
         model = models[cell.model]
@@ -230,7 +234,7 @@ def text(prompts: str) -> str:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else _no_text(error)
         raise SpecError(
-            f"prompts: {prompts!r}: {reason}. Give a text file, or {measure_prompts.SYNTHETIC!r}."
+            f"prompts: {prompts!r}: {reason}. Give a text file, or {spec_sweep.SYNTHETIC!r}."
         ) from error
 
 
@@ -316,7 +320,7 @@ def _of_no_use(cell: Cell, model: Model) -> str:
         )
     return speculation.why_not(
         cell.options,
-        prompts=cell.prompts == measure_prompts.SYNTHETIC,
+        prompts=cell.prompts == spec_sweep.SYNTHETIC,
         weights=cell.load_format == "dummy",
     )
 
