@@ -100,7 +100,7 @@ def _shown(line: str) -> str:
 
 
 def _started() -> str:
-    """Measure from the command's start to the first request that a server which is there gets, besides a bare Python."""
+    """Measure from the command to the first request that a server which is there gets, besides a bare Python."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         served, address = fake_server.started(folder, {"ttft_ms": 0.0})

@@ -91,6 +91,7 @@ class Prompts:
         self._target, self.asked, self._lengths = target, asked, lengths
         self.alphabet = alphabet(target, asked)
         self._rng = random.Random(seed)  # noqa: S311 - prompts, not secrets
+        self._base = self._rng.getrandbits(62)
         self._shared = self._drawn(longest)
         self._tails = [self._drawn(longest) for _ in range(TAILS)]
         self._tail = lru_cache(2 * TAILS)(self._joined_tail)
@@ -98,11 +99,13 @@ class Prompts:
         self._around = lru_cache(2 * TAILS)(self._split_request)
 
     def __call__(self, number: int) -> bytes:
-        """Return the bytes of a request."""
+        """Return the bytes of a request, the same for the same number in whichever process."""
+        self._rng.seed(self._base + number)
         return self._written(number, ids=False)
 
     def proof(self, *, ids: bool) -> bytes:
         """Return a request of the first one's lengths; with `ids`, the answer holds the new ids, if it can."""
+        self._rng.seed(self._base - 1)
         return self._written(0, ids=ids)
 
     def shared_share(self, input_len: int) -> float:

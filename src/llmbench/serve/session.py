@@ -17,7 +17,9 @@ from llmbench.results.record import Given, Served
 from llmbench.serve import metrics, requests_file
 from llmbench.serve.capacity import TriedRate, fewest, search
 from llmbench.serve.loaded import LoadedServer
-from llmbench.serve.stream import Client, now
+from llmbench.serve.stream import now
+from llmbench.spec import load as spec_load
+from llmbench.spec.load import SHARDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from llmbench.measure.prompts import Phase
     from llmbench.results.record import Job
     from llmbench.serve.proof import Proof
+    from llmbench.serve.shards import Shards
+    from llmbench.serve.stream import Client
     from llmbench.serve.timeline import ServedRequest, WindowFigures
     from llmbench.spec.load import Load
 
@@ -55,7 +59,11 @@ class Session:
             float(options["ttft_slo_ms"]) / 1e3, float(options["tpot_slo_ms"]) / 1e3
         )
         self.share = float(options["slo_share"])
-        self.runs = 0
+        self.shards = spec_load.shards(options)
+        if not options[SHARDS]:
+            self.shards = min(self.shards, len(os.sched_getaffinity(0)))
+        self.cores: list[int] = []
+        self.runs = self.numbered = 0
         self._said = (0, 0)
 
     def run(self) -> tuple[Served, dict[str, Given]]:
@@ -65,7 +73,8 @@ class Session:
             LoadFailed: the server does not carry the load.
 
         """
-        with own_core(self.target.facts.get("cores")) as cores:
+        with own_cores(self.target.facts.get("cores"), self.shards) as cores:
+            self.cores = cores
             before = dict(self.target.counters())
             process = self.target.process()
             tried: list[TriedRate] = []
@@ -103,7 +112,7 @@ class Session:
 
     def _loaded(self, load: Load, window_s: float) -> LoadedServer:
         """Put a load on the server until its window is over."""
-        first = self.runs
+        first = self.numbered
         loaded = LoadedServer(
             self.target,
             load,
@@ -115,8 +124,11 @@ class Session:
             alone_s=self.proof.alone_s,
             heard=self._heard,
             reopens=self.proof.reopens,
+            cores=self.cores,
+            shards=self.shards,
         )
         self.runs += loaded.client.sent
+        self.numbered += loaded.numbered
         return loaded
 
     def _highest(self) -> tuple[LoadedServer, list[TriedRate]]:
@@ -162,7 +174,7 @@ class Session:
         words = len(self.request.alphabet.pieces)
         return {"prompt_as": asked["prompt_as"], "words": words, "besides": besides, **told}
 
-    def _heard(self, client: Client, is_open: bool) -> None:  # noqa: FBT001 - as `LoadedServer` calls it
+    def _heard(self, client: Client | Shards, is_open: bool) -> None:  # noqa: FBT001 - as `LoadedServer` calls it
         """Tell the launcher that something still arrives; a server that has fallen silent is its to notice."""
         phase: Phase = "iteration" if is_open else "warmup"
         moment, (at, received) = now(), self._said
@@ -181,15 +193,18 @@ class Session:
         return requests_file.write(path, loaded.requests, loaded.start_ns)
 
 
-class own_core:  # noqa: N801 - reads as the statement it is
-    """Keep this process on its last core while a load runs, if the server leaves it one; yields the cores."""
+class own_cores:  # noqa: N801 - reads as the statement it is
+    """Keep this process on its last core while a load runs, if the server leaves it one; yields the cores.
 
-    def __init__(self, servers: object) -> None:
-        """Take the server's cores, a comma-separated text; without them the client shares what there is."""
+    Of several processes each keeps to its own, and this one, which only watches them, to all of theirs.
+    """
+
+    def __init__(self, servers: object, wanted: int = 1) -> None:
+        """Take the server's cores, a comma-separated text; without them, or enough others, the clients share."""
         self.before = os.sched_getaffinity(0)
         theirs = {int(core) for core in str(servers or "").split(",") if core.isdigit()}
         free = sorted(self.before - theirs)
-        self.mine = free[-1:] if theirs else []
+        self.mine = free[-wanted:] if theirs and len(free) >= wanted else []
 
     def __enter__(self) -> list[int]:
         if self.mine:
@@ -206,7 +221,10 @@ def _client(loaded: LoadedServer, cores: list[int]) -> dict[str, Any]:
     lags = [lag for request in mine for lag in request.lag_ns]
     events = sum(len(request.token_ns) for request in mine)
     merged = sum(request.merged for request in mine)
-    offsets = [each for _, each in client.offsets]
+    moved = [
+        max(each for _, each in offsets) - min(each for _, each in offsets)
+        for offsets in loaded.offsets
+    ]
     sends = [each.sent_ns - each.due_ns for each in mine]
     many = len(sends) >= MANY
     return {
@@ -221,10 +239,11 @@ def _client(loaded: LoadedServer, cores: list[int]) -> dict[str, Any]:
             [gap for each in mine for gap in np.diff(each.token_ns).tolist()], 0.5
         ),
         "merged_share": round(merged / events, 6) if events else 0.0,
-        "clock_moved_ns": max(offsets) - min(offsets) if offsets else 0,
+        "clock_moved_ns": max(moved),
         "reconnects": client.lost,
         **({"reopens": True} if client.reopens else {}),
         "capped": client.capped,
+        **({"shards": len(loaded.offsets)} if len(loaded.offsets) > 1 else {}),
     }
 
 

@@ -162,6 +162,11 @@ def _of_backend(
         raise SpecError(
             f"{SHARED_PREFIX}: {options[SHARED_PREFIX]} is not a share of a prompt; it is at least 0 and below 1."
         )
+    if not 0 <= int(options[load.SHARDS]) <= min(load.MOST_SHARDS, asked.streams):
+        raise SpecError(
+            f"{load.SHARDS}: {options[load.SHARDS]} client processes for {asked.streams} in flight; give 1 to "
+            f"{min(load.MOST_SHARDS, asked.streams)}, or 0 for as many as the load needs."
+        )
     if asked.kind == load.MOST and not any(options.get(name) for name in LIMITS):
         raise SpecError(
             f"load: most is the highest rate within limits; give backend {backend} "
