@@ -26,8 +26,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from llmbench.backends import fake_server
-from llmbench.run.client_audit import LOGGED
 from llmbench.serve import stream, timeline, wire
 from llmbench.serve.arrivals import arrivals
 from llmbench.serve.stream import Client, now
@@ -50,6 +48,8 @@ LATE_MS, TTFT_50, TTFT_99, TPOT_50, CPU_US, SEND_MS, RSS_MIB = (
     96.0,
 )
 BUSY_MS = 0.2
+MANY = 1024
+"""Streams from which the CPU of a token is judged; of fewer, each token is a wake-up of its own."""
 START_S, STARTS = 0.6, 7
 
 
@@ -105,6 +105,10 @@ def _shown(line: str) -> str:
 
 def _started() -> str:
     """Measure from the command to the first request that a server which is there gets, besides a bare Python."""
+    fake_server = import_module(
+        "llmbench.backends.fake_server"
+    )  # which no client's memory should hold
+    logged = import_module("llmbench.run.client_audit").LOGGED
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         served, address = fake_server.started(folder, {"ttft_ms": 0.0})
@@ -118,7 +122,7 @@ def _started() -> str:
                 [*command, "-o", str(folder / f"run{turn}")], capture_output=True, check=False
             )
         served.close()
-        sent = [at for _, nth, at in LOGGED.iter_unpack((folder / "log").read_bytes()) if nth == 1]
+        sent = [at for _, nth, at in logged.iter_unpack((folder / "log").read_bytes()) if nth == 1]
     if len(sent) < STARTS:
         return f"start: the server got no request: {done.stderr.decode()[-300:]} MISSED"
     taken = sorted((min(at for at in sent if at > start) - start) / 1e9 for start in begun)
@@ -210,7 +214,7 @@ def _judged(kind: str, streams: int, got: Got, truth: dict[int, list[int]], rss:
         and abs(off["ttft_p50"]) <= TTFT_50
         and abs(off["ttft_p99"]) <= TTFT_99
         and abs(off["tpot_p50"]) <= TPOT_50
-        and off["cpu_us"] <= CPU_US
+        and (off["cpu_us"] <= CPU_US or streams < MANY)
         and off["send_p99_ms"] <= (SEND_MS if kind == "open" else 1e9)
         and (rss <= RSS_MIB or streams != 1024)
     )

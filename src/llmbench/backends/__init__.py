@@ -5,6 +5,7 @@ A backend's `__init__.py` declares, besides its code:
 - `OPTIONS`, a literal: option name -> a tuple of choices (the first is the default), or a default value
   whose type any other value must have;
 - `SERVES = True`, if it is a server, which has the options of a load besides its own;
+- `ATTACHED = True`, if somebody else started it, so that its device, dtype and weights are not known;
 - `MEANINGS`, a literal: option name -> what it does, in a few words;
 - `PACKAGES`, a literal, if its option `quantization` needs more packages: method -> package;
 - `load(job) -> Engine`.
@@ -74,6 +75,11 @@ def meanings(name: str) -> dict[str, object]:
     """Return what each option of a backend does, where it says so, without importing it."""
     declared = _literal(name, "MEANINGS") or {}
     return {**spec_load.MEANINGS, **declared} if _literal(name, "SERVES") else dict(declared)
+
+
+def attached(name: str) -> bool:
+    """Return whether a backend is a server that somebody else started."""
+    return bool(_literal(name, "ATTACHED"))
 
 
 def about(name: str) -> str:

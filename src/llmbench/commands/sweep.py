@@ -294,8 +294,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
     )
     engine = [*(option or ())]
     if server is not None:
-        if not server.startswith(("http://", "https://")):
-            raise SpecError(f"--server: {server!r} is not a URL; write http://HOST:PORT.")
+        _refuse_no_server(server, backend)
         wanted = overrides.overridden(wanted, {"backend": ["server"]}, {})
         engine.append(f"url={server}")
     if tensor_parallel_size is not None:
@@ -355,6 +354,16 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
         return table.show_table(folder, console, format)
 
     return run_sweep.sweep(wanted, asked, console, command, show)
+
+
+def _refuse_no_server(url: str, backend: list[str] | None) -> None:
+    """Refuse what is no server's address, and an engine beside it."""
+    if not url.startswith(("http://", "https://")):
+        raise SpecError(f"--server: {url!r} is not a URL; write http://HOST:PORT.")
+    if backend:
+        raise SpecError(
+            f"--backend {','.join(backend)}: --server measures whatever listens there; leave one of them out."
+        )
 
 
 def _destination(format: report.CheckedFormat, output: Path | None) -> report.Destination:

@@ -84,6 +84,7 @@ def plan(
             if (scheme := checkpoint.quantisation(resolved.config))
         },
         as_stored=as_stored,
+        attached=frozenset(filter(backends.attached, backends.known())),
         replaced={kinds: dtype for kinds, (dtype, _) in replaced.items()},
         prompt_digests={
             name: digest_of(text(name)) for name in prompts if name != spec_sweep.SYNTHETIC

@@ -46,7 +46,8 @@ class Proof:
         # A server that was there before may have kept the prompts of an earlier sweep with this seed.
         before = "" if target.facts["fresh"] else f"/{time.time_ns()}"
         seed = f"{job.protocol.seed}/{cell.id}/{job.session}{before}"
-        self.request = Prompts(target, self.options, self.lengths, cell.input_len, seed)
+        blocks = self.trace.blocks if self.trace else ()
+        self.request = Prompts(target, self.options, self.lengths, cell.input_len, seed, blocks)
         self.alone_s, self.by_ids, self.reopens = 0.0, False, False
 
     def _trace(self) -> Trace | None:

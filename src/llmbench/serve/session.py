@@ -157,12 +157,17 @@ class Session:
     def _prompts(self, mine: Sequence[ServedRequest], server: Mapping[str, Any]) -> dict[str, Any]:
         """Return how prompts were written and what a cache knew of them; empty for ids with nothing in common."""
         asked, besides = self.request.asked, self.request.alphabet.besides
-        if asked["prompt_as"] == "ids" and not asked["shared_prefix"]:
+        trace = self.proof.trace
+        blocks = trace is not None and bool(trace.blocks)
+        if asked["prompt_as"] == "ids" and not asked["shared_prefix"] and not blocks:
             return {}
         tokens = [self.proof.lengths(request.number)[0] for request in mine] or [
             self.proof.lengths(0)[0]
         ]
         shared = sum(self.request.shared_share(count) * count for count in tokens) / sum(tokens)
+        if trace is not None and blocks:
+            known = trace.known()
+            shared = sum(known[request.number] for request in mine) / sum(tokens)
         hits = metrics.prefix_hit_share(mine, server)
         told = {
             "shared_prefix": float(asked["shared_prefix"]),

@@ -106,6 +106,11 @@ def parse(text: str) -> Load:
     return Load(found["kind"] or "poisson", OPEN_STREAMS, rate, cv)  # type: ignore[arg-type]
 
 
+def is_open(options: Mapping[str, Any]) -> bool:
+    """Return whether requests of a cell arrive whatever has been answered, so that no number is in flight."""
+    return LOAD in options and not str(options[LOAD]).isdigit()
+
+
 def with_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of a load among those given, the others at their defaults."""
     return {

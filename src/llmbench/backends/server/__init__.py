@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from llmbench.results.record import Job
 
 SERVES = True
+ATTACHED = True
 OPTIONS = {
     "url": "",
     "served_name": "",
