@@ -52,11 +52,13 @@ def serving(folder: Path, **script: Any) -> Iterator[Address]:
         asked,
     ]
     with subprocess.Popen(command) as process:
-        while not (folder / "port").exists():
-            assert process.poll() is None
-            time.sleep(0.01)
-        yield Address("127.0.0.1", int((folder / "port").read_text()))
-        process.terminate()
+        try:
+            while not (folder / "port").exists():
+                assert process.poll() is None
+                time.sleep(0.01)
+            yield Address("127.0.0.1", int((folder / "port").read_text()))
+        finally:
+            process.terminate()
 
 
 def written(prompt: list[int], tokens: int) -> bytes:

@@ -25,6 +25,7 @@ from llmbench.results.cells import PHASES
 from llmbench.results.utilization import OVERHEAD_OVER
 from llmbench.spec.grid import QUANTIZATION
 from llmbench.spec.load import LOAD, SHARED_PREFIX, TRACE, parse
+from llmbench.spec.sweep import NOT_SAID
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -148,7 +149,8 @@ def _at_load(given: Evidence, predicted: Range) -> Iterator[Part]:
 def _share_of_requests(row: Measured) -> Interval | None:
     """Return the operations of the requests answered in a second over the chip's peak; None where one is unknown."""
     load = _load(row)
-    chip = chips.chip(row.machine.chip) if row.machine.chip and row.cell.device != "cpu" else None
+    here = row.machine.chip if row.cell.device not in {"cpu", NOT_SAID} else None
+    chip = chips.chip(here) if here else None
     peak = chip.flops(row.cell.dtype) if chip else None
     if (
         not load

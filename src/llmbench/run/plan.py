@@ -186,7 +186,11 @@ def _told(
     """Return which models are measured in another dtype than their checkpoint's, and why."""
     told = []
     for (device, stored), (dtype, why) in replaced.items():
-        here = {cell.model for cell in cells if cell.device == device}
+        here = {
+            cell.model
+            for cell in cells
+            if cell.device == device and cell.dtype != spec_sweep.NOT_SAID
+        }
         names = [name for name in dtypes if name in here and dtypes[name] == stored]
         if names:
             told.append(f"{why}: {', '.join(names)} in {dtype}.")

@@ -145,7 +145,7 @@ def _row(
     }
     return {
         "loop": one.loop,
-        "load": foreign(str(one.dot.cell.options[LOAD])),
+        "load": str(one.dot.cell.options[LOAD]),
         "curve": curve,
         "knee": knee,
         "series": one.dot.series,
