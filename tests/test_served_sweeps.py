@@ -224,9 +224,9 @@ def test_a_server_that_was_there_is_not_compared_with_fresh_ones(
     folder.mkdir()
     with serving(folder, ttft_ms=20.0, itl_ms=5.0) as address:
         there = {"url": f"http://127.0.0.1:{address.port}", "window_s": 0.5}
-        told = {"device": "cpu", "dtype": "bfloat16", "load_format": "dummy"}
+        said = {"device": "cpu", "dtype": "bfloat16", "load_format": "dummy"}
         both = {"fake_server": {"window_s": 0.5}, "server": there}
-        done = served(bench, {"backend": both, **told})
+        done = served(bench, {"backend": both, **said})
 
     assert len(done.records) == 2
     by = ("compare", bench.run, "--by", "backend", "--metric", "served_ttft_s")
