@@ -175,12 +175,12 @@ def kill(
 
 def busiest(over_s: float = BUSIEST_OVER_S) -> str:
     """Return which processes of others use the CPUs most, in words, by watching them for a moment."""
-    seen = Seen()
+    seen = CpuTimes()
     time.sleep(over_s)
     return seen.busiest()
 
 
-class Seen:
+class CpuTimes:
     """The CPU time of all processes at a moment."""
 
     def __init__(self) -> None:

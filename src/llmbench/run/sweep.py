@@ -104,7 +104,7 @@ class BeforeSweep:
 
     def __init__(self) -> None:
         """Begin to watch."""
-        self.cpus, self.processes = telemetry.CpuWindow(), processes.Seen()
+        self.cpus, self.processes = telemetry.CpuWindow(), processes.CpuTimes()
 
 
 def probe_first(sweep: Sweep, console: Console) -> None:

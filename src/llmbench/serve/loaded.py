@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from llmbench.errors import LoadFailed
 from llmbench.serve import endpoint, timeline, wire
 from llmbench.serve.arrivals import arrivals
-from llmbench.serve.shards import Seen, Shards, Share
+from llmbench.serve.shards import ShardResult, Shards, Share
 from llmbench.serve.stream import Client, now, offset
 from llmbench.spec.load import CLOSED, TRACE
 
@@ -126,7 +126,7 @@ class LoadedServer:
             finally:
                 self.client.close()
             self.numbered = self.client.sent
-            seen = [Seen(self.client.answers, self.client.offsets, self._busy_share())]
+            seen = [ShardResult(self.client.answers, self.client.offsets, self._busy_share())]
         self.requests = [
             request
             for each in seen

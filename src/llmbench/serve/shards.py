@@ -49,7 +49,7 @@ class Share(NamedTuple):
         return self.number + own * self.of
 
 
-class Seen(NamedTuple):
+class ShardResult(NamedTuple):
     """What a shard brings back: its replies, its clock's offsets, and in which share of the window it was busy."""
 
     answers: list[Any]
@@ -109,7 +109,7 @@ class Shards:
         self._board = Board(of)
         self.began_ns = 0
         self.bytes_at: list[tuple[int, int]] = []
-        self.seen: list[Seen] = []
+        self.seen: list[ShardResult] = []
 
     def __getattr__(self, name: str) -> int:
         if name not in COUNTS:
@@ -178,7 +178,7 @@ class Shards:
         finally:
             os._exit(0)
 
-    def _shard(self, share: Share) -> Seen:
+    def _shard(self, share: Share) -> ShardResult:
         """Send a share; runs in the shard's own process."""
         if self._cores:
             os.sched_setaffinity(0, {self._cores[share.number]})
@@ -202,7 +202,7 @@ class Shards:
         answers = [
             reply._replace(number=share.global_number(reply.number)) for reply in client.answers
         ]
-        return Seen(answers, client.offsets, _busy(marks))
+        return ShardResult(answers, client.offsets, _busy(marks))
 
 
 def _busy(marks: list[tuple[int, float]]) -> float:
@@ -213,7 +213,7 @@ def _busy(marks: list[tuple[int, float]]) -> float:
     return (spent_then - spent) / ((end - begin) / 1e9)
 
 
-def _received(pipe: int) -> Seen:
+def _received(pipe: int) -> ShardResult:
     """Return what a shard brings back; raise LoadFailed with its own words, or if it died."""
     parts = []
     while part := os.read(pipe, 2**20):
@@ -221,5 +221,5 @@ def _received(pipe: int) -> Seen:
     found = pickle.loads(b"".join(parts)) if parts else "it died"  # noqa: S301 - from our own fork
     if isinstance(found, str):
         raise LoadFailed(f"a client process ended: {found}")
-    assert isinstance(found, Seen)
+    assert isinstance(found, ShardResult)
     return found
