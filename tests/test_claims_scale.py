@@ -404,11 +404,48 @@ def answering(requests_s: float, **more: Any) -> Any:
         ([answering(9, options={"load": "64"})], ClaimVerdict.INCONCLUSIVE),
         ([answering(15, options={"load": "trace x.csv"})], ClaimVerdict.NOT_MEASURED),
         ([answering(15, options={})], ClaimVerdict.NOT_MEASURED),
+        ([answering(15, options={"load": "64", "shared_prefix": 0.5})], ClaimVerdict.NOT_MEASURED),
+        ([answering(15, options={"load": "64", "quantization": "fp8"})], ClaimVerdict.NOT_MEASURED),
     ],
-    ids=["over half", "below, and perhaps not all", "a trace", "a batch"],
+    ids=["over half", "below, and perhaps not all", "a trace", "a batch", "a cache", "quantised"],
 )
 def test_half_of_the_peak_at_load(rows: list[Any], verdict: ClaimVerdict) -> None:
     assert asked("half-utilisation", *rows).verdict is verdict
+
+
+def loaded(requests_s: float, step_s: float, **more: Any) -> Any:
+    """Return a served cell on an A100 of 312 TFLOP/s and 2,039 GB/s, with 1,000 tokens in and 100 out."""
+    changes = {"options": {"load": "64"}, "machine": A100, **more}
+    made = row("llama-7b", device="cuda", input_len=1000, output_len=100, **changes)
+    values = {
+        "achieved_rps": (requests_s,) * 3,
+        "steady_output_tok_s": (100 * requests_s,) * 3,
+        "served_tpot_s": (step_s,) * 3,
+    }
+    if more.get("options", {}).get("load") == "most":
+        values["capacity_rps"] = values["achieved_rps"]
+    return dataclasses.replace(made, values=values)
+
+
+# A request takes about 15 TFLOP, a step reads 13.2 GB of weights: 15 requests a second are 0.72 of the peak, and steps
+# of 8 ms 0.81 of the bandwidth; each request's keys and values of 0.55 GB a step come on top.
+@pytest.mark.parametrize(
+    ("cell", "verdict", "said"),
+    [
+        (loaded(15, 0.100), ClaimVerdict.SUPPORTED, "1 by compute"),
+        (loaded(1, 0.008), ClaimVerdict.INCONCLUSIVE, "1 by bandwidth"),
+        (loaded(1, 0.008, options={"load": "most"}), ClaimVerdict.CONTRADICTED, "1 by bandwidth"),
+        (loaded(0.5, 0.100), ClaimVerdict.INCONCLUSIVE, "1 by overhead"),
+        (loaded(15, 0.100, options={"load": "trace x.csv"}), ClaimVerdict.NOT_MEASURED, ""),
+        (loaded(15, 0.100, machine=HOST), ClaimVerdict.NOT_MEASURED, ""),
+    ],
+    ids=["compute", "bandwidth", "bandwidth at the most", "neither", "a trace", "unknown chip"],
+)
+def test_what_limits_a_server_at_load(cell: Any, verdict: ClaimVerdict, said: str) -> None:
+    answer = asked("compute-is-the-bottleneck", cell)
+
+    assert answer.verdict is verdict
+    assert [said in part.said for part in answer.parts] == ([True] if said else [])
 
 
 def at_load(tokens_s: float, step_s: float) -> Any:

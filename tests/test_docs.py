@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import re
 import runpy
@@ -16,7 +17,8 @@ import pytest
 from ruamel.yaml import YAML
 
 from llmbench import cli
-from llmbench.results.record import FORMAT, Line, Status, Stop
+from llmbench.results import requests_file
+from llmbench.results.record import FORMAT, Line, Move, Place, Served, Status, Stop
 from llmbench.spec.sweep import PROTOCOL
 
 ROOT = Path(__file__).parents[1]
@@ -227,6 +229,43 @@ def test_the_page_on_the_format_has_the_versions_and_every_reason_to_stop() -> N
 
     assert f"a `format`, now {FORMAT}, and each record a `protocol`, now {PROTOCOL}." in page
     assert [reason for reason in reasons if f"`{reason}`" not in page] == []
+
+
+def described(heading: str) -> set[str]:
+    """Return the keys that the tables under a heading of the page on the format describe."""
+    _, _, rest = PAGES["docs/file-format.md"].partition(f"\n{heading}\n")
+    depth = heading.partition(" ")[0]
+    text = re.split(rf"^#{{1,{len(depth)}}} ", rest, maxsplit=1, flags=re.MULTILINE)[0]
+    cells = re.findall(r"^\| (`.+?`) \|", text, re.MULTILINE)
+    return {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}
+
+
+@pytest.mark.parametrize(
+    ("heading", "wanted"),
+    [
+        ("## A served session", set(Served.__struct_fields__)),
+        ("### The raw requests of a served session", set(requests_file.COLUMNS)),
+        ("## A place and a move", {*Place.__struct_fields__, *Move.__struct_fields__} - {"format"}),
+    ],
+)
+def test_the_page_on_the_format_describes_every_field(heading: str, wanted: set[str]) -> None:
+    assert wanted - described(heading) == set()
+
+
+def test_the_page_on_the_format_describes_what_a_served_record_has() -> None:
+    lines = (ROOT / "results").glob("*-served/records.jsonl")
+    served = [
+        line["outcome"]["served"]
+        for path in lines
+        for line in map(json.loads, path.read_text(encoding="utf-8").splitlines())
+        if line["kind"] == "end"
+    ]
+    written = {
+        key for one in served for part in ("figures", "client", "server") for key in one[part]
+    }
+
+    assert len(written) > 20
+    assert written - described("## A served session") == set()
 
 
 def test_the_pages_count_models_and_published_figures_rightly() -> None:

@@ -41,6 +41,7 @@ def test_a_served_page_leads_with_what_was_served_and_leaves_batches_out(
 
     found = [note.text for note in document.about]
     assert found[0].startswith("Goodput is highest at")
+    assert "lowest" not in found[0].partition(";")[0]  # which only the least load has
     assert any("Served TTFT is lowest at" in text for text in found)
     titles = list(plots_of(run))
     assert titles == ["Served TTFT over load", "Served TPOT over load", "Goodput over load"]
@@ -62,3 +63,20 @@ def test_each_curve_has_one_knee_where_its_goodput_is_highest(run: ReportedRun) 
 def test_loads_are_no_series_of_their_own(run: ReportedRun) -> None:
     assert {dot.variant for dot in dots([run])} == {""}
     assert all("load " in dot.name for dot in dots([run]))
+
+
+def test_each_dot_names_its_load_and_only_the_first_figure_says_what_dots_are(
+    run: ReportedRun,
+) -> None:
+    specs = plots_of(run)
+    abouts = [
+        block.caption
+        for section in report.document([run]).sections
+        for block in section.blocks
+        if isinstance(block, Plot)
+    ]
+
+    for spec in specs.values():
+        assert {row["load"] for row in spec["data"]["values"]} <= {"1", "4", "16", "1/s"}
+        assert any(layer["mark"].get("type") == "text" for layer in spec["layer"])
+    assert ["Each dot is a load" in about for about in abouts] == [True, False, False]

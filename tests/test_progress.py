@@ -123,6 +123,8 @@ def test_who_is_busy_is_named_with_its_process_and_share(monkeypatch: pytest.Mon
     used = iter([{pytest_: 10.0, idle: 1.0}, {pytest_: 10.0 + 0.1, idle: 1.0}])
     monkeypatch.setattr(processes, "_cpu_s", lambda: next(used))
     monkeypatch.setattr("os.cpu_count", lambda: 2)
+    clock = iter([7.0, 7.1])
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
 
     assert processes.busiest(0.1) == "pytest (pid 4242) 50%"
 

@@ -17,7 +17,7 @@ import pytest
 
 from llmbench.results.record import Given, Outcome, Served, Status
 from llmbench.serve import checks, stream, timeline, wire
-from llmbench.serve.session import own_core
+from llmbench.serve.session import own_cores
 from llmbench.serve.stream import Client
 from sweeps import SINGLE
 from test_serve_stream import TOKENS, asking, logged, looped, serving
@@ -135,7 +135,7 @@ def burner() -> Iterator[None]:
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core is the server's")
 def test_a_neighbour_on_the_clients_core_makes_no_wrong_time(tmp_path: Path) -> None:
     others = ",".join(map(str, sorted(os.sched_getaffinity(0))[:-1]))
-    with serving(tmp_path, ttft_ms=50.0, itl_ms=20.0) as address, own_core(others):
+    with serving(tmp_path, ttft_ms=50.0, itl_ms=20.0) as address, own_cores(others):
         client = looped(address, 32, 3.0)
 
     late_ns, merged = late_alone(client, tmp_path)

@@ -7,7 +7,8 @@ import pytest
 
 from llmbench.errors import SpecError
 from llmbench.serve.arrivals import arrivals
-from llmbench.spec.load import Load, parse
+from llmbench.spec.grid import loads
+from llmbench.spec.load import Load, is_open, parse
 
 
 @pytest.mark.parametrize(
@@ -22,6 +23,15 @@ from llmbench.spec.load import Load, parse
 )
 def test_a_load_is_read(text: str, load: Load) -> None:
     assert parse(text) == load
+
+
+def test_a_rate_has_one_spelling_and_an_open_loop_no_batch() -> None:
+    assert loads("poisson  5/s,8,constant 5/s") == ["5/s", "8", "constant 5/s"]
+    assert [is_open(options) for options in ({"load": "5/s"}, {"load": "8"}, {})] == [
+        True,
+        False,
+        False,
+    ]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,10 @@ from llmbench.results import requests_file
 from llmbench.results.record import Status
 from llmbench.serve import trace
 from llmbench.serve.arrivals import arrivals
-from llmbench.spec.load import Load, parse
+from llmbench.serve.endpoint import Address
+from llmbench.serve.prompts import Prompts
+from llmbench.spec.digest import digest_of
+from llmbench.spec.load import Load, parse, with_defaults
 from sweeps import SINGLE
 from test_served_sweeps import OF_A_BUSY_MACHINE, ONE, codes, served
 
@@ -37,6 +40,16 @@ TIMESTAMP,ContextTokens,GeneratedTokens
 2024-05-10 00:00:00.009930+00:00,2162,5
 2024-05-10 00:00:00.017335+00:00,2399,6
 """
+
+
+class Target:
+    """As much of a server as its prompts need."""
+
+    address = Address("127.0.0.1", 1)
+    vocab_size, special_ids = 5000, frozenset({0})
+    key, served_name, ignore_eos = "", "fake", True
+
+
 BURSTGPT = """\
 Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type
 45,ChatGPT,1087,230,1317,Conversation log
@@ -73,10 +86,16 @@ def test_a_published_trace_is_read_in_the_order_of_arrival(
     [
         ("", "has no request"),
         ("a,b\n1,2\n", "line 2: has a, b; the columns of a trace are timestamp"),
-        (BURSTGPT + "x,ChatGPT,1,1,2,y\n", "line 5: is no request"),
-        (BURSTGPT + "nan,ChatGPT,1,1,2,y\n", "line 5: nan is no time"),
+        (BURSTGPT + "x,ChatGPT,1,1,2,y\n", "line 5: Timestamp: 'x' is not a time"),
+        (BURSTGPT + "3,ChatGPT,1,one,2,y\n", "line 5: Request tokens|line 5: Response tokens"),
+        (BURSTGPT + "nan,ChatGPT,1,1,2,y\n", "line 5: Timestamp: nan is no time"),
         (MOONCAKE + "{", "line 4: is not JSON"),
-        (AZURE + "yesterday,1,1\n", "line 4: is no request"),
+        (AZURE + "yesterday,1,1\n", "line 4: TIMESTAMP: 'yesterday' is not a time"),
+        (AZURE + "2023-11-16 18:15:46.6805900,,1\n", "line 4: ContextTokens: is missing"),
+        (
+            MOONCAKE + '{"timestamp": 1, "input_length": 5, "output_length": 1, "hash_ids": [1.5]}',
+            "hash_ids",
+        ),
     ],
 )
 def test_what_is_no_trace_is_refused_with_its_line(tmp_path: Path, text: str, words: str) -> None:
@@ -93,7 +112,7 @@ def test_a_trace_that_is_missing_is_refused_with_its_name() -> None:
 
 
 def test_the_digest_follows_the_requests_and_not_the_form(tmp_path: Path) -> None:
-    texts = (MOONCAKE, MOONCAKE.replace(', "hash_ids": [0]', ""), MOONCAKE.replace("490", "491"))
+    texts = (MOONCAKE, MOONCAKE.replace("{", '{"x": 1, '), MOONCAKE.replace("490", "491"))
     digests = []
     for text in texts:
         (tmp_path / "trace").write_text(text)
@@ -151,3 +170,62 @@ def test_a_trace_that_is_too_short_is_refused_before_anything_runs(bench: Bench)
     assert (
         "lasts 3 s; the ramp (warmup_budget_s 30) and the window (window_s 1) need 31 s" in done.err
     )
+
+
+def test_blocks_of_one_name_are_the_same_tokens_and_all_others_differ(tmp_path: Path) -> None:
+    (tmp_path / "trace").write_text(MOONCAKE)
+    read = trace.read(str(tmp_path / "trace"))
+    prompts = Prompts(
+        Target(),  # type: ignore[arg-type]
+        with_defaults({}), read.lengths, 7322, "seed", read.blocks,
+    )  # fmt: skip
+
+    asked = [json.loads(prompts(number).partition(b"\r\n\r\n")[2])["prompt"] for number in range(3)]
+    proof = json.loads(prompts.proof(ids=False).partition(b"\r\n\r\n")[2])["prompt"]
+
+    assert [len(prompt) for prompt in (*asked, proof)] == [6758, 7322, 10, 6758]
+    assert asked[0][:512] == asked[1][:512] != proof[:512]
+    assert asked[2] == asked[0][:10]
+    assert asked[0][512:1024] != asked[1][512:1024]
+    assert asked[0][1024:1056] != asked[1][1024:1056]  # without a name
+    assert read.known() == [0, 512, 10]
+
+
+def test_a_trace_without_blocks_keeps_its_digest_and_one_with_others_has_another(
+    tmp_path: Path,
+) -> None:
+    texts = (
+        '{"timestamp": 0, "input_length": 8, "output_length": 2}',
+        '{"timestamp": 0, "input_length": 8, "output_length": 2, "hash_ids": []}',
+        '{"timestamp": 0, "input_length": 8, "output_length": 2, "hash_ids": [3]}',
+    )
+    digests = []
+    for text in texts:
+        (tmp_path / "trace").write_text(text)
+        digests.append(trace.read(str(tmp_path / "trace")).digest)
+
+    assert digests[0] == digests[1] == digest_of([[0.0, 8, 2]])
+    assert digests[2] != digests[0]
+
+
+def test_a_server_knows_as_much_of_a_trace_as_its_blocks_say(bench: Bench) -> None:
+    file = bench.folder / "trace.jsonl"
+    lines = [
+        {"timestamp": 50 * n, "input_length": 1024, "output_length": 4, "hash_ids": [0, n]}
+        for n in range(60)
+    ]
+    file.write_text("\n".join(map(json.dumps, lines)))
+
+    done = served(
+        bench,
+        {**ONE, "load": f"trace {file}"},
+        protocol={**SINGLE, "warmup_budget_s": 0.5},
+        prefix_cache=True,
+    )
+
+    (record,) = done.records
+    told = record.outcome.served
+    assert told is not None
+    assert codes(record) <= OF_A_BUSY_MACHINE
+    assert told.prompts["shared"] == 0.5
+    assert told.prompts["hits"] == pytest.approx(0.5, abs=0.02)

@@ -13,6 +13,7 @@ import pytest
 
 from llmbench.results import requests_file
 from llmbench.results.record import Record, Status
+from llmbench.spec.sweep import NOT_SAID
 from sweeps import SINGLE, Done, asked
 from test_serve_stream import serving
 
@@ -207,6 +208,9 @@ def test_a_server_that_is_there_is_measured_by_its_address(
     assert done.code in (0, 3)
     records = Done(done.code, done.out, done.err, _at(bench, run)).records
     assert {record.cell.options["load"] for record in records} == {"1", "4"}
+    said = {(cell.device, cell.dtype, cell.load_format) for cell in (one.cell for one in records)}
+    assert said == {("cpu", NOT_SAID, NOT_SAID)}
+    assert "float16" not in done.out + done.err
     for record in records:
         assert "one_server" in {finding.code for finding in record.warnings}
     texts = [path.read_bytes() for path in run.rglob("*") if path.is_file()]
@@ -220,7 +224,9 @@ def test_a_server_that_was_there_is_not_compared_with_fresh_ones(
     folder.mkdir()
     with serving(folder, ttft_ms=20.0, itl_ms=5.0) as address:
         there = {"url": f"http://127.0.0.1:{address.port}", "window_s": 0.5}
-        done = served(bench, {"backend": {"fake_server": {"window_s": 0.5}, "server": there}})
+        said = {"device": "cpu", "dtype": "bfloat16", "load_format": "dummy"}
+        both = {"fake_server": {"window_s": 0.5}, "server": there}
+        done = served(bench, {"backend": both, **said})
 
     assert len(done.records) == 2
     by = ("compare", bench.run, "--by", "backend", "--metric", "served_ttft_s")
@@ -250,6 +256,18 @@ def _at(bench: Bench, run: Path) -> Bench:
         (
             ["--model", "llama-7b@tiny", "--backend", "fake_server", "--load", "x"],
             "load: 'x' is not a load",
+        ),
+        (
+            ["--model", "llama-7b@tiny", "--server", "http://127.0.0.1:9", "--backend", "fake"],
+            "--backend fake: --server measures whatever listens there",
+        ),
+        (
+            ["--model", "llama-7b@tiny", "--backend", "fake_server", "--batch-size", "4"],
+            "batch_size: fake_server serves requests; say with load how many",
+        ),
+        (
+            ["--model", "llama-7b@tiny", "--backend", "fake_server", "--option", "shards=3"],
+            "shards: 3 client processes for 1 in flight; give 1 to 1",
         ),
     ],
 )

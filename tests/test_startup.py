@@ -76,3 +76,20 @@ def test_help_takes_little_longer_than_its_libraries() -> None:
     ratio = min(seen for seen, _ in pairs) / min(bare for _, bare in pairs)
 
     assert ratio <= SLOWEST
+
+
+@pytest.mark.parametrize(
+    "imports",
+    [
+        "import llmbench.commands.sweep",
+        "from llmbench.run import worker; worker.prepare('server')",
+    ],
+    ids=["sweep", "worker"],
+)
+def test_the_first_request_to_a_server_waits_for_no_numpy(imports: str) -> None:
+    code = f"{imports}\nimport sys\nprint(*{{name.partition('.')[0] for name in sys.modules}})"
+    done = subprocess.run((sys.executable, "-c", code), capture_output=True, text=True, check=True)
+
+    loaded = set(done.stdout.split())
+    assert "msgspec" in loaded
+    assert loaded.isdisjoint({*ENGINES, "numpy", "scipy"})

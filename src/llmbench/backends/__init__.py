@@ -6,6 +6,7 @@ A backend's `__init__.py` declares, besides its code:
   whose type any other value must have;
 - `MIXES_LENGTHS = True`, if the prompts of a batch may have different lengths, without padding;
 - `SERVES = True`, if it is a server, which has the options of a load besides its own;
+- `ATTACHED = True`, if somebody else started it, so that its device, dtype and weights are not known;
 - `MEANINGS`, a literal: option name -> what it does, in a few words;
 - `PACKAGES`, a literal, if its option `quantization` needs more packages: method -> package;
 - `load(job) -> Engine`.
@@ -83,6 +84,11 @@ def meanings(name: str) -> dict[str, object]:
     return {**spec_load.MEANINGS, **declared} if _literal(name, "SERVES") else dict(declared)
 
 
+def attached(name: str) -> bool:
+    """Return whether a backend is a server that somebody else started."""
+    return bool(_literal(name, "ATTACHED"))
+
+
 def about(name: str) -> str:
     """Return the first sentence of a backend's source."""
     return (ast.get_docstring(_source(name)) or "").partition("\n")[0]
@@ -98,6 +104,7 @@ def _literal(name: str, constant: str) -> Any:
     return None
 
 
+@functools.cache
 def _source(name: str) -> ast.Module:
     return ast.parse((HERE / name / "__init__.py").read_text(encoding="utf-8"))
 

@@ -16,11 +16,13 @@ import psutil
 from llmbench import interpreter
 from llmbench.errors import LoadFailed
 from llmbench.serve import endpoint
+from llmbench.spec import load as spec_load
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    from llmbench.results.record import Job
     from llmbench.serve.endpoint import Address
 
 COUNTED = {
@@ -44,11 +46,15 @@ class ManagedServer:
     """One process, in a group of its own."""
 
     def __init__(
-        self, arguments: Sequence[str], environment: Mapping[str, str] | None = None
+        self,
+        arguments: Sequence[str],
+        environment: Mapping[str, str] | None = None,
+        *,
+        clients: int = 1,
     ) -> None:
-        """Start a Python file with arguments; it leaves the last core to the client, where there are two."""
+        """Start a Python file with arguments; it leaves the last cores to the clients, but keeps half of all."""
         cores = sorted(os.sched_getaffinity(0))
-        self._cores = cores[:-1] if len(cores) > 1 else []
+        self._cores = cores[: -min(clients, len(cores) // 2)] if len(cores) > 1 else []
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the server
         self._process = subprocess.Popen(
             [sys.executable, "-P", *arguments],
@@ -133,6 +139,11 @@ class ManagedServer:
         for process in alive:
             process.kill()
         self._process.wait()
+
+
+def clients(job: Job) -> int:
+    """Return how many client processes the loads of a job want at most."""
+    return max(spec_load.shards(cell.options) for cell in job.cells)
 
 
 def vllm_counters(address: Address, key: str = "") -> dict[str, float]:

@@ -22,7 +22,10 @@ from llmbench.cost import prices
 from llmbench.machine import chips
 from llmbench.models import formulas
 from llmbench.results.cells import PHASES
-from llmbench.spec.load import LOAD, TRACE, parse
+from llmbench.results.utilization import OVERHEAD_OVER
+from llmbench.spec.grid import QUANTIZATION
+from llmbench.spec.load import LOAD, SHARED_PREFIX, TRACE, parse
+from llmbench.spec.sweep import NOT_SAID
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -32,6 +35,8 @@ if TYPE_CHECKING:
     from llmbench.stats.interval import Interval
 
 COMPUTE = "compute"
+OTHER_WORK = (SHARED_PREFIX, QUANTIZATION)
+"""Options with which a request takes other work than its lengths and the model's dtype say."""
 NO_CEILINGS = (
     "{} cells have no ceilings to compare with; measure them first with llmbench machine --probe."
 )
@@ -51,17 +56,60 @@ def compute_is_the_bottleneck(claim: Claim, given: Evidence) -> Answer:
             if able:
                 reached = all(largest.get(but_batch(row)) is row for row in able)
                 parts.append(reachable(_side(phase, able), reached=reached))
+    parts += _sides_at_load(given)
     return Answer(tuple(parts), (*missing(parts), *_unknown(given)))
 
 
 def _side(phase: str, able: Sequence[Measured]) -> Part:
     """Return whether more than half of the cells of one batch size are bound by compute."""
-    sides = Counter(row.bound[phase] for row in able)
-    bound = 2 * sides[COMPUTE] > len(able)
+    return _counted(f"{phase} at {at_batch(able[0])}", [(row, row.bound[phase]) for row in able])
+
+
+def _counted(where: str, found: Sequence[tuple[Measured, str]]) -> Part:
+    """Return whether more than half of some cells are bound by compute, by the side that each is on."""
+    sides = Counter(side for _, side in found)
+    bound = 2 * sides[COMPUTE] > len(found)
     verdict = ClaimVerdict.SUPPORTED if bound else ClaimVerdict.CONTRADICTED
     counted = ", ".join(f"{count} by {side}" for side, count in sides.most_common())
-    where = f"{phase} at {at_batch(able[0])}"
-    return Part(where, verdict, f"of {len(able)} cells: {counted}", rows=tuple(able))
+    rows = tuple(row for row, _ in found)
+    return Part(where, verdict, f"of {len(found)} cells: {counted}", rows=rows)
+
+
+def _sides_at_load(given: Evidence) -> Iterator[Part]:
+    """Yield which side of the roofline servers are on, for each load on each kind of machine."""
+    able = [(row, side) for row in given.rows if (side := _side_at_load(row))]
+    for (where, load), found in grouped(able, lambda pair: (pair[0].where, _load(pair[0]))):
+        reached = all(row.has("capacity_rps") for row, _ in found)
+        yield reachable(_counted(f"at load {load} on {where}", found), reached=reached)
+
+
+def _side_at_load(row: Measured) -> str:
+    """Return which share of its chip a server took more of, operations or bandwidth; empty where one is unknown.
+
+    Each step reads the weights, and for each request that is being answered the keys and values of its tokens; it takes
+    as long as a token of one request. Where both shares are under a half, something else limits.
+    """
+    computing = _share_of_requests(row)
+    chip = chips.chip(row.machine.chip) if row.machine.chip else None
+    bandwidth = chip.bandwidth() if chip else None
+    steps = row.cell.output_len - 1
+    wanted = ("served_tpot_s", "steady_output_tok_s")
+    if computing is None or not (bandwidth and row.counts and steps):
+        return ""
+    if not all(map(row.has, wanted)):
+        return ""
+    step_s, tokens_s = map(row.middle, wanted)
+    weights = formulas.step_weight_bytes(row.counts, row.cell.dtype)
+    kept = formulas.read_kv_bytes(row.counts, row.cell.dtype, row.cell.input_len + 1, steps) / steps
+    moved_s = weights / step_s + kept * tokens_s
+    moving = moved_s / (bandwidth * prices.gpus_of(row))
+    if max(computing.value, moving) < 1 / OVERHEAD_OVER:
+        return "overhead"
+    return COMPUTE if computing.value >= moving else "bandwidth"
+
+
+def _load(row: Measured) -> str:
+    return str(row.cell.options.get(LOAD, ""))
 
 
 def half_utilisation(claim: Claim, given: Evidence) -> Answer:
@@ -100,12 +148,14 @@ def _at_load(given: Evidence, predicted: Range) -> Iterator[Part]:
 
 def _share_of_requests(row: Measured) -> Interval | None:
     """Return the operations of the requests answered in a second over the chip's peak; None where one is unknown."""
-    load = str(row.cell.options.get(LOAD, ""))
-    chip = chips.chip(row.machine.chip) if row.machine.chip and row.cell.device != "cpu" else None
+    load = _load(row)
+    here = row.machine.chip if row.cell.device not in {"cpu", NOT_SAID} else None
+    chip = chips.chip(here) if here else None
     peak = chip.flops(row.cell.dtype) if chip else None
     if (
         not load
         or parse(load).kind == TRACE
+        or any(row.cell.options.get(name) for name in OTHER_WORK)
         or not row.has("achieved_rps")
         or not (peak and row.counts)
     ):

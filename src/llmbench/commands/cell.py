@@ -9,7 +9,6 @@ import typer
 
 from llmbench.commands.options import of_sweeps
 from llmbench.errors import SpecError, did_you_mean
-from llmbench.measure import prompts
 from llmbench.results.record import Job
 from llmbench.run.plan import plan, text
 from llmbench.spec import sweep as spec_sweep
@@ -47,6 +46,6 @@ def command(
     cell = matching[0]
     job = Job(
         cells=[cell], model=planned.models[cell.model], protocol=planned.sweep.protocol, session=1,
-        prompts_text=None if cell.prompts == prompts.SYNTHETIC else text(cell.prompts),
+        prompts_text=None if cell.prompts == spec_sweep.SYNTHETIC else text(cell.prompts),
     )  # fmt: skip
     sys.stdout.write(msgspec.json.encode(job).decode() + "\n")

@@ -1,9 +1,8 @@
 """The `sweep` command: read, plan, measure, and show the table."""
 
 import sys
-from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -18,18 +17,18 @@ from llmbench.commands.options import (
     of_models,
     of_sweeps,
 )
-from llmbench.commands.table import show_table
-from llmbench.cost.prices import PriceOptions
 from llmbench.errors import SpecError
 from llmbench.models import resolve
 from llmbench.redact import command_line
-from llmbench.report.views import dry_run as views_dry_run
 from llmbench.results import store
-from llmbench.run import forecast
 from llmbench.run import sweep as run_sweep
 from llmbench.spec import example as spec_example
 from llmbench.spec import overrides
 from llmbench.spec.sweep import Axes, Protocol, Sweep
+
+if TYPE_CHECKING:
+    from llmbench.report.document import Document
+    from llmbench.results.trust import Trust
 
 EXIT_CODES = (
     "Exit codes: 0 if every planned session is valid, 1 if the numbers have to be measured again, because every "
@@ -298,8 +297,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
     )
     engine = [*(option or ())]
     if server is not None:
-        if not server.startswith(("http://", "https://")):
-            raise SpecError(f"--server: {server!r} is not a URL; write http://HOST:PORT.")
+        _refuse_no_server(server, backend)
         wanted = overrides.overridden(wanted, {"backend": ["server"]}, {})
         engine.append(f"url={server}")
     if tensor_parallel_size is not None:
@@ -325,8 +323,8 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
     where = run_sweep.Where(places, hosts, gpus, move=move)
     if dry_run:
         destination = _destination(format, output)
-        asked_price = PriceOptions(usd_per_hour, usd_per_gpu_hour, price)
-        destination.write(views_dry_run.document(_forecast(wanted, machine, asked_price, where)))
+        asked_price = (usd_per_hour, usd_per_gpu_hour, price)
+        destination.write(_forecast(wanted, machine, asked_price, where))
         return 0
     _refuse_alone(
         {
@@ -352,7 +350,23 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
         where=where,
     )
     command = command_line(["llmbench", *sys.argv[1:]])
-    return run_sweep.sweep(wanted, asked, console, command, partial(show_table, format=format))
+
+    def show(folder: Path, console: Console) -> "Trust | None":
+        from llmbench.commands import table  # noqa: PLC0415 - only now, so that measuring begins soon
+
+        return table.show_table(folder, console, format)
+
+    return run_sweep.sweep(wanted, asked, console, command, show)
+
+
+def _refuse_no_server(url: str, backend: list[str] | None) -> None:
+    """Refuse what is no server's address, and an engine beside it."""
+    if not url.startswith(("http://", "https://")):
+        raise SpecError(f"--server: {url!r} is not a URL; write http://HOST:PORT.")
+    if backend:
+        raise SpecError(
+            f"--backend {','.join(backend)}: --server measures whatever listens there; leave one of them out."
+        )
 
 
 def _destination(format: report.CheckedFormat, output: Path | None) -> report.Destination:
@@ -362,9 +376,16 @@ def _destination(format: report.CheckedFormat, output: Path | None) -> report.De
 
 
 def _forecast(
-    wanted: Sweep, machine: str | None, price: PriceOptions, where: run_sweep.Where
-) -> forecast.Forecast:
+    wanted: Sweep,
+    machine: str | None,
+    price: tuple[float | None, float | None, str | None],
+    where: run_sweep.Where,
+) -> "Document":
     """Return the forecast of a sweep on this machine, a chip, or the boxes that answer now."""
+    from llmbench.cost.prices import PriceOptions  # noqa: PLC0415 - measuring needs none of these
+    from llmbench.report.views import dry_run  # noqa: PLC0415
+    from llmbench.run import forecast  # noqa: PLC0415
+
     if machine and (where.places or where.gpus):
         raise SpecError(
             f"--machine {machine}: leave out --places and --gpus, or the chip; CHIP*N are N GPUs."
@@ -372,9 +393,10 @@ def _forecast(
     with run_sweep.joined(wanted, where) as boxes:
         here = boxes.heres if boxes else []
         alone = not where.gpus
-        made = forecast.forecast(wanted, machine, price, store.RESULTS, here, alone=alone)
+        asked_price = PriceOptions(*price)
+        made = forecast.forecast(wanted, machine, asked_price, store.RESULTS, here, alone=alone)
         made.planned.warnings.extend(boxes.refused if boxes else ())
-    return made
+    return dry_run.document(made)
 
 
 def wanted_by(sweep: Path | str | None, model: list[str] | None = None) -> Sweep:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import importlib.metadata
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -32,10 +31,11 @@ class Card(NamedTuple):
 
 def present() -> bool:
     """Return whether torch is built for ROCm and the driver's file exists; a CPU's own graphics are no GPU to torch."""
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        return (
-            "rocm" in importlib.metadata.version("torch") and (nvidia.ROOT / DEVICE_FILE).exists()
-        )
+    if not (nvidia.ROOT / DEVICE_FILE).exists():
+        return False
+    metadata = importlib.import_module("importlib.metadata")  # takes longer than the rest of this
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        return "rocm" in metadata.version("torch")
     return False
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.metadata
 import os
 import platform
 import re
@@ -162,9 +161,11 @@ def _short(name: str) -> str:
 
 
 def _version(package: str) -> str | None:
+    from importlib import metadata  # noqa: PLC0415 - a tenth of what a worker imports, which asks for no version
+
     try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
         return None
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from llmbench.measure.checks import MEASURED_SLACK, Ceilings, is_quantised
 from llmbench.models import formulas, resolve
 from llmbench.predict.roofline import ON_CHIP_BYTES
+from llmbench.spec.sweep import NOT_SAID
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -28,7 +29,7 @@ def least_work(cell: Cell, model: Model, engine: Mapping[str, Any]) -> dict[str,
     The embedding table is left out of that share: it is seldom quantised, and not read.
     """
     counts = resolve.dense_counts_of(model)
-    if counts is None:
+    if counts is None or cell.dtype == NOT_SAID:
         return {}
     held = engine.get("weights_bytes")
     read = formulas.step_weight_bytes(counts, cell.dtype)

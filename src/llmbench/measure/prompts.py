@@ -24,8 +24,6 @@ Phase: TypeAlias = Literal["warmup", "iteration", "memory"]
 Prompts: TypeAlias = list[list[int]]
 Workload: TypeAlias = "Callable[[Phase, int], Prompts]"
 
-SYNTHETIC = "synthetic"
-
 
 class Text(NamedTuple):
     """Prompts cut from a text, and the tokenizer's average UTF-8 bytes per token."""

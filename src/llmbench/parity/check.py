@@ -19,7 +19,6 @@ import numpy as np
 
 from llmbench import interpreter
 from llmbench.machine import nvidia
-from llmbench.measure.prompts import SYNTHETIC
 from llmbench.models import checkpoint
 from llmbench.parity.child import Reply, Task
 from llmbench.parity.distance import Distance, distance, faults, wrong_tokens
@@ -27,6 +26,7 @@ from llmbench.redact import redact
 from llmbench.results.record import Job, Parity
 from llmbench.run import plan
 from llmbench.spec.grid import QUANTIZATION
+from llmbench.spec.sweep import SYNTHETIC
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -8,7 +8,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from llmbench.errors import LlmbenchError
-from llmbench.results import cells, store
+from llmbench.results import store
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -57,6 +57,8 @@ def _of_run(folder: Path, facts: Mapping[str, Any], without: str | None) -> Iter
         log = store.read(folder)
         if log.plan is None or log.plan.run == without or not _alike(log.plan.machine, facts):
             return
+        from llmbench.results import cells  # noqa: PLC0415 - loads numpy, which no start has to wait for
+
         for row in cells.read(log, folder.name):
             if row.has("ttft_s"):
                 step_s = row.middle("tpot_s") if row.has("tpot_s") else None

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from llmbench.results import metrics, utilization
 from llmbench.results.trust import Trust, verdict_on
-from llmbench.spec.sweep import NOT_OURS, NOT_SAID
+from llmbench.spec.load import is_open
+from llmbench.spec.sweep import AXES_AFTER, AXES_BEFORE, NOT_OURS, NOT_SAID
 from llmbench.stats.intervals import Estimates, estimates
 from llmbench.stats.rounds import round_effect
 from llmbench.results.aggregate import Tally
@@ -35,10 +36,6 @@ if TYPE_CHECKING:
 
 Integers: TypeAlias = NDArray[np.int64]
 Reals: TypeAlias = NDArray[np.float64]
-
-AXES_BEFORE = ("model", "backend")
-AXES_AFTER = ("device", "dtype", "load_format", "prompts", "batch_size", "input_len", "output_len")
-"""The fields of a cell that a sweep varies, in the order of columns; a backend's options stand between."""
 
 HEADLINE = (
     "ttft_s",
@@ -329,6 +326,7 @@ def axes_of(
             for name in options
         },
         **{name: _values(cells, name) for name in AXES_AFTER},
+        "batch_size": _batches(cells),
     }
     varying = [Axis(name, values) for name, values in columns.items() if len(set(values)) > 1]
     constants = {name: values[0] for name, values in columns.items() if len(set(values)) == 1}
@@ -341,6 +339,15 @@ def axes_of(
 def _values(cells: Sequence[Point], name: str) -> tuple[object, ...]:
     values = tuple(cell.asked(name) for cell in cells)
     return tuple(NOT_SAID if value is None else value for value in values) if None in values else values
+
+
+def _batches(cells: Sequence[Point]) -> tuple[object, ...]:
+    """Return the batch of each cell: of an open loop, whose cell has the most requests in flight there, none."""
+    batches = _values(cells, "batch_size")
+    return tuple(
+        NOT_ITS_OWN if is_open(cell.options) else batch
+        for cell, batch in zip(cells, batches, strict=True)
+    )
 
 
 def _warnings(tally: Tally) -> tuple[tuple[Mapping[str, int], ...], tuple[str, ...]]:

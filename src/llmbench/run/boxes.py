@@ -11,9 +11,9 @@ import tempfile
 import time
 from typing import TYPE_CHECKING, Self
 
-from llmbench.compare.confounds import differing, flat
 from llmbench.errors import RunError
 from llmbench.machine import units
+from llmbench.machine.differences import differing, flat
 from llmbench.redact import redact
 from llmbench.run import channel
 

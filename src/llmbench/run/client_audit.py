@@ -13,7 +13,7 @@ import numpy as np
 from llmbench.backends import fake_server
 from llmbench.selftest import Checked
 from llmbench.serve import endpoint, stream, timeline, wire
-from llmbench.serve.session import own_core
+from llmbench.serve.session import own_cores
 from llmbench.serve.stream import Client, now
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def _at(streams: int) -> Checked:
         folder = Path(name)
         server, address = fake_server.started(folder, {"ttft_ms": TTFT_MS, "itl_ms": ITL_MS})
         try:
-            with own_core(server.cores):
+            with own_cores(server.cores):
                 client = Client(address[:2], streams, _requests(address), wire.reply)
                 until = ANSWERS * answer_s * 1e9
                 client.closed_loop(

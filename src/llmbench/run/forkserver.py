@@ -39,9 +39,9 @@ def main() -> None:
         work_afresh(fd)
     processes.become_subreaper()  # a worker's orphans are adopted here, where they are recognised
     gc.disable()  # imports make little garbage, and looking for it took a tenth of 2.2 s
-    importlib.import_module("llmbench.run.worker")
+    worker = importlib.import_module("llmbench.run.worker")
     try:
-        importlib.import_module(f"llmbench.backends.{backend}")
+        worker.prepare(backend)
     except Exception:  # noqa: BLE001 - the worker meets it again and makes a record of it
         traceback.print_exc()
     gc.collect()

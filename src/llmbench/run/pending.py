@@ -9,7 +9,6 @@ import msgspec
 
 from llmbench.predict.oom import Met
 from llmbench.results.record import Begin, Record, Status, Stop
-from llmbench.stats.sample_size import sessions_for, shared_deviation
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -99,6 +98,11 @@ def planned_sessions(standings: Iterable[CellSessions], protocol: Protocol) -> i
             return protocol.max_sessions
         if all(session in standing.medians_s for session in first):
             known.append([standing.medians_s[session] for session in first])
+    from llmbench.stats.sample_size import (  # noqa: PLC0415 - loads numpy, which no start has to wait for
+        sessions_for,
+        shared_deviation,
+    )
+
     deviation = shared_deviation(known)
     if deviation is None:
         return protocol.max_sessions

@@ -16,12 +16,10 @@ from llmbench import backends, files
 from llmbench.errors import LoadFailed, NothingToRun, SpecError
 from llmbench.machine import chips, gpus, info, nvidia
 from llmbench.measure import ask
-from llmbench.measure import prompts as measure_prompts
 from llmbench.models import checkpoint, resolve
 from llmbench.numbers import plural
 from llmbench.predict.estimate import COMPUTING
 from llmbench.redact import redact, without_home, without_secrets
-from llmbench.serve import trace as serve_trace
 from llmbench.spec import adapters, grid, speculation
 from llmbench.spec import lengths as spec_lengths
 from llmbench.spec import load as spec_load
@@ -31,6 +29,7 @@ from llmbench.spec.digest import digest_of
 if TYPE_CHECKING:
     from llmbench.machine.chips import Chip
     from llmbench.models.resolve import Model
+    from llmbench.serve.trace import Trace
     from llmbench.spec.sweep import Cell, Sweep
 
 
@@ -89,9 +88,10 @@ def plan(
         as_stored=as_stored,
         listed_lengths=_listed_lengths(sweep.axes),
         attached_digests={name: each.digest for name, each in attached.items()},
+        attached_servers=frozenset(filter(backends.attached, backends.known())),
         replaced={kinds: dtype for kinds, (dtype, _) in replaced.items()},
         prompt_digests={
-            name: digest_of(text(name)) for name in prompts if name != measure_prompts.SYNTHETIC
+            name: digest_of(text(name)) for name in prompts if name != spec_sweep.SYNTHETIC
         },
     )
     cells, warnings = grid.expand(sweep, choices)
@@ -170,15 +170,19 @@ def _values_of(axes: spec_sweep.Axes, option: str) -> list[Any]:
     ]
 
 
-def _traces(axes: spec_sweep.Axes) -> dict[str, serve_trace.Trace]:
+def _traces(axes: spec_sweep.Axes) -> dict[str, Trace]:
     """Return every trace that a load names, by its file's name."""
     given = axes.load if isinstance(axes.load, list) else [axes.load]
     each = [*given, *_values_of(axes, spec_load.LOAD)]
     asked = {spec_load.parse(text).file for item in each if item for text in grid.loads(item)}
-    return {name: serve_trace.read(name) for name in asked if name}
+    if not any(asked):
+        return {}
+    from llmbench.serve import trace  # noqa: PLC0415 - few sweeps play one, and it loads numpy
+
+    return {name: trace.read(name) for name in asked if name}
 
 
-def _left_out(traces: dict[str, serve_trace.Trace]) -> list[str]:
+def _left_out(traces: dict[str, Trace]) -> list[str]:
     """Return how many requests of each trace cannot be sent."""
     return [
         f"load: trace {name}: left out {plural(of.left_out, 'request')} without a prompt or an answer."
@@ -191,7 +195,8 @@ def _refused(
     cells: list[Cell], models: dict[str, Model], attached: dict[str, Attached]
 ) -> dict[str, str]:
     """Return why cells cannot run, by id."""
-    elsewhere = {name for name, model in models.items() if _only_elsewhere(model)}
+    asked = {cell.model for cell in cells if cell.backend == "transformers"}
+    elsewhere = {name for name in asked if _only_elsewhere(models[name])}
     refused = {}
     for cell in cells:
         model = models[cell.model]
@@ -241,7 +246,11 @@ def _told(
     """Return which models are measured in another dtype than their checkpoint's, and why."""
     told = []
     for (device, stored), (dtype, why) in replaced.items():
-        here = {cell.model for cell in cells if cell.device == device}
+        here = {
+            cell.model
+            for cell in cells
+            if cell.device == device and cell.dtype != spec_sweep.NOT_SAID
+        }
         names = [name for name in dtypes if name in here and dtypes[name] == stored]
         if names:
             told.append(f"{why}: {', '.join(names)} in {dtype}.")
@@ -290,7 +299,7 @@ def text(prompts: str) -> str:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else _no_text(error)
         raise SpecError(
-            f"prompts: {prompts!r}: {reason}. Give a text file, or {measure_prompts.SYNTHETIC!r}."
+            f"prompts: {prompts!r}: {reason}. Give a text file, or {spec_sweep.SYNTHETIC!r}."
         ) from error
 
 
@@ -376,7 +385,7 @@ def _of_no_use(cell: Cell, model: Model) -> str:
         cell.backend,
         cell.options,
         cell.batch_size,
-        prompts=cell.prompts == measure_prompts.SYNTHETIC,
+        prompts=cell.prompts == spec_sweep.SYNTHETIC,
         weights=cell.load_format == "dummy",
     )
 

@@ -8,7 +8,6 @@ import time
 from collections import Counter, deque
 from typing import TYPE_CHECKING, Self, cast
 
-import numpy as np
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
@@ -16,9 +15,7 @@ from rich.text import Text
 
 from llmbench.numbers import digits, plural
 from llmbench.redact import shown
-from llmbench.results.metrics import BY_KEY
 from llmbench.results.record import Status
-from llmbench.results.sessions import Gatherer
 from llmbench.spec.load import LOAD
 
 if TYPE_CHECKING:
@@ -38,11 +35,11 @@ COLOURS = {
 }
 FAILED = "red"
 FIGURES = {
-    "TTFT ms": (BY_KEY["ttft_s"], BY_KEY["served_ttft_s"]),
-    "TPOT ms": (BY_KEY["tpot_s"], BY_KEY["served_tpot_s"]),
-    "tok/s": (BY_KEY["output_tok_s"], BY_KEY["steady_output_tok_s"]),
+    "TTFT ms": ("ttft_s", "served_ttft_s"),
+    "TPOT ms": ("tpot_s", "served_tpot_s"),
+    "tok/s": ("output_tok_s", "steady_output_tok_s"),
 }
-"""The metrics shown of a session that has ended, by their heads, which name the unit: of a batch, or of a server."""
+"""The keys of the metrics shown of a session, by their heads, which name the unit: of a batch, or of a server."""
 LINE = 120
 """Characters of a line without a terminal: what logs of a CI show without scrolling."""
 LEAST_NAME = 24
@@ -175,12 +172,17 @@ def about(time_s: float) -> str:
 
 def figures(record: Record) -> list[str]:
     """Return what a session measured, a text for each of FIGURES, empty where it is absent."""
+    import numpy as np  # noqa: PLC0415 - no start has to wait for it
+
+    from llmbench.results.metrics import BY_KEY  # noqa: PLC0415
+    from llmbench.results.sessions import Gatherer  # noqa: PLC0415
+
     gatherer = Gatherer()
     gatherer.take(cast("RecordedOutcome", record.outcome))  # which has these fields and more
     session = gatherer.sessions([record.cell])
     with np.errstate(divide="ignore", invalid="ignore"):  # n = 1 has no gaps: absent over 0
         known = [
-            [float(of.value(session)[0]) * of.unit.factor for of in either]
+            [float(BY_KEY[key].value(session)[0]) * BY_KEY[key].unit.factor for key in either]
             for either in FIGURES.values()
         ]
     values = [next(filter(np.isfinite, either), None) for either in known]

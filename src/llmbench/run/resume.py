@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from llmbench.compare.confounds import differing, flat
 from llmbench.errors import RunError
-from llmbench.results.table import AXES_AFTER, AXES_BEFORE
+from llmbench.machine.differences import differing, flat
+from llmbench.spec.sweep import AXES_AFTER, AXES_BEFORE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -17,7 +17,7 @@ import psutil
 
 from llmbench.machine import chips, info, processes
 from llmbench.machine.info import utc_now
-from llmbench.measure import bounds, prompts, telemetry
+from llmbench.measure import bounds, telemetry
 from llmbench.results import store
 from llmbench.results.record import Begin, Job, Outcome, Status, Stop
 from llmbench.run import launcher
@@ -28,7 +28,6 @@ from llmbench.run.outcome import outcome_without_result, record_of, scrub
 from llmbench.run.pending import planned_sessions, sessions_by_cell, why_stop
 from llmbench.run.plan import text
 from llmbench.spec import sweep
-from llmbench.stats import intervals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -84,7 +83,7 @@ class Runner:
         self.texts = {
             name: text(name)
             for name in {cell.prompts for cell in planned.cells}
-            if name != prompts.SYNTHETIC
+            if name != sweep.SYNTHETIC
         }
         gpu = None if elsewhere else telemetry.gpu_of(planned.cells)
         self.watch = DeviceMonitor(gpu)
@@ -312,6 +311,8 @@ class Runner:
 
     def _note_stops(self) -> None:
         """Write, once per cell, why it gets no further session."""
+        from llmbench.stats import intervals  # noqa: PLC0415 - loads numpy, which no start has to wait for
+
         planned = planned_sessions(self.standings.values(), self.protocol)
         spent_s = time.monotonic() - self.began
         for cell in self.planned.cells:

@@ -20,7 +20,7 @@ from rich.console import Console
 from llmbench import places
 from llmbench.errors import ExitCode, RunError, SpecError
 from llmbench.machine import info, peaks, processes, state
-from llmbench.measure import probe, telemetry
+from llmbench.measure import telemetry
 from llmbench.measure.checks import OTHER_WARNS
 from llmbench.predict import estimate, nearest
 from llmbench.redact import command_line, redact, redact_all, shown
@@ -29,7 +29,6 @@ from llmbench.results.record import Plan, Record, Status
 from llmbench.results.store import RESULTS
 from llmbench.run import resume as run_resume
 from llmbench.run.boxes import Boxes
-from llmbench.run.dispatch import Dispatch
 from llmbench.run.plan import not_installed, plan
 from llmbench.run.progress import Screen
 from llmbench.run.runner import Runner
@@ -100,8 +99,18 @@ class SweepOptions(msgspec.Struct, frozen=True):
     where: Where = Where()
 
 
+class BeforeSweep:
+    """What used the CPUs when a sweep began to plan, to be told when it begins to measure."""
+
+    def __init__(self) -> None:
+        """Begin to watch."""
+        self.cpus, self.processes = telemetry.CpuWindow(), processes.CpuTimes()
+
+
 def probe_first(sweep: Sweep, console: Console) -> None:
     """Measure the ceilings of the devices that a sweep uses, unless saved ones exist."""
+    from llmbench.measure import probe  # noqa: PLC0415 - few sweeps begin with it
+
     machine = info.machine()
     have = {each.device for each in peaks.probes_of(machine)}
     wanted = {cell.device.partition(":")[0] for cell in plan(sweep).cells} - have
@@ -112,7 +121,7 @@ def probe_first(sweep: Sweep, console: Console) -> None:
 
 def sweep(wanted: Sweep, asked: SweepOptions, console: Console, command: str, show: Show) -> int:
     """Measure pending sessions, show the table, and return the exit code."""
-    window = telemetry.CpuWindow()
+    window = BeforeSweep()
     if asked.offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
     if asked.anonymous and (asked.where.places or asked.where.gpus):
@@ -132,7 +141,7 @@ def sweep(wanted: Sweep, asked: SweepOptions, console: Console, command: str, sh
         _refuse_few_files(planned, len(boxes.all) if boxes else 0)
         if asked.wait_for_quiet:
             wait_for_quiet(planned, console)
-            window = telemetry.CpuWindow()
+            window = BeforeSweep()
         return _measure(planned, asked, console, command, show, boxes, window)
 
 
@@ -143,7 +152,7 @@ def _measure(
     command: str,
     show: Show,
     boxes: Boxes | None,
-    window: telemetry.CpuWindow,
+    before: BeforeSweep,
 ) -> int:
     """Measure in the run's folder, show the table, and return the exit code."""
     wanted, machine = planned.sweep, boxes.first.machine if boxes else info.machine()
@@ -177,7 +186,7 @@ def _measure(
         )
         if boxes:
             _dispatch(boxes, runner, asked)
-        _announce(runner, window.others())
+        _announce(runner, before)
         try:
             with screen:
                 runner.measure_all()
@@ -221,6 +230,8 @@ def _numbers(gpus: str) -> list[int] | None:
 
 def _dispatch(boxes: Boxes, runner: Runner, asked: SweepOptions) -> None:
     """Let boxes measure, say which they are, and what the run waits for; with --move let nothing wait."""
+    from llmbench.run.dispatch import Dispatch  # noqa: PLC0415 - few sweeps need it, and it loads numpy
+
     boxes.own(runner.written.run)
     crowd = asked.where.crowd
     alone = bool(crowd) or not asked.where.gpus
@@ -284,7 +295,7 @@ def measured_anew(file: Path, purpose: str, sessions: int, show: Show) -> tuple[
     return folder, sweep(wanted, asked, Console(highlight=False, stderr=True), command, show)
 
 
-def _announce(runner: Runner, others: float) -> None:
+def _announce(runner: Runner, before: BeforeSweep) -> None:
     """Show what will be measured, and warnings about measuring it now."""
     screen, planned, protocol = runner.screen, runner.planned, runner.protocol
     sessions, most = min(protocol.sessions, runner.rounds), runner.rounds
@@ -297,8 +308,8 @@ def _announce(runner: Runner, others: float) -> None:
     if not any(runner.pending(session) for session in range(1, most + 1)):
         screen.note("Nothing left to measure: every planned session has ended.")
         return
-    if others > BUSY:
-        who = processes.busiest()
+    if (others := before.cpus.others()) > BUSY:
+        who = before.processes.busiest()
         screen.note(
             f"Other processes use {others:.0%} of the CPUs; results measured now will be slower and carry a warning."
             f"{who and f' Busy: {who}.'} --wait-for-quiet waits until they are done."

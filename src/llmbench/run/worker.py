@@ -8,6 +8,7 @@ after one.
 
 from __future__ import annotations
 
+import importlib
 import os
 import time
 import traceback
@@ -17,17 +18,20 @@ import msgspec
 
 from llmbench import backends
 from llmbench.errors import LoadFailed, Unsupported
-from llmbench.measure import prompts as measure_prompts
 from llmbench.measure import telemetry
 from llmbench.measure.loop import Loop, Measurement
 from llmbench.redact import redact
 from llmbench.results.record import Job, Outcome, Status
 from llmbench.run import messages
 from llmbench.serve.endpoint import Endpoint
-from llmbench.serve.session import Session
+from llmbench.spec.sweep import SYNTHETIC
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from llmbench.measure.engine import Engine
+    from llmbench.measure.prompts import Phase, Workload
+    from llmbench.results.record import Given, Served
     from llmbench.spec.sweep import Cell
 
 BY_TYPE = {
@@ -53,6 +57,7 @@ BY_TEXT = (
 )
 """Statuses by text, the last resort for engines that raise a bare RuntimeError."""
 LONGEST_ERROR = 2000
+PROOF, PROMPTS = "llmbench.serve.proof", "llmbench.measure.prompts"
 
 
 def main() -> None:
@@ -94,7 +99,7 @@ def measured(
     """Measure one cell; any exception becomes its outcome, with the samples taken before."""
     taken = Measurement(cell)
 
-    def say(phase: measure_prompts.Phase, iteration: int) -> None:
+    def say(phase: Phase, iteration: int) -> None:
         messages.send(out, messages.Progress(phase=phase, cell=cell.id, iteration=iteration))
 
     def await_quiet() -> None:
@@ -105,7 +110,7 @@ def measured(
     began, failed, bytes_per_token = time.monotonic(), {}, None
     try:
         if isinstance(engine, Endpoint):
-            served, given = Session(engine, job, cell, taken, say).run()
+            served, given = _served(engine, cell, job, taken, say)
             return taken.outcome(
                 engine=dict(engine.facts),
                 load_s=load_s,
@@ -132,11 +137,30 @@ def measured(
     )
 
 
-def _workload(
-    engine: Engine, cell: Cell, job: Job
-) -> tuple[measure_prompts.Workload, float | None]:
+def prepare(backend: str) -> None:
+    """Import what every worker of a backend needs at once; a server's first request waits for nothing else."""
+    module = importlib.import_module(f"llmbench.backends.{backend}")
+    importlib.import_module(PROOF if hasattr(module, "SERVES") else PROMPTS)
+
+
+def _served(
+    target: Endpoint, cell: Cell, job: Job, taken: Measurement, say: Callable[[Phase, int], None]
+) -> tuple[Served, dict[str, Given]]:
+    """Put a cell's load on a server, and return the session and its metrics."""
+    taken.phase = "warmup"
+    say("warmup", 0)
+    proof = importlib.import_module(PROOF).Proof(target, job, cell)
+    proof.prove(taken)
+    session = importlib.import_module("llmbench.serve.session").Session(proof, job, taken, say)
+    served: tuple[Served, dict[str, Given]] = session.run()
+    return served
+
+
+def _workload(engine: Engine, cell: Cell, job: Job) -> tuple[Workload, float | None]:
     """Return the prompts of a cell, and for text prompts the bytes per token."""
-    if cell.prompts == measure_prompts.SYNTHETIC:
+    from llmbench.measure import prompts as measure_prompts  # noqa: PLC0415 - already there, or not needed
+
+    if cell.prompts == SYNTHETIC:
         return measure_prompts.synthetic(cell, engine, job.protocol.seed, job.session), None
     return measure_prompts.from_text(
         cell, engine, job.protocol.seed, job.session, job.prompts_text or ""

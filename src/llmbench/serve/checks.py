@@ -94,7 +94,10 @@ def _late_sends(served: Served, outcome: Outcome) -> Iterator[Finding]:
 
 def _client_saturated(served: Served, _: Outcome) -> Iterator[Finding]:
     if (busy := served.client.get("busy_share") or 0) > BUSY_SHARE:
-        yield Finding("client_saturated", f"the client's core was busy {busy:.0%} of the window")
+        yield Finding(
+            "client_saturated",
+            f"the client's core was busy {busy:.0%} of the window; shards=N sends from N processes",
+        )
 
 
 def _coalesced(served: Served, _: Outcome) -> Iterator[Finding]:

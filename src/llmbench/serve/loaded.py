@@ -8,16 +8,19 @@ from typing import TYPE_CHECKING
 from llmbench.errors import LoadFailed
 from llmbench.serve import endpoint, timeline, wire
 from llmbench.serve.arrivals import arrivals
+from llmbench.serve.shards import ShardResult, Shards, Share
 from llmbench.serve.stream import Client, now, offset
 from llmbench.spec.load import CLOSED, TRACE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from llmbench.serve.endpoint import Endpoint
     from llmbench.serve.timeline import ServedRequest, WindowFigures
     from llmbench.serve.trace import Trace
     from llmbench.spec.load import Load
+
+    Steer = Callable[[Client, int], int | None]
 
 SHORTEST_PART_S = 0.5
 FIRST = 32
@@ -32,11 +35,13 @@ class LoadedServer:
     """A load that has been put on a server.
 
     Attributes:
-        client: what sent it.
+        client: what sent it: one process, or several.
         start_ns: the window's start; `end_ns` its end.
         steady: whether the ramp ended because the rate had settled.
-        busy_share: of the client's core, over the window.
+        busy_share: of the client's core, over the window; of several the busiest.
         requests: all that ended.
+        numbered: the number after the highest of its requests.
+        offsets: for each process, pairs of a monotonic time and realtime minus monotonic then.
         mine: those that were due in the window.
         told: what the window says.
 
@@ -53,8 +58,10 @@ class LoadedServer:
         window_s: float,
         budget_s: float,
         alone_s: float,
-        heard: Callable[[Client, bool], None],
+        heard: Callable[[Client | Shards, bool], None],
         reopens: bool,
+        cores: Sequence[int] = (),
+        shards: int = 1,
     ) -> None:
         """Put the load on until its window is over.
 
@@ -69,6 +76,8 @@ class LoadedServer:
             alone_s: how long a request takes alone.
             heard: called once a tick with the client, and whether the window is open.
             reopens: whether the server takes one request a connection.
+            cores: of the client's processes, one for each; empty if they have none of their own.
+            shards: how many client processes.
 
         Raises:
             LoadFailed: the server did not carry it.
@@ -81,40 +90,68 @@ class LoadedServer:
         self._spent: list[float] = []
         self._looked = False
         self.start_ns, self.steady = 0, False
-        self.client = Client(
-            target.address[:2],
-            load.streams,
-            request,
-            wire.reply,
-            drain_ns=int((DRAIN_S + DRAIN_ANSWERS * alone_s) * 1e9),
-            tls=endpoint.context(target.address),
-            reopens=reopens,
-        )
-        try:
+        due: list[int] = []
+        if load.kind != CLOSED:
+            horizon_s = budget_s + window_s + 2 + DRAIN_ANSWERS * alone_s
+            due = arrivals(load, seed, horizon_s, trace).tolist()
+
+        def opened(share: Share) -> Client:
+            return Client(
+                target.address[:2],
+                share.streams(load.streams),
+                lambda own: request(share.global_number(own)),
+                wire.reply,
+                drain_ns=int((DRAIN_S + DRAIN_ANSWERS * alone_s) * 1e9),
+                tls=endpoint.context(target.address),
+                reopens=reopens,
+            )
+
+        def put_on(client: Client, share: Share, begin_ns: int, steer: Steer) -> None:
             if load.kind == CLOSED:
-                self.client.closed_loop(int(alone_s * 1e9), self._steer)
+                client.closed_loop(int(alone_s * 1e9), steer, begin_ns)
             else:
-                horizon_s = budget_s + window_s + 2 + DRAIN_ANSWERS * alone_s
-                due = arrivals(load, seed, horizon_s, trace)
-                self.client.open_loop(due.tolist(), self._steer)
-            self.client.offsets.append((now(), offset()))
-            self.client.parse_all()
-        finally:
-            self.client.close()
-        self.requests = timeline.on_one_clock(self.client.answers, self.client.offsets)
+                client.open_loop(due[share.number :: share.of], steer, begin_ns)
+
+        if shards > 1:
+            self.client: Client | Shards = Shards(shards, cores, opened, put_on)
+            self.client.run(self._steer, lambda: self.start_ns)
+            seen, self.numbered = self.client.seen, self.client.numbered
+        else:
+            alone = Share(0, 1)
+            self.client = opened(alone)
+            try:
+                put_on(self.client, alone, 0, self._steer)
+                self.client.offsets.append((now(), offset()))
+                self.client.parse_all()
+            finally:
+                self.client.close()
+            self.numbered = self.client.sent
+            seen = [ShardResult(self.client.answers, self.client.offsets, self._busy_share())]
+        self.requests = [
+            request
+            for each in seen
+            for request in timeline.on_one_clock(each.answers, each.offsets)
+        ]
+        self.offsets = [each.offsets for each in seen]
         if len(self._spent) < 2:
             first = next(
                 (each.trouble for each in self.requests if each.trouble), "no answer ended"
             )
             raise LoadFailed(f"the server did not carry the load: {self._given_up or first}")
         self.end_ns = self.start_ns + self._window_ns
-        self.busy_share = (self._spent[1] - self._spent[0]) / (self._window_ns / 1e9)
+        self.busy_share = max(each.busy_share for each in seen)
         self.mine: list[ServedRequest] = timeline.due_in(self.requests, self.start_ns, self.end_ns)
         self.told: WindowFigures = timeline.figures(
             self.requests, self.start_ns, self.end_ns, now()
         )
 
-    def _steer(self, client: Client, moment: int) -> int | None:
+    def _busy_share(self) -> float:
+        """Return the share of the window in which this process's core was busy; 0 if none was open."""
+        if len(self._spent) < 2:
+            return 0.0
+        return (self._spent[1] - self._spent[0]) / (self._window_ns / 1e9)
+
+    def _steer(self, client: Client | Shards, moment: int) -> int | None:
         """Decide, once a tick, when the window begins and when it has ended."""
         self._heard(client, bool(self.start_ns))
         if client.lost > max(MOST_LOST + self._load.streams, client.finished / 2):

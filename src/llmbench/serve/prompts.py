@@ -15,7 +15,7 @@ from llmbench.errors import LoadFailed
 from llmbench.serve import endpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from llmbench.serve.endpoint import Endpoint
 
@@ -38,6 +38,8 @@ WORDS = (  # noqa: SIM905 - 66 words, not 66 lines
 TOGETHER = 8
 """Words in one question to the server; one of another length excludes its group."""
 FEWEST = 16
+BLOCK, MOST_BLOCKS = 512, 4096
+"""Pieces of a trace's block, and how many blocks are kept for the next request that has them."""
 
 
 class Alphabet(NamedTuple):
@@ -74,6 +76,7 @@ class Prompts:
         lengths: Callable[[int], tuple[int, int]],
         longest: int,
         seed: str,
+        blocks: Sequence[Sequence[int]] = (),
     ) -> None:
         """Draw what all prompts have in common, and the remainders.
 
@@ -83,6 +86,7 @@ class Prompts:
             lengths: tokens of the prompt and of the answer of a request, by its number.
             longest: tokens of the longest prompt.
             seed: of what is drawn.
+            blocks: of each request the names of its prompt's blocks, where a trace has them.
 
         Raises:
             LoadFailed: no prompt of these lengths can be made for this server.
@@ -91,6 +95,9 @@ class Prompts:
         self._target, self.asked, self._lengths = target, asked, lengths
         self.alphabet = alphabet(target, asked)
         self._rng = random.Random(seed)  # noqa: S311 - prompts, not secrets
+        self._base = self._rng.getrandbits(62)
+        self._seed, self._blocks = seed, blocks
+        self._block = lru_cache(MOST_BLOCKS)(self._joined_block)
         self._shared = self._drawn(longest)
         self._tails = [self._drawn(longest) for _ in range(TAILS)]
         self._tail = lru_cache(2 * TAILS)(self._joined_tail)
@@ -98,12 +105,15 @@ class Prompts:
         self._around = lru_cache(2 * TAILS)(self._split_request)
 
     def __call__(self, number: int) -> bytes:
-        """Return the bytes of a request."""
-        return self._written(number, ids=False)
+        """Return the bytes of a request, the same for the same number in whichever process."""
+        self._rng.seed(self._base + number)
+        names = self._blocks[number] if self._blocks else ()
+        return self._written(number, names, ids=False)
 
     def proof(self, *, ids: bool) -> bytes:
-        """Return a request of the first one's lengths; with `ids`, the answer holds the new ids, if it can."""
-        return self._written(0, ids=ids)
+        """Return a request of the first one's lengths and no blocks; with `ids`, the answer holds the new ids."""
+        self._rng.seed(self._base - 1)
+        return self._written(0, (), ids=ids)
 
     def shared_share(self, input_len: int) -> float:
         """Return the share of a prompt's tokens that every prompt of this length begins with, at most."""
@@ -115,22 +125,15 @@ class Prompts:
     def _drawn(self, count: int) -> list[str]:
         return self._rng.choices(self.alphabet.pieces, k=count)
 
-    def _written(self, number: int, *, ids: bool) -> bytes:
+    def _written(self, number: int, names: Sequence[int], *, ids: bool) -> bytes:
         input_len, output_len = self._lengths(number)
         besides = self.alphabet.besides
         if input_len <= besides:
             raise LoadFailed(
                 f"the server counts {besides} tokens besides a prompt's words, so that none of {input_len} can be made"
             )
-        shared = self._shared_pieces(input_len)
-        drawn = min(HEAD, input_len - besides - shared)
-        rest = input_len - besides - shared - drawn
-        parts = (
-            self._beginning(shared),
-            self.alphabet.between.join(self._drawn(drawn)),
-            self._tail(number % TAILS, rest),
-        )
-        prompt = self.alphabet.between.join(filter(None, parts))
+        pieces = input_len - besides
+        prompt = self._in_blocks(names, pieces) if names else self._plain(number, input_len)
         before, after = self._around(output_len, ids)
         content = f"{before}{self.alphabet.opening}{prompt}{self.alphabet.closing}{after}".encode()
         return endpoint.request(
@@ -139,6 +142,28 @@ class Prompts:
             key=self._target.key,
             chat=self.asked["prompt_as"] == "chat",
         )
+
+    def _plain(self, number: int, input_len: int) -> str:
+        """Return what all prompts begin with, new pieces, and a remainder."""
+        shared = self._shared_pieces(input_len)
+        pieces = input_len - self.alphabet.besides - shared
+        drawn = min(HEAD, pieces)
+        parts = (
+            self._beginning(shared),
+            self.alphabet.between.join(self._drawn(drawn)),
+            self._tail(number % TAILS, pieces - drawn),
+        )
+        return self.alphabet.between.join(filter(None, parts))
+
+    def _in_blocks(self, names: Sequence[int], count: int) -> str:
+        """Return a prompt of blocks, the last one cut, and new pieces for what they leave."""
+        sizes = [min(BLOCK, count - start) for start in range(0, count, BLOCK)]
+        blocks = [self._block(name, size) for name, size in zip(names, sizes, strict=False)]
+        return self.alphabet.between.join([*blocks, *self._drawn(sum(sizes[len(names) :]))])
+
+    def _joined_block(self, name: int, size: int) -> str:
+        rng = random.Random(f"{self._seed}/{name}")  # noqa: S311 - prompts, not secrets
+        return self.alphabet.between.join(rng.choices(self.alphabet.pieces, k=BLOCK)[:size])
 
     def _joined_beginning(self, count: int) -> str:
         return self.alphabet.between.join(self._shared[:count])

@@ -1,4 +1,4 @@
-"""One session of a served cell: a proof of the token counts, a ramp, a window, and what the window says.
+"""One session of a served cell, once its first request has been answered: a ramp, a window, and what the window says.
 
 The load stays on until the last request that was due in the window has ended, so that none of them finds a server that
 empties.
@@ -7,7 +7,6 @@ empties.
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +14,12 @@ import numpy as np
 
 from llmbench.errors import LoadFailed
 from llmbench.results.record import Given, Served
-from llmbench.serve import endpoint, metrics, requests_file, trace, wire
+from llmbench.serve import metrics, requests_file
 from llmbench.serve.capacity import TriedRate, fewest, search
 from llmbench.serve.loaded import LoadedServer
-from llmbench.serve.prompts import Prompts
-from llmbench.serve.stream import Client, now
+from llmbench.serve.stream import now
 from llmbench.spec import load as spec_load
+from llmbench.spec.load import SHARDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -28,10 +27,11 @@ if TYPE_CHECKING:
     from llmbench.measure.loop import Measurement
     from llmbench.measure.prompts import Phase
     from llmbench.results.record import Job
-    from llmbench.serve.endpoint import Endpoint
+    from llmbench.serve.proof import Proof
+    from llmbench.serve.shards import Shards
+    from llmbench.serve.stream import Client
     from llmbench.serve.timeline import ServedRequest, WindowFigures
     from llmbench.spec.load import Load
-    from llmbench.spec.sweep import Cell
 
 SAY_EVERY_NS = 2_000_000_000
 MANY = 100
@@ -45,58 +45,48 @@ class Session:
 
     def __init__(
         self,
-        target: Endpoint,
+        proof: Proof,
         job: Job,
-        cell: Cell,
         taken: Measurement,
         say: Callable[[Phase, int], None],
     ) -> None:
         """Store the parts without sending anything."""
-        self.target, self.job, self.cell, self.taken, self.say = target, job, cell, taken, say
-        options = spec_load.with_defaults(cell.options)
-        self.load = spec_load.parse(str(options["load"]))
-        self.trace = trace.read(self.load.file) if self.load.kind == spec_load.TRACE else None
+        self.proof, self.target, self.cell = proof, proof.target, proof.cell
+        self.job, self.taken, self.say = job, taken, say
+        self.load, self.request, options = proof.load, proof.request, proof.options
         self.window_s = float(options["window_s"])
         self.slo = metrics.Slo(
             float(options["ttft_slo_ms"]) / 1e3, float(options["tpot_slo_ms"]) / 1e3
         )
         self.share = float(options["slo_share"])
-        # A server that was there before may have kept the prompts of an earlier sweep with this seed.
-        before = "" if target.facts["fresh"] else f"/{time.time_ns()}"
-        seed = f"{job.protocol.seed}/{cell.id}/{job.session}{before}"
-        self.request = Prompts(target, options, self._lengths, cell.input_len, seed)
-        self.runs, self.reopens = 0, False
+        self.shards = spec_load.shards(options)
+        if not options[SHARDS]:
+            self.shards = min(self.shards, len(os.sched_getaffinity(0)))
+        self.cores: list[int] = []
+        self.runs = self.numbered = 0
         self._said = (0, 0)
 
-    def _lengths(self, number: int) -> tuple[int, int]:
-        """Return the tokens of a request's prompt and of its answer."""
-        if self.trace is None:
-            return self.cell.input_len, self.cell.output_len
-        return self.trace.lengths(number)
-
     def run(self) -> tuple[Served, dict[str, Given]]:
-        """Prove, ramp, measure; return the session and its metrics.
+        """Ramp, measure; return the session and its metrics.
 
         Raises:
-            LoadFailed: the server does not answer, or not as it was asked to.
+            LoadFailed: the server does not carry the load.
 
         """
-        self.taken.phase = "warmup"
-        self.say("warmup", 0)
-        alone_s, by_ids = self._prove()
-        with own_core(self.target.facts.get("cores")) as cores:
+        with own_cores(self.target.facts.get("cores"), self.shards) as cores:
+            self.cores = cores
             before = dict(self.target.counters())
             process = self.target.process()
             tried: list[TriedRate] = []
             if self.load.kind == "most":
-                loaded, tried = self._highest(alone_s)
+                loaded, tried = self._highest()
             else:
-                loaded = self._loaded(self.load, self.window_s, alone_s)
+                loaded = self._loaded(self.load, self.window_s)
             after = dict(self.target.counters())
             same = process == self.target.process()
         told = loaded.told
         server = _server(self.target.facts, before, after, self.runs, same=same)
-        self.taken.returned.update(_wrong(loaded.mine, self._lengths))
+        self.taken.returned.update(_wrong(loaded.mine, self.proof.lengths))
         served = Served(
             warmup_s=(loaded.start_ns - loaded.client.began_ns) / 1e9,
             steady=loaded.steady,
@@ -104,11 +94,11 @@ class Session:
             due=told.due,
             done=told.done,
             failed=dict(told.failed),
-            figures=_figures(told, played=self.trace is not None),
+            figures=_figures(told, played=self.proof.trace is not None),
             overloaded=loaded.overloaded,
             client=_client(loaded, cores),
             server=server,
-            tokens="ids, then usage" if by_ids else "usage",
+            tokens="ids, then usage" if self.proof.by_ids else "usage",
             prompts=self._prompts(loaded.mine, server),
             requests=self._written(loaded),
             tried=[list(probe) for probe in tried],
@@ -120,88 +110,34 @@ class Session:
             given |= metrics.one("capacity_rps", tried[-1].rate)
         return served, given
 
-    def _prove(self) -> tuple[float, bool]:
-        """Send one request alone, and return how long it took and whether its tokens were counted by their ids.
-
-        Raises:
-            LoadFailed: it was not answered, or has not the lengths that were asked for.
-
-        """
-        input_len, wanted = self._lengths(0)
-        reply = self._alone(ids=True)
-        if (
-            wire.REFUSED in reply.trouble
-        ):  # some servers refuse a request with a field they do not know
-            reply = self._alone(ids=False)
-        if reply.trouble:
-            words = wire.REFUSED in reply.trouble and self.request.asked["prompt_as"] == "ids"
-            advice = "; prompt_as=text sends words instead of ids" if words else ""
-            raise LoadFailed(f"the server did not answer: {reply.trouble}{advice}")
-        if reply.tokens is None:
-            raise LoadFailed("the server does not count its tokens: no usage came with the answer")
-        if reply.prompt_tokens not in (None, input_len):
-            raise LoadFailed(
-                f"the server counts {reply.prompt_tokens} prompt tokens for one of {input_len}"
-            )
-        if reply.token_ids and len(reply.token_ids) != wanted:
-            raise LoadFailed(
-                f"the server gave {len(reply.token_ids)} ids, and {wanted} were asked for"
-            )
-        if reply.tokens != wanted:
-            raise LoadFailed(f"the server gave {reply.tokens} tokens, and {wanted} were asked for")
-        self.taken.warmup_ns.append(reply.ended_ns - reply.sent_ns)
-        return (reply.ended_ns - reply.sent_ns) / 1e9, bool(reply.token_ids)
-
-    def _alone(self, *, ids: bool) -> wire.ServedReply:
-        """Send one request while no other is live, see whether the server then closes, and return the reply."""
-        written = self.request.proof(ids=ids)
-        try:
-            client = Client(
-                self.target.address[:2],
-                1,
-                lambda _: written,
-                wire.reply,
-                drain_ns=600_000_000_000,
-                tls=endpoint.context(self.target.address),
-            )
-        except OSError as error:
-            raise LoadFailed(f"the server takes no connection: {error}") from error
-        try:
-            client.open_loop([0], lambda each, moment: moment if each.sent else None)
-            self.reopens = client.is_closed_by_server()
-            client.parse_all()
-        finally:
-            client.close()
-        if not client.answers:
-            raise LoadFailed("the server did not answer")
-        reply: wire.ServedReply = client.answers[0]
-        return reply
-
-    def _loaded(self, load: Load, window_s: float, alone_s: float) -> LoadedServer:
+    def _loaded(self, load: Load, window_s: float) -> LoadedServer:
         """Put a load on the server until its window is over."""
-        first = self.runs
+        first = self.numbered
         loaded = LoadedServer(
             self.target,
             load,
-            trace=self.trace,
+            trace=self.proof.trace,
             request=lambda number: self.request(first + number),
             seed=f"{self.job.protocol.seed}/{self.cell.id}/{self.job.session}/{first}",
             window_s=window_s,
             budget_s=self.job.protocol.warmup_budget_s,
-            alone_s=alone_s,
+            alone_s=self.proof.alone_s,
             heard=self._heard,
-            reopens=self.reopens,
+            reopens=self.proof.reopens,
+            cores=self.cores,
+            shards=self.shards,
         )
         self.runs += loaded.client.sent
+        self.numbered += loaded.numbered
         return loaded
 
-    def _highest(self, alone_s: float) -> tuple[LoadedServer, list[TriedRate]]:
+    def _highest(self) -> tuple[LoadedServer, list[TriedRate]]:
         """Search the highest rate within the limits; raise LoadFailed if not even a low one is."""
         last: list[LoadedServer] = []
 
         def tried(rate: float, window_s: float) -> TriedRate:
             load = self.load._replace(kind="poisson", rate=rate)
-            loaded = self._loaded(load, max(window_s, fewest(self.share) / rate), alone_s)
+            loaded = self._loaded(load, max(window_s, fewest(self.share) / rate))
             last[:] = [loaded]
             good = sum(map(self.slo.met_by, loaded.mine))
             # In a short window chance alone may look like an overload.
@@ -209,7 +145,7 @@ class Session:
             return TriedRate(rate, good, len(loaded.mine), carried=carried)
 
         found, probes = search(
-            0.5 / alone_s,
+            0.5 / self.proof.alone_s,
             self.share,
             lambda rate: tried(rate, self.window_s / SHORT),
             lambda rate: tried(rate, self.window_s),
@@ -221,10 +157,17 @@ class Session:
     def _prompts(self, mine: Sequence[ServedRequest], server: Mapping[str, Any]) -> dict[str, Any]:
         """Return how prompts were written and what a cache knew of them; empty for ids with nothing in common."""
         asked, besides = self.request.asked, self.request.alphabet.besides
-        if asked["prompt_as"] == "ids" and not asked["shared_prefix"]:
+        trace = self.proof.trace
+        blocks = trace is not None and bool(trace.blocks)
+        if asked["prompt_as"] == "ids" and not asked["shared_prefix"] and not blocks:
             return {}
-        tokens = [self._lengths(request.number)[0] for request in mine] or [self._lengths(0)[0]]
+        tokens = [self.proof.lengths(request.number)[0] for request in mine] or [
+            self.proof.lengths(0)[0]
+        ]
         shared = sum(self.request.shared_share(count) * count for count in tokens) / sum(tokens)
+        if trace is not None and blocks:
+            known = trace.known()
+            shared = sum(known[request.number] for request in mine) / sum(tokens)
         hits = metrics.prefix_hit_share(mine, server)
         told = {
             "shared_prefix": float(asked["shared_prefix"]),
@@ -236,7 +179,7 @@ class Session:
         words = len(self.request.alphabet.pieces)
         return {"prompt_as": asked["prompt_as"], "words": words, "besides": besides, **told}
 
-    def _heard(self, client: Client, is_open: bool) -> None:  # noqa: FBT001 - as `LoadedServer` calls it
+    def _heard(self, client: Client | Shards, is_open: bool) -> None:  # noqa: FBT001 - as `LoadedServer` calls it
         """Tell the launcher that something still arrives; a server that has fallen silent is its to notice."""
         phase: Phase = "iteration" if is_open else "warmup"
         moment, (at, received) = now(), self._said
@@ -255,15 +198,18 @@ class Session:
         return requests_file.write(path, loaded.requests, loaded.start_ns)
 
 
-class own_core:  # noqa: N801 - reads as the statement it is
-    """Keep this process on its last core while a load runs, if the server leaves it one; yields the cores."""
+class own_cores:  # noqa: N801 - reads as the statement it is
+    """Keep this process on its last core while a load runs, if the server leaves it one; yields the cores.
 
-    def __init__(self, servers: object) -> None:
-        """Take the server's cores, a comma-separated text; without them the client shares what there is."""
+    Of several processes each keeps to its own, and this one, which only watches them, to all of theirs.
+    """
+
+    def __init__(self, servers: object, wanted: int = 1) -> None:
+        """Take the server's cores, a comma-separated text; without them, or enough others, the clients share."""
         self.before = os.sched_getaffinity(0)
         theirs = {int(core) for core in str(servers or "").split(",") if core.isdigit()}
         free = sorted(self.before - theirs)
-        self.mine = free[-1:] if theirs else []
+        self.mine = free[-wanted:] if theirs and len(free) >= wanted else []
 
     def __enter__(self) -> list[int]:
         if self.mine:
@@ -280,7 +226,10 @@ def _client(loaded: LoadedServer, cores: list[int]) -> dict[str, Any]:
     lags = [lag for request in mine for lag in request.lag_ns]
     events = sum(len(request.token_ns) for request in mine)
     merged = sum(request.merged for request in mine)
-    offsets = [each for _, each in client.offsets]
+    moved = [
+        max(each for _, each in offsets) - min(each for _, each in offsets)
+        for offsets in loaded.offsets
+    ]
     sends = [each.sent_ns - each.due_ns for each in mine]
     many = len(sends) >= MANY
     return {
@@ -295,10 +244,11 @@ def _client(loaded: LoadedServer, cores: list[int]) -> dict[str, Any]:
             [gap for each in mine for gap in np.diff(each.token_ns).tolist()], 0.5
         ),
         "merged_share": round(merged / events, 6) if events else 0.0,
-        "clock_moved_ns": max(offsets) - min(offsets) if offsets else 0,
+        "clock_moved_ns": max(moved),
         "reconnects": client.lost,
         **({"reopens": True} if client.reopens else {}),
         "capped": client.capped,
+        **({"shards": len(loaded.offsets)} if len(loaded.offsets) > 1 else {}),
     }
 
 

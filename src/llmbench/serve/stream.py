@@ -201,40 +201,47 @@ class Client:
             pass
         return True
 
-    def closed_loop(self, spread_ns: int, steer: Callable[[Client, int], int | None]) -> None:
+    def closed_loop(
+        self, spread_ns: int, steer: Callable[[Client, int], int | None], begin_ns: int = 0
+    ) -> None:
         """Keep every connection busy: the next request is due when the last answer has ended.
 
         Args:
             spread_ns: over how long the streams begin, so that they do not march in step.
             steer: called once a tick with the time; returns when the last request may be due, None while it goes on.
+            begin_ns: when the load begins; now unless said.
 
         """
         with _uncollected():
-            self.began_ns = begin = now()
+            self.began_ns = begin = begin_ns or now()
             count = len(self._idle)
             waiting = deque(begin + spread_ns * n // count for n in range(count))
             last: int | None = None
             tick = begin
             while self._connections or self.reopens:
-                while waiting and last is None and waiting[0] <= now() and self._idle:
+                while waiting and waiting[0] <= now() and self._idle:
                     self._send(self._idle.pop(), waiting.popleft())
                 if now() >= tick:
                     last, tick = self._tick(steer, last, tick)
                     if last is not None and self._is_over(last):
                         return
-                soonest = min(waiting[0], tick) if waiting and last is None else tick
-                self._read(soonest)
-                if last is None:
-                    for _ in range(min(len(self._idle), count - len(waiting) - len(self._live))):
-                        self._send(self._idle.pop(), now())
+                self._read(min(waiting[0], tick) if waiting else tick)
+                # Also after the last that counts, so that none of those finds a server that empties.
+                for _ in range(min(len(self._idle), count - len(waiting) - len(self._live))):
+                    self._send(self._idle.pop(), now())
 
-    def open_loop(self, due: Sequence[int], steer: Callable[[Client, int], int | None]) -> None:
+    def open_loop(
+        self,
+        due: Sequence[int],
+        steer: Callable[[Client, int], int | None],
+        begin_ns: int = 0,
+    ) -> None:
         """Send each request when it is due, in nanoseconds from the start, whatever has come back.
 
-        `steer` is as in `closed_loop`. Where every connection is in use, a request waits and counts as capped.
+        The others are as in `closed_loop`. Where every connection is in use, a request waits and counts as capped.
         """
         with _uncollected():
-            self.began_ns = now()
+            self.began_ns = begin_ns or now()
             begin = self.began_ns + 20_000_000
             position, last, tick, blocked = 0, None, begin, -1
             while self._connections or self.reopens:

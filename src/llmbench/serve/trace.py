@@ -1,7 +1,7 @@
 """Requests of real traffic from a file: when each arrived, and how long its prompt and its answer were.
 
 Three published forms are read, told apart by their columns: Mooncake's JSON lines, and the CSV files of Azure and of
-BurstGPT. Only times and lengths are taken; which requests share a prefix is not.
+BurstGPT. Times and lengths are taken, and of Mooncake's which blocks of a prompt are those of another.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 
 from llmbench import files
 from llmbench.errors import SpecError
+from llmbench.serve.prompts import BLOCK
 from llmbench.spec.digest import digest_of
 
 if TYPE_CHECKING:
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
 
 MOST_BYTES = 2**28
 """The size limit of a trace; BurstGPT's has 1.4 million lines in about 50 MB."""
+
+
+BLOCKS = "hash_ids"
+"""Mooncake's names of a prompt's blocks: the same number is the same tokens."""
 
 
 class Form(NamedTuple):
@@ -65,6 +70,7 @@ class Trace(NamedTuple):
         output_len: new tokens of each.
         left_out: lines without a prompt or without an answer, which cannot be sent.
         digest: of all requests; it names them in a cell's id.
+        blocks: of each request the names of its prompt's blocks, where the file has them.
 
     """
 
@@ -73,6 +79,7 @@ class Trace(NamedTuple):
     output_len: NDArray[np.int64]
     left_out: int
     digest: str
+    blocks: tuple[tuple[int, ...], ...] = ()
 
     @property
     def last_s(self) -> float:
@@ -88,6 +95,16 @@ class Trace(NamedTuple):
         """Return the prompt tokens and the new tokens of a request."""
         return int(self.input_len[number]), int(self.output_len[number])
 
+    def known(self) -> list[int]:
+        """Return how many tokens of each prompt are of blocks at its beginning that an earlier one had as well."""
+        seen: set[int] = set()
+        tokens = []
+        for names, length in zip(self.blocks, self.input_len.tolist(), strict=True):
+            count = next((n for n, name in enumerate(names) if name not in seen), len(names))
+            tokens.append(min(count * BLOCK, length))
+            seen.update(names)
+        return tokens
+
 
 def read(name: str) -> Trace:
     """Return the requests of a file; raise SpecError with the file, the line and what it should have."""
@@ -96,27 +113,36 @@ def read(name: str) -> Trace:
     except (OSError, ValueError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or "is not a text file"
         raise SpecError(f"load: trace {name!r}: {reason}.") from error
-    rows: list[tuple[float, int, int]] = []
+    rows: list[tuple[float, int, int, tuple[int, ...]]] = []
     left_out = 0
     form: Form | None = None
     for line, row in _rows(name, text):
         where = f"load: trace {name!r}, line {line}"
         form = form or _form(where, row)
-        request = _request(where, form, row)
-        if min(request[1:]) < 1:
+        at, *lengths = _request(where, form, row)
+        if min(lengths) < 1:
             left_out += 1
         else:
-            rows.append(request)
+            rows.append((at, lengths[0], lengths[1], _blocks(where, row)))
     if not rows:
         raise SpecError(f"load: trace {name!r}: has no request.")
     rows.sort(key=lambda row: row[0])
-    at_s, input_len, output_len = (np.array(column) for column in zip(*rows, strict=True))
+    *numbers, blocks = zip(*rows, strict=True)
+    at_s, input_len, output_len = map(np.array, numbers)
+    told = blocks if any(blocks) else ()
     return Trace(
         at_s=at_s - at_s[0],
         input_len=input_len,
         output_len=output_len,
         left_out=left_out,
-        digest=digest_of([[round(at - rows[0][0], 6), *lengths] for at, *lengths in rows]),
+        # Files without blocks keep the digest that they had when blocks were not read.
+        digest=digest_of(
+            [
+                [round(at - rows[0][0], 6), *of, *map(list, told[n : n + 1])]
+                for n, (at, *of, _) in enumerate(rows)
+            ]
+        ),
+        blocks=told,
     )
 
 
@@ -133,14 +159,30 @@ def _form(where: str, row: Mapping[str, Any]) -> Form:
 
 def _request(where: str, form: Form, row: Mapping[str, Any]) -> tuple[float, int, int]:
     """Return when a request arrives, in seconds, its prompt tokens and its new tokens."""
-    try:
-        at = form.seconds(row[form.at])
-        lengths = int(row[form.input_len]), int(row[form.output_len])
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise SpecError(f"{where}: is no request: {error}.") from error
+    at = _field(where, row, form.at, "a time", form.seconds)
     if not np.isfinite(at):
-        raise SpecError(f"{where}: {at} is no time.")
-    return at, *lengths
+        raise SpecError(f"{where}: {form.at}: {at} is no time.")
+    tokens = (_field(where, row, name, "a number of tokens", int) for name in form[1:3])
+    return at, *tokens
+
+
+def _blocks(where: str, row: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return the names of a prompt's blocks; empty where the file has none."""
+    names = row.get(BLOCKS) or []
+    if not isinstance(names, list) or not all(type(name) is int for name in names):
+        raise SpecError(f"{where}: {BLOCKS}: {str(names)[:40]!r} is not a list of whole numbers.")
+    return tuple(names)
+
+
+def _field(
+    where: str, row: Mapping[str, Any], name: str, what: str, read: Callable[[Any], Any]
+) -> Any:
+    """Return a field of a request as it is read; raise SpecError with its name if it is not what it should be."""
+    try:
+        return read(row[name])
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        given = f"{row[name]!r} is not {what}" if row.get(name) not in (None, "") else "is missing"
+        raise SpecError(f"{where}: {name}: {given}.") from error
 
 
 def _rows(name: str, text: str) -> Iterable[tuple[int, Mapping[str, Any]]]:

@@ -18,7 +18,7 @@ from llmbench.spec import adapters, load, speculation
 from llmbench.spec import lengths as spec_lengths
 from llmbench.spec.digest import digest_of
 from llmbench.spec.load import LIMITS, LOAD, SHARED_PREFIX
-from llmbench.spec.sweep import PROTOCOL, Cell, slug
+from llmbench.spec.sweep import NOT_SAID, PROTOCOL, Cell, slug
 from llmbench.spec.yaml import NOUNS
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ memory."""
 MOST_VALUES = 10_000
 """A limit against typing errors: no real axis is longer."""
 
+KNOWN_TO_ITS_OWNER = ("device", "dtype", "load_format")
+"""Axes that are not said of a server that was there already, unless the user says them."""
 ADDRESS = "url"
 """The option of a server that is there already; it stands in no cell's id in words, which copies keep."""
 ONLY_WITH = {
@@ -85,6 +87,7 @@ class Choices(msgspec.Struct, frozen=True):
     as_stored: frozenset[str] = frozenset()
     listed_lengths: Mapping[str, tuple[int, ...]] = {}
     attached_digests: Mapping[str, str] = {}
+    attached_servers: frozenset[str] = frozenset()
 
 
 def expand(sweep: Sweep, choices: Choices) -> tuple[list[Cell], list[str]]:
@@ -170,6 +173,11 @@ def _of_backend(
         raise SpecError(
             f"{SHARED_PREFIX}: {options[SHARED_PREFIX]} is not a share of a prompt; it is at least 0 and below 1."
         )
+    if not 0 <= int(options[load.SHARDS]) <= min(load.MOST_SHARDS, asked.streams):
+        raise SpecError(
+            f"{load.SHARDS}: {options[load.SHARDS]} client processes for {asked.streams} in flight; give 1 to "
+            f"{min(load.MOST_SHARDS, asked.streams)}, or 0 for as many as the load needs."
+        )
     if asked.kind == load.MOST and not any(options.get(name) for name in LIMITS):
         raise SpecError(
             f"load: most is the highest rate within limits; give backend {backend} "
@@ -201,6 +209,10 @@ def _engines(
         servers = ", ".join(name for name, declared in known.items() if LOAD in declared)
         raise SpecError(
             f"{next(iter(asked))}: {', '.join(given)} serves no requests; the backends that do are {servers}."
+        )
+    if axes.batch_size != 1 and len(served) == len(given):
+        raise SpecError(
+            f"batch_size: {' and '.join(served)} serves requests; say with load how many are in flight (load: 8)."
         )
     loads = {name: {LOAD: 1, **asked} for name in served}
     engines: list[tuple[str, dict[str, Option]]] = []
@@ -259,6 +271,8 @@ def make_cell(
     defaults = {
         key: value[0] if isinstance(value, tuple) else value for key, value in declared.items()
     }
+    if backend in choices.attached_servers:  # nobody here knows what somebody else's server runs on
+        point |= {name: NOT_SAID for name in KNOWN_TO_ITS_OWNER if point[name] == "auto"}
     point["device"] = choices.device if point["device"] == "auto" else point["device"]
     if point["load_format"] == "auto":
         point["load_format"] = choices.load_formats.get(str(point["model"]), "dummy")
@@ -363,7 +377,9 @@ def loads(value: object) -> list[str]:
     named: list[str] = []
     for part in str(value).split(","):
         plain = " ".join(part.split())
-        named += map(str, integers(plain, LOAD)) if re.fullmatch(r"\d+-\d+\S*", plain) else [plain]
+        several = re.fullmatch(r"\d+-\d+\S*", plain)
+        # A rate is Poisson's unless another process is named: one spelling, and so one id.
+        named += map(str, integers(plain, LOAD)) if several else [plain.removeprefix("poisson ")]
     for each in named:
         load.parse(each)
     return named

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 LOAD, SHARED_PREFIX = "load", "shared_prefix"
 """Options that are axes of their own in a sweep's file."""
+SHARDS, MOST_SHARDS = "shards", 64
+OPEN_STREAMS = 1024
+"""The most requests of an open loop in flight at once; a record in which this many were is invalid."""
 LIMITS = ("ttft_slo_ms", "tpot_slo_ms")
 """Options that say what a request must meet."""
 OPTIONS: dict[str, Any] = {
@@ -29,6 +32,7 @@ OPTIONS: dict[str, Any] = {
     SHARED_PREFIX: 0.0,
     "prompt_as": ("ids", "text", "chat"),
     "extra": "",
+    SHARDS: 1,
 }
 """Options of every served cell, of which its server does not know."""
 MEANINGS = {
@@ -40,12 +44,11 @@ MEANINGS = {
     SHARED_PREFIX: "share of each prompt that all prompts of a session begin with",
     "prompt_as": "how a prompt is sent: as token ids, as words, or as words in a chat",
     "extra": "JSON object whose keys are added to every request",
+    SHARDS: f"client processes, each with a share of the load; 0: one for each {OPEN_STREAMS:,} in flight",
 }
 
 MOST_STREAMS, MOST_RATE = 16_384, 10_000.0
 """Limits against typing errors, above what one client's core carries."""
-OPEN_STREAMS = 1024
-"""The most requests of an open loop in flight at once; a record in which this many were is invalid."""
 FORMS = "8 (streams of a closed loop), 20/s, constant 20/s, gamma 20/s cv 2, trace FILE, trace FILE speed 2, or most"
 PATTERN = re.compile(
     r"(?:(?P<kind>poisson|constant|gamma)\s+)?(?P<rate>\d+(?:\.\d+)?)/s(?:\s+cv\s+(?P<cv>\d+(?:\.\d+)?))?"
@@ -103,12 +106,23 @@ def parse(text: str) -> Load:
     return Load(found["kind"] or "poisson", OPEN_STREAMS, rate, cv)  # type: ignore[arg-type]
 
 
+def is_open(options: Mapping[str, Any]) -> bool:
+    """Return whether requests of a cell arrive whatever has been answered, so that no number is in flight."""
+    return LOAD in options and not str(options[LOAD]).isdigit()
+
+
 def with_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of a load among those given, the others at their defaults."""
     return {
         name: given.get(name, default[0] if isinstance(default, tuple) else default)
         for name, default in OPTIONS.items()
     }
+
+
+def shards(options: Mapping[str, Any]) -> int:
+    """Return how many client processes a load wants: as many as asked for, or one for each 1,024 in flight."""
+    full = with_defaults(options)
+    return int(full[SHARDS]) or -(-parse(str(full[LOAD])).streams // OPEN_STREAMS)
 
 
 def extra_keys(text: str) -> dict[str, Any]:

@@ -38,8 +38,13 @@ HEADS = {
     "id": "cell",
 }
 """Short column headings of axes with long names; commands accept both."""
+SYNTHETIC = "synthetic"
+"""Prompts of random token ids, and not of a text."""
 NOT_SAID = "not said"
 """The value of a coordinate that another tool does not state."""
+AXES_BEFORE = ("model", "backend")
+AXES_AFTER = ("device", "dtype", "load_format", "prompts", "batch_size", "input_len", "output_len")
+"""The fields of a cell that a sweep varies, in the order of columns; a backend's options stand between."""
 
 Option: TypeAlias = str | int | float | bool
 
@@ -218,7 +223,7 @@ class Axes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     dtype: str | list[str] = "auto"
     device: str | list[str] = "auto"
     load_format: str | list[str] = "auto"
-    prompts: str | list[str] = "synthetic"
+    prompts: str | list[str] = SYNTHETIC
     batch_size: int | str | list[int] = 1
     input_len: int | str | list[int | str] = 128
     output_len: int | str | list[int] = 128

@@ -56,13 +56,13 @@ def load(job: Job) -> FakeServer:
 
 
 def started(
-    folder: Path, script: Mapping[str, Any]
+    folder: Path, script: Mapping[str, Any], clients: int = 1
 ) -> tuple[managed_server.ManagedServer, endpoint.Address]:
     """Start a server that plays a script and keeps its log in a folder, as `log`; return it and where it listens."""
     file = Path(__file__).with_name("server.py")
     written = json.dumps({"seed": 0, **DEFAULTS, **script})
     arguments = ["--port-file", f"{folder}/port", "--log", f"{folder}/log", "--script", written]
-    server = managed_server.ManagedServer([str(file), *arguments])
+    server = managed_server.ManagedServer([str(file), *arguments], clients=clients)
     return server, endpoint.Address("127.0.0.1", int(server.wait_for_file(folder / "port", 10.0)))
 
 
@@ -79,7 +79,9 @@ class FakeServer:
         """Start the process and wait until it listens."""
         self._folder = tempfile.TemporaryDirectory()
         script = {**job.cells[0].options, "seed": job.session}
-        self._server, self.address = started(Path(self._folder.name), script)
+        self._server, self.address = started(
+            Path(self._folder.name), script, managed_server.clients(job)
+        )
         self.facts: Mapping[str, Any] = {
             "server": "fake",
             "version": "fake",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from llmbench.results.record import Job
 
 SERVES = True
+ATTACHED = True
 OPTIONS = {
     "url": "",
     "served_name": "",
@@ -57,7 +58,9 @@ class AttachedServer:
                     f"{options['url']}: no server of this protocol answers there: {error}"
                 ) from error
         self.served_name = options["served_name"] or next(iter(names), "")
-        if self.served_name not in names:
+        if not self.served_name:
+            raise LoadFailed(f"{options['url']}: lists no model; name it with served_name=NAME")
+        if names and self.served_name not in names:  # some list only what a hub knows of
             raise LoadFailed(
                 f"{options['url']}: has no model {self.served_name!r}; it has {', '.join(names)}"
             )

@@ -101,6 +101,7 @@ class VllmServer:
         self._server = managed_server.ManagedServer(
             [str(file), *_arguments(job, options, folder, self.address.port)],
             _environment(cell.device),
+            clients=managed_server.clients(job),
         )
         self._exit.callback(self._server.close)
         try:

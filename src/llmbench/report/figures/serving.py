@@ -29,10 +29,11 @@ KNEE_OF = {
 }
 """How a knee is chosen: by the goodput where there are limits, else by throughput / latency (Kleinrock's power)."""
 ABOUT = (
-    "Each dot is a load, placed by the requests that it had answered a second. A line joins loads of one kind, closed "
-    "or open, on the same engine with the same lengths. A ring marks the knee of a line. Bars are 95 % intervals "
-    "between sessions."
+    "Each dot is a load, named beside it and placed by the requests that it had answered a second. A line joins loads "
+    "of one kind, closed or open, on the same engine with the same lengths. A ring marks the knee of a line. Bars are "
+    "95 % intervals between sessions."
 )
+AS_ABOVE = "Dots, lines, rings and bars as in the figure above."
 
 
 class ServedDot(NamedTuple):
@@ -51,6 +52,7 @@ def figures(dots: Sequence[Dot]) -> Iterator[Section]:
         return
     knees = dict(_knees(placed))
     good = GOODPUT if any(one.dot.number(GOODPUT) for one in placed) else RATE
+    about = " ".join((ABOUT, *_said(placed, knees)))
     for metric, what in (*((each, f"{each.label}") for each in LATENCIES), (good, good.label)):
         title = f"{what[0].upper()}{what[1:]} over load"
         known = [(one, number) for one in placed if (number := one.dot.number(metric))]
@@ -66,9 +68,9 @@ def figures(dots: Sequence[Dot]) -> Iterator[Section]:
             *_absent(len(placed) - len(known), metric),
             *plots.barless(rows),
         )
-        about = " ".join((ABOUT, *_said(placed, knees)))
         left = ("cell", "load", "knee", "warnings")
         yield plots.figure(title, about, _spec(rows, colour, metric), rows, notes, left)
+        about = AS_ABOVE
 
 
 def _placed(dots: Sequence[Dot]) -> Iterator[ServedDot]:
@@ -143,6 +145,7 @@ def _row(
     }
     return {
         "loop": one.loop,
+        "load": str(one.dot.cell.options[LOAD]),
         "curve": curve,
         "knee": knee,
         "series": one.dot.series,
@@ -168,4 +171,6 @@ def _spec(rows: Sequence[Row], colour: Spec, metric: Metric) -> Spec:
             color=colour,
         ),
     }
-    return plots.panels(rows, [line, *plots.bars(rows, x, y, colour), marks, ring])
+    named = {"type": "text", "align": "left", "dx": 7, "dy": -7, "fontSize": 10}
+    names = plots.layer(named, x=x, y=y, color=colour, text={"field": "load"})
+    return plots.panels(rows, [line, *plots.bars(rows, x, y, colour), marks, ring, names])

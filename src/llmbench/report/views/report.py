@@ -41,6 +41,8 @@ FOUND = (
     ("ttft_s", "served_ttft_s", "request_ttft_s", "tpot_s", "served_tpot_s", "request_tpot_s"),
 )
 """The metrics of each sentence about what was found; those that were measured are named."""
+BEST_ONLY = {"goodput_rps"}
+"""Metrics whose lowest value says nothing: the least load has it."""
 MOST_NAMED = 3
 """Models, engines or machines that a title names; more are counted."""
 
@@ -131,6 +133,8 @@ def _extremes(dots: Sequence[Dot], metric: Metric) -> str:
     ]
     if len(known) == 1:
         return f"{label} is {parts[0].removeprefix(extremes[0]).strip()}"
+    if metric.key in BEST_ONLY:
+        return f"{label} is {parts[0]}"
     return f"{label} is {', and '.join(parts)}{_overlap(known[0][0], known[-1][0])}"
 
 

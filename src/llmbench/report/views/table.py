@@ -24,7 +24,7 @@ from llmbench.report.document import (
     foreign,
 )
 from llmbench.results.record import Status
-from llmbench.results.table import AXES_AFTER, AXES_BEFORE
+from llmbench.spec.sweep import AXES_AFTER, AXES_BEFORE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
