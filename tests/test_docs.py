@@ -55,6 +55,12 @@ NOT_RUN = {
             "scripts/llmbench sweep configs/sweeps/speculative.yaml",
             "scripts/llmbench sweep configs/sweeps/lora.yaml",
             "scripts/llmbench sweep configs/sweeps/lora.yaml -o lora",
+            "LLMBENCH_VENV=vllm scripts/llmbench sweep configs/sweeps/lora-vllm.yaml",
+            *(
+                "LD_LIBRARY_PATH=.venv-vllm/lib LD_PRELOAD=libiomp5.so LLMBENCH_VENV=vllm scripts/llmbench sweep "
+                f"configs/sweeps/{name}-vllm.yaml"
+                for name in ("speculative", "lengths")
+            ),
             "scripts/llmbench compare lora --by lora --metric tpot_s",
             "llmbench sweep drafts.yaml -o drafts",
             "llmbench compare drafts --by speculative --metric tpot_s",

@@ -178,7 +178,7 @@ def _coordinates(cells: Sequence[Point]) -> dict[str, dict[str, None]]:
     found: dict[str, dict[str, None]] = {}
     for cell in cells:
         for name, value in {
-            **{name: getattr(cell, name) for name in SHOWN},
+            **{name: cell.asked(name) for name in SHOWN},
             **cell.options,
         }.items():
             found.setdefault(name, {})[str(value)] = None

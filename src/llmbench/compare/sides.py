@@ -164,7 +164,7 @@ def key_of(cell: Point, factor: str | None, form: KeyForm = "plain") -> Hashable
         for name, value in cell.options.items()
         if name in kept
         and name != factor
-        and not (form == "without dependent" and ONLY_WITH.get(name) == factor)
+        and not (form == "without dependent" and factor and ONLY_WITH.get(name) == factor)
     }
     return (*axes, *sorted(options.items()))
 
