@@ -260,7 +260,8 @@ def gpu_of(cells: Iterable[Cell]) -> Gpu | None:
     if not options:
         return None
     present = len(gpus.handles())
-    return Gpu(*range(max(sweep.gpus_of(each, max(present, 1)) for each in options)))
+    counts = (sweep.gpus_of(each, max(present, 1)) // sweep.boxes_of(each) for each in options)
+    return Gpu(*range(max(counts)))
 
 
 def isolation(gpu: Gpu) -> str:
