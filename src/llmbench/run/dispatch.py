@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from llmbench.run.boxes import Box, Boxes
     from llmbench.run.channel import Answer
-    from llmbench.run.pins import Block
+    from llmbench.run.pins import Block, Size
     from llmbench.run.runner import Runner
     from llmbench.spec.sweep import Cell
 
@@ -54,11 +54,12 @@ class Dispatch:
         work then, of which nothing is recorded.
         """
         self.boxes, self.runner, self.alone, self.company = boxes, runner, alone, company
-        self.slots: dict[tuple[int, int], list[Slot]] = {}
+        self.slots: dict[Size, list[Slot]] = {}
         self.session = 0
         self.spread = runner.protocol.across == "kind"
         self.turn: dict[Block, str] = {}
-        cells = runner.planned.cells
+        refused = runner.planned.refused
+        cells = [cell for cell in runner.planned.cells if cell.id not in refused]
         self.pins = pins.pinned(runner.run.log, self.block)
         self.begun = set(self.pins)
         self.measured = self._measured()
@@ -82,9 +83,11 @@ class Dispatch:
         waiting: dict[str, list[Cell]] = {}
         first = range(1, self.runner.protocol.sessions + 1)
         for cell in self.runner.planned.cells:
+            if cell.id in self.runner.planned.refused:
+                continue
             block = self.block(cell)
             unit = None if self.spread else self.pins.get(block)
-            is_here = (block[3], block[4]) in sizes if self.spread else unit in here
+            is_here = block.size in sizes if self.spread else unit in here
             done = self.runner.standings[cell.id].done
             if not is_here and any(session not in done for session in first):
                 waiting.setdefault(unit or "", []).append(cell)
@@ -146,18 +149,18 @@ class Dispatch:
             if slot.token and not slot.box.gone:
                 slot.send(channel.NewRound())
 
-    def _slots(self, width: int, count: int) -> list[Slot]:
-        """Return the slots of so many GPUs on each of so many boxes."""
-        if (width, count) not in self.slots:
-            pinned = [self.pins[block] for block in self.pins if block[3:5] == (width, count)]
+    def _slots(self, size: Size) -> list[Slot]:
+        """Return the slots of a size."""
+        if size not in self.slots:
+            pinned = [self.pins[block] for block in self.pins if block.size == size]
             boxes = {box.name: box for box in self.boxes.all}
             units = {box.name: box.here.units for box in self.boxes.all if box.here}
-            self.slots[width, count] = [
+            self.slots[size] = [
                 slot
-                for names in pins.sets(units, count, pinned)
-                for slot in self._of_boxes([boxes[name] for name in names], width)
+                for names in pins.sets(units, size.boxes, pinned)
+                for slot in self._of_boxes([boxes[name] for name in names], size.gpus)
             ]
-        return self.slots[width, count]
+        return self.slots[size]
 
     def _of_boxes(self, boxes: Sequence[Box], width: int) -> Iterator[Slot]:
         """Yield the slots of a set of boxes: each box has the same GPUs in it, by their order."""
@@ -200,9 +203,9 @@ class Dispatch:
 
     def _deal(self) -> None:
         """Pin the blocks that have no unit yet to living ones."""
-        for width, count in {(int(block[3]), int(block[4])) for block in self.work}:
-            units = [slot.unit for slot in self._slots(width, count) if not slot.out]
-            work = {block: one for block, one in self.work.items() if block[3:5] == (width, count)}
+        for size in {block.size for block in self.work}:
+            units = [slot.unit for slot in self._slots(size) if not slot.out]
+            work = {block: one for block, one in self.work.items() if block.size == size}
             if units and not self.spread:
                 self.pins |= pins.deal(work, units, self.pins)
 
@@ -219,11 +222,7 @@ class Dispatch:
         block = self.block(cell)
         if not self.spread:
             return self.pins.get(block, "")
-        living = {
-            slot.unit: slot.where
-            for slot in self._slots(int(block[3]), int(block[4]))
-            if not slot.out
-        }
+        living = {slot.unit: slot.where for slot in self._slots(block.size) if not slot.out}
         if self.turn.get(block) not in living:
             load: defaultdict[str, float] = defaultdict(float)
             for other, unit in self.turn.items():
@@ -234,14 +233,15 @@ class Dispatch:
 
     def _queue(self, groups: Sequence[list[Cell]]) -> None:
         """Queue each group's cells at the slots that they are pinned to."""
-        by_unit = {slot.unit: slot for slot in self._living()}
         for group in groups:
-            parts: dict[str, list[Cell]] = {}
+            parts: dict[Slot, list[Cell]] = {}
             for cell in group:
-                parts.setdefault(self._unit(cell), []).append(cell)
-            for unit, cells in parts.items():
-                if unit in by_unit:
-                    by_unit[unit].queue.append(cells)
+                unit = self._unit(cell)
+                for slot in self.slots.get(self.block(cell).size, ()):
+                    if slot.unit == unit and not slot.out:
+                        parts.setdefault(slot, []).append(cell)
+            for slot, cells in parts.items():
+                slot.queue.append(cells)
 
     def _start(self) -> None:
         """Let workers start, load, warm up or be timed, as far as their boxes are quiet."""

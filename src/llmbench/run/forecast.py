@@ -145,13 +145,13 @@ def _boxes(
     members = Counter(block(each.cell) for each in run)
     busy_s: Counter[str] = Counter()
     count: Counter[str] = Counter()
-    for width, many in {each[3:5] for each in work}:
-        by_box = [pins.shares(box.units, int(width), alone=alone) for box in boxes]
-        starts = range(0, len(boxes) - int(many) + 1, int(many))
-        sets = [by_box[start : start + int(many)] for start in starts]
+    for size in {each.size for each in work}:
+        by_box = [pins.shares(box.units, size.gpus, alone=alone) for box in boxes]
+        starts = range(0, len(boxes) - size.boxes + 1, size.boxes)
+        sets = [by_box[start : start + size.boxes] for start in starts]
         shares = [itertools.chain(*each) for of_set in sets for each in zip(*of_set, strict=False)]
         units = [pins.TOGETHER.join(share) for share in shares]
-        part = {each: work[each] for each in work if each[3:5] == (width, many)}
+        part = {each: work[each] for each in work if each.size == size}
         for each, unit in (pins.deal(part, units, {}) if units else {}).items():
             owners = unit.split(pins.TOGETHER)
             count[owners[0]] += members[each]

@@ -7,7 +7,7 @@ and options. Such a block of cells is measured on one unit, or a comparison woul
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from llmbench.numbers import plural
 from llmbench.results.record import Record
@@ -20,17 +20,33 @@ if TYPE_CHECKING:
     from llmbench.spec.sweep import Cell
 
 T = TypeVar("T")
-Block: TypeAlias = tuple[str | int, ...]
 UNIT = "unit"
 """The fact of a record's worker that names the unit; several GPUs are joined by `TOGETHER`."""
 TOGETHER = "+"
 
 
+class Size(NamedTuple):
+    """How much a cell takes: so many GPUs, 0 for the processors, on each of so many boxes."""
+
+    gpus: int
+    boxes: int
+
+
+class Block(NamedTuple):
+    """What the cells have in common that are measured on one unit."""
+
+    model: str
+    device: str
+    prompts: str
+    size: Size
+    lengths: tuple[int, ...]
+
+
 def block_of(cell: Cell, width: int) -> Block:
     """Return the block of a cell that takes `width` GPUs of each of its boxes."""
     lengths = cell.batch_size, cell.input_len, cell.output_len
-    boxes = sweep.boxes_of(cell.options)
-    return (cell.model, cell.device, cell.prompts, width, boxes, *lengths)
+    size = Size(width, sweep.boxes_of(cell.options))
+    return Block(cell.model, cell.device, cell.prompts, size, lengths)
 
 
 def width_of(cell: Cell, most: int) -> int:
@@ -45,7 +61,11 @@ def too_wide(cells: Iterable[Cell], most: int, boxes: int) -> dict[str, str]:
     why = {}
     for cell in cells:
         width, count = width_of(cell, most), sweep.boxes_of(cell.options)
-        if count > boxes:
+        if sweep.gpus_of(cell.options, count) % count:
+            why[cell.id] = (
+                f"{cell.where()}: its GPUs cannot be shared by {count} boxes, the same number each."
+            )
+        elif count > boxes:
             why[cell.id] = (
                 f"{cell.where()}: takes {count} boxes, and this sweep has {boxes}; name more with --places."
             )

@@ -32,6 +32,7 @@ OPTIONS = {
     "drift": 0.0,
     "warming": 0.0,
     "load_ms": 0.0,
+    "tensor_parallel_size": 1,
     "nnodes": 1,
     "clock": ("real", "virtual"),
     "fault": (
@@ -55,6 +56,7 @@ MEANINGS = {
     "drift": "share by which each session is slower than the one before",
     "warming": "call k of a cell is slower by warming x exp(-k / 30)",
     "load_ms": "milliseconds that loading takes",
+    "tensor_parallel_size": "GPUs that it takes, and leaves idle",
     "nnodes": "boxes that the engine is on; it waits for a connection from each, and ends with any of them",
     "clock": "really sleep, or move a clock of its own",
     "fault": "what goes wrong",
