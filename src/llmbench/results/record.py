@@ -380,6 +380,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="pl
         units: the ids of its GPUs, or of its processors, as records name them in `worker`.
         machine: its facts, with these GPUs only.
         environment: of the numbers that are measured there, and its digest.
+        daemons: processes of cluster engines that run there, such as Ray's, and use its processors all the time.
 
     """
 
@@ -390,6 +391,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="pl
     machine: dict[str, Any]
     environment: dict[str, Any]
     environment_digest: str
+    daemons: list[str] = []
 
 
 class Move(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="move"):

@@ -135,12 +135,13 @@ class Agent:
     def _joined(self, join: Join) -> Here | Refused:
         """Choose GPUs, or the processors, and return what the box is."""
         host, machine, wanted = units.host(), info.machine(), join.gpus
+        address, daemons = units.address(), processes.daemons()
         none = not machine["gpus"] and wanted is None and not gpus.present()
         if join.device == "cpu" or (join.device == "auto" and none):
             facts, digest = info.environment(machine)
             return Here(
                 host=host, units=[units.unit_of_cpu()], gpus=[], machine=machine,
-                environment=facts, digest=digest, address=units.address(),
+                environment=facts, digest=digest, address=address, daemons=daemons,
             )  # fmt: skip
         self.uuids = units.uuids()
         chosen = list(range(len(self.uuids))) if wanted is None else list(wanted)
@@ -151,7 +152,7 @@ class Agent:
         names = [units.unit_of_gpu(self.uuids[number]) for number in chosen]
         return Here(
             host=host, units=names, gpus=chosen, machine=machine, environment=facts, digest=digest,
-            address=units.address(), users=telemetry.Gpu(*chosen).others({os.getpid()}) or [],
+            address=address, daemons=daemons, users=telemetry.Gpu(*chosen).others({os.getpid()}) or [],
         )  # fmt: skip
 
     def _refusal(self, chosen: Sequence[int], cards: Sequence[dict[str, object]]) -> str:

@@ -88,6 +88,7 @@ class Here(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="her
         machine: facts of the machine, with the chosen GPUs only.
         environment: facts about the numbers' environment, and their digest.
         address: by which other boxes reach it.
+        daemons: the names of processes of cluster engines that run there.
 
     """
 
@@ -99,6 +100,7 @@ class Here(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="her
     environment: dict[str, Any]
     digest: str
     address: str = ""
+    daemons: list[str] = []
 
 
 class Refused(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="refused"):

@@ -494,6 +494,7 @@ class Dispatch:
             place = Place(
                 at=utc_now("milliseconds"), name=box.name, units=here.units, machine=here.machine,
                 environment=here.environment, environment_digest=here.digest,
+                daemons=here.daemons,
             )  # fmt: skip
             self.runner.run.append(place)
             self.names |= dict.fromkeys(here.units, box.name)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import msgspec
 from rich.console import Console
 
-from llmbench import places
+from llmbench import backends, places
 from llmbench.errors import ExitCode, NothingToRun, RunError, SpecError
 from llmbench.machine import info, peaks, processes, state
 from llmbench.measure import probe, telemetry
@@ -137,12 +137,11 @@ def sweep(wanted: Sweep, asked: SweepOptions, console: Console, command: str, sh
             "--anonymous: does not go together with --places or --gpus; measure without it, and copy the run "
             "with llmbench export --anonymous."
         )
+    _refuse_served(wanted, asked.where)
     with joined(wanted, asked.where) as boxes:
         planned = plan(wanted, machine=boxes.first.machine if boxes else None)
         if boxes is None and (missing := not_installed(planned.cells)):
             raise RunError(missing[0])
-        if boxes:
-            _refuse_served(planned, asked.where)
         _refuse_few_files(planned, len(boxes.all) if boxes else 0)
         if asked.wait_for_quiet:
             wait_for_quiet(planned, console)
@@ -467,11 +466,14 @@ def _predictions(
     return {**(earlier.predictions if earlier else {}), **predicted}
 
 
-def _refuse_served(planned: Planned, where: Where) -> None:
+def _refuse_served(wanted: Sweep, where: Where) -> None:
     """Refuse served cells on other machines: a session writes its requests into the run's folder."""
-    if not where.is_here and any(LOAD in cell.options for cell in planned.cells):
+    given = wanted.axes.backend
+    known = {given} if isinstance(given, str) else {*given}
+    known &= {*backends.known()}
+    if not where.is_here and any(LOAD in backends.options(name) for name in known):
         raise SpecError(
-            f"{planned.sweep.name}: has servers under load, which are measured on the machine that has the run's "
+            f"{wanted.name}: has servers under load, which are measured on the machine that has the run's "
             "folder; leave --places out, or put them into a sweep of their own. --gpus works."
         )
 

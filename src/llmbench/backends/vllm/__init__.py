@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -333,6 +334,8 @@ class VllmEngine:
         """End the engine and the processes that it started."""
         with contextlib.suppress(Exception):
             self._engine.engine_core.shutdown()
+            tracker: Any = resource_tracker
+            tracker._resource_tracker._stop()  # noqa: SLF001 - a process that this one started for its ranks
         self._kernels.close()
 
 
