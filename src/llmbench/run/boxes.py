@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 JOIN_WITHIN_S = 120.0
 """How long a box may take to say what it is; its Python may come from a cold network file system."""
 SILENT_S = 30.0
-"""A box that says nothing for so long is gone: its agent's heartbeat comes every two seconds."""
-PING_S = 2.0
+"""A box that says nothing for so long is gone: its agent's heartbeat comes every second."""
+PING_S = 1.0
 """How often each agent hears that the sweep is there."""
 LEAVE_WITHIN_S = 20.0
 """How long an agent may take to end what it started; see agent.LEAVE_WITHIN_S."""
@@ -205,7 +205,7 @@ class Boxes:
         by_fd = {box.out: box for box in self.living}
         taking = {box.into: box for box in self.living if box.has_unsent}
         also = [] if interrupt_fd is None else [interrupt_fd]
-        ready, free, _ = select.select([*by_fd, *also], [*taking], [], timeout_s)
+        ready, free, _ = select.select([*by_fd, *also], [*taking], [], min(timeout_s, PING_S))
         for fd in free:
             taking[fd].flush()
         for fd in ready:
