@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-from boxes import agent, boxes, one_of, write
+from boxes import agent, boxes, one_of, slower, write
 from llmbench.machine import processes
 from llmbench.measure.telemetry import CpuWindow
 from llmbench.places import command
@@ -223,28 +223,13 @@ def test_boxes_that_differ_are_said_to_and_by_how_much(bench: Bench) -> None:
         protocol={"sessions": 4, "max_sessions": 4, "across": "kind"},
         session_spread=0.002,
     )
-    slow = '[ "$LLMBENCH_HOST" = b2 ] && export BOX_SLOWER=1.08; export PYTHONPATH={folder}/slower'
-    (bench.folder / "slower").mkdir()
-    (bench.folder / "slower" / "sitecustomize.py").write_text(SLOWER)
-
-    done = bench.sweep(*boxes(bench, "b1", "b2", gpus=0, more=slow.format(folder=bench.folder)))
+    done = bench.sweep(*boxes(bench, "b1", "b2", gpus=0, more=slower(bench, "b2", 1.08)))
 
     assert_complete(done)
     told = asked("table", bench.run).out
     assert "Boxes differ more than chance allows (F = " in told
     assert "box b1 was 7." in told or "box b2 was 8" in told
     assert "Rounds differ" not in told
-
-
-SLOWER = """
-import os, sys
-if "llmbench.run.forkserver" in sys.orig_argv:
-    import llmbench.backends.fake as fake
-    true = fake.FakeEngine._milliseconds
-    factor = float(os.environ.get("BOX_SLOWER", 1))
-    fake.FakeEngine._milliseconds = lambda self: tuple(each * factor for each in true(self))
-"""
-"""A box whose engine really takes longer by a factor."""
 
 
 def test_a_box_measures_the_session_that_it_had_begun_else_the_one_with_the_fewest() -> None:
