@@ -293,6 +293,17 @@ def test_nothing_comparable_has_an_exit_code_of_its_own(written: Any, case: str)
     assert reason in done.out
 
 
+def test_runs_without_a_common_cell_are_told_what_keeps_them_apart(written: Any) -> None:
+    baseline = written("a", sessions(make_cell(0)), cells=[make_cell(0)])
+    other = make_cell(0, options={"threads": 4})
+    candidate = written("b", sessions(other), cells=[other])
+
+    done = Done(baseline, candidate)
+
+    assert "have no value in common of: threads not set -> 4." in " ".join(done.out.split())
+    assert "have no value in common" not in Done(baseline, baseline).out
+
+
 # -- what is refused -----------------------------------------------------------------------------------
 
 

@@ -97,7 +97,7 @@ NOTHING = {"cost": NO_COST, "claims": (0, "22 not measured."), "export": (0, "[]
 ANSWERS: dict[str, dict[str, tuple[int, str]]] = {
     "no plan": {
         **NOTHING,
-        "table": (0, "run: 0 cells; 0 sessions: none planned"),
+        "table": (0, "no plan: 0 cells; 0 sessions: none planned"),
         "report": (0, "0 cells of 1 run."),
         "fit": (0, "No cell is planned."),
     },

@@ -141,7 +141,7 @@ def test_a_cell_that_failed_does_not_count() -> None:
     assert planned_sessions([*cells, *cells_with(0.0, 1)], Protocol()) == 3
 
 
-def test_a_cell_that_failed_once_gets_its_sessions_but_none_beyond() -> None:
+def test_a_cell_with_one_valid_session_gets_none_beyond_its_first_ones() -> None:
     protocol = Protocol(sessions=2, max_sessions=5)
 
     one = standing_after(ended(1, status=Status.OOM))
@@ -149,6 +149,14 @@ def test_a_cell_that_failed_once_gets_its_sessions_but_none_beyond() -> None:
 
     assert why_stop(one, protocol, 2, 0.0) is None
     assert why_stop(two, protocol, 2, 0.0) == "failed"
+
+
+def test_a_cell_that_failed_once_goes_on_until_the_planned_number_is_valid() -> None:
+    protocol = Protocol(sessions=3, max_sessions=6)
+    lines = [ended(1), ended(2, status=Status.INVALID), ended(3), ended(4)]
+
+    assert why_stop(standing_after(*lines), protocol, 4, 0.0) is None
+    assert why_stop(standing_after(*lines, ended(5)), protocol, 4, 0.0) == "planned"
 
 
 def test_what_cannot_load_once_cannot_load_twice() -> None:

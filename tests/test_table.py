@@ -432,7 +432,10 @@ def test_a_run_with_nothing_in_it_is_a_table_too(tmp_path: Path) -> None:
 
     for format in report.FORMATS:
         assert shown(table.build(store.read(tmp_path)), format)
-    assert terminal(table.build(store.read(tmp_path))) == "run: 0 cells; 0 sessions: none planned\n"
+    assert (
+        terminal(table.build(store.read(tmp_path)))
+        == f"{tmp_path.name}: 0 cells; 0 sessions: none planned\n"
+    )
 
 
 def test_only_failures_are_counted_and_no_number_is_made_up(built: Any) -> None:

@@ -45,16 +45,20 @@ CASES: dict[str, tuple[list[list[Record]], str, list[str]]] = {
         "trust",
         ["the 95 % intervals of end-to-end times are within ±0.2%"],
     ),
-    "wide": ([sessions(0), sessions(1, FEW)], "with care", ["1 of 2 intervals above ±10%"]),
+    "wide": (
+        [sessions(0), sessions(1, FEW)],
+        "with care",
+        ["1 of 2 end-to-end intervals above ±10%"],
+    ),
     "all wide": (
         [sessions(0, FEW), sessions(1, FEW)],
         "with care",
-        ["2 of 2 intervals above ±10%"],
+        ["2 of 2 end-to-end intervals above ±10%"],
     ),
     "one wider than the value": (
         [sessions(0), sessions(1, MANY)],
         "with care",
-        ["1 of 2 intervals above ±10%"],
+        ["1 of 2 end-to-end intervals above ±10%"],
     ),
     "all wider than the value": (
         [sessions(0, MANY), sessions(1, MANY)],

@@ -36,6 +36,10 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
             help="Folders of virtual environments with llmbench and an engine; the first is the baseline.",
         ),
     ],
+    sessions: Annotated[
+        int | None,
+        typer.Option(min=1, help="Exact number of sessions per cell. [default: the file's]"),
+    ] = None,
     metric: compare.Metric = None,
     margin: compare.Margin = compare.MARGIN,
     fail_on: compare.FailOn = compare.FAIL_ON,
@@ -58,7 +62,8 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
     wanted = wanted_by(sweep)
     folder = output or _folder(wanted.name)
     made = builds.builds(environments, folder, __version__)
-    if code := builds.measure(sweep, made, wanted.protocol.max_sessions, tell):
+    asked = [sweep, *(["--sessions", str(sessions)] if sessions else [])]
+    if code := builds.measure(asked, made, sessions or wanted.protocol.max_sessions, tell):
         if code > ExitCode.REFUSED:
             tell(f"Stopped. The same command with -o {shown(str(folder))} continues.")
         return code

@@ -85,6 +85,7 @@ def command(
         if output is None:
             raise SpecError("export: --anonymous writes a folder; say which: -o FOLDER.")
         anonymous_copy.copy(run, output)
+        tell(f"{output}: a copy of {run.name} without what names people or paths.")
         return
     if form == "parquet" and output is None:
         raise SpecError("export: Parquet is no text; say where it goes: -o FILE.")
@@ -106,6 +107,7 @@ def command(
         files.write_new(output, data)
     except OSError as error:
         raise RunError(f"{shown(str(output))}: cannot be written: {error.strerror}.") from error
+    tell(f"{output}: {len(data):,} bytes.")
 
 
 def _track(run: Path, to: str, folder: Path | None, others: list[str]) -> None:

@@ -378,7 +378,11 @@ def wanted_by(sweep: Path | str | None, model: list[str] | None = None) -> Sweep
     """Return the sweep that a file, a name or a model means; raise SpecError for what is none of them."""
     if sweep is None:
         return overrides.read(None, model)
-    if not model and resolve.is_model(str(sweep)):
+    if resolve.is_model(str(sweep)):
+        if model:
+            raise SpecError(
+                f"sweep: {sweep} is a model too; name all in one place: --model {sweep},{','.join(model)}."
+            )
         return overrides.read(None, [str(sweep)])
     return overrides.read(Path(sweep), model)
 

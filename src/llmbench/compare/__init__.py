@@ -166,6 +166,7 @@ def _draft(baseline: Side, candidate: Side, asked: CompareOptions) -> _Draft:
     made, sides, whole = _unpaired(baseline, candidate, matched)
     notices = list(dict.fromkeys(confounds.notices(baseline, candidate, asked)))
     notices += confounds.quality(baseline, candidate, matched)
+    notices += confounds.apart(baseline, candidate, matched, asked.factor)
     paired = asked.factor is not None or confounds.in_turn(baseline, candidate)
     if paired:
         before = sum(len(side.values) for side in sides)

@@ -13,7 +13,7 @@ from llmbench.spec.grid import NONE, QUANTIZATION
 from llmbench.spec.sweep import NOT_OURS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from llmbench.compare.match import Match
     from llmbench.compare.sides import Side
@@ -64,6 +64,13 @@ ALIKE = "The runs were measured on GPUs of the same model, but not on the same c
 
 MOST_CHANGES = 8
 """The number of changed facts that are named; the rest are counted."""
+
+
+SHOWN = ("model", "backend", "device", "dtype", "prompts", "batch_size", "input_len", "output_len")
+"""The coordinates that a notice names; those of ELSEWHERE have words of their own."""
+
+MOST_VALUES = 4
+"""Values of a coordinate that a notice names."""
 
 
 def refuse(baseline: Side, candidate: Side, matched: Match, asked: CompareOptions) -> None:
@@ -148,6 +155,41 @@ def _how_far(side: Side, cell: Point) -> str:
     """Return how far a cell's model was found to be from the float32 reference; empty if nobody looked."""
     nats = side.errors_nats.get(cell.id)
     return "" if nats is None else f" ({nats:.2g} nats from float32)"
+
+
+def apart(baseline: Side, candidate: Side, matched: Match, factor: str | None) -> Iterator[str]:
+    """Yield what keeps two sides without a cell in common apart: coordinates of which they share no value."""
+    if len(matched.baseline):
+        return
+    left, right = (_coordinates(side.cells) for side in (baseline, candidate))
+    pairs = {name: (left.get(name, {}), right.get(name, {})) for name in {**left, **right}}
+    differ = [
+        f"{name} {_some(before)} -> {_some(after)}"
+        for name, (before, after) in pairs.items()
+        if name != factor and not before.keys() & after.keys()
+    ]
+    if differ:
+        yield f"No cell is in both runs, which have no value in common of: {'; '.join(differ)}."
+
+
+def _coordinates(cells: Sequence[Point]) -> dict[str, dict[str, None]]:
+    """Return the values of each coordinate that any of the cells has."""
+    found: dict[str, dict[str, None]] = {}
+    for cell in cells:
+        for name, value in {
+            **{name: getattr(cell, name) for name in SHOWN},
+            **cell.options,
+        }.items():
+            found.setdefault(name, {})[str(value)] = None
+    return found
+
+
+def _some(values: Mapping[str, None]) -> str:
+    """Return values in words; of many the first ones."""
+    listed = [*values][:MOST_VALUES]
+    return (
+        ", ".join(listed) + (", ..." if len(values) > MOST_VALUES else "") if listed else "not set"
+    )
 
 
 def same(baseline: Side, candidate: Side) -> bool:

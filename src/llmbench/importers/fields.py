@@ -19,7 +19,7 @@ from llmbench.redact.names import is_secret
 from llmbench.redact.shapes import REDACTED
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Sequence
+    from collections.abc import Container, Sequence
     from pathlib import Path
 
 MOST_BYTES = 2**29
@@ -331,16 +331,6 @@ def agree(stated: float, worked_out: float, what: str, where: str) -> None:
             f"{where}: {what} is {stated:.6g}, but the file's other figures give {worked_out:.6g}; "
             "the file was edited, or the field means something else."
         )
-
-
-def the_only(names: Iterable[str], what: str, where: str) -> str:
-    """Return the only name; raise Unconvertible if there are several."""
-    different = sorted(set(names))
-    if len(different) != 1:
-        raise Unconvertible(
-            f"{where}: mixes {what}: {', '.join(map(shown, different))[:LONGEST_TEXT]}."
-        )
-    return different[0]
 
 
 def last_name(path: str) -> str:

@@ -126,6 +126,7 @@ class _Checkpoint:
         """Return the prompts: of the sweep's text, or drawn at random."""
         if self.job.prompts_text is None:
             return Reply(tokens=_prompts(self.job))
+        self.tell(f"{self.job.cells[0].model}: cutting prompts from a text")
         return self._ask([Task(kind="cut", job=self.job, input_len=INPUT_LEN)])[0]
 
     def _noise_and_control(self) -> tuple[Reply, Reply]:

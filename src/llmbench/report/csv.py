@@ -39,7 +39,10 @@ def _column(values: Sequence[object]) -> Iterable[object]:
     """Return the fields of a column: an array, which holds measured numbers, with nine digits, NaN empty."""
     if hasattr(values, "tolist"):
         return ["" if value != value else f"{value:.9g}" for value in values.tolist()]  # noqa: PLR0124 - NaN
-    return map(_field, values)
+    texts = {
+        text: safe(text) for text in {value for value in values if type(value) is str}
+    }  # most are repeated
+    return [texts[value] if type(value) is str else _field(value) for value in values]
 
 
 def _field(value: object) -> object:

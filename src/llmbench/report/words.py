@@ -132,9 +132,9 @@ def _fixed(value: float, places: int) -> str:
 
 
 def title(table: Table) -> str:
-    """Return the name of the run's sweep, or of its import."""
+    """Return the name of the run's sweep, or of its import; without either, of its folder."""
     named = table.plan or table.imported
-    return named.name if named else "run"
+    return named.name if named else table.run
 
 
 def origin(table: Table) -> str:

@@ -287,8 +287,9 @@ class Log:
         self._places = read["place"]
         self._moved = moved.units(read["move"])
         if self._plan is None and (self._folder / DESCRIPTION).is_file():
-            self._notice(f"the plan is missing; {DESCRIPTION} still has it.")
             self._plan = _described(self._folder / DESCRIPTION)
+            still = "still has it" if self._plan else "is damaged, too"
+            self._notice(f"the plan is missing; {DESCRIPTION} {still}.")
 
     def _notice(self, text: str) -> None:
         notice = f"{RECORDS}: {text}"

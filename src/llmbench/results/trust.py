@@ -91,7 +91,7 @@ def _doubts(tally: Tally, valid: Integers, widths: Reals, disturbed: int) -> Ite
     """Yield why some of the numbers say less than the others."""
     measured = plural(int((valid > 0).sum()), "cell")
     if wide := int((widths > MOST_SYMMETRIC).sum()):
-        yield f"{wide:,} of {plural(len(widths), 'interval')} above ±{MOST_SYMMETRIC:.0%}"
+        yield f"{wide:,} of {plural(len(widths), 'end-to-end interval')} above ±{MOST_SYMMETRIC:.0%}"
     if alone := int((valid > 0).sum()) - len(widths):
         yield f"{alone:,} of {measured} without an interval, which takes two sessions"
     if disturbed:

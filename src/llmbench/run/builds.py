@@ -77,11 +77,13 @@ def _python(environment: Path, version: str) -> Path:
     return python
 
 
-def measure(sweep: str, made: Sequence[Build], most: int, tell: Callable[[str], None]) -> int:
+def measure(
+    sweep: Sequence[str], made: Sequence[Build], most: int, tell: Callable[[str], None]
+) -> int:
     """Measure round after round until no environment has anything left, and return an exit code.
 
     Args:
-        sweep: the sweep's file, its name, or a model, as `llmbench sweep` takes it.
+        sweep: the arguments of `llmbench sweep` that say what is measured.
         made: the environments; a run that exists is continued.
         most: the most sessions of a cell, so the most rounds.
         tell: what says which environment's turn it is.
@@ -135,9 +137,11 @@ def _sizes(made: Sequence[Build]) -> list[int]:
     return [path.stat().st_size if path.exists() else 0 for path in records]
 
 
-def _round(sweep: str, build: Build, number: int, turns: str, interrupt: Interrupt) -> int:
+def _round(
+    sweep: Sequence[str], build: Build, number: int, turns: str, interrupt: Interrupt
+) -> int:
     """Measure up to this round in one environment; a signal reaches it too, and it ends as a sweep does."""
-    asked = [str(build.python), "-P", "-m", "llmbench", "sweep", sweep, "-o", str(build.run)]
+    asked = [str(build.python), "-P", "-m", "llmbench", "sweep", *sweep, "-o", str(build.run)]
     asked += ["--rounds", str(number), "--turns", turns]
     with subprocess.Popen(asked, env=os.environ | SAFE) as child:
         sent = False

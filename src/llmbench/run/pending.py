@@ -112,10 +112,11 @@ def why_stop(
     """Return why a cell needs no further session, or None if it needs one."""
     if not set(range(1, protocol.sessions + 1)) <= set(standing.done):
         return None
-    if any(status is not Status.OK for status in standing.done.values()):
-        return "failed"
+    valid = sum(status is Status.OK for status in standing.done.values())
+    if valid < min(2, len(standing.done)) or standing.determined():
+        return "failed"  # a further session would give no interval
     if len(standing.done) >= protocol.max_sessions:
         return "maximum"
-    if len(standing.done) >= planned:
+    if valid >= planned:
         return "planned"
     return "budget" if protocol.budget_s is not None and spent_s >= protocol.budget_s else None

@@ -107,7 +107,7 @@ class Screen:
 
     def ended_with(self, record: Record) -> None:
         """Show a saved record."""
-        self.ended += 1
+        self.ended += record.final  # an interrupted session is measured again
         self.counts[record.status] += 1
         self.recent.append((record, figures(record)))
         if not self.live:

@@ -115,7 +115,7 @@ class Runner:
                     if self.dispatch and self.dispatch.waiting():
                         return  # how many sessions an interval takes is planned when all have their first ones
                     planned = planned_sessions(self.standings.values(), self.protocol)
-                    further = len(cells) * (planned - session)
+                    further = len(cells) * max(planned - session, 0)
                     self.screen.more_planned(len(cells), further)
                 self._round(session, cells)
                 self._close_fork_servers()

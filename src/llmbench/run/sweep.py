@@ -137,6 +137,10 @@ def sweep(wanted: Sweep, asked: SweepOptions, console: Console, command: str, sh
             "--anonymous: does not go together with --places or --gpus; measure without it, and copy the run "
             "with llmbench export --anonymous."
         )
+    if asked.resume and asked.output_dir:
+        raise SpecError(
+            "--resume: finds the run itself; leave it out, or -o, which continues the run that it names."
+        )
     _refuse_served(wanted, asked.where)
     with joined(wanted, asked.where) as boxes:
         planned = plan(wanted, machine=boxes.first.machine if boxes else None)
@@ -305,8 +309,9 @@ def _announce(runner: Runner, others: float) -> None:
     screen.planned = len(planned.cells) * sessions
     screen.before = sum(min(len(standing.done), sessions) for standing in runner.standings.values())
     screen.further = sum(len(runner.pending(session)) for session in range(sessions + 1, most + 1))
-    for warning in planned.warnings:
-        screen.note(warning)
+    if not (runner.written.turns and screen.before):  # the first round has told them
+        for warning in planned.warnings:
+            screen.note(warning)
     if not any(runner.pending(session) for session in range(1, most + 1)):
         screen.note("Nothing left to measure: every planned session has ended.")
         return

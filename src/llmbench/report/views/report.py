@@ -108,6 +108,11 @@ def _found(
             yield Note(f"{said}.")
     said = "; ".join([*_verdicts(compared), _validity(runs)])
     yield Note(f"{said[0].upper()}{said[1:]}.")
+    for run in runs:
+        if judged := run.table.trust:
+            note = words.trust(judged)
+            where = f"Run {foreign(run.label)}: " if len(runs) > 1 else ""
+            yield Note(f"{where}{note.text}", note.level)
     yield from map(Note, words.copies(dot.cell.model for dot in dots))
 
 
@@ -165,6 +170,8 @@ def _validity(runs: Sequence[ReportedRun]) -> str:
     if not whole.planned:
         return "no session was planned"
     valid, planned = whole.valid + whole.warned, plural(whole.planned, "session")
+    if whole.planned == valid == 1:
+        return f"the only session has a number{', with warnings' if whole.warned else ''}"
     of = "all" if valid == whole.planned else f"{valid:,} of"
     parts = [f"{of} {planned} have a number"]
     warned = "all" if whole.warned == valid else f"{whole.warned:,}"
