@@ -201,7 +201,7 @@ class Boxes:
         self, timeout_s: float, interrupt_fd: int | None = None
     ) -> Iterator[tuple[Box, str, Answer | None]]:
         """Wait, and yield what boxes say, with the slot that it is about; None if the box is gone."""
-        self._ping()
+        self.ping()
         by_fd = {box.out: box for box in self.living}
         taking = {box.into: box for box in self.living if box.has_unsent}
         also = [] if interrupt_fd is None else [interrupt_fd]
@@ -218,7 +218,8 @@ class Boxes:
             if box.gone:
                 yield box, "", None
 
-    def _ping(self) -> None:
+    def ping(self) -> None:
+        """Tell the agents that the sweep is there, unless they have just heard it."""
         if time.monotonic() - self._pinged_at > PING_S:
             self._pinged_at = time.monotonic()
             for box in self.living:
