@@ -2,15 +2,17 @@
 
 `dispatch` is what a session on a box costs over a session without one; `boxes` the wall time on four boxes against a
 quarter of one; `agent` the CPU that a box's own processes use while a clock runs; `death` how soon a dead box is
-noticed and what a killed sweep leaves; `thousand` runs 1,000 cells on eight boxes of eight GPUs.
+noticed and what a killed sweep leaves; `thousand` runs 1,000 cells on eight boxes of eight GPUs; `pinned` compares
+equal cells on boxes that differ by 8 %. The last two need no quiet machine.
 
-    scripts/bench-scale [dispatch boxes agent death thousand]
+    scripts/bench-scale [dispatch boxes agent death thousand pinned]
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import statistics
 import sys
 import tempfile
@@ -28,10 +30,10 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parents[1]
 sys.path.insert(0, str(HERE / "tests"))
 
-from boxes import boxes, one_of  # noqa: E402 - after the path that has it
+from boxes import boxes, one_of, slower  # noqa: E402 - after the path that has it
 from llmbench.results import store  # noqa: E402
 from llmbench.results.record import Begin, Record  # noqa: E402
-from sweeps import Bench  # noqa: E402
+from sweeps import VALID, Bench, asked  # noqa: E402
 
 ONCE = {"sessions": 1, "max_sessions": 1, "warmup_budget_s": 0.0, "isolation": "cell"}
 LENGTHS = [8, 16, 24, 32, 40, 48, 56, 64]
@@ -40,6 +42,8 @@ BOXES = 4
 OWN_S = 10.0
 """Over how long the CPU of a box's own processes is counted."""
 LEFT_AFTER_S = 10.0
+FACTOR = 1.08
+"""How much two boxes of one kind may differ."""
 MOST_S = 1800.0
 """The longest sweep here; the limit is against a hang."""
 
@@ -165,6 +169,60 @@ def thousand(folder: Path) -> Iterator[Figure]:
     yield Figure("wall", took_s, "s", MOST_S)
 
 
+def pinned(folder: Path) -> Iterator[Figure]:
+    """Yield how many of 120 equal cells are called different, on two boxes of which one is 8 % slower.
+
+    The last figure shows that the cells would be called so if pins did not keep those that are compared together.
+    """
+    for across in ("unit", "kind"):
+        bench = Bench(fresh(folder, across))
+        equal(bench, [5, 6], across)
+        swept(bench, *boxes(bench, "b1", "b2", gpus=0, more=slower(bench, "b2", FACTOR)))
+        counts = verdicts(bench.run, "--by", "call")
+        yield Figure(
+            f"across: {across}: cells of {sum(counts.values())} called slower",
+            counts["slower"],
+            "",
+            0,
+        )
+        yield Figure(f"across: {across}: called faster", counts["faster"], "", 0)
+    apart = [Bench(fresh(folder, name)) for name in ("b1", "b2")]
+    for bench in apart:
+        equal(bench, [5], "unit")
+        swept(bench, *boxes(bench, bench.folder.name, gpus=0, more=slower(bench, "b2", FACTOR)))
+    counts = verdicts(apart[0].run, apart[1].run)
+    yield Figure(
+        f"a box each, cells of {sum(counts.values())} not called slower",
+        sum(counts.values()) - counts["slower"],
+        "",
+        6,
+    )
+
+
+def equal(bench: Bench, calls: list[int], across: str) -> None:
+    """Write a sweep of 120 cells for each value of `call`, an option that changes nothing without a fault."""
+    axes = {
+        "model": ["llama-7b@tiny", "gpt2@tiny"],
+        "batch_size": list(range(1, 13)),
+        "input_len": list(range(8, 13)),
+    }
+    sessions = {"sessions": 4, "max_sessions": 4, "warmup_budget_s": 0.0, "across": across}
+    bench.write(axes=axes, protocol=sessions, session_spread=0.01, jitter=0.002, call=calls)
+
+
+def swept(bench: Bench, *arguments: str) -> None:
+    """Measure a sweep whole."""
+    done = bench.sweep(*arguments, patience_s=MOST_S)
+    assert done.code in VALID, done.err
+
+
+def verdicts(*arguments: object) -> dict[str, int]:
+    """Return how many cells a comparison calls what."""
+    done = asked("compare", *arguments, "--metric", "e2e_s", "--format", "json")
+    found: dict[str, int] = json.loads(done.out)["candidates"][0]["verdicts"]
+    return found
+
+
 def fresh(folder: Path, name: str) -> Path:
     """Return a new folder."""
     (folder / name).mkdir()
@@ -177,6 +235,7 @@ PARTS: dict[str, Callable[[Path], Iterator[Figure]]] = {
     "agent": own_cpu,
     "death": death,
     "thousand": thousand,
+    "pinned": pinned,
 }
 
 

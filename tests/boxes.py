@@ -45,6 +45,16 @@ export STANDIN_GPUS={gpus} STANDIN_FIRST=$((number * {first})) STANDIN_STATE={fo
 {run}
 """
 
+SLOWER = """
+import os, sys
+if "llmbench.run.forkserver" in sys.orig_argv:
+    import llmbench.backends.fake as fake
+    true = fake.FakeEngine._milliseconds
+    factor = float(os.environ.get("BOX_SLOWER", 1))
+    fake.FakeEngine._milliseconds = lambda self: tuple(each * factor for each in true(self))
+"""
+"""A box whose engine really takes longer by a factor."""
+
 
 def boxes(
     bench: Bench, *names: str, gpus: int = 2, more: str = "", run: str = 'exec "$@"'
@@ -64,6 +74,14 @@ def write(folder: Path, gpus: int, more: str = "", run: str = 'exec "$@"') -> Pa
     begin.mkdir(exist_ok=True)
     (begin / "sitecustomize.py").write_text(BEGINNING)
     return script
+
+
+def slower(bench: Bench, name: str, factor: float) -> str:
+    """Return lines of bash for `boxes` after which the fake engine takes longer on one box, by a factor."""
+    folder = bench.folder / "slower"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(SLOWER)
+    return f'[ "$LLMBENCH_HOST" = {name} ] && export BOX_SLOWER={factor} PYTHONPATH={folder}'
 
 
 def agent(bench: Bench, name: str) -> psutil.Process:

@@ -9,7 +9,11 @@ import pytest
 
 from llmbench.results.record import Outcome
 from llmbench.run import channel
-from llmbench.run.dispatch import Dispatch, Slot
+from llmbench.run.dispatch import Dispatch
+from llmbench.run.pins import Size
+from llmbench.run.slots import Slot
+
+ONE = Size(1, 1)
 
 
 class Box:
@@ -41,9 +45,9 @@ def dispatch(box: Box, notes: list[str]) -> Dispatch:
     made.runner = anything(screen=anything(note=notes.append), must_stop=lambda: False)
     made.boxes = anything(all=[box], living=[box])
     given: Any = box
-    made.slots = {(1, "b"): [Slot(given, [number], [f"u{number}"]) for number in range(3)]}
-    made.alone = made.company = False
-    for slot in made.slots[1, "b"]:
+    made.slots = {ONE: [Slot(given, [number], [f"u{number}"]) for number in range(3)]}
+    made.alone = made.company = made.spread = False
+    for slot in made.slots[ONE]:
         slot.token = slot.name
     return made
 
@@ -55,7 +59,7 @@ def gone(box: Box) -> list[str]:
 
 
 def test_nothing_warms_up_while_a_clock_runs(dispatch: Dispatch, box: Box) -> None:
-    timed, paused, _ = dispatch.slots[1, "b"]
+    timed, paused, _ = dispatch.slots[ONE]
     timed.state, paused.state = "timed", "paused"
 
     dispatch._start()
@@ -68,7 +72,7 @@ def test_nothing_warms_up_while_a_clock_runs(dispatch: Dispatch, box: Box) -> No
 
 
 def test_no_clock_runs_until_all_are_warm_and_then_all_do(dispatch: Dispatch, box: Box) -> None:
-    first, second, loading = dispatch.slots[1, "b"]
+    first, second, loading = dispatch.slots[ONE]
     first.state = second.state = "warm"
     loading.state = "loud"
 
@@ -78,14 +82,14 @@ def test_no_clock_runs_until_all_are_warm_and_then_all_do(dispatch: Dispatch, bo
     loading.state = "warm"
     dispatch._start()
     assert gone(box) == ["0", "1", "2"]
-    assert {slot.state for slot in dispatch.slots[1, "b"]} == {"timed"}
-    assert [slot.seen() for slot in dispatch.slots[1, "b"]] == [{"neighbours": 2}] * 3
+    assert {slot.state for slot in dispatch.slots[ONE]} == {"timed"}
+    assert [slot.seen() for slot in dispatch.slots[ONE]] == [{"neighbours": 2}] * 3
 
 
 def test_a_result_of_an_attempt_that_has_ended_is_dropped_and_said(
     dispatch: Dispatch, notes: list[str]
 ) -> None:
-    slot = dispatch.slots[1, "b"][0]
+    slot = dispatch.slots[ONE][0]
     slot.state, slot.token = "timed", "new"
     late = channel.SlotResult(token="old", outcome=Outcome(cell="c"), last=True, telemetry={})  # noqa: S106 - of an attempt
 

@@ -13,7 +13,7 @@ import forked
 from boxes import write
 from llmbench.machine import calibration, info
 from llmbench.run import neighbours
-from llmbench.run.dispatch import Slot
+from llmbench.run.slots import Slot
 from llmbench.stats.effects import Verdict, effects, paired
 from llmbench.stats.intervals import Moments
 from sweeps import MARK, SINGLE, Bench, asked

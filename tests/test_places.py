@@ -163,10 +163,12 @@ def test_a_run_on_one_gpu_and_a_run_on_several_are_not_mixed(bench: Bench, measu
 
 
 def test_work_is_dealt_out_evenly_and_in_neighbouring_pieces() -> None:
-    work: dict[pins.Block, float] = {("m", number): 1.0 for number in range(6)}
+    size = pins.Size(1, 1)
+    blocks = [pins.Block("m", "cuda", "synthetic", size, (1, number, 1)) for number in range(6)]
+    work = dict.fromkeys(blocks, 1.0)
 
     dealt = pins.deal(work, ["a", "b", "c", "d"], {})
-    more = pins.deal(work, ["a", "b"], {("m", 0): "a", ("m", 1): "a", ("m", 2): "gone"})
+    more = pins.deal(work, ["a", "b"], dict(zip(blocks, ("a", "a", "gone"), strict=False)))
 
     assert "".join(dealt[block] for block in sorted(work)) == "aabccd"
     assert list(more.values()) == ["a", "b", "b"]

@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 import standin_vllm
+from boxes import agent, boxes
 from jobs import at, family, job, mixed, prompts
 from lazily import Lazy
 from llmbench import backends
@@ -343,6 +344,41 @@ def test_a_worker_that_is_killed_leaves_nothing_and_the_next_session_is_clean(
     statuses = [(record.status, record.cell.batch_size) for record in bench.records()]
     assert [status for status, _ in statuses] == [Status.CRASH, Status.OK], bench.err.read_text()
     assert bench.gone()
+    assert shared_memory() <= before
+
+
+OVER_TWO = {"tensor_parallel_size": 2, "nnodes": [1, 2]}
+
+
+def test_an_engine_over_two_boxes_loads_and_measures_as_one_on_a_single_box(bench: Bench) -> None:
+    axes = {**AXES, "batch_size": 2, "backend": {"vllm": {**SMALL, **OVER_TWO}}}
+    bench.write(axes=axes, protocol=PATIENT)
+
+    done = bench.sweep(*boxes(bench, "b1", "b2", gpus=0), patience_s=600)
+
+    one, two = sorted(done.records, key=lambda record: len(record.worker["box"]))
+    assert (one.status, two.status) == (Status.OK, Status.OK), done.out
+    assert two.worker["box"] == "b1+b2"
+    assert [each.outcome.engine["workers"] for each in (one, two)] == [2, 2]
+    for fact in ("parameters", "weights_bytes"):
+        assert one.outcome.engine[fact] == two.outcome.engine[fact]
+    assert two.worker["strays"] == []
+    assert bench.gone()
+
+
+def test_a_box_that_dies_under_an_engine_over_two_leaves_nothing_on_the_other(bench: Bench) -> None:
+    axes = {**AXES, "batch_size": 1, "backend": {"vllm": {**SMALL, **OVER_TWO, "nnodes": 2}}}
+    bench.write(axes=axes, protocol={**PATIENT, "min_time_s": 60})
+    before = shared_memory()
+    sweep = bench.start(*boxes(bench, "b1", "b2", gpus=0))
+    bench.wait_for('"kind":"begin"', sweep, 300)
+    time.sleep(25)
+    agent(bench, "b2").kill()
+
+    done = bench.ended(sweep, 60)
+
+    assert [record.status for record in done.records] == [Status.INTERRUPTED]
+    assert bench.gone(10), bench.alive()
     assert shared_memory() <= before
 
 

@@ -9,7 +9,8 @@ A backend's `__init__.py` declares, besides its code:
 - `ATTACHED = True`, if somebody else started it, so that its device, dtype and weights are not known;
 - `MEANINGS`, a literal: option name -> what it does, in a few words;
 - `PACKAGES`, a literal, if its option `quantization` needs more packages: method -> package;
-- `load(job) -> Engine`.
+- `load(job) -> Engine`;
+- `hold_rank(job)`, if it has the option `nnodes`: take part in the engine that `load` starts on another box.
 
 `declared` reads the literal from the source without importing the file: the planner knows every option and never
 spends the seconds that importing an engine's packages takes.
@@ -111,10 +112,18 @@ def _source(name: str) -> ast.Module:
 
 def load(job: Job) -> Engine:
     """Import the job's backend and load its model: the only place where an engine's packages are imported."""
+    engine: Engine = _module(job).load(job)
+    return engine
+
+
+def hold_rank(job: Job) -> None:
+    """Take part in an engine whose first rank is on another box, until it ends."""
+    _module(job).hold_rank(job)
+
+
+def _module(job: Job) -> Any:
     name = job.cells[0].backend
     try:
-        module = importlib.import_module(f"llmbench.backends.{name}")
+        return importlib.import_module(f"llmbench.backends.{name}")
     except ImportError as error:
         raise LoadFailed(how_to_install(name, str(error.name))) from error
-    engine: Engine = module.load(job)
-    return engine

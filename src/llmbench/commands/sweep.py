@@ -320,7 +320,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
         raise SpecError(f"--probe: measures this machine, and --machine {machine} is another.")
     if probe:
         run_sweep.probe_first(wanted, console)
-    where = run_sweep.Where(places, hosts, gpus, move=move)
+    where = run_sweep.Where(places, hosts, gpus, move=move).over(wanted)
     if dry_run:
         destination = _destination(format, output)
         asked_price = (usd_per_hour, usd_per_gpu_hour, price)

@@ -29,6 +29,8 @@ RUN_VARIABLE = "LLMBENCH_RUN"
 SESSION_VARIABLE = "LLMBENCH_SESSION"
 """The environment variable that names the session in every process that a worker starts."""
 PR_SET_CHILD_SUBREAPER, PR_GET_CHILD_SUBREAPER = 36, 37
+DAEMONS = ("raylet", "gcs_server", "ray::", "ray-", "slurmd", "slurmstepd", "kubelet")
+"""How the names of processes of cluster engines begin. Ray's used 75 ms of CPU a second on an idle machine."""
 PATIENCE_S = 10.0
 """How long to wait for killed processes to exit; one in uninterruptible sleep may never do."""
 BUSIEST_OVER_S = 0.5
@@ -171,6 +173,25 @@ def kill(
         psutil.wait_procs(alive, timeout=0.2)
     held.remove()
     return list(strays.values())
+
+
+def daemons() -> list[str]:
+    """Return the names of the processes of cluster engines that run on this machine."""
+    names = {_name(process) for process in psutil.process_iter()}
+    return sorted(name for name in names if name.startswith(DAEMONS))
+
+
+def sweep_cpu_s() -> float:
+    """Return the CPU time of all other processes that this process's sweep started on this machine, in seconds.
+
+    They are the ranks of this engine, and other sessions. A worker that has ended counts with its fork server.
+    """
+    mark, used_s = os.environ.get(RUN_VARIABLE), 0.0
+    for process in psutil.process_iter() if mark else ():
+        if _environment(process).get(RUN_VARIABLE) == mark:  # never of this process itself
+            with contextlib.suppress(psutil.Error):
+                used_s += sum(process.cpu_times()[:4])
+    return used_s
 
 
 def busiest(over_s: float = BUSIEST_OVER_S) -> str:

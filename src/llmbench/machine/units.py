@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import platform
+import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,12 +20,28 @@ if TYPE_CHECKING:
 
 HOST = "LLMBENCH_HOST"
 """The environment variable that names a machine where the system's own name does not tell it from others."""
+ADDRESS = "VLLM_HOST_IP"
+"""vLLM's environment variable for the address that other machines reach this one by."""
+ELSEWHERE = ("8.8.8.8", 80)
+"""Any address outside; vLLM chooses its own in this way."""
 MACHINE_ID = Path("/etc/machine-id")
 
 
 def host() -> str:
     """Return this machine's name."""
     return os.environ.get(HOST) or platform.node()
+
+
+def address() -> str:
+    """Return the address by which other machines reach this one: vLLM's variable, or that of the way to the network."""
+    if given := os.environ.get(ADDRESS):
+        return given
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(ELSEWHERE)  # of a datagram: nothing is sent
+        except OSError:
+            return "127.0.0.1"
+        return str(probe.getsockname()[0])
 
 
 def uuids() -> list[str]:

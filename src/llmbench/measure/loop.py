@@ -142,7 +142,8 @@ class Loop:
         """Time iterations until their number and total time are large enough."""
         self.taken.phase = "iteration"
         self.taken.counters = before = dict(self.engine.counters())
-        window = CpuWindow()
+        ranks = int(str(self.engine.facts.get("workers", 1)))
+        window = CpuWindow(sweep=self.await_quiet is not None or ranks > 1)
         kept, timed_ns, discarded = 0, 0, 0
         while not self._enough(kept, timed_ns) and discarded <= MOST_RETRIES:
             number = len(self.taken.samples)

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from llmbench.machine import gpus, nvidia
+from llmbench.machine import gpus, nvidia, processes
 from llmbench.spec import sweep
 
 if TYPE_CHECKING:
@@ -146,14 +146,16 @@ def counters_of(device: str, places: str) -> Counters:
 
 
 class CpuWindow:
-    """CPU use between creation and `read`: by us, by other processes, by the hypervisor.
+    """CPU use between creation and `read`: by us, by other processes of the sweep, by others, by the hypervisor.
 
-    From `/proc/stat`, whose tick is 10 ms; elsewhere nothing is known. In a container the figures are the host's,
+    Those of the sweep are looked for only if the window is made with `sweep`, because it takes milliseconds. The
+    figures are from `/proc/stat`, whose tick is 10 ms; elsewhere nothing is known. In a container they are the host's,
     and another tenant's work shows as `other`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, sweep: bool = False) -> None:
         """Store the current values of the counters."""
+        self.sweep_s = processes.sweep_cpu_s() if sweep else None
         self.began = self._now()
 
     def read(self) -> dict[str, Any]:
@@ -165,10 +167,14 @@ class CpuWindow:
             late - early for early, late in zip(self.began, ended, strict=True)
         )
         count = os.cpu_count() or 1
+        seen = {"cpu_wall_s": round(wall, 3), "cpu_own_s": round(own, 3)}
+        if self.sweep_s is not None:
+            known = max(processes.sweep_cpu_s() - self.sweep_s, 0.0)
+            seen["cpu_sweep_s"] = round(known, 3)
+            own += known
         left = max(wall * count - own, 0.0)  # an excess is a tick that began before the window
         return {
-            "cpu_wall_s": round(wall, 3),
-            "cpu_own_s": round(own, 3),
+            **seen,
             "cpu_other_s": round(min(max(busy - own, 0.0), left), 3),
             "cpu_steal_s": round(min(steal, left), 3),
             "cpu_count": count,
@@ -260,7 +266,8 @@ def gpu_of(cells: Iterable[Cell]) -> Gpu | None:
     if not options:
         return None
     present = len(gpus.handles())
-    return Gpu(*range(max(sweep.gpus_of(each, max(present, 1)) for each in options)))
+    counts = (sweep.gpus_of(each, max(present, 1)) // sweep.boxes_of(each) for each in options)
+    return Gpu(*range(max(counts)))
 
 
 def isolation(gpu: Gpu) -> str:

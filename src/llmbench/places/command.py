@@ -23,7 +23,11 @@ def hosts(rest: str, names: tuple[str, ...]) -> list[places.HostCommand]:
 
 
 def _filled(words: list[str], host: str) -> tuple[str, ...]:
+    """Return the command for a host; `{agent}` inside a word becomes text for a shell, as a word the agent's words."""
     agent = places.agent()
     text = shlex.join(agent)
-    filled = [word.replace("{host}", host).replace("{agent}", text) for word in words]
-    return (*filled, *(() if any("{agent}" in word for word in words) else agent))
+    filled: list[str] = []
+    for word in words if any("{agent}" in word for word in words) else [*words, "{agent}"]:
+        named = word.replace("{host}", host)
+        filled += agent if word == "{agent}" else [named.replace("{agent}", text)]
+    return tuple(filled)

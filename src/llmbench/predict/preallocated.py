@@ -14,7 +14,7 @@ from llmbench.models import formulas
 from llmbench.numbers import binary, plural
 from llmbench.predict.memory import CUDA_CONTEXT_BYTES
 from llmbench.spec.grid import NONE, QUANTIZATION
-from llmbench.spec.sweep import PARALLEL
+from llmbench.spec.sweep import PARALLEL, boxes_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -96,7 +96,7 @@ def room(
     if on_cpu and need > have_bytes:
         sizes = f"weights of {binary(weights)} and a cache of {binary(cache)}"
         why = f"{sizes} exceed the {binary(have_bytes)} that are free"
-    elif parts > gpus and not on_cpu:
+    elif parts > gpus * boxes_of(cell.options) and not on_cpu:
         why = f"it needs {plural(parts, 'GPU')}, and the machine has {gpus}"
     elif cache <= 0:
         taken = f"{options['gpu_memory_utilization']:g} of {binary(have_bytes)}"

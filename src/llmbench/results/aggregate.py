@@ -97,7 +97,8 @@ class Tally:
         details: for each reason code, the figures behind the first warning of that kind.
         failures: the sessions that ended without a number, alike ones together.
         counted: of each cell, how many requests failed or were empty, in words.
-        places: the box and the GPUs that measured each cell, in words; only where boxes measured.
+        places: the boxes and the GPUs that measured each cell, in words; only where boxes measured.
+        boxes: the box of each valid session, in the gatherer's order; empty where one machine measured.
         verdicts: sessions that are `valid`, `warned` (valid with warnings), `invalid`, `failed`.
         environments: digests of the environments that valid sessions ran in.
 
@@ -108,6 +109,7 @@ class Tally:
     clocks_mhz: Sequence[float]
     engines: Sequence[RecordedFacts]
     disturbed: Sequence[bool]
+    boxes: Sequence[str]
 
     def __init__(self, log: Log) -> None:
         """Read the records of a run once."""
@@ -118,16 +120,15 @@ class Tally:
         planned: dict[str, Point] = {cell.id: cell for cell in (log.plan.cells if log.plan else ())}
         others = {name: cell for name, cell in self._written.items() if name not in planned}
         self.cells = [*planned.values(), *others.values()]
-        columns: Any = zip(*self._valid, strict=True) if self._valid else ((),) * 6
-        self.owners, self.rounds, self.iterations, self.clocks_mhz, self.engines, self.disturbed = (
-            columns
-        )
+        columns: Any = zip(*self._valid, strict=True) if self._valid else ((),) * 7
+        self.owners, self.rounds, self.iterations, self.clocks_mhz, *rest = columns
+        self.engines, self.disturbed, self.boxes = rest
         self.ended = Counter(name for name, _ in self._seen)
         self.verdicts["valid"] = len(self.owners) - self.verdicts["warned"]
 
     def _read(self, log: Log, records: Iterable[RecordedSession]) -> None:
         self.gatherer = Gatherer()
-        self._valid: list[tuple[str, int, int, float, RecordedFacts, bool]] = []
+        self._valid: list[tuple[str, int, int, float, RecordedFacts, bool, str]] = []
         self.protocols: set[int] = set()
         self.warnings: dict[str, Counter[str]] = {}
         self.counted: dict[str, list[str]] = {}
@@ -135,7 +136,7 @@ class Tally:
         self.failures: dict[tuple[object, ...], Failure] = {}
         self.verdicts = dict.fromkeys(("valid", "warned", "invalid", "failed"), 0)
         self.environments: set[str] = set()
-        self.places: dict[str, str] = {}
+        self.places: dict[str, dict[str, None]] = {}
         self._written: dict[str, Point] = {}
         self._seen: set[tuple[str, int]] = set()
         self._cut_off: set[tuple[str, int]] = set()
@@ -172,14 +173,15 @@ class Tally:
         self._seen.add(session)
         self._written[session[0]] = cell
         if place := record.worker.place:
-            self.places[session[0]] = place
+            self.places.setdefault(session[0], {})[place] = None
         if record.status is not OK:
             self._take_failed(record)
             return
         outcome, clock_mhz = record.outcome, record.telemetry.sm_mhz_mean or math.nan
         disturbed = bool(record.warnings) and self._take_warnings(record)
         iterations = sum(one.discarded is None for one in outcome.samples)
-        self._valid.append((*session, iterations, clock_mhz, outcome.engine, disturbed))
+        box = record.worker.box
+        self._valid.append((*session, iterations, clock_mhz, outcome.engine, disturbed, box))
         self.protocols.add(record.protocol)
         self.environments.add(record.environment)
         self.gatherer.take(outcome)

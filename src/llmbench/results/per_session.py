@@ -26,6 +26,7 @@ class SessionEnd(NamedTuple):
     status: Status
     reason: str
     codes: tuple[str, ...]
+    place: str
 
 
 class SessionTable(NamedTuple):
@@ -54,7 +55,7 @@ def build(log: Log, chosen: Sequence[Metric] | None = None) -> SessionTable:
         session = (record.id, record.session)
         if session not in ends or measured(record.status) > measured(ends[session].status):
             codes = tuple(finding.code for finding in (*record.problems, *record.warnings))
-            ends[session] = SessionEnd(record.session, record.status, record.reason or "", codes)
+            ends[session] = SessionEnd(record.session, record.status, record.reason or "", codes, record.worker.place)
     numbers = {cell.id: number for number, cell in enumerate(whole.cells)}
     order = sorted(ends, key=lambda session: (numbers[session[0]], session[1]))
     place = {session: number for number, session in enumerate(order)}

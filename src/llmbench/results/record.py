@@ -169,12 +169,22 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     refused: dict[str, str] = {}
 
 
+class Rank(msgspec.Struct, frozen=True, kw_only=True):
+    """A worker's place in an engine on several boxes: its number `of` so many, and where number 0 is met."""
+
+    number: int
+    of: int
+    address: str
+    port: int
+
+
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """One session of one group, with everything that a worker needs.
 
     `attended` says whether a launcher answers each result before the next cell begins, `gated` whether it also says
     when each cell's clock may run, because other GPUs of the machine are measured at the same time; `prompts_text` is the
-    content of a prompts file, `requests_folder` where the raw requests of served cells go.
+    content of a prompts file, `requests_folder` where the raw requests of served cells go. An engine on several boxes has a
+    worker on each, with its `rank`.
     """
 
     cells: list[Cell]
@@ -186,6 +196,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     gated: bool = False
     prompts_text: str | None = None
     requests_folder: str | None = None
+    rank: Rank | None = None
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -369,6 +380,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="pl
         units: the ids of its GPUs, or of its processors, as records name them in `worker`.
         machine: its facts, with these GPUs only.
         environment: of the numbers that are measured there, and its digest.
+        daemons: processes of cluster engines that run there, such as Ray's, and use its processors all the time.
 
     """
 
@@ -379,6 +391,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="pl
     machine: dict[str, Any]
     environment: dict[str, Any]
     environment_digest: str
+    daemons: list[str] = []
 
 
 class Move(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="move"):

@@ -20,7 +20,7 @@ from llmbench.results.trust import Trust, verdict_on
 from llmbench.spec.load import is_open
 from llmbench.spec.sweep import AXES_AFTER, AXES_BEFORE, NOT_OURS, NOT_SAID
 from llmbench.stats.intervals import Estimates, estimates
-from llmbench.stats.rounds import round_effect
+from llmbench.stats.rounds import RoundEffect, round_effect
 from llmbench.results.aggregate import Tally
 
 if TYPE_CHECKING:
@@ -181,7 +181,9 @@ def tabulate(log: Log, tally: Tally, chosen: Sequence[Metric] | None = None) -> 
     to_come = _to_come(log.plan, tally)
     axes, constants = axes_of(cells, NOT_SAID if log.imported else None)
     warnings, everywhere = _warnings(tally)
-    rounds = () if log.imported else tuple(_rounds(sessions, owners, tally.rounds))
+    spread = any(len(places) > 1 for places in tally.places.values())
+    boxes = tuple(_boxes(sessions, owners, tally.boxes)) if spread else ()
+    rounds = () if log.imported or spread else tuple(_rounds(sessions, owners, tally.rounds))
     progress = RunProgress(
         planned=sum(tally.verdicts.values()) + int(to_come.sum()),
         interrupted=tally.interrupted,
@@ -203,7 +205,7 @@ def tabulate(log: Log, tally: Tally, chosen: Sequence[Metric] | None = None) -> 
         valid=np.bincount(owners, minlength=len(cells)),
         iterations=_iterations(tally, owners),
         to_come=to_come,
-        places=tuple(tally.places.get(cell.id, "") for cell in cells),
+        places=tuple(", ".join(sorted(tally.places.get(cell.id, {}))) for cell in cells),
         stops=_stops(log, tally),
         warnings=warnings,
         everywhere=everywhere,
@@ -218,6 +220,7 @@ def tabulate(log: Log, tally: Tally, chosen: Sequence[Metric] | None = None) -> 
                 for notice in utilization.over_unity(each.metric.key, each.middle, work.sources)
             ),
             *rounds,
+            *boxes,
         ),
     )
 
@@ -283,13 +286,37 @@ def _rounds(sessions: Sessions, owners: Integers, rounds: Sequence[int]) -> Iter
     effect = round_effect(values, owners, np.array(rounds, dtype=np.int64))
     if effect is None or effect.p >= ROUNDS_DIFFER_BELOW:
         return
-    p = "p < 0.0001" if effect.p < 1e-4 else f"p = {effect.p:.1g}"
-    size = f"{abs(effect.ratio - 1):.2g}"
-    change = f"{100 * float(size):.3g} % {'slower' if effect.ratio > 1 else 'faster'} than the others"
     yield (
-        f"Rounds differ more than chance allows (F = {effect.f:.1f}, {p}; round {effect.round} was {change}): "
+        f"Rounds differ more than chance allows ({_tested(effect)}; round {effect.round} was {_change(effect)}): "
         "the machine changed during the run, for all cells at once. The intervals of single cells do not show that."
     )
+
+
+def _boxes(sessions: Sessions, owners: Integers, boxes: Sequence[str]) -> Iterator[str]:
+    """Yield a sentence about the spread between the boxes that measured the same cells."""
+    names = sorted(set(boxes))
+    numbers = np.array([names.index(box) for box in boxes], dtype=np.int64)
+    effect = round_effect(metrics.whole_s(sessions), owners, numbers)
+    if effect is None:
+        return
+    box = f"box {names[effect.round]} was {_change(effect)}"
+    more = "differ more than" if effect.p < ROUNDS_DIFFER_BELOW else "differ no more than"
+    yield (
+        f"Boxes {more} chance allows ({_tested(effect)}): the spread between them is {effect.spread:.2%} of a time; "
+        f"{box}. It is part of the intervals, which hold for these boxes."
+    )
+
+
+def _tested(effect: RoundEffect) -> str:
+    """Return the test of an effect in figures."""
+    p = "p < 0.0001" if effect.p < 1e-4 else f"p = {effect.p:.1g}"
+    return f"F = {effect.f:.1f}, {p}"
+
+
+def _change(effect: RoundEffect) -> str:
+    """Return what the effect is, in words."""
+    size = f"{abs(effect.ratio - 1):.2g}"
+    return f"{100 * float(size):.3g} % {'slower' if effect.ratio > 1 else 'faster'} than the others"
 
 
 def _to_come(plan: Plan | None, tally: Tally) -> Integers:

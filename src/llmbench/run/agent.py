@@ -7,6 +7,7 @@ It ends, with everything that it started, when its input does.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import select
 import signal
@@ -19,13 +20,15 @@ from llmbench.errors import LlmbenchError
 from llmbench.machine import gpus, info, nvidia, processes, units
 from llmbench.measure import telemetry
 from llmbench.run import channel
-from llmbench.run.channel import AGENT, CPU, Here, Join, Own, Refused
+from llmbench.run.channel import AGENT, CPU, Here, Join, Kill, Own, Ping, Refused
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-BEAT_S = 2.0
+BEAT_S = 1.0
 """How often an agent says that it is alive, which takes 0.1 ms of CPU."""
+SWEEP_SILENT_S = 60.0
+"""A sweep that has asked for work and says nothing for so long is gone, or stopped: it pings every second."""
 LEAVE_WITHIN_S = 15.0
 """How long a slot may take to end its worker, which may take processes.PATIENCE_S to die."""
 
@@ -63,6 +66,7 @@ class Agent:
         self.slots: dict[str, _RunningSlot] = {}
         self.uuids: list[str] = []
         self.mark = ""
+        self.pinged_at = math.inf
 
     def serve(self) -> None:
         """Pass lines on until the sweep's end is closed."""
@@ -75,7 +79,7 @@ class Agent:
             self._leave()
 
     def _pass_on(self) -> bool:
-        """Wait for lines and pass them on; return False at the end of the input."""
+        """Wait for lines and pass them on; return False at the end of the input, or if the sweep is silent."""
         by_fd = {slot.fd: slot for slot in self.slots.values()}
         ready, _, _ = select.select([0, *by_fd], [], [], BEAT_S)
         for fd in ready:
@@ -89,7 +93,7 @@ class Agent:
                     self._from_sweep(line)
         if not ready:
             self._say(channel.Alive())
-        return True
+        return time.monotonic() - self.pinged_at < SWEEP_SILENT_S
 
     def _from_slot(self, slot: _RunningSlot, data: bytes) -> None:
         if not data:
@@ -112,7 +116,12 @@ class Agent:
             slot.into.flush()
 
     def _order(self, order: channel.Order) -> None:
-        if isinstance(order, Join):
+        if isinstance(order, Ping):
+            self.pinged_at = time.monotonic()
+        elif isinstance(order, Kill):
+            if order.slot in self.slots:
+                os.killpg(self.slots[order.slot].process.pid, signal.SIGKILL)
+        elif isinstance(order, Join):
             try:
                 self._say(self._joined(order))
             except LlmbenchError as why:
@@ -126,12 +135,13 @@ class Agent:
     def _joined(self, join: Join) -> Here | Refused:
         """Choose GPUs, or the processors, and return what the box is."""
         host, machine, wanted = units.host(), info.machine(), join.gpus
+        address, daemons = units.address(), processes.daemons()
         none = not machine["gpus"] and wanted is None and not gpus.present()
         if join.device == "cpu" or (join.device == "auto" and none):
             facts, digest = info.environment(machine)
             return Here(
                 host=host, units=[units.unit_of_cpu()], gpus=[], machine=machine,
-                environment=facts, digest=digest,
+                environment=facts, digest=digest, address=address, daemons=daemons,
             )  # fmt: skip
         self.uuids = units.uuids()
         chosen = list(range(len(self.uuids))) if wanted is None else list(wanted)
@@ -142,7 +152,7 @@ class Agent:
         names = [units.unit_of_gpu(self.uuids[number]) for number in chosen]
         return Here(
             host=host, units=names, gpus=chosen, machine=machine, environment=facts, digest=digest,
-            users=telemetry.Gpu(*chosen).others({os.getpid()}) or [],
+            address=address, daemons=daemons, users=telemetry.Gpu(*chosen).others({os.getpid()}) or [],
         )  # fmt: skip
 
     def _refusal(self, chosen: Sequence[int], cards: Sequence[dict[str, object]]) -> str:
@@ -177,7 +187,8 @@ class Agent:
             data = data[os.write(self.out, data) :]
 
     def _leave(self) -> None:
-        """End every slot: each ends its worker when its input ends."""
+        """End every slot: each ends its worker when its input ends. Whoever writes to us learns now that we end."""
+        os.close(0)
         for slot in self.slots.values():
             with contextlib.suppress(BrokenPipeError):
                 slot.into.close()

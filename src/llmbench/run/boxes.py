@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import select
 import signal
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
 JOIN_WITHIN_S = 120.0
 """How long a box may take to say what it is; its Python may come from a cold network file system."""
 SILENT_S = 30.0
-"""A box that says nothing for so long is gone: its agent's heartbeat comes every two seconds."""
+"""A box that says nothing for so long is gone: its agent's heartbeat comes every second."""
+PING_S = 1.0
+"""How often each agent hears that the sweep is there."""
 LEAVE_WITHIN_S = 20.0
 """How long an agent may take to end what it started; see agent.LEAVE_WITHIN_S."""
 
@@ -151,6 +154,7 @@ class Boxes:
         """
         self.refused: list[str] = []
         self.all: list[Box] = []
+        self._pinged_at = math.inf
         try:
             for host in hosts:
                 self.all.append(Box(host))
@@ -188,7 +192,8 @@ class Boxes:
         return [box.here for box in self.all if box.here]
 
     def own(self, run: str) -> None:
-        """Tell every agent which run it measures for."""
+        """Tell every agent which run it measures for; from now on each hears that the sweep is there."""
+        self._pinged_at = 0.0
         for box in self.living:
             box.send(channel.Own(run=run))
 
@@ -196,10 +201,11 @@ class Boxes:
         self, timeout_s: float, interrupt_fd: int | None = None
     ) -> Iterator[tuple[Box, str, Answer | None]]:
         """Wait, and yield what boxes say, with the slot that it is about; None if the box is gone."""
+        self.ping()
         by_fd = {box.out: box for box in self.living}
         taking = {box.into: box for box in self.living if box.has_unsent}
         also = [] if interrupt_fd is None else [interrupt_fd]
-        ready, free, _ = select.select([*by_fd, *also], [*taking], [], timeout_s)
+        ready, free, _ = select.select([*by_fd, *also], [*taking], [], min(timeout_s, PING_S))
         for fd in free:
             taking[fd].flush()
         for fd in ready:
@@ -207,10 +213,17 @@ class Boxes:
                 for slot, answer in box.hear():
                     yield box, slot, answer
         for box in by_fd.values():
-            if not box.gone and time.monotonic() - box.heard_at > SILENT_S:
+            if not box.gone and box.here and time.monotonic() - box.heard_at > SILENT_S:
                 box.leave(f"it has said nothing for {SILENT_S:.0f} s")
             if box.gone:
                 yield box, "", None
+
+    def ping(self) -> None:
+        """Tell the agents that the sweep is there, unless they have just heard it."""
+        if time.monotonic() - self._pinged_at > PING_S:
+            self._pinged_at = time.monotonic()
+            for box in self.living:
+                box.send(channel.Ping())
 
     def refuse_other_kinds(self, environment: Mapping[str, Any]) -> None:
         """Give up the boxes whose environment is of another kind than this one; say in what it differs."""

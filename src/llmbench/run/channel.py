@@ -60,11 +60,21 @@ class StopAttempt(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", t
     token: str
 
 
+class Kill(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="kill"):
+    """Kill a slot that no longer answers: the agent does it, and does not pass it on."""
+
+    slot: str
+
+
+class Ping(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="ping"):
+    """Says that the sweep is there. It also shows an end of the channel that is closed, which silence would not."""
+
+
 class NewRound(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="round"):
     """Begin the next workers from fork servers of their own."""
 
 
-Order: TypeAlias = Join | Own | Start | Go | StopAttempt | NewRound
+Order: TypeAlias = Join | Own | Start | Go | StopAttempt | Kill | Ping | NewRound
 
 
 class Here(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="here"):
@@ -77,6 +87,8 @@ class Here(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="her
         users: the processes that use these GPUs.
         machine: facts of the machine, with the chosen GPUs only.
         environment: facts about the numbers' environment, and their digest.
+        address: by which other boxes reach it.
+        daemons: the names of processes of cluster engines that run there.
 
     """
 
@@ -87,6 +99,8 @@ class Here(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="her
     machine: dict[str, Any]
     environment: dict[str, Any]
     digest: str
+    address: str = ""
+    daemons: list[str] = []
 
 
 class Refused(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="refused"):

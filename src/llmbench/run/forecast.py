@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
 
 from llmbench import backends
 from llmbench.cost import prices
@@ -114,6 +117,10 @@ def forecast(
         chip = chips.chip(name)
         place = estimate.elsewhere(chip, gpus)
     planned = plan.plan(sweep, chip=chip, machine=boxes[0].machine if boxes else None)
+    if not chip:
+        most, many = max((len(box.gpus) for box in boxes), default=gpus), max(1, len(boxes))
+        refused = {**pins.too_wide(planned.cells, most, many), **planned.refused}
+        planned = msgspec.structs.replace(planned, refused=refused)
     cells = list(_cells(planned, place, gpus))
     hour = prices.of_plan(price, name, max(1, gpus))
     sessions = "" if chip or boxes else _sessions(planned)
@@ -138,10 +145,13 @@ def _boxes(
     members = Counter(block(each.cell) for each in run)
     busy_s: Counter[str] = Counter()
     count: Counter[str] = Counter()
-    for width in set(widths.values()):
-        shares = [share for box in boxes for share in pins.shares(box.units, width, alone=alone)]
+    for size in {each.size for each in work}:
+        by_box = [pins.shares(box.units, size.gpus, alone=alone) for box in boxes]
+        starts = range(0, len(boxes) - size.boxes + 1, size.boxes)
+        sets = [by_box[start : start + size.boxes] for start in starts]
+        shares = [itertools.chain(*each) for of_set in sets for each in zip(*of_set, strict=False)]
         units = [pins.TOGETHER.join(share) for share in shares]
-        part = {each: work[each] for each in work if each[3] == width}
+        part = {each: work[each] for each in work if each.size == size}
         for each, unit in (pins.deal(part, units, {}) if units else {}).items():
             owners = unit.split(pins.TOGETHER)
             count[owners[0]] += members[each]

@@ -5,8 +5,10 @@ A worker's stdout and stderr go to its log, because engines print there.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import threading
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import msgspec
@@ -43,6 +45,8 @@ class CellResult(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", ta
 
 Message: TypeAlias = Progress | CellResult
 
+ALIVE_S = 2.0
+"""How often a worker says that it lives, where it holds ranks of an engine on another box; no clock of its own runs."""
 GO = b"go\n"
 """The launcher's answer to a result, which is saved, and to `ready`: go on."""
 
@@ -55,6 +59,25 @@ def send(fd: int, message: Message) -> None:
     data = memoryview(_encoded(message) + b"\n")
     while data:
         data = data[os.write(fd, data) :]
+
+
+@contextlib.contextmanager
+def alive(fd: int) -> Iterator[None]:
+    """Say every few seconds that a worker lives which has nothing else to say, until the end of the context."""
+    ended = threading.Event()
+
+    def say() -> None:
+        with contextlib.suppress(OSError):  # the launcher is gone
+            while not ended.wait(ALIVE_S):
+                send(fd, Progress(phase="load"))
+
+    thread = threading.Thread(target=say, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def _encoded(message: Message) -> bytes:

@@ -306,6 +306,8 @@ class Runner:
             ceilings=bounds.ceilings(cell, outcome.engine, self.devices, self.written.probes),
         )  # fmt: skip
         self.run.append(record)
+        if self.dispatch:
+            self.dispatch.boxes.ping()  # thousands of cells may be recorded in a row
         self.standings[cell.id].note(record)
         self.screen.ended_with(record)
 

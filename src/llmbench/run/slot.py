@@ -10,6 +10,7 @@ import contextlib
 import os
 import sys
 import tempfile
+import time
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +27,8 @@ from llmbench.run.runner import started_at
 if TYPE_CHECKING:
     from llmbench.run.channel import Answer, Orders, Start
 
+TELL_S = 10.0
+"""How often a slot says that its worker is alive in the same phase: seldom, because a clock may run."""
 LONGEST_TAIL = 2**18
 """The bytes of a worker's log that are sent on; the whole stays on the box until its agent ends."""
 
@@ -120,7 +123,7 @@ class SlotProcess:
     ) -> launcher.WorkerEnd:
         """Pass on what a worker says, and every GO to it; return how it ended."""
         spared = {each.process.pid for each in self.fork_servers.values()}
-        phase = ""
+        phase, told_at = "", 0.0
         with closing(
             worker.listen(start.job.protocol.deadlines, self.orders, spared, watch.tick)
         ) as heard:
@@ -130,10 +133,8 @@ class SlotProcess:
                 if isinstance(message, Progress):
                     if message.phase == "warmup" and message.iteration == 0:
                         watch.after_load()
-                    if (
-                        message.phase != phase
-                    ):  # heartbeats stay here: nothing is sent while a clock runs
-                        phase = message.phase
+                    if message.phase != phase or time.monotonic() - told_at > TELL_S:
+                        phase, told_at = message.phase, time.monotonic()
                         self.say(channel.SlotPhase(token=start.token, phase=message.phase))
                     if message.phase == "ready" and self.orders.go():
                         worker.go()

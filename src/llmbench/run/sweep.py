@@ -12,13 +12,13 @@ import sys
 import time
 from collections import Counter
 from datetime import UTC, date, datetime
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 from rich.console import Console
 
-from llmbench import places
-from llmbench.errors import ExitCode, RunError, SpecError
+from llmbench import backends, places
+from llmbench.errors import ExitCode, NothingToRun, RunError, SpecError
 from llmbench.machine import info, peaks, processes, state
 from llmbench.measure import telemetry
 from llmbench.measure.checks import OTHER_WARNS
@@ -27,6 +27,7 @@ from llmbench.redact import command_line, redact, redact_all, shown
 from llmbench.results import anonymous, store
 from llmbench.results.record import Plan, Record, Status
 from llmbench.results.store import RESULTS
+from llmbench.run import pins
 from llmbench.run import resume as run_resume
 from llmbench.run.boxes import Boxes
 from llmbench.run.plan import not_installed, plan
@@ -81,6 +82,22 @@ class Where(msgspec.Struct, frozen=True):
     move: bool = False
     crowd: str = ""
 
+    def over(self, wanted: Sweep) -> Where:
+        """Return these options, and those of a sweep's file that are not given; --places replaces its hosts, too."""
+        hosts = wanted.hosts if isinstance(wanted.hosts, str) else ",".join(wanted.hosts)
+        gpus = wanted.gpus if isinstance(wanted.gpus, list) else [wanted.gpus]
+        return msgspec.structs.replace(
+            self,
+            places=self.places or wanted.places,
+            hosts=self.hosts or ("" if self.places else hosts),
+            gpus=self.gpus or ",".join(map(str, gpus)),
+        )
+
+    @property
+    def is_here(self) -> bool:
+        """Return whether this machine alone measures."""
+        return self.places in {"", "local"}
+
 
 class SweepOptions(msgspec.Struct, frozen=True):
     """Command line options about the run, as opposed to the sweep."""
@@ -133,11 +150,11 @@ def sweep(wanted: Sweep, asked: SweepOptions, console: Console, command: str, sh
         raise SpecError(
             "--resume: finds the run itself; leave it out, or -o, which continues the run that it names."
         )
+    _refuse_served(wanted, asked.where)
     with joined(wanted, asked.where) as boxes:
         planned = plan(wanted, machine=boxes.first.machine if boxes else None)
         if boxes is None and (missing := not_installed(planned.cells)):
             raise RunError(missing[0])
-        _refuse_served(planned, boxes)
         _refuse_few_files(planned, len(boxes.all) if boxes else 0)
         if asked.wait_for_quiet:
             wait_for_quiet(planned, console)
@@ -160,6 +177,7 @@ def _measure(
     with Interrupt() as interrupt, store.open_run(folder) as run:
         for notice in run.notices:
             console.print(shown(notice), markup=False, style="yellow", soft_wrap=True)
+        planned = _without_too_wide(planned, machine, run, boxes)
         if is_anonymous := _is_anonymous(run, asked):
             run.told = anonymous.line
         written = _describe(run, planned, machine, asked, command, boxes)
@@ -464,11 +482,31 @@ def _predictions(
     return {**(earlier.predictions if earlier else {}), **predicted}
 
 
-def _refuse_served(planned: Planned, boxes: Boxes | None) -> None:
-    if boxes and any(LOAD in cell.options for cell in planned.cells):
+def _refuse_served(wanted: Sweep, where: Where) -> None:
+    """Refuse served cells on other machines: a session writes its requests into the run's folder."""
+    given = wanted.axes.backend
+    known = {given} if isinstance(given, str) else {*given}
+    known &= {*backends.known()}
+    if not where.is_here and any(LOAD in backends.options(name) for name in known):
         raise SpecError(
-            f"{planned.sweep.name}: has servers under load, which are measured without --places and --gpus."
+            f"{wanted.name}: has servers under load, which are measured on the machine that has the run's "
+            "folder; leave --places out, or put them into a sweep of their own. --gpus works."
         )
+
+
+def _without_too_wide(
+    planned: Planned, machine: dict[str, Any], run: Run, boxes: Boxes | None
+) -> Planned:
+    """Return the plan with a reason for each cell that needs more GPUs or boxes than there are, or ever were."""
+    known = [len(place.units) for place in run.log.places if place.machine["gpus"]]
+    here = [len(each.gpus) for each in boxes.heres] if boxes else [len(machine["gpus"])]
+    names = {place.name for place in run.log.places}
+    names |= {box.name for box in boxes.all} if boxes else {""}
+    refused = pins.too_wide(planned.cells, max([*known, *here]), len(names))
+    refused = {**refused, **planned.refused}
+    if len(refused) == len(planned.cells):
+        raise NothingToRun(f"{planned.sweep.name}: nothing to run; {next(iter(refused.values()))}")
+    return msgspec.structs.replace(planned, refused=refused)
 
 
 def _refuse_few_files(planned: Planned, boxes: int) -> None:

@@ -74,6 +74,10 @@ def work(job_line: bytes, *, control: int, out: int) -> None:
     messages.send(out, messages.Progress(phase="load"))
     began = time.monotonic()
     try:
+        if job.rank and job.rank.number:
+            with messages.alive(out):
+                backends.hold_rank(job)
+            return
         engine = backends.load(job)
     except BaseException as error:  # noqa: BLE001 - whatever it is, it becomes a record
         failed = Outcome(cell=job.cells[0].id, phase="load", **described(error, Status.LOAD_FAILED))
@@ -120,7 +124,8 @@ def measured(
             )
         prompts, bytes_per_token = _workload(engine, cell, job)
         places = str(engine.facts.get("param_devices", ""))
-        device = telemetry.counters_of(cell.device, places)
+        # Of several boxes only the GPUs of this one have counters, and energy is a sum over all.
+        device = telemetry.NoCounters() if job.rank else telemetry.counters_of(cell.device, places)
         quiet = await_quiet if job.gated else None
         Loop(engine, job.protocol, prompts, taken, device, say, quiet).run()
     except BaseException as error:  # noqa: BLE001 - whatever it is, it becomes a record

@@ -48,6 +48,8 @@ MEANINGS = {
     "cool_down_s": "the pause after an iteration that heat or power slowed down",
     "seed": "the seed of prompts, random weights and the order of cells",
     "isolation": "group serves all cells of one loaded engine in one process; cell gives each cell its own process",
+    "across": "where several GPUs or boxes measure: unit measures all sessions of a cell on one GPU; kind spreads them "
+    "over boxes of one kind, the same number each",
     "nursery": "how long the fork server lives, which imports the engine once and forks the workers: for a round, or "
     "for a single session",
     "allow_remote_code": "run code that comes with a checkpoint (flag --trust-remote-code)",
@@ -60,6 +62,9 @@ MEANINGS = {
     "iteration_s": "each timed iteration",
     "memory_s": "the iteration that measures memory",
     "exit_s": "the end of the worker",
+    "places": "other machines to measure on, as --places takes them",
+    "hosts": "their names, as --hosts takes them, or a list",
+    "gpus": "the GPUs of each machine to measure on at once, as --gpus takes them, or a list",
 }
 """The meaning of every key, in a few words."""
 

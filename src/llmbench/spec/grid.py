@@ -130,9 +130,7 @@ def _axes(sweep: Sweep, warn: list[str]) -> dict[str, list[Any]]:
     axes: dict[str, list[Any]] = {}
     for name in ("model", "device", "dtype", "load_format", "prompts"):
         given = getattr(sweep.axes, name)
-        axes[name] = without_repetition(
-            given if isinstance(given, list) else [given], name, warn
-        )
+        axes[name] = without_repetition(given if isinstance(given, list) else [given], name, warn)
     for name, read in (
         ("batch_size", lengths),
         ("input_len", input_lengths),

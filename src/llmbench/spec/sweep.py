@@ -81,6 +81,7 @@ class Protocol(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     cool_down_s: float = 10.0
     seed: int = 0
     isolation: Literal["group", "cell"] = "group"
+    across: Literal["unit", "kind"] = "unit"
     nursery: Literal["round", "session"] = "round"
     allow_remote_code: bool = False
     allow_pickle: bool = False
@@ -170,12 +171,20 @@ SPREADING = ("auto", "balanced", "balanced_low_0", "sequential")
 PARALLEL = ("tensor_parallel_size", "pipeline_parallel_size")
 """vLLM's options whose product is the number of GPUs it uses."""
 
+BOXES = "nnodes"
+"""vLLM's option of how many boxes share these GPUs."""
+
 
 def gpus_of(options: Mapping[str, Option], present: int) -> int:
-    """Return how many of the present GPUs these options use."""
+    """Return how many GPUs these options use, of those present and, with several boxes, of all of these together."""
     if options.get("device_map") in SPREADING:
         return max(1, present)
     return math.prod(int(options.get(name, 1)) for name in PARALLEL)
+
+
+def boxes_of(options: Mapping[str, Option]) -> int:
+    """Return on how many boxes an engine with these options runs."""
+    return int(options.get(BOXES, 1))
 
 
 class Cell(Point, frozen=True, kw_only=True):
@@ -238,6 +247,9 @@ class Sweep(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     axes: Axes
     why: str = ""
     protocol: Protocol = Protocol()
+    places: str = ""
+    hosts: str | list[str] = ""
+    gpus: str | int | list[int] = ""
 
 
 def shipped() -> dict[str, Path]:

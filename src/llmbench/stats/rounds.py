@@ -19,13 +19,15 @@ if TYPE_CHECKING:
 class RoundEffect(NamedTuple):
     """The F statistic and its probability by chance, and the round that lies farthest from the mean of the others.
 
-    `ratio` is that round's value over theirs: 1.04 is 4 % larger.
+    `ratio` is that round's value over theirs: 1.04 is 4 % larger. `spread` is the standard deviation of the logarithms
+    of all rounds' values.
     """
 
     f: float
     p: float
     round: int
     ratio: float
+    spread: float
 
 
 def round_effect(
@@ -63,4 +65,5 @@ def round_effect(
     apart = (effects - effects.mean()) * len(effects) / (len(effects) - 1)
     farthest = int(np.argmax(np.abs(apart)))
     p = float(fdtrc(between, within, f)) if f > 1 else 1.0
-    return RoundEffect(f, p, int(names[farthest]), float(np.exp(apart[farthest])))
+    spread = float(np.std(effects, ddof=1))
+    return RoundEffect(f, p, int(names[farthest]), float(np.exp(apart[farthest])), spread)

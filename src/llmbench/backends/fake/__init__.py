@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from llmbench.backends.fake import ranks
 from llmbench.backends.fake.faults import FAULTS, AcceleratorError
 from llmbench.measure.clock import REAL, Clock
 from llmbench.results.record import Memory
@@ -31,6 +32,8 @@ OPTIONS = {
     "drift": 0.0,
     "warming": 0.0,
     "load_ms": 0.0,
+    "tensor_parallel_size": 1,
+    "nnodes": 1,
     "clock": ("real", "virtual"),
     "fault": (
         "none", "oom", "cuda_error", "error", "memory_error", "segv", "kill", "exit", "hang",
@@ -53,6 +56,8 @@ MEANINGS = {
     "drift": "share by which each session is slower than the one before",
     "warming": "call k of a cell is slower by warming x exp(-k / 30)",
     "load_ms": "milliseconds that loading takes",
+    "tensor_parallel_size": "GPUs that it takes, and leaves idle",
+    "nnodes": "boxes that the engine is on; it waits for a connection from each, and ends with any of them",
     "clock": "really sleep, or move a clock of its own",
     "fault": "what goes wrong",
     "at": "where the fault happens",
@@ -69,6 +74,11 @@ VOCABULARY = 32_000
 def load(job: Job) -> FakeEngine:
     """Return the engine that the job's first cell describes."""
     return FakeEngine(job)
+
+
+def hold_rank(job: Job) -> None:
+    """Stay connected to the first box until that ends."""
+    ranks.hold(job)
 
 
 class FakeEngine:
@@ -92,6 +102,7 @@ class FakeEngine:
         self.times: list[int] = []
         self.hits: int = 0
         self.broken = False
+        self.others = ranks.others(job)
         self._pass(self.script["load_ms"])
         self._fail_at("load")
         fault = self.script["fault"] if self._applies() else "none"
@@ -114,6 +125,7 @@ class FakeEngine:
     def generate(self, prompts: Sequence[Sequence[int]], output_len: int) -> list[list[int]]:
         """Let the scripted time pass and return made-up ids."""
         self.calls += 1
+        ranks.check(self.others)
         self._fail_at("call")
         start = self.clock.now()
         self.times = []

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.llm_engine import LLMEngine
+from vllm.v1.executor.multiproc_executor import MultiprocExecutor
 
 from llmbench.backends import load_errors, vocabulary
 from llmbench.backends.config import configuration
@@ -73,6 +75,7 @@ OPTIONS = {
     "async_scheduling": ("default", True, False),
     "tensor_parallel_size": 1,
     "pipeline_parallel_size": 1,
+    "nnodes": 1,
     "multiprocessing": (False, True),
     "revision": "",
 }  # fmt: skip
@@ -104,6 +107,7 @@ MEANINGS = {
     "async_scheduling": "plan a step while the one before runs",
     "tensor_parallel_size": "GPUs that share each layer",
     "pipeline_parallel_size": "GPUs that share the layers one after the other",
+    "nnodes": "boxes that share these GPUs, the same number each; needs --places",
     "multiprocessing": "run the engine in its own process, as vllm.LLM does",
     "revision": "branch, tag or commit of a hub repository",
 }
@@ -118,6 +122,18 @@ def load(job: Job) -> VllmEngine:
 
     """
     return VllmEngine(job)
+
+
+def hold_rank(job: Job) -> None:
+    """Run the ranks of this box in an engine whose first rank is on another one, until that ends."""
+    options = {**_defaults(), **job.cells[0].options}
+    with load_errors.as_one_line(job, (*vllm_arguments.REASONS, *load_errors.REASONS)):
+        config = configuration(job, options["revision"])
+        with model_folder(job, config, options[QUANTIZATION]) as model:
+            given = EngineArgs(**vllm_arguments.engine_arguments(job, options, model))
+            made = given.create_engine_config(usage_context=UsageContext.LLM_CLASS, headless=True)
+            executor = MultiprocExecutor(made, monitor_workers=False)
+    executor.start_worker_monitor(inline=True)
 
 
 class VllmEngine:
@@ -292,7 +308,7 @@ class VllmEngine:
     def _host_peaks(self, generate_bytes: int | None) -> dict[str, int | None]:
         """Return both phases' peaks if they show the need: engine in this process, cache elsewhere."""
         load_bytes = self._load_peak_bytes
-        if self._apart or load_bytes is None or generate_bytes is None:
+        if self._apart or self.facts["workers"] > 1 or load_bytes is None or generate_bytes is None:
             return {}
         if not self.facts["param_devices"].startswith("cuda"):
             self.facts["host_peak_rss_with_room_bytes"] = max(load_bytes, generate_bytes)
@@ -319,6 +335,8 @@ class VllmEngine:
         """End the engine and the processes that it started."""
         with contextlib.suppress(Exception):
             self._engine.engine_core.shutdown()
+            tracker: Any = resource_tracker
+            tracker._resource_tracker._stop()  # noqa: SLF001 - a process that this one started for its ranks
         self._kernels.close()
 
 

@@ -5,6 +5,7 @@ A job that the installed vLLM cannot run is refused here, in one line, according
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from llmbench.predict.preallocated import CPU_CACHE_BYTES
 from llmbench.spec import adapters
 from llmbench.spec import speculation as drafts
 from llmbench.spec.grid import NONE, QUANTIZATION
+from llmbench.spec.sweep import BOXES, PARALLEL
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,6 +37,9 @@ OURS = (
     adapters.LORA,
 )  # fmt: skip
 """Options that are not engine arguments of the same name."""
+
+CORES = "VLLM_CPU_OMP_THREADS_BIND"
+"""vLLM's environment variable for the cores of each rank."""
 
 REASONS = (
     LoadErrorRule(
@@ -62,6 +67,8 @@ def engine_arguments(job: Job, options: Mapping[str, Any], model: str) -> dict[s
     }
     if quantization.is_in_files(job, given.get(QUANTIZATION, NONE)):
         given.pop(QUANTIZATION, None)  # vLLM reads it from the configuration
+    if cell.device == "cpu":
+        _share_cores(options)
     if cell.device == "cpu" and "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
         given.setdefault("kv_cache_memory_bytes", CPU_CACHE_BYTES)
     return {
@@ -78,7 +85,30 @@ def engine_arguments(job: Job, options: Mapping[str, Any], model: str) -> dict[s
         **speculation.settings(options),
         **lora.settings(adapters.of(options)),
         **given,
+        **_rank(job),
     }
+
+
+def _rank(job: Job) -> dict[str, Any]:
+    """Return where the ranks of this box stand among those of all; vLLM's own processes connect them."""
+    if job.rank is None:
+        return {}
+    return {
+        "nnodes": job.rank.of,
+        "node_rank": job.rank.number,
+        "master_addr": job.rank.address,
+        "master_port": job.rank.port,
+        "distributed_executor_backend": "mp",
+    }
+
+
+def _share_cores(options: Mapping[str, Any]) -> None:
+    """Give each rank of this box its own cores, unless the user has: vLLM would want a NUMA node for each."""
+    ranks = math.prod(int(options[name]) for name in PARALLEL) // int(options[BOXES])
+    if ranks > 1 and CORES not in os.environ:
+        cores = sorted(os.sched_getaffinity(0))
+        shares = [cores[rank::ranks] or cores for rank in range(ranks)]
+        os.environ[CORES] = "|".join(",".join(map(str, share)) for share in shares)
 
 
 def _is_given(value: object) -> bool:

@@ -46,6 +46,8 @@ def _grid(sessions: SessionTable) -> Grid:
     rows = range(len(ends))
     keys = [views_table.coordinate(axis, sessions.owners.tolist()) for axis in run.axes]
     keys.append(Column("session", [str(end.session) for end in ends]))
+    if any(end.place for end in ends):
+        keys.append(Column("place", [foreign(end.place) for end in ends], "words"))
     nothing = np.full(len(ends), np.nan)
     columns = [Column("status", [str(end.status) for end in ends], "words")]
     for numbers in run.headline:
@@ -80,6 +82,8 @@ def sheet(sessions: SessionTable) -> Iterator[tuple[str, Sequence[object]]]:
     for key, values in views_table.coordinates(run):
         yield key, [values[owner] for owner in sessions.owners.tolist()]
     yield "session", [end.session for end in ends]
+    if any(end.place for end in ends):
+        yield "place", [end.place for end in ends]
     yield "status", [str(end.status) for end in ends]
     for key, measured in sessions.values.items():
         yield key, cast("Sequence[object]", measured)
