@@ -15,7 +15,7 @@ SERIAL = "GPU-6f1b0a3e-1111-2222-3333-444455556666"
 def test_the_environment_holds_no_variable_but_those_on_the_list(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for name in ("DATABASE", "LD_PRELOAD", "HTTPS_PROXY", "USER", "OMP_NUM_THREADS"):
+    for name in ("DATABASE", "LD_LIBRARY_PATH", "HTTPS_PROXY", "USER", "OMP_NUM_THREADS"):
         monkeypatch.setenv(name, f"zebra-{name}")
 
     facts, _ = info.environment(info.machine())
@@ -24,6 +24,14 @@ def test_the_environment_holds_no_variable_but_those_on_the_list(
     assert facts["variables"]["OMP_NUM_THREADS"] == "zebra-OMP_NUM_THREADS"
     assert told.count("zebra-") == 1
     assert set(facts["variables"]) == set(info.VARIABLES) & set(os.environ)
+
+
+def test_of_libraries_loaded_first_only_the_names_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LD_PRELOAD", "/home/zebra/libiomp5.so:libtcmalloc.so.4")
+
+    facts, _ = info.environment(info.machine())
+
+    assert facts["variables"]["LD_PRELOAD"] == "libiomp5.so:libtcmalloc.so.4"
 
 
 def test_a_devices_serial_number_is_hashed(monkeypatch: pytest.MonkeyPatch) -> None:

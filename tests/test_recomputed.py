@@ -37,7 +37,8 @@ def sessions_of(run: str) -> dict[str, dict[int, dict[str, Any]]]:
 def figures(record: dict[str, Any]) -> dict[str, float]:
     """Return every number of one session that follows from its samples alone."""
     cell, outcome = record["cell"], record["outcome"]
-    batch, prompt, new = cell["batch_size"], cell["input_len"], cell["output_len"]
+    batch, new = cell["batch_size"], cell["output_len"]
+    prompts = sum(cell.get("input_lens") or [cell["input_len"]] * batch)
     samples = [one for one in outcome["samples"] if not one.get("discarded")]
     e2e = [one["e2e_ns"] / 1e9 for one in samples]
     ttft = [max(row[0] for row in one["token_ns"]) / 1e9 for one in samples]
@@ -45,9 +46,9 @@ def figures(record: dict[str, Any]) -> dict[str, float]:
     known = {
         "e2e_s": np.median(e2e),
         "ttft_s": np.median(ttft),
-        "prefill_tok_s": batch * prompt / np.median(ttft),
+        "prefill_tok_s": prompts / np.median(ttft),
         "output_tok_s": batch * new / np.median(e2e),
-        "total_tok_s": batch * (prompt + new) / np.median(e2e),
+        "total_tok_s": (prompts + batch * new) / np.median(e2e),
         "load_s": outcome["load_s"],
         "first_call_s": outcome["warmup_ns"][0] / 1e9 if outcome["warmup_ns"] else np.nan,
     }

@@ -47,6 +47,8 @@ VARIABLES = (
     "VLLM_USE_FLASHINFER_SAMPLER",
 )  # fmt: skip
 """The environment variables that affect a number."""
+LIBRARIES = "LD_PRELOAD"
+"""Lists files, of which only the names are kept."""
 VOLATILE = ("load_1m", "memory_available_bytes")
 """Facts that change from hour to hour; they are recorded but do not make another environment."""
 PHYSICAL = ("name", "cpu", "cpu_count", "cpu_flags")
@@ -81,11 +83,18 @@ def environment(machine_facts: dict[str, Any]) -> tuple[dict[str, Any], str]:
         "system": f"{platform.system()} {platform.release()}",
         "packages": {name: version for name in PACKAGES if (version := _version(name))},
         "variables": redact_all(
-            {name: os.environ[name] for name in VARIABLES if name in os.environ}
+            {name: _without_folders(name) for name in VARIABLES if name in os.environ}
         ),
         "machine": {key: value for key, value in machine_facts.items() if key not in VOLATILE},
     }
     return facts, digest_of(facts)
+
+
+def _without_folders(name: str) -> str:
+    value = os.environ[name]
+    if name != LIBRARIES:
+        return value
+    return ":".join(Path(each).name for each in value.replace(":", " ").split())
 
 
 def identity(facts: Mapping[str, Any]) -> tuple[Any, ...]:
