@@ -45,6 +45,10 @@ class EngineArgs(SimpleNamespace):
     """An object with any attributes."""
 
 
+class MultiprocExecutor(SimpleNamespace):
+    """What holds the ranks of a box; nothing here starts one."""
+
+
 class SamplingParams(SimpleNamespace):
     """An object with any attributes."""
 
@@ -264,7 +268,9 @@ MODULES: dict[str, dict[str, Any]] = {
     "vllm.usage.usage_lib": {"UsageContext": UsageContext},
     "vllm.v1": {},
     "vllm.v1.engine": {},
+    "vllm.v1.executor": {},
     "vllm.v1.engine.llm_engine": {"LLMEngine": LLMEngine},
+    "vllm.v1.executor.multiproc_executor": {"MultiprocExecutor": MultiprocExecutor},
 }
 """The names that the backend imports from vLLM."""
 

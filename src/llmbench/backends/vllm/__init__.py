@@ -107,7 +107,7 @@ MEANINGS = {
     "async_scheduling": "plan a step while the one before runs",
     "tensor_parallel_size": "GPUs that share each layer",
     "pipeline_parallel_size": "GPUs that share the layers one after the other",
-    "nnodes": "boxes that share these GPUs, the same number each; needs --places",
+    "nnodes": "boxes that share these GPUs, the same number on each; docs/scale.md says how",
     "multiprocessing": "run the engine in its own process, as vllm.LLM does",
     "revision": "branch, tag or commit of a hub repository",
 }

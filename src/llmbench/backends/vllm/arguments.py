@@ -34,7 +34,7 @@ WITNESS = "llmbench.backends.vllm.worker_extension.Witness"
 
 OURS = (
     "multiprocessing", "compilation_mode", "cudagraph_mode", "cudagraph_capture_sizes", *drafts.OPTIONS,
-    adapters.LORA,
+    adapters.LORA, BOXES,
 )  # fmt: skip
 """Options that are not engine arguments of the same name."""
 
