@@ -158,6 +158,7 @@ class VllmEngine:
                 self._engine = _started(vllm_arguments.engine_arguments(job, options, model))
         self._load_peak_bytes = peak.of_phase_bytes()
         seen = self._seen() | quantization.facts(self._config, options) | adapters.facts(self._lora)
+        self._ranks = int(seen["workers"])
         if why := quantization.not_quantised(job, seen):
             self.close()
             raise LoadFailed(why)
@@ -308,7 +309,7 @@ class VllmEngine:
     def _host_peaks(self, generate_bytes: int | None) -> dict[str, int | None]:
         """Return both phases' peaks if they show the need: engine in this process, cache elsewhere."""
         load_bytes = self._load_peak_bytes
-        if self._apart or self.facts["workers"] > 1 or load_bytes is None or generate_bytes is None:
+        if self._apart or self._ranks > 1 or load_bytes is None or generate_bytes is None:
             return {}
         if not self.facts["param_devices"].startswith("cuda"):
             self.facts["host_peak_rss_with_room_bytes"] = max(load_bytes, generate_bytes)
@@ -335,8 +336,10 @@ class VllmEngine:
         """End the engine and the processes that it started."""
         with contextlib.suppress(Exception):
             self._engine.engine_core.shutdown()
+        if self._ranks > 1:  # else the process that this one started for them counts as left behind
             tracker: Any = resource_tracker
-            tracker._resource_tracker._stop()  # noqa: SLF001 - a process that this one started for its ranks
+            with contextlib.suppress(Exception):
+                tracker._resource_tracker._stop()  # noqa: SLF001 - has no public name
         self._kernels.close()
 
 
