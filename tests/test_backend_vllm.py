@@ -30,6 +30,8 @@ def standin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "set by the backend")
     monkeypatch.setenv("VLLM_NO_USAGE_STATS", "1")
     yield
+    while OPENED:
+        OPENED.pop().close()  # an engine has a folder, which the collector would warn of
     standin_vllm.forget()
 
 
@@ -38,7 +40,16 @@ def wanted(model: Any = None, **shape: Any) -> Job:
 
 
 def loaded(**shape: Any) -> Any:
-    return backends.load(wanted(**shape))
+    return opened(wanted(**shape))
+
+
+def opened(asked: Job) -> Any:
+    engine = backends.load(asked)
+    OPENED.append(engine)
+    return engine
+
+
+OPENED: list[Any] = []
 
 
 def arguments(engine: Any) -> Any:
@@ -79,7 +90,7 @@ def test_sequences_whose_prompts_fill_several_steps_have_rows_of_their_own() -> 
 
 def test_a_batch_of_different_lengths_is_measured_and_holds_what_its_sequences_need() -> None:
     asked = mixed(wanted(protocol=Protocol(iterations=3, min_time_s=0)), 3, 24, 9)
-    engine = backends.load(asked)
+    engine = opened(asked)
     cell, taken = asked.cells[0], Measurement(asked.cells[0])
     drawn = measure_prompts.synthetic(cell, engine, 0, 1)
     Loop(engine, asked.protocol, drawn, taken, NoCounters(), lambda *_: None).run()
@@ -106,7 +117,7 @@ def test_the_times_of_a_call_forget_the_call_before() -> None:
 
 def measured(**shape: Any) -> tuple[Job, Outcome]:
     asked = wanted(protocol=Protocol(iterations=3, min_time_s=0), **shape)
-    engine = backends.load(asked)
+    engine = opened(asked)
     cell = asked.cells[0]
     taken = Measurement(cell)
     drawn = measure_prompts.synthetic(cell, engine, 0, 1)
@@ -243,7 +254,7 @@ def test_a_shape_that_would_be_queued_or_preempted_is_refused(
 ) -> None:
     monkeypatch.setattr(standin_vllm, "LONGEST", 128 if shape.get("input_len") == 125 else 2048)
     asked = wanted(model=family("llama", max_position_embeddings=4096), **shape)
-    engine = backends.load(asked)
+    engine = opened(asked)
     if shape == {"batch_size": 8, "input_len": 120}:  # it fits exactly, one block aside
         engine.prepare(asked.cells[0])
         return
@@ -257,7 +268,7 @@ def test_a_shape_that_would_be_queued_or_preempted_is_refused(
 def test_room_is_needed_for_each_prompt_of_its_own_length(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(standin_vllm, "LONGEST", 2048)
     asked = wanted(model=family("llama", max_position_embeddings=4096))
-    engine = backends.load(asked)
+    engine = opened(asked)
 
     engine.prepare(mixed(asked, 400, 400, 100).cells[0])  # three of 400 would be too many
     with pytest.raises(Unsupported, match="needs room for 1,152 tokens in blocks of 16"):

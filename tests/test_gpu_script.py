@@ -320,6 +320,13 @@ def test_a_rehearsal_has_every_sweep_small(
         assert max(cell.batch_size * cell.input_len for cell in cells) == 16
 
 
+def adapter(folder: Path) -> None:
+    """Write the settings of an adapter, and something for its weights."""
+    folder.mkdir(parents=True)
+    (folder / "adapter_config.json").write_text(json.dumps({"r": 8, "target_modules": ["q_proj"]}))
+    (folder / "adapter_model.safetensors").write_bytes(b"x")
+
+
 @pytest.mark.parametrize(
     "file",
     [
@@ -328,9 +335,17 @@ def test_a_rehearsal_has_every_sweep_small(
     ],
 )
 def test_a_sweep_of_ours_asks_for_nothing_impossible(
-    file: Path, monkeypatch: pytest.MonkeyPatch
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(info, "device", lambda: "cuda")
+    monkeypatch.chdir(tmp_path)
+    for name in ("LICENSE", "configs"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    for name in ("smollm2-adapter", "smollm2-adapter-2"):
+        adapter(tmp_path / "models" / name)
+    draft = tmp_path / "models" / "smollm2-draft"
+    draft.mkdir()
+    (draft / "config.json").write_text(json.dumps({"model_type": "llama", "vocab_size": 49_152}))
 
     planned = plan(sweep.read_sweep(file))
 

@@ -149,13 +149,16 @@ class VllmEngine:
         self._lora = adapters.of(options)
         self._kernels = KernelCache()
         peak = HostPeak()
-        with load_errors.as_one_line(job, (*vllm_arguments.REASONS, *load_errors.REASONS)):
+        reasons = (*vllm_arguments.REASONS, *load_errors.REASONS)
+        with load_errors.as_one_line(job, reasons), contextlib.ExitStack() as undo:
+            undo.callback(self._kernels.close)
             load_errors.refuse_unreadable(job)
             self._config = configuration(job, options["revision"])
             self._counts = resolve.counts_of(job.model)
             with model_folder(job, self._config, options[QUANTIZATION]) as model:
                 vllm_arguments.refuse_impossible(job, self._config, options)
                 self._engine = _started(vllm_arguments.engine_arguments(job, options, model))
+            undo.pop_all()
         self._load_peak_bytes = peak.of_phase_bytes()
         seen = self._seen() | quantization.facts(self._config, options) | adapters.facts(self._lora)
         self._ranks = int(seen["workers"])
