@@ -387,6 +387,7 @@ def test_an_answer_is_kept_and_nobody_is_asked_again() -> None:
     assert again == first
 
 
+@pytest.mark.slow
 def test_another_configuration_is_asked_for_itself() -> None:
     ask.ask([LLAMA4])
     wider = model("llama4_text", {**FAMILIES["llama4_text"], "hidden_size": 128})
@@ -416,6 +417,7 @@ def test_a_model_that_does_not_answer_in_time_is_not_known() -> None:
     assert said == "the process that builds it failed: no answer within 0.2 s"
 
 
+@pytest.mark.slow
 def test_a_hub_id_in_the_local_cache_is_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

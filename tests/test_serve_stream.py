@@ -135,6 +135,23 @@ def test_an_open_loop_sends_when_due_whatever_has_come_back(tmp_path: Path) -> N
     assert np.median(lags) < 1_000_000
 
 
+def test_a_client_that_wakes_up_late_still_sends_what_was_due(tmp_path: Path) -> None:
+    due = [number * 20_000_000 for number in range(50)]
+
+    def steer(client: Client, moment: int) -> int:
+        time.sleep(0.5 if client.sent == 0 else 0)
+        return client.began_ns + 320_000_000
+
+    with serving(tmp_path, ttft_ms=5.0, itl_ms=1.0) as address:
+        client = Client(address[:2], 64, asking(address), wire.reply)
+        client.open_loop(due, steer)
+        client.parse_all()
+        client.close()
+
+    intended = sorted(each.due_ns - client.began_ns for each in client.answers)
+    assert [20_000_000 + each for each in due if each <= 300_000_000] == intended[:16]
+
+
 def test_requests_that_find_no_connection_are_counted(tmp_path: Path) -> None:
     with serving(tmp_path, ttft_ms=300.0, itl_ms=1.0) as address:
         client = Client(address[:2], 2, asking(address), wire.reply)
@@ -292,7 +309,8 @@ def test_tls_keeps_the_kernels_stamps(tmp_path: Path) -> None:
                 ):
                     secure.sendall(part)
                     time.sleep(0.02)
-                secure.recv(65536)
+                while secure.recv(65536):
+                    pass
 
         threading.Thread(target=serve, daemon=True).start()
         trusted = ssl.create_default_context(cafile=str(certificate))

@@ -83,50 +83,62 @@ class LoadedServer:
             LoadFailed: the server did not carry it.
 
         """
-        self._load, self._heard = load, heard
+        self._target, self._load, self._request = target, load, request
+        self._heard, self._reopens, self._alone_s = heard, reopens, alone_s
         self._window_ns, self._budget_ns = int(window_s * 1e9), int(budget_s * 1e9)
         self._part_ns = int(max(SHORTEST_PART_S, alone_s / 2) * 1e9)
         self._given_up = ""
         self._spent: list[float] = []
         self._looked = False
         self.start_ns, self.steady = 0, False
-        due: list[int] = []
+        self._due: list[int] = []
         if load.kind != CLOSED:
             horizon_s = budget_s + window_s + 2 + DRAIN_ANSWERS * alone_s
-            due = arrivals(load, seed, horizon_s, trace).tolist()
+            self._due = arrivals(load, seed, horizon_s, trace).tolist()
+        self.client: Client | Shards
+        self._conclude(self._by_shards(shards, cores) if shards > 1 else self._by_one())
 
-        def opened(share: Share) -> Client:
-            return Client(
-                target.address[:2],
-                share.streams(load.streams),
-                lambda own: request(share.global_number(own)),
-                wire.reply,
-                drain_ns=int((DRAIN_S + DRAIN_ANSWERS * alone_s) * 1e9),
-                tls=endpoint.context(target.address),
-                reopens=reopens,
-            )
+    def _by_shards(self, shards: int, cores: Sequence[int]) -> list[ShardResult]:
+        """Put the load on from several processes."""
+        self.client = Shards(shards, cores, self._connected, self._put_on)
+        self.client.run(self._steer, lambda: self.start_ns)
+        self.numbered = self.client.numbered
+        return self.client.seen
 
-        def put_on(client: Client, share: Share, begin_ns: int, steer: Steer) -> None:
-            if load.kind == CLOSED:
-                client.closed_loop(int(alone_s * 1e9), steer, begin_ns)
-            else:
-                client.open_loop(due[share.number :: share.of], steer, begin_ns)
+    def _by_one(self) -> list[ShardResult]:
+        """Put the load on from this process."""
+        alone = Share(0, 1)
+        self.client = client = self._connected(alone)
+        try:
+            self._put_on(client, alone, 0, self._steer)
+            client.offsets.append((now(), offset()))
+            client.parse_all()
+        finally:
+            client.close()
+        self.numbered = client.sent
+        return [ShardResult(client.answers, client.offsets, self._busy_share())]
 
-        if shards > 1:
-            self.client: Client | Shards = Shards(shards, cores, opened, put_on)
-            self.client.run(self._steer, lambda: self.start_ns)
-            seen, self.numbered = self.client.seen, self.client.numbered
+    def _connected(self, share: Share) -> Client:
+        """Return a client that sends this share, with its connections open."""
+        return Client(
+            self._target.address[:2],
+            share.streams(self._load.streams),
+            lambda own: self._request(share.global_number(own)),
+            wire.reply,
+            drain_ns=int((DRAIN_S + DRAIN_ANSWERS * self._alone_s) * 1e9),
+            tls=endpoint.context(self._target.address),
+            reopens=self._reopens,
+        )
+
+    def _put_on(self, client: Client, share: Share, begin_ns: int, steer: Steer) -> None:
+        """Send a share of the load until `steer` says that it is over."""
+        if self._load.kind == CLOSED:
+            client.closed_loop(int(self._alone_s * 1e9), steer, begin_ns)
         else:
-            alone = Share(0, 1)
-            self.client = opened(alone)
-            try:
-                put_on(self.client, alone, 0, self._steer)
-                self.client.offsets.append((now(), offset()))
-                self.client.parse_all()
-            finally:
-                self.client.close()
-            self.numbered = self.client.sent
-            seen = [ShardResult(self.client.answers, self.client.offsets, self._busy_share())]
+            client.open_loop(self._due[share.number :: share.of], steer, begin_ns)
+
+    def _conclude(self, seen: Sequence[ShardResult]) -> None:
+        """Take in what came back; raise LoadFailed if no window was open."""
         self.requests = [
             request
             for each in seen
@@ -134,10 +146,9 @@ class LoadedServer:
         ]
         self.offsets = [each.offsets for each in seen]
         if len(self._spent) < 2:
-            first = next(
-                (each.trouble for each in self.requests if each.trouble), "no answer ended"
-            )
-            raise LoadFailed(f"the server did not carry the load: {self._given_up or first}")
+            troubles = (each.trouble for each in self.requests if each.trouble)
+            why = self._given_up or next(troubles, "no answer ended")
+            raise LoadFailed(f"the server did not carry the load: {why}")
         self.end_ns = self.start_ns + self._window_ns
         self.busy_share = max(each.busy_share for each in seen)
         self.mine: list[ServedRequest] = timeline.due_in(self.requests, self.start_ns, self.end_ns)

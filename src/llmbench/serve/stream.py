@@ -248,7 +248,8 @@ class Client:
                 moment = now()
                 if moment >= tick:
                     last, tick = self._tick(steer, last, tick)
-                    if last is not None and self._is_over(last):
+                    unsent = begin + due[position] if position < len(due) else None
+                    if last is not None and self._is_over(last, unsent):
                         return
                 while position < len(due) and begin + due[position] <= moment:
                     if not self._idle:
@@ -272,14 +273,17 @@ class Client:
         step = 50_000_000
         return (steer(self, moment) if last is None else last), max(tick + step, moment)
 
-    def _is_over(self, last: int) -> bool:
-        """Return whether every request that was due in time has ended, giving up those that take too long."""
+    def _is_over(self, last: int, unsent: int | None = None) -> bool:
+        """Return whether every request that was due in time has ended, giving up those that take too long.
+
+        `unsent` is when the next request is due; a client that woke up late still sends it if that was in time.
+        """
         owed = [connection for connection in self._live.values() if connection.due <= last]
-        if owed and (moment := now()) > last + self.drain_ns:
+        if (moment := now()) > last + self.drain_ns:
             for connection in owed:
                 self._finish(connection, moment, "unanswered")
             return True
-        return not owed
+        return not owed and (unsent is None or unsent > last)
 
     def _opened(self) -> _Connection:
         sock = socket.create_connection(self.address, timeout=10.0)
