@@ -220,13 +220,8 @@ CACHES = {
 """Bytes of keys and values per token, and of those that stay beyond every window and chunk, in bfloat16."""
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(each, marks=() if each == "qwen3.5-27b" else pytest.mark.slow)
-        for each in CACHES
-    ],
-)
+@pytest.mark.slow  # small models of the same families are asked in every run
+@pytest.mark.parametrize("name", CACHES)
 def test_the_cache_of_an_entry_is_known(name: str) -> None:
     entry, (per_token, lasting) = resolve.entry(name), CACHES[name]
 

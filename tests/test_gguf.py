@@ -56,6 +56,7 @@ def test_a_tied_file_has_no_output_head(tmp_path: Path) -> None:
     assert gguf.config_of(gguf.read(untied))["tie_word_embeddings"] is False
 
 
+@pytest.mark.slow
 def test_another_architecture_is_run_without_predictions(tmp_path: Path) -> None:
     other = {"general.architecture": "rwkv7", "rwkv7.context_length": 128}
 
