@@ -138,7 +138,7 @@ def test_an_open_loop_sends_when_due_whatever_has_come_back(tmp_path: Path) -> N
 def test_a_client_that_wakes_up_late_still_sends_what_was_due(tmp_path: Path) -> None:
     due = [number * 20_000_000 for number in range(50)]
 
-    def steer(client: Client, moment: int) -> int:
+    def steer(client: Client, _: int) -> int:
         time.sleep(0.5 if client.sent == 0 else 0)
         return client.began_ns + 320_000_000
 
