@@ -9,6 +9,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
 from llmbench import cli
@@ -180,6 +181,18 @@ def test_a_row_for_each_session_says_how_it_ended_and_what_it_measured(
         (CELL.id, "2", "ok", "2", "0.5", "", "spike"),
         (CELL.id, "3", "oom", "", "", "no room", ""),
     ]
+
+
+def test_a_column_of_numbers_and_words_is_one_of_words() -> None:
+    table = pytest.importorskip("pyarrow.parquet")
+    columns: dict[str, Any] = {
+        "input_len": [16, "16-64@uniform", None],
+        "tpot_s": np.array([1.0, np.nan, 2.0]),
+    }
+
+    written = table.read_table(io.BytesIO(export.parquet(columns.items()))).to_pydict()
+
+    assert written == {"input_len": ["16", "16-64@uniform", None], "tpot_s": [1.0, None, 2.0]}
 
 
 def test_parquet_has_the_same_sessions(tmp_path: Path) -> None:

@@ -258,6 +258,17 @@ def _at(bench: Bench, run: Path) -> Bench:
             "load: 'x' is not a load",
         ),
         (
+            [
+                "--model",
+                "llama-7b@tiny",
+                "--server",
+                "http://127.0.0.1:9",
+                "--option",
+                "url=http://x",
+            ],
+            "--option url: --server http://127.0.0.1:9 says it already; leave one of them out.",
+        ),
+        (
             ["--model", "llama-7b@tiny", "--server", "http://127.0.0.1:9", "--backend", "fake"],
             "--backend fake: --server measures whatever listens there",
         ),

@@ -74,7 +74,10 @@ def test_a_cell_that_takes_more_boxes_than_there_are_is_refused_in_one_line(benc
 
     assert (without.code, without.err.count("\n")) == (2, 1)
     assert "takes 2 boxes, and this sweep has 1; name more with --places." in without.err
-    assert "its GPUs cannot be shared by 2 boxes, the same number each." in uneven.err
+    assert (
+        "2 boxes cannot share its GPUs equally; give tensor_parallel_size=2 or another multiple."
+        in uneven.err
+    )
 
 
 @pytest.mark.slow

@@ -297,7 +297,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
     )
     engine = [*(option or ())]
     if server is not None:
-        _refuse_no_server(server, backend)
+        _refuse_no_server(server, backend, engine)
         wanted = overrides.overridden(wanted, {"backend": ["server"]}, {})
         engine.append(f"url={server}")
     if tensor_parallel_size is not None:
@@ -359,14 +359,16 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a flag
     return run_sweep.sweep(wanted, asked, console, command, show)
 
 
-def _refuse_no_server(url: str, backend: list[str] | None) -> None:
-    """Refuse what is no server's address, and an engine beside it."""
+def _refuse_no_server(url: str, backend: list[str] | None, options: list[str]) -> None:
+    """Refuse what is no server's address, and an engine or another address beside it."""
     if not url.startswith(("http://", "https://")):
         raise SpecError(f"--server: {url!r} is not a URL; write http://HOST:PORT.")
     if backend:
         raise SpecError(
             f"--backend {','.join(backend)}: --server measures whatever listens there; leave one of them out."
         )
+    if any(option.startswith("url=") for option in options):
+        raise SpecError(f"--option url: --server {url} says it already; leave one of them out.")
 
 
 def _destination(format: report.CheckedFormat, output: Path | None) -> report.Destination:

@@ -146,7 +146,7 @@ def _of_length(
     return Fit(
         model=first.model, backend=first.backend, options=first.options, device=first.device,
         dtype=first.dtype, load_format=first.load_format, input_len=first.asked("input_len"),
-        output_len=first.output_len, context=max(predict_oom.context(cell) for cell, _ in members),
+        output_len=first.output_len, context=max(predict_oom.context(cell) for cell, _ in runs or members),
         batches=[cell.batch_size for cell, _ in members],
         largest=largest, sessions=runs[-1][1].fitted if runs else 0,
         ooms_up_to_it=sum(len(met.ooms) for _, met in below),

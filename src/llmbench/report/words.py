@@ -220,17 +220,14 @@ def repeated(table: Table) -> Iterator[Note]:
         )
 
 
-WHERE = {"unit": "A cell stays on one", "kind": "Sessions of a cell are spread over boxes"}
-"""What `protocol.across` does, in a sentence."""
-
-
 def places(table: Table) -> Iterator[Note]:
     """Yield which boxes and GPUs measured how many cells each, where there were several."""
     counts = Counter(filter(None, table.places))
-    across = table.plan.settings.across if table.plan else "unit"
+    spread = any(", " in place for place in counts)
+    where = "Sessions of a cell are spread over boxes" if spread else "A cell stays on one"
     if counts:
         said = (f"{foreign(place)} ({plural(n, 'cell')})" for place, n in sorted(counts.items()))
-        yield Note(f"Measured on {', '.join(said)}. {WHERE[across]}; two GPUs of one model differ.")
+        yield Note(f"Measured on {', '.join(said)}. {where}; two GPUs of one model differ.")
 
 
 def sides(table: Table) -> list[Words]:

@@ -128,9 +128,12 @@ def parquet(columns: Iterable[tuple[str, Sequence[object]]]) -> bytes:
 
 
 def _nulls(values: Any) -> list[object]:
-    """Return the values of a column, None for a number that is not one."""
+    """Return the values of a column, None for a number that is not one; all as text if some are."""
     listed = values.tolist() if hasattr(values, "tolist") else values
-    return [None if value != value else value for value in listed]  # noqa: PLR0124 - NaN
+    known = [None if value != value else value for value in listed]  # noqa: PLR0124 - NaN
+    if not {str} < {*map(type, known)} - {type(None)}:
+        return known
+    return [None if value is None else str(value) for value in known]
 
 
 def _object(cell: Point, times: dict[str, Reals]) -> dict[str, Any]:

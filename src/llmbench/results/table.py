@@ -393,10 +393,10 @@ def _without(codes: Mapping[str, int], others: set[str]) -> Mapping[str, int]:
 
 def _of_lengths(cells: Sequence[Point]) -> Iterator[str]:
     """Yield what the prompts of each batch of different lengths are."""
-    for asked, lengths in dict.fromkeys((cell.spread, cell.input_lens) for cell in cells):
-        if lengths:
+    for asked, lengths, batch in dict.fromkeys((c.spread, c.input_lens, c.batch_size) for c in cells):
+        if lengths and len(lengths) == batch:  # a file may list too few, and then nothing is measured
             each = f"of {min(lengths):,} to {max(lengths):,} tokens, {sum(lengths):,} together"
-            yield f"in {asked}, batch {len(lengths)}: prompts {each}."
+            yield f"in {asked}, batch {batch}: prompts {each}."
 
 
 def _notices(log: Log, tally: Tally) -> list[str]:

@@ -272,7 +272,8 @@ class Boxes:
             if known:
                 self._refuse(
                     box,
-                    f"is the same machine as {known[0]}, or has its name; {units.HOST} names one",
+                    f"is not used: it is the same machine as {known[0]}, or has its name; a "
+                    f"{units.HOST} of its own there tells them apart",
                 )
             else:
                 owners |= dict.fromkeys(box.here.units, box.name)

@@ -63,7 +63,8 @@ def too_wide(cells: Iterable[Cell], most: int, boxes: int) -> dict[str, str]:
         width, count = width_of(cell, most), sweep.boxes_of(cell.options)
         if sweep.gpus_of(cell.options, count) % count:
             why[cell.id] = (
-                f"{cell.where()}: its GPUs cannot be shared by {count} boxes, the same number each."
+                f"{cell.where()}: {count} boxes cannot share its GPUs equally; give tensor_parallel_size={count} "
+                "or another multiple."
             )
         elif count > boxes:
             why[cell.id] = (

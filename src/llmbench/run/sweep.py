@@ -150,7 +150,6 @@ def sweep(wanted: Sweep, asked: SweepOptions, console: Console, command: str, sh
         raise SpecError(
             "--resume: finds the run itself; leave it out, or -o, which continues the run that it names."
         )
-    _refuse_served(wanted, asked.where)
     with joined(wanted, asked.where) as boxes:
         planned = plan(wanted, machine=boxes.first.machine if boxes else None)
         if boxes is None and (missing := not_installed(planned.cells)):
@@ -226,6 +225,7 @@ def joined(wanted: Sweep, asked: Where) -> Iterator[Boxes | None]:
     if not (asked.places or asked.gpus):
         yield None
         return
+    _refuse_served(wanted, asked)
     names = tuple(name for name in asked.hosts.split(",") if name)
     hosts = places.hosts(asked.places or "local", names)
     devices = grid.words(wanted.axes.device)

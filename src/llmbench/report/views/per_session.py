@@ -47,7 +47,7 @@ def _grid(sessions: SessionTable) -> Grid:
     keys = [views_table.coordinate(axis, sessions.owners.tolist()) for axis in run.axes]
     keys.append(Column("session", [str(end.session) for end in ends]))
     if any(end.place for end in ends):
-        keys.append(Column("place", [foreign(end.place) for end in ends], "words"))
+        keys.append(Column("place", [end.place for end in ends], "words"))
     nothing = np.full(len(ends), np.nan)
     columns = [Column("status", [str(end.status) for end in ends], "words")]
     for numbers in run.headline:
