@@ -213,7 +213,7 @@ def write_adapter(saved: Path, folder: Path, merged: Path, seed: int) -> None:
     for layer in range(2):
         name = f"model.layers.{layer}.self_attn.q_proj"
         down, up = (
-            torch.randn(shape, generator=generator) * 0.1 for shape in ((rank, size), (size, rank))
+            torch.randn(shape, generator=generator) * 0.5 for shape in ((rank, size), (size, rank))
         )
         parts |= {
             f"base_model.model.{name}.lora_{side}.weight": one
