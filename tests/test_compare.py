@@ -304,6 +304,14 @@ def test_runs_without_a_common_cell_are_told_what_keeps_them_apart(written: Any)
     assert "have no value in common" not in Done(baseline, baseline).out
 
 
+def test_lengths_that_keep_runs_apart_are_named_as_they_were_asked_for(written: Any) -> None:
+    baseline = written("a", sessions(make_cell(0)), cells=[make_cell(0)])
+    other = make_cell(0, spread="16-64@uniform", input_lens=(20, 30, 32, 16), input_len=32)
+    candidate = written("b", sessions(other), cells=[other])
+
+    assert "input_len 32 -> 16-64@uniform" in " ".join(Done(baseline, candidate).out.split())
+
+
 # -- what is refused -----------------------------------------------------------------------------------
 
 

@@ -11,10 +11,10 @@ from llmbench.errors import NotComparable
 from llmbench.machine import info
 from llmbench.machine.differences import differing, flat
 from llmbench.spec.grid import NONE, QUANTIZATION
-from llmbench.spec.sweep import NOT_OURS
+from llmbench.spec.sweep import AXES_AFTER, AXES_BEFORE, NOT_OURS, values_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
     from llmbench.compare.match import Match
     from llmbench.compare.sides import Side
@@ -67,7 +67,7 @@ MOST_CHANGES = 8
 """The number of changed facts that are named; the rest are counted."""
 
 
-SHOWN = ("model", "backend", "device", "dtype", "prompts", "batch_size", "input_len", "output_len")
+SHOWN = tuple(name for name in (*AXES_BEFORE, *AXES_AFTER) if name not in ELSEWHERE)
 """The coordinates that a notice names; those of ELSEWHERE have words of their own."""
 
 MOST_VALUES = 4
@@ -162,7 +162,7 @@ def apart(baseline: Side, candidate: Side, matched: Match, factor: str | None) -
     """Yield what keeps two sides without a cell in common apart: coordinates of which they share no value."""
     if len(matched.baseline):
         return
-    left, right = (_coordinates(side.cells) for side in (baseline, candidate))
+    left, right = (values_of(side.cells, SHOWN) for side in (baseline, candidate))
     pairs = {name: (left.get(name, {}), right.get(name, {})) for name in {**left, **right}}
     differ = [
         f"{name} {_some(before)} -> {_some(after)}"
@@ -173,21 +173,9 @@ def apart(baseline: Side, candidate: Side, matched: Match, factor: str | None) -
         yield f"No cell is in both runs, which have no value in common of: {'; '.join(differ)}."
 
 
-def _coordinates(cells: Sequence[Point]) -> dict[str, dict[str, None]]:
-    """Return the values of each coordinate that any of the cells has."""
-    found: dict[str, dict[str, None]] = {}
-    for cell in cells:
-        for name, value in {
-            **{name: cell.asked(name) for name in SHOWN},
-            **cell.options,
-        }.items():
-            found.setdefault(name, {})[str(value)] = None
-    return found
-
-
-def _some(values: Mapping[str, None]) -> str:
+def _some(values: Mapping[object, None]) -> str:
     """Return values in words; of many the first ones."""
-    listed = [*values][:MOST_VALUES]
+    listed = [*map(str, values)][:MOST_VALUES]
     return (
         ", ".join(listed) + (", ..." if len(values) > MOST_VALUES else "") if listed else "not set"
     )

@@ -33,7 +33,8 @@ def present() -> bool:
     """Return whether torch is built for ROCm and the driver's file exists; a CPU's own graphics are no GPU to torch."""
     if not (nvidia.ROOT / DEVICE_FILE).exists():
         return False
-    metadata = importlib.import_module("importlib.metadata")  # takes longer than the rest of this
+    from importlib import metadata  # noqa: PLC0415 - takes longer than the rest of this
+
     with contextlib.suppress(metadata.PackageNotFoundError):
         return "rocm" in metadata.version("torch")
     return False

@@ -8,7 +8,7 @@ import msgspec
 
 from llmbench.errors import RunError
 from llmbench.machine.differences import differing, flat
-from llmbench.spec.sweep import AXES_AFTER, AXES_BEFORE
+from llmbench.spec.sweep import AXES_AFTER, AXES_BEFORE, values_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -52,23 +52,14 @@ def _of_settings(earlier: Plan, written: Plan) -> list[str]:
 
 def _of_axes(before: Sequence[Cell], now: Sequence[Cell]) -> Iterator[str]:
     """Yield the values that each axis, and each option, has gained and lost."""
-    values = [_values(cells) for cells in (before, now)]
+    names = (*AXES_BEFORE, *AXES_AFTER, *UNSEEN)
+    values = [values_of(cells, names) for cells in (before, now)]
     for name in dict.fromkeys((*values[0], *values[1])):
         old, new = (each.get(name, {}) for each in values)
         changes = [f"+{value}" for value in new if value not in old]
         changes += [f"-{value}" for value in old if value not in new]
         if changes:
             yield f"{name} {' '.join(changes)}"
-
-
-def _values(cells: Sequence[Cell]) -> dict[str, dict[object, None]]:
-    """Return the values of every axis and option, in their order."""
-    values: dict[str, dict[object, None]] = {}
-    for cell in cells:
-        axes = {name: cell.asked(name) for name in (*AXES_BEFORE, *AXES_AFTER, *UNSEEN)}
-        for name, value in (*axes.items(), *cell.options.items()):
-            values.setdefault(name, {})[value] = None
-    return values
 
 
 def refuse_other_sweep(earlier: Plan, name: str, folder: Path) -> None:

@@ -18,7 +18,7 @@ from llmbench.errors import SpecError, did_you_mean
 from llmbench.spec import configs, load, yaml
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
 PROTOCOL = 2
@@ -164,6 +164,15 @@ class Point(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def asked(self, name: str) -> Any:
         """Return a coordinate as it was asked for: `128-1024@uniform` for prompts of different lengths."""
         return self.spread if name == "input_len" and self.spread else getattr(self, name)
+
+
+def values_of(cells: Sequence[Point], names: Sequence[str]) -> dict[str, dict[object, None]]:
+    """Return the values of these fields, and of every option, as they were asked for and in their order."""
+    values: dict[str, dict[object, None]] = {}
+    for cell in cells:
+        for name, value in (*((name, cell.asked(name)) for name in names), *cell.options.items()):
+            values.setdefault(name, {})[value] = None
+    return values
 
 
 SPREADING = ("auto", "balanced", "balanced_low_0", "sequential")
